@@ -1,0 +1,275 @@
+//! Composition: the one place that knows every stage. Binds first, tells the port, runs later.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use actix_cors::Cors;
+use actix_web::dev::Server;
+use actix_web::http::header::HeaderValue;
+use actix_web::middleware::from_fn;
+use actix_web::{App as Actix, HttpServer, web};
+
+use crate::cos::relay::Timeouts;
+use crate::cos::target::AllowedHosts;
+use crate::cos::upstream::Upstream;
+use crate::guard::auth::Guard;
+use crate::guard::limits::Slots;
+use crate::guard::origin::Origins;
+use crate::http::{Shared, Worker, console, files, ops, trace, upload};
+use crate::key::Template;
+use crate::memory::Budget;
+use crate::settings::{Credential as CredentialMode, Settings};
+use crate::wechat::api::{self, Wechat};
+use crate::wechat::credential::{Credential, Mode};
+use crate::wechat::token::Tokens;
+
+/// Connections waiting to be accepted, over all workers.
+const BACKLOG: u32 = 2048;
+/// Calls to WeChat that one worker makes at once.
+const WECHAT_CONNECTIONS: usize = 256;
+
+/// Why the gateway cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {address}: {cause}")]
+    Bind {
+        address: SocketAddr,
+        cause: io::Error,
+    },
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the sandbox: {0}")]
+    Sandbox(io::Error),
+    #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
+    NoSandbox,
+    #[error("{0}")]
+    Run(#[from] io::Error),
+}
+
+/// A gateway that is bound and not yet running.
+pub struct App {
+    address: SocketAddr,
+    server: Server,
+    #[cfg(feature = "sandbox")]
+    sandbox: Option<crate::sandbox::Sandbox>,
+}
+
+impl App {
+    /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system.
+    pub fn build(settings: Settings) -> Result<Self, AppError> {
+        #[cfg(feature = "sandbox")]
+        let (settings, sandbox) = with_sandbox(settings)?;
+        #[cfg(not(feature = "sandbox"))]
+        if settings.sandbox.enabled {
+            return Err(AppError::NoSandbox);
+        }
+
+        let bind = |cause| AppError::Bind {
+            address: settings.server.bind,
+            cause,
+        };
+        let listener = listen(settings.server.bind).map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let server = serve(settings, listener)?;
+        tracing::info!("listening on http://{address}");
+        Ok(Self {
+            address,
+            server,
+            #[cfg(feature = "sandbox")]
+            sandbox,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The sandbox, where there is one.
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox(&self) -> Option<&crate::sandbox::Sandbox> {
+        self.sandbox.as_ref()
+    }
+
+    /// Serves until a signal; running uploads are given `server.shutdown_grace`.
+    pub async fn run_until_stopped(self) -> Result<(), AppError> {
+        self.server.await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    // The standard library sets SO_REUSEADDR, so a restart finds its port free.
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> {
+    let tls = crate::tls::client()?;
+    let wechat = wechat(&settings);
+    let timeouts = Timeouts {
+        connect: settings.cos.connect_timeout,
+        write: settings.cos.write_timeout,
+        reply: settings.cos.reply_timeout,
+    };
+    let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
+    let shared = Arc::new(Shared {
+        guard: Guard::new(&settings.auth, settings.upload.client_paths),
+        origins: Origins::new(
+            &settings.cors.origins,
+            settings.server.public_url.as_deref(),
+        ),
+        allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
+        template: Template::new(&settings.upload.path_template),
+        budget: Budget::new(settings.upload.memory_budget as u64),
+        slots: Slots::new(settings.upload.max_concurrent),
+        settings,
+    });
+
+    let server = HttpServer::new(move || {
+        let worker = Worker {
+            shared: shared.clone(),
+            wechat: Wechat::new(wechat_client(&shared.settings, &tls), wechat.clone()),
+            upstream: Upstream::new(tls.clone(), timeouts),
+        };
+        let console = shared.settings.console.enabled;
+        Actix::new()
+            .app_data(web::Data::new(worker))
+            .configure(|routes| addresses(routes, console))
+            .wrap(from_fn(trace::origins))
+            .wrap(cors(&shared))
+            .wrap(from_fn(trace::requests))
+    })
+    .workers(workers)
+    .shutdown_timeout(grace.as_secs())
+    .backlog(BACKLOG)
+    .listen(listener)?;
+    Ok(server.run())
+}
+
+/// Every address there is.
+fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
+    let resource =
+        |path: &str| web::resource(path).default_service(web::to(ops::method_not_allowed));
+    routes
+        .service(resource("/v1/files").route(web::post().to(upload::form)))
+        .service(
+            resource("/v1/files/{path:.*}")
+                .route(web::put().to(upload::raw))
+                .route(web::get().to(files::redirect))
+                .route(web::head().to(files::redirect)),
+        )
+        .service(
+            resource("/healthz")
+                .route(web::get().to(ops::health))
+                .route(web::head().to(ops::health)),
+        )
+        .service(
+            resource("/readyz")
+                .route(web::get().to(ops::ready))
+                .route(web::head().to(ops::ready)),
+        );
+    if console_enabled {
+        routes
+            .service(resource("/").route(web::get().to(console::page)))
+            .service(resource("/console/app.js").route(web::get().to(console::script)))
+            .service(resource("/console/style.css").route(web::get().to(console::style)));
+    }
+    routes.default_service(web::to(ops::not_found));
+}
+
+/// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
+fn cors(shared: &Arc<Shared>) -> Cors {
+    let shared = shared.clone();
+    Cors::default()
+        .allowed_origin_fn(move |origin: &HeaderValue, _| shared.origins.lists(origin.as_bytes()))
+        .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
+        .allow_any_header()
+        .supports_credentials()
+        .expose_headers(["location", "retry-after", "server-timing", "x-request-id"])
+        // The longest that browsers honour.
+        .max_age(7200)
+}
+
+fn wechat(settings: &Settings) -> Arc<api::Shared> {
+    let wechat = &settings.wechat;
+    let mode = match wechat.credential {
+        CredentialMode::Secret => Mode::Secret,
+        // The settings refuse the modes that are still to come.
+        CredentialMode::Stable
+        | CredentialMode::Cloudbase
+        | CredentialMode::Open
+        | CredentialMode::Authorizer => Mode::Stable,
+    };
+    let tokens = Tokens::new(Credential {
+        mode,
+        base_url: wechat.base_url.clone(),
+        appid: wechat.appid.clone(),
+        secret: wechat.secret.clone(),
+        timeout: wechat.timeout,
+    });
+    let prefix = wechat
+        .file_id_prefix
+        .as_ref()
+        .map(|prefix| format!("{prefix}/"));
+    api::Shared::new(
+        wechat.base_url.clone(),
+        wechat.env.clone(),
+        wechat.timeout,
+        tokens,
+        prefix,
+    )
+}
+
+fn wechat_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
+    let connector = awc::Connector::new()
+        .rustls_0_23(tls.clone())
+        .timeout(settings.wechat.connect_timeout)
+        .limit(WECHAT_CONNECTIONS);
+    awc::Client::builder()
+        .connector(connector)
+        .disable_redirects()
+        .timeout(settings.wechat.timeout)
+        .finish()
+}
+
+/// Starts the sandbox where it is on, and points the settings at it.
+#[cfg(feature = "sandbox")]
+fn with_sandbox(
+    mut settings: Settings,
+) -> Result<(Settings, Option<crate::sandbox::Sandbox>), AppError> {
+    use crate::sandbox::{Options, Sandbox};
+    use std::net::Ipv4Addr;
+
+    if !settings.sandbox.enabled {
+        return Ok((settings, None));
+    }
+    let mut options = Options {
+        wechat: (Ipv4Addr::LOCALHOST, settings.sandbox.wechat_port).into(),
+        cos: (Ipv4Addr::LOCALHOST, settings.sandbox.cos_port).into(),
+        token_life: settings.sandbox.token_life,
+        token_overlap: settings.sandbox.token_overlap,
+        link_life: settings.sandbox.link_life,
+        ..Options::default()
+    };
+    if let Some(data) = &settings.sandbox.data {
+        options.data.clone_from(data);
+    }
+    settings.wechat.env.clone_from(&options.env);
+    settings.wechat.appid.clone_from(&options.appid);
+    settings.wechat.secret = options.secret.clone().into();
+    let data = options.data.display().to_string();
+    let sandbox = Sandbox::start(options).map_err(AppError::Sandbox)?;
+    settings.wechat.base_url = sandbox.wechat_url();
+    settings.cos.allowed_hosts = vec![sandbox.cos_addr().to_string()];
+    settings.cos.allow_http = true;
+    tracing::info!(
+        "sandbox: WeChat on {}, COS on http://{}, objects in {data}",
+        sandbox.wechat_url(),
+        sandbox.cos_addr()
+    );
+    Ok((settings, Some(sandbox)))
+}

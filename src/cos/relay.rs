@@ -1,0 +1,390 @@
+//! One file on its way to COS: the form's head, the bytes as they come, the form's tail, in exactly the length that
+//! was announced, with the CRC computed on the way.
+//!
+//! The first bytes are kept until COS has answered or the window is passed, so that a failed attempt can be repeated.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
+use futures::Stream;
+use futures::stream::LocalBoxStream;
+use hyper::body::{Body, Frame as BodyFrame, SizeHint};
+use tokio::time::Instant;
+
+use super::CosError;
+use super::form::Frame;
+use super::target::Target;
+use super::upstream::Upstream;
+use super::verdict::{Receipt, judge};
+use crate::memory::Blocks;
+
+/// An error of the source's own kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A file's content in order, then how it ended. Whatever follows [`Piece::End`] is never asked for.
+pub type Source = LocalBoxStream<'static, Result<Piece, BoxError>>;
+
+/// A piece of a [`Source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Content; never empty.
+    Content(Bytes),
+    /// The content is complete, and what was read behind it is valid.
+    End(End),
+}
+
+/// How a file's content ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// No other file follows.
+    pub last: bool,
+    /// What stood behind the client's closing delimiter: nothing or a line break.
+    pub epilogue: &'static [u8],
+}
+
+/// How long the part of our form is that is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framed {
+    /// The file has this many bytes.
+    Exact(u64),
+    /// If the file is the request's last part, it and the client's epilogue have this many bytes together. The
+    /// epilogue is mirrored behind our closing delimiter, so the sum is exact whichever it is.
+    Guess(u64),
+}
+
+impl Framed {
+    fn len(self) -> u64 {
+        match self {
+            Self::Exact(length) | Self::Guess(length) => length,
+        }
+    }
+}
+
+/// Our tail's epilogue where there is none to mirror.
+const EPILOGUE: &[u8] = b"\r\n";
+
+/// A file and what is kept of it, over all attempts to store it.
+pub struct Relay {
+    outgoing: Rc<RefCell<Outgoing>>,
+    verify: bool,
+}
+
+impl Relay {
+    /// `kept` are the file's first bytes (all of them when `ended`), `source` gives the rest; `window` is how many
+    /// bytes may be kept for another attempt; with `verify` a differing CRC is a failure.
+    pub fn new(
+        kept: Blocks,
+        ended: Option<End>,
+        source: Source,
+        window: usize,
+        verify: bool,
+    ) -> Self {
+        let outgoing = Outgoing {
+            source,
+            kept,
+            ended,
+            whole: true,
+            window,
+            broken: false,
+            pass: None,
+        };
+        Self {
+            outgoing: Rc::new(RefCell::new(outgoing)),
+            verify,
+        }
+    }
+
+    /// Whether every byte read so far is still there.
+    pub fn is_replayable(&self) -> bool {
+        self.outgoing.borrow().whole
+    }
+
+    /// Reads what is left of the file and forgets it, so that what follows it can be read. Says whether it ended well.
+    pub async fn skip(&self) -> bool {
+        poll_fn(|cx| {
+            let mut outgoing = self.outgoing.borrow_mut();
+            while outgoing.ended.is_none() && !outgoing.broken {
+                match ready!(outgoing.source.as_mut().poll_next(cx)) {
+                    Some(Ok(Piece::Content(_))) => {}
+                    Some(Ok(Piece::End(end))) => outgoing.ended = Some(end),
+                    Some(Err(_)) | None => outgoing.broken = true,
+                }
+            }
+            Poll::Ready(!outgoing.broken)
+        })
+        .await
+    }
+
+    /// Posts the form to `target` once. A second attempt must be asked for only while [`Self::is_replayable`].
+    pub async fn attempt(
+        &self,
+        upstream: &Upstream,
+        target: &Target,
+        frame: Frame,
+        framed: Framed,
+    ) -> Result<Receipt, CosError> {
+        let boundary = frame.boundary.clone();
+        self.outgoing.borrow_mut().pass = Some(Pass::new(frame, framed));
+        let body = RelayBody {
+            outgoing: self.outgoing.clone(),
+        };
+        let answer = upstream.post(target, &boundary, body, &self.outgoing).await;
+
+        let Some(pass) = self.outgoing.borrow_mut().pass.take() else {
+            return Err(CosError::NoVerdict("the attempt was lost"));
+        };
+        // What ended the body is the cause; what the connection made of it is not.
+        if let Some(failure) = pass.failure {
+            return Err(failure);
+        }
+        let reply = answer?;
+        let complete = pass.step == Step::Done;
+        match judge(&reply, pass.content, pass.crc.finalize(), self.verify) {
+            Ok(_) if !complete => Err(CosError::NoVerdict(
+                "a success before the last byte was sent",
+            )),
+            verdict => verdict,
+        }
+    }
+}
+
+/// What a [`RelayBody`] draws from; outlives the connection.
+pub struct Outgoing {
+    source: Source,
+    kept: Blocks,
+    ended: Option<End>,
+    whole: bool,
+    window: usize,
+    /// The source ended in an error and must not be asked again.
+    broken: bool,
+    pass: Option<Pass>,
+}
+
+/// What the relay waits for, and since when: stalls are blamed on who caused them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// For the client's next bytes; its own timer watches that.
+    Client,
+    /// For COS to take what was handed out.
+    Upstream,
+    /// For the verdict on the whole form, since the last byte was handed out.
+    Verdict(Instant),
+}
+
+impl Outgoing {
+    pub(super) fn waiting(&self) -> Waiting {
+        self.pass
+            .as_ref()
+            .map_or(Waiting::Upstream, |pass| pass.waiting)
+    }
+
+    /// A reply has come: whatever has not been sent is not sent any more. Says whether all of it was.
+    pub(super) fn stop(&mut self) -> bool {
+        let Some(pass) = &mut self.pass else {
+            return false;
+        };
+        pass.stopped = true;
+        pass.waiting = Waiting::Verdict(Instant::now());
+        pass.step == Step::Done
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
+        let Some(pass) = &mut self.pass else {
+            return Poll::Ready(Some(Err(Aborted)));
+        };
+        if pass.stopped {
+            return Poll::Pending;
+        }
+        loop {
+            match pass.step {
+                Step::Head => {
+                    pass.step = Step::Kept(0);
+                    return Poll::Ready(Some(Ok(pass.frame.head.clone())));
+                }
+                Step::Kept(index) => match self.kept.run(index) {
+                    Some(bytes) => {
+                        pass.step = Step::Kept(index + 1);
+                        return Poll::Ready(Some(pass.content(bytes)));
+                    }
+                    None => pass.step = Step::Source,
+                },
+                Step::Source => {
+                    if let Some(end) = self.ended {
+                        return Poll::Ready(Some(pass.close(end)));
+                    }
+                    pass.waiting = Waiting::Client;
+                    let piece = ready!(Pin::new(&mut self.source).poll_next(cx));
+                    pass.waiting = Waiting::Upstream;
+                    match piece {
+                        Some(Ok(Piece::Content(bytes))) => {
+                            if self.whole {
+                                let room = self.kept.len() + bytes.len() <= self.window;
+                                self.whole = room && self.kept.push(&bytes).is_ok();
+                                if !self.whole {
+                                    self.kept.clear();
+                                }
+                            }
+                            return Poll::Ready(Some(pass.content(bytes)));
+                        }
+                        Some(Ok(Piece::End(end))) => self.ended = Some(end),
+                        Some(Err(error)) => {
+                            self.broken = true;
+                            return Poll::Ready(Some(pass.fail(CosError::Source(error))));
+                        }
+                        None => {
+                            self.broken = true;
+                            let error = CosError::NoVerdict("the source broke off");
+                            return Poll::Ready(Some(pass.fail(error)));
+                        }
+                    }
+                }
+                Step::Done => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Head,
+    /// The next run of what is kept.
+    Kept(usize),
+    Source,
+    /// The tail was handed out.
+    Done,
+}
+
+/// One attempt.
+struct Pass {
+    frame: Frame,
+    framed: Framed,
+    step: Step,
+    content: u64,
+    crc: Digest,
+    waiting: Waiting,
+    stopped: bool,
+    failure: Option<CosError>,
+}
+
+impl Pass {
+    fn new(frame: Frame, framed: Framed) -> Self {
+        Self {
+            frame,
+            framed,
+            step: Step::Head,
+            content: 0,
+            crc: Digest::new(CrcAlgorithm::Crc64Xz),
+            waiting: Waiting::Upstream,
+            stopped: false,
+            failure: None,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        let epilogue = match self.framed {
+            Framed::Exact(_) => EPILOGUE.len(),
+            Framed::Guess(_) => 0,
+        };
+        self.framed.len() + (self.frame.head.len() + self.frame.closing.len() + epilogue) as u64
+    }
+
+    fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
+        self.content += bytes.len() as u64;
+        if self.content > self.framed.len() {
+            return self.fail(CosError::LengthMismatch {
+                declared: self.framed.len(),
+                got: self.content,
+            });
+        }
+        self.crc.update(&bytes);
+        Ok(bytes)
+    }
+
+    /// The form's tail, if the announced length came true. This is the only place where an object becomes complete.
+    fn close(&mut self, end: End) -> Result<Bytes, Aborted> {
+        let epilogue = match self.framed {
+            Framed::Exact(length) if self.content == length => EPILOGUE,
+            Framed::Exact(declared) => {
+                return self.fail(CosError::LengthMismatch {
+                    declared,
+                    got: self.content,
+                });
+            }
+            Framed::Guess(length)
+                if end.last && self.content + end.epilogue.len() as u64 == length =>
+            {
+                end.epilogue
+            }
+            Framed::Guess(_) => {
+                return self.fail(CosError::NotLast {
+                    content: self.content,
+                });
+            }
+        };
+        self.step = Step::Done;
+        self.waiting = Waiting::Verdict(Instant::now());
+        let closing = self.frame.closing.clone();
+        Ok(if epilogue.is_empty() {
+            closing
+        } else {
+            [&closing[..], epilogue].concat().into()
+        })
+    }
+
+    fn fail(&mut self, failure: CosError) -> Result<Bytes, Aborted> {
+        self.failure = Some(failure);
+        Err(Aborted)
+    }
+}
+
+/// The body ended without being complete; why is kept by the pass.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload was aborted")]
+pub struct Aborted;
+
+/// A form as hyper sends it.
+pub struct RelayBody {
+    outgoing: Rc<RefCell<Outgoing>>,
+}
+
+impl Body for RelayBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, Aborted>>> {
+        let bytes = ready!(self.outgoing.borrow_mut().poll_bytes(cx));
+        Poll::Ready(bytes.map(|bytes| bytes.map(BodyFrame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let outgoing = self.outgoing.borrow();
+        outgoing
+            .pass
+            .as_ref()
+            .is_none_or(|pass| pass.step == Step::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let outgoing = self.outgoing.borrow();
+        SizeHint::with_exact(outgoing.pass.as_ref().map_or(0, Pass::total))
+    }
+}
+
+/// How long COS may take for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// Without taking a byte.
+    pub write: Duration,
+    /// For the verdict after the last byte.
+    pub reply: Duration,
+}

@@ -1,0 +1,191 @@
+//! Where an upload link points, and whether we may post there.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use hyper::Uri;
+
+use super::CosError;
+
+/// A link's origin and path, checked against the allowed hosts.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub origin: Origin,
+    /// Path and query, as given.
+    pub path: String,
+    /// The `Host` header.
+    pub authority: String,
+}
+
+/// What connections are pooled by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub https: bool,
+    /// Lower case; an IPv6 literal without its brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+/// The hosts of `cos.allowed_hosts`: `host[:port]` or `*.host[:port]`, no port = 443 (any with `allow_http`).
+#[derive(Debug, Clone)]
+pub struct AllowedHosts {
+    patterns: Vec<(String, Option<u16>)>,
+    allow_http: bool,
+}
+
+impl AllowedHosts {
+    /// From settings that were checked already.
+    pub fn new(patterns: &[String], allow_http: bool) -> Self {
+        let split = |pattern: &String| {
+            let (host, port) = match pattern.rsplit_once(':') {
+                // A colon inside brackets, or in a bare IPv6 literal, is no port's.
+                Some((host, port))
+                    if !port.contains(']') && !host.contains(':') || host.ends_with(']') =>
+                {
+                    (host, port.parse().ok())
+                }
+                _ => (pattern.as_str(), None),
+            };
+            (host.trim_matches(['[', ']']).to_ascii_lowercase(), port)
+        };
+        Self {
+            patterns: patterns.iter().map(split).collect(),
+            allow_http,
+        }
+    }
+
+    /// Parses a link. A lying WeChat must not be able to make us post elsewhere: user info is refused, IP literals
+    /// count only when they are listed, wildcards match whole labels.
+    pub fn check(&self, link: &str) -> Result<Target, CosError> {
+        let uri: Uri = link.parse().map_err(|_| CosError::Link("it is no URL"))?;
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if self.allow_http => false,
+            _ => return Err(CosError::Link("its scheme is not https")),
+        };
+        let authority = uri.authority().ok_or(CosError::Link("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(CosError::Link("it carries user info"));
+        }
+        let host = authority
+            .host()
+            .trim_matches(['[', ']'])
+            .to_ascii_lowercase();
+        let port = match (authority.port_u16(), authority.port()) {
+            (Some(port), _) => port,
+            (None, None) => {
+                if https {
+                    443
+                } else {
+                    80
+                }
+            }
+            (None, Some(_)) => return Err(CosError::Link("its port is no number")),
+        };
+        if !self
+            .patterns
+            .iter()
+            .any(|pattern| self.matches(pattern, &host, port))
+        {
+            return Err(CosError::Link("its host is not in cos.allowed_hosts"));
+        }
+        let path = uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .to_owned();
+        let authority = authority.as_str().to_owned();
+        Ok(Target {
+            origin: Origin { https, host, port },
+            path,
+            authority,
+        })
+    }
+
+    fn matches(
+        &self,
+        (pattern, allowed_port): &(String, Option<u16>),
+        host: &str,
+        port: u16,
+    ) -> bool {
+        let port_fits = match allowed_port {
+            Some(allowed) => *allowed == port,
+            None => port == 443 || self.allow_http,
+        };
+        let host_fits = match pattern.strip_prefix('*') {
+            Some(suffix) => {
+                let literal = host.parse::<IpAddr>().is_ok() || host.parse::<Ipv6Addr>().is_ok();
+                !literal
+                    && host
+                        .strip_suffix(suffix)
+                        .is_some_and(|label| !label.is_empty())
+            }
+            None => host == pattern,
+        };
+        port_fits && host_fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(patterns: &[&str], allow_http: bool) -> AllowedHosts {
+        let patterns: Vec<_> = patterns.iter().map(ToString::to_string).collect();
+        AllowedHosts::new(&patterns, allow_http)
+    }
+
+    #[test]
+    fn only_listed_hosts_may_be_posted_to() {
+        let hosts = allowed(
+            &[
+                "*.myqcloud.com",
+                "cos.example.com:8443",
+                "127.0.0.1:9000",
+                "[::1]:9",
+            ],
+            false,
+        );
+        for link in [
+            "https://cos.ap-shanghai.myqcloud.com/bucket/a%20b.png?x=1",
+            "https://COS.ap-shanghai.MYQCLOUD.com/b",
+            "https://cos.example.com:8443/b",
+            "https://127.0.0.1:9000/b",
+            "https://[::1]:9/b",
+        ] {
+            assert!(hosts.check(link).is_ok(), "{link}");
+        }
+        for link in [
+            "http://cos.ap-shanghai.myqcloud.com/b",
+            "https://myqcloud.com/b",
+            "https://evilmyqcloud.com/b",
+            "https://cos.myqcloud.com.evil.com/b",
+            "https://cos.myqcloud.com@evil.com/b",
+            "https://user@cos.myqcloud.com/b",
+            "https://cos.myqcloud.com:8443/b",
+            "https://cos.example.com/b",
+            "https://127.0.0.1/b",
+            "https://[::2]:9/b",
+            "ftp://cos.myqcloud.com/b",
+            "//cos.myqcloud.com/b",
+            "",
+        ] {
+            assert!(hosts.check(link).is_err(), "{link}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_taken_apart_without_changing_its_path() {
+        let target = allowed(&["localhost"], true)
+            .check("http://localhost:81/b/%E4%B8%AD?q=1")
+            .unwrap();
+        assert_eq!(target.path, "/b/%E4%B8%AD?q=1");
+        assert_eq!(target.authority, "localhost:81");
+        assert_eq!(
+            target.origin,
+            Origin {
+                https: false,
+                host: "localhost".into(),
+                port: 81
+            }
+        );
+    }
+}

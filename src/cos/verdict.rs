@@ -1,0 +1,199 @@
+//! What COS's reply means: stored and verified, stored, or refused and why.
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use super::CosError;
+
+/// COS's reply, read to its end.
+pub struct Reply {
+    pub status: StatusCode,
+    pub request_id: Option<String>,
+    /// `x-cos-hash-crc64ecma`, decimal.
+    pub crc64: Option<String>,
+    pub body: Bytes,
+}
+
+/// An object that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Bytes of content.
+    pub size: u64,
+    /// CRC-64/XZ of the bytes that were sent.
+    pub crc64: u64,
+    /// COS named the CRC of what it stored, and it agrees.
+    pub verified: bool,
+}
+
+/// Judges a reply to `size` bytes of CRC-64 `ours`. A CRC that differs is a failure when `verify` is on.
+pub fn judge(reply: &Reply, size: u64, ours: u64, verify: bool) -> Result<Receipt, CosError> {
+    let error = error_in(&reply.body);
+    if !reply.status.is_success() || error.is_some() {
+        let (code, message) = error.map_or_else(
+            || (String::new(), "(no error document)".to_owned()),
+            |error| (error.code, error.message),
+        );
+        let status = reply.status.as_u16();
+        return Err(CosError::Refused {
+            status,
+            code,
+            message,
+            request_id: reply.request_id.clone(),
+        });
+    }
+    let agrees = reply
+        .crc64
+        .as_deref()
+        .map(|theirs| theirs.trim().parse() == Ok(ours));
+    if agrees == Some(false) && verify {
+        return Err(CosError::Integrity {
+            ours,
+            theirs: reply.crc64.clone().unwrap_or_default(),
+        });
+    }
+    Ok(Receipt {
+        size,
+        crc64: ours,
+        verified: agrees == Some(true),
+    })
+}
+
+/// COS's error document (doc 7730): `<Error><Code/><Message/>…</Error>`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ErrorDocument {
+    code: String,
+    message: String,
+}
+
+fn error_in(body: &[u8]) -> Option<ErrorDocument> {
+    let text = String::from_utf8_lossy(body);
+    let mut reader = Reader::from_str(&text);
+    let mut document = ErrorDocument::default();
+    let mut path: Vec<String> = Vec::new();
+    let mut found = false;
+    // A document that breaks off is still an error when it began as one.
+    while let Ok(event) = reader.read_event() {
+        match event {
+            Event::Start(element) => {
+                path.push(element.name().as_ref().to_owned());
+                found |= path.len() == 1 && path[0] == "Error";
+            }
+            Event::Empty(element) => found |= path.is_empty() && element.name().as_ref() == "Error",
+            Event::End(_) => {
+                path.pop();
+            }
+            Event::Text(text) if found && path.len() == 2 => {
+                push_bounded(&mut document, &path[1], &text);
+            }
+            Event::GeneralRef(reference) if found && path.len() == 2 => {
+                if let Some(character) = entity(&reference) {
+                    push_bounded(&mut document, &path[1], character.encode_utf8(&mut [0; 4]));
+                }
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    found.then_some(document)
+}
+
+fn entity(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {
+    if let Ok(Some(character)) = reference.resolve_char_ref() {
+        return Some(character);
+    }
+    match reference.as_ref() {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        "apos" => Some('\''),
+        _ => None,
+    }
+}
+
+/// Texts go into logs and replies: no control characters, and not without bound.
+fn push_bounded(document: &mut ErrorDocument, element: &str, text: &str) {
+    let (slot, limit) = match element {
+        "Code" => (&mut document.code, 64),
+        "Message" => (&mut document.message, 512),
+        _ => return,
+    };
+    let room = limit - slot.chars().count().min(limit);
+    slot.extend(
+        text.chars()
+            .filter(|character| !character.is_control())
+            .take(room),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> Reply {
+        Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            request_id: Some("id".into()),
+            crc64: crc64.map(ToString::to_string),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    fn refused(status: u16, body: &'static str) -> (u16, String, String) {
+        match judge(&reply(status, body, None), 1, 1, true) {
+            Err(CosError::Refused {
+                status,
+                code,
+                message,
+                ..
+            }) => (status, code, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn refusals_carry_cos_own_words() {
+        let body = "<?xml version='1.0'?>\n<Error>\n<Code>AccessDenied</Code><Message>a &lt;b&gt; &#38; c</Message>\
+            <Resource>x</Resource><RequestId>y</RequestId></Error>";
+        assert_eq!(
+            refused(403, body),
+            (403, "AccessDenied".into(), "a <b> & c".into())
+        );
+        assert_eq!(refused(200, body).1, "AccessDenied");
+        assert_eq!(refused(204, "<Error/>").0, 204);
+        assert_eq!(refused(200, "<Error><Code>Brok").0, 200);
+        assert_eq!(refused(502, "<html>").1, "");
+        assert_eq!(refused(307, "").0, 307);
+    }
+
+    #[test]
+    fn an_object_is_verified_only_by_cos_own_crc() {
+        assert!(
+            judge(&reply(204, "", Some("7")), 1, 7, true)
+                .unwrap()
+                .verified
+        );
+        assert!(!judge(&reply(204, "", None), 1, 7, true).unwrap().verified);
+        assert!(matches!(
+            judge(&reply(204, "", Some("8")), 1, 7, true),
+            Err(CosError::Integrity { .. })
+        ));
+        assert!(matches!(
+            judge(&reply(204, "", Some("x")), 1, 7, true),
+            Err(CosError::Integrity { .. })
+        ));
+        assert!(
+            !judge(&reply(204, "", Some("8")), 1, 7, false)
+                .unwrap()
+                .verified
+        );
+        let other = "<PostResponse><Location/></PostResponse>";
+        assert!(
+            judge(&reply(200, other, Some("7")), 1, 7, true)
+                .unwrap()
+                .verified
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! Paths in addresses: a file's stable address, and the path an address names.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::HOST;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::key::{Key, KeyError};
+
+/// Where files live below the gateway's base.
+pub const FILES: &str = "/v1/files/";
+
+/// What stands in a path without being encoded (RFC 3986 unreserved, and the slash).
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// A file's stable address.
+pub fn of_file(base: &str, key: &Key) -> String {
+    format!("{base}{FILES}{}", utf8_percent_encode(key.as_str(), PATH))
+}
+
+/// The base of the addresses in replies: `public_url`, otherwise what the client called us.
+pub fn base(request: &HttpRequest, public_url: Option<&str>) -> String {
+    if let Some(url) = public_url {
+        return url.to_owned();
+    }
+    let named = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let host = named.or_else(|| request.uri().authority().map(|host| host.as_str()));
+    let sane = |host: &&str| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
+    };
+    match host.filter(sane) {
+        Some(host) => format!("http://{host}"),
+        None => String::new(),
+    }
+}
+
+/// The path behind `/v1/files/`, decoded once.
+pub fn path(request: &HttpRequest) -> Result<String, KeyError> {
+    let encoded = request.uri().path().strip_prefix(FILES).unwrap_or_default();
+    percent_decode_str(encoded)
+        .decode_utf8()
+        .map(|path| path.into_owned())
+        .map_err(|_| KeyError::Encoding)
+}

@@ -1,0 +1,41 @@
+//! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
+
+pub mod address;
+pub mod console;
+pub mod files;
+pub mod ops;
+pub mod problem;
+pub mod reply;
+pub mod trace;
+pub mod upload;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cos::target::AllowedHosts;
+use crate::cos::upstream::Upstream;
+use crate::guard::auth::Guard;
+use crate::guard::limits::Slots;
+use crate::guard::origin::Origins;
+use crate::key::Template;
+use crate::memory::Budget;
+use crate::settings::Settings;
+use crate::wechat::api::Wechat;
+
+/// What a worker's handlers need; made by `app.rs`.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub wechat: Wechat,
+    pub upstream: Rc<Upstream>,
+}
+
+/// What all workers share.
+pub struct Shared {
+    pub settings: Settings,
+    pub guard: Guard,
+    pub origins: Origins,
+    pub allowed_hosts: AllowedHosts,
+    pub template: Template,
+    pub budget: Arc<Budget>,
+    pub slots: Arc<Slots>,
+}

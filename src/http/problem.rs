@@ -1,0 +1,318 @@
+//! Every error a client can see: its code, status and text, in one exhaustive table (RFC 9457 problem documents).
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use crate::cos::CosError;
+use crate::guard::auth::AuthError;
+use crate::guard::limits::Overloaded;
+use crate::guard::policy::PolicyError;
+use crate::inbound::InboundError;
+use crate::key::KeyError;
+use crate::wechat::WechatError;
+
+macro_rules! codes {
+    ($($variant:ident = $name:literal $status:literal $title:literal;)+) => {
+        /// A stable name for one kind of failure; clients and metrics go by it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($variant),+ }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// As it stands in `code`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The HTTP status it is answered with.
+            pub fn status(self) -> StatusCode {
+                let status = match self { $(Self::$variant => $status),+ };
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedForm = "malformed_form" 400 "The form cannot be read";
+    NoFile = "no_file" 400 "The form has no file";
+    FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it";
+    FileNotLast = "file_not_last" 400 "Something follows a file of unknown length";
+    TruncatedBody = "truncated_body" 400 "The request ended before it was complete";
+    LengthMismatch = "length_mismatch" 400 "The file is not as long as was announced";
+    InvalidPath = "invalid_path" 400 "The path cannot be used";
+    InvalidRequest = "invalid_request" 400 "The request cannot be understood";
+    Unauthenticated = "unauthenticated" 401 "A valid key is needed";
+    NotAllowed = "not_allowed" 403 "The key does not allow this";
+    PathNotAllowed = "path_not_allowed" 403 "The key does not allow this path";
+    OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed";
+    FileNotFound = "file_not_found" 404 "There is no such file";
+    NotFound = "not_found" 404 "There is no such address";
+    MethodNotAllowed = "method_not_allowed" 405 "The address does not take this method";
+    ClientStalled = "client_stalled" 408 "The sender fell silent";
+    LengthRequired = "length_required" 411 "The file's length cannot be known";
+    FileTooLarge = "file_too_large" 413 "The file is too large";
+    TooManyFiles = "too_many_files" 413 "The form has too many files";
+    FieldsTooLarge = "fields_too_large" 413 "The form's fields are too large";
+    NotMultipart = "not_multipart" 415 "The request is not multipart/form-data";
+    EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken";
+    Internal = "internal" 500 "The gateway failed";
+    WechatRefused = "wechat_refused" 502 "WeChat refused";
+    WechatUnreachable = "wechat_unreachable" 502 "WeChat gave no usable answer";
+    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used";
+    CosRefused = "cos_refused" 502 "COS refused the file";
+    CosUnreachable = "cos_unreachable" 502 "COS gave no verdict";
+    IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent";
+    Overloaded = "overloaded" 503 "Too much is going on";
+    CredentialUnavailable = "credential_unavailable" 503 "No access token can be had";
+    CosBusy = "cos_busy" 503 "COS is busy";
+    WechatTimeout = "wechat_timeout" 504 "WeChat took too long";
+    CosTimeout = "cos_timeout" 504 "COS took too long";
+}
+
+/// A failure as its client is told of it.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    pub code: Code,
+    /// What happened and what to do, for the person who can do it.
+    pub detail: String,
+    /// Seconds.
+    pub retry_after: Option<u64>,
+    pub errcode: Option<i64>,
+    pub rid: Option<String>,
+    pub cos_code: Option<String>,
+    pub cos_request_id: Option<String>,
+}
+
+/// The document's members (RFC 9457 3.1 and ours).
+#[derive(Serialize)]
+pub struct Document<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errcode: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cos_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cos_request_id: Option<&'a str>,
+}
+
+impl Problem {
+    /// A problem that no upstream had a part in.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            errcode: None,
+            rid: None,
+            cos_code: None,
+            cos_request_id: None,
+        }
+    }
+
+    /// The problem document.
+    pub fn document<'a>(&'a self, request_id: &'a str) -> Document<'a> {
+        Document {
+            kind: format!("urn:tcb-upload-gateway:problem:{}", self.code.name()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            code: self.code.name(),
+            detail: &self.detail,
+            request_id,
+            errcode: self.errcode,
+            rid: self.rid.as_deref(),
+            cos_code: self.cos_code.as_deref(),
+            cos_request_id: self.cos_request_id.as_deref(),
+        }
+    }
+
+    /// The whole reply.
+    pub fn reply(&self, request_id: &str) -> HttpResponse {
+        let mut reply = HttpResponse::build(self.code.status());
+        if let Some(seconds) = self.retry_after {
+            reply.insert_header((RETRY_AFTER, seconds));
+        }
+        if self.code == Code::Unauthenticated {
+            reply.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        reply
+            .content_type("application/problem+json")
+            .body(serde_json::to_string(&self.document(request_id)).unwrap_or_default())
+    }
+
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds.max(1));
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.code.name(), self.detail)
+    }
+}
+
+/// `http/trace.rs` makes the reply, with the request's id in it.
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+}
+
+impl From<InboundError> for Problem {
+    fn from(error: InboundError) -> Self {
+        use InboundError as E;
+        let code = match &error {
+            E::NotMultipart => Code::NotMultipart,
+            E::Encoding(_) => Code::EncodingNotSupported,
+            E::Malformed(_) => Code::MalformedForm,
+            E::NoFile => Code::NoFile,
+            E::FieldAfterFile(_) => Code::FieldAfterFile,
+            E::Truncated => Code::TruncatedBody,
+            E::LengthMismatch { .. } => Code::LengthMismatch,
+            E::LengthRequired => Code::LengthRequired,
+            E::FieldsTooLarge { .. } | E::HeadTooLarge(_) => Code::FieldsTooLarge,
+            E::TooManyFiles(_) => Code::TooManyFiles,
+            E::FileTooLarge(_) => Code::FileTooLarge,
+            E::Stalled(_) => Code::ClientStalled,
+            E::NoRoom => Code::Overloaded,
+        };
+        let advice = match &error {
+            E::NotMultipart => {
+                "; post a form with a file, or PUT the file itself to /v1/files/{path}"
+            }
+            E::Encoding(_) => "; send it as it is",
+            E::NoFile => {
+                "; a part is a file when it has a filename or is called `file`, and an empty file input is none"
+            }
+            E::FieldAfterFile(_) => "; append it to the form before the file",
+            E::LengthRequired => {
+                "; send a Content-Length with the request or with the file's part, or a smaller file"
+            }
+            E::NoRoom => "; send a Content-Length, or try again later",
+            E::Truncated => "; nothing was stored",
+            _ => "",
+        };
+        let problem = Self::new(code, format!("{error}{advice}"));
+        if code == Code::Overloaded {
+            problem.retry_after(5)
+        } else {
+            problem
+        }
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        Self::new(Code::InvalidPath, error.to_string())
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            format!("{error}; send `Authorization: Bearer KEY`"),
+        )
+    }
+}
+
+impl From<PolicyError> for Problem {
+    fn from(error: PolicyError) -> Self {
+        let code = match &error {
+            PolicyError::Action { .. } => Code::NotAllowed,
+            PolicyError::Paths { .. } | PolicyError::Outside { .. } => Code::PathNotAllowed,
+            PolicyError::Key(_) => Code::InvalidPath,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<Overloaded> for Problem {
+    fn from(error: Overloaded) -> Self {
+        Self::new(Code::Overloaded, format!("{error}; try again shortly")).retry_after(1)
+    }
+}
+
+impl From<WechatError> for Problem {
+    fn from(error: WechatError) -> Self {
+        let (errcode, rid) = (error.errcode(), error.rid().map(ToOwned::to_owned));
+        let mut problem = match &error {
+            WechatError::Refused { .. } => Self::new(Code::WechatRefused, error.to_string()),
+            WechatError::Unreachable { .. } | WechatError::Unusable { .. } => {
+                Self::new(Code::WechatUnreachable, error.to_string())
+            }
+            WechatError::Timeout { .. } => Self::new(Code::WechatTimeout, error.to_string()),
+            WechatError::NoToken { retry_after, .. } => {
+                let seconds = retry_after.as_secs_f64().ceil() as u64;
+                Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
+            }
+        };
+        problem.errcode = errcode;
+        problem.rid = rid;
+        problem
+    }
+}
+
+impl From<CosError> for Problem {
+    fn from(error: CosError) -> Self {
+        match error {
+            CosError::Source(cause) => match cause.downcast::<InboundError>() {
+                Ok(inbound) => (*inbound).into(),
+                Err(_) => Self::new(Code::Internal, "the file's source failed"),
+            },
+            CosError::NotLast { .. } => Self::new(
+                Code::FileNotLast,
+                "something follows the file, whose length was therefore taken wrongly; put every field before the \
+                 file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that each is \
+                 held until it is complete",
+            ),
+            CosError::LengthMismatch { declared, got } => {
+                InboundError::LengthMismatch { declared, got }.into()
+            }
+            CosError::Link(_) => Self::new(Code::LinkNotAllowed, error.to_string()),
+            CosError::Unreachable(_) | CosError::NoVerdict(_) => {
+                Self::new(Code::CosUnreachable, error.to_string())
+            }
+            CosError::Timeout { .. } => Self::new(Code::CosTimeout, error.to_string()),
+            CosError::Refused { status: 503, .. } => {
+                Self::cos(Code::CosBusy, &error).retry_after(5)
+            }
+            CosError::Refused { .. } => Self::cos(Code::CosRefused, &error),
+            CosError::Integrity { .. } => Self::new(Code::IntegrityMismatch, error.to_string()),
+        }
+    }
+}
+
+impl Problem {
+    fn cos(code: Code, error: &CosError) -> Self {
+        let mut problem = Self::new(code, error.to_string());
+        if let CosError::Refused {
+            code, request_id, ..
+        } = error
+        {
+            problem.cos_code = Some(code.clone()).filter(|code| !code.is_empty());
+            problem.cos_request_id = request_id.clone();
+        }
+        problem
+    }
+}

@@ -1,0 +1,118 @@
+//! What an upload is answered with.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::LOCATION;
+use serde::Serialize;
+
+use super::problem::{Document, Problem};
+use crate::cos::verdict::Receipt;
+use crate::key::Key;
+
+/// One file's end.
+pub enum Outcome {
+    Stored(Box<Stored>),
+    Failed {
+        name: String,
+        path: Option<Key>,
+        problem: Box<Problem>,
+    },
+}
+
+/// A file that is stored.
+pub struct Stored {
+    pub file_id: String,
+    pub key: Key,
+    pub name: String,
+    pub content_type: String,
+    pub receipt: Receipt,
+    /// Its stable address.
+    pub url: String,
+}
+
+/// The default profile: `url` and `location` are the first file's, so that editors which look for one of them work
+/// as they are.
+#[derive(Serialize)]
+struct Reply<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<&'a str>,
+    files: Vec<File<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum File<'a> {
+    Stored {
+        file_id: &'a str,
+        path: &'a str,
+        name: &'a str,
+        /// Bytes.
+        size: u64,
+        content_type: &'a str,
+        /// Decimal, as COS writes it; a string, because JavaScript's numbers cannot hold it.
+        crc64: String,
+        verified: bool,
+        url: &'a str,
+    },
+    Failed {
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<&'a str>,
+        error: Document<'a>,
+    },
+}
+
+/// The reply to a request whose files ended so. A single failure is a problem document; several files are all named,
+/// the stored ones too, under the first failure's status.
+pub fn default(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
+    if let [Outcome::Failed { problem, .. }] = outcomes {
+        return Err((**problem).clone());
+    }
+    let files: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| file(outcome, request_id))
+        .collect();
+    let url = outcomes.iter().find_map(|outcome| match outcome {
+        Outcome::Stored(stored) => Some(stored.url.as_str()),
+        Outcome::Failed { .. } => None,
+    });
+    let status = outcomes.iter().find_map(|outcome| match outcome {
+        Outcome::Failed { problem, .. } => Some(problem.code.status()),
+        Outcome::Stored(_) => None,
+    });
+    let mut reply = HttpResponse::build(status.unwrap_or(StatusCode::CREATED));
+    if let ([_], Some(url)) = (outcomes, url) {
+        reply.insert_header((LOCATION, url));
+    }
+    Ok(reply.json(Reply {
+        url,
+        location: url,
+        files,
+    }))
+}
+
+fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
+    match outcome {
+        Outcome::Stored(stored) => File::Stored {
+            file_id: &stored.file_id,
+            path: stored.key.as_str(),
+            name: &stored.name,
+            size: stored.receipt.size,
+            content_type: &stored.content_type,
+            crc64: stored.receipt.crc64.to_string(),
+            verified: stored.receipt.verified,
+            url: &stored.url,
+        },
+        Outcome::Failed {
+            name,
+            path,
+            problem,
+        } => File::Failed {
+            name,
+            path: path.as_ref().map(Key::as_str),
+            error: problem.document(request_id),
+        },
+    }
+}

@@ -1,0 +1,111 @@
+//! What every request gets: an id, one log line at its end, and for a failure its problem document.
+
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, web};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::Worker;
+use super::problem::{Code, Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id a request is known by, in its reply and in every log line.
+#[derive(Debug, Clone)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// The client's own when it is sane, otherwise a new one.
+    fn of(request: &ServiceRequest) -> Self {
+        let given = request
+            .headers()
+            .get(&REQUEST_ID)
+            .and_then(|value| value.to_str().ok());
+        let sane = |id: &&str| {
+            (1..=128).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        Self(
+            given
+                .filter(sane)
+                .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned),
+        )
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Outermost: nothing is answered without passing it.
+pub async fn requests(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let id = RequestId::of(&request);
+    let span = tracing::info_span!("request", id = id.as_str());
+    let method = request.method().clone();
+    // Without the query: tickets and tokens may stand there.
+    let path = request.path().to_owned();
+    request.extensions_mut().insert(id.clone());
+
+    let reply = next.call(request).instrument(span.clone()).await?;
+    let problem = reply
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<Problem>())
+        .cloned();
+    let mut reply = match &problem {
+        Some(problem) => reply.into_response(problem.reply(id.as_str())),
+        None => reply.map_into_boxed_body(),
+    };
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        reply.headers_mut().insert(REQUEST_ID, value);
+    }
+
+    let _entered = span.enter();
+    let status = reply.status().as_u16();
+    let took = started.elapsed();
+    match &problem {
+        Some(problem) if status >= 500 => {
+            tracing::warn!(%method, path, status, ?took, code = problem.code.name(), detail = problem.detail);
+        }
+        Some(problem) => {
+            tracing::info!(%method, path, status, ?took, code = problem.code.name(), detail = problem.detail);
+        }
+        None => tracing::info!(%method, path, status, ?took),
+    }
+    Ok(reply)
+}
+
+/// Refuses pages of foreign origins.
+pub async fn origins(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let admitted = request
+        .app_data::<web::Data<Worker>>()
+        .is_none_or(|worker| {
+            worker.shared.origins.admit(
+                request.headers(),
+                request.uri().authority().map(|host| host.as_str()),
+            )
+        });
+    if !admitted {
+        let detail =
+            "the page that sent this request is of an origin that cors.origins does not list";
+        return Ok(request.error_response(Problem::new(Code::OriginNotAllowed, detail)));
+    }
+    next.call(request)
+        .await
+        .map(ServiceResponse::map_into_boxed_body)
+}

@@ -1,0 +1,467 @@
+//! Uploads: the stages in order, for each file of a form or for one raw body.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::problem::{Code, Problem};
+use super::reply::{self, Outcome, Stored};
+use super::trace::RequestId;
+use super::{Worker, address};
+use crate::cos::CosError;
+use crate::cos::form::{Fields, Frame};
+use crate::cos::relay::{End, Framed, Relay, Source};
+use crate::cos::verdict::Receipt;
+use crate::guard::limits::Slot;
+use crate::guard::policy::Client;
+use crate::inbound::body::{Body, announced_length, refuse_encoding};
+use crate::inbound::form::{FilePart, Form};
+use crate::inbound::hold::{Held, hold};
+use crate::inbound::{InboundError, limited, raw};
+use crate::key::{Key, Values};
+use crate::memory::Blocks;
+use crate::settings::{self, Action};
+use crate::wechat::wire::UploadLink;
+
+/// What a request may be longer than its files: heads, fields, delimiters.
+const FORM_OVERHEAD: u64 = 1024 * 1024;
+/// A file is sent at most this often.
+const ATTEMPTS: u32 = 3;
+
+/// What an upload's address may say.
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    path: Option<String>,
+    dir: Option<String>,
+    reply: Option<String>,
+    multiple: Option<String>,
+}
+
+/// `POST /v1/files`: a form with one or several files.
+pub async fn form(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let upload = Upload::admit(&request, &worker)?;
+    let settings = upload.settings();
+    let most = (settings.max_files as u64)
+        .saturating_mul(settings.max_file_size)
+        .saturating_add(FORM_OVERHEAD);
+    if announced_length(request.headers()).is_some_and(|length| length > most) {
+        return Err(InboundError::FileTooLarge(settings.max_file_size).into());
+    }
+    let body = Body::new(payload.into_inner(), settings.idle_timeout);
+    let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
+
+    let mut outcomes = Vec::new();
+    let mut next = Form::next_file(&form).await?;
+    while let Some(part) = next.take() {
+        let more = upload.expects_more(&part);
+        let name = part.head.file_name.clone().unwrap_or_default();
+        let first = outcomes.is_empty();
+        let readable = match upload.part(&form, part, first, outcomes.len()).await {
+            Ok(Some(stored)) => {
+                outcomes.push(Outcome::Stored(Box::new(stored)));
+                true
+            }
+            Ok(None) => true,
+            Err(Failure {
+                problem,
+                path,
+                relay,
+            }) => {
+                outcomes.push(Outcome::Failed {
+                    name,
+                    path,
+                    problem: Box::new(problem),
+                });
+                // The next file is behind the rest of this one.
+                match relay {
+                    Some(relay) if more => relay.skip().await,
+                    _ => false,
+                }
+            }
+        };
+        if !readable {
+            break;
+        }
+        next = Form::next_file(&form).await?;
+    }
+    if outcomes.is_empty() {
+        return Err(InboundError::NoFile.into());
+    }
+    reply::default(&outcomes, &upload.request_id)
+}
+
+/// `PUT /v1/files/{path}`: the body is the file.
+pub async fn raw(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let upload = Upload::admit(&request, &worker)?;
+    let settings = upload.settings();
+    let key = upload.client.own_key(&address::path(&request)?)?;
+    let name = key
+        .as_str()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let declared = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        // What curl says of a body it knows nothing of.
+        .filter(|value| *value != "application/x-www-form-urlencoded");
+    let content_type = media_type(declared, &name);
+
+    let max = settings.max_file_size;
+    let length = announced_length(request.headers());
+    if length.is_some_and(|length| length > max) {
+        return Err(InboundError::FileTooLarge(max).into());
+    }
+    let source = limited(
+        raw::content(Body::new(payload.into_inner(), settings.idle_timeout)),
+        max,
+    );
+    let file = match length {
+        Some(length) => upload.streamed(source, Framed::Exact(length)),
+        None => upload.held(source, settings.hold_limit, None).await?,
+    };
+    let stored = upload
+        .store(key, name, content_type, file)
+        .await
+        .map_err(|failure| failure.problem)?;
+    reply::default(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
+}
+
+/// One request that may upload.
+struct Upload<'a> {
+    worker: &'a Worker,
+    client: Arc<Client>,
+    query: Query,
+    base: String,
+    request_id: String,
+    _slot: Slot,
+}
+
+/// A file whose length is settled as far as it can be.
+struct File {
+    relay: Rc<Relay>,
+    framed: Framed,
+}
+
+/// Why a file was not stored, and what is left of it.
+struct Failure {
+    problem: Problem,
+    path: Option<Key>,
+    relay: Option<Rc<Relay>>,
+}
+
+impl<E: Into<Problem>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            problem: error.into(),
+            path: None,
+            relay: None,
+        }
+    }
+}
+
+impl<'a> Upload<'a> {
+    /// Everything that can be refused before a byte of the body is read.
+    fn admit(request: &HttpRequest, worker: &'a Worker) -> Result<Self, Problem> {
+        let client = worker.shared.guard.identify(request.headers())?;
+        client.may(Action::Upload)?;
+        refuse_encoding(request.headers())?;
+        let query = web::Query::<Query>::from_query(request.query_string())
+            .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))?
+            .into_inner();
+        if let Some(profile) = query
+            .reply
+            .as_deref()
+            .filter(|profile| *profile != "default")
+        {
+            let profile: String = profile.chars().take(40).collect();
+            let detail = format!("there is no reply profile `{profile}`; there is `default`");
+            return Err(Problem::new(Code::InvalidRequest, detail));
+        }
+        let public_url = worker.shared.settings.server.public_url.as_deref();
+        let request_id = request
+            .extensions()
+            .get::<RequestId>()
+            .map(|id| id.as_str().to_owned());
+        Ok(Self {
+            worker,
+            client,
+            query,
+            base: address::base(request, public_url),
+            request_id: request_id.unwrap_or_default(),
+            _slot: worker.shared.slots.take()?,
+        })
+    }
+
+    fn settings(&self) -> &'a settings::Upload {
+        &self.worker.shared.settings.upload
+    }
+
+    /// Whether another file is to be expected behind this one, so that the request's length says nothing of it.
+    fn expects_more(&self, part: &FilePart) -> bool {
+        part.head.field.ends_with(']')
+            || self
+                .query
+                .multiple
+                .as_deref()
+                .is_some_and(|value| value != "0")
+    }
+
+    /// Stores one file part; `None` for an empty file input, which is no file.
+    async fn part(
+        &self,
+        form: &Rc<RefCell<Form>>,
+        part: FilePart,
+        first: bool,
+        seen: usize,
+    ) -> Result<Option<Stored>, Failure> {
+        if seen >= self.settings().max_files {
+            return Err(InboundError::TooManyFiles(self.settings().max_files).into());
+        }
+        let nameless = part.head.file_name.as_deref() == Some("");
+        let file = self.settle(form, &part, nameless).await?;
+        if nameless && file.framed == Framed::Exact(0) {
+            return Ok(None);
+        }
+        let name = part.head.file_name.unwrap_or_default();
+        let relay = file.relay.clone();
+        let key = self
+            .key(&form.borrow(), &name, first)
+            .map_err(|problem| Failure {
+                problem,
+                path: None,
+                relay: Some(relay),
+            })?;
+        let content_type = media_type(part.head.content_type.as_deref(), &name);
+        self.store(key, name, content_type, file).await.map(Some)
+    }
+
+    /// Finds out how long a part's file is, holding it where nothing else tells.
+    async fn settle(
+        &self,
+        form: &Rc<RefCell<Form>>,
+        part: &FilePart,
+        nameless: bool,
+    ) -> Result<File, Problem> {
+        let settings = self.settings();
+        let max = settings.max_file_size;
+        let source = limited(Form::content(form), max);
+        if let Some(length) = part.head.length {
+            if length > max {
+                return Err(InboundError::FileTooLarge(max).into());
+            }
+            if !nameless {
+                return Ok(self.streamed(source, Framed::Exact(length)));
+            }
+        }
+        match part.framed {
+            // Too long if it is the last part; if it is not, only what fits the window can be saved.
+            Some(framed) if framed > max.saturating_add(2) && !self.expects_more(part) => {
+                let file = self
+                    .held(source, settings.replay_window, Some(framed))
+                    .await?;
+                match file.framed {
+                    Framed::Exact(_) => Ok(file),
+                    Framed::Guess(_) => Err(InboundError::FileTooLarge(max).into()),
+                }
+            }
+            Some(framed) if !nameless && !self.expects_more(part) => {
+                Ok(self.streamed(source, Framed::Guess(framed)))
+            }
+            framed => self.held(source, settings.hold_limit, framed).await,
+        }
+    }
+
+    fn streamed(&self, source: Source, framed: Framed) -> File {
+        self.file(
+            Blocks::new(self.worker.shared.budget.clone()),
+            None,
+            source,
+            framed,
+        )
+    }
+
+    /// Holds a file to its end; where the room runs out, goes over to the guess if there is one.
+    async fn held(
+        &self,
+        source: Source,
+        limit: usize,
+        guess: Option<u64>,
+    ) -> Result<File, Problem> {
+        let mut kept = Blocks::new(self.worker.shared.budget.clone());
+        let (source, held) = hold(source, &mut kept, limit)
+            .await
+            .map_err(|error| Problem::from(CosError::Source(error)))?;
+        let length = kept.len() as u64;
+        match (held, guess) {
+            (Held::Whole(end), _) => Ok(self.file(kept, Some(end), source, Framed::Exact(length))),
+            (_, Some(framed)) => Ok(self.file(kept, None, source, Framed::Guess(framed))),
+            (Held::Full, None) => Err(InboundError::LengthRequired.into()),
+            (Held::NoRoom, None) => Err(InboundError::NoRoom.into()),
+        }
+    }
+
+    fn file(&self, kept: Blocks, ended: Option<End>, source: Source, framed: Framed) -> File {
+        let (window, verify) = (
+            self.settings().replay_window,
+            self.worker.shared.settings.cos.verify_crc64,
+        );
+        File {
+            relay: Rc::new(Relay::new(kept, ended, source, window, verify)),
+            framed,
+        }
+    }
+
+    /// The object's key: the path the client names, for one file only, otherwise the template's.
+    fn key(&self, form: &Form, name: &str, first: bool) -> Result<Key, Problem> {
+        let fields = form.fields();
+        if let Some(path) = one_of("path", &self.query.path, &fields.path)? {
+            if !first {
+                let detail =
+                    "a path names one file, and the form has several; name a `dir` instead";
+                return Err(Problem::new(Code::InvalidRequest, detail));
+            }
+            return Ok(self.client.own_key(path)?);
+        }
+        let values = Values {
+            client: &self.client.name,
+            dir: one_of("dir", &self.query.dir, &fields.dir)?,
+            name,
+            now: Timestamp::now(),
+            uuid: Uuid::now_v7(),
+        };
+        let prefix = self.client.prefix.as_deref().unwrap_or_default();
+        Ok(self.worker.shared.template.render(&values, prefix)?)
+    }
+
+    /// Link, form, verdict; again where that may help and every byte is still there.
+    async fn store(
+        &self,
+        key: Key,
+        name: String,
+        content_type: String,
+        file: File,
+    ) -> Result<Stored, Failure> {
+        match self.send(&key, &content_type, &file).await {
+            Ok((link, receipt)) => {
+                self.worker.wechat.forget_link(&link.file_id).await;
+                let url = address::of_file(&self.base, &key);
+                Ok(Stored {
+                    file_id: link.file_id,
+                    key,
+                    name,
+                    content_type,
+                    receipt,
+                    url,
+                })
+            }
+            Err(problem) => Err(Failure {
+                problem,
+                path: Some(key),
+                relay: Some(file.relay),
+            }),
+        }
+    }
+
+    async fn send(
+        &self,
+        key: &Key,
+        content_type: &str,
+        file: &File,
+    ) -> Result<(UploadLink, Receipt), Problem> {
+        let shared = &self.worker.shared;
+        let content_type = shared
+            .settings
+            .cos
+            .send_content_type
+            .then_some(content_type);
+        let mut framed = file.framed;
+        let mut link = self.worker.wechat.upload_link(key.as_str()).await?;
+        let mut attempt = 1;
+        loop {
+            let target = shared.allowed_hosts.check(&link.url)?;
+            let frame = Frame::new(&Fields {
+                key: key.as_str(),
+                signature: link.authorization.expose_secret(),
+                security_token: link.token.expose_secret(),
+                file_id: link.cos_file_id.expose_secret(),
+                content_type,
+            })?;
+            let error = match file
+                .relay
+                .attempt(&self.worker.upstream, &target, frame, framed)
+                .await
+            {
+                Ok(receipt) => return Ok((link, receipt)),
+                Err(error) => error,
+            };
+            match error {
+                // It was not the last part, but all of it is here: now its length is known.
+                CosError::NotLast { content } if file.relay.is_replayable() => {
+                    framed = Framed::Exact(content);
+                }
+                error
+                    if error.is_transient() && file.relay.is_replayable() && attempt < ATTEMPTS =>
+                {
+                    let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
+                    tracing::info!(%key, %error, ?pause, "sending again");
+                    tokio::time::sleep(pause).await;
+                    attempt += 1;
+                    if error.wants_fresh_link() {
+                        link = self.worker.wechat.upload_link(key.as_str()).await?;
+                    }
+                }
+                CosError::Integrity { .. } => {
+                    if let Err(error) = self.worker.wechat.delete(&link.file_id).await {
+                        tracing::error!(%key, %error, "an object with wrong bytes could not be deleted");
+                    }
+                    return Err(error.into());
+                }
+                error => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A value that may stand in the query or in the form, but not differently in both.
+fn one_of<'v>(
+    name: &str,
+    query: &'v Option<String>,
+    field: &'v Option<String>,
+) -> Result<Option<&'v str>, Problem> {
+    match (query, field) {
+        (Some(query), Some(field)) if query != field => Err(Problem::new(
+            Code::InvalidRequest,
+            format!("`{name}` stands in the address and in the form, with different values"),
+        )),
+        (query, field) => Ok(query.as_deref().or(field.as_deref())),
+    }
+}
+
+/// The object's type: the declared one, or the one its name tells where the declared one says nothing.
+fn media_type(declared: Option<&str>, name: &str) -> String {
+    let declared = declared.and_then(|declared| declared.parse::<mime_guess::Mime>().ok());
+    let mime = match declared {
+        Some(mime) if mime != mime_guess::mime::APPLICATION_OCTET_STREAM => mime,
+        _ => mime_guess::from_path(name).first_or_octet_stream(),
+    };
+    mime.to_string()
+}

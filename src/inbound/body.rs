@@ -1,0 +1,135 @@
+//! The request's body as it comes: its chunks, how far we are in it, and how long the sender has been silent.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use bytes::Bytes;
+use futures::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::InboundError;
+
+/// A request's body. Bytes are counted when they are handed out; what is handed back counts no more.
+pub struct Body {
+    payload: Payload,
+    returned: Bytes,
+    read: u64,
+    idle: Idle,
+}
+
+impl Body {
+    /// `idle` is how long the sender may be silent while a byte is asked for; there is no limit on the whole.
+    pub fn new(payload: Payload, idle: Duration) -> Self {
+        Self {
+            payload,
+            returned: Bytes::new(),
+            read: 0,
+            idle: Idle::new(idle),
+        }
+    }
+
+    /// Bytes handed out so far, less those handed back.
+    pub fn offset(&self) -> u64 {
+        self.read - self.returned.len() as u64
+    }
+
+    /// The next chunk, never empty; `None` at the body's proper end.
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, InboundError>> {
+        if !self.returned.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.returned))));
+        }
+        loop {
+            match Pin::new(&mut self.payload).poll_next(cx) {
+                Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.idle.heard();
+                    self.read += chunk.len() as u64;
+                    return Poll::Ready(Ok(Some(chunk)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(cut_short(&error))),
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Pending => {
+                    ready!(self.idle.poll_silence(cx));
+                    return Poll::Ready(Err(InboundError::Stalled(self.idle.limit)));
+                }
+            }
+        }
+    }
+
+    /// [`Self::poll_chunk`] as a future.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, InboundError> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// Hands back the unread end of the chunk that was handed out last.
+    pub fn unread(&mut self, rest: Bytes) {
+        debug_assert!(self.returned.is_empty());
+        self.returned = rest;
+    }
+}
+
+/// The body's length as the client announced it; `None` for chunked bodies and h2 requests without one.
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A compressed body has no length of ours to announce, and COS would store it compressed.
+pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
+    match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(other) => Err(InboundError::Encoding(
+            String::from_utf8_lossy(other).into_owned(),
+        )),
+    }
+}
+
+/// Whatever ends a body early (a reset, a close, broken chunk framing) leaves a truncated file.
+fn cut_short(error: &PayloadError) -> InboundError {
+    tracing::debug!(%error, "request body ended early");
+    InboundError::Truncated
+}
+
+/// Measures silence without touching a timer for every chunk: the timer is moved only when it fires too early.
+struct Idle {
+    limit: Duration,
+    silent_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            silent_since: None,
+            timer: None,
+        }
+    }
+
+    fn heard(&mut self) {
+        self.silent_since = None;
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        let end = since + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(end);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! A raw body as one file: `PUT` with the file's bytes and nothing else.
+
+use futures::stream;
+
+use super::InboundError;
+use super::body::Body;
+use crate::cos::relay::{End, Piece, Source};
+
+/// The body as a file's content. It ends validly where the body does; its length is checked by whoever announced it.
+pub fn content(mut body: Body) -> Source {
+    Box::pin(stream::poll_fn(move |cx| {
+        body.poll_chunk(cx).map(|chunk| {
+            Some(match chunk {
+                Ok(Some(bytes)) => Ok(Piece::Content(bytes)),
+                Ok(None) => Ok(Piece::End(End {
+                    last: true,
+                    epilogue: b"",
+                })),
+                Err(error) => Err(InboundError::into(error)),
+            })
+        })
+    }))
+}

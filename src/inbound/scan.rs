@@ -1,0 +1,201 @@
+//! Finds the end of a part in the bytes as they come. Copies nothing and keeps no byte: what may be the beginning of
+//! a delimiter at a chunk's end is by definition a prefix of the delimiter, so its length is all there is to remember.
+
+use bytes::{Buf, Bytes};
+use memchr::memmem::Finder;
+use memchr::memrchr;
+
+/// Looks for `\r\n--boundary`.
+pub struct Scanner {
+    delimiter: Bytes,
+    finder: Finder<'static>,
+    /// How much of the delimiter the bytes so far end in.
+    matched: usize,
+    /// How much of `matched` was never content: the line break that ended the head also begins a delimiter
+    /// (RFC 2046 5.1.1: a part may have no body at all).
+    implied: usize,
+}
+
+/// What the next bytes are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Content of the part; never empty.
+    Content(Bytes),
+    /// The delimiter; the bytes behind it are left in the chunk.
+    Delimiter,
+    /// The chunk is used up.
+    More,
+}
+
+impl Scanner {
+    /// `boundary` as in the Content-Type. It cannot hold a line break (it comes from a header), which is what makes
+    /// a failed match easy: a new one cannot begin inside the bytes that matched.
+    pub fn new(boundary: &str) -> Self {
+        let delimiter = Bytes::from(format!("\r\n--{boundary}"));
+        let finder = Finder::new(&delimiter).into_owned();
+        Self {
+            delimiter,
+            finder,
+            matched: 0,
+            implied: 0,
+        }
+    }
+
+    /// To be called where a line begins: at the start of the form and behind a part's head.
+    pub fn at_line_start(&mut self) {
+        self.matched = 2;
+        self.implied = 2;
+    }
+
+    /// Length of `\r\n--boundary--`, the delimiter that closes a form.
+    pub fn closing_len(&self) -> u64 {
+        self.delimiter.len() as u64 + 2
+    }
+
+    /// Takes the next content or the delimiter from the front of `chunk`.
+    pub fn step(&mut self, chunk: &mut Bytes) -> Step {
+        if chunk.is_empty() {
+            return Step::More;
+        }
+        if self.matched > 0 {
+            let wanted = &self.delimiter[self.matched..];
+            let same = wanted
+                .iter()
+                .zip(chunk.iter())
+                .take_while(|(a, b)| a == b)
+                .count();
+            if same == wanted.len() {
+                chunk.advance(same);
+                self.reset();
+                return Step::Delimiter;
+            }
+            if same == chunk.len() {
+                self.matched += same;
+                chunk.clear();
+                return Step::More;
+            }
+            let carried = self.delimiter.slice(self.implied..self.matched);
+            self.reset();
+            if !carried.is_empty() {
+                return Step::Content(carried);
+            }
+        }
+        match self.finder.find(chunk) {
+            Some(0) => {
+                chunk.advance(self.delimiter.len());
+                Step::Delimiter
+            }
+            Some(at) => Step::Content(chunk.split_to(at)),
+            None => {
+                self.matched = self.begun(chunk);
+                let content = chunk.split_to(chunk.len() - self.matched);
+                chunk.clear();
+                if content.is_empty() {
+                    Step::More
+                } else {
+                    Step::Content(content)
+                }
+            }
+        }
+    }
+
+    /// How many bytes at the end of `chunk` may be the beginning of a delimiter. It begins with its only `\r`, so the
+    /// last one decides.
+    fn begun(&self, chunk: &[u8]) -> usize {
+        let tail = &chunk[chunk.len().saturating_sub(self.delimiter.len() - 1)..];
+        match memrchr(b'\r', tail) {
+            Some(at) if self.delimiter.starts_with(&tail[at..]) => tail.len() - at,
+            _ => 0,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.matched = 0;
+        self.implied = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Content up to the delimiter, and what is left behind it.
+    fn scan(boundary: &str, chunks: &[&[u8]]) -> (Vec<u8>, Option<Vec<u8>>) {
+        let mut scanner = Scanner::new(boundary);
+        let mut content = Vec::new();
+        for (index, chunk) in chunks.iter().enumerate() {
+            let mut chunk = Bytes::copy_from_slice(chunk);
+            loop {
+                match scanner.step(&mut chunk) {
+                    Step::Content(bytes) => content.extend_from_slice(&bytes),
+                    Step::More => break,
+                    Step::Delimiter => {
+                        let mut rest = chunk.to_vec();
+                        chunks[index + 1..]
+                            .iter()
+                            .for_each(|later| rest.extend_from_slice(later));
+                        return (content, Some(rest));
+                    }
+                }
+            }
+        }
+        (content, None)
+    }
+
+    #[test]
+    fn a_part_without_a_body_ends_at_once() {
+        let mut scanner = Scanner::new("b");
+        scanner.at_line_start();
+        let mut chunk = Bytes::from_static(b"--b--");
+        assert_eq!(scanner.step(&mut chunk), Step::Delimiter);
+        assert_eq!(&chunk[..], b"--");
+    }
+
+    #[test]
+    fn the_implied_line_break_is_not_content() {
+        let mut scanner = Scanner::new("b");
+        scanner.at_line_start();
+        assert_eq!(scanner.step(&mut Bytes::from_static(b"--")), Step::More);
+        let mut chunk = Bytes::from_static(b"x");
+        assert_eq!(
+            scanner.step(&mut chunk),
+            Step::Content(Bytes::from_static(b"--"))
+        );
+        assert_eq!(
+            scanner.step(&mut chunk),
+            Step::Content(Bytes::from_static(b"x"))
+        );
+    }
+
+    proptest! {
+        /// Against the plain reference (find the delimiter in the whole), on bytes made of the delimiter's own.
+        #[test]
+        fn splits_do_not_matter(
+            picks in proptest::collection::vec(0usize..7, 0..120),
+            cuts in proptest::collection::vec(0usize..600, 0..6),
+        ) {
+            let alphabet: [&[u8]; 7] = [b"\r", b"\n", b"-", b"\r\n--", b"\r\n--ab", b"\r\n--abc", b"x"];
+            let whole: Vec<u8> = picks.iter().flat_map(|pick| alphabet[*pick].iter().copied()).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();
+            cuts.sort_unstable();
+            let mut chunks = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([whole.len()]) {
+                chunks.push(&whole[from..cut]);
+                from = cut;
+            }
+            let (content, rest) = scan("abc", &chunks);
+            match memchr::memmem::find(&whole, b"\r\n--abc") {
+                Some(at) => {
+                    prop_assert_eq!(&content, &whole[..at]);
+                    prop_assert_eq!(rest.as_deref(), Some(&whole[at + 7..]));
+                }
+                None => {
+                    prop_assert!(rest.is_none());
+                    prop_assert!(whole.starts_with(&content) && whole.len() - content.len() < 7);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Object keys: what WeChat and COS accept, and the template that makes them.
+//!
+//! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324; `$` is expanded in a form's
+//! `key`); the user's documents name the `$` trap themselves.
+
+use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+use uuid::Uuid;
+
+/// COS's limit, in bytes of UTF-8.
+const MAX_KEY: usize = 850;
+/// Discouraged by the vendor in keys, and `$`.
+const REFUSED: &[char] = &[
+    '`', '^', '"', '\\', '{', '}', '[', ']', '~', '%', '#', '>', '<', '$',
+];
+
+/// Why a path cannot be a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("the path is empty")]
+    Empty,
+    #[error("the path begins with `/`")]
+    LeadingSlash,
+    #[error("the path ends with `/`, which names a folder")]
+    TrailingSlash,
+    #[error("the path has an empty folder (`//`)")]
+    EmptySegment,
+    #[error("the path has a `.` or `..` folder")]
+    DotSegment,
+    #[error("the path holds a control character")]
+    Control,
+    #[error("the path holds `{0}`, which COS does not take or expands")]
+    Character(char),
+    #[error("the path is longer than {MAX_KEY} bytes")]
+    TooLong,
+    #[error("the path is not UTF-8")]
+    Encoding,
+}
+
+/// An object's key: valid, in NFC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// Checks a path and brings it into NFC.
+    pub fn parse(path: &str) -> Result<Self, KeyError> {
+        let path = if is_nfc(path) {
+            path.to_owned()
+        } else {
+            path.nfc().collect()
+        };
+        if path.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if path.len() > MAX_KEY {
+            return Err(KeyError::TooLong);
+        }
+        if path.starts_with('/') {
+            return Err(KeyError::LeadingSlash);
+        }
+        if path.ends_with('/') {
+            return Err(KeyError::TrailingSlash);
+        }
+        for segment in path.split('/') {
+            match segment {
+                "" => return Err(KeyError::EmptySegment),
+                "." | ".." => return Err(KeyError::DotSegment),
+                _ => {}
+            }
+        }
+        if path.contains(char::is_control) {
+            return Err(KeyError::Control);
+        }
+        if let Some(found) = path.chars().find(|character| REFUSED.contains(character)) {
+            return Err(KeyError::Character(found));
+        }
+        Ok(Self(path))
+    }
+
+    /// The key without `/` at either end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it lies in the folder `prefix`, which ends with `/`.
+    pub fn is_under(&self, prefix: &str) -> bool {
+        self.0.starts_with(prefix)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// `upload.path_template`, checked by the settings.
+#[derive(Debug, Clone)]
+pub struct Template(String);
+
+/// What a template is filled with.
+pub struct Values<'a> {
+    /// The calling client's name.
+    pub client: &'a str,
+    /// The folder the client asks for.
+    pub dir: Option<&'a str>,
+    /// The file's name as the client sent it.
+    pub name: &'a str,
+    /// UTC.
+    pub now: Timestamp,
+    pub uuid: Uuid,
+}
+
+impl Template {
+    /// `text` with `{yyyy} {mm} {dd} {uuid} {ext} {client} {dir} {name}`.
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Makes a key, under `prefix` (a folder ending with `/`, or nothing). The client's folder stands where the
+    /// template has `{dir}`, otherwise before the file's name: it never leaves the template's own folder.
+    pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
+        let dir = values
+            .dir
+            .map(folder)
+            .transpose()?
+            .flatten()
+            .unwrap_or_default();
+        let template = if self.0.contains("{dir}") || dir.is_empty() {
+            self.0.clone()
+        } else {
+            match self.0.rsplit_once('/') {
+                Some((folders, file)) => format!("{folders}/{{dir}}/{file}"),
+                None => format!("{{dir}}/{}", self.0),
+            }
+        };
+        let date = Zoned::new(values.now, TimeZone::UTC);
+        let (stem, extension) = split_name(values.name);
+        let mut path = prefix.to_owned();
+        let mut rest = template.as_str();
+        while let Some((before, after)) = rest.split_once('{') {
+            let (placeholder, behind) = after.split_once('}').unwrap_or((after, ""));
+            path.push_str(before);
+            match placeholder {
+                "yyyy" => path.push_str(&format!("{:04}", date.year())),
+                "mm" => path.push_str(&format!("{:02}", date.month())),
+                "dd" => path.push_str(&format!("{:02}", date.day())),
+                "uuid" => path.push_str(&values.uuid.to_string()),
+                "ext" => path.push_str(&extension),
+                "client" => path.push_str(&safe(values.client)),
+                "dir" => path.push_str(&dir),
+                "name" => path.push_str(&stem),
+                _ => {}
+            }
+            rest = behind;
+        }
+        path.push_str(rest);
+        // A placeholder that came out empty leaves no empty folder.
+        while path.contains("//") {
+            path = path.replace("//", "/");
+        }
+        Key::parse(path.trim_start_matches('/'))
+    }
+}
+
+/// The client's folder: checked like a key, slashes at its ends forgiven.
+fn folder(dir: &str) -> Result<Option<String>, KeyError> {
+    match dir.trim_matches('/') {
+        "" => Ok(None),
+        inner => Key::parse(inner).map(|key| Some(key.0)),
+    }
+}
+
+/// A file's name as `{name}` and `{ext}`: what a key does not take becomes `_`; the extension has its dot, is lower
+/// case, and holds letters and digits only.
+fn split_name(name: &str) -> (String, String) {
+    let (stem, extension) = match name.rsplit_once('.') {
+        Some((stem, extension))
+            if (1..=16).contains(&extension.len())
+                && extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
+        {
+            (stem, format!(".{}", extension.to_ascii_lowercase()))
+        }
+        _ => (name, String::new()),
+    };
+    (safe(stem), extension)
+}
+
+fn safe(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut safe = String::new();
+    for character in text.nfc() {
+        let taken = !(character.is_control() || character == '/' || REFUSED.contains(&character));
+        if safe.len() + character.len_utf8() > LONGEST {
+            break;
+        }
+        safe.push(if taken { character } else { '_' });
+    }
+    match safe.trim_matches([' ', '.']) {
+        "" => "_".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn paths_that_are_no_keys() {
+        for (path, error) in [
+            ("", KeyError::Empty),
+            ("/a", KeyError::LeadingSlash),
+            ("a/", KeyError::TrailingSlash),
+            ("a//b", KeyError::EmptySegment),
+            ("a/./b", KeyError::DotSegment),
+            ("../b", KeyError::DotSegment),
+            ("a\nb", KeyError::Control),
+            ("a\u{85}b", KeyError::Control),
+            ("${filename}", KeyError::Character('$')),
+            ("a\\b", KeyError::Character('\\')),
+            ("a%2fb", KeyError::Character('%')),
+        ] {
+            assert_eq!(Key::parse(path), Err(error), "{path:?}");
+        }
+        assert!(Key::parse(&"é".repeat(425)).is_ok());
+        assert_eq!(Key::parse(&"é".repeat(426)), Err(KeyError::TooLong));
+        assert_eq!(
+            Key::parse("中文 名/…x.png").unwrap().as_str(),
+            "中文 名/…x.png"
+        );
+    }
+
+    #[test]
+    fn keys_are_in_nfc() {
+        assert_eq!(Key::parse("e\u{301}.png"), Key::parse("\u{e9}.png"));
+    }
+
+    fn rendered(
+        template: &str,
+        dir: Option<&str>,
+        name: &str,
+        prefix: &str,
+    ) -> Result<String, KeyError> {
+        let values = Values {
+            client: "Panel 1",
+            dir,
+            name,
+            now: "2026-03-04T23:59:59Z".parse().unwrap(),
+            uuid: Uuid::nil(),
+        };
+        Template::new(template)
+            .render(&values, prefix)
+            .map(|key| key.0)
+    }
+
+    #[test]
+    fn templates_are_filled() {
+        let default = "uploads/{yyyy}/{mm}/{dd}/{uuid}{ext}";
+        let uuid = Uuid::nil();
+        let path = |rest: &str| Ok(format!("uploads/2026/03/04/{rest}"));
+        assert_eq!(
+            rendered(default, None, "a.PNG", ""),
+            path(&format!("{uuid}.png"))
+        );
+        assert_eq!(
+            rendered(default, None, "noext", ""),
+            path(&uuid.to_string())
+        );
+        assert_eq!(
+            rendered(default, None, "x.t$r", ""),
+            path(&uuid.to_string())
+        );
+        assert_eq!(
+            rendered(default, Some("/p/q/"), "a.b", ""),
+            path(&format!("p/q/{uuid}.b"))
+        );
+        assert_eq!(
+            rendered(default, None, "a.b", "team/"),
+            Ok(format!("team/uploads/2026/03/04/{uuid}.b"))
+        );
+        assert_eq!(
+            rendered("{client}/{dir}/{name}{ext}", Some("d"), "x y.z", ""),
+            Ok("Panel 1/d/x y.z".into())
+        );
+        assert_eq!(
+            rendered("{client}/{dir}/{name}{ext}", None, "..", ""),
+            Ok("Panel 1/_".into())
+        );
+        assert_eq!(
+            rendered("{name}{ext}", Some("d"), "a/b%.tar.gz", ""),
+            Ok("d/a_b_.tar.gz".into())
+        );
+        assert_eq!(
+            rendered(default, Some("../x"), "a.b", ""),
+            Err(KeyError::DotSegment)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_name_the_key_is_valid_and_stays_in_its_folder(name in any::<String>(), dir in any::<String>()) {
+            for dir in [None, Some(dir.as_str())] {
+                if let Ok(key) = rendered("a/{dir}/{name}{ext}", dir, &name, "team/") {
+                    prop_assert!(key.starts_with("team/a/"));
+                    prop_assert_eq!(Key::parse(&key).map(|key| key.0), Ok(key));
+                } else {
+                    prop_assert!(dir.is_some());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The `tcb-upload-gateway` binary.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tcb_upload_gateway::app::App;
+use tcb_upload_gateway::settings::Settings;
+use tcb_upload_gateway::telemetry;
+
+/// sysexits.h: a configuration that cannot be used.
+const EX_USAGE: u8 = 64;
+
+/// Streams uploads into WeChat CloudBase storage (Tencent COS) through one endpoint.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// `sandbox` (needs nothing, loopback only) or `production`; also GATEWAY_PROFILE
+    #[arg(long)]
+    profile: Option<String>,
+    /// A TOML file laid over the profile; the environment (GATEWAY__SECTION__KEY) lies over both
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, print them with secrets hidden, and end
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EX_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            eprintln!("the settings cannot be used:\n{faults}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    if arguments.check {
+        print!("{}", settings.describe());
+        settings
+            .warnings()
+            .iter()
+            .for_each(|warning| eprintln!("warning: {warning}"));
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = telemetry::start(&settings.telemetry) {
+        eprintln!("{error}");
+        return ExitCode::from(EX_USAGE);
+    }
+    settings
+        .warnings()
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+
+    let run = async { App::build(settings)?.run_until_stopped().await };
+    match actix_web::rt::System::new().block_on(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot serve");
+            ExitCode::FAILURE
+        }
+    }
+}

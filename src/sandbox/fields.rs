@@ -1,0 +1,269 @@
+//! The fields of a POST Object form (wire.md): which, how often, in which order, and whether they belong together.
+//! Knows links, but neither the form's syntax nor sockets.
+
+use crate::sandbox::cos::Refusal;
+use crate::sandbox::form::FormError;
+use crate::sandbox::link::{LinkError, Links};
+
+/// Each at most once and in this order; the file comes behind them all.
+const ORDER: [&str; 5] = [
+    "key",
+    "Signature",
+    "x-cos-security-token",
+    "x-cos-meta-fileid",
+    "Content-Type",
+];
+/// Without these the file has come before the other fields.
+const REQUIRED: usize = 3;
+
+#[derive(Default)]
+pub struct Fields {
+    pub all: Vec<(String, String)>,
+    reached: usize,
+}
+
+/// What the fields say, once the file begins.
+#[derive(Debug, PartialEq)]
+pub struct Ticket {
+    pub key: String,
+    pub content_type: Option<String>,
+    pub fileid_ok: bool,
+    pub success_status: u16,
+}
+
+impl Fields {
+    /// The next field. Unknown ones are taken and recorded.
+    pub fn take(&mut self, name: String, value: String) -> Result<(), Refusal> {
+        if self.get(&name).is_some() {
+            return Err(Refusal::malformed(&format!("the field {name} comes twice")));
+        }
+        if let Some(place) = ORDER.iter().position(|known| *known == name) {
+            if place < self.reached {
+                return Err(Refusal::malformed(&format!(
+                    "the field {name} comes too late"
+                )));
+            }
+            self.reached = place + 1;
+        }
+        self.all.push((name, value));
+        Ok(())
+    }
+
+    /// Verifies the fields when the file begins: COS has refused the request before it takes a byte of it.
+    pub fn verify(
+        &self,
+        links: &Links,
+        url_key: Option<&str>,
+        file_name: Option<&str>,
+    ) -> Result<Ticket, Refusal> {
+        let [Some(key), Some(signature), Some(token)] = [0, 1, 2].map(|at| self.get(ORDER[at]))
+        else {
+            let missing: Vec<&str> = ORDER[..REQUIRED]
+                .iter()
+                .filter(|name| self.get(name).is_none())
+                .copied()
+                .collect();
+            let reason = format!("the file comes before {}", missing.join(", "));
+            return Err(Refusal::malformed(&reason));
+        };
+        if key.is_empty() {
+            return Err(Refusal::new(
+                400,
+                "InvalidArgument",
+                "The key must not be empty.",
+            ));
+        }
+        if url_key.is_some_and(|url_key| url_key != key) {
+            return Err(Refusal::new(
+                403,
+                "AccessDenied",
+                "The key is not the one of the URL.",
+            ));
+        }
+        links.verify_upload(key, signature, token)?;
+        let fileid = self.get("x-cos-meta-fileid");
+        if fileid.is_some_and(|fileid| fileid != links.cos_file_id(token)) {
+            return Err(Refusal::new(
+                400,
+                "InvalidArgument",
+                "x-cos-meta-fileid is not the one issued with the link.",
+            ));
+        }
+        let key = key.replace("${filename}", file_name.unwrap_or_default());
+        if key.len() > 850 {
+            return Err(Refusal::new(400, "KeyTooLong", "Your key is too long."));
+        }
+        Ok(Ticket {
+            key,
+            content_type: self.get("Content-Type").map(str::to_owned),
+            fileid_ok: fileid.is_some(),
+            success_status: match self.get("success_action_status") {
+                Some("200") => 200,
+                Some("201") => 201,
+                _ => 204,
+            },
+        })
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.all.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+impl From<LinkError> for Refusal {
+    fn from(error: LinkError) -> Refusal {
+        let code = match error {
+            LinkError::WrongSignature => "SignatureDoesNotMatch",
+            LinkError::UnknownAccessKey => "InvalidAccessKeyId",
+            LinkError::Expired | LinkError::Denied => "AccessDenied",
+        };
+        Refusal::new(403, code, &error.to_string())
+    }
+}
+
+impl From<FormError> for Refusal {
+    fn from(error: FormError) -> Refusal {
+        match error {
+            FormError::Malformed(reason) => Refusal::malformed(reason),
+            FormError::FieldsTooLarge => Refusal::new(
+                400,
+                "MaxPostPreDataLengthExceeded",
+                "Your POST request fields preceding the upload file were too large.",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn links() -> Links {
+        Links::new(
+            "http://h".into(),
+            "env",
+            "bucket",
+            Duration::from_secs(900),
+            "secret",
+        )
+    }
+
+    /// The right fields for the key `a/b`, in their order.
+    fn right() -> Vec<(String, String)> {
+        let link = links().upload("a/b", Duration::ZERO);
+        let values = [
+            "a/b".into(),
+            link.authorization,
+            link.token,
+            link.cos_file_id,
+            "image/png".into(),
+        ];
+        ORDER
+            .iter()
+            .map(|name| (*name).to_owned())
+            .zip(values)
+            .collect()
+    }
+
+    fn verdict(
+        fields: Vec<(String, String)>,
+        url_key: Option<&str>,
+    ) -> Result<Ticket, &'static str> {
+        let mut taken = Fields::default();
+        for (name, value) in fields {
+            taken.take(name, value).map_err(|refusal| refusal.code)?;
+        }
+        taken
+            .verify(&links(), url_key, Some("x.png"))
+            .map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn the_right_form_is_taken_with_and_without_its_optional_fields() {
+        let ticket = verdict(right(), Some("a/b")).unwrap();
+        assert_eq!(
+            (ticket.key.as_str(), ticket.fileid_ok, ticket.success_status),
+            ("a/b", true, 204)
+        );
+        assert_eq!(ticket.content_type.as_deref(), Some("image/png"));
+        let without_type = verdict(right()[..4].to_vec(), None).unwrap();
+        assert_eq!(without_type.content_type, None);
+        assert!(!verdict(right()[..3].to_vec(), None).unwrap().fileid_ok);
+        let mut more = right();
+        more.insert(0, ("success_action_status".into(), "201".into()));
+        more.insert(3, ("x-cos-meta-colour".into(), "red".into()));
+        assert_eq!(verdict(more, None).unwrap().success_status, 201);
+    }
+
+    #[test]
+    fn every_other_order_is_malformed() {
+        for first in 0..5 {
+            for second in first + 1..5 {
+                let mut fields = right();
+                fields.swap(first, second);
+                assert_eq!(
+                    verdict(fields, None),
+                    Err("MalformedPOSTRequest"),
+                    "{first} {second}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_twice_and_a_file_before_the_fields_are_malformed() {
+        let mut twice = right();
+        twice.push(twice[4].clone());
+        assert_eq!(verdict(twice, None), Err("MalformedPOSTRequest"));
+        for end in 0..REQUIRED {
+            assert_eq!(
+                verdict(right()[..end].to_vec(), None),
+                Err("MalformedPOSTRequest")
+            );
+        }
+    }
+
+    #[test]
+    fn fields_that_do_not_belong_together_are_refused() {
+        let changed = |at: usize, value: &str| {
+            let mut fields = right();
+            fields[at].1 = value.to_owned();
+            verdict(fields, None)
+        };
+        assert_eq!(verdict(right(), Some("a/c")), Err("AccessDenied"));
+        assert_eq!(changed(0, "a/c"), Err("SignatureDoesNotMatch"));
+        assert_eq!(changed(1, "nonsense"), Err("SignatureDoesNotMatch"));
+        assert_eq!(changed(2, "nonsense"), Err("InvalidAccessKeyId"));
+        assert_eq!(
+            changed(3, &right()[3].1),
+            Err("InvalidArgument"),
+            "another link's file id"
+        );
+        assert_eq!(
+            changed(3, &right()[3].1.replace('+', " ")),
+            Err("InvalidArgument")
+        );
+    }
+
+    #[test]
+    fn cos_expands_the_file_name_in_a_key() {
+        let link = links().upload("a/${filename}", Duration::ZERO);
+        let values = [
+            "a/${filename}".into(),
+            link.authorization,
+            link.token,
+            link.cos_file_id,
+        ];
+        let fields = ORDER
+            .iter()
+            .map(|name| (*name).to_owned())
+            .zip(values)
+            .collect();
+        assert_eq!(
+            verdict(fields, Some("a/${filename}")).unwrap().key,
+            "a/x.png"
+        );
+    }
+}

@@ -1,0 +1,249 @@
+//! Objects in a folder: their bytes, and beside each a JSON file that says what it is. An object appears whole or not
+//! at all. Knows nothing of who may read or write.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crc::{CRC_64_XZ, Crc, Digest, Table};
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::sign;
+
+static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
+
+/// What lies beside the bytes; it names them, so renaming it into place is what makes the object exist.
+#[derive(Serialize, Deserialize)]
+pub struct Sidecar {
+    pub key: String,
+    #[serde(flatten)]
+    pub object: Object,
+    pub file_name: Option<String>,
+    /// The form's fields in their order.
+    pub fields: Vec<(String, String)>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Object {
+    pub size: u64,
+    /// Decimal text: JSON numbers end at 2^53.
+    pub crc64: String,
+    pub content_type: Option<String>,
+    /// Without the right `x-cos-meta-fileid` an object can only be deleted (seeds 000, 003).
+    pub fileid_ok: bool,
+    blob: String,
+}
+
+impl Object {
+    /// Not an MD5, as COS's own is not always one.
+    pub fn etag(&self) -> String {
+        let crc: u64 = self.crc64.parse().unwrap_or_default();
+        format!("\"{crc:016x}{:016x}\"", self.size)
+    }
+}
+
+pub struct Store {
+    folder: PathBuf,
+    /// Without the fields: a load test stores a hundred thousand objects.
+    objects: BTreeMap<String, Object>,
+}
+
+/// An object in the making. Dropped without `keep`, it leaves nothing.
+pub struct Draft {
+    path: PathBuf,
+    blob: String,
+    file: File,
+    size: u64,
+    crc: Digest<'static, u64, Table<16>>,
+}
+
+impl Store {
+    pub fn open(folder: &Path) -> io::Result<Store> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(folder)?;
+
+        let mut objects = BTreeMap::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => match read_sidecar(&path) {
+                    Ok(sidecar) if folder.join(&sidecar.object.blob).is_file() => {
+                        objects.insert(sidecar.key, sidecar.object);
+                    }
+                    _ => {
+                        tracing::warn!(path = %path.display(), "the sandbox cannot read this object, ignored")
+                    }
+                },
+                Some("part") => remove_if_old(&path),
+                _ => {}
+            }
+        }
+        Ok(Store {
+            folder: folder.to_owned(),
+            objects,
+        })
+    }
+
+    pub fn draft(&self) -> io::Result<Draft> {
+        let blob = uuid::Uuid::now_v7().simple().to_string();
+        let path = self.folder.join(format!("{blob}.part"));
+        let file = File::create(&path)?;
+        Ok(Draft {
+            path,
+            blob: format!("{blob}.bin"),
+            file,
+            size: 0,
+            crc: CRC64.digest(),
+        })
+    }
+
+    pub fn keep(
+        &mut self,
+        draft: Draft,
+        key: &str,
+        content_type: Option<String>,
+        fileid_ok: bool,
+        file_name: Option<String>,
+        fields: Vec<(String, String)>,
+    ) -> io::Result<Object> {
+        let object = Object {
+            size: draft.size,
+            crc64: draft.crc.clone().finalize().to_string(),
+            content_type,
+            fileid_ok,
+            blob: draft.blob.clone(),
+        };
+        let sidecar = Sidecar {
+            key: key.to_owned(),
+            object: object.clone(),
+            file_name,
+            fields,
+        };
+        fs::rename(&draft.path, self.folder.join(&draft.blob))?;
+        let written = self.folder.join(format!("{}.part", draft.blob));
+        fs::write(&written, serde_json::to_vec(&sidecar)?)?;
+        fs::rename(&written, self.sidecar_path(key))?;
+        if let Some(before) = self.objects.insert(key.to_owned(), object.clone()) {
+            self.remove_blob(&before);
+        }
+        Ok(object)
+    }
+
+    pub fn get(&self, key: &str) -> Option<&Object> {
+        self.objects.get(key)
+    }
+
+    pub fn keys<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let from = self.objects.range(prefix.to_owned()..);
+        from.map(|(key, _)| key.as_str())
+            .take_while(move |key| key.starts_with(prefix))
+    }
+
+    pub fn sidecar(&self, key: &str) -> io::Result<Sidecar> {
+        read_sidecar(&self.sidecar_path(key))
+    }
+
+    pub fn content(&self, object: &Object) -> io::Result<File> {
+        File::open(self.folder.join(&object.blob))
+    }
+
+    /// True when there was one.
+    pub fn remove(&mut self, key: &str) -> io::Result<bool> {
+        let Some(object) = self.objects.remove(key) else {
+            return Ok(false);
+        };
+        fs::remove_file(self.sidecar_path(key))?;
+        self.remove_blob(&object);
+        Ok(true)
+    }
+
+    pub fn clear(&mut self) -> io::Result<()> {
+        while let Some(key) = self.objects.keys().next().cloned() {
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Keys hold any character and are longer than file names may be, hence a hash.
+    fn sidecar_path(&self, key: &str) -> PathBuf {
+        self.folder
+            .join(format!("{}.json", sign::sha1_hex(key.as_bytes())))
+    }
+
+    fn remove_blob(&self, object: &Object) {
+        if let Err(error) = fs::remove_file(self.folder.join(&object.blob)) {
+            tracing::warn!(%error, "the sandbox could not remove an object's bytes");
+        }
+    }
+}
+
+impl Draft {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.crc.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // A kept draft was renamed: there is nothing left under this name, and no error worth telling.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn read_sidecar(path: &Path) -> io::Result<Sidecar> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Drafts of a sandbox that was killed. A young one may belong to another sandbox on the same folder.
+fn remove_if_old(path: &Path) {
+    let modified = fs::metadata(path).and_then(|about| about.modified());
+    let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
+    if age.is_ok_and(|age| age > Duration::from_secs(3600)) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_outlives_the_store_and_a_dropped_draft_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = "目录/a b".repeat(80);
+        let mut store = Store::open(folder.path()).unwrap();
+        let mut dropped = store.draft().unwrap();
+        dropped.write(b"half").unwrap();
+        drop(dropped);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        for content in [&b"12345678"[..], b"123456789"] {
+            let mut draft = store.draft().unwrap();
+            draft.write(content).unwrap();
+            store.keep(draft, &key, None, true, None, vec![]).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        drop(store);
+
+        let mut store = Store::open(folder.path()).unwrap();
+        let object = store.get(&key).unwrap();
+        // The check value of CRC-64/XZ.
+        assert_eq!(object.crc64, 0x995d_c9bb_df19_39fa_u64.to_string());
+        assert_eq!(
+            io::read_to_string(store.content(object).unwrap()).unwrap(),
+            "123456789"
+        );
+        assert_eq!(store.keys("目录").count(), 1);
+        assert!(store.remove(&key).unwrap());
+        assert!(!store.remove(&key).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

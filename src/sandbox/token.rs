@@ -1,0 +1,233 @@
+//! Access tokens: two kinds that know nothing of each other, which end, displace their forerunner and can be revoked.
+//! Knows no HTTP.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// A token may be 512 characters or longer (WeChat's documentation), so ours are.
+const LENGTH: usize = 512;
+const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// `force_refresh`: 30 s apart, otherwise nothing is refreshed, and 20 a day (getStableAccessToken).
+const FORCE_APART: Duration = Duration::from_secs(30);
+const FORCE_A_DAY: usize = 20;
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    Good,
+    /// 41001
+    Missing,
+    /// 40014: never one of ours, by its look.
+    Malformed,
+    /// 40001: displaced, revoked or unknown.
+    Stale,
+    /// 42001
+    Expired,
+}
+
+struct Issued {
+    ends: Instant,
+    /// Displaced or revoked from then on.
+    displaced: Option<Instant>,
+}
+
+pub struct Tokens {
+    life: Duration,
+    overlap: Duration,
+    issued: HashMap<String, Issued>,
+    plain: Option<String>,
+    stable: Option<String>,
+    forced: VecDeque<Instant>,
+    /// The token of `cloudbase_access_token`, which the platform hands out and not we.
+    pub cloudbase: Option<String>,
+    /// Calls need no token, as behind the platform's sidecar.
+    pub open: bool,
+}
+
+/// The force-refresh quota of the day is used up (45009).
+#[derive(Debug, PartialEq)]
+pub struct QuotaUsedUp;
+
+impl Tokens {
+    pub fn new(life: Duration, overlap: Duration) -> Tokens {
+        Tokens {
+            life,
+            overlap,
+            issued: HashMap::new(),
+            plain: None,
+            stable: None,
+            forced: VecDeque::new(),
+            cloudbase: None,
+            open: false,
+        }
+    }
+
+    /// `cgi-bin/token`: always a new one; the one before dies after the overlap.
+    pub fn plain(&mut self) -> (String, u64) {
+        let now = Instant::now();
+        let before = self.plain.take();
+        if let Some(before) = before.and_then(|token| self.issued.get_mut(&token)) {
+            before.displaced.get_or_insert(now + self.overlap);
+        }
+        let token = self.issue(now);
+        self.plain = Some(token.clone());
+        (token, self.life.as_secs())
+    }
+
+    /// `cgi-bin/stable_token`: the same one until shortly before its end, with the seconds it has left.
+    pub fn stable(&mut self, force: bool) -> Result<(String, u64), QuotaUsedUp> {
+        let now = Instant::now();
+        // WeChat's five minutes, or half of a life that is shorter than that.
+        let margin = self.overlap.min(self.life / 2);
+        let current = self.stable.clone().and_then(|token| {
+            let issued = self.issued.get(&token)?;
+            (issued.displaced.is_none() && issued.ends > now + margin)
+                .then_some((token, issued.ends))
+        });
+        if force && self.may_force(now)? {
+            self.forced.push_back(now);
+            let before = self.stable.take();
+            if let Some(before) = before.and_then(|token| self.issued.get_mut(&token)) {
+                before.displaced = Some(now);
+            }
+        } else if let Some((token, ends)) = current {
+            return Ok((token, ends.duration_since(now).as_secs()));
+        }
+        let token = self.issue(now);
+        self.stable = Some(token.clone());
+        Ok((token, self.life.as_secs()))
+    }
+
+    fn may_force(&mut self, now: Instant) -> Result<bool, QuotaUsedUp> {
+        self.forced.retain(|at| now.duration_since(*at) < DAY);
+        if self.forced.len() >= FORCE_A_DAY {
+            return Err(QuotaUsedUp);
+        }
+        Ok(self
+            .forced
+            .back()
+            .is_none_or(|last| now.duration_since(*last) >= FORCE_APART))
+    }
+
+    pub fn check(&self, token: Option<&str>) -> Verdict {
+        let Some(token) = token.filter(|token| !token.is_empty()) else {
+            return if self.open {
+                Verdict::Good
+            } else {
+                Verdict::Missing
+            };
+        };
+        if token.len() != LENGTH || token.bytes().any(|b| !ALPHABET.contains(&b)) {
+            return Verdict::Malformed;
+        }
+        let now = Instant::now();
+        match self.issued.get(token) {
+            Some(issued) if now >= issued.ends => Verdict::Expired,
+            Some(issued) if issued.displaced.is_none_or(|from| now < from) => Verdict::Good,
+            _ => Verdict::Stale,
+        }
+    }
+
+    pub fn check_cloudbase(&self, token: &str) -> Verdict {
+        if self.cloudbase.as_deref() == Some(token) {
+            Verdict::Good
+        } else {
+            Verdict::Stale
+        }
+    }
+
+    /// Every token becomes invalid at once: 40001.
+    pub fn revoke(&mut self) {
+        let now = Instant::now();
+        self.forget_current();
+        for issued in self.issued.values_mut() {
+            issued.displaced = Some(now);
+        }
+    }
+
+    /// Every token comes to its end at once: 42001.
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        self.forget_current();
+        for issued in self.issued.values_mut() {
+            issued.ends = issued.ends.min(now);
+        }
+    }
+
+    fn forget_current(&mut self) {
+        self.plain = None;
+        self.stable = None;
+        self.cloudbase = None;
+    }
+
+    fn issue(&mut self, now: Instant) -> String {
+        self.issued
+            .retain(|_, issued| now < issued.ends + Duration::from_secs(3600));
+        let token: String = (0..LENGTH)
+            .map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())]))
+            .collect();
+        let issued = Issued {
+            ends: now + self.life,
+            displaced: None,
+        };
+        self.issued.insert(token.clone(), issued);
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(life: u64, overlap: u64) -> Tokens {
+        Tokens::new(Duration::from_secs(life), Duration::from_secs(overlap))
+    }
+
+    #[test]
+    fn a_new_plain_token_displaces_the_one_before_and_no_stable_one() {
+        let mut tokens = tokens(7200, 0);
+        let (stable, _) = tokens.stable(false).unwrap();
+        let (first, _) = tokens.plain();
+        let (second, life) = tokens.plain();
+        assert_eq!(life, 7200);
+        assert_eq!(tokens.check(Some(&first)), Verdict::Stale);
+        assert_eq!(tokens.check(Some(&second)), Verdict::Good);
+        assert_eq!(tokens.check(Some(&stable)), Verdict::Good);
+    }
+
+    #[test]
+    fn within_the_overlap_both_are_good() {
+        let mut tokens = tokens(7200, 300);
+        let (first, _) = tokens.plain();
+        let (second, _) = tokens.plain();
+        assert_eq!(tokens.check(Some(&first)), Verdict::Good);
+        assert_eq!(tokens.check(Some(&second)), Verdict::Good);
+    }
+
+    #[test]
+    fn the_stable_token_stays_until_it_is_forced() {
+        let mut tokens = tokens(7200, 300);
+        let (first, _) = tokens.stable(false).unwrap();
+        assert_eq!(tokens.stable(false).unwrap().0, first);
+        let (second, _) = tokens.stable(true).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(tokens.check(Some(&first)), Verdict::Stale);
+        // Within 30 s a second one changes nothing.
+        assert_eq!(tokens.stable(true).unwrap().0, second);
+    }
+
+    #[test]
+    fn bad_tokens_have_their_own_verdicts() {
+        let mut tokens = tokens(7200, 300);
+        let (token, _) = tokens.plain();
+        assert_eq!(tokens.check(None), Verdict::Missing);
+        assert_eq!(tokens.check(Some("x")), Verdict::Malformed);
+        assert_eq!(tokens.check(Some(&"x".repeat(LENGTH))), Verdict::Stale);
+        tokens.expire();
+        assert_eq!(tokens.check(Some(&token)), Verdict::Expired);
+        let (token, _) = tokens.stable(false).unwrap();
+        tokens.revoke();
+        assert_eq!(tokens.check(Some(&token)), Verdict::Stale);
+        assert_ne!(tokens.stable(false).unwrap().0, token);
+    }
+}

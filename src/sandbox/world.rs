@@ -1,0 +1,41 @@
+//! What both sides of the sandbox share. One thread owns it: cells, no locks.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use crate::sandbox::fault::Faults;
+use crate::sandbox::link::Links;
+use crate::sandbox::record::Record;
+use crate::sandbox::store::Store;
+use crate::sandbox::token::Tokens;
+
+pub struct World {
+    pub env: String,
+    pub bucket: String,
+    pub appid: String,
+    pub secret: String,
+    pub links: Links,
+    pub tokens: RefCell<Tokens>,
+    pub store: RefCell<Store>,
+    pub faults: RefCell<Faults>,
+    pub record: Rc<Record>,
+    /// Ring when kept-alive connections of a side are to be reset.
+    pub drop_idle_wechat: Notify,
+    pub drop_idle_cos: Notify,
+}
+
+impl World {
+    pub fn drop_idle(&self, cos: bool) {
+        self.idle(cos).notify_waiters();
+    }
+
+    pub fn idle(&self, cos: bool) -> &Notify {
+        if cos {
+            &self.drop_idle_cos
+        } else {
+            &self.drop_idle_wechat
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! Owns what can be set: every key, its type, its own limits. Knows nothing of what is done with it.
+//!
+//! - `layers`: where values come from, and typed look-ups that collect every fault
+//! - `values`: the form of single values
+//! - `rules`: what must hold between settings, and what is worth a warning
+//! - `describe`: the result as printed by `--check`
+//!
+//! What each setting means to its user is told in `config/default.toml`, once.
+
+mod describe;
+mod layers;
+mod rules;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use layers::{Layers, Reader};
+
+const DEFAULT: &str = include_str!("../config/default.toml");
+const SANDBOX: &str = include_str!("../config/sandbox.toml");
+const PRODUCTION: &str = include_str!("../config/production.toml");
+
+/// What COS takes in one form upload.
+pub const COS_MAX_FILE_SIZE: u64 = 5 << 30;
+
+/// The least of a duration that must not be zero: timers count in milliseconds.
+const SOME: Duration = Duration::from_millis(1);
+
+/// Enums whose variants have a name in settings files.
+macro_rules! named {
+    ($(#[$doc:meta])* $vis:vis enum $enum:ident { $($(#[$note:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        $vis enum $enum { $($(#[$note])* $variant),+ }
+
+        impl $enum {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl std::str::FromStr for $enum {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(format!("is not one of {}", [$($name),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// Which set of defaults lies over `default.toml`.
+    pub enum Profile {
+        Sandbox = "sandbox",
+        Production = "production",
+    }
+}
+
+named! {
+    /// How the access token is obtained.
+    pub enum Credential {
+        Secret = "secret",
+        Stable = "stable",
+        Cloudbase = "cloudbase",
+        Open = "open",
+        Authorizer = "authorizer",
+    }
+}
+
+named! {
+    /// Who may follow `GET /v1/files/{path}`.
+    pub enum LinkAccess {
+        Public = "public",
+        Signed = "signed",
+        Authenticated = "authenticated",
+    }
+}
+
+named! {
+    /// What a caller may be allowed.
+    pub enum Action {
+        Upload = "upload",
+        Download = "download",
+        Delete = "delete",
+        Link = "link",
+    }
+}
+
+named! {
+    pub enum LogFormat {
+        Text = "text",
+        Json = "json",
+    }
+}
+
+/// Every setting, checked. Secrets show neither in `Debug` nor in [`Settings::describe`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub profile: Profile,
+    pub server: Server,
+    pub cors: Cors,
+    pub wechat: Wechat,
+    pub cos: Cos,
+    pub upload: Upload,
+    pub auth: Auth,
+    pub links: Links,
+    pub console: Console,
+    pub telemetry: Telemetry,
+    pub sandbox: Sandbox,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub bind: SocketAddr,
+    /// At least 1.
+    pub workers: usize,
+    /// Without query and trailing slash.
+    pub public_url: Option<String>,
+    pub shutdown_grace: Duration,
+    /// Zero: what a sender still sends after an early answer is not read.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cors {
+    /// Lower case, without the scheme's own port: equal to the `Origin` header byte for byte. May
+    /// contain `null`.
+    pub origins: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Wechat {
+    /// Without trailing slash.
+    pub base_url: String,
+    /// Like `appid` and `secret`, empty only where the sandbox is on: it has its own.
+    pub env: String,
+    pub credential: Credential,
+    pub appid: String,
+    pub secret: SecretString,
+    /// `cloud://ENV.BUCKET`, without trailing slash.
+    pub file_id_prefix: Option<String>,
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cos {
+    /// `host`, `*.host`, `1.2.3.4`, `[::1]`, each with or without `:port`; lower case.
+    pub allowed_hosts: Vec<String>,
+    pub allow_http: bool,
+    pub send_content_type: bool,
+    pub verify_crc64: bool,
+    pub connect_timeout: Duration,
+    pub write_timeout: Duration,
+    pub reply_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// In bytes, at most [`COS_MAX_FILE_SIZE`].
+    pub max_file_size: u64,
+    pub max_files: usize,
+    /// Its placeholders are known ones; its text is not checked against the rules for paths.
+    pub path_template: String,
+    pub client_paths: bool,
+    pub idle_timeout: Duration,
+    /// In bytes; zero: nothing is kept. At most `memory_budget`, as is `hold_limit`.
+    pub replay_window: usize,
+    /// In bytes; zero: nothing is held.
+    pub hold_limit: usize,
+    /// In bytes.
+    pub memory_budget: usize,
+    pub max_concurrent: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Auth {
+    pub anonymous: bool,
+    /// By name: lower-case letters, digits, `-` and `_`. No two have the same hash.
+    pub keys: BTreeMap<String, ApiKey>,
+}
+
+#[derive(Clone)]
+pub struct ApiKey {
+    pub sha256: [u8; 32],
+    /// Never empty.
+    pub can: BTreeSet<Action>,
+    /// A folder, without leading and with trailing slash.
+    pub prefix: Option<String>,
+    /// `None`: as `upload.client_paths` says.
+    pub client_paths: Option<bool>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Links {
+    pub access: LinkAccess,
+}
+
+#[derive(Clone, Debug)]
+pub struct Console {
+    pub enabled: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// As tracing's `EnvFilter` reads it; not checked here.
+    pub log: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub enabled: bool,
+    /// `None`: a temporary folder.
+    pub data: Option<PathBuf>,
+    /// Zero, like `cos_port`: any free one.
+    pub wechat_port: u16,
+    pub cos_port: u16,
+    pub token_life: Duration,
+    pub token_overlap: Duration,
+    pub link_life: Duration,
+}
+
+/// What is wrong with one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub key: String,
+    pub problem: String,
+}
+
+/// Everything that is wrong with the settings, sorted by key; one line each.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Settings {
+    /// Reads the process's environment: `GATEWAY_PROFILE` (where `profile` is `None`), `PORT`, and
+    /// `GATEWAY__*`.
+    pub fn load(profile: Option<&str>, config_file: Option<&Path>) -> Result<Self, Faults> {
+        let mut layers = Layers::default();
+        let mut env = HashMap::new();
+        for (name, value) in std::env::vars_os() {
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
+            if !(name == "GATEWAY_PROFILE" || name == "PORT" || layers::is_variable(&name)) {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => drop(env.insert(name, value)),
+                Err(_) => layers.fault(&name, "is not UTF-8"),
+            }
+        }
+        Self::read(profile, config_file, env, layers)
+    }
+
+    /// As [`Settings::load`], with `env` as the environment.
+    pub fn from_layers(
+        profile: Option<&str>,
+        config_file: Option<&Path>,
+        env: HashMap<String, String>,
+    ) -> Result<Self, Faults> {
+        Self::read(profile, config_file, env, Layers::default())
+    }
+
+    fn read(
+        profile: Option<&str>,
+        config_file: Option<&Path>,
+        env: HashMap<String, String>,
+        mut layers: Layers,
+    ) -> Result<Self, Faults> {
+        let variable = |name: &str| {
+            env.get(name)
+                .map(|value| value.trim())
+                .filter(|value| !value.is_empty())
+        };
+        let name = profile
+            .or_else(|| variable("GATEWAY_PROFILE"))
+            .unwrap_or(Profile::Sandbox.name());
+        let profile: Option<Profile> = name
+            .parse()
+            .map_err(|problem| {
+                layers.fault(
+                    "profile",
+                    format!("{name:?} {problem} (--profile or GATEWAY_PROFILE)"),
+                )
+            })
+            .ok();
+
+        layers.built_in(DEFAULT);
+        match profile {
+            Some(Profile::Sandbox) => layers.built_in(SANDBOX),
+            Some(Profile::Production) => layers.built_in(PRODUCTION),
+            None => {}
+        }
+        if profile == Some(Profile::Production)
+            && let Some(port) = variable("PORT")
+        {
+            layers.port(port);
+        }
+        if let Some(path) = config_file {
+            layers.file(path);
+        }
+        layers.environment(env);
+
+        let mut reader = Reader::from(layers);
+        let settings = Self {
+            profile: profile.unwrap_or(Profile::Sandbox),
+            server: Server::read(&mut reader),
+            cors: Cors {
+                origins: reader.list("cors.origins", values::origin),
+            },
+            wechat: Wechat::read(&mut reader),
+            cos: Cos::read(&mut reader),
+            upload: Upload::read(&mut reader),
+            auth: Auth::read(&mut reader),
+            links: Links {
+                access: reader
+                    .required("links.access", str::parse)
+                    .unwrap_or(LinkAccess::Public),
+            },
+            console: Console {
+                enabled: reader.flag("console.enabled"),
+            },
+            telemetry: Telemetry::read(&mut reader),
+            sandbox: Sandbox::read(&mut reader),
+        };
+        rules::check(&settings, profile, &mut reader);
+        match reader.finish() {
+            faults if faults.is_empty() => Ok(settings),
+            faults => Err(Faults(faults)),
+        }
+    }
+}
+
+impl Server {
+    fn read(reader: &mut Reader) -> Self {
+        let stand_in = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Self {
+            bind: reader
+                .required("server.bind", values::address)
+                .unwrap_or(stand_in),
+            workers: reader
+                .optional_number("server.workers", 1..=1024)
+                .map_or_else(cores, |n| n as usize),
+            public_url: reader.optional("server.public_url", values::base_url),
+            shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
+            drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
+        }
+    }
+}
+
+impl Wechat {
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            base_url: reader
+                .required("wechat.base_url", values::base_url)
+                .unwrap_or_default(),
+            env: reader
+                .optional("wechat.env", values::id)
+                .unwrap_or_default(),
+            credential: reader
+                .required("wechat.credential", str::parse)
+                .unwrap_or(Credential::Stable),
+            appid: reader
+                .optional("wechat.appid", values::id)
+                .unwrap_or_default(),
+            secret: reader
+                .optional("wechat.secret", values::secret)
+                .unwrap_or_default(),
+            file_id_prefix: reader.optional("wechat.file_id_prefix", values::file_id_prefix),
+            timeout: reader.duration("wechat.timeout", SOME),
+            connect_timeout: reader.duration("wechat.connect_timeout", SOME),
+        }
+    }
+}
+
+impl Cos {
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            allowed_hosts: reader.list("cos.allowed_hosts", values::host_pattern),
+            allow_http: reader.flag("cos.allow_http"),
+            send_content_type: reader.flag("cos.send_content_type"),
+            verify_crc64: reader.flag("cos.verify_crc64"),
+            connect_timeout: reader.duration("cos.connect_timeout", SOME),
+            write_timeout: reader.duration("cos.write_timeout", SOME),
+            reply_timeout: reader.duration("cos.reply_timeout", SOME),
+        }
+    }
+}
+
+impl Upload {
+    fn read(reader: &mut Reader) -> Self {
+        // No machine this runs on has more; keeps the sums of several far from overflow.
+        const MEMORY: u64 = 1 << 40;
+        Self {
+            max_file_size: reader.size("upload.max_file_size", 1..=COS_MAX_FILE_SIZE),
+            max_files: reader.number("upload.max_files", 1..=10_000) as usize,
+            path_template: reader
+                .required("upload.path_template", values::path_template)
+                .unwrap_or_default(),
+            client_paths: reader.flag("upload.client_paths"),
+            idle_timeout: reader.duration("upload.idle_timeout", SOME),
+            replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
+            hold_limit: reader.size("upload.hold_limit", 0..=MEMORY) as usize,
+            memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
+            max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
+        }
+    }
+}
+
+impl Auth {
+    fn read(reader: &mut Reader) -> Self {
+        let anonymous = reader.flag("auth.anonymous");
+        let mut keys = BTreeMap::new();
+        for name in reader.tables("auth.keys") {
+            let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+            if name.is_empty() || !name.bytes().all(lower) {
+                // The environment's names arrive in lower case; one key must not have two spellings.
+                reader.fault(
+                    &format!("auth.keys.{name}"),
+                    "is not a name for a key: lower-case letters, digits, `-` and `_`",
+                );
+            }
+            let key = ApiKey::read(reader, &format!("auth.keys.{name}"));
+            keys.insert(name, key);
+        }
+        Self { anonymous, keys }
+    }
+}
+
+impl ApiKey {
+    fn read(reader: &mut Reader, key: &str) -> Self {
+        let can = format!("{key}.can");
+        let actions = reader.optional_list(&can, str::parse);
+        // An empty list must not widen into all of them, nor pass for a key that works.
+        if actions.as_ref().is_some_and(Vec::is_empty) && reader.sound(&[&can]) {
+            reader.fault(&can, "is empty; leave it out to allow everything");
+        }
+        Self {
+            sha256: reader
+                .required(&format!("{key}.sha256"), values::digest)
+                .unwrap_or_default(),
+            can: actions
+                .unwrap_or_else(|| Action::ALL.to_vec())
+                .into_iter()
+                .collect(),
+            prefix: reader.optional(&format!("{key}.prefix"), values::folder),
+            client_paths: reader.optional_flag(&format!("{key}.client_paths")),
+        }
+    }
+}
+
+impl Telemetry {
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            log: reader
+                .required("telemetry.log", values::text)
+                .unwrap_or_default(),
+            format: reader
+                .required("telemetry.format", str::parse)
+                .unwrap_or(LogFormat::Text),
+        }
+    }
+}
+
+impl Sandbox {
+    fn read(reader: &mut Reader) -> Self {
+        // WeChat and COS count the life of tokens and links in whole seconds.
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut port = |key| u16::try_from(reader.number(key, 0..=65535)).unwrap_or_default();
+        let (wechat_port, cos_port) = (port("sandbox.wechat_port"), port("sandbox.cos_port"));
+        Self {
+            enabled: reader.flag("sandbox.enabled"),
+            data: reader
+                .optional("sandbox.data", values::text)
+                .map(PathBuf::from),
+            wechat_port,
+            cos_port,
+            token_life: reader.duration("sandbox.token_life", SECOND),
+            token_overlap: reader.duration("sandbox.token_overlap", Duration::ZERO),
+            link_life: reader.duration("sandbox.link_life", SECOND),
+        }
+    }
+}
+
+/// Without the hash: whoever may read logs need not be able to try keys against it.
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey")
+            .field("can", &self.can)
+            .field("prefix", &self.prefix)
+            .field("client_paths", &self.client_paths)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fault {
+    fn new(key: &str, problem: impl Into<String>) -> Self {
+        Self {
+            key: key.to_owned(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.problem)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (line, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if line > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! Owns what must hold between settings, and what is allowed but worth a warning. Each rule is
+//! silent where a value it looks at has a fault of its own.
+
+use secrecy::ExposeSecret;
+
+use super::layers::{Reader, variable};
+use super::{Action, Credential, LinkAccess, Profile, Settings};
+
+/// As in `default.toml` (a test holds the two together).
+pub(super) const WECHAT: &str = "https://api.weixin.qq.com";
+
+/// `profile` is `None` where its name was not understood; then nothing that depends on it is said.
+pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
+    not_supported_yet(settings, reader);
+    credentials(settings, profile, reader);
+    memory(settings, reader);
+    keys(settings, reader);
+
+    let Settings {
+        server, sandbox, ..
+    } = settings;
+    if profile == Some(Profile::Sandbox)
+        && !server.bind.ip().is_loopback()
+        && reader.sound(&["server.bind"])
+    {
+        reader.fault(
+            "server.bind",
+            format!(
+                "{} is not a loopback address, and the sandbox profile takes no other: \
+                 use 127.0.0.1:PORT, or --profile production",
+                server.bind
+            ),
+        );
+    }
+    if settings.cos.allowed_hosts.is_empty() && reader.sound(&["cos.allowed_hosts"]) {
+        reader.fault(
+            "cos.allowed_hosts",
+            "is empty: no upload link would be followed",
+        );
+    }
+    if sandbox.wechat_port != 0 && sandbox.wechat_port == sandbox.cos_port {
+        reader.fault("sandbox.cos_port", "is the same as sandbox.wechat_port");
+    }
+}
+
+fn not_supported_yet(settings: &Settings, reader: &mut Reader) {
+    const NOT_YET: &str = "is not supported by this version yet";
+    let credential = settings.wechat.credential;
+    if !matches!(credential, Credential::Secret | Credential::Stable) {
+        reader.fault(
+            "wechat.credential",
+            format!(
+                "{:?} {NOT_YET}; there are secret, stable",
+                credential.name()
+            ),
+        );
+    }
+    let access = settings.links.access;
+    if access != LinkAccess::Public {
+        reader.fault(
+            "links.access",
+            format!("{:?} {NOT_YET}; there is public", access.name()),
+        );
+    }
+}
+
+fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
+    let Settings {
+        wechat, sandbox, ..
+    } = settings;
+    if !reader.sound(&["sandbox.enabled"]) {
+        return;
+    }
+    if sandbox.enabled && profile == Some(Profile::Production) {
+        reader.fault("sandbox.enabled", "must be false in production");
+    } else if sandbox.enabled {
+        if wechat.base_url != WECHAT && reader.sound(&["wechat.base_url"]) {
+            reader.fault(
+                "wechat.base_url",
+                format!(
+                    "is set, but the sandbox is on and would be used in its place: set sandbox.enabled = false ({}=false)",
+                    variable("sandbox.enabled")
+                ),
+            );
+        }
+        return;
+    }
+    if profile.is_none() {
+        return;
+    }
+    // The modes to come need other settings instead.
+    let by_secret = matches!(wechat.credential, Credential::Secret | Credential::Stable);
+    let required = [
+        (
+            "wechat.env",
+            "the cloud environment's id",
+            wechat.env.is_empty(),
+        ),
+        (
+            "wechat.appid",
+            "the app's id",
+            wechat.appid.is_empty() && by_secret,
+        ),
+        (
+            "wechat.secret",
+            "the app's secret",
+            wechat.secret.expose_secret().is_empty() && by_secret,
+        ),
+    ];
+    for (key, what, missing) in required {
+        if missing && reader.sound(&[key, "wechat.credential"]) {
+            reader.fault(
+                key,
+                format!(
+                    "must be set where the sandbox is off: {what} ({})",
+                    variable(key)
+                ),
+            );
+        }
+    }
+}
+
+fn memory(settings: &Settings, reader: &mut Reader) {
+    const BUDGET: &str = "upload.memory_budget";
+    let upload = &settings.upload;
+    let parts = [
+        ("upload.hold_limit", upload.hold_limit),
+        ("upload.replay_window", upload.replay_window),
+    ];
+    for (key, size) in parts {
+        if size > upload.memory_budget && reader.sound(&[key, BUDGET]) {
+            reader.fault(
+                key,
+                format!("is larger than {BUDGET}, which it has to fit in"),
+            );
+        }
+    }
+}
+
+fn keys(settings: &Settings, reader: &mut Reader) {
+    let digest = |name: &str| format!("auth.keys.{name}.sha256");
+    let keys: Vec<_> = settings.auth.keys.iter().collect();
+    for (at, (name, key)) in keys.iter().enumerate() {
+        let twin = keys[..at]
+            .iter()
+            .find(|(_, earlier)| earlier.sha256 == key.sha256);
+        if let Some((twin, _)) = twin
+            && reader.sound(&[&digest(name), &digest(twin)])
+        {
+            reader.fault(
+                &digest(name),
+                format!("is the same as that of `{twin}`: who calls would be unclear"),
+            );
+        }
+    }
+}
+
+impl Settings {
+    /// What is allowed, but most likely not meant, or at least to be known.
+    pub fn warnings(&self) -> Vec<String> {
+        let Self {
+            profile,
+            server,
+            wechat,
+            cos,
+            upload,
+            auth,
+            sandbox,
+            ..
+        } = self;
+        let production = *profile == Profile::Production;
+        let may_upload = auth.anonymous
+            || auth
+                .keys
+                .values()
+                .any(|key| key.can.contains(&Action::Upload));
+        let credentials = [
+            wechat.env.as_str(),
+            wechat.appid.as_str(),
+            wechat.secret.expose_secret(),
+        ];
+
+        let cases = [
+            (
+                production && server.public_url.is_none(),
+                "server.public_url is not set: the links in replies follow each request's Host header",
+            ),
+            (
+                !may_upload,
+                "nobody may upload: there is no key in auth.keys that can, and auth.anonymous is false",
+            ),
+            (
+                production && auth.anonymous,
+                "auth.anonymous is true: whoever reaches the gateway may upload, download and delete",
+            ),
+            (
+                cos.allow_http && !sandbox.enabled,
+                "cos.allow_http is true: files and their signatures may travel in the clear",
+            ),
+            (
+                wechat.base_url.starts_with("http://") && !sandbox.enabled,
+                "wechat.base_url is plain http: the app's secret and tokens travel in the clear",
+            ),
+            (
+                sandbox.enabled && credentials.iter().any(|text| !text.is_empty()),
+                "wechat.env, .appid or .secret is set but not used: the sandbox is on (sandbox.enabled)",
+            ),
+            (
+                !upload.path_template.contains("{uuid}"),
+                "upload.path_template has no {uuid}: files of the same name overwrite each other",
+            ),
+        ];
+        cases
+            .into_iter()
+            .filter(|(applies, _)| *applies)
+            .map(|(_, warning)| warning.to_owned())
+            .collect()
+    }
+}

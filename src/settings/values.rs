@@ -1,0 +1,343 @@
+//! Owns the form of single values: text as typed in, the checked value or what is wrong with it out
+//! (to be read after the value: "… is not a whole number"). Knows neither keys nor layers.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+
+/// Far above any sane time-out, far below what overflows an `Instant`.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What `upload.path_template` may contain.
+const PLACEHOLDERS: [&str; 8] = ["yyyy", "mm", "dd", "uuid", "ext", "client", "dir", "name"];
+
+pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "is not a whole number from {} to {}",
+            range.start(),
+            range.end()
+        )
+    })
+}
+
+pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let Ok(ByteSize(bytes)) = text.parse() else {
+        return Err(
+            "is not a size such as \"256KiB\" or \"20MiB\", or a number of bytes".to_owned(),
+        );
+    };
+    if bytes < *range.start() {
+        return Err(format!(
+            "is too small: at least {}",
+            size_text(*range.start())
+        ));
+    }
+    if bytes > *range.end() {
+        return Err(format!("is too large: at most {}", size_text(*range.end())));
+    }
+    Ok(bytes)
+}
+
+/// A size exactly, in the largest unit that divides it; reads back as the same number.
+pub(super) fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = UNITS
+        .iter()
+        .find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(
+        || format!("{bytes}B"),
+        |(unit, shift)| format!("{}{unit}", bytes >> shift),
+    )
+}
+
+pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, String> {
+    let Ok(duration) = humantime::parse_duration(text) else {
+        return Err(
+            "is not a duration with its unit, such as \"500ms\", \"30s\" or \"2h\"".to_owned(),
+        );
+    };
+    if duration < least {
+        return Err(format!(
+            "is too short: at least {}",
+            humantime::format_duration(least)
+        ));
+    }
+    if duration > LONGEST {
+        return Err("is too long: at most a year".to_owned());
+    }
+    Ok(duration)
+}
+
+pub(super) fn text(text: &str) -> Result<String, String> {
+    match text.chars().any(char::is_control) {
+        true => Err("has control characters".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+/// An id that goes into URLs and JSON of the vendor's.
+pub(super) fn id(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("is not an id: letters, digits, `-`, `_` and `.`".to_owned()),
+    }
+}
+
+/// A secret, refused with the line end or the blanks that files and copying add to it: WeChat would
+/// answer that it is wrong, and nobody would see why.
+pub(super) fn secret(text: &str) -> Result<SecretString, String> {
+    match text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        true => Err("has white space or control characters in it".to_owned()),
+        false => Ok(text.to_owned().into()),
+    }
+}
+
+pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
+    // What `printf %s "$KEY" | sha256sum` prints where KEY is not set.
+    const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let text = text.trim();
+    let mut digest = [0; 32];
+    if hex::decode_to_slice(text, &mut digest).is_err() {
+        return Err("is not a SHA-256: 64 hexadecimal digits".to_owned());
+    }
+    match text.eq_ignore_ascii_case(OF_NOTHING) {
+        true => Err("is the SHA-256 of nothing at all, not of a key".to_owned()),
+        false => Ok(digest),
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080 (names like localhost are not looked up)".to_owned()
+    })
+}
+
+/// An http(s) URL others are appended to: no query, no trailing slash.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err("is not a URL: it begins with https:// or http://".to_owned());
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    if !["http", "https"].contains(&scheme.as_str()) {
+        return Err("is not an http:// or https:// URL".to_owned());
+    }
+    if rest.contains(['?', '#']) {
+        return Err("has a query or a fragment, which a base URL has not".to_owned());
+    }
+    if rest.contains('@') {
+        return Err("has user info, which is not supported".to_owned());
+    }
+    if !rest
+        .chars()
+        .all(|c| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c))
+    {
+        return Err(
+            "has characters that a URL has only percent-encoded (a host: as punycode)".to_owned(),
+        );
+    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let authority = Authority::parse(authority)?;
+    Ok(format!(
+        "{scheme}://{authority}{}",
+        path.trim_end_matches('/')
+    ))
+}
+
+/// An origin as a browser sends it: scheme, host, and the port where it is not the scheme's own.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    if text == "null" {
+        return Ok(text.to_owned());
+    }
+    if text.contains('*') {
+        return Err("has a wildcard; origins are listed one by one".to_owned());
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err("is not an origin such as https://www.example.com".to_owned());
+    };
+    if rest.contains(['/', '?', '#']) {
+        return Err(
+            "goes on after the host; an origin has no path and no trailing slash".to_owned(),
+        );
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    let mut letters = scheme.chars();
+    if !letters.next().is_some_and(|c| c.is_ascii_alphabetic())
+        || !letters.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    {
+        return Err("does not begin with a scheme such as https://".to_owned());
+    }
+    let mut authority = Authority::parse(rest)?;
+    if matches!(
+        (scheme.as_str(), authority.port),
+        ("https", Some(443)) | ("http", Some(80))
+    ) {
+        authority.port = None;
+    }
+    Ok(format!("{scheme}://{authority}"))
+}
+
+/// `host`, `*.host` or an IP literal, with or without a port; lower case, IPv6 in brackets.
+pub(super) fn host_pattern(text: &str) -> Result<String, String> {
+    if text.contains('/') {
+        return Err("is not a host: it is listed without scheme and path".to_owned());
+    }
+    if let Ok(address) = text.parse::<Ipv6Addr>() {
+        return Ok(format!("[{address}]"));
+    }
+    match text.strip_prefix("*.") {
+        Some(parent) => {
+            let parent = Authority::parse(parent)?;
+            match parent.is_name() {
+                true => Ok(format!("*.{parent}")),
+                false => Err("has a wildcard before an IP address".to_owned()),
+            }
+        }
+        None if text.contains('*') => {
+            Err("has a wildcard that is not a leading `*.` before a host".to_owned())
+        }
+        None => Authority::parse(text).map(|authority| authority.to_string()),
+    }
+}
+
+/// Syntax only: whether a path may be an object's is for `key.rs` to say.
+pub(super) fn path_template(text: &str) -> Result<String, String> {
+    let mut distinct = false;
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let Some(after) = rest[at..].strip_prefix('{') else {
+            return Err("has a `}` without its `{`".to_owned());
+        };
+        let Some((name, behind)) = after.split_once('}') else {
+            return Err("has a `{` without its `}`".to_owned());
+        };
+        if !PLACEHOLDERS.contains(&name) {
+            let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(" ");
+            return Err(format!(
+                "has the unknown placeholder {{{name}}}; there are {known}"
+            ));
+        }
+        distinct |= ["uuid", "name"].contains(&name);
+        rest = behind;
+    }
+    if !distinct {
+        return Err(
+            "has neither {uuid} nor {name}: every upload would overwrite the one before".to_owned(),
+        );
+    }
+    if text.starts_with('/') || text.ends_with('/') {
+        return Err(
+            "begins or ends with a slash; it is a path such as uploads/{uuid}{ext}".to_owned(),
+        );
+    }
+    self::text(text)
+}
+
+/// A folder, with the slash at its end.
+pub(super) fn folder(text: &str) -> Result<String, String> {
+    let inner = text.strip_suffix('/').unwrap_or(text);
+    if inner.starts_with('/') || inner.is_empty() {
+        return Err("begins with a slash; a folder is given as panel/ or panel/images/".to_owned());
+    }
+    if inner
+        .split('/')
+        .any(|segment| ["", ".", ".."].contains(&segment))
+        || inner.contains('\\')
+    {
+        return Err("is not a folder: no empty, `.` or `..` segments, no backslash".to_owned());
+    }
+    self::text(inner).map(|inner| format!("{inner}/"))
+}
+
+/// `cloud://ENV.BUCKET`, without a trailing slash.
+pub(super) fn file_id_prefix(text: &str) -> Result<String, String> {
+    let form = || "is not of the form cloud://ENV.BUCKET".to_owned();
+    let place = text.strip_prefix("cloud://").ok_or_else(form)?;
+    let place = id(place.strip_suffix('/').unwrap_or(place)).map_err(|_| form())?;
+    match place.split_once('.') {
+        Some((env, bucket)) if !env.is_empty() && !bucket.is_empty() => {
+            Ok(format!("cloud://{place}"))
+        }
+        _ => Err(form()),
+    }
+}
+
+/// Host and port of a URL; lower case.
+struct Authority {
+    host: String,
+    port: Option<u16>,
+}
+
+impl Authority {
+    fn parse(text: &str) -> Result<Self, String> {
+        let not_a_host =
+            || "has no valid host (letters, digits, `-`, `.`; IPv6 in brackets)".to_owned();
+        let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+            Some(None) => return Err(not_a_host()),
+            Some(Some((address, behind))) => {
+                let address: Ipv6Addr = address.parse().map_err(|_| not_a_host())?;
+                let port = behind.strip_prefix(':');
+                if port.is_none() && !behind.is_empty() {
+                    return Err(not_a_host());
+                }
+                (format!("[{address}]"), port)
+            }
+            None => {
+                let (host, port) = text
+                    .split_once(':')
+                    .map_or((text, None), |(host, port)| (host, Some(port)));
+                if !is_host(host) {
+                    return Err(not_a_host());
+                }
+                (host.to_ascii_lowercase(), port)
+            }
+        };
+        let port = port.map(|port| match port.bytes().all(|b| b.is_ascii_digit()) {
+            true => port.parse().ok().filter(|port| *port != 0),
+            false => None,
+        });
+        match port {
+            Some(None) => Err("has no valid port (1 to 65535)".to_owned()),
+            port => Ok(Self {
+                host,
+                port: port.flatten(),
+            }),
+        }
+    }
+
+    /// A name, as opposed to an address.
+    fn is_name(&self) -> bool {
+        !self.host.starts_with('[') && self.host.parse::<Ipv4Addr>().is_err()
+    }
+}
+
+impl std::fmt::Display for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.host)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // A number as the last label makes an address of it (WHATWG URL), and 10.0.0.256 is none.
+    let numeric = text
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    text.len() <= 253
+        && text.split('.').all(label)
+        && (!numeric || text.parse::<Ipv4Addr>().is_ok())
+}

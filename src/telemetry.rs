@@ -1,0 +1,28 @@
+//! Log lines: to standard output, as text for people or as JSON for machines.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{LogFormat, Telemetry};
+
+/// The log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("telemetry.log: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("telemetry: {0}")]
+    Set(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Begins to log, for the whole process.
+pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.log)?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
+    match settings.format {
+        LogFormat::Text => lines.try_init()?,
+        LogFormat::Json => lines.json().flatten_event(true).try_init()?,
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The access token, shared by all workers: fetched once however many wait for it, renewed before anyone has to.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::rt;
+use awc::Client;
+use moka::Expiry;
+use moka::future::Cache;
+use moka::ops::compute::Op;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::WechatError;
+use super::credential::Credential;
+
+/// A token is not used in its last minutes: this many,
+const MARGIN: Duration = Duration::from_secs(4 * 60);
+/// and its renewal begins this long before its end, which is when `stable_token` begins to hand out the next one.
+const RENEWAL: Duration = Duration::from_secs(5 * 60);
+/// `stable_token` may hand back the same token; then it is asked again after this long.
+const SAME_AGAIN: Duration = Duration::from_secs(30);
+/// After a failed fetch: from the first to the last, doubling.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LAST_BACKOFF: Duration = Duration::from_secs(60);
+
+/// A token in use.
+#[derive(Debug)]
+pub struct Token {
+    value: SecretString,
+    usable: Duration,
+    renew_after: Duration,
+    /// Handed out since it was fetched: an unused one is left to lapse.
+    used: AtomicBool,
+}
+
+impl Token {
+    fn new(value: SecretString, life: Duration) -> Self {
+        let jitter = 0.75 + 0.25 * fastrand::f64();
+        let margin = MARGIN.mul_f64(jitter).min(life / 10);
+        let renewal = RENEWAL.min(life / 5);
+        Self {
+            value,
+            usable: life - margin,
+            renew_after: life - renewal,
+            used: AtomicBool::new(false),
+        }
+    }
+}
+
+impl ExposeSecret<str> for Token {
+    fn expose_secret(&self) -> &str {
+        self.value.expose_secret()
+    }
+}
+
+/// The cache; clones share it.
+#[derive(Clone)]
+pub struct Tokens {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    credential: Credential,
+    cache: Cache<(), Arc<Token>>,
+    backoff: Mutex<Option<Backoff>>,
+}
+
+struct Backoff {
+    until: Instant,
+    pause: Duration,
+    cause: Arc<WechatError>,
+}
+
+struct Life;
+
+impl Expiry<(), Arc<Token>> for Life {
+    fn expire_after_create(&self, _: &(), token: &Arc<Token>, _: Instant) -> Option<Duration> {
+        Some(token.usable)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &(),
+        token: &Arc<Token>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(token.usable)
+    }
+}
+
+impl Tokens {
+    /// Fetches nothing yet.
+    pub fn new(credential: Credential) -> Self {
+        let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
+        let shared = Shared {
+            credential,
+            cache,
+            backoff: Mutex::new(None),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// A usable token. `http` is the calling worker's client; it is used only if a token must be fetched.
+    pub async fn get(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+        let token = match self.shared.cache.get(&()).await {
+            Some(token) => token,
+            None => self.fetched(http).await?,
+        };
+        token.used.store(true, Ordering::Relaxed);
+        Ok(token)
+    }
+
+    /// Says that WeChat refused `bad`. It is dropped only if it is still the one in use: another upload may have had
+    /// it renewed already.
+    pub async fn reject(&self, bad: &Token) {
+        self.shared
+            .cache
+            .entry(())
+            .and_compute_with(|entry| {
+                let same = entry.is_some_and(|entry| {
+                    entry.value().value.expose_secret() == bad.value.expose_secret()
+                });
+                std::future::ready(if same { Op::Remove } else { Op::Nop })
+            })
+            .await;
+    }
+
+    /// Waits for a fetch that runs as a task of its own, so that it survives whoever asked first going away. All
+    /// tasks of all workers share one fetch through the cache.
+    async fn fetched(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+        let (tokens, client) = (self.clone(), http.clone());
+        let task = rt::spawn(async move {
+            let init = tokens.fetch(&client);
+            tokens.shared.cache.try_get_with((), init).await
+        });
+        match task.await {
+            Ok(result) => result.map_err(|cause| self.no_token(cause)),
+            // The worker that ran the task is shutting down.
+            Err(_) => {
+                let cause = "the worker is shutting down".to_owned();
+                Err(WechatError::Unreachable {
+                    call: "token",
+                    cause,
+                })
+            }
+        }
+    }
+
+    async fn fetch(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+        if let Some(backoff) = &*self.backoff()
+            && Instant::now() < backoff.until
+        {
+            return Err((*backoff.cause).clone());
+        }
+        let mut issued = self.shared.credential.fetch(http).await;
+        if issued.as_ref().is_err_and(WechatError::is_transient) {
+            tokio::time::sleep(FIRST_BACKOFF.mul_f64(0.3 + 0.4 * fastrand::f64())).await;
+            issued = self.shared.credential.fetch(http).await;
+        }
+        match issued {
+            Ok(issued) => {
+                *self.backoff() = None;
+                let token = Arc::new(Token::new(issued.token, issued.life));
+                tracing::info!(life = ?issued.life, "access token fetched");
+                self.renew_ahead(http, token.renew_after);
+                Ok(token)
+            }
+            Err(error) => {
+                let pause = self.back_off(&error);
+                tracing::warn!(%error, ?pause, "no access token");
+                Err(error)
+            }
+        }
+    }
+
+    fn back_off(&self, error: &WechatError) -> Duration {
+        let mut backoff = self.backoff();
+        let doubled = backoff
+            .as_ref()
+            .map_or(FIRST_BACKOFF, |last| last.pause * 2);
+        let pause = doubled.min(LAST_BACKOFF);
+        let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let until = Instant::now() + jittered;
+        *backoff = Some(Backoff {
+            until,
+            pause,
+            cause: Arc::new(error.clone()),
+        });
+        jittered
+    }
+
+    fn no_token(&self, cause: Arc<WechatError>) -> WechatError {
+        let until = self.backoff().as_ref().map(|backoff| backoff.until);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        WechatError::NoToken {
+            cause,
+            retry_after: left.unwrap_or_default(),
+        }
+    }
+
+    fn backoff(&self) -> std::sync::MutexGuard<'_, Option<Backoff>> {
+        // Nothing is left half done under this lock.
+        self.shared
+            .backoff
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews the token `after` this long, if it was used until then. Runs on the worker that fetched it.
+    fn renew_ahead(&self, http: &Client, after: Duration) {
+        let (tokens, http) = (self.clone(), http.clone());
+        rt::spawn(async move {
+            tokio::time::sleep(after).await;
+            loop {
+                let Some(old) = tokens.shared.cache.get(&()).await else {
+                    return;
+                };
+                if !old.used.load(Ordering::Relaxed) {
+                    return;
+                }
+                match tokens.shared.credential.fetch(&http).await {
+                    Ok(issued) => {
+                        let new = Token::new(issued.token, issued.life);
+                        let same = new.value.expose_secret() == old.value.expose_secret();
+                        if same {
+                            tokio::time::sleep(SAME_AGAIN.min(old.usable / 10)).await;
+                            continue;
+                        }
+                        tracing::info!(life = ?issued.life, "access token renewed");
+                        tokens.renew_ahead(&http, new.renew_after);
+                        tokens.shared.cache.insert((), Arc::new(new)).await;
+                        return;
+                    }
+                    Err(error) => {
+                        // The old one is still good for a while; whoever finds it gone fetches in the foreground.
+                        let pause = SAME_AGAIN.min(old.usable / 10);
+                        tracing::warn!(%error, ?pause, "access token not renewed yet");
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! WeChat's requests and replies as they stand on the wire, and what its error codes mean.
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+/// What every reply begins with. `errcode` may be missing in one that succeeded.
+#[derive(Debug, Deserialize)]
+pub(super) struct Envelope {
+    #[serde(default)]
+    pub errcode: i64,
+    #[serde(default)]
+    pub errmsg: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenReply {
+    pub access_token: SecretString,
+    /// Seconds.
+    pub expires_in: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct StableTokenRequest<'a> {
+    pub grant_type: &'static str,
+    pub appid: &'a str,
+    pub secret: &'a str,
+    pub force_refresh: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct UploadFileRequest<'a> {
+    pub env: &'a str,
+    pub path: &'a str,
+}
+
+/// `POST /tcb/uploadfile`'s reply: where and with what a form may be posted to COS, for about 15 minutes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct UploadLink {
+    pub url: String,
+    /// The form's `x-cos-security-token`.
+    pub token: SecretString,
+    /// The form's `Signature`.
+    pub authorization: SecretString,
+    /// `cloud://ENV.BUCKET/PATH`.
+    pub file_id: String,
+    /// The form's `x-cos-meta-fileid`.
+    pub cos_file_id: SecretString,
+}
+
+#[derive(Serialize)]
+pub(super) struct BatchDownloadRequest<'a> {
+    pub env: &'a str,
+    pub file_list: Vec<DownloadItem<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DownloadItem<'a> {
+    pub fileid: &'a str,
+    /// Seconds.
+    pub max_age: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BatchDownloadReply {
+    #[serde(default)]
+    pub file_list: Vec<DownloadResult>,
+}
+
+/// One file's answer. Its id key has been seen in three spellings; one file is asked for at a time here, so the id is
+/// not needed.
+#[derive(Deserialize)]
+pub(super) struct DownloadResult {
+    #[serde(default)]
+    pub download_url: String,
+    #[serde(default)]
+    pub status: i64,
+    #[serde(default)]
+    pub errmsg: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct BatchDeleteRequest<'a> {
+    pub env: &'a str,
+    pub fileid_list: &'a [&'a str],
+}
+
+#[derive(Deserialize)]
+pub(super) struct BatchDeleteReply {
+    #[serde(default)]
+    pub delete_list: Vec<DeleteResult>,
+}
+
+/// The documents type the list as strings and show objects.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum DeleteResult {
+    Item {
+        #[serde(default)]
+        status: i64,
+        #[serde(default)]
+        errmsg: String,
+    },
+    Id(#[allow(dead_code)] String),
+}
+
+/// The token is bad: another one may do.
+pub(super) fn is_bad_token(errcode: i64) -> bool {
+    matches!(errcode, 40001 | 40014 | 42001)
+}
+
+/// Worth a short back-off.
+pub(super) fn is_transient(errcode: i64) -> bool {
+    matches!(
+        errcode,
+        -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113
+    )
+}
+
+/// A file that does not exist, or was stored without its `x-cos-meta-fileid`.
+pub(super) fn is_missing(status: i64, errmsg: &str) -> bool {
+    status == -503003 || errmsg.contains("STORAGE_FILE_NONEXIST")
+}
