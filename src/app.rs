@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_cors::Cors;
 use actix_web::dev::Server;
@@ -26,6 +27,8 @@ use crate::wechat::token::Tokens;
 
 /// Connections waiting to be accepted, over all workers.
 const BACKLOG: u32 = 2048;
+/// Longer than the usual load balancer keeps its own side, so that it never writes to a connection we just closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Calls to WeChat that one worker makes at once.
 const WECHAT_CONNECTIONS: usize = 256;
 
@@ -33,12 +36,9 @@ const WECHAT_CONNECTIONS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error("cannot listen on {address}: {cause}")]
-    Bind {
-        address: SocketAddr,
-        cause: io::Error,
-    },
+    Bind { address: SocketAddr, cause: io::Error },
     #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(#[from] crate::tls::TlsError),
     #[error("the sandbox: {0}")]
     Sandbox(io::Error),
     #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
@@ -65,14 +65,12 @@ impl App {
             return Err(AppError::NoSandbox);
         }
 
-        let bind = |cause| AppError::Bind {
-            address: settings.server.bind,
-            cause,
-        };
+        let bind = |cause| AppError::Bind { address: settings.server.bind, cause };
         let listener = listen(settings.server.bind).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
+        let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
         let server = serve(settings, listener)?;
-        tracing::info!("listening on http://{address}");
+        tracing::info!("listening on {scheme}://{address}");
         Ok(Self {
             address,
             server,
@@ -115,13 +113,11 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         write: settings.cos.write_timeout,
         reply: settings.cos.reply_timeout,
     };
+    let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let shared = Arc::new(Shared {
         guard: Guard::new(&settings.auth, settings.upload.client_paths),
-        origins: Origins::new(
-            &settings.cors.origins,
-            settings.server.public_url.as_deref(),
-        ),
+        origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
         allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
         template: Template::new(&settings.upload.path_template),
         budget: Budget::new(settings.upload.memory_budget as u64),
@@ -145,8 +141,12 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
     })
     .workers(workers)
     .shutdown_timeout(grace.as_secs())
-    .backlog(BACKLOG)
-    .listen(listener)?;
+    .keep_alive(KEEP_ALIVE)
+    .backlog(BACKLOG);
+    let server = match server_tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
     Ok(server.run())
 }
 
@@ -168,9 +168,7 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
                 .route(web::head().to(ops::health)),
         )
         .service(
-            resource("/readyz")
-                .route(web::get().to(ops::ready))
-                .route(web::head().to(ops::ready)),
+            resource("/readyz").route(web::get().to(ops::ready)).route(web::head().to(ops::ready)),
         );
     if console_enabled {
         routes
@@ -211,17 +209,8 @@ fn wechat(settings: &Settings) -> Arc<api::Shared> {
         secret: wechat.secret.clone(),
         timeout: wechat.timeout,
     });
-    let prefix = wechat
-        .file_id_prefix
-        .as_ref()
-        .map(|prefix| format!("{prefix}/"));
-    api::Shared::new(
-        wechat.base_url.clone(),
-        wechat.env.clone(),
-        wechat.timeout,
-        tokens,
-        prefix,
-    )
+    let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
+    api::Shared::new(wechat.base_url.clone(), wechat.env.clone(), wechat.timeout, tokens, prefix)
 }
 
 fn wechat_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {

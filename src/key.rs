@@ -13,9 +13,7 @@ use uuid::Uuid;
 /// COS's limit, in bytes of UTF-8.
 const MAX_KEY: usize = 850;
 /// Discouraged by the vendor in keys, and `$`.
-const REFUSED: &[char] = &[
-    '`', '^', '"', '\\', '{', '}', '[', ']', '~', '%', '#', '>', '<', '$',
-];
+const REFUSED: &[char] = &['`', '^', '"', '\\', '{', '}', '[', ']', '~', '%', '#', '>', '<', '$'];
 
 /// Why a path cannot be a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,11 +45,7 @@ pub struct Key(String);
 impl Key {
     /// Checks a path and brings it into NFC.
     pub fn parse(path: &str) -> Result<Self, KeyError> {
-        let path = if is_nfc(path) {
-            path.to_owned()
-        } else {
-            path.nfc().collect()
-        };
+        let path = if is_nfc(path) { path.to_owned() } else { path.nfc().collect() };
         if path.is_empty() {
             return Err(KeyError::Empty);
         }
@@ -123,12 +117,7 @@ impl Template {
     /// Makes a key, under `prefix` (a folder ending with `/`, or nothing). The client's folder stands where the
     /// template has `{dir}`, otherwise before the file's name: it never leaves the template's own folder.
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
-        let dir = values
-            .dir
-            .map(folder)
-            .transpose()?
-            .flatten()
-            .unwrap_or_default();
+        let dir = values.dir.map(folder).transpose()?.flatten().unwrap_or_default();
         let template = if self.0.contains("{dir}") || dir.is_empty() {
             self.0.clone()
         } else {
@@ -229,10 +218,7 @@ mod tests {
         }
         assert!(Key::parse(&"é".repeat(425)).is_ok());
         assert_eq!(Key::parse(&"é".repeat(426)), Err(KeyError::TooLong));
-        assert_eq!(
-            Key::parse("中文 名/…x.png").unwrap().as_str(),
-            "中文 名/…x.png"
-        );
+        assert_eq!(Key::parse("中文 名/…x.png").unwrap().as_str(), "中文 名/…x.png");
     }
 
     #[test]
@@ -253,9 +239,7 @@ mod tests {
             now: "2026-03-04T23:59:59Z".parse().unwrap(),
             uuid: Uuid::nil(),
         };
-        Template::new(template)
-            .render(&values, prefix)
-            .map(|key| key.0)
+        Template::new(template).render(&values, prefix).map(|key| key.0)
     }
 
     #[test]
@@ -263,22 +247,10 @@ mod tests {
         let default = "uploads/{yyyy}/{mm}/{dd}/{uuid}{ext}";
         let uuid = Uuid::nil();
         let path = |rest: &str| Ok(format!("uploads/2026/03/04/{rest}"));
-        assert_eq!(
-            rendered(default, None, "a.PNG", ""),
-            path(&format!("{uuid}.png"))
-        );
-        assert_eq!(
-            rendered(default, None, "noext", ""),
-            path(&uuid.to_string())
-        );
-        assert_eq!(
-            rendered(default, None, "x.t$r", ""),
-            path(&uuid.to_string())
-        );
-        assert_eq!(
-            rendered(default, Some("/p/q/"), "a.b", ""),
-            path(&format!("p/q/{uuid}.b"))
-        );
+        assert_eq!(rendered(default, None, "a.PNG", ""), path(&format!("{uuid}.png")));
+        assert_eq!(rendered(default, None, "noext", ""), path(&uuid.to_string()));
+        assert_eq!(rendered(default, None, "x.t$r", ""), path(&uuid.to_string()));
+        assert_eq!(rendered(default, Some("/p/q/"), "a.b", ""), path(&format!("p/q/{uuid}.b")));
         assert_eq!(
             rendered(default, None, "a.b", "team/"),
             Ok(format!("team/uploads/2026/03/04/{uuid}.b"))
@@ -287,18 +259,12 @@ mod tests {
             rendered("{client}/{dir}/{name}{ext}", Some("d"), "x y.z", ""),
             Ok("Panel 1/d/x y.z".into())
         );
-        assert_eq!(
-            rendered("{client}/{dir}/{name}{ext}", None, "..", ""),
-            Ok("Panel 1/_".into())
-        );
+        assert_eq!(rendered("{client}/{dir}/{name}{ext}", None, "..", ""), Ok("Panel 1/_".into()));
         assert_eq!(
             rendered("{name}{ext}", Some("d"), "a/b%.tar.gz", ""),
             Ok("d/a_b_.tar.gz".into())
         );
-        assert_eq!(
-            rendered(default, Some("../x"), "a.b", ""),
-            Err(KeyError::DotSegment)
-        );
+        assert_eq!(rendered(default, Some("../x"), "a.b", ""), Err(KeyError::DotSegment));
     }
 
     proptest! {

@@ -31,11 +31,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(EX_USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
@@ -47,20 +43,14 @@ fn main() -> ExitCode {
     };
     if arguments.check {
         print!("{}", settings.describe());
-        settings
-            .warnings()
-            .iter()
-            .for_each(|warning| eprintln!("warning: {warning}"));
+        settings.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
         return ExitCode::SUCCESS;
     }
     if let Err(error) = telemetry::start(&settings.telemetry) {
         eprintln!("{error}");
         return ExitCode::from(EX_USAGE);
     }
-    settings
-        .warnings()
-        .iter()
-        .for_each(|warning| tracing::warn!("{warning}"));
+    settings.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
 
     let run = async { App::build(settings)?.run_until_stopped().await };
     match actix_web::rt::System::new().block_on(run) {

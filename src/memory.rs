@@ -23,10 +23,7 @@ pub struct Budget {
 impl Budget {
     /// `limit` in bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            used: AtomicU64::new(0),
-        })
+        Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
     /// Bytes charged at the moment.
@@ -64,13 +61,7 @@ pub struct Blocks {
 impl Blocks {
     /// Keeps nothing yet and costs nothing.
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self {
-            budget,
-            charged: 0,
-            len: 0,
-            full: Vec::new(),
-            tail: BytesMut::new(),
-        }
+        Self { budget, charged: 0, len: 0, full: Vec::new(), tail: BytesMut::new() }
     }
 
     /// Bytes kept.
@@ -116,11 +107,7 @@ impl Blocks {
     }
 
     fn grow(&mut self, wanted: usize) -> Result<(), NoRoom> {
-        let doubled = if self.charged == 0 {
-            FIRST_BLOCK
-        } else {
-            self.charged as usize
-        };
+        let doubled = if self.charged == 0 { FIRST_BLOCK } else { self.charged as usize };
         let capacity = doubled.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK);
         if !self.budget.charge(capacity as u64) {
             return Err(NoRoom);

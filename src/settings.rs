@@ -134,6 +134,16 @@ pub struct Server {
     pub shutdown_grace: Duration,
     /// Zero: what a sender still sends after an early answer is not read.
     pub drain_timeout: Duration,
+    /// `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
+}
+
+/// PEM files; read at start.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The certificate, then its intermediates.
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug)]
@@ -283,21 +293,15 @@ impl Settings {
         env: HashMap<String, String>,
         mut layers: Layers,
     ) -> Result<Self, Faults> {
-        let variable = |name: &str| {
-            env.get(name)
-                .map(|value| value.trim())
-                .filter(|value| !value.is_empty())
-        };
-        let name = profile
-            .or_else(|| variable("GATEWAY_PROFILE"))
-            .unwrap_or(Profile::Sandbox.name());
+        let variable =
+            |name: &str| env.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let name =
+            profile.or_else(|| variable("GATEWAY_PROFILE")).unwrap_or(Profile::Sandbox.name());
         let profile: Option<Profile> = name
             .parse()
             .map_err(|problem| {
-                layers.fault(
-                    "profile",
-                    format!("{name:?} {problem} (--profile or GATEWAY_PROFILE)"),
-                )
+                layers
+                    .fault("profile", format!("{name:?} {problem} (--profile or GATEWAY_PROFILE)"))
             })
             .ok();
 
@@ -321,21 +325,15 @@ impl Settings {
         let settings = Self {
             profile: profile.unwrap_or(Profile::Sandbox),
             server: Server::read(&mut reader),
-            cors: Cors {
-                origins: reader.list("cors.origins", values::origin),
-            },
+            cors: Cors { origins: reader.list("cors.origins", values::origin) },
             wechat: Wechat::read(&mut reader),
             cos: Cos::read(&mut reader),
             upload: Upload::read(&mut reader),
             auth: Auth::read(&mut reader),
             links: Links {
-                access: reader
-                    .required("links.access", str::parse)
-                    .unwrap_or(LinkAccess::Public),
+                access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
             },
-            console: Console {
-                enabled: reader.flag("console.enabled"),
-            },
+            console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),
             sandbox: Sandbox::read(&mut reader),
         };
@@ -349,18 +347,24 @@ impl Settings {
 
 impl Server {
     fn read(reader: &mut Reader) -> Self {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let cert = reader.optional("server.tls.cert", path);
+        let key = reader.optional("server.tls.key", path);
+        if cert.is_some() != key.is_some() {
+            let unset = if cert.is_some() { "server.tls.key" } else { "server.tls.cert" };
+            reader.fault(unset, "is not set; a certificate and its key go together");
+        }
         let stand_in = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Self {
-            bind: reader
-                .required("server.bind", values::address)
-                .unwrap_or(stand_in),
+            bind: reader.required("server.bind", values::address).unwrap_or(stand_in),
             workers: reader
                 .optional_number("server.workers", 1..=1024)
                 .map_or_else(cores, |n| n as usize),
             public_url: reader.optional("server.public_url", values::base_url),
             shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
             drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
+            tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
         }
     }
 }
@@ -368,21 +372,13 @@ impl Server {
 impl Wechat {
     fn read(reader: &mut Reader) -> Self {
         Self {
-            base_url: reader
-                .required("wechat.base_url", values::base_url)
-                .unwrap_or_default(),
-            env: reader
-                .optional("wechat.env", values::id)
-                .unwrap_or_default(),
+            base_url: reader.required("wechat.base_url", values::base_url).unwrap_or_default(),
+            env: reader.optional("wechat.env", values::id).unwrap_or_default(),
             credential: reader
                 .required("wechat.credential", str::parse)
                 .unwrap_or(Credential::Stable),
-            appid: reader
-                .optional("wechat.appid", values::id)
-                .unwrap_or_default(),
-            secret: reader
-                .optional("wechat.secret", values::secret)
-                .unwrap_or_default(),
+            appid: reader.optional("wechat.appid", values::id).unwrap_or_default(),
+            secret: reader.optional("wechat.secret", values::secret).unwrap_or_default(),
             file_id_prefix: reader.optional("wechat.file_id_prefix", values::file_id_prefix),
             timeout: reader.duration("wechat.timeout", SOME),
             connect_timeout: reader.duration("wechat.connect_timeout", SOME),
@@ -453,13 +449,8 @@ impl ApiKey {
             reader.fault(&can, "is empty; leave it out to allow everything");
         }
         Self {
-            sha256: reader
-                .required(&format!("{key}.sha256"), values::digest)
-                .unwrap_or_default(),
-            can: actions
-                .unwrap_or_else(|| Action::ALL.to_vec())
-                .into_iter()
-                .collect(),
+            sha256: reader.required(&format!("{key}.sha256"), values::digest).unwrap_or_default(),
+            can: actions.unwrap_or_else(|| Action::ALL.to_vec()).into_iter().collect(),
             prefix: reader.optional(&format!("{key}.prefix"), values::folder),
             client_paths: reader.optional_flag(&format!("{key}.client_paths")),
         }
@@ -469,12 +460,8 @@ impl ApiKey {
 impl Telemetry {
     fn read(reader: &mut Reader) -> Self {
         Self {
-            log: reader
-                .required("telemetry.log", values::text)
-                .unwrap_or_default(),
-            format: reader
-                .required("telemetry.format", str::parse)
-                .unwrap_or(LogFormat::Text),
+            log: reader.required("telemetry.log", values::text).unwrap_or_default(),
+            format: reader.required("telemetry.format", str::parse).unwrap_or(LogFormat::Text),
         }
     }
 }
@@ -487,9 +474,7 @@ impl Sandbox {
         let (wechat_port, cos_port) = (port("sandbox.wechat_port"), port("sandbox.cos_port"));
         Self {
             enabled: reader.flag("sandbox.enabled"),
-            data: reader
-                .optional("sandbox.data", values::text)
-                .map(PathBuf::from),
+            data: reader.optional("sandbox.data", values::text).map(PathBuf::from),
             wechat_port,
             cos_port,
             token_life: reader.duration("sandbox.token_life", SECOND),
@@ -512,10 +497,7 @@ impl fmt::Debug for ApiKey {
 
 impl Fault {
     fn new(key: &str, problem: impl Into<String>) -> Self {
-        Self {
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
+        Self { key: key.to_owned(), problem: problem.into() }
     }
 }
 

@@ -45,13 +45,9 @@ impl Frame {
             if value.contains(['\r', '\n']) {
                 return Err(CosError::Link("a form field holds a line break"));
             }
-            for piece in [
-                "--",
-                &boundary,
-                "\r\nContent-Disposition: form-data; name=\"",
-                name,
-                "\"\r\n\r\n",
-            ] {
+            for piece in
+                ["--", &boundary, "\r\nContent-Disposition: form-data; name=\"", name, "\"\r\n\r\n"]
+            {
                 head.push_str(piece);
             }
             head.push_str(value);
@@ -66,11 +62,7 @@ impl Frame {
             head.push_str(piece);
         }
         let closing = Bytes::from(format!("\r\n--{boundary}--"));
-        Ok(Self {
-            boundary,
-            head: Bytes::from(head),
-            closing,
-        })
+        Ok(Self { boundary, head: Bytes::from(head), closing })
     }
 }
 
@@ -92,11 +84,8 @@ mod tests {
     fn fields_stand_in_cos_order_with_the_file_last() {
         let frame = Frame::new(&fields(Some("image/png"))).unwrap();
         let head = String::from_utf8(frame.head.to_vec()).unwrap();
-        let names: Vec<_> = head
-            .split("name=\"")
-            .skip(1)
-            .filter_map(|rest| rest.split('"').next())
-            .collect();
+        let names: Vec<_> =
+            head.split("name=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         // "file" twice: the part's name and its fixed file name.
         let expected = [
             "key",
@@ -110,26 +99,19 @@ mod tests {
         assert_eq!(names, expected);
         assert!(head.contains("name=\"x-cos-meta-fileid\"\r\n\r\nab+c/d==\r\n--"));
         assert!(head.ends_with("\r\n\r\n"));
-        assert_eq!(
-            frame.closing,
-            format!("\r\n--{}--", frame.boundary).as_bytes()
-        );
+        assert_eq!(frame.closing, format!("\r\n--{}--", frame.boundary).as_bytes());
     }
 
     #[test]
     fn a_value_that_could_end_its_part_is_refused() {
-        let with_break = Fields {
-            signature: "a\r\n--x",
-            ..fields(None)
-        };
+        let with_break = Fields { signature: "a\r\n--x", ..fields(None) };
         assert!(matches!(Frame::new(&with_break), Err(CosError::Link(_))));
     }
 
     #[test]
     fn boundaries_do_not_repeat() {
-        let all: std::collections::HashSet<_> = (0..100)
-            .map(|_| Frame::new(&fields(None)).unwrap().boundary)
-            .collect();
+        let all: std::collections::HashSet<_> =
+            (0..100).map(|_| Frame::new(&fields(None)).unwrap().boundary).collect();
         assert_eq!(all.len(), 100);
     }
 }

@@ -31,17 +31,9 @@ pub enum CosError {
     #[error("no answer from COS: {0}")]
     Unreachable(String),
     #[error("COS {waited_for} took longer than {limit:?}")]
-    Timeout {
-        waited_for: &'static str,
-        limit: Duration,
-    },
+    Timeout { waited_for: &'static str, limit: Duration },
     #[error("COS answered {status} {code}: {message}")]
-    Refused {
-        status: u16,
-        code: String,
-        message: String,
-        request_id: Option<String>,
-    },
+    Refused { status: u16, code: String, message: String, request_id: Option<String> },
     /// An answer that is no verdict: a success before the last byte, or one that cannot be read.
     #[error("COS's answer is no verdict: {0}")]
     NoVerdict(&'static str),
@@ -65,12 +57,9 @@ impl CosError {
     /// The link had expired: another one may do.
     pub fn wants_fresh_link(&self) -> bool {
         match self {
-            Self::Refused {
-                status: 403,
-                code,
-                message,
-                ..
-            } => code == "ExpiredToken" || code == "AccessDenied" && message.contains("expired"),
+            Self::Refused { status: 403, code, message, .. } => {
+                code == "ExpiredToken" || code == "AccessDenied" && message.contains("expired")
+            }
             Self::Refused { code, .. } => code == "ExpiredToken",
             _ => false,
         }

@@ -85,19 +85,9 @@ impl Relay {
         window: usize,
         verify: bool,
     ) -> Self {
-        let outgoing = Outgoing {
-            source,
-            kept,
-            ended,
-            whole: true,
-            window,
-            broken: false,
-            pass: None,
-        };
-        Self {
-            outgoing: Rc::new(RefCell::new(outgoing)),
-            verify,
-        }
+        let outgoing =
+            Outgoing { source, kept, ended, whole: true, window, broken: false, pass: None };
+        Self { outgoing: Rc::new(RefCell::new(outgoing)), verify }
     }
 
     /// Whether every byte read so far is still there.
@@ -131,9 +121,7 @@ impl Relay {
     ) -> Result<Receipt, CosError> {
         let boundary = frame.boundary.clone();
         self.outgoing.borrow_mut().pass = Some(Pass::new(frame, framed));
-        let body = RelayBody {
-            outgoing: self.outgoing.clone(),
-        };
+        let body = RelayBody { outgoing: self.outgoing.clone() };
         let answer = upstream.post(target, &boundary, body, &self.outgoing).await;
 
         let Some(pass) = self.outgoing.borrow_mut().pass.take() else {
@@ -146,9 +134,9 @@ impl Relay {
         let reply = answer?;
         let complete = pass.step == Step::Done;
         match judge(&reply, pass.content, pass.crc.finalize(), self.verify) {
-            Ok(_) if !complete => Err(CosError::NoVerdict(
-                "a success before the last byte was sent",
-            )),
+            Ok(_) if !complete => {
+                Err(CosError::NoVerdict("a success before the last byte was sent"))
+            }
             verdict => verdict,
         }
     }
@@ -179,9 +167,7 @@ pub(super) enum Waiting {
 
 impl Outgoing {
     pub(super) fn waiting(&self) -> Waiting {
-        self.pass
-            .as_ref()
-            .map_or(Waiting::Upstream, |pass| pass.waiting)
+        self.pass.as_ref().map_or(Waiting::Upstream, |pass| pass.waiting)
     }
 
     /// A reply has come: whatever has not been sent is not sent any more. Says whether all of it was.
@@ -297,10 +283,8 @@ impl Pass {
     fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
         self.content += bytes.len() as u64;
         if self.content > self.framed.len() {
-            return self.fail(CosError::LengthMismatch {
-                declared: self.framed.len(),
-                got: self.content,
-            });
+            return self
+                .fail(CosError::LengthMismatch { declared: self.framed.len(), got: self.content });
         }
         self.crc.update(&bytes);
         Ok(bytes)
@@ -311,10 +295,7 @@ impl Pass {
         let epilogue = match self.framed {
             Framed::Exact(length) if self.content == length => EPILOGUE,
             Framed::Exact(declared) => {
-                return self.fail(CosError::LengthMismatch {
-                    declared,
-                    got: self.content,
-                });
+                return self.fail(CosError::LengthMismatch { declared, got: self.content });
             }
             Framed::Guess(length)
                 if end.last && self.content + end.epilogue.len() as u64 == length =>
@@ -322,19 +303,13 @@ impl Pass {
                 end.epilogue
             }
             Framed::Guess(_) => {
-                return self.fail(CosError::NotLast {
-                    content: self.content,
-                });
+                return self.fail(CosError::NotLast { content: self.content });
             }
         };
         self.step = Step::Done;
         self.waiting = Waiting::Verdict(Instant::now());
         let closing = self.frame.closing.clone();
-        Ok(if epilogue.is_empty() {
-            closing
-        } else {
-            [&closing[..], epilogue].concat().into()
-        })
+        Ok(if epilogue.is_empty() { closing } else { [&closing[..], epilogue].concat().into() })
     }
 
     fn fail(&mut self, failure: CosError) -> Result<Bytes, Aborted> {
@@ -367,10 +342,7 @@ impl Body for RelayBody {
 
     fn is_end_stream(&self) -> bool {
         let outgoing = self.outgoing.borrow();
-        outgoing
-            .pass
-            .as_ref()
-            .is_none_or(|pass| pass.step == Step::Done)
+        outgoing.pass.as_ref().is_none_or(|pass| pass.step == Step::Done)
     }
 
     fn size_hint(&self) -> SizeHint {

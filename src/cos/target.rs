@@ -47,10 +47,7 @@ impl AllowedHosts {
             };
             (host.trim_matches(['[', ']']).to_ascii_lowercase(), port)
         };
-        Self {
-            patterns: patterns.iter().map(split).collect(),
-            allow_http,
-        }
+        Self { patterns: patterns.iter().map(split).collect(), allow_http }
     }
 
     /// Parses a link. A lying WeChat must not be able to make us post elsewhere: user info is refused, IP literals
@@ -66,10 +63,7 @@ impl AllowedHosts {
         if authority.as_str().contains('@') {
             return Err(CosError::Link("it carries user info"));
         }
-        let host = authority
-            .host()
-            .trim_matches(['[', ']'])
-            .to_ascii_lowercase();
+        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let port = match (authority.port_u16(), authority.port()) {
             (Some(port), _) => port,
             (None, None) => {
@@ -81,23 +75,12 @@ impl AllowedHosts {
             }
             (None, Some(_)) => return Err(CosError::Link("its port is no number")),
         };
-        if !self
-            .patterns
-            .iter()
-            .any(|pattern| self.matches(pattern, &host, port))
-        {
+        if !self.patterns.iter().any(|pattern| self.matches(pattern, &host, port)) {
             return Err(CosError::Link("its host is not in cos.allowed_hosts"));
         }
-        let path = uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str())
-            .to_owned();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let authority = authority.as_str().to_owned();
-        Ok(Target {
-            origin: Origin { https, host, port },
-            path,
-            authority,
-        })
+        Ok(Target { origin: Origin { https, host, port }, path, authority })
     }
 
     fn matches(
@@ -113,10 +96,7 @@ impl AllowedHosts {
         let host_fits = match pattern.strip_prefix('*') {
             Some(suffix) => {
                 let literal = host.parse::<IpAddr>().is_ok() || host.parse::<Ipv6Addr>().is_ok();
-                !literal
-                    && host
-                        .strip_suffix(suffix)
-                        .is_some_and(|label| !label.is_empty())
+                !literal && host.strip_suffix(suffix).is_some_and(|label| !label.is_empty())
             }
             None => host == pattern,
         };
@@ -136,12 +116,7 @@ mod tests {
     #[test]
     fn only_listed_hosts_may_be_posted_to() {
         let hosts = allowed(
-            &[
-                "*.myqcloud.com",
-                "cos.example.com:8443",
-                "127.0.0.1:9000",
-                "[::1]:9",
-            ],
+            &["*.myqcloud.com", "cos.example.com:8443", "127.0.0.1:9000", "[::1]:9"],
             false,
         );
         for link in [
@@ -174,18 +149,10 @@ mod tests {
 
     #[test]
     fn a_link_is_taken_apart_without_changing_its_path() {
-        let target = allowed(&["localhost"], true)
-            .check("http://localhost:81/b/%E4%B8%AD?q=1")
-            .unwrap();
+        let target =
+            allowed(&["localhost"], true).check("http://localhost:81/b/%E4%B8%AD?q=1").unwrap();
         assert_eq!(target.path, "/b/%E4%B8%AD?q=1");
         assert_eq!(target.authority, "localhost:81");
-        assert_eq!(
-            target.origin,
-            Origin {
-                https: false,
-                host: "localhost".into(),
-                port: 81
-            }
-        );
+        assert_eq!(target.origin, Origin { https: false, host: "localhost".into(), port: 81 });
     }
 }

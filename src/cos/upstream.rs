@@ -60,11 +60,7 @@ impl Upstream {
     /// Must be called on a worker: it starts a local task that sweeps idle connections while the pool lives.
     pub fn new(tls: Arc<rustls::ClientConfig>, timeouts: Timeouts) -> Rc<Self> {
         let idle = RefCell::new(HashMap::new());
-        let upstream = Rc::new(Self {
-            tls: TlsConnector::from(tls),
-            timeouts,
-            idle,
-        });
+        let upstream = Rc::new(Self { tls: TlsConnector::from(tls), timeouts, idle });
         actix_web::rt::spawn(sweep(Rc::downgrade(&upstream)));
         upstream
     }
@@ -84,10 +80,7 @@ impl Upstream {
         };
         let request = Request::post(&target.path)
             .header(HOST, &target.authority)
-            .header(
-                CONTENT_TYPE,
-                format!("multipart/form-data; boundary={boundary}"),
-            )
+            .header(CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"))
             .body(body)
             .map_err(|_| CosError::Link("it cannot be sent in a request"))?;
 
@@ -99,8 +92,7 @@ impl Upstream {
                 sent_whole = outgoing.borrow_mut().stop();
                 read(response).await
             };
-            self.drive(exchange, &mut link.connection, &link.pulse, outgoing)
-                .await?
+            self.drive(exchange, &mut link.connection, &link.pulse, outgoing).await?
         };
         if sent_whole {
             self.put_back(target.origin.clone(), link).await;
@@ -139,11 +131,9 @@ impl Upstream {
                 let (waited_for, limit, since) = match outgoing.borrow().waiting() {
                     Waiting::Client => ("taking the file", self.timeouts.write, now),
                     Waiting::Upstream => ("taking the file", self.timeouts.write, pulse.written()),
-                    Waiting::Verdict(since) => (
-                        "the verdict",
-                        self.timeouts.reply,
-                        since.max(pulse.written()),
-                    ),
+                    Waiting::Verdict(since) => {
+                        ("the verdict", self.timeouts.reply, since.max(pulse.written()))
+                    }
                 };
                 if now >= since + limit {
                     return Poll::Ready(Err(CosError::Timeout { waited_for, limit }));
@@ -160,22 +150,14 @@ impl Upstream {
         let pulse = Pulse::new();
         let wire = timeout(limit, self.wire(origin, pulse.clone()))
             .await
-            .map_err(|_| CosError::Timeout {
-                waited_for: CONNECTING,
-                limit,
-            })?
+            .map_err(|_| CosError::Timeout { waited_for: CONNECTING, limit })?
             .map_err(|error| CosError::Unreachable(error.to_string()))?;
         let (sender, connection) = Builder::new()
             .max_buf_size(WRITE_BUFFER)
             .handshake(TokioIo::new(wire))
             .await
             .map_err(|error| unreachable(&error))?;
-        Ok(Link {
-            sender,
-            connection,
-            pulse,
-            since: Instant::now(),
-        })
+        Ok(Link { sender, connection, pulse, since: Instant::now() })
     }
 
     async fn wire(&self, origin: &Origin, pulse: Rc<Pulse>) -> io::Result<Wire> {
@@ -249,21 +231,13 @@ async fn read(response: Response<Incoming>) -> Result<Reply, CosError> {
     };
     let (request_id, crc64) = (text("x-cos-request-id"), text("x-cos-hash-crc64ecma"));
     let status = response.status();
-    let body = match Limited::new(response.into_body(), REPLY_LIMIT)
-        .collect()
-        .await
-    {
+    let body = match Limited::new(response.into_body(), REPLY_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
         // A refusal stands by its status; a success that cannot be read to its end may hold an error.
         Err(_) if !status.is_success() => Bytes::new(),
         Err(_) => return Err(CosError::NoVerdict("its body cannot be read")),
     };
-    Ok(Reply {
-        status,
-        request_id,
-        crc64,
-        body,
-    })
+    Ok(Reply { status, request_id, crc64, body })
 }
 
 fn unreachable(error: &hyper::Error) -> CosError {

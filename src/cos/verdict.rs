@@ -43,21 +43,11 @@ pub fn judge(reply: &Reply, size: u64, ours: u64, verify: bool) -> Result<Receip
             request_id: reply.request_id.clone(),
         });
     }
-    let agrees = reply
-        .crc64
-        .as_deref()
-        .map(|theirs| theirs.trim().parse() == Ok(ours));
+    let agrees = reply.crc64.as_deref().map(|theirs| theirs.trim().parse() == Ok(ours));
     if agrees == Some(false) && verify {
-        return Err(CosError::Integrity {
-            ours,
-            theirs: reply.crc64.clone().unwrap_or_default(),
-        });
+        return Err(CosError::Integrity { ours, theirs: reply.crc64.clone().unwrap_or_default() });
     }
-    Ok(Receipt {
-        size,
-        crc64: ours,
-        verified: agrees == Some(true),
-    })
+    Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
 }
 
 /// COS's error document (doc 7730): `<Error><Code/><Message/>…</Error>`.
@@ -121,11 +111,7 @@ fn push_bounded(document: &mut ErrorDocument, element: &str, text: &str) {
         _ => return,
     };
     let room = limit - slot.chars().count().min(limit);
-    slot.extend(
-        text.chars()
-            .filter(|character| !character.is_control())
-            .take(room),
-    );
+    slot.extend(text.chars().filter(|character| !character.is_control()).take(room));
 }
 
 #[cfg(test)]
@@ -143,12 +129,7 @@ mod tests {
 
     fn refused(status: u16, body: &'static str) -> (u16, String, String) {
         match judge(&reply(status, body, None), 1, 1, true) {
-            Err(CosError::Refused {
-                status,
-                code,
-                message,
-                ..
-            }) => (status, code, message),
+            Err(CosError::Refused { status, code, message, .. }) => (status, code, message),
             other => panic!("{other:?}"),
         }
     }
@@ -157,10 +138,7 @@ mod tests {
     fn refusals_carry_cos_own_words() {
         let body = "<?xml version='1.0'?>\n<Error>\n<Code>AccessDenied</Code><Message>a &lt;b&gt; &#38; c</Message>\
             <Resource>x</Resource><RequestId>y</RequestId></Error>";
-        assert_eq!(
-            refused(403, body),
-            (403, "AccessDenied".into(), "a <b> & c".into())
-        );
+        assert_eq!(refused(403, body), (403, "AccessDenied".into(), "a <b> & c".into()));
         assert_eq!(refused(200, body).1, "AccessDenied");
         assert_eq!(refused(204, "<Error/>").0, 204);
         assert_eq!(refused(200, "<Error><Code>Brok").0, 200);
@@ -170,11 +148,7 @@ mod tests {
 
     #[test]
     fn an_object_is_verified_only_by_cos_own_crc() {
-        assert!(
-            judge(&reply(204, "", Some("7")), 1, 7, true)
-                .unwrap()
-                .verified
-        );
+        assert!(judge(&reply(204, "", Some("7")), 1, 7, true).unwrap().verified);
         assert!(!judge(&reply(204, "", None), 1, 7, true).unwrap().verified);
         assert!(matches!(
             judge(&reply(204, "", Some("8")), 1, 7, true),
@@ -184,16 +158,8 @@ mod tests {
             judge(&reply(204, "", Some("x")), 1, 7, true),
             Err(CosError::Integrity { .. })
         ));
-        assert!(
-            !judge(&reply(204, "", Some("8")), 1, 7, false)
-                .unwrap()
-                .verified
-        );
+        assert!(!judge(&reply(204, "", Some("8")), 1, 7, false).unwrap().verified);
         let other = "<PostResponse><Location/></PostResponse>";
-        assert!(
-            judge(&reply(200, other, Some("7")), 1, 7, true)
-                .unwrap()
-                .verified
-        );
+        assert!(judge(&reply(200, other, Some("7")), 1, 7, true).unwrap().verified);
     }
 }

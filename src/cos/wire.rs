@@ -20,10 +20,7 @@ pub(super) struct Pulse {
 
 impl Pulse {
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self {
-            written: Cell::new(Instant::now()),
-            broken: Cell::new(false),
-        })
+        Rc::new(Self { written: Cell::new(Instant::now()), broken: Cell::new(false) })
     }
 
     /// When the kernel last took bytes from us.
@@ -56,10 +53,7 @@ impl Tap {
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error))
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-                ) =>
+                if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
             {
                 self.pulse.broken.set(true);
                 cx.waker().wake_by_ref();

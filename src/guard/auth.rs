@@ -40,17 +40,9 @@ impl Guard {
         });
         let anonymous = auth.anonymous.then(|| {
             let can = Action::ALL.iter().copied().collect();
-            Arc::new(Client {
-                name: "anonymous".to_owned(),
-                can,
-                prefix: None,
-                client_paths,
-            })
+            Arc::new(Client { name: "anonymous".to_owned(), can, prefix: None, client_paths })
         });
-        Self {
-            keys: keys.collect(),
-            anonymous,
-        }
+        Self { keys: keys.collect(), anonymous }
     }
 
     /// The caller of a request. A wrong key is refused even where anonymous access is allowed.
@@ -74,9 +66,7 @@ impl Guard {
             let same: Choice = known.ct_eq(&hash);
             found = u32::conditional_select(&found, &index, same);
         }
-        self.keys
-            .get(found as usize)
-            .map(|(_, client)| client.clone())
+        self.keys.get(found as usize).map(|(_, client)| client.clone())
     }
 }
 
@@ -95,13 +85,7 @@ mod tests {
             };
             (name.to_owned(), key)
         });
-        Guard::new(
-            &Auth {
-                anonymous,
-                keys: keys.into(),
-            },
-            false,
-        )
+        Guard::new(&Auth { anonymous, keys: keys.into() }, false)
     }
 
     fn who(guard: &Guard, value: Option<&'static str>) -> Result<String, AuthError> {

@@ -22,10 +22,7 @@ pub struct Slot(Arc<Slots>);
 impl Slots {
     /// `max` uploads at once.
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            max,
-            taken: AtomicUsize::new(0),
-        })
+        Arc::new(Self { max, taken: AtomicUsize::new(0) })
     }
 
     /// Takes a place.

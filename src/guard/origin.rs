@@ -15,22 +15,15 @@ impl Origins {
     pub fn new(listed: &[String], public_url: Option<&str>) -> Self {
         let own = public_url.map(|url| {
             let authority = url.find("://").map_or(0, |at| at + 3);
-            let end = url[authority..]
-                .find('/')
-                .map_or(url.len(), |slash| authority + slash);
+            let end = url[authority..].find('/').map_or(url.len(), |slash| authority + slash);
             url[..end].to_ascii_lowercase()
         });
-        Self {
-            listed: listed.to_vec(),
-            own,
-        }
+        Self { listed: listed.to_vec(), own }
     }
 
     /// Whether `origin` is listed.
     pub fn lists(&self, origin: &[u8]) -> bool {
-        self.listed
-            .iter()
-            .any(|listed| origin.eq_ignore_ascii_case(listed.as_bytes()))
+        self.listed.iter().any(|listed| origin.eq_ignore_ascii_case(listed.as_bytes()))
     }
 
     /// Whether a request may be answered as far as its `Origin` goes.
@@ -47,10 +40,7 @@ impl Origins {
         match &self.own {
             Some(own) => origin.eq_ignore_ascii_case(own),
             None => {
-                let host = headers
-                    .get(HOST)
-                    .and_then(|host| host.to_str().ok())
-                    .or(host);
+                let host = headers.get(HOST).and_then(|host| host.to_str().ok()).or(host);
                 let authority = origin.split_once("://").map(|(_, authority)| authority);
                 host.is_some() && authority.is_some_and(|own| host == Some(own))
             }

@@ -20,10 +20,7 @@ pub struct Client {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     #[error("`{client}` may not {action}")]
-    Action {
-        client: String,
-        action: &'static str,
-    },
+    Action { client: String, action: &'static str },
     #[error("`{client}` may not name paths")]
     Paths { client: String },
     #[error("`{client}` may only use paths under `{prefix}`")]
@@ -38,25 +35,19 @@ impl Client {
         if self.can.contains(&action) {
             return Ok(());
         }
-        Err(PolicyError::Action {
-            client: self.name.clone(),
-            action: action.name(),
-        })
+        Err(PolicyError::Action { client: self.name.clone(), action: action.name() })
     }
 
     /// The key for a path that the client names for an upload.
     pub fn own_key(&self, path: &str) -> Result<Key, PolicyError> {
         if !self.client_paths {
-            return Err(PolicyError::Paths {
-                client: self.name.clone(),
-            });
+            return Err(PolicyError::Paths { client: self.name.clone() });
         }
         let key = Key::parse(path)?;
         match &self.prefix {
-            Some(prefix) if !key.is_under(prefix) => Err(PolicyError::Outside {
-                client: self.name.clone(),
-                prefix: prefix.clone(),
-            }),
+            Some(prefix) if !key.is_under(prefix) => {
+                Err(PolicyError::Outside { client: self.name.clone(), prefix: prefix.clone() })
+            }
             _ => Ok(key),
         }
     }

@@ -10,12 +10,8 @@ use crate::key::{Key, KeyError};
 pub const FILES: &str = "/v1/files/";
 
 /// What stands in a path without being encoded (RFC 3986 unreserved, and the slash).
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// A file's stable address.
 pub fn of_file(base: &str, key: &Key) -> String {
@@ -27,19 +23,17 @@ pub fn base(request: &HttpRequest, public_url: Option<&str>) -> String {
     if let Some(url) = public_url {
         return url.to_owned();
     }
-    let named = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
+    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = named.or_else(|| request.uri().authority().map(|host| host.as_str()));
     let sane = |host: &&str| {
         !host.is_empty()
-            && host
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
     };
     match host.filter(sane) {
-        Some(host) => format!("http://{host}"),
+        Some(host) => {
+            let scheme = if request.app_config().secure() { "https" } else { "http" };
+            format!("{scheme}://{host}")
+        }
         None => String::new(),
     }
 }

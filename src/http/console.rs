@@ -8,18 +8,12 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
 
 /// `GET /`
 pub async fn page() -> HttpResponse {
-    asset(
-        "text/html; charset=utf-8",
-        include_str!("console/index.html"),
-    )
+    asset("text/html; charset=utf-8", include_str!("console/index.html"))
 }
 
 /// `GET /console/app.js`
 pub async fn script() -> HttpResponse {
-    asset(
-        "text/javascript; charset=utf-8",
-        include_str!("console/app.js"),
-    )
+    asset("text/javascript; charset=utf-8", include_str!("console/app.js"))
 }
 
 /// `GET /console/style.css`

@@ -27,15 +27,9 @@ pub async fn redirect(
             ),
         )
     })?;
-    let left = link
-        .usable_until
-        .saturating_duration_since(Instant::now())
-        .as_secs();
+    let left = link.usable_until.saturating_duration_since(Instant::now()).as_secs();
     Ok(HttpResponse::Found()
         .insert_header((LOCATION, link.url))
-        .insert_header((
-            CACHE_CONTROL,
-            format!("private, max-age={}", left.min(LONGEST_CACHED)),
-        ))
+        .insert_header((CACHE_CONTROL, format!("private, max-age={}", left.min(LONGEST_CACHED))))
         .finish())
 }

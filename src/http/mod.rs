@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod console;
+pub mod drain;
 pub mod files;
 pub mod ops;
 pub mod problem;

@@ -19,16 +19,10 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
 
 /// Any address that there is not.
 pub async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(
-        Code::NotFound,
-        "there is nothing at this address",
-    ))
+    Err(Problem::new(Code::NotFound, "there is nothing at this address"))
 }
 
 /// An address that does not take the request's method.
 pub async fn method_not_allowed() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(
-        Code::MethodNotAllowed,
-        "this address does not take this method",
-    ))
+    Err(Problem::new(Code::MethodNotAllowed, "this address does not take this method"))
 }

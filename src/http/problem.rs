@@ -89,9 +89,22 @@ pub struct Problem {
     pub detail: String,
     /// Seconds.
     pub retry_after: Option<u64>,
+    /// What an upstream said, where one did.
+    pub upstream: Option<Box<Upstream>>,
+}
+
+/// What support at WeChat or COS will ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Upstream {
+    /// WeChat's error code.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub errcode: Option<i64>,
+    /// WeChat's request id.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cos_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cos_request_id: Option<String>,
 }
 
@@ -105,28 +118,14 @@ pub struct Document<'a> {
     code: &'static str,
     detail: &'a str,
     request_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errcode: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rid: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cos_code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cos_request_id: Option<&'a str>,
+    #[serde(flatten)]
+    upstream: Option<&'a Upstream>,
 }
 
 impl Problem {
     /// A problem that no upstream had a part in.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            retry_after: None,
-            errcode: None,
-            rid: None,
-            cos_code: None,
-            cos_request_id: None,
-        }
+        Self { code, detail: detail.into(), retry_after: None, upstream: None }
     }
 
     /// The problem document.
@@ -138,10 +137,7 @@ impl Problem {
             code: self.code.name(),
             detail: &self.detail,
             request_id,
-            errcode: self.errcode,
-            rid: self.rid.as_deref(),
-            cos_code: self.cos_code.as_deref(),
-            cos_request_id: self.cos_request_id.as_deref(),
+            upstream: self.upstream.as_deref(),
         }
     }
 
@@ -213,11 +209,7 @@ impl From<InboundError> for Problem {
             _ => "",
         };
         let problem = Self::new(code, format!("{error}{advice}"));
-        if code == Code::Overloaded {
-            problem.retry_after(5)
-        } else {
-            problem
-        }
+        if code == Code::Overloaded { problem.retry_after(5) } else { problem }
     }
 }
 
@@ -229,10 +221,7 @@ impl From<KeyError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
-        Self::new(
-            Code::Unauthenticated,
-            format!("{error}; send `Authorization: Bearer KEY`"),
-        )
+        Self::new(Code::Unauthenticated, format!("{error}; send `Authorization: Bearer KEY`"))
     }
 }
 
@@ -267,8 +256,9 @@ impl From<WechatError> for Problem {
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
             }
         };
-        problem.errcode = errcode;
-        problem.rid = rid;
+        if errcode.is_some() {
+            problem.upstream = Some(Box::new(Upstream { errcode, rid, ..Upstream::default() }));
+        }
         problem
     }
 }
@@ -306,12 +296,12 @@ impl From<CosError> for Problem {
 impl Problem {
     fn cos(code: Code, error: &CosError) -> Self {
         let mut problem = Self::new(code, error.to_string());
-        if let CosError::Refused {
-            code, request_id, ..
-        } = error
-        {
-            problem.cos_code = Some(code.clone()).filter(|code| !code.is_empty());
-            problem.cos_request_id = request_id.clone();
+        if let CosError::Refused { code, request_id, .. } = error {
+            problem.upstream = Some(Box::new(Upstream {
+                cos_code: Some(code.clone()).filter(|code| !code.is_empty()),
+                cos_request_id: request_id.clone(),
+                ..Upstream::default()
+            }));
         }
         problem
     }

@@ -12,11 +12,7 @@ use crate::key::Key;
 /// One file's end.
 pub enum Outcome {
     Stored(Box<Stored>),
-    Failed {
-        name: String,
-        path: Option<Key>,
-        problem: Box<Problem>,
-    },
+    Failed { name: String, path: Option<Key>, problem: Box<Problem> },
 }
 
 /// A file that is stored.
@@ -70,10 +66,7 @@ pub fn default(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, P
     if let [Outcome::Failed { problem, .. }] = outcomes {
         return Err((**problem).clone());
     }
-    let files: Vec<_> = outcomes
-        .iter()
-        .map(|outcome| file(outcome, request_id))
-        .collect();
+    let files: Vec<_> = outcomes.iter().map(|outcome| file(outcome, request_id)).collect();
     let url = outcomes.iter().find_map(|outcome| match outcome {
         Outcome::Stored(stored) => Some(stored.url.as_str()),
         Outcome::Failed { .. } => None,
@@ -86,11 +79,7 @@ pub fn default(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, P
     if let ([_], Some(url)) = (outcomes, url) {
         reply.insert_header((LOCATION, url));
     }
-    Ok(reply.json(Reply {
-        url,
-        location: url,
-        files,
-    }))
+    Ok(reply.json(Reply { url, location: url, files }))
 }
 
 fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
@@ -105,11 +94,7 @@ fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
             verified: stored.receipt.verified,
             url: &stored.url,
         },
-        Outcome::Failed {
-            name,
-            path,
-            problem,
-        } => File::Failed {
+        Outcome::Failed { name, path, problem } => File::Failed {
             name,
             path: path.as_ref().map(Key::as_str),
             error: problem.document(request_id),

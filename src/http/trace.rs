@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue, VARY};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Worker;
+use super::drain::Inflow;
 use super::problem::{Code, Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,21 +23,12 @@ pub struct RequestId(String);
 impl RequestId {
     /// The client's own when it is sane, otherwise a new one.
     fn of(request: &ServiceRequest) -> Self {
-        let given = request
-            .headers()
-            .get(&REQUEST_ID)
-            .and_then(|value| value.to_str().ok());
+        let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
         let sane = |id: &&str| {
             (1..=128).contains(&id.len())
-                && id
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        Self(
-            given
-                .filter(sane)
-                .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned),
-        )
+        Self(given.filter(sane).map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned))
     }
 
     /// The id's text.
@@ -47,7 +39,7 @@ impl RequestId {
 
 /// Outermost: nothing is answered without passing it.
 pub async fn requests(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
@@ -57,17 +49,21 @@ pub async fn requests(
     // Without the query: tickets and tokens may stand there.
     let path = request.path().to_owned();
     request.extensions_mut().insert(id.clone());
+    let patience = request
+        .app_data::<web::Data<Worker>>()
+        .map(|worker| worker.shared.settings.server.drain_timeout)
+        .unwrap_or_default();
+    let inflow = Inflow::tap(&mut request);
 
     let reply = next.call(request).instrument(span.clone()).await?;
-    let problem = reply
-        .response()
-        .error()
-        .and_then(|error| error.as_error::<Problem>())
-        .cloned();
+    let problem = reply.response().error().and_then(|error| error.as_error::<Problem>()).cloned();
     let mut reply = match &problem {
-        Some(problem) => reply.into_response(problem.reply(id.as_str())),
+        Some(problem) => with_document(reply, problem, id.as_str()),
         None => reply.map_into_boxed_body(),
     };
+    if let Some(inflow) = inflow.filter(|inflow| !inflow.has_ended() && !patience.is_zero()) {
+        reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
+    }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         reply.headers_mut().insert(REQUEST_ID, value);
     }
@@ -87,25 +83,36 @@ pub async fn requests(
     Ok(reply)
 }
 
+/// Puts the problem document into the reply to a failed request; what the layers below said of CORS stays.
+fn with_document<B>(
+    reply: ServiceResponse<B>,
+    problem: &Problem,
+    id: &str,
+) -> ServiceResponse<BoxBody> {
+    let mut document = problem.reply(id);
+    for (name, value) in reply.headers() {
+        if name == VARY || name.as_str().starts_with("access-control-") {
+            document.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    reply.into_response(document)
+}
+
 /// Refuses pages of foreign origins.
 pub async fn origins(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let admitted = request
-        .app_data::<web::Data<Worker>>()
-        .is_none_or(|worker| {
-            worker.shared.origins.admit(
-                request.headers(),
-                request.uri().authority().map(|host| host.as_str()),
-            )
-        });
+    let admitted = request.app_data::<web::Data<Worker>>().is_none_or(|worker| {
+        worker
+            .shared
+            .origins
+            .admit(request.headers(), request.uri().authority().map(|host| host.as_str()))
+    });
     if !admitted {
         let detail =
             "the page that sent this request is of an origin that cors.origins does not list";
         return Ok(request.error_response(Problem::new(Code::OriginNotAllowed, detail)));
     }
-    next.call(request)
-        .await
-        .map(ServiceResponse::map_into_boxed_body)
+    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }

@@ -74,16 +74,8 @@ pub async fn form(
                 true
             }
             Ok(None) => true,
-            Err(Failure {
-                problem,
-                path,
-                relay,
-            }) => {
-                outcomes.push(Outcome::Failed {
-                    name,
-                    path,
-                    problem: Box::new(problem),
-                });
+            Err(Failure { problem, path, relay }) => {
+                outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
                 // The next file is behind the rest of this one.
                 match relay {
                     Some(relay) if more => relay.skip().await,
@@ -111,12 +103,7 @@ pub async fn raw(
     let upload = Upload::admit(&request, &worker)?;
     let settings = upload.settings();
     let key = upload.client.own_key(&address::path(&request)?)?;
-    let name = key
-        .as_str()
-        .rsplit('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let declared = request
         .headers()
         .get(CONTENT_TYPE)
@@ -130,18 +117,13 @@ pub async fn raw(
     if length.is_some_and(|length| length > max) {
         return Err(InboundError::FileTooLarge(max).into());
     }
-    let source = limited(
-        raw::content(Body::new(payload.into_inner(), settings.idle_timeout)),
-        max,
-    );
+    let source = limited(raw::content(Body::new(payload.into_inner(), settings.idle_timeout)), max);
     let file = match length {
         Some(length) => upload.streamed(source, Framed::Exact(length)),
         None => upload.held(source, settings.hold_limit, None).await?,
     };
-    let stored = upload
-        .store(key, name, content_type, file)
-        .await
-        .map_err(|failure| failure.problem)?;
+    let stored =
+        upload.store(key, name, content_type, file).await.map_err(|failure| failure.problem)?;
     reply::default(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
 }
 
@@ -170,11 +152,7 @@ struct Failure {
 
 impl<E: Into<Problem>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
-            problem: error.into(),
-            path: None,
-            relay: None,
-        }
+        Self { problem: error.into(), path: None, relay: None }
     }
 }
 
@@ -187,20 +165,13 @@ impl<'a> Upload<'a> {
         let query = web::Query::<Query>::from_query(request.query_string())
             .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))?
             .into_inner();
-        if let Some(profile) = query
-            .reply
-            .as_deref()
-            .filter(|profile| *profile != "default")
-        {
+        if let Some(profile) = query.reply.as_deref().filter(|profile| *profile != "default") {
             let profile: String = profile.chars().take(40).collect();
             let detail = format!("there is no reply profile `{profile}`; there is `default`");
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
         let public_url = worker.shared.settings.server.public_url.as_deref();
-        let request_id = request
-            .extensions()
-            .get::<RequestId>()
-            .map(|id| id.as_str().to_owned());
+        let request_id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
         Ok(Self {
             worker,
             client,
@@ -218,11 +189,7 @@ impl<'a> Upload<'a> {
     /// Whether another file is to be expected behind this one, so that the request's length says nothing of it.
     fn expects_more(&self, part: &FilePart) -> bool {
         part.head.field.ends_with(']')
-            || self
-                .query
-                .multiple
-                .as_deref()
-                .is_some_and(|value| value != "0")
+            || self.query.multiple.as_deref().is_some_and(|value| value != "0")
     }
 
     /// Stores one file part; `None` for an empty file input, which is no file.
@@ -243,13 +210,11 @@ impl<'a> Upload<'a> {
         }
         let name = part.head.file_name.unwrap_or_default();
         let relay = file.relay.clone();
-        let key = self
-            .key(&form.borrow(), &name, first)
-            .map_err(|problem| Failure {
-                problem,
-                path: None,
-                relay: Some(relay),
-            })?;
+        let key = self.key(&form.borrow(), &name, first).map_err(|problem| Failure {
+            problem,
+            path: None,
+            relay: Some(relay),
+        })?;
         let content_type = media_type(part.head.content_type.as_deref(), &name);
         self.store(key, name, content_type, file).await.map(Some)
     }
@@ -275,9 +240,7 @@ impl<'a> Upload<'a> {
         match part.framed {
             // Too long if it is the last part; if it is not, only what fits the window can be saved.
             Some(framed) if framed > max.saturating_add(2) && !self.expects_more(part) => {
-                let file = self
-                    .held(source, settings.replay_window, Some(framed))
-                    .await?;
+                let file = self.held(source, settings.replay_window, Some(framed)).await?;
                 match file.framed {
                     Framed::Exact(_) => Ok(file),
                     Framed::Guess(_) => Err(InboundError::FileTooLarge(max).into()),
@@ -291,12 +254,7 @@ impl<'a> Upload<'a> {
     }
 
     fn streamed(&self, source: Source, framed: Framed) -> File {
-        self.file(
-            Blocks::new(self.worker.shared.budget.clone()),
-            None,
-            source,
-            framed,
-        )
+        self.file(Blocks::new(self.worker.shared.budget.clone()), None, source, framed)
     }
 
     /// Holds a file to its end; where the room runs out, goes over to the guess if there is one.
@@ -320,14 +278,9 @@ impl<'a> Upload<'a> {
     }
 
     fn file(&self, kept: Blocks, ended: Option<End>, source: Source, framed: Framed) -> File {
-        let (window, verify) = (
-            self.settings().replay_window,
-            self.worker.shared.settings.cos.verify_crc64,
-        );
-        File {
-            relay: Rc::new(Relay::new(kept, ended, source, window, verify)),
-            framed,
-        }
+        let (window, verify) =
+            (self.settings().replay_window, self.worker.shared.settings.cos.verify_crc64);
+        File { relay: Rc::new(Relay::new(kept, ended, source, window, verify)), framed }
     }
 
     /// The object's key: the path the client names, for one file only, otherwise the template's.
@@ -364,20 +317,9 @@ impl<'a> Upload<'a> {
             Ok((link, receipt)) => {
                 self.worker.wechat.forget_link(&link.file_id).await;
                 let url = address::of_file(&self.base, &key);
-                Ok(Stored {
-                    file_id: link.file_id,
-                    key,
-                    name,
-                    content_type,
-                    receipt,
-                    url,
-                })
+                Ok(Stored { file_id: link.file_id, key, name, content_type, receipt, url })
             }
-            Err(problem) => Err(Failure {
-                problem,
-                path: Some(key),
-                relay: Some(file.relay),
-            }),
+            Err(problem) => Err(Failure { problem, path: Some(key), relay: Some(file.relay) }),
         }
     }
 
@@ -388,11 +330,7 @@ impl<'a> Upload<'a> {
         file: &File,
     ) -> Result<(UploadLink, Receipt), Problem> {
         let shared = &self.worker.shared;
-        let content_type = shared
-            .settings
-            .cos
-            .send_content_type
-            .then_some(content_type);
+        let content_type = shared.settings.cos.send_content_type.then_some(content_type);
         let mut framed = file.framed;
         let mut link = self.worker.wechat.upload_link(key.as_str()).await?;
         let mut attempt = 1;
@@ -405,14 +343,11 @@ impl<'a> Upload<'a> {
                 file_id: link.cos_file_id.expose_secret(),
                 content_type,
             })?;
-            let error = match file
-                .relay
-                .attempt(&self.worker.upstream, &target, frame, framed)
-                .await
-            {
-                Ok(receipt) => return Ok((link, receipt)),
-                Err(error) => error,
-            };
+            let error =
+                match file.relay.attempt(&self.worker.upstream, &target, frame, framed).await {
+                    Ok(receipt) => return Ok((link, receipt)),
+                    Err(error) => error,
+                };
             match error {
                 // It was not the last part, but all of it is here: now its length is known.
                 CosError::NotLast { content } if file.relay.is_replayable() => {

@@ -25,12 +25,7 @@ pub struct Body {
 impl Body {
     /// `idle` is how long the sender may be silent while a byte is asked for; there is no limit on the whole.
     pub fn new(payload: Payload, idle: Duration) -> Self {
-        Self {
-            payload,
-            returned: Bytes::new(),
-            read: 0,
-            idle: Idle::new(idle),
-        }
+        Self { payload, returned: Bytes::new(), read: 0, idle: Idle::new(idle) }
     }
 
     /// Bytes handed out so far, less those handed back.
@@ -88,9 +83,7 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
 pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
     match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"" | b"identity") => Ok(()),
-        Some(other) => Err(InboundError::Encoding(
-            String::from_utf8_lossy(other).into_owned(),
-        )),
+        Some(other) => Err(InboundError::Encoding(String::from_utf8_lossy(other).into_owned())),
     }
 }
 
@@ -109,11 +102,7 @@ struct Idle {
 
 impl Idle {
     fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            silent_since: None,
-            timer: None,
-        }
+        Self { limit, silent_since: None, timer: None }
     }
 
     fn heard(&mut self) {

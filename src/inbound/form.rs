@@ -124,10 +124,7 @@ impl Form {
         form.borrow_mut().enter_file();
         let form = form.clone();
         Box::pin(stream::poll_fn(move |cx| {
-            form.borrow_mut()
-                .poll_content(cx)
-                .map(|piece| piece.map_err(Into::into))
-                .map(Some)
+            form.borrow_mut().poll_content(cx).map(|piece| piece.map_err(Into::into)).map(Some)
         }))
     }
 
@@ -158,14 +155,8 @@ impl Form {
         Poll::Ready(Ok(match self.state {
             // Nothing but the epilogue stood behind the file when no field was read since; fields do not matter to
             // an exact length, and a guess notices them by its sum.
-            State::Ended { epilogue } => Piece::End(End {
-                last: true,
-                epilogue,
-            }),
-            _ => Piece::End(End {
-                last: false,
-                epilogue: b"",
-            }),
+            State::Ended { epilogue } => Piece::End(End { last: true, epilogue }),
+            _ => Piece::End(End { last: false, epilogue: b"" }),
         }))
     }
 
@@ -311,10 +302,7 @@ impl Form {
             return Err(InboundError::FieldAfterFile(head.field));
         }
         self.scanner.at_line_start();
-        self.state = State::Field {
-            name: head.field,
-            value: Vec::new(),
-        };
+        self.state = State::Field { name: head.field, value: Vec::new() };
         Ok(())
     }
 
@@ -335,10 +323,8 @@ impl Form {
     }
 }
 
-const FIELDS: InboundError = InboundError::FieldsTooLarge {
-    fields: MAX_FIELDS,
-    bytes: MAX_FIELD_BYTES,
-};
+const FIELDS: InboundError =
+    InboundError::FieldsTooLarge { fields: MAX_FIELDS, bytes: MAX_FIELD_BYTES };
 const JUNK: InboundError =
     InboundError::Malformed("something other than a line break follows the form's last boundary");
 
@@ -352,22 +338,14 @@ fn epilogue(seen: &[u8]) -> Result<&'static [u8], InboundError> {
 
 /// The boundary of a multipart/form-data request, as actix-multipart will read it from the same header.
 fn boundary(request: &HeaderMap) -> Result<String, InboundError> {
-    let value = request
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let value = request.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mime: mime_guess::Mime = value.parse().map_err(|_| InboundError::NotMultipart)?;
     if mime.type_() != mime_guess::mime::MULTIPART || mime.subtype() != "form-data" {
         return Err(InboundError::NotMultipart);
     }
-    match mime
-        .get_param("boundary")
-        .map(|name| name.as_str().to_owned())
-    {
+    match mime.get_param("boundary").map(|name| name.as_str().to_owned()) {
         // RFC 2046 5.1.1 allows 70 characters.
         Some(boundary) if (1..=70).contains(&boundary.len()) => Ok(boundary),
-        _ => Err(InboundError::Malformed(
-            "the Content-Type has no usable boundary",
-        )),
+        _ => Err(InboundError::Malformed("the Content-Type has no usable boundary")),
     }
 }

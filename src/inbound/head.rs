@@ -64,9 +64,7 @@ pub fn parse(request: &HeaderMap, boundary: &str, raw: &[u8]) -> Result<PartHead
                 .ok()
                 .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|digits| digits.parse().ok())
-                .ok_or(InboundError::Malformed(
-                    "a part's Content-Length is not a number",
-                ))?,
+                .ok_or(InboundError::Malformed("a part's Content-Length is not a number"))?,
         ),
     };
     Ok(PartHead {
@@ -99,14 +97,9 @@ impl StandIn {
             head[range].fill(b'x');
         }
         if std::str::from_utf8(&head).is_err() {
-            head.iter_mut()
-                .filter(|byte| !byte.is_ascii())
-                .for_each(|byte| *byte = b'x');
+            head.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'x');
         }
-        Self {
-            head,
-            file_name: extended.or(plain),
-        }
+        Self { head, file_name: extended.or(plain) }
     }
 }
 
@@ -172,7 +165,7 @@ fn decode_plain(value: &[u8]) -> String {
     let text = match std::str::from_utf8(value) {
         Ok(text) => text.replace("\\\"", "\""),
         // What is not UTF-8 comes from old Chinese Windows clients.
-        Err(_) => GB18030.decode(value).0.replace("\\\"", "\""),
+        Err(_) => GB18030.decode_without_bom_handling(value).0.replace("\\\"", "\""),
     };
     base_name(&unescape_percent(&text))
 }
@@ -180,15 +173,11 @@ fn decode_plain(value: &[u8]) -> String {
 /// Browsers encode only quotes and line breaks, aiohttp every byte that is not unreserved. A name with a character
 /// that the latter would have encoded was not encoded throughout.
 fn unescape_percent(text: &str) -> String {
-    let throughout = text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"%-_.~/".contains(&byte));
+    let throughout =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-_.~/".contains(&byte));
     match percent_decode(text.as_bytes()).decode_utf8() {
         Ok(decoded) if throughout => decoded.into_owned(),
-        _ => text
-            .replace("%22", "\"")
-            .replace("%0D", "")
-            .replace("%0A", ""),
+        _ => text.replace("%22", "\"").replace("%0D", "").replace("%0A", ""),
     }
 }
 
@@ -198,16 +187,12 @@ fn decode_extended(value: &[u8]) -> Option<String> {
     let charset = Encoding::for_label(pieces.next()?)?;
     let encoded = pieces.nth(1)?;
     let bytes: Vec<u8> = percent_decode(encoded).collect();
-    Some(base_name(&charset.decode(&bytes).0))
+    Some(base_name(&charset.decode_without_bom_handling(&bytes).0))
 }
 
 fn base_name(path: &str) -> String {
     let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
-    name.chars()
-        .filter(|character| !character.is_control())
-        .collect::<String>()
-        .trim()
-        .to_owned()
+    name.chars().filter(|character| !character.is_control()).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -217,10 +202,8 @@ mod tests {
 
     fn parsed(disposition: &[u8]) -> Result<PartHead, InboundError> {
         let mut request = HeaderMap::new();
-        request.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("multipart/form-data; boundary=\"b\""),
-        );
+        request
+            .insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=\"b\""));
         let mut raw = b"Content-Disposition: form-data; ".to_vec();
         raw.extend_from_slice(disposition);
         raw.extend_from_slice(b"\r\nContent-Type: image/png\r\n\r\n");
@@ -237,66 +220,36 @@ mod tests {
             name("name=\"file\"; filename=\"报告 最终版.pdf\"".as_bytes()),
             "报告 最终版.pdf"
         );
-        assert_eq!(
-            name(b"name=\"file\"; filename=\"C:\\Users\\me\\x.png\""),
-            "x.png"
-        );
+        assert_eq!(name(b"name=\"file\"; filename=\"C:\\Users\\me\\x.png\""), "x.png");
         assert_eq!(name(b"name=\"file\"; filename=\"C:\\dir\\\""), "");
         assert_eq!(name(b"name=\"file\"; filename=\"a%22b.png\""), "a\"b.png");
         assert_eq!(name(b"name=\"file\"; filename=\"a\\\"b.png\""), "a\"b.png");
-        assert_eq!(
-            name(b"name=\"file\"; filename=\"100% sure.png\""),
-            "100% sure.png"
-        );
-        assert_eq!(
-            name(b"name=\"file\"; filename=\"%E6%8A%A5%20x.pdf\""),
-            "报 x.pdf"
-        );
-        assert_eq!(
-            name(b"name=\"file\"; filename=\"..%2F..%2Fetc%2Fpasswd\""),
-            "passwd"
-        );
+        assert_eq!(name(b"name=\"file\"; filename=\"100% sure.png\""), "100% sure.png");
+        assert_eq!(name(b"name=\"file\"; filename=\"%E6%8A%A5%20x.pdf\""), "报 x.pdf");
+        assert_eq!(name(b"name=\"file\"; filename=\"..%2F..%2Fetc%2Fpasswd\""), "passwd");
         assert_eq!(
             name(b"name=\"file\"; filename=\"x.pdf\"; filename*=UTF-8''%E6%8A%A5.pdf"),
             "报.pdf"
         );
-        assert_eq!(
-            name(b"name=\"file\"; filename*=bad; filename=x.pdf"),
-            "x.pdf"
-        );
+        assert_eq!(name(b"name=\"file\"; filename*=bad; filename=x.pdf"), "x.pdf");
         assert_eq!(name(b"filename=\"\"; name=\"file\""), "");
+        assert_eq!(name(b"name=\"file\"; filename=\"\xb1\xa8\xb8\xe6.doc\""), "报告.doc");
         assert_eq!(
-            name(b"name=\"file\"; filename=\"\xb1\xa8\xb8\xe6.doc\""),
-            "报告.doc"
-        );
-        assert_eq!(
-            name(b"name=\"file\"; filename=\"\xff\xfe.doc\"")
-                .rsplit('.')
-                .next(),
+            name(b"name=\"file\"; filename=\"\xff\xfe.doc\"").rsplit('.').next(),
             Some("doc")
         );
     }
 
     #[test]
     fn a_part_is_a_file_by_its_name_or_its_field() {
-        assert!(
-            parsed(b"name=\"anything\"; filename=\"x\"")
-                .unwrap()
-                .is_file()
-        );
+        assert!(parsed(b"name=\"anything\"; filename=\"x\"").unwrap().is_file());
         assert!(parsed(b"name=\"file\"").unwrap().is_file());
         assert!(!parsed(b"name=\"path\"").unwrap().is_file());
-        assert_eq!(
-            parsed(b"name=\"f; filename=x\"").unwrap().field,
-            "f; filename=x"
-        );
+        assert_eq!(parsed(b"name=\"f; filename=x\"").unwrap().field, "f; filename=x");
     }
 
     #[test]
     fn a_head_without_a_field_name_is_refused() {
-        assert!(matches!(
-            parsed(b"filename=\"x\""),
-            Err(InboundError::Malformed(_))
-        ));
+        assert!(matches!(parsed(b"filename=\"x\""), Err(InboundError::Malformed(_))));
     }
 }

@@ -12,10 +12,7 @@ pub fn content(mut body: Body) -> Source {
         body.poll_chunk(cx).map(|chunk| {
             Some(match chunk {
                 Ok(Some(bytes)) => Ok(Piece::Content(bytes)),
-                Ok(None) => Ok(Piece::End(End {
-                    last: true,
-                    epilogue: b"",
-                })),
+                Ok(None) => Ok(Piece::End(End { last: true, epilogue: b"" })),
                 Err(error) => Err(InboundError::into(error)),
             })
         })

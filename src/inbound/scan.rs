@@ -33,12 +33,7 @@ impl Scanner {
     pub fn new(boundary: &str) -> Self {
         let delimiter = Bytes::from(format!("\r\n--{boundary}"));
         let finder = Finder::new(&delimiter).into_owned();
-        Self {
-            delimiter,
-            finder,
-            matched: 0,
-            implied: 0,
-        }
+        Self { delimiter, finder, matched: 0, implied: 0 }
     }
 
     /// To be called where a line begins: at the start of the form and behind a part's head.
@@ -59,11 +54,7 @@ impl Scanner {
         }
         if self.matched > 0 {
             let wanted = &self.delimiter[self.matched..];
-            let same = wanted
-                .iter()
-                .zip(chunk.iter())
-                .take_while(|(a, b)| a == b)
-                .count();
+            let same = wanted.iter().zip(chunk.iter()).take_while(|(a, b)| a == b).count();
             if same == wanted.len() {
                 chunk.advance(same);
                 self.reset();
@@ -90,11 +81,7 @@ impl Scanner {
                 self.matched = self.begun(chunk);
                 let content = chunk.split_to(chunk.len() - self.matched);
                 chunk.clear();
-                if content.is_empty() {
-                    Step::More
-                } else {
-                    Step::Content(content)
-                }
+                if content.is_empty() { Step::More } else { Step::Content(content) }
             }
         }
     }
@@ -132,9 +119,7 @@ mod tests {
                     Step::More => break,
                     Step::Delimiter => {
                         let mut rest = chunk.to_vec();
-                        chunks[index + 1..]
-                            .iter()
-                            .for_each(|later| rest.extend_from_slice(later));
+                        chunks[index + 1..].iter().for_each(|later| rest.extend_from_slice(later));
                         return (content, Some(rest));
                     }
                 }
@@ -158,14 +143,8 @@ mod tests {
         scanner.at_line_start();
         assert_eq!(scanner.step(&mut Bytes::from_static(b"--")), Step::More);
         let mut chunk = Bytes::from_static(b"x");
-        assert_eq!(
-            scanner.step(&mut chunk),
-            Step::Content(Bytes::from_static(b"--"))
-        );
-        assert_eq!(
-            scanner.step(&mut chunk),
-            Step::Content(Bytes::from_static(b"x"))
-        );
+        assert_eq!(scanner.step(&mut chunk), Step::Content(Bytes::from_static(b"--")));
+        assert_eq!(scanner.step(&mut chunk), Step::Content(Bytes::from_static(b"x")));
     }
 
     proptest! {

@@ -54,9 +54,7 @@ fn refused(status: u16, text: impl std::fmt::Display) -> Reply {
 fn state(world: &World, head: &Head) -> Reply {
     let store = world.store.borrow();
     let prefix = head.parameter("prefix").unwrap_or_default();
-    let keys = store
-        .keys(prefix)
-        .filter(|_| head.parameter("objects") != Some("0"));
+    let keys = store.keys(prefix).filter(|_| head.parameter("objects") != Some("0"));
     let objects: Vec<Value> = keys
         .filter_map(|key| store.sidecar(key).ok())
         .map(|sidecar| {
@@ -83,9 +81,7 @@ fn state(world: &World, head: &Head) -> Reply {
 async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
     let number = |name: &str, or: u64| match head.parameter(name) {
         None => Ok(or),
-        Some(digits) => digits
-            .parse()
-            .map_err(|_| refused(400, format!("{name} is not a number"))),
+        Some(digits) => digits.parse().map_err(|_| refused(400, format!("{name} is not a number"))),
     };
     let for_idle = head.parameter("idle") == Some("1");
     let prefix = head.parameter("prefix") == Some("1");
@@ -104,10 +100,8 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
                 if world.record.idle() {
                     return Reply::json(&json!({"idle": true, "elapsed_ms": elapsed()}));
                 }
-            } else if let Some(upload) = world
-                .record
-                .furthest(key, prefix)
-                .filter(|u| u.received >= received)
+            } else if let Some(upload) =
+                world.record.furthest(key, prefix).filter(|u| u.received >= received)
             {
                 return Reply::json(&json!({
                     "key": upload.key,
@@ -121,10 +115,7 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
         }
     };
     tokio::time::timeout(timeout, so).await.map_err(|_| {
-        let so_far = world
-            .record
-            .furthest(key, prefix)
-            .map_or(0, |upload| upload.received);
+        let so_far = world.record.furthest(key, prefix).map_or(0, |upload| upload.received);
         let mut reply = Reply::json(&json!({
             "received": so_far, "in_flight": world.record.uploads().len(), "elapsed_ms": elapsed(),
         }));
@@ -136,9 +127,7 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
 fn object(world: &World, head: &Head) -> Result<Reply, Reply> {
     let store = world.store.borrow();
     let key = head.parameter("key").unwrap_or_default();
-    let object = store
-        .get(key)
-        .ok_or_else(|| refused(404, "no such object"))?;
+    let object = store.get(key).ok_or_else(|| refused(404, "no such object"))?;
     let file = store.content(object).map_err(|error| refused(500, error))?;
     Ok(Reply {
         status: 200,
@@ -153,19 +142,12 @@ fn faults(world: &World) -> Reply {
 
 fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Reply, Reply> {
     let rules: Vec<Rule> = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
-    let refusals: Vec<bool> = rules
-        .iter()
-        .filter(|rule| rule.is(Kind::Refuse))
-        .map(|rule| rule.stage.is_cos())
-        .collect();
+    let refusals: Vec<bool> =
+        rules.iter().filter(|rule| rule.is(Kind::Refuse)).map(|rule| rule.stage.is_cos()).collect();
     if replaces {
         world.faults.borrow_mut().clear();
     }
-    world
-        .faults
-        .borrow_mut()
-        .add(rules)
-        .map_err(|text| refused(400, text))?;
+    world.faults.borrow_mut().add(rules).map_err(|text| refused(400, text))?;
     for cos in refusals {
         world.drop_idle(cos);
     }
@@ -188,10 +170,6 @@ fn set_tokens(world: &World, body: &[u8]) -> Result<Reply, Reply> {
 fn reset(world: &World) -> Result<Reply, Reply> {
     world.record.reset();
     world.faults.borrow_mut().clear();
-    world
-        .store
-        .borrow_mut()
-        .clear()
-        .map_err(|error| refused(500, error))?;
+    world.store.borrow_mut().clear().map_err(|error| refused(500, error))?;
     Ok(done())
 }

@@ -22,12 +22,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(status: u16, code: &'static str, message: &str) -> Refusal {
-        Refusal {
-            status,
-            code,
-            message: message.to_owned(),
-            reason: None,
-        }
+        Refusal { status, code, message: message.to_owned(), reason: None }
     }
 
     pub fn malformed(reason: &str) -> Refusal {
@@ -39,11 +34,7 @@ impl Refusal {
 
     pub fn internal(error: &std::io::Error) -> Refusal {
         tracing::warn!(%error, "the sandbox could not reach its folder");
-        Refusal::new(
-            500,
-            "InternalError",
-            "We encountered an internal error. Please try again.",
-        )
+        Refusal::new(500, "InternalError", "We encountered an internal error. Please try again.")
     }
 
     pub fn note(&self, world: &World, key: Option<&str>) {
@@ -74,10 +65,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
 
 async fn get_object(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
     world.record.count("get_object");
-    let rule = world
-        .faults
-        .borrow_mut()
-        .strike(Stage::Object, target(head).1.unwrap_or_default());
+    let rule = world.faults.borrow_mut().strike(Stage::Object, target(head).1.unwrap_or_default());
     while conn.chunk().await?.is_some() {}
     let mut reply = match object_reply(world, head) {
         Ok(reply) => reply,
@@ -93,17 +81,13 @@ async fn get_object(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
 fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {
     let key = key_of(world, head)?;
     let key = key.ok_or_else(|| Refusal::new(403, "AccessDenied", "Access Denied."))?;
-    world
-        .links
-        .verify_download(key, head.parameter("sign"), head.parameter("t"))?;
+    world.links.verify_download(key, head.parameter("sign"), head.parameter("t"))?;
     let store = world.store.borrow();
     let object = store
         .get(key)
         .filter(|object| object.fileid_ok)
         .ok_or_else(|| Refusal::new(404, "NoSuchKey", "The specified key does not exist."))?;
-    let mut file = store
-        .content(object)
-        .map_err(|error| Refusal::internal(&error))?;
+    let mut file = store.content(object).map_err(|error| Refusal::internal(&error))?;
 
     let mut headers = vec![
         ("ETag", object.etag()),
@@ -119,10 +103,7 @@ fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {
             headers.push(("Content-Disposition", "attachment".to_owned()));
         }
     }
-    let (status, length) = match head
-        .header("range")
-        .and_then(|range| wanted(range, object.size))
-    {
+    let (status, length) = match head.header("range").and_then(|range| wanted(range, object.size)) {
         None => (200, object.size),
         Some(None) => {
             return Err(Refusal::new(
@@ -134,33 +115,20 @@ fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {
         Some(Some((first, last))) => {
             std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(first))
                 .map_err(|error| Refusal::internal(&error))?;
-            headers.push((
-                "Content-Range",
-                format!("bytes {first}-{last}/{}", object.size),
-            ));
+            headers.push(("Content-Range", format!("bytes {first}-{last}/{}", object.size)));
             (206, last - first + 1)
         }
     };
-    Ok(Reply {
-        status,
-        headers,
-        content: Content::File(file, length),
-    })
+    Ok(Reply { status, headers, content: Content::File(file, length) })
 }
 
 /// One range of bytes, first and last; `Some(None)` when it lies outside, `None` when the header is not understood.
 fn wanted(range: &str, size: u64) -> Option<Option<(u64, u64)>> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last) = match (first, last) {
-        ("", suffix) => (
-            size.saturating_sub(suffix.parse().ok()?),
-            size.wrapping_sub(1),
-        ),
+        ("", suffix) => (size.saturating_sub(suffix.parse().ok()?), size.wrapping_sub(1)),
         (first, "") => (first.parse().ok()?, size.wrapping_sub(1)),
-        (first, last) => (
-            first.parse().ok()?,
-            last.parse::<u64>().ok()?.min(size.wrapping_sub(1)),
-        ),
+        (first, last) => (first.parse().ok()?, last.parse::<u64>().ok()?.min(size.wrapping_sub(1))),
     };
     Some((size > 0 && first < size && first <= last).then_some((first, last)))
 }
@@ -180,11 +148,7 @@ pub fn key_of<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refu
     if bucket == world.bucket {
         Ok(key)
     } else {
-        Err(Refusal::new(
-            404,
-            "NoSuchBucket",
-            "The specified bucket does not exist.",
-        ))
+        Err(Refusal::new(404, "NoSuchBucket", "The specified bucket does not exist."))
     }
 }
 
@@ -208,27 +172,12 @@ pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Reply {
         402 => ("PaymentRequired", "Your account is in arrears."),
         403 => ("AccessDenied", "Access Denied."),
         404 => ("NoSuchBucket", "The specified bucket does not exist."),
-        405 => (
-            "MethodNotAllowed",
-            "The specified method is not allowed against this resource.",
-        ),
-        409 => (
-            "PathConflict",
-            "The path conflicts with an existing object.",
-        ),
-        411 => (
-            "MissingContentLength",
-            "You must provide the Content-Length HTTP header.",
-        ),
-        451 => (
-            "UnavailableForLegalReasons",
-            "The object is unavailable for legal reasons.",
-        ),
+        405 => ("MethodNotAllowed", "The specified method is not allowed against this resource."),
+        409 => ("PathConflict", "The path conflicts with an existing object."),
+        411 => ("MissingContentLength", "You must provide the Content-Length HTTP header."),
+        451 => ("UnavailableForLegalReasons", "The object is unavailable for legal reasons."),
         503 => ("SlowDown", "Please reduce your request rate."),
-        _ => (
-            "InternalError",
-            "We encountered an internal error. Please try again.",
-        ),
+        _ => ("InternalError", "We encountered an internal error. Please try again."),
     };
     let message = match rule.code.as_deref() {
         Some("RequestTimeout") => {
@@ -237,12 +186,7 @@ pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Reply {
         Some("ExpiredToken") => "The provided token has expired.",
         _ => message,
     };
-    error_reply(
-        status,
-        rule.code.as_deref().unwrap_or(code),
-        message,
-        resource,
-    )
+    error_reply(status, rule.code.as_deref().unwrap_or(code), message, resource)
 }
 
 fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Reply {
@@ -265,9 +209,7 @@ pub fn request_id() -> String {
 }
 
 pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// How long a sender may let the rest of an early-answered connection hang before it is dropped.

@@ -114,21 +114,15 @@ impl Rule {
     /// What is missing or does not fit together, for the control call's answer.
     fn check(&self) -> Result<(), String> {
         let needs = |there: bool, what: &str| {
-            if there {
-                Ok(())
-            } else {
-                Err(format!("{:?} needs {what}", self.fault))
-            }
+            if there { Ok(()) } else { Err(format!("{:?} needs {what}", self.fault)) }
         };
         match self.fault {
-            Kind::Slow => needs(
-                self.bytes_per_second.is_some_and(|rate| rate > 0),
-                "bytes_per_second",
-            )?,
+            Kind::Slow => {
+                needs(self.bytes_per_second.is_some_and(|rate| rate > 0), "bytes_per_second")?
+            }
             Kind::Delay => needs(self.ms.is_some(), "ms")?,
             Kind::Status | Kind::Early => needs(
-                self.status
-                    .is_some_and(|status| (200..600).contains(&status)),
+                self.status.is_some_and(|status| (200..600).contains(&status)),
                 "a status from 200 to 599",
             )?,
             Kind::Errcode => needs(self.errcode.is_some(), "errcode")?,
@@ -144,10 +138,7 @@ impl Rule {
         if fits {
             Ok(())
         } else {
-            Err(format!(
-                "{:?} has no meaning at the stage {:?}",
-                self.fault, self.stage
-            ))
+            Err(format!("{:?} has no meaning at the stage {:?}", self.fault, self.stage))
         }
     }
 
@@ -194,15 +185,11 @@ impl Faults {
     }
 
     pub fn refuses(&mut self, cos: bool) -> bool {
-        self.strike_where(|rule| rule.is(Kind::Refuse) && rule.stage.is_cos() == cos)
-            .is_some()
+        self.strike_where(|rule| rule.is(Kind::Refuse) && rule.stage.is_cos() == cos).is_some()
     }
 
     fn strike_where(&mut self, fits: impl Fn(&Rule) -> bool) -> Option<Rule> {
-        let rule = self
-            .rules
-            .iter_mut()
-            .find(|rule| rule.times != Some(0) && fits(rule))?;
+        let rule = self.rules.iter_mut().find(|rule| rule.times != Some(0) && fits(rule))?;
         rule.times = rule.times.map(|times| times - 1);
         rule.hits += 1;
         Some(rule.clone())
@@ -217,17 +204,11 @@ pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Resul
     match rule.fault {
         Kind::ResetBefore => Ok(Flow::Reset),
         Kind::ResetWithin => {
-            let how = Delivery {
-                cut_after: Some(rule.after.unwrap_or(0)),
-                ..Delivery::default()
-            };
+            let how = Delivery { cut_after: Some(rule.after.unwrap_or(0)), ..Delivery::default() };
             conn.deliver(reply, how).await
         }
         Kind::Slow => {
-            let how = Delivery {
-                bytes_per_second: rule.bytes_per_second,
-                ..Delivery::default()
-            };
+            let how = Delivery { bytes_per_second: rule.bytes_per_second, ..Delivery::default() };
             conn.deliver(reply, how).await
         }
         Kind::Stall => {
@@ -236,8 +217,7 @@ pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Resul
         }
         Kind::Close => Ok(Flow::Close),
         Kind::Garbage => {
-            conn.send_raw(b"\x16\x03\x01\x02\x00 this is not HTTP \xff\xfe\r\n\r\n")
-                .await?;
+            conn.send_raw(b"\x16\x03\x01\x02\x00 this is not HTTP \xff\xfe\r\n\r\n").await?;
             Ok(Flow::Close)
         }
         Kind::Delay => {
@@ -256,10 +236,7 @@ pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Resul
 pub fn swell(reply: &mut Reply, rule: &Rule) {
     let size = rule.bytes.unwrap_or(64 * 1024 * 1024) as usize;
     if let Content::Bytes(bytes) = &reply.content {
-        let prolog = bytes
-            .windows(2)
-            .position(|pair| pair == b"?>")
-            .map_or(0, |at| at + 2);
+        let prolog = bytes.windows(2).position(|pair| pair == b"?>").map_or(0, |at| at + 2);
         let mut body = bytes[..prolog].to_vec();
         body.resize(prolog + size, b' ');
         body.extend_from_slice(&bytes[prolog..]);

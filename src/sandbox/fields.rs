@@ -6,13 +6,8 @@ use crate::sandbox::form::FormError;
 use crate::sandbox::link::{LinkError, Links};
 
 /// Each at most once and in this order; the file comes behind them all.
-const ORDER: [&str; 5] = [
-    "key",
-    "Signature",
-    "x-cos-security-token",
-    "x-cos-meta-fileid",
-    "Content-Type",
-];
+const ORDER: [&str; 5] =
+    ["key", "Signature", "x-cos-security-token", "x-cos-meta-fileid", "Content-Type"];
 /// Without these the file has come before the other fields.
 const REQUIRED: usize = 3;
 
@@ -39,9 +34,7 @@ impl Fields {
         }
         if let Some(place) = ORDER.iter().position(|known| *known == name) {
             if place < self.reached {
-                return Err(Refusal::malformed(&format!(
-                    "the field {name} comes too late"
-                )));
+                return Err(Refusal::malformed(&format!("the field {name} comes too late")));
             }
             self.reached = place + 1;
         }
@@ -58,27 +51,16 @@ impl Fields {
     ) -> Result<Ticket, Refusal> {
         let [Some(key), Some(signature), Some(token)] = [0, 1, 2].map(|at| self.get(ORDER[at]))
         else {
-            let missing: Vec<&str> = ORDER[..REQUIRED]
-                .iter()
-                .filter(|name| self.get(name).is_none())
-                .copied()
-                .collect();
+            let missing: Vec<&str> =
+                ORDER[..REQUIRED].iter().filter(|name| self.get(name).is_none()).copied().collect();
             let reason = format!("the file comes before {}", missing.join(", "));
             return Err(Refusal::malformed(&reason));
         };
         if key.is_empty() {
-            return Err(Refusal::new(
-                400,
-                "InvalidArgument",
-                "The key must not be empty.",
-            ));
+            return Err(Refusal::new(400, "InvalidArgument", "The key must not be empty."));
         }
         if url_key.is_some_and(|url_key| url_key != key) {
-            return Err(Refusal::new(
-                403,
-                "AccessDenied",
-                "The key is not the one of the URL.",
-            ));
+            return Err(Refusal::new(403, "AccessDenied", "The key is not the one of the URL."));
         }
         links.verify_upload(key, signature, token)?;
         let fileid = self.get("x-cos-meta-fileid");
@@ -141,30 +123,15 @@ mod tests {
     use std::time::Duration;
 
     fn links() -> Links {
-        Links::new(
-            "http://h".into(),
-            "env",
-            "bucket",
-            Duration::from_secs(900),
-            "secret",
-        )
+        Links::new("http://h".into(), "env", "bucket", Duration::from_secs(900), "secret")
     }
 
     /// The right fields for the key `a/b`, in their order.
     fn right() -> Vec<(String, String)> {
         let link = links().upload("a/b", Duration::ZERO);
-        let values = [
-            "a/b".into(),
-            link.authorization,
-            link.token,
-            link.cos_file_id,
-            "image/png".into(),
-        ];
-        ORDER
-            .iter()
-            .map(|name| (*name).to_owned())
-            .zip(values)
-            .collect()
+        let values =
+            ["a/b".into(), link.authorization, link.token, link.cos_file_id, "image/png".into()];
+        ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect()
     }
 
     fn verdict(
@@ -175,9 +142,7 @@ mod tests {
         for (name, value) in fields {
             taken.take(name, value).map_err(|refusal| refusal.code)?;
         }
-        taken
-            .verify(&links(), url_key, Some("x.png"))
-            .map_err(|refusal| refusal.code)
+        taken.verify(&links(), url_key, Some("x.png")).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -203,11 +168,7 @@ mod tests {
             for second in first + 1..5 {
                 let mut fields = right();
                 fields.swap(first, second);
-                assert_eq!(
-                    verdict(fields, None),
-                    Err("MalformedPOSTRequest"),
-                    "{first} {second}"
-                );
+                assert_eq!(verdict(fields, None), Err("MalformedPOSTRequest"), "{first} {second}");
             }
         }
     }
@@ -218,10 +179,7 @@ mod tests {
         twice.push(twice[4].clone());
         assert_eq!(verdict(twice, None), Err("MalformedPOSTRequest"));
         for end in 0..REQUIRED {
-            assert_eq!(
-                verdict(right()[..end].to_vec(), None),
-                Err("MalformedPOSTRequest")
-            );
+            assert_eq!(verdict(right()[..end].to_vec(), None), Err("MalformedPOSTRequest"));
         }
     }
 
@@ -236,34 +194,15 @@ mod tests {
         assert_eq!(changed(0, "a/c"), Err("SignatureDoesNotMatch"));
         assert_eq!(changed(1, "nonsense"), Err("SignatureDoesNotMatch"));
         assert_eq!(changed(2, "nonsense"), Err("InvalidAccessKeyId"));
-        assert_eq!(
-            changed(3, &right()[3].1),
-            Err("InvalidArgument"),
-            "another link's file id"
-        );
-        assert_eq!(
-            changed(3, &right()[3].1.replace('+', " ")),
-            Err("InvalidArgument")
-        );
+        assert_eq!(changed(3, &right()[3].1), Err("InvalidArgument"), "another link's file id");
+        assert_eq!(changed(3, &right()[3].1.replace('+', " ")), Err("InvalidArgument"));
     }
 
     #[test]
     fn cos_expands_the_file_name_in_a_key() {
         let link = links().upload("a/${filename}", Duration::ZERO);
-        let values = [
-            "a/${filename}".into(),
-            link.authorization,
-            link.token,
-            link.cos_file_id,
-        ];
-        let fields = ORDER
-            .iter()
-            .map(|name| (*name).to_owned())
-            .zip(values)
-            .collect();
-        assert_eq!(
-            verdict(fields, Some("a/${filename}")).unwrap().key,
-            "a/x.png"
-        );
+        let values = ["a/${filename}".into(), link.authorization, link.token, link.cos_file_id];
+        let fields = ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect();
+        assert_eq!(verdict(fields, Some("a/${filename}")).unwrap().key, "a/x.png");
     }
 }

@@ -50,9 +50,7 @@ pub fn boundary(content_type: &str) -> Option<&str> {
     }
     let boundary = parameter.trim().strip_prefix("boundary=")?;
     let fits = (1..=70).contains(&boundary.len())
-        && boundary
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&b));
+        && boundary.bytes().all(|b| b.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&b));
     fits.then_some(boundary)
 }
 
@@ -118,9 +116,7 @@ impl Form {
                     if part.name == "file" {
                         self.file_seen = true;
                         self.state = State::File;
-                        return Ok(Some(Event::File {
-                            file_name: part.file_name,
-                        }));
+                        return Ok(Some(Event::File { file_name: part.file_name }));
                     }
                     if part.file_name.is_some() {
                         return Err(Malformed("a file part that is not called file"));
@@ -199,15 +195,9 @@ fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
     let mut seen: Vec<String> = Vec::new();
     let mut part = None;
     for line in head.split("\r\n") {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or(Malformed("a part head without a colon"))?;
+        let (name, value) = line.split_once(':').ok_or(Malformed("a part head without a colon"))?;
         let name = name.to_ascii_lowercase();
-        if name.is_empty()
-            || name
-                .bytes()
-                .any(|b| !b.is_ascii_alphanumeric() && b != b'-')
-        {
+        if name.is_empty() || name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-') {
             return Err(Malformed("a part head with a wrong name"));
         }
         if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
@@ -235,9 +225,8 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
     };
     let (mut name, mut file_name) = (None, None);
     while !rest.is_empty() {
-        let Some((parameter, quoted)) = rest
-            .strip_prefix(';')
-            .and_then(|text| text.trim_start().split_once("=\""))
+        let Some((parameter, quoted)) =
+            rest.strip_prefix(';').and_then(|text| text.trim_start().split_once("=\""))
         else {
             return Err(wrong);
         };
@@ -261,8 +250,7 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len())
-        .position(|window| window == wanted)
+    text.windows(wanted.len()).position(|window| window == wanted)
 }
 
 /// CRLF, two hyphens and the boundary, searched for with Horspool's skips.
@@ -342,13 +330,8 @@ mod tests {
 
     fn expected() -> Vec<Event> {
         vec![
-            Event::Field {
-                name: "key".into(),
-                value: "a/b.txt".into(),
-            },
-            Event::File {
-                file_name: Some("x".into()),
-            },
+            Event::Field { name: "key".into(), value: "a/b.txt".into() },
+            Event::File { file_name: Some("x".into()) },
             Event::Data(Bytes::from_static(CONTENT)),
         ]
     }
@@ -391,14 +374,8 @@ mod tests {
             form.replace("name=\"key\"", "name=key"),
             form.replace("name=\"key\"", "name=\"\""),
             form.replace("name=\"key\"", "name=\"key\"; filename=\"y\""),
-            form.replace(
-                "Content-Type:",
-                "Content-Disposition: form-data; name=\"x\"\r\nX:",
-            ),
-            form.replace(
-                "Content-Type: text/plain",
-                "Content-Transfer-Encoding: base64",
-            ),
+            form.replace("Content-Type:", "Content-Disposition: form-data; name=\"x\"\r\nX:"),
+            form.replace("Content-Type: text/plain", "Content-Transfer-Encoding: base64"),
             "--bOUNDa--\r\n".to_owned(),
         ] {
             assert!(read(&[wrong.as_bytes()]).is_err(), "{wrong}");
@@ -413,28 +390,16 @@ mod tests {
         form.push(Bytes::from_static(
             b"--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc\r\n-",
         ));
-        assert!(matches!(
-            form.next(),
-            Ok(Some(Event::File { file_name: None }))
-        ));
-        assert_eq!(
-            form.next(),
-            Ok(Some(Event::Data(Bytes::from_static(b"abc"))))
-        );
+        assert!(matches!(form.next(), Ok(Some(Event::File { file_name: None }))));
+        assert_eq!(form.next(), Ok(Some(Event::Data(Bytes::from_static(b"abc")))));
         assert_eq!(form.next(), Ok(None));
         form.push(Bytes::from_static(b"x"));
-        assert_eq!(
-            form.next(),
-            Ok(Some(Event::Data(Bytes::from_static(b"\r\n-x"))))
-        );
+        assert_eq!(form.next(), Ok(Some(Event::Data(Bytes::from_static(b"\r\n-x")))));
     }
 
     #[test]
     fn boundaries() {
-        assert_eq!(
-            boundary("multipart/form-data; boundary=----x1"),
-            Some("----x1")
-        );
+        assert_eq!(boundary("multipart/form-data; boundary=----x1"), Some("----x1"));
         for wrong in [
             "multipart/form-data",
             "multipart/form-data; boundary=",

@@ -87,10 +87,7 @@ pub struct Head {
 
 impl Head {
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
@@ -199,11 +196,7 @@ impl Conn {
                 return Err(Broken::BadRequest("the request's head is too large"));
             }
             if self.socket.read(&mut self.held, 8 * 1024).await? == 0 {
-                return if self.held.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(Broken::Closed)
-                };
+                return if self.held.is_empty() { Ok(None) } else { Err(Broken::Closed) };
             }
         }
     }
@@ -437,9 +430,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
     let (length_field, chunked) = framing(&fields)?;
     let closes = fields.iter().any(|(name, value)| {
         name.eq_ignore_ascii_case("connection")
-            && value
-                .split(',')
-                .any(|v| v.trim().eq_ignore_ascii_case("close"))
+            && value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close"))
     });
     let head = Head {
         method: request.method.unwrap_or_default().to_owned(),
@@ -461,9 +452,7 @@ fn target(target: &str) -> Result<(String, Pairs), Broken> {
         return Err(wrong());
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = percent_decode_str(path)
-        .decode_utf8()
-        .map_err(|_| wrong())?;
+    let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong())?;
     let mut pairs = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -482,9 +471,7 @@ fn target(target: &str) -> Result<(String, Pairs), Broken> {
 /// The body's length and whether it is chunked; a request that leaves room for two readings is refused.
 fn framing(headers: &[(String, String)]) -> Result<(Option<u64>, bool), Broken> {
     let all = |wanted: &str| -> Vec<&str> {
-        let found = headers
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let found = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         found.map(|(_, value)| value.as_str()).collect()
     };
     if all("host").len() != 1 {
@@ -504,9 +491,7 @@ fn framing(headers: &[(String, String)]) -> Result<(Option<u64>, bool), Broken> 
         _ => return Err(Broken::BadRequest("a wrong Content-Length")),
     };
     if chunked && length.is_some() {
-        return Err(Broken::BadRequest(
-            "Content-Length and Transfer-Encoding together",
-        ));
+        return Err(Broken::BadRequest("Content-Length and Transfer-Encoding together"));
     }
     Ok((length, chunked))
 }

@@ -8,12 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::sandbox::sign::{self, Authorization};
 
 /// In a path everything is encoded but what RFC 3986 leaves alone, and the slash.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 const URL_SAFE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// The random part of a security token; with its seal about as long as the vendor's sample.
 const NONCE: usize = 360;
@@ -113,13 +109,8 @@ impl Links {
             return Err(LinkError::WrongSignature);
         }
         let path_signed = self.signed_path(path);
-        let right = sign::signature(
-            &self.secret_key,
-            read.key_time,
-            read.sign_time,
-            "post",
-            &path_signed,
-        );
+        let right =
+            sign::signature(&self.secret_key, read.key_time, read.sign_time, "post", &path_signed);
         if !sign::same(&right, read.signature) {
             return Err(LinkError::WrongSignature);
         }
@@ -128,11 +119,7 @@ impl Links {
             let (nonce, seal) = token.split_at(NONCE);
             sign::same(&self.seal(nonce, path), seal)
         };
-        if sealed {
-            Ok(())
-        } else {
-            Err(LinkError::UnknownAccessKey)
-        }
+        if sealed { Ok(()) } else { Err(LinkError::UnknownAccessKey) }
     }
 
     /// Derived from the security token: the one text that belongs to that link.
@@ -148,11 +135,7 @@ impl Links {
 
     pub fn download(&self, path: &str, life: Duration) -> String {
         let ends = now() + life.as_secs();
-        format!(
-            "{}?sign={}&t={ends}",
-            self.url(path),
-            self.download_seal(path, ends)
-        )
+        format!("{}?sign={}&t={ends}", self.url(path), self.download_seal(path, ends))
     }
 
     pub fn verify_download(
@@ -168,11 +151,7 @@ impl Links {
         if !sign::same(&self.download_seal(path, ends), seal) {
             return Err(LinkError::WrongSignature);
         }
-        if now() > ends {
-            Err(LinkError::Expired)
-        } else {
-            Ok(())
-        }
+        if now() > ends { Err(LinkError::Expired) } else { Ok(()) }
     }
 
     pub fn file_id_prefix(&self) -> String {
@@ -180,12 +159,7 @@ impl Links {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!(
-            "{}/{}/{}",
-            self.base,
-            self.bucket,
-            utf8_percent_encode(path, PATH)
-        )
+        format!("{}/{}/{}", self.base, self.bucket, utf8_percent_encode(path, PATH))
     }
 
     /// Which path the real service signs is not public; here it is bucket and key, decoded.
@@ -194,25 +168,18 @@ impl Links {
     }
 
     fn security_token(&self, path: &str) -> String {
-        let nonce: String = (0..NONCE)
-            .map(|_| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())]))
-            .collect();
+        let nonce: String =
+            (0..NONCE).map(|_| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())])).collect();
         let seal = self.seal(&nonce, path);
         nonce + &seal
     }
 
     fn seal(&self, nonce: &str, path: &str) -> String {
-        sign::hmac_hex(
-            self.secret_key.as_bytes(),
-            format!("token\n{nonce}\n{path}").as_bytes(),
-        )
+        sign::hmac_hex(self.secret_key.as_bytes(), format!("token\n{nonce}\n{path}").as_bytes())
     }
 
     fn download_seal(&self, path: &str, ends: u64) -> String {
-        sign::hmac_hex(
-            self.secret_key.as_bytes(),
-            format!("get\n{path}\n{ends}").as_bytes(),
-        )
+        sign::hmac_hex(self.secret_key.as_bytes(), format!("get\n{path}\n{ends}").as_bytes())
     }
 }
 
@@ -237,9 +204,7 @@ fn base64(bytes: &[u8]) -> String {
             if digit > group.len() {
                 text.push('=');
             } else {
-                text.push(char::from(
-                    ALPHABET[(bits >> (18 - 6 * digit) & 63) as usize],
-                ));
+                text.push(char::from(ALPHABET[(bits >> (18 - 6 * digit) & 63) as usize]));
             }
         }
     }
@@ -251,24 +216,14 @@ mod tests {
     use super::*;
 
     fn links() -> Links {
-        Links::new(
-            "http://h:1".into(),
-            "env",
-            "bucket",
-            Duration::from_secs(900),
-            "secret",
-        )
+        Links::new("http://h:1".into(), "env", "bucket", Duration::from_secs(900), "secret")
     }
 
     #[test]
     fn base64_by_rfc_4648() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
     }
@@ -279,10 +234,7 @@ mod tests {
         let path = "目录/a b+c.png";
         let link = links.upload(path, Duration::ZERO);
         let other = links.upload(path, Duration::ZERO);
-        assert_eq!(
-            link.url,
-            "http://h:1/bucket/%E7%9B%AE%E5%BD%95/a%20b%2Bc.png"
-        );
+        assert_eq!(link.url, "http://h:1/bucket/%E7%9B%AE%E5%BD%95/a%20b%2Bc.png");
         assert_eq!(link.file_id, format!("cloud://env.bucket/{path}"));
         assert_eq!(link.cos_file_id.len(), 168);
         assert_eq!(links.cos_file_id(&link.token), link.cos_file_id);
@@ -296,32 +248,16 @@ mod tests {
             verify("other", &link.authorization, &link.token),
             Err(LinkError::WrongSignature)
         );
+        assert_eq!(verify(path, "", &link.token), Err(LinkError::WrongSignature));
+        assert_eq!(verify(path, &link.authorization, ""), Err(LinkError::UnknownAccessKey));
         assert_eq!(
-            verify(path, "", &link.token),
-            Err(LinkError::WrongSignature)
-        );
-        assert_eq!(
-            verify(path, &link.authorization, ""),
-            Err(LinkError::UnknownAccessKey)
-        );
-        assert_eq!(
-            verify(
-                path,
-                &link.authorization,
-                &links.upload("other", Duration::ZERO).token
-            ),
+            verify(path, &link.authorization, &links.upload("other", Duration::ZERO).token),
             Err(LinkError::UnknownAccessKey)
         );
         let foreign = link.authorization.replace("q-ak=AKID", "q-ak=AKIX");
-        assert_eq!(
-            verify(path, &foreign, &link.token),
-            Err(LinkError::UnknownAccessKey)
-        );
+        assert_eq!(verify(path, &foreign, &link.token), Err(LinkError::UnknownAccessKey));
         let old = links.upload(path, Duration::from_secs(1000));
-        assert_eq!(
-            verify(path, &old.authorization, &old.token),
-            Err(LinkError::Expired)
-        );
+        assert_eq!(verify(path, &old.authorization, &old.token), Err(LinkError::Expired));
     }
 
     #[test]
@@ -339,10 +275,7 @@ mod tests {
             links.verify_download("a/b", Some(seal), Some("9999999999")),
             Err(LinkError::WrongSignature)
         );
-        assert_eq!(
-            links.verify_download("a/b", None, None),
-            Err(LinkError::Denied)
-        );
+        assert_eq!(links.verify_download("a/b", None, None), Err(LinkError::Denied));
         let past = now() - 1;
         let seal = links.download_seal("a/b", past);
         assert_eq!(

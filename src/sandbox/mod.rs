@@ -94,16 +94,9 @@ impl Sandbox {
         let thread = std::thread::Builder::new()
             .name("sandbox".to_owned())
             .spawn(move || run(options, &ready, stopped))?;
-        let (wechat, cos) = bound
-            .recv()
-            .map_err(|_| io::Error::other("the sandbox's thread ended"))??;
-        Ok(Sandbox {
-            wechat,
-            cos,
-            wechat_scheme,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let (wechat, cos) =
+            bound.recv().map_err(|_| io::Error::other("the sandbox's thread ended"))??;
+        Ok(Sandbox { wechat, cos, wechat_scheme, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn wechat_addr(&self) -> SocketAddr {
@@ -132,9 +125,7 @@ impl Drop for Sandbox {
 type Bound = io::Result<(SocketAddr, SocketAddr)>;
 
 fn run(options: Options, ready: &mpsc::Sender<Bound>, stopped: oneshot::Receiver<()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -178,10 +169,7 @@ fn open(options: Options) -> Bound {
         bucket: options.bucket,
         appid: options.appid,
         secret: options.secret,
-        tokens: RefCell::new(token::Tokens::new(
-            options.token_life,
-            options.token_overlap,
-        )),
+        tokens: RefCell::new(token::Tokens::new(options.token_life, options.token_overlap)),
         store: RefCell::new(store),
         faults: RefCell::default(),
         record: Rc::default(),

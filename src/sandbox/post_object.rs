@@ -102,18 +102,13 @@ async fn receive(
                 Event::Field { name, value } => fields.take(name, value)?,
                 Event::File { file_name } => {
                     let ticket = fields.verify(&world.links, url_key, file_name.as_deref())?;
-                    let draft = world
-                        .store
-                        .borrow()
-                        .draft()
-                        .map_err(|error| Refusal::internal(&error))?;
+                    let draft =
+                        world.store.borrow().draft().map_err(|error| Refusal::internal(&error))?;
                     file = Some((draft, ticket, file_name));
                 }
                 Event::Data(bytes) => {
                     if let Some((draft, ..)) = &mut file {
-                        draft
-                            .write(&bytes)
-                            .map_err(|error| Refusal::internal(&error))?;
+                        draft.write(&bytes).map_err(|error| Refusal::internal(&error))?;
                     }
                     content += bytes.len() as u64;
                     upload.received(bytes.len() as u64);
@@ -129,12 +124,7 @@ async fn receive(
     form.finish()?;
     let (draft, ticket, file_name) =
         file.ok_or_else(|| Refusal::malformed("a form without a file"))?;
-    Ok(Received {
-        draft,
-        ticket,
-        file_name,
-        fields,
-    })
+    Ok(Received { draft, ticket, file_name, fields })
 }
 
 fn check_head<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
@@ -285,11 +275,7 @@ fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String
     if !location.is_empty() {
         headers.push(("Location", location));
     }
-    Reply {
-        status,
-        headers,
-        content: Content::Bytes(content.into()),
-    }
+    Reply { status, headers, content: Content::Bytes(content.into()) }
 }
 
 fn wrong(crc64: &str) -> String {

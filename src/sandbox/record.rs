@@ -76,18 +76,11 @@ impl Record {
         let mut seen = self.seen.borrow_mut();
         seen.last_id += 1;
         let id = seen.last_id;
-        let upload = Upload {
-            key: key.to_owned(),
-            received: 0,
-            content_length,
-            state: Stage::InFlight,
-        };
+        let upload =
+            Upload { key: key.to_owned(), received: 0, content_length, state: Stage::InFlight };
         seen.in_flight.insert(id, upload);
         self.moved.notify_waiters();
-        InFlight {
-            record: self.clone(),
-            id,
-        }
+        InFlight { record: self.clone(), id }
     }
 
     pub fn idle(&self) -> bool {

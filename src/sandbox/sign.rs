@@ -21,11 +21,7 @@ pub fn sha1_hex(bytes: &[u8]) -> String {
 
 /// Compares in a time that does not depend on where the texts differ.
 pub fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len()
-        && a.bytes()
-            .zip(b.bytes())
-            .fold(0, |seen, (x, y)| seen | (x ^ y))
-            == 0
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |seen, (x, y)| seen | (x ^ y)) == 0
 }
 
 /// `q-signature` of a request without signed parameters and headers. `path` is percent-decoded and starts with `/`.
@@ -37,12 +33,7 @@ pub fn signature(
     path: &str,
 ) -> String {
     let http_string = format!("{}\n{path}\n\n\n", method.to_ascii_lowercase());
-    of_digest(
-        secret_key,
-        key_time,
-        sign_time,
-        &sha1_hex(http_string.as_bytes()),
-    )
+    of_digest(secret_key, key_time, sign_time, &sha1_hex(http_string.as_bytes()))
 }
 
 fn of_digest(secret_key: &str, key_time: &str, sign_time: &str, digest: &str) -> String {
@@ -123,12 +114,7 @@ mod tests {
             "eb2519b498b02ac213cb1f3d1a3d27a3b3c9bc5f"
         );
         assert_eq!(
-            of_digest(
-                SECRET,
-                TIME,
-                TIME,
-                "8b2751e77f43a0995d6e9eb9477f4b685cca4172"
-            ),
+            of_digest(SECRET, TIME, TIME, "8b2751e77f43a0995d6e9eb9477f4b685cca4172"),
             "3b8851a11a569213c17ba8fa7dcf2abec6935172"
         );
     }
@@ -140,23 +126,11 @@ mod tests {
         assert_eq!((read.access_key, read.starts, read.ends), ("AKID", 10, 910));
         assert_eq!(
             read.signature,
-            signature(
-                SECRET,
-                read.key_time,
-                read.sign_time,
-                "POST",
-                "/bucket/目录/a b.png"
-            )
+            signature(SECRET, read.key_time, read.sign_time, "POST", "/bucket/目录/a b.png")
         );
         assert_ne!(
             read.signature,
-            signature(
-                SECRET,
-                read.key_time,
-                read.sign_time,
-                "post",
-                "/bucket/other"
-            )
+            signature(SECRET, read.key_time, read.sign_time, "post", "/bucket/other")
         );
     }
 
@@ -164,17 +138,9 @@ mod tests {
     fn rearranged_or_extended_authorizations_are_refused() {
         let text = Authorization::write("AKID", SECRET, 10, 910, "post", "/b/k");
         let extended = format!("{text}&x=1");
-        let swapped = text.replace(
-            "q-header-list=&q-url-param-list=",
-            "q-url-param-list=&q-header-list=",
-        );
-        for wrong in [
-            "",
-            "q-ak=1",
-            &extended,
-            &swapped,
-            &text.replace("sha1", "md5"),
-        ] {
+        let swapped =
+            text.replace("q-header-list=&q-url-param-list=", "q-url-param-list=&q-header-list=");
+        for wrong in ["", "q-ak=1", &extended, &swapped, &text.replace("sha1", "md5")] {
             assert_eq!(Authorization::parse(wrong), None, "{wrong}");
         }
     }

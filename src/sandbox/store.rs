@@ -83,23 +83,14 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(Store {
-            folder: folder.to_owned(),
-            objects,
-        })
+        Ok(Store { folder: folder.to_owned(), objects })
     }
 
     pub fn draft(&self) -> io::Result<Draft> {
         let blob = uuid::Uuid::now_v7().simple().to_string();
         let path = self.folder.join(format!("{blob}.part"));
         let file = File::create(&path)?;
-        Ok(Draft {
-            path,
-            blob: format!("{blob}.bin"),
-            file,
-            size: 0,
-            crc: CRC64.digest(),
-        })
+        Ok(Draft { path, blob: format!("{blob}.bin"), file, size: 0, crc: CRC64.digest() })
     }
 
     pub fn keep(
@@ -118,12 +109,7 @@ impl Store {
             fileid_ok,
             blob: draft.blob.clone(),
         };
-        let sidecar = Sidecar {
-            key: key.to_owned(),
-            object: object.clone(),
-            file_name,
-            fields,
-        };
+        let sidecar = Sidecar { key: key.to_owned(), object: object.clone(), file_name, fields };
         fs::rename(&draft.path, self.folder.join(&draft.blob))?;
         let written = self.folder.join(format!("{}.part", draft.blob));
         fs::write(&written, serde_json::to_vec(&sidecar)?)?;
@@ -140,8 +126,7 @@ impl Store {
 
     pub fn keys<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
         let from = self.objects.range(prefix.to_owned()..);
-        from.map(|(key, _)| key.as_str())
-            .take_while(move |key| key.starts_with(prefix))
+        from.map(|(key, _)| key.as_str()).take_while(move |key| key.starts_with(prefix))
     }
 
     pub fn sidecar(&self, key: &str) -> io::Result<Sidecar> {
@@ -171,8 +156,7 @@ impl Store {
 
     /// Keys hold any character and are longer than file names may be, hence a hash.
     fn sidecar_path(&self, key: &str) -> PathBuf {
-        self.folder
-            .join(format!("{}.json", sign::sha1_hex(key.as_bytes())))
+        self.folder.join(format!("{}.json", sign::sha1_hex(key.as_bytes())))
     }
 
     fn remove_blob(&self, object: &Object) {
@@ -237,10 +221,7 @@ mod tests {
         let object = store.get(&key).unwrap();
         // The check value of CRC-64/XZ.
         assert_eq!(object.crc64, 0x995d_c9bb_df19_39fa_u64.to_string());
-        assert_eq!(
-            io::read_to_string(store.content(object).unwrap()).unwrap(),
-            "123456789"
-        );
+        assert_eq!(io::read_to_string(store.content(object).unwrap()).unwrap(), "123456789");
         assert_eq!(store.keys("目录").count(), 1);
         assert!(store.remove(&key).unwrap());
         assert!(!store.remove(&key).unwrap());

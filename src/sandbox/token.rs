@@ -103,19 +103,12 @@ impl Tokens {
         if self.forced.len() >= FORCE_A_DAY {
             return Err(QuotaUsedUp);
         }
-        Ok(self
-            .forced
-            .back()
-            .is_none_or(|last| now.duration_since(*last) >= FORCE_APART))
+        Ok(self.forced.back().is_none_or(|last| now.duration_since(*last) >= FORCE_APART))
     }
 
     pub fn check(&self, token: Option<&str>) -> Verdict {
         let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return if self.open {
-                Verdict::Good
-            } else {
-                Verdict::Missing
-            };
+            return if self.open { Verdict::Good } else { Verdict::Missing };
         };
         if token.len() != LENGTH || token.bytes().any(|b| !ALPHABET.contains(&b)) {
             return Verdict::Malformed;
@@ -129,11 +122,7 @@ impl Tokens {
     }
 
     pub fn check_cloudbase(&self, token: &str) -> Verdict {
-        if self.cloudbase.as_deref() == Some(token) {
-            Verdict::Good
-        } else {
-            Verdict::Stale
-        }
+        if self.cloudbase.as_deref() == Some(token) { Verdict::Good } else { Verdict::Stale }
     }
 
     /// Every token becomes invalid at once: 40001.
@@ -161,15 +150,10 @@ impl Tokens {
     }
 
     fn issue(&mut self, now: Instant) -> String {
-        self.issued
-            .retain(|_, issued| now < issued.ends + Duration::from_secs(3600));
-        let token: String = (0..LENGTH)
-            .map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())]))
-            .collect();
-        let issued = Issued {
-            ends: now + self.life,
-            displaced: None,
-        };
+        self.issued.retain(|_, issued| now < issued.ends + Duration::from_secs(3600));
+        let token: String =
+            (0..LENGTH).map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())])).collect();
+        let issued = Issued { ends: now + self.life, displaced: None };
         self.issued.insert(token.clone(), issued);
         token
     }

@@ -56,11 +56,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         )
     });
     let answer = if does_it {
-        let request = Request {
-            head,
-            empty: body.is_empty(),
-            body: parsed.ok(),
-        };
+        let request = Request { head, empty: body.is_empty(), body: parsed.ok() };
         match call {
             "token" => token(world, head),
             "stable_token" => stable_token(world, &request),
@@ -75,9 +71,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         Ok(value) => Reply::json(&value),
         Err(Errcode(code, message)) => {
             let key = (!keys.is_empty()).then_some(keys.as_str());
-            world
-                .record
-                .refuse("wechat", key, &code.to_string(), &message);
+            world.record.refuse("wechat", key, &code.to_string(), &message);
             errcode_reply(code, &message)
         }
     };
@@ -87,12 +81,8 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
 
 /// What a fault's `path` is looked for in: the path or the file ids that a call names.
 fn keys(body: &Value) -> String {
-    let ids = ["file_list", "fileid_list"]
-        .iter()
-        .filter_map(|list| body[list].as_array());
-    let ids = ids
-        .flatten()
-        .filter_map(|item| item.as_str().or(item["fileid"].as_str()));
+    let ids = ["file_list", "fileid_list"].iter().filter_map(|list| body[list].as_array());
+    let ids = ids.flatten().filter_map(|item| item.as_str().or(item["fileid"].as_str()));
     let all: Vec<&str> = body["path"].as_str().into_iter().chain(ids).collect();
     all.join("\n")
 }
@@ -119,12 +109,8 @@ fn change(reply: &mut Reply, rule: Option<&Rule>) {
 }
 
 fn errcode_reply(code: i64, message: &str) -> Reply {
-    let rid = format!(
-        "{:08x}-{:08x}-{:08x}",
-        fastrand::u32(..),
-        fastrand::u32(..),
-        fastrand::u32(..)
-    );
+    let rid =
+        format!("{:08x}-{:08x}-{:08x}", fastrand::u32(..), fastrand::u32(..), fastrand::u32(..));
     Reply::json(&json!({"errcode": code, "errmsg": format!("{message} rid: {rid}")}))
 }
 
@@ -170,10 +156,9 @@ impl Request<'_> {
             Verdict::Good => Ok(()),
             Verdict::Missing => errcode(41001, "access_token missing"),
             Verdict::Malformed => errcode(40014, "invalid access_token"),
-            Verdict::Stale => errcode(
-                40001,
-                "invalid credential, access_token is invalid or not latest",
-            ),
+            Verdict::Stale => {
+                errcode(40001, "invalid credential, access_token is invalid or not latest")
+            }
             Verdict::Expired => errcode(42001, "access_token expired"),
         }
     }
@@ -283,16 +268,10 @@ fn upload_file(world: &World, request: &Request, rule: Option<&Rule>) -> Result<
 fn check_path(path: &str) -> Result<(), Errcode> {
     let wrong = path.starts_with(['/', '\\'])
         || path.contains("//")
-        || path
-            .split('/')
-            .any(|segment| segment == "." || segment == "..")
+        || path.split('/').any(|segment| segment == "." || segment == "..")
         || path.chars().any(char::is_control)
         || link::encoded_length(path) > 850;
-    if wrong {
-        errcode(-501007, "invalid parameters, invalid path")
-    } else {
-        Ok(())
-    }
+    if wrong { errcode(-501007, "invalid parameters, invalid path") } else { Ok(()) }
 }
 
 fn download_files(world: &World, request: &Request) -> Result<Value, Errcode> {
@@ -329,9 +308,7 @@ fn delete_files(world: &World, request: &Request) -> Result<Value, Errcode> {
         };
         let deleted = find(world, file_id, false).and_then(|key| {
             let removed = world.store.borrow_mut().remove(&key);
-            removed
-                .map(|_| ())
-                .map_err(|_| (-501001, "resource system error"))
+            removed.map(|_| ()).map_err(|_| (-501001, "resource system error"))
         });
         let (status, message) = deleted.map_or_else(|error| error, |()| (0, "ok"));
         files.push(json!({"fileid": file_id, "status": status, "errmsg": message}));

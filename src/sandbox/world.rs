@@ -32,10 +32,6 @@ impl World {
     }
 
     pub fn idle(&self, cos: bool) -> &Notify {
-        if cos {
-            &self.drop_idle_cos
-        } else {
-            &self.drop_idle_wechat
-        }
+        if cos { &self.drop_idle_cos } else { &self.drop_idle_wechat }
     }
 }

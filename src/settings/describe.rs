@@ -32,16 +32,18 @@ impl Settings {
         line("server.public_url", optional(server.public_url.as_deref()));
         line("server.shutdown_grace", duration(server.shutdown_grace));
         line("server.drain_timeout", duration(server.drain_timeout));
+        let file = |file: fn(&super::ServerTls) -> &std::path::PathBuf| {
+            server.tls.as_ref().map(|tls| file(tls).display().to_string())
+        };
+        line("server.tls.cert", optional(file(|tls| &tls.cert).as_deref()));
+        line("server.tls.key", optional(file(|tls| &tls.key).as_deref()));
         line("cors.origins", list(&cors.origins));
         line("wechat.base_url", text(&wechat.base_url));
         line("wechat.env", text(&wechat.env));
         line("wechat.credential", text(wechat.credential.name()));
         line("wechat.appid", text(&wechat.appid));
         line("wechat.secret", text(wechat.secret.expose_secret()));
-        line(
-            "wechat.file_id_prefix",
-            optional(wechat.file_id_prefix.as_deref()),
-        );
+        line("wechat.file_id_prefix", optional(wechat.file_id_prefix.as_deref()));
         line("wechat.timeout", duration(wechat.timeout));
         line("wechat.connect_timeout", duration(wechat.connect_timeout));
         line("cos.allowed_hosts", list(&cos.allowed_hosts));
@@ -63,18 +65,10 @@ impl Settings {
         line("auth.anonymous", auth.anonymous.to_string());
         for (name, key) in &auth.keys {
             let can: Vec<&str> = key.can.iter().copied().map(Action::name).collect();
-            line(
-                &format!("auth.keys.{name}.sha256"),
-                text(&hex::encode(key.sha256)),
-            );
+            line(&format!("auth.keys.{name}.sha256"), text(&hex::encode(key.sha256)));
             line(&format!("auth.keys.{name}.can"), list(&can));
-            line(
-                &format!("auth.keys.{name}.prefix"),
-                optional(key.prefix.as_deref()),
-            );
-            let client_paths = key
-                .client_paths
-                .map_or_else(|| text(""), |flag| flag.to_string());
+            line(&format!("auth.keys.{name}.prefix"), optional(key.prefix.as_deref()));
+            let client_paths = key.client_paths.map_or_else(|| text(""), |flag| flag.to_string());
             line(&format!("auth.keys.{name}.client_paths"), client_paths);
         }
         line("links.access", text(links.access.name()));
@@ -85,10 +79,7 @@ impl Settings {
         line(
             "sandbox.data",
             text(
-                &sandbox
-                    .data
-                    .as_ref()
-                    .map_or_else(String::new, |path| path.display().to_string()),
+                &sandbox.data.as_ref().map_or_else(String::new, |path| path.display().to_string()),
             ),
         );
         line("sandbox.wechat_port", sandbox.wechat_port.to_string());
@@ -100,11 +91,7 @@ impl Settings {
         lines.sort();
         let mut printed = format!("# profile: {}\n", profile.name());
         for (key, value) in lines {
-            let value = if is_secret(&key) && value != text("") {
-                text("***")
-            } else {
-                value
-            };
+            let value = if is_secret(&key) && value != text("") { text("***") } else { value };
             printed.push_str(&format!("{key} = {value}\n"));
         }
         printed

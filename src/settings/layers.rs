@@ -63,9 +63,7 @@ impl Layers {
 
     pub fn environment(&mut self, variables: HashMap<String, String>) {
         // No try_parsing: a secret or a hash made of digits only has to stay a string.
-        let source = Environment::with_prefix(PREFIX)
-            .separator("__")
-            .source(Some(variables));
+        let source = Environment::with_prefix(PREFIX).separator("__").source(Some(variables));
         match source.collect() {
             Ok(values) => self.flatten("", values, &Origin::Environment),
             Err(e) => self.fault("environment", e.to_string()),
@@ -79,23 +77,14 @@ impl Layers {
     fn toml(&mut self, text: &str, origin: &Origin) -> Result<(), String> {
         let values = File::from_str(text, FileFormat::Toml)
             .collect()
-            .map_err(|e| {
-                format!(
-                    "is not valid TOML: {}",
-                    without_source_lines(&e.to_string())
-                )
-            })?;
+            .map_err(|e| format!("is not valid TOML: {}", without_source_lines(&e.to_string())))?;
         self.flatten("", values, origin);
         Ok(())
     }
 
     fn flatten(&mut self, above: &str, table: Map<String, Value>, origin: &Origin) {
         for (name, value) in table {
-            let key = if above.is_empty() {
-                name
-            } else {
-                format!("{above}.{name}")
-            };
+            let key = if above.is_empty() { name } else { format!("{above}.{name}") };
             match value.kind {
                 ValueKind::Table(inner) => self.flatten(&key, inner, origin),
                 leaf => self.lay(key, leaf, origin),
@@ -113,11 +102,7 @@ impl Layers {
 fn without_source_lines(message: &str) -> String {
     let number = |c: char| c == ' ' || c.is_ascii_digit();
     let quoted = |line: &&str| line.trim_start_matches(number).starts_with('|');
-    message
-        .lines()
-        .filter(|line| !quoted(line))
-        .collect::<Vec<_>>()
-        .join(", ")
+    message.lines().filter(|line| !quoted(line)).collect::<Vec<_>>().join(", ")
 }
 
 /// Typed look-ups. On a fault a look-up notes it and gives a stand-in, so that the reading goes on;
@@ -131,11 +116,7 @@ pub(super) struct Reader {
 
 impl From<Layers> for Reader {
     fn from(layers: Layers) -> Self {
-        Self {
-            given: layers.given,
-            faults: layers.faults,
-            known: BTreeSet::new(),
-        }
+        Self { given: layers.given, faults: layers.faults, known: BTreeSet::new() }
     }
 }
 
@@ -163,11 +144,7 @@ impl Reader {
 
     pub fn optional_flag(&mut self, key: &str) -> Option<bool> {
         let text = self.text(key, false)?;
-        self.checked(
-            key,
-            text.parse()
-                .map_err(|_| "is neither true nor false".to_owned()),
-        )
+        self.checked(key, text.parse().map_err(|_| "is neither true nor false".to_owned()))
     }
 
     pub fn flag(&mut self, key: &str) -> bool {
@@ -187,9 +164,8 @@ impl Reader {
 
     /// In bytes.
     pub fn size(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
-        let value = self
-            .text(key, false)
-            .and_then(|text| self.checked(key, values::size(&text, range)));
+        let value =
+            self.text(key, false).and_then(|text| self.checked(key, values::size(&text, range)));
         self.present(key, value).unwrap_or_default()
     }
 
@@ -221,20 +197,12 @@ impl Reader {
                 strings?
             }
             _ => {
-                self.refuse(
-                    key,
-                    None,
-                    "must be a list of strings, or one string with commas",
-                );
+                self.refuse(key, None, "must be a list of strings, or one string with commas");
                 return None;
             }
         };
         let mut list = Vec::new();
-        for item in items
-            .iter()
-            .map(|item| item.trim())
-            .filter(|item| !item.is_empty())
-        {
+        for item in items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
             match check(item) {
                 Ok(value) => list.push(value),
                 Err(problem) => self.refuse(key, Some(item), &problem),
@@ -254,10 +222,7 @@ impl Reader {
         let mut names = BTreeSet::new();
         let mut scalars = Vec::new();
         for key in self.given.keys() {
-            let Some(rest) = key
-                .strip_prefix(under)
-                .and_then(|rest| rest.strip_prefix('.'))
-            else {
+            let Some(rest) = key.strip_prefix(under).and_then(|rest| rest.strip_prefix('.')) else {
                 continue;
             };
             match rest.split_once('.') {
@@ -283,33 +248,23 @@ impl Reader {
     /// Whether none of these keys has a fault yet: rules across keys hold only between values that
     /// are themselves as meant.
     pub fn sound(&self, keys: &[&str]) -> bool {
-        !self
-            .faults
-            .iter()
-            .any(|fault| keys.contains(&fault.key.as_str()))
+        !self.faults.iter().any(|fault| keys.contains(&fault.key.as_str()))
     }
 
     /// Every fault, by key; what was given and never asked for is one.
     pub fn finish(mut self) -> Vec<Fault> {
-        let unknown = self
-            .given
-            .iter()
-            .filter(|(key, _)| !self.known.contains(*key));
+        let unknown = self.given.iter().filter(|(key, _)| !self.known.contains(*key));
         let unknown: Vec<Fault> = unknown
             .map(|(key, given)| {
                 let place = place(key, &given.origin);
-                let problem = if self
-                    .known
-                    .iter()
-                    .any(|known| known.starts_with(&format!("{key}.")))
-                {
-                    format!("is a section, not a setting{place}")
-                } else {
-                    let hint = self
-                        .nearest(key)
-                        .map(|near| format!("; did you mean `{near}`?"));
-                    format!("unknown setting{place}{}", hint.unwrap_or_default())
-                };
+                let problem =
+                    if self.known.iter().any(|known| known.starts_with(&format!("{key}."))) {
+                        format!("is a section, not a setting{place}")
+                    } else {
+                        let hint =
+                            self.nearest(key).map(|near| format!("; did you mean `{near}`?"));
+                        format!("unknown setting{place}{}", hint.unwrap_or_default())
+                    };
                 Fault::new(key, problem)
             })
             .collect();
@@ -333,10 +288,7 @@ impl Reader {
             return Some(known);
         }
         let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
-        let mut namesakes = self
-            .known
-            .iter()
-            .filter(|known| last(known) == last(unknown));
+        let mut namesakes = self.known.iter().filter(|known| last(known) == last(unknown));
         let namesake = namesakes.next()?;
         namesakes.next().is_none().then_some(namesake)
     }
@@ -397,10 +349,7 @@ impl Reader {
             Some(text) => format!("{text:?} "),
             None => String::new(),
         };
-        self.fault(
-            key,
-            format!("{shown}{problem}{}", place.unwrap_or_default()),
-        );
+        self.fault(key, format!("{shown}{problem}{}", place.unwrap_or_default()));
     }
 }
 

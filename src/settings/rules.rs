@@ -16,9 +16,7 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     memory(settings, reader);
     keys(settings, reader);
 
-    let Settings {
-        server, sandbox, ..
-    } = settings;
+    let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
         && !server.bind.ip().is_loopback()
         && reader.sound(&["server.bind"])
@@ -33,10 +31,7 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
         );
     }
     if settings.cos.allowed_hosts.is_empty() && reader.sound(&["cos.allowed_hosts"]) {
-        reader.fault(
-            "cos.allowed_hosts",
-            "is empty: no upload link would be followed",
-        );
+        reader.fault("cos.allowed_hosts", "is empty: no upload link would be followed");
     }
     if sandbox.wechat_port != 0 && sandbox.wechat_port == sandbox.cos_port {
         reader.fault("sandbox.cos_port", "is the same as sandbox.wechat_port");
@@ -49,25 +44,17 @@ fn not_supported_yet(settings: &Settings, reader: &mut Reader) {
     if !matches!(credential, Credential::Secret | Credential::Stable) {
         reader.fault(
             "wechat.credential",
-            format!(
-                "{:?} {NOT_YET}; there are secret, stable",
-                credential.name()
-            ),
+            format!("{:?} {NOT_YET}; there are secret, stable", credential.name()),
         );
     }
     let access = settings.links.access;
     if access != LinkAccess::Public {
-        reader.fault(
-            "links.access",
-            format!("{:?} {NOT_YET}; there is public", access.name()),
-        );
+        reader.fault("links.access", format!("{:?} {NOT_YET}; there is public", access.name()));
     }
 }
 
 fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
-    let Settings {
-        wechat, sandbox, ..
-    } = settings;
+    let Settings { wechat, sandbox, .. } = settings;
     if !reader.sound(&["sandbox.enabled"]) {
         return;
     }
@@ -91,16 +78,8 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
     // The modes to come need other settings instead.
     let by_secret = matches!(wechat.credential, Credential::Secret | Credential::Stable);
     let required = [
-        (
-            "wechat.env",
-            "the cloud environment's id",
-            wechat.env.is_empty(),
-        ),
-        (
-            "wechat.appid",
-            "the app's id",
-            wechat.appid.is_empty() && by_secret,
-        ),
+        ("wechat.env", "the cloud environment's id", wechat.env.is_empty()),
+        ("wechat.appid", "the app's id", wechat.appid.is_empty() && by_secret),
         (
             "wechat.secret",
             "the app's secret",
@@ -111,10 +90,7 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
         if missing && reader.sound(&[key, "wechat.credential"]) {
             reader.fault(
                 key,
-                format!(
-                    "must be set where the sandbox is off: {what} ({})",
-                    variable(key)
-                ),
+                format!("must be set where the sandbox is off: {what} ({})", variable(key)),
             );
         }
     }
@@ -123,16 +99,11 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
 fn memory(settings: &Settings, reader: &mut Reader) {
     const BUDGET: &str = "upload.memory_budget";
     let upload = &settings.upload;
-    let parts = [
-        ("upload.hold_limit", upload.hold_limit),
-        ("upload.replay_window", upload.replay_window),
-    ];
+    let parts =
+        [("upload.hold_limit", upload.hold_limit), ("upload.replay_window", upload.replay_window)];
     for (key, size) in parts {
         if size > upload.memory_budget && reader.sound(&[key, BUDGET]) {
-            reader.fault(
-                key,
-                format!("is larger than {BUDGET}, which it has to fit in"),
-            );
+            reader.fault(key, format!("is larger than {BUDGET}, which it has to fit in"));
         }
     }
 }
@@ -141,9 +112,7 @@ fn keys(settings: &Settings, reader: &mut Reader) {
     let digest = |name: &str| format!("auth.keys.{name}.sha256");
     let keys: Vec<_> = settings.auth.keys.iter().collect();
     for (at, (name, key)) in keys.iter().enumerate() {
-        let twin = keys[..at]
-            .iter()
-            .find(|(_, earlier)| earlier.sha256 == key.sha256);
+        let twin = keys[..at].iter().find(|(_, earlier)| earlier.sha256 == key.sha256);
         if let Some((twin, _)) = twin
             && reader.sound(&[&digest(name), &digest(twin)])
         {
@@ -158,27 +127,12 @@ fn keys(settings: &Settings, reader: &mut Reader) {
 impl Settings {
     /// What is allowed, but most likely not meant, or at least to be known.
     pub fn warnings(&self) -> Vec<String> {
-        let Self {
-            profile,
-            server,
-            wechat,
-            cos,
-            upload,
-            auth,
-            sandbox,
-            ..
-        } = self;
+        let Self { profile, server, wechat, cos, upload, auth, sandbox, .. } = self;
         let production = *profile == Profile::Production;
-        let may_upload = auth.anonymous
-            || auth
-                .keys
-                .values()
-                .any(|key| key.can.contains(&Action::Upload));
-        let credentials = [
-            wechat.env.as_str(),
-            wechat.appid.as_str(),
-            wechat.secret.expose_secret(),
-        ];
+        let may_upload =
+            auth.anonymous || auth.keys.values().any(|key| key.can.contains(&Action::Upload));
+        let credentials =
+            [wechat.env.as_str(), wechat.appid.as_str(), wechat.secret.expose_secret()];
 
         let cases = [
             (

@@ -13,10 +13,7 @@ use super::*;
 const DIGITS: &str = "0123456789012345678901234567890123456789012345678901234567890123";
 
 fn env(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-    pairs
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn sandbox(pairs: &[(&str, &str)]) -> Result<Settings, Faults> {
@@ -30,11 +27,7 @@ fn production(pairs: &[(&str, &str)]) -> Result<Settings, Faults> {
         ("GATEWAY__WECHAT__APPID", "wx1"),
         ("GATEWAY__WECHAT__SECRET", "hush"),
     ]);
-    env.extend(
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    );
+    env.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     Settings::from_layers(Some("production"), None, env)
 }
 
@@ -52,20 +45,11 @@ fn with_file(text: &str, pairs: &[(&str, &str)]) -> Result<Settings, Faults> {
 fn problem(result: &Result<Settings, Faults>, key: &str) -> String {
     let faults = result.as_ref().expect_err("faults");
     let fault = faults.0.iter().find(|fault| fault.key == key);
-    fault
-        .unwrap_or_else(|| panic!("no fault of {key} in:\n{faults}"))
-        .problem
-        .clone()
+    fault.unwrap_or_else(|| panic!("no fault of {key} in:\n{faults}")).problem.clone()
 }
 
 fn keys(result: &Result<Settings, Faults>) -> Vec<&str> {
-    result
-        .as_ref()
-        .expect_err("faults")
-        .0
-        .iter()
-        .map(|fault| fault.key.as_str())
-        .collect()
+    result.as_ref().expect_err("faults").0.iter().map(|fault| fault.key.as_str()).collect()
 }
 
 #[test]
@@ -103,23 +87,15 @@ fn production_starts_with_its_credentials_alone() {
 #[test]
 fn production_refuses_to_start_without_credentials_or_with_the_sandbox() {
     let result = Settings::from_layers(Some("production"), None, env(&[]));
-    assert_eq!(
-        keys(&result),
-        ["wechat.appid", "wechat.env", "wechat.secret"]
-    );
+    assert_eq!(keys(&result), ["wechat.appid", "wechat.env", "wechat.secret"]);
     assert!(problem(&result, "wechat.env").contains("GATEWAY__WECHAT__ENV"));
-    assert_eq!(
-        keys(&production(&[("GATEWAY__SANDBOX__ENABLED", "true")])),
-        ["sandbox.enabled"]
-    );
+    assert_eq!(keys(&production(&[("GATEWAY__SANDBOX__ENABLED", "true")])), ["sandbox.enabled"]);
 }
 
 #[test]
 fn an_empty_variable_is_an_unset_one() {
-    let result = production(&[
-        ("GATEWAY__WECHAT__SECRET", ""),
-        ("GATEWAY__SERVER__PUBLIC_URL", ""),
-    ]);
+    let result =
+        production(&[("GATEWAY__WECHAT__SECRET", ""), ("GATEWAY__SERVER__PUBLIC_URL", "")]);
     assert_eq!(keys(&result), ["wechat.secret"]);
     let settings = production(&[
         ("GATEWAY__SERVER__WORKERS", ""),
@@ -132,21 +108,15 @@ fn an_empty_variable_is_an_unset_one() {
 #[test]
 fn the_profile_comes_from_the_argument_before_the_environment() {
     let variable = env(&[("GATEWAY_PROFILE", "production")]);
-    assert_eq!(
-        keys(&Settings::from_layers(None, None, variable.clone())).len(),
-        3
-    );
+    assert_eq!(keys(&Settings::from_layers(None, None, variable.clone())).len(), 3);
     let settings = Settings::from_layers(Some("sandbox"), None, variable).expect("no faults");
     assert_eq!(settings.profile, Profile::Sandbox);
 }
 
 #[test]
 fn an_unknown_profile_does_not_hide_other_faults() {
-    let result = Settings::from_layers(
-        Some("prod"),
-        None,
-        env(&[("GATEWAY__UPLOAD__MAX_FILES", "many")]),
-    );
+    let result =
+        Settings::from_layers(Some("prod"), None, env(&[("GATEWAY__UPLOAD__MAX_FILES", "many")]));
     assert_eq!(keys(&result), ["profile", "upload.max_files"]);
     assert!(problem(&result, "profile").contains("\"prod\" is not one of sandbox, production"));
 }
@@ -177,34 +147,17 @@ fn lists_come_as_arrays_or_with_commas() {
             "GATEWAY__COS__ALLOWED_HOSTS",
             "127.0.0.1:9000, *.MyQcloud.com,,[::1]:9000 ,::1,cos.local",
         ),
-        (
-            "GATEWAY__CORS__ORIGINS",
-            "https://A.example.com:443,null,http://localhost:5173",
-        ),
+        ("GATEWAY__CORS__ORIGINS", "https://A.example.com:443,null,http://localhost:5173"),
     ])
     .expect("no faults");
-    let hosts = [
-        "127.0.0.1:9000",
-        "*.myqcloud.com",
-        "[::1]:9000",
-        "[::1]",
-        "cos.local",
-    ];
+    let hosts = ["127.0.0.1:9000", "*.myqcloud.com", "[::1]:9000", "[::1]", "cos.local"];
     assert_eq!(settings.cos.allowed_hosts, hosts);
-    assert_eq!(
-        settings.cors.origins,
-        ["https://a.example.com", "null", "http://localhost:5173"]
-    );
+    assert_eq!(settings.cors.origins, ["https://a.example.com", "null", "http://localhost:5173"]);
 
-    let settings = with_file(
-        "cors.origins = ['https://a.example.com', 'https://b.example.com']",
-        &[],
-    );
+    let settings =
+        with_file("cors.origins = ['https://a.example.com', 'https://b.example.com']", &[]);
     assert_eq!(settings.expect("no faults").cors.origins.len(), 2);
-    let settings = with_file(
-        "cors.origins = 'https://a.example.com, https://b.example.com'",
-        &[],
-    );
+    let settings = with_file("cors.origins = 'https://a.example.com, https://b.example.com'", &[]);
     assert_eq!(settings.expect("no faults").cors.origins.len(), 2);
     assert!(
         problem(&with_file("cors.origins = [1]", &[]), "cors.origins").contains("strings only")
@@ -221,12 +174,7 @@ fn a_misspelt_key_and_three_wrong_values_are_named_at_once() {
     ]);
     assert_eq!(
         keys(&result),
-        [
-            "cos.allow_http",
-            "server.bind",
-            "upload.max_files",
-            "wechat.secert"
-        ]
+        ["cos.allow_http", "server.bind", "upload.max_files", "wechat.secert"]
     );
     let told = result.expect_err("faults").to_string();
     assert_eq!(told.lines().count(), 4);
@@ -259,11 +207,7 @@ fn what_is_meant_by_an_unknown_key_is_guessed_where_it_can_be() {
             problem.starts_with("unknown setting") && problem.ends_with(&hint),
             "{key}: {problem}"
         );
-        assert_eq!(
-            meant.is_some(),
-            problem.contains("did you mean"),
-            "{key}: {problem}"
-        );
+        assert_eq!(meant.is_some(), problem.contains("did you mean"), "{key}: {problem}");
     }
 }
 
@@ -295,35 +239,12 @@ fn sizes_are_bytes_or_have_a_unit() {
     assert_eq!(size("5GiB").expect("all that COS takes"), 5 << 30);
     let settings = with_file("upload.max_file_size = 1048576", &[]).expect("a TOML integer");
     assert_eq!(settings.upload.max_file_size, 1 << 20);
-    for wrong in [
-        "6GiB",
-        "5368709121",
-        "0",
-        "",
-        "-1",
-        "huge",
-        "99999999999999999999GiB",
-        "1.5",
-    ] {
+    for wrong in ["6GiB", "5368709121", "0", "", "-1", "huge", "99999999999999999999GiB", "1.5"] {
         assert!(size(wrong).is_err(), "{wrong}");
     }
-    assert!(
-        size("6GiB")
-            .expect_err("fault")
-            .to_string()
-            .contains("at most 5GiB")
-    );
-    let none = [
-        ("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"),
-        ("GATEWAY__UPLOAD__HOLD_LIMIT", "0"),
-    ];
-    assert_eq!(
-        sandbox(&none)
-            .expect("both may be off")
-            .upload
-            .replay_window,
-        0
-    );
+    assert!(size("6GiB").expect_err("fault").to_string().contains("at most 5GiB"));
+    let none = [("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"), ("GATEWAY__UPLOAD__HOLD_LIMIT", "0")];
+    assert_eq!(sandbox(&none).expect("both may be off").upload.replay_window, 0);
 }
 
 #[test]
@@ -333,15 +254,7 @@ fn durations_have_a_unit() {
     };
     assert_eq!(idle("1m 30s").expect("two units"), Duration::from_secs(90));
     assert_eq!(idle("500ms").expect("small"), Duration::from_millis(500));
-    for wrong in [
-        "30",
-        "0s",
-        "",
-        "-5s",
-        "soon",
-        "100years",
-        "99999999999999999999s",
-    ] {
+    for wrong in ["30", "0s", "", "-5s", "soon", "100years", "99999999999999999999s"] {
         assert!(idle(wrong).is_err(), "{wrong}");
     }
     assert!(with_file("upload.idle_timeout = 30", &[]).is_err());
@@ -356,10 +269,7 @@ fn a_platforms_port_is_used_in_production_only() {
         |settings: Result<Settings, Faults>| settings.expect("no faults").server.bind.to_string();
     assert_eq!(bind(production(&[("PORT", "3000")])), "0.0.0.0:3000");
     assert_eq!(
-        bind(production(&[
-            ("PORT", "3000"),
-            ("GATEWAY__SERVER__BIND", "[::1]:9")
-        ])),
+        bind(production(&[("PORT", "3000"), ("GATEWAY__SERVER__BIND", "[::1]:9")])),
         "[::1]:9"
     );
     assert_eq!(bind(sandbox(&[("PORT", "3000")])), "127.0.0.1:8080");
@@ -373,10 +283,7 @@ fn the_environment_lies_over_the_file_and_the_file_over_the_profile() {
     assert_eq!(settings.upload.max_files, 4);
     assert!(!settings.upload.client_paths);
     assert_eq!(settings.server.bind.port(), 0);
-    assert!(
-        settings.upload.max_file_size == 5 << 30,
-        "the rest of the section stays"
-    );
+    assert!(settings.upload.max_file_size == 5 << 30, "the rest of the section stays");
 }
 
 #[test]
@@ -390,18 +297,12 @@ fn a_file_that_cannot_be_used_is_named_without_its_text() {
         env(&[("GATEWAY__UPLOAD__MAX_FILES", "0")]),
     );
     let told = result.expect_err("faults").to_string();
-    assert!(
-        told.contains("is not valid TOML: ") && told.contains("line 2"),
-        "{told}"
-    );
+    assert!(told.contains("is not valid TOML: ") && told.contains("line 2"), "{told}");
     assert!(told.contains("upload.max_files"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
     assert_eq!(told.lines().count(), 2, "{told}");
     let value = with_file("upload.max_files = 0", &[]);
-    assert!(
-        problem(&value, "upload.max_files").contains(".tmp"),
-        "names the file"
-    );
+    assert!(problem(&value, "upload.max_files").contains(".tmp"), "names the file");
 }
 
 #[test]
@@ -411,23 +312,14 @@ fn keys_have_all_rights_unless_told_otherwise() {
          [auth.keys.mini-app_2]\nsha256 = '{}'\ncan = ['upload', 'link']\nprefix = 'mini/app'\nclient_paths = false\n",
         "AB".repeat(32)
     );
-    let settings = with_file(
-        &toml,
-        &[("GATEWAY__AUTH__KEYS__PANEL__CLIENT_PATHS", "true")],
-    )
-    .expect("no faults");
+    let settings = with_file(&toml, &[("GATEWAY__AUTH__KEYS__PANEL__CLIENT_PATHS", "true")])
+        .expect("no faults");
     let panel = &settings.auth.keys["panel"];
     assert_eq!(panel.can.len(), 4);
-    assert_eq!(
-        (panel.prefix.as_deref(), panel.client_paths),
-        (None, Some(true))
-    );
+    assert_eq!((panel.prefix.as_deref(), panel.client_paths), (None, Some(true)));
     let app = &settings.auth.keys["mini-app_2"];
     assert!(app.can.contains(&Action::Link) && !app.can.contains(&Action::Delete));
-    assert_eq!(
-        (app.prefix.as_deref(), app.client_paths),
-        (Some("mini/app/"), Some(false))
-    );
+    assert_eq!((app.prefix.as_deref(), app.client_paths), (Some("mini/app/"), Some(false)));
     assert_eq!(app.sha256, [0xab; 32]);
 }
 
@@ -517,46 +409,24 @@ fn hosts_and_origins_and_urls_are_checked() {
         ),
         (
             "GATEWAY__SERVER__BIND",
-            &[
-                "",
-                "8080",
-                ":8080",
-                "localhost:8080",
-                "127.0.0.1",
-                "0.0.0.0:8080",
-                "::1:80",
-            ],
+            &["", "8080", ":8080", "localhost:8080", "127.0.0.1", "0.0.0.0:8080", "::1:80"],
         ),
     ];
     for (name, wrongs) in refused {
         for wrong in wrongs {
-            let told = sandbox(&[(name, wrong)])
-                .expect_err(&format!("{name}={wrong}"))
-                .to_string();
+            let told = sandbox(&[(name, wrong)]).expect_err(&format!("{name}={wrong}")).to_string();
             assert_eq!(told.lines().count(), 1, "{told}");
             assert!(!told.contains("hunter2"), "{told}");
         }
     }
     let settings = sandbox(&[
-        (
-            "GATEWAY__SERVER__PUBLIC_URL",
-            "HTTPS://Files.Example.com:8443/Up/",
-        ),
+        ("GATEWAY__SERVER__PUBLIC_URL", "HTTPS://Files.Example.com:8443/Up/"),
         ("GATEWAY__SERVER__BIND", "[::1]:0"),
-        (
-            "GATEWAY__WECHAT__FILE_ID_PREFIX",
-            "cloud://env-1.6578-env-1-12/",
-        ),
+        ("GATEWAY__WECHAT__FILE_ID_PREFIX", "cloud://env-1.6578-env-1-12/"),
     ])
     .expect("no faults");
-    assert_eq!(
-        settings.server.public_url.as_deref(),
-        Some("https://files.example.com:8443/Up")
-    );
-    assert_eq!(
-        settings.wechat.file_id_prefix.as_deref(),
-        Some("cloud://env-1.6578-env-1-12")
-    );
+    assert_eq!(settings.server.public_url.as_deref(), Some("https://files.example.com:8443/Up"));
+    assert_eq!(settings.wechat.file_id_prefix.as_deref(), Some("cloud://env-1.6578-env-1-12"));
 }
 
 #[test]
@@ -576,12 +446,7 @@ fn templates_must_tell_uploads_apart() {
         assert!(template(wrong).is_err(), "{wrong}");
     }
     let settings = template("{client}/{dir}/{name}").expect("no faults");
-    assert!(
-        settings
-            .warnings()
-            .join("\n")
-            .contains("overwrite each other")
-    );
+    assert!(settings.warnings().join("\n").contains("overwrite each other"));
 }
 
 #[test]
@@ -589,53 +454,27 @@ fn what_does_not_go_together_is_refused() {
     let result = sandbox(&[("GATEWAY__WECHAT__BASE_URL", "http://127.0.0.1:9/")]);
     assert!(problem(&result, "wechat.base_url").contains("sandbox.enabled = false"));
     let result = sandbox(&[("GATEWAY__SANDBOX__ENABLED", "false")]);
-    assert_eq!(
-        keys(&result),
-        ["wechat.appid", "wechat.env", "wechat.secret"]
-    );
-    assert_eq!(
-        keys(&sandbox(&[("GATEWAY__SERVER__BIND", "0.0.0.0:80")])),
-        ["server.bind"]
-    );
-    assert_eq!(
-        keys(&sandbox(&[("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB")])),
-        ["upload.hold_limit"]
-    );
-    let budget_wrong = [
-        ("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB"),
-        ("GATEWAY__UPLOAD__MEMORY_BUDGET", "2GiBB"),
-    ];
+    assert_eq!(keys(&result), ["wechat.appid", "wechat.env", "wechat.secret"]);
+    assert_eq!(keys(&sandbox(&[("GATEWAY__SERVER__BIND", "0.0.0.0:80")])), ["server.bind"]);
+    assert_eq!(keys(&sandbox(&[("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB")])), ["upload.hold_limit"]);
+    let budget_wrong =
+        [("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB"), ("GATEWAY__UPLOAD__MEMORY_BUDGET", "2GiBB")];
     assert_eq!(keys(&sandbox(&budget_wrong)), ["upload.memory_budget"]);
-    for zero in [
-        "SERVER__WORKERS",
-        "UPLOAD__MAX_FILES",
-        "UPLOAD__MAX_CONCURRENT",
-    ] {
-        assert!(
-            sandbox(&[(&format!("GATEWAY__{zero}"), "0")]).is_err(),
-            "{zero}"
-        );
+    for zero in ["SERVER__WORKERS", "UPLOAD__MAX_FILES", "UPLOAD__MAX_CONCURRENT"] {
+        assert!(sandbox(&[(&format!("GATEWAY__{zero}"), "0")]).is_err(), "{zero}");
     }
-    let ports = [
-        ("GATEWAY__SANDBOX__WECHAT_PORT", "7001"),
-        ("GATEWAY__SANDBOX__COS_PORT", "7001"),
-    ];
+    let ports = [("GATEWAY__SANDBOX__WECHAT_PORT", "7001"), ("GATEWAY__SANDBOX__COS_PORT", "7001")];
     assert_eq!(keys(&sandbox(&ports)), ["sandbox.cos_port"]);
     for later in ["cloudbase", "open", "authorizer"] {
-        let result = production(&[
-            ("GATEWAY__WECHAT__CREDENTIAL", later),
-            ("GATEWAY__WECHAT__SECRET", ""),
-        ]);
+        let result =
+            production(&[("GATEWAY__WECHAT__CREDENTIAL", later), ("GATEWAY__WECHAT__SECRET", "")]);
         assert_eq!(keys(&result), ["wechat.credential"]);
         assert!(
             problem(&result, "wechat.credential").contains("not supported by this version yet")
         );
     }
     for later in ["signed", "authenticated"] {
-        assert_eq!(
-            keys(&production(&[("GATEWAY__LINKS__ACCESS", later)])),
-            ["links.access"]
-        );
+        assert_eq!(keys(&production(&[("GATEWAY__LINKS__ACCESS", later)])), ["links.access"]);
     }
 }
 
@@ -660,10 +499,7 @@ fn neither_check_nor_debug_shows_a_secret() {
     );
     let debug = format!("{settings:?}");
     for shown in [&described, &debug] {
-        assert!(
-            !shown.contains("hunter2") && !shown.contains(DIGITS),
-            "{shown}"
-        );
+        assert!(!shown.contains("hunter2") && !shown.contains(DIGITS), "{shown}");
     }
     assert!(!debug.contains("sha256"), "{debug}");
 }
@@ -681,10 +517,7 @@ fn the_description_reads_back_as_the_same_settings() {
     let described = sandbox(&pairs).expect("no faults").describe();
     let again = with_file(&described, &[]).expect("no faults").describe();
     assert_eq!(described, again);
-    assert!(
-        described.contains("upload.max_file_size = \"20000000B\"\n"),
-        "{described}"
-    );
+    assert!(described.contains("upload.max_file_size = \"20000000B\"\n"), "{described}");
     let keys: Vec<&str> = described
         .lines()
         .skip(1)
@@ -700,11 +533,8 @@ fn the_description_has_exactly_the_keys_of_the_default_file() {
     // faults: an unread key is an unknown setting, an absent one must be set.
     let mut layers = Layers::default();
     layers.built_in(DEFAULT);
-    let unread: Vec<String> = Reader::from(layers)
-        .finish()
-        .into_iter()
-        .map(|fault| fault.key)
-        .collect();
+    let unread: Vec<String> =
+        Reader::from(layers).finish().into_iter().map(|fault| fault.key).collect();
     let described = sandbox(&[]).expect("no faults").describe();
     let described: Vec<&str> = described
         .lines()
@@ -722,14 +552,9 @@ fn the_built_in_files_are_sound_and_agree_with_the_rules() {
         layers.built_in(file);
         let faults = Reader::from(layers).finish();
         assert!(
-            faults
-                .iter()
-                .all(|fault| fault.problem.starts_with("unknown setting")),
+            faults.iter().all(|fault| fault.problem.starts_with("unknown setting")),
             "{faults:?}"
         );
     }
-    assert_eq!(
-        sandbox(&[]).expect("no faults").wechat.base_url,
-        rules::WECHAT
-    );
+    assert_eq!(sandbox(&[]).expect("no faults").wechat.base_url, rules::WECHAT);
 }

@@ -16,26 +16,17 @@ const PLACEHOLDERS: [&str; 8] = ["yyyy", "mm", "dd", "uuid", "ext", "client", "d
 
 pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| {
-        format!(
-            "is not a whole number from {} to {}",
-            range.start(),
-            range.end()
-        )
-    })
+    number.ok_or_else(|| format!("is not a whole number from {} to {}", range.start(), range.end()))
 }
 
 pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let Ok(ByteSize(bytes)) = text.parse() else {
         return Err(
-            "is not a size such as \"256KiB\" or \"20MiB\", or a number of bytes".to_owned(),
+            "is not a size such as \"256KiB\" or \"20MiB\", or a number of bytes".to_owned()
         );
     };
     if bytes < *range.start() {
-        return Err(format!(
-            "is too small: at least {}",
-            size_text(*range.start())
-        ));
+        return Err(format!("is too small: at least {}", size_text(*range.start())));
     }
     if bytes > *range.end() {
         return Err(format!("is too large: at most {}", size_text(*range.end())));
@@ -46,26 +37,18 @@ pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, String
 /// A size exactly, in the largest unit that divides it; reads back as the same number.
 pub(super) fn size_text(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = UNITS
-        .iter()
-        .find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
-    unit.map_or_else(
-        || format!("{bytes}B"),
-        |(unit, shift)| format!("{}{unit}", bytes >> shift),
-    )
+    let unit = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
 pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, String> {
     let Ok(duration) = humantime::parse_duration(text) else {
         return Err(
-            "is not a duration with its unit, such as \"500ms\", \"30s\" or \"2h\"".to_owned(),
+            "is not a duration with its unit, such as \"500ms\", \"30s\" or \"2h\"".to_owned()
         );
     };
     if duration < least {
-        return Err(format!(
-            "is too short: at least {}",
-            humantime::format_duration(least)
-        ));
+        return Err(format!("is too short: at least {}", humantime::format_duration(least)));
     }
     if duration > LONGEST {
         return Err("is too long: at most a year".to_owned());
@@ -133,20 +116,14 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     if rest.contains('@') {
         return Err("has user info, which is not supported".to_owned());
     }
-    if !rest
-        .chars()
-        .all(|c| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c))
-    {
+    if !rest.chars().all(|c| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c)) {
         return Err(
-            "has characters that a URL has only percent-encoded (a host: as punycode)".to_owned(),
+            "has characters that a URL has only percent-encoded (a host: as punycode)".to_owned()
         );
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let authority = Authority::parse(authority)?;
-    Ok(format!(
-        "{scheme}://{authority}{}",
-        path.trim_end_matches('/')
-    ))
+    Ok(format!("{scheme}://{authority}{}", path.trim_end_matches('/')))
 }
 
 /// An origin as a browser sends it: scheme, host, and the port where it is not the scheme's own.
@@ -162,7 +139,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     };
     if rest.contains(['/', '?', '#']) {
         return Err(
-            "goes on after the host; an origin has no path and no trailing slash".to_owned(),
+            "goes on after the host; an origin has no path and no trailing slash".to_owned()
         );
     }
     let scheme = scheme.to_ascii_lowercase();
@@ -173,10 +150,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
         return Err("does not begin with a scheme such as https://".to_owned());
     }
     let mut authority = Authority::parse(rest)?;
-    if matches!(
-        (scheme.as_str(), authority.port),
-        ("https", Some(443)) | ("http", Some(80))
-    ) {
+    if matches!((scheme.as_str(), authority.port), ("https", Some(443)) | ("http", Some(80))) {
         authority.port = None;
     }
     Ok(format!("{scheme}://{authority}"))
@@ -218,21 +192,19 @@ pub(super) fn path_template(text: &str) -> Result<String, String> {
         };
         if !PLACEHOLDERS.contains(&name) {
             let known = PLACEHOLDERS.map(|name| format!("{{{name}}}")).join(" ");
-            return Err(format!(
-                "has the unknown placeholder {{{name}}}; there are {known}"
-            ));
+            return Err(format!("has the unknown placeholder {{{name}}}; there are {known}"));
         }
         distinct |= ["uuid", "name"].contains(&name);
         rest = behind;
     }
     if !distinct {
         return Err(
-            "has neither {uuid} nor {name}: every upload would overwrite the one before".to_owned(),
+            "has neither {uuid} nor {name}: every upload would overwrite the one before".to_owned()
         );
     }
     if text.starts_with('/') || text.ends_with('/') {
         return Err(
-            "begins or ends with a slash; it is a path such as uploads/{uuid}{ext}".to_owned(),
+            "begins or ends with a slash; it is a path such as uploads/{uuid}{ext}".to_owned()
         );
     }
     self::text(text)
@@ -244,11 +216,7 @@ pub(super) fn folder(text: &str) -> Result<String, String> {
     if inner.starts_with('/') || inner.is_empty() {
         return Err("begins with a slash; a folder is given as panel/ or panel/images/".to_owned());
     }
-    if inner
-        .split('/')
-        .any(|segment| ["", ".", ".."].contains(&segment))
-        || inner.contains('\\')
-    {
+    if inner.split('/').any(|segment| ["", ".", ".."].contains(&segment)) || inner.contains('\\') {
         return Err("is not a folder: no empty, `.` or `..` segments, no backslash".to_owned());
     }
     self::text(inner).map(|inner| format!("{inner}/"))
@@ -288,9 +256,8 @@ impl Authority {
                 (format!("[{address}]"), port)
             }
             None => {
-                let (host, port) = text
-                    .split_once(':')
-                    .map_or((text, None), |(host, port)| (host, Some(port)));
+                let (host, port) =
+                    text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
                 if !is_host(host) {
                     return Err(not_a_host());
                 }
@@ -303,10 +270,7 @@ impl Authority {
         });
         match port {
             Some(None) => Err("has no valid port (1 to 65535)".to_owned()),
-            port => Ok(Self {
-                host,
-                port: port.flatten(),
-            }),
+            port => Ok(Self { host, port: port.flatten() }),
         }
     }
 
@@ -326,17 +290,13 @@ impl std::fmt::Display for Authority {
 fn is_host(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     // A number as the last label makes an address of it (WHATWG URL), and 10.0.0.256 is none.
-    let numeric = text
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let numeric =
+        text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     text.len() <= 253
         && text.split('.').all(label)
         && (!numeric || text.parse::<Ipv4Addr>().is_ok())

@@ -46,19 +46,9 @@ impl Shared {
         tokens: Tokens,
         prefix: Option<String>,
     ) -> Arc<Self> {
-        let links = Cache::builder()
-            .max_capacity(LINKS_KEPT)
-            .expire_after(LinkLife)
-            .build();
+        let links = Cache::builder().max_capacity(LINKS_KEPT).expire_after(LinkLife).build();
         let prefix = RwLock::new(prefix);
-        Arc::new(Self {
-            base_url,
-            env,
-            timeout,
-            tokens,
-            prefix,
-            links,
-        })
+        Arc::new(Self { base_url, env, timeout, tokens, prefix, links })
     }
 }
 
@@ -103,10 +93,7 @@ impl Wechat {
 
     /// A link to upload `path` with. Asking stores nothing.
     pub async fn upload_link(&self, path: &str) -> Result<UploadLink, WechatError> {
-        let body = wire::UploadFileRequest {
-            env: &self.shared.env,
-            path,
-        };
+        let body = wire::UploadFileRequest { env: &self.shared.env, path };
         let link: UploadLink = self.call("uploadfile", &body).await?;
         self.learn_prefix(&link, path);
         Ok(link)
@@ -118,14 +105,8 @@ impl Wechat {
         if let Some(link) = self.shared.links.get(&file_id).await {
             return Ok(Some(link));
         }
-        let file = wire::DownloadItem {
-            fileid: &file_id,
-            max_age: LINK_LIFE.as_secs(),
-        };
-        let body = wire::BatchDownloadRequest {
-            env: &self.shared.env,
-            file_list: vec![file],
-        };
+        let file = wire::DownloadItem { fileid: &file_id, max_age: LINK_LIFE.as_secs() };
+        let body = wire::BatchDownloadRequest { env: &self.shared.env, file_list: vec![file] };
         let asked = Instant::now();
         let reply: wire::BatchDownloadReply = self.call("batchdownloadfile", &body).await?;
         let Some(file) = reply.file_list.into_iter().next() else {
@@ -142,10 +123,7 @@ impl Wechat {
             return Err(unusable("batchdownloadfile", "its download_url is no URL"));
         }
         let usable_until = asked + (LINK_LIFE - LINK_MARGIN);
-        let link = DownloadLink {
-            url: file.download_url,
-            usable_until,
-        };
+        let link = DownloadLink { url: file.download_url, usable_until };
         self.shared.links.insert(file_id, link.clone()).await;
         Ok(Some(link))
     }
@@ -153,10 +131,7 @@ impl Wechat {
     /// Deletes `file_id`; a file that was gone already is fine.
     pub async fn delete(&self, file_id: &str) -> Result<(), WechatError> {
         self.shared.links.invalidate(file_id).await;
-        let body = wire::BatchDeleteRequest {
-            env: &self.shared.env,
-            fileid_list: &[file_id],
-        };
+        let body = wire::BatchDeleteRequest { env: &self.shared.env, fileid_list: &[file_id] };
         let reply: wire::BatchDeleteReply = self.call("batchdeletefile", &body).await?;
         match reply.delete_list.into_iter().next() {
             Some(wire::DeleteResult::Item { status, errmsg })
@@ -175,12 +150,7 @@ impl Wechat {
 
     /// `cloud://ENV.BUCKET/PATH`. The bucket is known from any upload link; before the first one, a link is asked for.
     async fn file_id(&self, path: &str) -> Result<String, WechatError> {
-        let known = self
-            .shared
-            .prefix
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let known = self.shared.prefix.read().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
             Some(prefix) => Ok(format!("{prefix}{path}")),
             None => Ok(self.upload_link(path).await?.file_id),
@@ -188,25 +158,13 @@ impl Wechat {
     }
 
     fn learn_prefix(&self, link: &UploadLink, path: &str) {
-        let known = self
-            .shared
-            .prefix
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
+        let known = self.shared.prefix.read().unwrap_or_else(PoisonError::into_inner).is_some();
         if known {
             return;
         }
-        if let Some(prefix) = link
-            .file_id
-            .strip_suffix(path)
-            .filter(|prefix| prefix.ends_with('/'))
+        if let Some(prefix) = link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/'))
         {
-            let mut slot = self
-                .shared
-                .prefix
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self.shared.prefix.write().unwrap_or_else(PoisonError::into_inner);
             *slot = Some(prefix.to_owned());
         }
     }
@@ -258,15 +216,11 @@ pub(super) async fn exchange<R: DeserializeOwned>(
     let work = async {
         let request = request.timeout(limit);
         let sent = match body {
-            Some(body) => request
-                .insert_header((CONTENT_TYPE, "application/json"))
-                .send_body(body),
+            Some(body) => request.insert_header((CONTENT_TYPE, "application/json")).send_body(body),
             None => request.send(),
         };
         let unreachable = |cause: String| WechatError::Unreachable { call, cause };
-        let mut reply = sent
-            .await
-            .map_err(|error| unreachable(without_url(&error)))?;
+        let mut reply = sent.await.map_err(|error| unreachable(without_url(&error)))?;
         let status = reply.status();
         if !status.is_success() {
             return Err(unreachable(format!("HTTP status {}", status.as_u16())));
@@ -283,9 +237,7 @@ pub(super) async fn exchange<R: DeserializeOwned>(
         }
         serde_json::from_slice(&bytes).map_err(|_| unusable(call, "a field is missing"))
     };
-    timeout(limit, work)
-        .await
-        .map_err(|_| WechatError::Timeout { call, limit })?
+    timeout(limit, work).await.map_err(|_| WechatError::Timeout { call, limit })?
 }
 
 /// awc's errors do not name the URL, which holds the secret or the token; this keeps it so by naming the kind only.
@@ -302,16 +254,8 @@ fn without_url(error: &awc::error::SendRequestError) -> String {
 }
 
 fn refused(call: &'static str, errcode: i64, errmsg: &str) -> WechatError {
-    let message = errmsg
-        .chars()
-        .filter(|character| !character.is_control())
-        .take(512)
-        .collect();
-    WechatError::Refused {
-        call,
-        errcode,
-        message,
-    }
+    let message = errmsg.chars().filter(|character| !character.is_control()).take(512).collect();
+    WechatError::Refused { call, errcode, message }
 }
 
 fn unusable(call: &'static str, cause: &'static str) -> WechatError {

@@ -48,10 +48,7 @@ impl Credential {
                     ("appid", self.appid.as_str()),
                     ("secret", secret),
                 ];
-                let request = http
-                    .get(url)
-                    .query(&query)
-                    .map_err(|_| unusable("its URL"))?;
+                let request = http.get(url).query(&query).map_err(|_| unusable("its URL"))?;
                 exchange("token", request, None, self.timeout).await?
             }
             Mode::Stable => {
@@ -69,16 +66,10 @@ impl Credential {
         if reply.access_token.expose_secret().is_empty() || reply.expires_in == 0 {
             return Err(unusable("a token without content or life"));
         }
-        Ok(Issued {
-            token: reply.access_token,
-            life: Duration::from_secs(reply.expires_in),
-        })
+        Ok(Issued { token: reply.access_token, life: Duration::from_secs(reply.expires_in) })
     }
 }
 
 fn unusable(cause: &'static str) -> WechatError {
-    WechatError::Unusable {
-        call: "token",
-        cause,
-    }
+    WechatError::Unusable { call: "token", cause }
 }

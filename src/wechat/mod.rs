@@ -15,27 +15,17 @@ use std::time::Duration;
 pub enum WechatError {
     /// WeChat answered with an error code. `message` is its own, without control characters.
     #[error("WeChat refused `{call}`: {errcode} {message}")]
-    Refused {
-        call: &'static str,
-        errcode: i64,
-        message: String,
-    },
+    Refused { call: &'static str, errcode: i64, message: String },
     #[error("WeChat could not be reached for `{call}`: {cause}")]
     Unreachable { call: &'static str, cause: String },
     #[error("WeChat took longer than {limit:?} for `{call}`")]
     Timeout { call: &'static str, limit: Duration },
     /// A reply that is not what the call promises.
     #[error("WeChat's reply to `{call}` cannot be used: {cause}")]
-    Unusable {
-        call: &'static str,
-        cause: &'static str,
-    },
+    Unusable { call: &'static str, cause: &'static str },
     /// No access token can be had at the moment.
     #[error("no access token: {cause}")]
-    NoToken {
-        cause: Arc<WechatError>,
-        retry_after: Duration,
-    },
+    NoToken { cause: Arc<WechatError>, retry_after: Duration },
 }
 
 impl WechatError {

@@ -94,14 +94,8 @@ impl Tokens {
     /// Fetches nothing yet.
     pub fn new(credential: Credential) -> Self {
         let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
-        let shared = Shared {
-            credential,
-            cache,
-            backoff: Mutex::new(None),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Shared { credential, cache, backoff: Mutex::new(None) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// A usable token. `http` is the calling worker's client; it is used only if a token must be fetched.
@@ -142,10 +136,7 @@ impl Tokens {
             // The worker that ran the task is shutting down.
             Err(_) => {
                 let cause = "the worker is shutting down".to_owned();
-                Err(WechatError::Unreachable {
-                    call: "token",
-                    cause,
-                })
+                Err(WechatError::Unreachable { call: "token", cause })
             }
         }
     }
@@ -179,35 +170,23 @@ impl Tokens {
 
     fn back_off(&self, error: &WechatError) -> Duration {
         let mut backoff = self.backoff();
-        let doubled = backoff
-            .as_ref()
-            .map_or(FIRST_BACKOFF, |last| last.pause * 2);
+        let doubled = backoff.as_ref().map_or(FIRST_BACKOFF, |last| last.pause * 2);
         let pause = doubled.min(LAST_BACKOFF);
         let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
         let until = Instant::now() + jittered;
-        *backoff = Some(Backoff {
-            until,
-            pause,
-            cause: Arc::new(error.clone()),
-        });
+        *backoff = Some(Backoff { until, pause, cause: Arc::new(error.clone()) });
         jittered
     }
 
     fn no_token(&self, cause: Arc<WechatError>) -> WechatError {
         let until = self.backoff().as_ref().map(|backoff| backoff.until);
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        WechatError::NoToken {
-            cause,
-            retry_after: left.unwrap_or_default(),
-        }
+        WechatError::NoToken { cause, retry_after: left.unwrap_or_default() }
     }
 
     fn backoff(&self) -> std::sync::MutexGuard<'_, Option<Backoff>> {
         // Nothing is left half done under this lock.
-        self.shared
-            .backoff
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Renews the token `after` this long, if it was used until then. Runs on the worker that fetched it.

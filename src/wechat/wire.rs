@@ -110,10 +110,7 @@ pub(super) fn is_bad_token(errcode: i64) -> bool {
 
 /// Worth a short back-off.
 pub(super) fn is_transient(errcode: i64) -> bool {
-    matches!(
-        errcode,
-        -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113
-    )
+    matches!(errcode, -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113)
 }
 
 /// A file that does not exist, or was stored without its `x-cos-meta-fileid`.

@@ -1,0 +1,121 @@
+//! What a client still sends after it was answered.
+//!
+//! Browsers and most clients read a reply only when their request is sent; a reset before that is all they see, as a
+//! "network error". So an early answer goes out at once and the rest of the request is read and forgotten, for a while.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest};
+use actix_web::error::PayloadError;
+use bytes::Bytes;
+use futures::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A client that sends nothing for this long has read its reply or never will.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// A request's payload, shared by whoever handles the request and whoever reads what that one left.
+#[derive(Clone)]
+pub struct Inflow(Rc<Shared>);
+
+struct Shared {
+    payload: RefCell<Payload>,
+    ended: Cell<bool>,
+}
+
+impl Inflow {
+    /// Puts itself between a request and its payload; `None` where there is none.
+    pub fn tap(request: &mut ServiceRequest) -> Option<Self> {
+        let payload = request.take_payload();
+        if matches!(payload, Payload::None) {
+            return None;
+        }
+        let inflow =
+            Self(Rc::new(Shared { payload: RefCell::new(payload), ended: Cell::new(false) }));
+        request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
+        Some(inflow)
+    }
+
+    /// Whether the client has sent everything, or will not.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.get()
+    }
+
+    /// `reply`, followed by nothing until the client has sent everything: at most `patience`, and not when it falls
+    /// silent.
+    pub fn drain_behind(self, reply: BoxBody, patience: Duration) -> BoxBody {
+        let now = Instant::now();
+        BoxBody::new(Draining {
+            reply: Some(reply),
+            inflow: self,
+            until: now + patience,
+            timer: Box::pin(sleep_until(now + patience.min(SILENCE))),
+            heard: now,
+        })
+    }
+}
+
+impl Stream for Inflow {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended() {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut *self.0.payload.borrow_mut()).poll_next(cx);
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            self.0.ended.set(true);
+        }
+        polled
+    }
+}
+
+struct Draining {
+    reply: Option<BoxBody>,
+    inflow: Inflow,
+    until: Instant,
+    heard: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl MessageBody for Draining {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.reply.as_ref().map_or(BodySize::Sized(0), MessageBody::size)
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = &mut *self;
+        if let Some(reply) = &mut this.reply {
+            match Pin::new(reply).poll_next(cx) {
+                Poll::Ready(None) => this.reply = None,
+                other => return other,
+            }
+        }
+        loop {
+            match Pin::new(&mut this.inflow).poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => this.heard = Instant::now(),
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        while this.timer.as_mut().poll(cx).is_ready() {
+            let end = this.until.min(this.heard + SILENCE);
+            if Instant::now() >= end {
+                return Poll::Ready(None);
+            }
+            this.timer.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+}
