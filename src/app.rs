@@ -1,7 +1,7 @@
 //! Composition: the one place that knows every stage. Binds first, tells the port, runs later.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,26 @@ impl App {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Asks the gateway that listens where `settings` say whether it is alive. With TLS, whether it accepts connections.
+pub fn probe(settings: &Settings) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut address = settings.server.bind;
+    if address.ip().is_unspecified() {
+        let local =
+            if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(local);
+    }
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    if settings.server.tls.is_some() {
+        return Ok(());
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if status == *b"HTTP/1.1 200" { Ok(()) } else { Err(io::Error::other("it is not healthy")) }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -231,7 +251,6 @@ fn with_sandbox(
     mut settings: Settings,
 ) -> Result<(Settings, Option<crate::sandbox::Sandbox>), AppError> {
     use crate::sandbox::{Options, Sandbox};
-    use std::net::Ipv4Addr;
 
     if !settings.sandbox.enabled {
         return Ok((settings, None));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcb_upload_gateway::app::App;
+use tcb_upload_gateway::app::{self, App};
 use tcb_upload_gateway::settings::Settings;
 use tcb_upload_gateway::telemetry;
 
@@ -24,6 +24,9 @@ struct Arguments {
     /// Check the settings, print them with secrets hidden, and end
     #[arg(long)]
     check: bool,
+    /// Ask the gateway that runs with these settings on this machine whether it is alive, and end: for HEALTHCHECK
+    #[arg(long)]
+    health: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,15 @@ fn main() -> ExitCode {
         print!("{}", settings.describe());
         settings.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
         return ExitCode::SUCCESS;
+    }
+    if arguments.health {
+        return match app::probe(&settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if let Err(error) = telemetry::start(&settings.telemetry) {
         eprintln!("{error}");
