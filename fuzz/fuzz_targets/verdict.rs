@@ -1,0 +1,31 @@
+//! COS's reply: whatever its body, a refusal is never taken for a success.
+#![no_main]
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use libfuzzer_sys::fuzz_target;
+use tcb_upload_gateway::cos::CosError;
+use tcb_upload_gateway::cos::verdict::{Reply, judge};
+
+fuzz_target!(|input: &[u8]| {
+    let body = Bytes::copy_from_slice(input);
+    for status in [204, 200, 403] {
+        let reply = Reply {
+            status: StatusCode::from_u16(status).expect("a status"),
+            request_id: None,
+            crc64: Some("7".to_owned()),
+            body: body.clone(),
+        };
+        match judge(&reply, 1, 7, true) {
+            Ok(receipt) => {
+                assert!(status < 300 && receipt.verified);
+                assert!(!input.starts_with(b"<Error>"));
+            }
+            Err(CosError::Refused { code, message, .. }) => {
+                assert!(code.chars().count() <= 64 && message.chars().count() <= 512);
+                assert!(!code.contains(char::is_control) && !message.contains(char::is_control));
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+});
