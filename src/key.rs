@@ -114,6 +114,11 @@ impl Template {
         Self(text.to_owned())
     }
 
+    /// Whether no two keys are the same.
+    pub fn is_unique(&self) -> bool {
+        self.0.contains("{uuid}")
+    }
+
     /// Makes a key, under `prefix` (a folder ending with `/`, or nothing). The client's folder stands where the
     /// template has `{dir}`, otherwise before the file's name: it never leaves the template's own folder.
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {

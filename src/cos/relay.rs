@@ -3,7 +3,7 @@
 //!
 //! The first bytes are kept until COS has answered or the window is passed, so that a failed attempt can be repeated.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -72,6 +72,7 @@ const EPILOGUE: &[u8] = b"\r\n";
 /// A file and what is kept of it, over all attempts to store it.
 pub struct Relay {
     outgoing: Rc<RefCell<Outgoing>>,
+    unsettled: Cell<bool>,
     verify: bool,
 }
 
@@ -87,12 +88,17 @@ impl Relay {
     ) -> Self {
         let outgoing =
             Outgoing { source, kept, ended, whole: true, window, broken: false, pass: None };
-        Self { outgoing: Rc::new(RefCell::new(outgoing)), verify }
+        Self { outgoing: Rc::new(RefCell::new(outgoing)), unsettled: Cell::new(false), verify }
     }
 
     /// Whether every byte read so far is still there.
     pub fn is_replayable(&self) -> bool {
         self.outgoing.borrow().whole
+    }
+
+    /// Whether COS has had the whole form once and its verdict is not known: the file may be stored.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled.get()
     }
 
     /// Reads what is left of the file and forgets it, so that what follows it can be read. Says whether it ended well.
@@ -131,8 +137,8 @@ impl Relay {
         if let Some(failure) = pass.failure {
             return Err(failure);
         }
-        let reply = answer?;
         let complete = pass.step == Step::Done;
+        let reply = answer.inspect_err(|_| self.unsettled.set(self.unsettled.get() | complete))?;
         match judge(&reply, pass.content, pass.crc.finalize(), self.verify) {
             Ok(_) if !complete => {
                 Err(CosError::NoVerdict("a success before the last byte was sent"))

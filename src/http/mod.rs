@@ -7,6 +7,7 @@ pub mod files;
 pub mod ops;
 pub mod problem;
 pub mod reply;
+mod store;
 pub mod trace;
 pub mod upload;
 

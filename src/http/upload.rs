@@ -3,23 +3,20 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
 use super::reply::{self, Outcome, Stored};
+use super::store::{File, Path, deliver};
 use super::trace::RequestId;
 use super::{Worker, address};
 use crate::cos::CosError;
-use crate::cos::form::{Fields, Frame};
 use crate::cos::relay::{End, Framed, Relay, Source};
-use crate::cos::verdict::Receipt;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
@@ -29,12 +26,9 @@ use crate::inbound::{InboundError, limited, raw};
 use crate::key::{Key, Values};
 use crate::memory::Blocks;
 use crate::settings::{self, Action};
-use crate::wechat::wire::UploadLink;
 
 /// What a request may be longer than its files: heads, fields, delimiters.
 const FORM_OVERHEAD: u64 = 1024 * 1024;
-/// A file is sent at most this often.
-const ATTEMPTS: u32 = 3;
 
 /// What an upload's address may say.
 #[derive(Debug, Default, Deserialize)]
@@ -122,8 +116,9 @@ pub async fn raw(
         Some(length) => upload.streamed(source, Framed::Exact(length)),
         None => upload.held(source, settings.hold_limit, None).await?,
     };
+    let path = Path { key, unique: false };
     let stored =
-        upload.store(key, name, content_type, file).await.map_err(|failure| failure.problem)?;
+        upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
     reply::default(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
 }
 
@@ -135,12 +130,6 @@ struct Upload<'a> {
     base: String,
     request_id: String,
     _slot: Slot,
-}
-
-/// A file whose length is settled as far as it can be.
-struct File {
-    relay: Rc<Relay>,
-    framed: Framed,
 }
 
 /// Why a file was not stored, and what is left of it.
@@ -210,13 +199,13 @@ impl<'a> Upload<'a> {
         }
         let name = part.head.file_name.unwrap_or_default();
         let relay = file.relay.clone();
-        let key = self.key(&form.borrow(), &name, first).map_err(|problem| Failure {
+        let path = self.path(&form.borrow(), &name, first).map_err(|problem| Failure {
             problem,
             path: None,
             relay: Some(relay),
         })?;
         let content_type = media_type(part.head.content_type.as_deref(), &name);
-        self.store(key, name, content_type, file).await.map(Some)
+        self.store(path, name, content_type, file).await.map(Some)
     }
 
     /// Finds out how long a part's file is, holding it where nothing else tells.
@@ -284,7 +273,7 @@ impl<'a> Upload<'a> {
     }
 
     /// The object's key: the path the client names, for one file only, otherwise the template's.
-    fn key(&self, form: &Form, name: &str, first: bool) -> Result<Key, Problem> {
+    fn path(&self, form: &Form, name: &str, first: bool) -> Result<Path, Problem> {
         let fields = form.fields();
         if let Some(path) = one_of("path", &self.query.path, &fields.path)? {
             if !first {
@@ -292,7 +281,7 @@ impl<'a> Upload<'a> {
                     "a path names one file, and the form has several; name a `dir` instead";
                 return Err(Problem::new(Code::InvalidRequest, detail));
             }
-            return Ok(self.client.own_key(path)?);
+            return Ok(Path { key: self.client.own_key(path)?, unique: false });
         }
         let values = Values {
             client: &self.client.name,
@@ -302,76 +291,23 @@ impl<'a> Upload<'a> {
             uuid: Uuid::now_v7(),
         };
         let prefix = self.client.prefix.as_deref().unwrap_or_default();
-        Ok(self.worker.shared.template.render(&values, prefix)?)
+        let template = &self.worker.shared.template;
+        Ok(Path { key: template.render(&values, prefix)?, unique: template.is_unique() })
     }
 
-    /// Link, form, verdict; again where that may help and every byte is still there.
     async fn store(
         &self,
-        key: Key,
+        path: Path,
         name: String,
         content_type: String,
         file: File,
     ) -> Result<Stored, Failure> {
-        match self.send(&key, &content_type, &file).await {
-            Ok((link, receipt)) => {
-                self.worker.wechat.forget_link(&link.file_id).await;
-                let url = address::of_file(&self.base, &key);
-                Ok(Stored { file_id: link.file_id, key, name, content_type, receipt, url })
+        match deliver(self.worker, &path, &content_type, &file).await {
+            Ok((file_id, receipt)) => {
+                let url = address::of_file(&self.base, &path.key);
+                Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
             }
-            Err(problem) => Err(Failure { problem, path: Some(key), relay: Some(file.relay) }),
-        }
-    }
-
-    async fn send(
-        &self,
-        key: &Key,
-        content_type: &str,
-        file: &File,
-    ) -> Result<(UploadLink, Receipt), Problem> {
-        let shared = &self.worker.shared;
-        let content_type = shared.settings.cos.send_content_type.then_some(content_type);
-        let mut framed = file.framed;
-        let mut link = self.worker.wechat.upload_link(key.as_str()).await?;
-        let mut attempt = 1;
-        loop {
-            let target = shared.allowed_hosts.check(&link.url)?;
-            let frame = Frame::new(&Fields {
-                key: key.as_str(),
-                signature: link.authorization.expose_secret(),
-                security_token: link.token.expose_secret(),
-                file_id: link.cos_file_id.expose_secret(),
-                content_type,
-            })?;
-            let error =
-                match file.relay.attempt(&self.worker.upstream, &target, frame, framed).await {
-                    Ok(receipt) => return Ok((link, receipt)),
-                    Err(error) => error,
-                };
-            match error {
-                // It was not the last part, but all of it is here: now its length is known.
-                CosError::NotLast { content } if file.relay.is_replayable() => {
-                    framed = Framed::Exact(content);
-                }
-                error
-                    if error.is_transient() && file.relay.is_replayable() && attempt < ATTEMPTS =>
-                {
-                    let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
-                    tracing::info!(%key, %error, ?pause, "sending again");
-                    tokio::time::sleep(pause).await;
-                    attempt += 1;
-                    if error.wants_fresh_link() {
-                        link = self.worker.wechat.upload_link(key.as_str()).await?;
-                    }
-                }
-                CosError::Integrity { .. } => {
-                    if let Err(error) = self.worker.wechat.delete(&link.file_id).await {
-                        tracing::error!(%key, %error, "an object with wrong bytes could not be deleted");
-                    }
-                    return Err(error.into());
-                }
-                error => return Err(error.into()),
-            }
+            Err(problem) => Err(Failure { problem, path: Some(path.key), relay: Some(file.relay) }),
         }
     }
 }

@@ -24,7 +24,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         ("POST", "faults") => add_faults(world, &body, false),
         ("PUT", "faults") => add_faults(world, &body, true),
         ("DELETE", "faults") => {
-            world.faults.borrow_mut().clear();
+            world.clear_faults();
             Ok(faults(world))
         }
         ("POST", "tokens/revoke") => {
@@ -56,7 +56,7 @@ fn state(world: &World, head: &Head) -> Reply {
     let prefix = head.parameter("prefix").unwrap_or_default();
     let keys = store.keys(prefix).filter(|_| head.parameter("objects") != Some("0"));
     let objects: Vec<Value> = keys
-        .filter_map(|key| store.sidecar(key).ok())
+        .filter_map(|key| store.sidecar(key))
         .map(|sidecar| {
             json!({
                 "key": sidecar.key,
@@ -145,7 +145,7 @@ fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Reply, Reply
     let refusals: Vec<bool> =
         rules.iter().filter(|rule| rule.is(Kind::Refuse)).map(|rule| rule.stage.is_cos()).collect();
     if replaces {
-        world.faults.borrow_mut().clear();
+        world.clear_faults();
     }
     world.faults.borrow_mut().add(rules).map_err(|text| refused(400, text))?;
     for cos in refusals {
@@ -169,7 +169,7 @@ fn set_tokens(world: &World, body: &[u8]) -> Result<Reply, Reply> {
 
 fn reset(world: &World) -> Result<Reply, Reply> {
     world.record.reset();
-    world.faults.borrow_mut().clear();
+    world.clear_faults();
     world.store.borrow_mut().clear().map_err(|error| refused(500, error))?;
     Ok(done())
 }

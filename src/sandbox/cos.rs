@@ -75,7 +75,7 @@ async fn get_object(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         }
     };
     change(&mut reply, rule.as_ref(), &head.path);
-    fault::answer(conn, rule.as_ref(), reply).await
+    fault::answer(conn, rule.as_ref(), reply, &world.faults_lifted).await
 }
 
 fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use crate::sandbox::http::{Broken, Conn, Content, Delivery, Flow, Reply};
+use crate::sandbox::http::{Broken, Conn, Content, Delivery, Flow, Reply, first_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,7 +36,8 @@ pub enum Kind {
     ResetBefore,
     /// `cos`: a reset after that many bytes of the file; elsewhere, of the reply's body.
     ResetWithin,
-    /// Never answers. `cos` with `after`: stops reading behind that many bytes of the file.
+    /// Never answers. `cos` with `after`: stops reading behind that many bytes of the file. Ends when the peer leaves,
+    /// when the faults are cleared, or after `ms`.
     Stall,
     /// `cos`: reads slowly; elsewhere: answers slowly.
     Slow,
@@ -197,7 +199,12 @@ impl Faults {
 }
 
 /// Sends a reply the way the rule wants it sent. Kinds that change what the reply says were applied before.
-pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Result<Flow, Broken> {
+pub async fn answer(
+    conn: &mut Conn,
+    rule: Option<&Rule>,
+    reply: Reply,
+    lifted: &Notify,
+) -> Result<Flow, Broken> {
     let Some(rule) = rule else {
         return conn.send(reply).await;
     };
@@ -212,8 +219,8 @@ pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Resul
             conn.deliver(reply, how).await
         }
         Kind::Stall => {
-            conn.wait_for_peer_to_leave().await;
-            Ok(Flow::Close)
+            stall(conn, rule, lifted).await;
+            Ok(Flow::Reset)
         }
         Kind::Close => Ok(Flow::Close),
         Kind::Garbage => {
@@ -229,6 +236,15 @@ pub async fn answer(conn: &mut Conn, rule: Option<&Rule>, reply: Reply) -> Resul
             Ok(Flow::Close)
         }
         _ => conn.send(reply).await,
+    }
+}
+
+/// Neither reads nor writes until there is a reason to give up; the caller resets the connection then.
+pub async fn stall(conn: &Conn, rule: &Rule, lifted: &Notify) {
+    let ends = first_of(conn.wait_for_peer_to_leave(), lifted.notified());
+    match rule.ms {
+        Some(ms) => drop(tokio::time::timeout(Duration::from_millis(ms), ends).await),
+        None => drop(ends.await),
     }
 }
 

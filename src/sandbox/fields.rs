@@ -71,13 +71,22 @@ impl Fields {
                 "x-cos-meta-fileid is not the one issued with the link.",
             ));
         }
+        let content_type = self.get("Content-Type");
+        // It becomes a header when the object is fetched.
+        if content_type.is_some_and(|text| text.chars().any(char::is_control)) {
+            return Err(Refusal::new(
+                400,
+                "InvalidArgument",
+                "The Content-Type is not a header's value.",
+            ));
+        }
         let key = key.replace("${filename}", file_name.unwrap_or_default());
         if key.len() > 850 {
             return Err(Refusal::new(400, "KeyTooLong", "Your key is too long."));
         }
         Ok(Ticket {
             key,
-            content_type: self.get("Content-Type").map(str::to_owned),
+            content_type: content_type.map(str::to_owned),
             fileid_ok: fileid.is_some(),
             success_status: match self.get("success_action_status") {
                 Some("200") => 200,

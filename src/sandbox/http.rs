@@ -2,7 +2,10 @@
 //! Strict where a lenient server would hide a fault of the sender. Knows neither WeChat nor COS.
 
 use std::fs::File;
+use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -247,10 +250,15 @@ impl Conn {
     }
 
     async fn piece(&mut self, left: u64) -> Result<Bytes, Broken> {
-        if self.held.is_empty() {
-            self.fill().await?;
+        let mut limit = READ;
+        if let Some(rate) = self.bytes_per_second {
+            limit = step(rate);
+            pause(limit, rate).await;
         }
-        let length = left.min(self.held.len() as u64) as usize;
+        if self.held.is_empty() {
+            self.fill(limit).await?;
+        }
+        let length = self.held.len().min(limit).min(usize::try_from(left).unwrap_or(usize::MAX));
         Ok(self.held.split_to(length).freeze())
     }
 
@@ -265,21 +273,11 @@ impl Conn {
             if self.held.len() > 4096 {
                 return Err(Broken::BadRequest("a chunk line that does not end"));
             }
-            self.fill().await?;
+            self.fill(READ).await?;
         }
     }
 
-    async fn fill(&mut self) -> Result<(), Broken> {
-        let limit = match self.bytes_per_second {
-            // Twenty reads a second, so that a slow reader is a steady one.
-            Some(rate) => {
-                let limit = (rate / 20).clamp(1, READ as u64);
-                tokio::time::sleep(Duration::from_secs_f64(limit as f64 / rate.max(1) as f64))
-                    .await;
-                limit as usize
-            }
-            None => READ,
-        };
+    async fn fill(&mut self, limit: usize) -> Result<(), Broken> {
         if self.socket.read(&mut self.held, limit).await? == 0 {
             return Err(Broken::Closed);
         }
@@ -319,7 +317,9 @@ impl Conn {
         out.extend_from_slice(b"\r\n");
         if !self.head_only && reply.status != 204 {
             match reply.content {
-                Content::Bytes(bytes) if how.is_plain() => out.extend_from_slice(&bytes),
+                Content::Bytes(bytes) if how.is_plain() && bytes.len() <= READ => {
+                    out.extend_from_slice(&bytes)
+                }
                 content => {
                     self.socket.write(&out).await?;
                     out.clear();
@@ -338,10 +338,7 @@ impl Conn {
 
     /// Writes a body piece by piece; true when it was cut on the way.
     async fn stream(&mut self, mut content: Content, how: Delivery) -> Result<bool, Broken> {
-        let step = match how.bytes_per_second {
-            Some(rate) => (rate / 20).clamp(1, READ as u64),
-            None => READ as u64,
-        };
+        let step = how.bytes_per_second.map_or(READ, step) as u64;
         let mut left = content.length().min(how.cut_after.unwrap_or(u64::MAX));
         let cut = left < content.length();
         let mut block = vec![0; READ];
@@ -356,10 +353,7 @@ impl Conn {
             }
             left -= length as u64;
             match how.bytes_per_second {
-                Some(rate) => {
-                    tokio::time::sleep(Duration::from_secs_f64(length as f64 / rate.max(1) as f64))
-                        .await;
-                }
+                Some(rate) => pause(length, rate).await,
                 // The file is read with blocking calls: others get their turn in between.
                 None => tokio::task::yield_now().await,
             }
@@ -377,7 +371,13 @@ impl Conn {
         while let Ok(Ok(Some(_))) = tokio::time::timeout(DRAIN, self.chunk()).await {}
     }
 
-    /// Waits without reading until the peer has closed.
+    /// The next reply is this connection's last.
+    pub fn close_next(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Waits without reading until the peer has closed. A peer that closes behind more than the socket's buffers hold
+    /// goes unnoticed: its FIN waits for the bytes before it.
     pub async fn wait_for_peer_to_leave(&self) {
         loop {
             match self.socket.tcp().ready(Interest::READABLE).await {
@@ -403,6 +403,15 @@ impl Delivery {
     fn is_plain(self) -> bool {
         self.bytes_per_second.is_none() && self.cut_after.is_none()
     }
+}
+
+/// Twenty steps a second, so that a slow side is a steady one.
+fn step(rate: u64) -> usize {
+    (rate / 20).clamp(1, READ as u64) as usize
+}
+
+async fn pause(bytes: usize, rate: u64) {
+    tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
 }
 
 fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
@@ -517,4 +526,19 @@ fn reason(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         _ => "Status",
     }
+}
+
+/// The first future's output, or `None` when the second is done before it.
+pub async fn first_of<T>(
+    first: impl Future<Output = T>,
+    second: impl Future<Output = ()>,
+) -> Option<T> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = first.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        second.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }

@@ -175,6 +175,7 @@ fn open(options: Options) -> Bound {
         record: Rc::default(),
         drop_idle_wechat: Notify::new(),
         drop_idle_cos: Notify::new(),
+        faults_lifted: Notify::new(),
     });
     tokio::task::spawn_local(server::serve(
         world.clone(),

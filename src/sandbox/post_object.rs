@@ -72,7 +72,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
             Err(broken)
         }
         Err(Stop::Struck) => match rule {
-            Some(rule) => strike(conn, head, rule).await,
+            Some(rule) => strike(world, conn, head, rule, &upload).await,
             None => Ok(Flow::Close),
         },
     }
@@ -106,7 +106,10 @@ async fn receive(
                         world.store.borrow().draft().map_err(|error| Refusal::internal(&error))?;
                     file = Some((draft, ticket, file_name));
                 }
-                Event::Data(bytes) => {
+                Event::Data(mut bytes) => {
+                    if let Some(after) = strikes_at(rule) {
+                        bytes.truncate(usize::try_from(after - content).unwrap_or(usize::MAX));
+                    }
                     if let Some((draft, ..)) = &mut file {
                         draft.write(&bytes).map_err(|error| Refusal::internal(&error))?;
                     }
@@ -154,12 +157,19 @@ fn strikes_at(rule: Option<&Rule>) -> Option<u64> {
     }
 }
 
-async fn strike(conn: &mut Conn, head: &Head, rule: &Rule) -> Result<Flow, Broken> {
+async fn strike(
+    world: &World,
+    conn: &mut Conn,
+    head: &Head,
+    rule: &Rule,
+    upload: &InFlight,
+) -> Result<Flow, Broken> {
     let reply = match rule.fault {
         Kind::ResetWithin => return Ok(Flow::Reset),
         Kind::Stall => {
-            conn.wait_for_peer_to_leave().await;
-            return Ok(Flow::Close);
+            upload.stalled();
+            fault::stall(conn, rule, &world.faults_lifted).await;
+            return Ok(Flow::Reset);
         }
         Kind::Early2xx => stored_reply(204, "\"0\"", None, String::new()),
         _ => cos::faulty(rule, rule.status.unwrap_or(500), &head.path),
@@ -202,7 +212,7 @@ async fn conclude(
         let rule = rule.filter(|rule| !rule.is(Kind::ResetWithin));
         return match rule {
             None => Ok(Flow::Reset),
-            rule => fault::answer(conn, rule, reply).await,
+            rule => fault::answer(conn, rule, reply, &world.faults_lifted).await,
         };
     }
     let key = received.ticket.key.clone();
@@ -230,7 +240,7 @@ async fn conclude(
             conn.send(reply).await
         }
         Some(rule) if rule.is(Kind::ResetWithin) => Ok(Flow::Reset),
-        rule => fault::answer(conn, rule, reply).await,
+        rule => fault::answer(conn, rule, reply, &world.faults_lifted).await,
     }
 }
 

@@ -14,6 +14,8 @@ const FINISHED_MAX: usize = 1000;
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     InFlight,
+    /// A fault has stopped reading it. It counts as idle: the sender may have gone without our seeing it.
+    Stalled,
     Stored,
     /// Ended without an object: refused, or cut off.
     Failed,
@@ -84,7 +86,8 @@ impl Record {
     }
 
     pub fn idle(&self) -> bool {
-        self.seen.borrow().in_flight.is_empty()
+        let seen = self.seen.borrow();
+        seen.in_flight.values().all(|upload| upload.state == Stage::Stalled)
     }
 
     /// The upload of this key that has come furthest, the newest of equals.
@@ -130,9 +133,18 @@ impl InFlight {
         self.record.moved.notify_waiters();
     }
 
+    pub fn stalled(&self) {
+        self.set(Stage::Stalled);
+        self.record.moved.notify_waiters();
+    }
+
     pub fn stored(&self) {
+        self.set(Stage::Stored);
+    }
+
+    fn set(&self, state: Stage) {
         if let Some(upload) = self.record.seen.borrow_mut().in_flight.get_mut(&self.id) {
-            upload.state = Stage::Stored;
+            upload.state = state;
         }
     }
 }
@@ -141,7 +153,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut seen = self.record.seen.borrow_mut();
         if let Some(mut upload) = seen.in_flight.remove(&self.id) {
-            if upload.state == Stage::InFlight {
+            if upload.state != Stage::Stored {
                 upload.state = Stage::Failed;
             }
             seen.finished.push_back(upload);

@@ -1,16 +1,13 @@
 //! Connections of both sides: accept, TLS, one request after another, and how each connection ends.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::sandbox::http::{Broken, Conn, Flow, Head, Reply, Socket};
+use crate::sandbox::http::{Broken, Conn, Flow, Head, Reply, Socket, first_of};
 use crate::sandbox::world::World;
 use crate::sandbox::{control, cos, wechat};
 
@@ -76,6 +73,7 @@ async fn connection(world: Rc<World>, side: Side, tcp: TcpStream, tls: Option<Tl
         Err(Broken::BadRequest(message)) => {
             let name = if side.is_cos() { "cos" } else { "wechat" };
             world.record.refuse(name, None, "BadRequest", message);
+            conn.close_next();
             let _ = conn.send(Reply::text(400, format!("{message}\n"))).await;
             conn.finish_writing().await;
         }
@@ -127,19 +125,4 @@ async fn dispatch(
         Side::WeChat if is_control => control::handle(world, conn, head).await,
         Side::WeChat => wechat::handle(world, conn, head).await,
     }
-}
-
-/// The first future's output, or `None` when the second is done before it.
-async fn first_of<T>(
-    first: impl Future<Output = T>,
-    second: impl Future<Output = ()>,
-) -> Option<T> {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    poll_fn(|context| {
-        if let Poll::Ready(output) = first.as_mut().poll(context) {
-            return Poll::Ready(Some(output));
-        }
-        second.as_mut().poll(context).map(|()| None)
-    })
-    .await
 }

@@ -10,11 +10,9 @@ use std::time::{Duration, SystemTime};
 use crc::{CRC_64_XZ, Crc, Digest, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::sign;
-
 static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
 
-/// What lies beside the bytes; it names them, so renaming it into place is what makes the object exist.
+/// What lies beside the bytes; renaming it into place is what makes the object exist.
 #[derive(Serialize, Deserialize)]
 pub struct Sidecar {
     pub key: String,
@@ -33,7 +31,9 @@ pub struct Object {
     pub content_type: Option<String>,
     /// Without the right `x-cos-meta-fileid` an object can only be deleted (seeds 000, 003).
     pub fileid_ok: bool,
-    blob: String,
+    /// The name of its two files. Keys hold any character and are longer than file names may be.
+    #[serde(skip)]
+    stem: String,
 }
 
 impl Object {
@@ -53,10 +53,11 @@ pub struct Store {
 /// An object in the making. Dropped without `keep`, it leaves nothing.
 pub struct Draft {
     path: PathBuf,
-    blob: String,
+    stem: String,
     file: File,
     size: u64,
     crc: Digest<'static, u64, Table<16>>,
+    kept: bool,
 }
 
 impl Store {
@@ -67,35 +68,33 @@ impl Store {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(folder)?;
 
-        let mut objects = BTreeMap::new();
+        let mut store = Store { folder: folder.to_owned(), objects: BTreeMap::new() };
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => match read_sidecar(&path) {
-                    Ok(sidecar) if folder.join(&sidecar.object.blob).is_file() => {
-                        objects.insert(sidecar.key, sidecar.object);
-                    }
+                    Ok(sidecar) if path.with_extension("bin").is_file() => store.place(sidecar),
                     _ => {
-                        tracing::warn!(path = %path.display(), "the sandbox cannot read this object, ignored")
+                        tracing::warn!(path = %path.display(), "the sandbox cannot read this object, ignored");
                     }
                 },
-                Some("part") => remove_if_old(&path),
+                Some("bin") if !path.with_extension("json").is_file() => remove_if_old(&path),
                 _ => {}
             }
         }
-        Ok(Store { folder: folder.to_owned(), objects })
+        Ok(store)
     }
 
     pub fn draft(&self) -> io::Result<Draft> {
-        let blob = uuid::Uuid::now_v7().simple().to_string();
-        let path = self.folder.join(format!("{blob}.part"));
-        let file = File::create(&path)?;
-        Ok(Draft { path, blob: format!("{blob}.bin"), file, size: 0, crc: CRC64.digest() })
+        let stem = uuid::Uuid::now_v7().simple().to_string();
+        let path = self.folder.join(format!("{stem}.bin"));
+        let file = File::create_new(&path)?;
+        Ok(Draft { path, stem, file, size: 0, crc: CRC64.digest(), kept: false })
     }
 
     pub fn keep(
         &mut self,
-        draft: Draft,
+        mut draft: Draft,
         key: &str,
         content_type: Option<String>,
         fileid_ok: bool,
@@ -107,17 +106,30 @@ impl Store {
             crc64: draft.crc.clone().finalize().to_string(),
             content_type,
             fileid_ok,
-            blob: draft.blob.clone(),
+            stem: draft.stem.clone(),
         };
         let sidecar = Sidecar { key: key.to_owned(), object: object.clone(), file_name, fields };
-        fs::rename(&draft.path, self.folder.join(&draft.blob))?;
-        let written = self.folder.join(format!("{}.part", draft.blob));
+        let written = draft.path.with_extension("part");
         fs::write(&written, serde_json::to_vec(&sidecar)?)?;
-        fs::rename(&written, self.sidecar_path(key))?;
-        if let Some(before) = self.objects.insert(key.to_owned(), object.clone()) {
-            self.remove_blob(&before);
-        }
+        // Never over an existing file: ext4 flushes such a rename to the disk, which costs more than all the rest.
+        fs::rename(&written, draft.path.with_extension("json"))?;
+        draft.kept = true;
+        self.place(sidecar);
         Ok(object)
+    }
+
+    /// Of two objects of one key the younger stays: their names begin with the time.
+    fn place(&mut self, sidecar: Sidecar) {
+        let Sidecar { key, object, .. } = sidecar;
+        let loser = match self.objects.get(&key) {
+            Some(known) if known.stem > object.stem => Some(object),
+            _ => self.objects.insert(key, object),
+        };
+        if let Some(loser) = loser
+            && let Err(error) = self.remove_files(&loser)
+        {
+            tracing::warn!(%error, "the sandbox could not remove a replaced object");
+        }
     }
 
     pub fn get(&self, key: &str) -> Option<&Object> {
@@ -129,40 +141,34 @@ impl Store {
         from.map(|(key, _)| key.as_str()).take_while(move |key| key.starts_with(prefix))
     }
 
-    pub fn sidecar(&self, key: &str) -> io::Result<Sidecar> {
-        read_sidecar(&self.sidecar_path(key))
+    pub fn sidecar(&self, key: &str) -> Option<Sidecar> {
+        let object = self.objects.get(key)?;
+        read_sidecar(&self.folder.join(format!("{}.json", object.stem))).ok()
     }
 
     pub fn content(&self, object: &Object) -> io::Result<File> {
-        File::open(self.folder.join(&object.blob))
+        File::open(self.folder.join(format!("{}.bin", object.stem)))
     }
 
     /// True when there was one.
     pub fn remove(&mut self, key: &str) -> io::Result<bool> {
-        let Some(object) = self.objects.remove(key) else {
-            return Ok(false);
-        };
-        fs::remove_file(self.sidecar_path(key))?;
-        self.remove_blob(&object);
-        Ok(true)
+        match self.objects.remove(key) {
+            Some(object) => self.remove_files(&object).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     pub fn clear(&mut self) -> io::Result<()> {
-        while let Some(key) = self.objects.keys().next().cloned() {
-            self.remove(&key)?;
+        while let Some((_, object)) = self.objects.pop_first() {
+            self.remove_files(&object)?;
         }
         Ok(())
     }
 
-    /// Keys hold any character and are longer than file names may be, hence a hash.
-    fn sidecar_path(&self, key: &str) -> PathBuf {
-        self.folder.join(format!("{}.json", sign::sha1_hex(key.as_bytes())))
-    }
-
-    fn remove_blob(&self, object: &Object) {
-        if let Err(error) = fs::remove_file(self.folder.join(&object.blob)) {
-            tracing::warn!(%error, "the sandbox could not remove an object's bytes");
-        }
+    fn remove_files(&self, object: &Object) -> io::Result<()> {
+        // The sidecar first: without it the bytes are no object.
+        fs::remove_file(self.folder.join(format!("{}.json", object.stem)))?;
+        fs::remove_file(self.folder.join(format!("{}.bin", object.stem)))
     }
 }
 
@@ -177,16 +183,20 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // A kept draft was renamed: there is nothing left under this name, and no error worth telling.
-        let _ = fs::remove_file(&self.path);
+        if !self.kept {
+            let _ = fs::remove_file(self.path.with_extension("part"));
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 fn read_sidecar(path: &Path) -> io::Result<Sidecar> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let mut sidecar: Sidecar = serde_json::from_slice(&fs::read(path)?)?;
+    sidecar.object.stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(sidecar)
 }
 
-/// Drafts of a sandbox that was killed. A young one may belong to another sandbox on the same folder.
+/// The draft of a sandbox that was killed. A young one may belong to another sandbox on the same folder.
 fn remove_if_old(path: &Path) {
     let modified = fs::metadata(path).and_then(|about| about.modified());
     let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());

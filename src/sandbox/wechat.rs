@@ -76,7 +76,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         }
     };
     change(&mut reply, rule);
-    fault::answer(conn, rule, reply).await
+    fault::answer(conn, rule, reply, &world.faults_lifted).await
 }
 
 /// What a fault's `path` is looked for in: the path or the file ids that a call names.

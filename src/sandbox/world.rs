@@ -24,11 +24,18 @@ pub struct World {
     /// Ring when kept-alive connections of a side are to be reset.
     pub drop_idle_wechat: Notify,
     pub drop_idle_cos: Notify,
+    /// Rings when the faults are cleared: stalled connections need wait no longer.
+    pub faults_lifted: Notify,
 }
 
 impl World {
     pub fn drop_idle(&self, cos: bool) {
         self.idle(cos).notify_waiters();
+    }
+
+    pub fn clear_faults(&self) {
+        self.faults.borrow_mut().clear();
+        self.faults_lifted.notify_waiters();
     }
 
     pub fn idle(&self, cos: bool) -> &Notify {

@@ -1,0 +1,127 @@
+//! One file to COS: a link, the form, the verdict; again where that may help and every byte is still there.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::Worker;
+use super::problem::Problem;
+use crate::cos::CosError;
+use crate::cos::form::{Fields, Frame};
+use crate::cos::relay::{Framed, Relay};
+use crate::cos::verdict::Receipt;
+use crate::key::Key;
+use crate::wechat::wire::UploadLink;
+
+/// A file is sent at most this often.
+const ATTEMPTS: u32 = 3;
+
+/// A file whose length is settled as far as it can be.
+pub(super) struct File {
+    pub relay: Rc<Relay>,
+    pub framed: Framed,
+}
+
+/// Where a file goes.
+pub(super) struct Path {
+    pub key: Key,
+    /// Nothing else was ever stored there, so it may be deleted.
+    pub unique: bool,
+}
+
+/// Stores a file, and gives its id and COS's receipt.
+pub(super) async fn deliver(
+    worker: &Worker,
+    path: &Path,
+    content_type: &str,
+    file: &File,
+) -> Result<(String, Receipt), Problem> {
+    let mut link = worker.wechat.upload_link(path.key.as_str()).await?;
+    match send(worker, &path.key, content_type, file, &mut link).await {
+        Ok(receipt) => {
+            worker.wechat.forget_link(&link.file_id).await;
+            Ok((link.file_id, receipt))
+        }
+        Err(problem) => {
+            // The client is told that its file is not stored; then it should not be.
+            let wrong = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
+            if wrong || (file.relay.is_unsettled() && path.unique) {
+                discard(worker, &link).await;
+            }
+            Err(problem.into())
+        }
+    }
+}
+
+/// Why a file was not stored.
+enum SendError {
+    Cos(CosError),
+    Problem(Problem),
+}
+
+impl From<CosError> for SendError {
+    fn from(error: CosError) -> Self {
+        Self::Cos(error)
+    }
+}
+
+impl From<SendError> for Problem {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Cos(error) => error.into(),
+            SendError::Problem(problem) => problem,
+        }
+    }
+}
+
+async fn send(
+    worker: &Worker,
+    key: &Key,
+    content_type: &str,
+    file: &File,
+    link: &mut UploadLink,
+) -> Result<Receipt, SendError> {
+    let shared = &worker.shared;
+    let content_type = shared.settings.cos.send_content_type.then_some(content_type);
+    let mut framed = file.framed;
+    let mut attempt = 1;
+    loop {
+        let target = shared.allowed_hosts.check(&link.url)?;
+        let frame = Frame::new(&Fields {
+            key: key.as_str(),
+            signature: link.authorization.expose_secret(),
+            security_token: link.token.expose_secret(),
+            file_id: link.cos_file_id.expose_secret(),
+            content_type,
+        })?;
+        let error = match file.relay.attempt(&worker.upstream, &target, frame, framed).await {
+            Ok(receipt) => return Ok(receipt),
+            Err(error) => error,
+        };
+        if !file.relay.is_replayable() {
+            return Err(error.into());
+        }
+        match error {
+            // It was not the last part, but all of it is here: now its length is known.
+            CosError::NotLast { content } => framed = Framed::Exact(content),
+            error if error.is_transient() && attempt < ATTEMPTS => {
+                let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
+                tracing::info!(%key, %error, ?pause, "sending again");
+                tokio::time::sleep(pause).await;
+                attempt += 1;
+                if error.wants_fresh_link() {
+                    let fresh = worker.wechat.upload_link(key.as_str()).await;
+                    *link = fresh.map_err(|error| SendError::Problem(error.into()))?;
+                }
+            }
+            error => return Err(error.into()),
+        }
+    }
+}
+
+async fn discard(worker: &Worker, link: &UploadLink) {
+    if let Err(error) = worker.wechat.delete(&link.file_id).await {
+        tracing::error!(file_id = link.file_id, %error, "a file that failed may still be stored");
+    }
+}
