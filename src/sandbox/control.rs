@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::sandbox::conn::{Conn, Flow};
 use crate::sandbox::fault::{Kind, Rule};
-use crate::sandbox::http::{Broken, Conn, Content, Flow, Head, Reply};
+use crate::sandbox::http::{Broken, Content, Head, Reply};
 use crate::sandbox::world::World;
 
 pub const PREFIX: &str = "/_sandbox/";

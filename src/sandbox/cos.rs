@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::sandbox::conn::{Conn, Flow};
 use crate::sandbox::fault::{self, Kind, Rule, Stage};
-use crate::sandbox::http::{Broken, Conn, Content, Flow, Head, Reply};
+use crate::sandbox::http::{Broken, Content, Head, Reply};
 use crate::sandbox::post_object;
 use crate::sandbox::world::World;
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::sandbox::http::{Broken, Conn, Content, Delivery, Flow, Reply, first_of};
+use crate::sandbox::conn::{Conn, Delivery, Flow, first_of};
+use crate::sandbox::http::{Broken, Content, Reply};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,10 +1,11 @@
 //! Strict stand-ins for WeChat's storage API and Tencent COS on sockets of their own. Imports nothing of the gateway:
 //! what it reads and verifies is its own work, so that no mistake can be made on both sides.
 //!
-//! `server` takes connections, `http` reads requests; `wechat` (with `token`, `link`) issues links, `cos` and
+//! `server` takes connections, `conn` and `http` read requests; `wechat` (with `token`, `link`) issues links, `cos` and
 //! `post_object` (with `form`, `fields`, `sign`) take what is sent to them, `store` keeps it. `fault` makes any of
 //! them fail on demand, `control` tells what has happened.
 
+mod conn;
 mod control;
 mod cos;
 mod fault;
@@ -20,6 +21,9 @@ mod store;
 mod token;
 mod wechat;
 mod world;
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::io;

@@ -3,11 +3,12 @@
 
 use std::rc::Rc;
 
+use crate::sandbox::conn::{Conn, Flow};
 use crate::sandbox::cos::{self, LINGER, Refusal};
 use crate::sandbox::fault::{self, Kind, Rule, Stage, Then};
 use crate::sandbox::fields::{Fields, Ticket};
 use crate::sandbox::form::{self, Event, Form};
-use crate::sandbox::http::{Broken, Conn, Content, Flow, Head, Reply};
+use crate::sandbox::http::{Broken, Content, Head, Reply};
 use crate::sandbox::record::InFlight;
 use crate::sandbox::store::{Draft, Object};
 use crate::sandbox::world::World;
@@ -199,10 +200,13 @@ async fn conclude(
     received: Received,
 ) -> Result<Flow, Broken> {
     let keeps = rule.is_none_or(|rule| match rule.fault {
-        Kind::Status | Kind::Early | Kind::Huge => rule.store.unwrap_or(false) || is_success(rule),
-        Kind::Stall | Kind::Close | Kind::Garbage | Kind::ResetWithin => {
-            rule.store.unwrap_or(false)
-        }
+        Kind::Status
+        | Kind::Early
+        | Kind::Huge
+        | Kind::Stall
+        | Kind::Close
+        | Kind::Garbage
+        | Kind::ResetWithin => rule.store.unwrap_or(false),
         _ => true,
     });
     if !keeps {
@@ -242,10 +246,6 @@ async fn conclude(
         Some(rule) if rule.is(Kind::ResetWithin) => Ok(Flow::Reset),
         rule => fault::answer(conn, rule, reply, &world.faults_lifted).await,
     }
-}
-
-fn is_success(rule: &Rule) -> bool {
-    rule.status.is_some_and(|status| status < 300)
 }
 
 fn keep(world: &World, received: Received) -> Result<Object, Refusal> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::sandbox::http::{Broken, Conn, Flow, Head, Reply, Socket, first_of};
+use crate::sandbox::conn::{Conn, Flow, Socket, first_of};
+use crate::sandbox::http::{Broken, Head, Reply};
 use crate::sandbox::world::World;
 use crate::sandbox::{control, cos, wechat};
 

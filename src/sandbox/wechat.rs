@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::sandbox::conn::{Conn, Flow};
 use crate::sandbox::fault::{self, Kind, Rule, Stage};
-use crate::sandbox::http::{Broken, Conn, Flow, Head, Reply};
+use crate::sandbox::http::{Broken, Head, Reply};
 use crate::sandbox::link;
 use crate::sandbox::token::Verdict;
 use crate::sandbox::world::World;
