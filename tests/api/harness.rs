@@ -1,0 +1,483 @@
+//! A gateway as its operator runs it (the real binary, set up by its environment), a sandbox to look into, and a small
+//! HTTP client that sends exactly the bytes it is told, cut where it is told.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tcb_upload_gateway::sandbox::{Options, Sandbox};
+use tempfile::TempDir;
+
+/// Nothing here takes this long; what does, hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The API key of [`Setup::new`]'s only client, `panel`.
+pub const KEY: &str = "panel-key-for-tests";
+
+/// What a test wants to be different.
+pub struct Setup {
+    variables: BTreeMap<String, String>,
+    options: Options,
+    data: TempDir,
+}
+
+impl Setup {
+    /// Production with one key that may do everything and name its own paths, two workers, and a sandbox upstream.
+    pub fn new() -> Self {
+        use sha2::{Digest, Sha256};
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let options = Options { data: data.path().join("objects"), ..Options::default() };
+        let mut setup = Self { variables: BTreeMap::new(), options, data };
+        for (key, value) in [
+            ("server.bind", "127.0.0.1:0".to_owned()),
+            ("server.workers", "2".to_owned()),
+            ("server.public_url", String::new()),
+            ("cos.allow_http", "true".to_owned()),
+            ("cos.allowed_hosts", "127.0.0.1,localhost".to_owned()),
+            ("upload.client_paths", "true".to_owned()),
+            ("auth.keys.panel.sha256", hex::encode(Sha256::digest(KEY))),
+        ] {
+            setup = setup.set(key, value);
+        }
+        setup
+    }
+
+    /// A setting of the gateway, by its key.
+    pub fn set(self, key: &str, value: impl ToString) -> Self {
+        self.variable(&format!("GATEWAY__{}", key.to_uppercase().replace('.', "__")), value)
+    }
+
+    /// A variable of the gateway's environment.
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// How the sandbox is to be.
+    pub fn sandbox(mut self, change: impl FnOnce(&mut Options)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    pub fn start(self) -> World {
+        let Self { mut variables, options, data } = self;
+        let defaults = [
+            ("GATEWAY__WECHAT__ENV", options.env.clone()),
+            ("GATEWAY__WECHAT__APPID", options.appid.clone()),
+            ("GATEWAY__WECHAT__SECRET", options.secret.clone()),
+        ];
+        let sandbox = Sandbox::start(options).expect("the sandbox starts");
+        let base = ("GATEWAY__WECHAT__BASE_URL", sandbox.wechat_url());
+        for (name, value) in defaults.into_iter().chain([base]) {
+            variables.entry(name.to_owned()).or_insert(value);
+        }
+        let gateway = Gateway::start(&["--profile", "production"], &variables, data.path());
+        World { gateway, sandbox, variables, data }
+    }
+}
+
+/// A gateway and its upstream.
+pub struct World {
+    pub gateway: Gateway,
+    pub sandbox: Sandbox,
+    variables: BTreeMap<String, String>,
+    data: TempDir,
+}
+
+impl World {
+    /// The gateway again, from nothing, with the same upstream.
+    pub fn restart(&mut self) {
+        self.gateway =
+            Gateway::start(&["--profile", "production"], &self.variables, self.data.path());
+    }
+
+    /// A call to the sandbox's control.
+    pub fn control(&self, method: &str, call: &str, body: &str) -> Reply {
+        let mut client = Client::connect(self.sandbox.wechat_addr());
+        client.send_request(method, &format!("/_sandbox/{call}"), &[], body.as_bytes());
+        client.reply()
+    }
+
+    pub fn state(&self) -> Value {
+        self.control("GET", "state", "").json()
+    }
+
+    /// What the sandbox counted of `call`.
+    pub fn count(&self, call: &str) -> u64 {
+        self.control("GET", "state?objects=0", "").json()["counts"][call].as_u64().unwrap_or(0)
+    }
+
+    /// Every stored object.
+    pub fn objects(&self) -> Vec<Value> {
+        self.state()["objects"].as_array().expect("a list").clone()
+    }
+
+    /// The bytes of one stored object.
+    pub fn object(&self, key: &str) -> Vec<u8> {
+        let encoded =
+            percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC);
+        let reply = self.control("GET", &format!("object?key={encoded}"), "");
+        assert_eq!(reply.status, 200, "{key} is stored");
+        reply.body
+    }
+
+    /// Faults that strike from now on, as the control call's JSON.
+    pub fn faults(&self, rules: &Value) {
+        let reply = self.control("PUT", "faults", &rules.to_string());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+
+    /// Waits until COS has nothing under way, then says that nothing is stored.
+    pub fn assert_nothing_stored(&self) {
+        assert_eq!(self.control("GET", "wait?idle=1", "").status, 200);
+        assert_eq!(self.objects(), Vec::<Value>::new());
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.gateway.address)
+    }
+
+    /// Posts a form with the key.
+    pub fn post(&self, form: &Form) -> Reply {
+        self.post_to("/v1/files", form)
+    }
+
+    pub fn post_to(&self, address: &str, form: &Form) -> Reply {
+        let mut client = self.client();
+        let (kind, body) = (form.content_type(), form.bytes());
+        client.send_request("POST", address, &[authorization(), ("content-type", &kind)], &body);
+        client.reply()
+    }
+
+    /// Follows a file's address to its bytes and their type.
+    pub fn download(&self, url: &str) -> (Vec<u8>, String) {
+        let path = &url[url.find("/v1/").expect("an address of ours")..];
+        let mut client = self.client();
+        client.send_request("GET", path, &[], b"");
+        let redirect = client.reply();
+        assert_eq!(redirect.status, 302, "{}", redirect.text());
+        let target = redirect.header("location").expect("a target").to_owned();
+        let (authority, path) =
+            target.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
+        let mut client = Client::connect(authority.parse().expect("an address"));
+        client.send_request("GET", &format!("/{path}"), &[], b"");
+        let reply = client.reply();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let kind = reply.header("content-type").unwrap_or_default().to_owned();
+        (reply.body, kind)
+    }
+}
+
+pub fn authorization() -> (&'static str, &'static str) {
+    ("authorization", "Bearer panel-key-for-tests")
+}
+
+/// The real binary, in a process of its own.
+pub struct Gateway {
+    child: Child,
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Gateway {
+    /// Starts it in `folder` with exactly these variables, and waits until it listens.
+    pub fn start(
+        arguments: &[&str],
+        variables: &BTreeMap<String, String>,
+        folder: &std::path::Path,
+    ) -> Self {
+        let mut child = command(arguments, variables, folder)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the gateway starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its log"));
+        let mut log = String::new();
+        let address = loop {
+            let from = log.len();
+            let read = lines.read_line(&mut log).expect("its log");
+            assert_ne!(read, 0, "the gateway ended:\n{log}");
+            if let Some((_, rest)) = log[from..].split_once("listening on ") {
+                let authority = rest.split("://").nth(1).expect("a URL");
+                let end = authority.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
+                break authority[..end.unwrap_or(authority.len())].parse().expect("an address");
+            }
+        };
+        let log = Arc::new(Mutex::new(log));
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut kept = kept.lock().expect("the log");
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
+        Self { child, address, log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// A figure of `/proc/PID/status` in KiB: `VmRSS`, `VmHWM`.
+    pub fn memory(&self, figure: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
+        let line = status.lines().find(|line| line.starts_with(figure)).expect("the figure");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    /// CPU seconds it has used.
+    pub fn cpu(&self) -> f64 {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("/proc");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks = |index: usize| fields[index].parse::<f64>().expect("ticks");
+        (ticks(11) + ticks(12)) / 100.0
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary with nothing of this process's environment but where to find things.
+pub fn command(
+    arguments: &[&str],
+    variables: &BTreeMap<String, String>,
+    folder: &std::path::Path,
+) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcb-upload-gateway"));
+    command.args(arguments).current_dir(folder).env_clear().envs(variables);
+    command
+}
+
+/// A connection that sends what it is told.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("it accepts");
+        stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Sends bytes; they must be taken.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("it takes what it is sent");
+    }
+
+    /// Sends bytes that may meet a closed connection.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    pub fn send_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) {
+        let length = body.len().to_string();
+        self.send_head(method, path, &[headers, &[("content-length", &length)]].concat());
+        self.send(body);
+    }
+
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: gateway.test\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        self.send(format!("{head}\r\n").as_bytes());
+    }
+
+    /// One chunk of a chunked body.
+    pub fn send_chunk(&mut self, bytes: &[u8]) {
+        let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(b"\r\n");
+        self.send(&chunk);
+    }
+
+    /// Says that nothing more is sent.
+    pub fn finish(&mut self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+    }
+
+    /// Goes away with a reset.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.stream.get_ref());
+        socket.set_linger(Some(Duration::ZERO)).expect("an option");
+    }
+
+    pub fn reply(&mut self) -> Reply {
+        self.try_reply().expect("a reply")
+    }
+
+    /// The next reply, past any `100 Continue`.
+    pub fn try_reply(&mut self) -> io::Result<Reply> {
+        loop {
+            let (status, headers) = self.reply_head()?;
+            if status == 100 {
+                continue;
+            }
+            let mut reply = Reply { status, headers, body: Vec::new() };
+            let length = reply.header("content-length").and_then(|length| length.parse().ok());
+            match length {
+                Some(length) => {
+                    reply.body.resize(length, 0);
+                    self.stream.read_exact(&mut reply.body)?;
+                }
+                None if matches!(status, 204 | 304) => {}
+                None => drop(self.stream.read_to_end(&mut reply.body)?),
+            }
+            return Ok(reply);
+        }
+    }
+
+    /// The head of a reply that has no body, to HEAD.
+    pub fn reply_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
+        let mut line = || {
+            let mut line = String::new();
+            match self.stream.read_line(&mut line)? {
+                0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                _ => Ok(line.trim_end().to_owned()),
+            }
+        };
+        let status = line()?.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other("no status"))?;
+        let mut headers = Vec::new();
+        loop {
+            match line()?.split_once(':') {
+                Some((name, value)) => {
+                    headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+                }
+                None => return Ok((status, headers)),
+            }
+        }
+    }
+}
+
+/// A reply, read whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    /// The first file of an upload that succeeded.
+    pub fn stored(&self) -> Value {
+        assert_eq!(self.status, 201, "{}", self.text());
+        self.json()["files"][0].clone()
+    }
+
+    /// Asserts a problem document of this status and code, and gives it.
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            self.text()
+        );
+        let problem = self.json();
+        assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["request_id"].as_str(), self.header("x-request-id"));
+        problem
+    }
+}
+
+/// A multipart form under construction.
+pub struct Form {
+    body: Vec<u8>,
+}
+
+pub const BOUNDARY: &str = "----test-boundary";
+
+impl Form {
+    pub fn new() -> Self {
+        Self { body: Vec::new() }
+    }
+
+    pub fn field(self, name: &str, value: &str) -> Self {
+        self.part(
+            format!("Content-Disposition: form-data; name=\"{name}\"").as_bytes(),
+            value.as_bytes(),
+        )
+    }
+
+    pub fn file(self, field: &str, name: &str, kind: &str, content: &[u8]) -> Self {
+        let head = format!(
+            "Content-Disposition: form-data; name=\"{field}\"; filename=\"{name}\"\r\nContent-Type: {kind}"
+        );
+        self.part(head.as_bytes(), content)
+    }
+
+    /// A part with this head (without its blank line).
+    pub fn part(mut self, head: &[u8], content: &[u8]) -> Self {
+        let opening = format!("--{BOUNDARY}\r\n");
+        for piece in [opening.as_bytes(), head, b"\r\n\r\n", content, b"\r\n"] {
+            self.body.extend_from_slice(piece);
+        }
+        self
+    }
+
+    /// With a line break behind the last delimiter, as browsers send it.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.ending("\r\n")
+    }
+
+    /// With this behind the last delimiter.
+    pub fn ending(&self, epilogue: &str) -> Vec<u8> {
+        let mut bytes = self.body.clone();
+        bytes.extend_from_slice(format!("--{BOUNDARY}--{epilogue}").as_bytes());
+        bytes
+    }
+
+    pub fn content_type(&self) -> String {
+        format!("multipart/form-data; boundary={BOUNDARY}")
+    }
+}
+
+/// Bytes that compress badly and differ everywhere, the same for the same seed.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; length];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// CRC-64/XZ in decimal.
+pub fn crc64(bytes: &[u8]) -> String {
+    crc::Crc::<u64, crc::Table<16>>::new(&crc::CRC_64_XZ).checksum(bytes).to_string()
+}
