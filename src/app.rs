@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_cors::Cors;
+use actix_server::ServerBuilder;
 use actix_web::dev::Server;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
-use actix_web::{App as Actix, HttpServer, web};
+use actix_web::{App as Actix, web};
 
 use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
@@ -17,7 +18,7 @@ use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
 use crate::guard::limits::Slots;
 use crate::guard::origin::Origins;
-use crate::http::{Shared, Worker, console, files, ops, trace, upload};
+use crate::http::{self, Shared, Worker, console, files, ops, trace, upload};
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::settings::{Credential as CredentialMode, Settings};
@@ -27,8 +28,6 @@ use crate::wechat::token::Tokens;
 
 /// Connections waiting to be accepted, over all workers.
 const BACKLOG: u32 = 2048;
-/// Longer than the usual load balancer keeps its own side, so that it never writes to a connection we just closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Calls to WeChat that one worker makes at once.
 const WECHAT_CONNECTIONS: usize = 256;
 
@@ -145,7 +144,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         settings,
     });
 
-    let server = HttpServer::new(move || {
+    let app = move || {
         let worker = Worker {
             shared: shared.clone(),
             wechat: Wechat::new(wechat_client(&shared.settings, &tls), wechat.clone()),
@@ -158,16 +157,12 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
             .wrap(from_fn(trace::origins))
             .wrap(cors(&shared))
             .wrap(from_fn(trace::requests))
-    })
-    .workers(workers)
-    .shutdown_timeout(grace.as_secs())
-    .keep_alive(KEEP_ALIVE)
-    .backlog(BACKLOG);
-    let server = match server_tls {
-        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
-        None => server.listen(listener)?,
     };
-    Ok(server.run())
+    let server = ServerBuilder::default()
+        .workers(workers)
+        .shutdown_timeout(grace.as_secs())
+        .backlog(BACKLOG);
+    Ok(http::listener::serve(server, listener, server_tls, app)?)
 }
 
 /// Every address there is.

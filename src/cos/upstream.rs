@@ -37,7 +37,7 @@ const IDLE_FOR: Duration = Duration::from_secs(20);
 /// COS's error documents are below 1 KiB.
 const REPLY_LIMIT: usize = 64 * 1024;
 /// What hyper may hold of the form while COS does not take it.
-const WRITE_BUFFER: usize = 64 * 1024;
+const WRITE_BUFFER: usize = 16 * 1024;
 
 type Http = Connection<TokioIo<Wire>, RelayBody>;
 

@@ -5,6 +5,7 @@ use actix_web::http::header::HOST;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::key::{Key, KeyError};
+use crate::settings::Server;
 
 /// Where files live below the gateway's base.
 pub const FILES: &str = "/v1/files/";
@@ -19,9 +20,9 @@ pub fn of_file(base: &str, key: &Key) -> String {
 }
 
 /// The base of the addresses in replies: `public_url`, otherwise what the client called us.
-pub fn base(request: &HttpRequest, public_url: Option<&str>) -> String {
-    if let Some(url) = public_url {
-        return url.to_owned();
+pub fn base(request: &HttpRequest, server: &Server) -> String {
+    if let Some(url) = &server.public_url {
+        return url.clone();
     }
     let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = named.or_else(|| request.uri().authority().map(|host| host.as_str()));
@@ -31,7 +32,7 @@ pub fn base(request: &HttpRequest, public_url: Option<&str>) -> String {
     };
     match host.filter(sane) {
         Some(host) => {
-            let scheme = if request.app_config().secure() { "https" } else { "http" };
+            let scheme = if server.tls.is_some() { "https" } else { "http" };
             format!("{scheme}://{host}")
         }
         None => String::new(),

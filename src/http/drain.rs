@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::demand::Meter;
 use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
+use actix_web::http::Version;
 use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -27,19 +29,37 @@ pub struct Inflow(Rc<Shared>);
 struct Shared {
     payload: RefCell<Payload>,
     ended: Cell<bool>,
+    /// Of the connection, over HTTP/1.
+    meter: Option<Rc<Meter>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.ended.get() {
+            self.meter.iter().for_each(|meter| meter.abandon());
+        }
+    }
 }
 
 impl Inflow {
     /// Puts itself between a request and its payload; `None` where there is none.
     pub fn tap(request: &mut ServiceRequest) -> Option<Self> {
+        let meter = request.request().conn_data::<Rc<Meter>>().cloned();
+        let meter = meter.filter(|_| request.version() < Version::HTTP_2);
         let payload = request.take_payload();
         if matches!(payload, Payload::None) {
+            meter.iter().for_each(|meter| meter.ask());
             return None;
         }
-        let inflow =
-            Self(Rc::new(Shared { payload: RefCell::new(payload), ended: Cell::new(false) }));
+        meter.iter().for_each(|meter| meter.hold());
+        let shared = Shared { payload: RefCell::new(payload), ended: Cell::new(false), meter };
+        let inflow = Self(Rc::new(shared));
         request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
         Some(inflow)
+    }
+
+    fn ask(&self) {
+        self.0.meter.iter().for_each(|meter| meter.ask());
     }
 
     /// Whether the client has sent everything, or will not.
@@ -69,8 +89,13 @@ impl Stream for Inflow {
             return Poll::Ready(None);
         }
         let polled = Pin::new(&mut *self.0.payload.borrow_mut()).poll_next(cx);
-        if let Poll::Ready(None | Some(Err(_))) = polled {
-            self.0.ended.set(true);
+        match polled {
+            Poll::Ready(None | Some(Err(_))) => {
+                self.0.ended.set(true);
+                self.ask();
+            }
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Pending => self.ask(),
         }
         polled
     }

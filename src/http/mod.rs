@@ -2,8 +2,10 @@
 
 pub mod address;
 pub mod console;
+pub mod demand;
 pub mod drain;
 pub mod files;
+pub mod listener;
 pub mod ops;
 pub mod problem;
 pub mod reply;

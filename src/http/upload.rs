@@ -159,13 +159,12 @@ impl<'a> Upload<'a> {
             let detail = format!("there is no reply profile `{profile}`; there is `default`");
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        let public_url = worker.shared.settings.server.public_url.as_deref();
         let request_id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
         Ok(Self {
             worker,
             client,
             query,
-            base: address::base(request, public_url),
+            base: address::base(request, &worker.shared.settings.server),
             request_id: request_id.unwrap_or_default(),
             _slot: worker.shared.slots.take()?,
         })

@@ -37,7 +37,6 @@ impl Setup {
             ("server.workers", "2".to_owned()),
             ("server.public_url", String::new()),
             ("cos.allow_http", "true".to_owned()),
-            ("cos.allowed_hosts", "127.0.0.1,localhost".to_owned()),
             ("upload.client_paths", "true".to_owned()),
             ("auth.keys.panel.sha256", hex::encode(Sha256::digest(KEY))),
         ] {
@@ -71,8 +70,12 @@ impl Setup {
             ("GATEWAY__WECHAT__SECRET", options.secret.clone()),
         ];
         let sandbox = Sandbox::start(options).expect("the sandbox starts");
-        let base = ("GATEWAY__WECHAT__BASE_URL", sandbox.wechat_url());
-        for (name, value) in defaults.into_iter().chain([base]) {
+        let port = sandbox.cos_addr().port();
+        let upstream = [
+            ("GATEWAY__WECHAT__BASE_URL", sandbox.wechat_url()),
+            ("GATEWAY__COS__ALLOWED_HOSTS", format!("127.0.0.1:{port},localhost:{port}")),
+        ];
+        for (name, value) in defaults.into_iter().chain(upstream) {
             variables.entry(name.to_owned()).or_insert(value);
         }
         let gateway = Gateway::start(&["--profile", "production"], &variables, data.path());

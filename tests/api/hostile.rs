@@ -1,0 +1,212 @@
+//! Bodies made to garble a file, to eat the CPU or to eat memory.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{BOUNDARY, Client, Form, Setup, World, authorization, crc64, noise};
+
+/// `pattern` over and over, `length` bytes of it.
+fn repeated(pattern: &[u8], length: usize) -> Vec<u8> {
+    pattern.iter().copied().cycle().take(length).collect()
+}
+
+#[test]
+fn look_alikes_of_the_boundary_are_stored_bit_for_bit() {
+    const LENGTH: usize = 20 << 20;
+    let world = Setup::new().start();
+    let boundary = |text: &str| text.replace('B', BOUNDARY).into_bytes();
+    let near_miss = boundary("\r\n--B")[..BOUNDARY.len() + 3].to_vec();
+    let patterns = [
+        ("\\r", b"\r".to_vec()),
+        ("\\r\\n--", b"\r\n--".to_vec()),
+        ("\\r--B--", boundary("\r--B--")),
+        ("\\n--B--\\r\\n", boundary("\n--B--\r\n")),
+        ("B less a byte", near_miss),
+    ];
+    let upload = |content: &[u8]| {
+        let form = Form::new().field("path", "hostile").file("f", "x", "text/plain", content);
+        let before = world.gateway.cpu();
+        let file = world.post(&form).stored();
+        let cpu = world.gateway.cpu() - before;
+        assert_eq!(file["crc64"], crc64(content));
+        assert!(world.object("hostile") == content);
+        cpu
+    };
+    let random = noise(LENGTH, 1);
+    upload(&random);
+    // Ticks are 10 ms and one upload takes a few: each is sent five times, in turn with random bytes.
+    let mut plain = 0.0;
+    let mut hostile = vec![0.0; patterns.len()];
+    for _ in 0..5 {
+        plain += upload(&random);
+        for (cpu, (_, pattern)) in hostile.iter_mut().zip(&patterns) {
+            *cpu += upload(&repeated(pattern, LENGTH));
+        }
+    }
+    for (cpu, (name, _)) in hostile.iter().zip(&patterns) {
+        println!("{name}: {:.2} of the CPU of random bytes", cpu / plain);
+        assert!(*cpu <= 1.5 * plain + 0.02, "{name}: {cpu:.2} s, random bytes {plain:.2} s");
+    }
+}
+
+#[test]
+fn a_second_key_inside_the_file_is_just_bytes() {
+    let world = Setup::new().start();
+    let content = format!(
+        "x\r\n--gateway-0\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nstolen\r\n--gateway-0--\r\n"
+    );
+    let form = Form::new().field("path", "mine").file("f", "x", "text/plain", content.as_bytes());
+    world.post(&form).stored();
+    assert_eq!(world.objects().len(), 1);
+    assert_eq!(world.object("mine"), content.as_bytes());
+}
+
+#[test]
+fn a_file_held_from_one_byte_chunks_costs_what_it_is_long() {
+    const LENGTH: usize = 32 << 20;
+    let world = Setup::new().start();
+    world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
+    let idle = world.gateway.memory("VmRSS");
+    let mut client = world.client();
+    let headers = [authorization(), ("transfer-encoding", "chunked")];
+    client.send_head("PUT", "/v1/files/held", &headers);
+    let chunks = b"1\r\nx\r\n".repeat(1 << 16);
+    for _ in 0..LENGTH >> 16 {
+        client.send(&chunks);
+    }
+    client.send(b"0\r\n\r\n");
+    assert_eq!(client.reply().stored()["size"], LENGTH);
+    let peak = world.gateway.memory("VmHWM");
+    println!("32 MiB of one-byte chunks held: idle {idle} KiB, peak {peak} KiB");
+    assert!(peak <= idle + (64 << 10), "idle {idle} KiB, peak {peak} KiB");
+}
+
+#[test]
+fn what_cannot_be_held_is_refused_and_says_what_would_help() {
+    let world = Setup::new().set("upload.hold_limit", "1MiB").start();
+    let chunked = |bytes: &[u8]| {
+        let mut client = world.client();
+        client.send_head(
+            "PUT",
+            "/v1/files/held",
+            &[authorization(), ("transfer-encoding", "chunked")],
+        );
+        for piece in bytes.chunks(50_000) {
+            client.send_chunk(piece);
+        }
+        client.send(b"0\r\n\r\n");
+        client.reply()
+    };
+    chunked(&noise(1 << 20, 1)).stored();
+    let problem = chunked(&noise((1 << 20) + 1, 1)).problem(411, "length_required");
+    assert!(problem["detail"].as_str().expect("a text").contains("Content-Length"));
+    // A held part goes over to the guess: right for the last, wrong for the one before.
+    let large = noise(3 << 20, 2);
+    let last =
+        Form::new().file("f[]", "a", "text/plain", b"a").file("f[]", "b", "text/plain", &large);
+    assert_eq!(world.post(&last).status, 201);
+    let first =
+        Form::new().file("f[]", "a", "text/plain", &large).file("f[]", "b", "text/plain", b"b");
+    let reply = world.post(&first);
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert_eq!(reply.json()["files"][0]["error"]["code"], "file_not_last");
+    assert_eq!(reply.json()["files"][1]["size"], 1);
+    assert_eq!(world.objects().len(), 4);
+
+    let world = Setup::new().set("upload.memory_budget", "32MiB").start();
+    let mut senders: Vec<_> = (0..2).map(|_| half_held(&world, 20 << 20)).collect();
+    let refused = senders.iter_mut().filter_map(|sender| refusal(sender)).count();
+    assert_eq!(refused, 1, "both together need 40 MiB of 32");
+}
+
+/// A chunked upload of `length` bytes without its end.
+fn half_held(world: &World, length: usize) -> Client {
+    let mut client = world.client();
+    client.send_head("PUT", "/v1/files/held", &[authorization(), ("transfer-encoding", "chunked")]);
+    for piece in noise(length, 3).chunks(1 << 20) {
+        let _ = client.try_send(format!("{:x}\r\n", piece.len()).as_bytes());
+        let _ = client.try_send(piece);
+        let _ = client.try_send(b"\r\n");
+    }
+    client
+}
+
+/// Ends the upload, and says whether it was refused for want of memory.
+fn refusal(client: &mut Client) -> Option<()> {
+    let _ = client.try_send(b"0\r\n\r\n");
+    let reply = client.reply();
+    if reply.status == 201 {
+        return None;
+    }
+    reply.problem(503, "overloaded");
+    assert!(reply.header("retry-after").is_some());
+    Some(())
+}
+
+#[test]
+fn forms_of_a_million_tiny_fields_are_refused_flat() {
+    let world = Setup::new().start();
+    world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
+    let idle = world.gateway.memory("VmRSS");
+    let field = Form::new().field("a", "x").bytes();
+    let field = &field[..field.len() - BOUNDARY.len() - 6];
+    let million = (field.len() * 1_000_000).to_string();
+    let kind = Form::new().content_type();
+    let some = field.repeat(1000);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..125 {
+                    let mut client = world.client();
+                    let headers =
+                        [authorization(), ("content-type", &kind), ("content-length", &million)];
+                    client.send_head("POST", "/v1/files", &headers);
+                    client.send(&some);
+                    client.reply().problem(413, "fields_too_large");
+                }
+            });
+        }
+    });
+    let after = world.gateway.memory("VmHWM");
+    println!("1,000 forms of a million fields: idle {idle} KiB, peak {after} KiB");
+    assert!(after <= idle + (16 << 10), "idle {idle} KiB, peak {after} KiB");
+    world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
+}
+
+/// 200 senders whose files COS takes slowly, so that all are under way at once.
+fn peak_of_two_hundred(window: &str, bytes_per_second: Option<u64>) -> (u64, u64) {
+    let world = Setup::new().set("upload.replay_window", window).start();
+    world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
+    let idle = world.gateway.memory("VmRSS");
+    if let Some(rate) = bytes_per_second {
+        world.faults(&json!([{"stage": "cos", "fault": "slow", "bytes_per_second": rate}]));
+    }
+    let content = noise(8 << 20, 1);
+    let form = Form::new().file("f", "x.bin", "text/plain", &content);
+    let (kind, body) = (form.content_type(), form.bytes());
+    let crc = crc64(&content);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..200 {
+            scope.spawn(|| {
+                let mut client = world.client();
+                let headers = [authorization(), ("content-type", kind.as_str())];
+                client.send_request("POST", "/v1/files", &headers, &body);
+                assert_eq!(client.reply().stored()["crc64"], crc);
+            });
+        }
+    });
+    println!("{:?}", began.elapsed());
+    (idle, world.gateway.memory("VmHWM"))
+}
+
+#[test]
+fn two_hundred_uploads_at_once_stay_within_their_memory() {
+    for (window, rate, limit) in [("256KiB", None, 150), ("0", None, 80), ("0", Some(4 << 20), 80)]
+    {
+        let (idle, peak) = peak_of_two_hundred(window, rate);
+        println!("200 × 8 MiB, window {window}: idle {idle} KiB, peak {peak} KiB");
+        assert!(peak <= idle + (limit << 10), "window {window}: idle {idle} KiB, peak {peak} KiB");
+    }
+}

@@ -1,0 +1,126 @@
+//! The access token: one for all workers, fetched once, renewed in time, and never in anyone's way.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Client, Form, Setup, World, authorization};
+
+fn small() -> Form {
+    Form::new().file("file", "x.txt", "text/plain", b"x")
+}
+
+/// Uploads from `count` connections at once, all open before the first byte is sent.
+fn uploads_at_once(world: &World, count: usize) {
+    let barrier = Barrier::new(count);
+    std::thread::scope(|scope| {
+        for _ in 0..count {
+            scope.spawn(|| {
+                let mut client = world.client();
+                barrier.wait();
+                let (kind, body) = (small().content_type(), small().bytes());
+                let headers = [authorization(), ("content-type", kind.as_str())];
+                client.send_request("POST", "/v1/files", &headers, &body);
+                client.reply().stored();
+            });
+        }
+    });
+}
+
+#[test]
+fn two_hundred_first_uploads_make_one_token_call() {
+    for (mode, call) in [("stable", "stable_token"), ("secret", "token")] {
+        let world = Setup::new().set("wechat.credential", mode).start();
+        uploads_at_once(&world, 200);
+        assert_eq!(world.count(call), 1, "{mode}");
+        assert_eq!(world.count("uploadfile"), 200);
+        assert_eq!(world.objects().len(), 200);
+    }
+}
+
+#[test]
+fn a_revoked_token_costs_one_more_call() {
+    for (mode, call) in [("stable", "stable_token"), ("secret", "token")] {
+        let world = Setup::new().set("wechat.credential", mode).start();
+        world.post(&small()).stored();
+        for round in 2..5 {
+            assert_eq!(world.control("POST", "tokens/revoke", "").status, 200);
+            world.post(&small()).stored();
+            assert_eq!(world.count(call), round, "{mode}");
+        }
+        // However many notice at once.
+        world.control("POST", "tokens/revoke", "");
+        uploads_at_once(&world, 50);
+        assert_eq!(world.count(call), 5, "{mode}");
+    }
+}
+
+#[test]
+fn short_lived_tokens_are_renewed_before_they_end() {
+    let world = Setup::new()
+        .set("wechat.credential", "secret")
+        .sandbox(|options| {
+            options.token_life = Duration::from_secs(2);
+            options.token_overlap = Duration::from_secs(1);
+        })
+        .start();
+    let until = Instant::now() + Duration::from_secs(7);
+    let mut slowest = Duration::ZERO;
+    world.post(&small()).stored();
+    while Instant::now() < until {
+        let began = Instant::now();
+        world.post(&small()).stored();
+        slowest = slowest.max(began.elapsed());
+    }
+    let calls = world.count("token");
+    assert!((3..=6).contains(&calls), "{calls} token calls in 7 s of 2 s tokens");
+    assert_eq!(world.objects().len() as u64, world.count("uploadfile"), "no call was repeated");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[test]
+fn a_wrong_secret_is_told_and_does_not_hammer_wechat() {
+    let world = Setup::new().variable("GATEWAY__WECHAT__SECRET", "not-the-secret").start();
+    let reply = world.post(&small());
+    let problem = reply.problem(503, "credential_unavailable");
+    assert!(reply.header("retry-after").is_some());
+    assert_eq!(problem["errcode"], 40125);
+    assert!(problem["rid"].is_string(), "{problem}");
+    for _ in 0..50 {
+        world.post(&small()).problem(503, "credential_unavailable");
+    }
+    let calls = world.count("stable_token");
+    assert!(calls <= 3, "{calls} calls");
+    assert!(!world.gateway.log().contains("not-the-secret"));
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_token_call_that_fails_in_passing_is_repeated() {
+    let world = Setup::new().start();
+    world.faults(&json!([{"stage": "token", "fault": "status", "status": 500, "times": 1}]));
+    world.post(&small()).stored();
+    assert_eq!(world.count("stable_token"), 2);
+}
+
+#[test]
+fn the_first_of_those_who_wait_goes_away() {
+    let world = Setup::new().start();
+    world.faults(&json!([{"stage": "token", "fault": "delay", "ms": 700, "times": 1}]));
+    let (kind, body) = (small().content_type(), small().bytes());
+    let headers = [authorization(), ("content-type", kind.as_str())];
+    let mut first: Client = world.client();
+    first.send_request("POST", "/v1/files", &headers, &body);
+    // The fetch has begun.
+    while world.count("stable_token") == 0 {}
+    let mut others: Vec<_> = (0..49).map(|_| world.client()).collect();
+    for other in &mut others {
+        other.send_request("POST", "/v1/files", &headers, &body);
+    }
+    first.reset();
+    for other in &mut others {
+        other.reply().stored();
+    }
+    assert_eq!(world.count("stable_token"), 1);
+}
