@@ -47,10 +47,12 @@ impl CosError {
         match self {
             Self::Unreachable(_) | Self::NoVerdict(_) => true,
             Self::Refused { status, code, .. } => {
-                matches!(status, 500 | 502 | 503 | 504) || code == "RequestTimeout"
+                matches!(status, 500 | 502 | 503 | 504)
+                    || code == "RequestTimeout"
+                    || self.wants_fresh_link()
             }
             Self::Timeout { waited_for, .. } => *waited_for == CONNECTING,
-            _ => self.wants_fresh_link(),
+            _ => false,
         }
     }
 

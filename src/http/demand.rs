@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
 /// How much is asked for at a time; also what a request's head, with what follows it, may bring unasked. A longer head
 /// ends in the timeout for heads.
-const PORTION: u64 = 64 * 1024;
+const PORTION: u64 = 32 * 1024;
 
 /// Says how much may be read from one connection.
 pub struct Meter {

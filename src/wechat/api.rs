@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use awc::error::SendRequestError;
 use awc::http::header::CONTENT_TYPE;
 use awc::{Client, ClientRequest};
 use moka::Expiry;
@@ -220,7 +221,10 @@ pub(super) async fn exchange<R: DeserializeOwned>(
             None => request.send(),
         };
         let unreachable = |cause: String| WechatError::Unreachable { call, cause };
-        let mut reply = sent.await.map_err(|error| unreachable(without_url(&error)))?;
+        let mut reply = sent.await.map_err(|error| match error {
+            SendRequestError::Timeout => WechatError::Timeout { call, limit },
+            error => unreachable(without_url(&error)),
+        })?;
         let status = reply.status();
         if !status.is_success() {
             return Err(unreachable(format!("HTTP status {}", status.as_u16())));
@@ -241,13 +245,12 @@ pub(super) async fn exchange<R: DeserializeOwned>(
 }
 
 /// awc's errors do not name the URL, which holds the secret or the token; this keeps it so by naming the kind only.
-fn without_url(error: &awc::error::SendRequestError) -> String {
-    use awc::error::SendRequestError as E;
+fn without_url(error: &SendRequestError) -> String {
+    use SendRequestError as E;
     match error {
         E::Connect(cause) => format!("connecting: {cause}"),
         E::Send(cause) => format!("sending: {cause}"),
         E::Response(cause) => format!("reading the reply's head: {cause}"),
-        E::Timeout => "timed out".to_owned(),
         E::Url(_) => "its URL is invalid".to_owned(),
         _ => "the request failed".to_owned(),
     }

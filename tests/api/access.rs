@@ -1,0 +1,466 @@
+//! Who may do what, and which pages may ask for it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Client, Form, KEY, Reply, Setup, World, authorization};
+
+const LISTED: &str = "https://panel.example.com";
+const FOREIGN: &str = "https://evil.example.org";
+
+fn small() -> Form {
+    Form::new().file("file", "x.txt", "text/plain", b"small")
+}
+
+fn sha256(key: &str) -> String {
+    hex::encode(Sha256::digest(key))
+}
+
+/// Posts `form` with exactly these headers and its own type.
+fn post(world: &World, address: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
+    let (kind, body) = (form.content_type(), form.bytes());
+    let mut client = world.client();
+    let headers = [headers, &[("content-type", &kind)]].concat();
+    client.send_request("POST", address, &headers, &body);
+    client.reply()
+}
+
+fn put(world: &World, address: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let mut client = world.client();
+    client.send_request("PUT", address, headers, body);
+    client.reply()
+}
+
+/// The reply to the head of an upload of 100 MB of which no byte is sent.
+fn reply_to_head(world: &World, method: &str, address: &str, headers: &[(&str, &str)]) -> Reply {
+    let kind = small().content_type();
+    let more = [("content-type", kind.as_str()), ("content-length", "100000000")];
+    let mut client = world.client();
+    client.send_head(method, address, &[headers, &more].concat());
+    client.reply()
+}
+
+/// The log, as soon as `text` stands in it.
+fn log_with(world: &World, text: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let log = world.gateway.log();
+        if log.contains(text) {
+            return log;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "no {text} in the log:\n{log}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn path_of(file: &Value) -> &str {
+    file["path"].as_str().expect("a path")
+}
+
+fn assert_unauthenticated(reply: &Reply) {
+    reply.problem(401, "unauthenticated");
+    assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+}
+
+#[test]
+fn without_a_key_the_answer_comes_before_the_body() {
+    let world = Setup::new().start();
+    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
+        assert_unauthenticated(&reply_to_head(&world, method, address, &[]));
+        // And no matter how much of it is there already.
+        let mut client = world.client();
+        client.send_request(method, address, &[], b"x");
+        assert_unauthenticated(&client.reply());
+    }
+    assert_eq!(world.count("stable_token"), 0);
+    assert_eq!(world.count("uploadfile"), 0);
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_wrong_key_is_refused_even_where_none_is_needed() {
+    for anonymous in [false, true] {
+        let world = Setup::new().set("auth.anonymous", anonymous).start();
+        let hash = format!("Bearer {}", sha256(KEY));
+        for wrong in [
+            "Bearer another-key",
+            "Bearer panel-key-for-test",
+            "Bearer panel-key-for-tests-",
+            "Bearer PANEL-KEY-FOR-TESTS",
+            &hash,
+            "Bearer ",
+            "Bearer",
+            "Basic panel-key-for-tests",
+            "panel-key-for-tests",
+        ] {
+            let headers = [("authorization", wrong)];
+            assert_unauthenticated(&reply_to_head(&world, "POST", "/v1/files", &headers));
+            assert_unauthenticated(&post(&world, "/v1/files", &headers, &small()));
+        }
+        world.assert_nothing_stored();
+        post(&world, "/v1/files", &[authorization()], &small()).stored();
+        let lower = [("authorization", "bearer panel-key-for-tests")];
+        post(&world, "/v1/files", &lower, &small()).stored();
+        assert_eq!(world.objects().len(), 2);
+    }
+}
+
+#[test]
+fn where_no_key_is_needed_none_is_asked_for() {
+    let world = Setup::new().set("auth.anonymous", true).start();
+    post(&world, "/v1/files", &[], &small()).stored();
+    assert_eq!(put(&world, "/v1/files/own/x.txt", &[], b"x").stored()["path"], "own/x.txt");
+    assert_eq!(world.objects().len(), 2);
+}
+
+#[test]
+fn a_hash_of_digits_only_is_a_hash() {
+    let digits = "1234567890".repeat(6) + "1234";
+    let zeros = "0".repeat(63) + "7";
+    let world = Setup::new()
+        .set("auth.keys.digits.sha256", &digits)
+        .set("auth.keys.zeros.sha256", zeros)
+        .start();
+    post(&world, "/v1/files", &[authorization()], &small()).stored();
+    let hash = format!("Bearer {digits}");
+    assert_unauthenticated(&post(&world, "/v1/files", &[("authorization", &hash)], &small()));
+    assert_eq!(world.objects().len(), 1);
+}
+
+#[test]
+fn a_key_that_may_not_upload_learns_so_before_the_body() {
+    let world = Setup::new()
+        .set("auth.keys.reader.sha256", sha256("reader's"))
+        .set("auth.keys.reader.can", "download, link,delete")
+        .set("auth.keys.writer.sha256", sha256("writer's"))
+        .set("auth.keys.writer.can", "upload")
+        .start();
+    let reader = [("authorization", "Bearer reader's")];
+    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a.txt")] {
+        let problem = reply_to_head(&world, method, address, &reader).problem(403, "not_allowed");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains("reader") && detail.contains("upload"), "{detail}");
+    }
+    post(&world, "/v1/files", &reader, &small()).problem(403, "not_allowed");
+    world.assert_nothing_stored();
+    post(&world, "/v1/files", &[("authorization", "Bearer writer's")], &small()).stored();
+    assert_eq!(world.objects().len(), 1);
+}
+
+#[test]
+fn a_key_with_a_prefix_stays_under_it() {
+    let world = Setup::new()
+        .set("auth.keys.panel.prefix", "panel")
+        .set("auth.keys.other.sha256", sha256("other's"))
+        .start();
+    let with_path = |path: &str| Form::new().field("path", path).file("f", "x", "text/plain", b"x");
+
+    let generated = world.post(&small()).stored();
+    assert!(path_of(&generated).starts_with("panel/uploads/20"), "{generated}");
+    let below = Form::new().field("dir", "中/d").file("f", "x.txt", "text/plain", b"x");
+    let below = world.post(&below).stored();
+    assert!(path_of(&below).starts_with("panel/uploads/20"), "{below}");
+    assert!(path_of(&below).contains("/中/d/"), "{below}");
+    assert_eq!(world.post(&with_path("panel/own.txt")).stored()["path"], "panel/own.txt");
+    let own = put(&world, "/v1/files/panel%2Fa/own.txt", &[authorization()], b"x").stored();
+    assert_eq!(own["path"], "panel/a/own.txt");
+    assert_eq!(world.objects().len(), 4);
+
+    for outside in ["own.txt", "panelist/own.txt", "PANEL/own.txt", "panel"] {
+        let problem = world.post(&with_path(outside)).problem(403, "path_not_allowed");
+        assert!(problem["detail"].as_str().expect("a text").contains("panel/"), "{problem}");
+        let address = format!("/v1/files?path={outside}");
+        world.post_to(&address, &small()).problem(403, "path_not_allowed");
+        let address = format!("/v1/files/{outside}");
+        reply_to_head(&world, "PUT", &address, &[authorization()]).problem(403, "path_not_allowed");
+    }
+    for climbing in ["panel/../own.txt", "panel//own.txt", "panel/./../own.txt"] {
+        world.post(&with_path(climbing)).problem(400, "invalid_path");
+    }
+    for climbing in ["panel/..%2fown.txt", "panel%2f%2e%2e/own.txt"] {
+        let address = format!("/v1/files/{climbing}");
+        put(&world, &address, &[authorization()], b"x").problem(400, "invalid_path");
+    }
+    world.post_to("/v1/files?dir=../..", &small()).problem(400, "invalid_path");
+    assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
+    assert_eq!(world.objects().len(), 4);
+
+    // Another key is not bound by it.
+    let other = [("authorization", "Bearer other's")];
+    post(&world, "/v1/files", &other, &with_path("own.txt")).stored();
+}
+
+#[test]
+fn paths_are_the_gateway_s_choice_unless_a_key_may_name_them() {
+    let world = Setup::new()
+        .set("upload.client_paths", false)
+        .set("auth.keys.free.sha256", sha256("free's"))
+        .set("auth.keys.free.client_paths", true)
+        .start();
+    let named = Form::new().field("path", "own.txt").file("f", "x", "text/plain", b"x");
+    world.post(&named).problem(403, "path_not_allowed");
+    world.post_to("/v1/files?path=own.txt", &small()).problem(403, "path_not_allowed");
+    reply_to_head(&world, "PUT", "/v1/files/own.txt", &[authorization()])
+        .problem(403, "path_not_allowed");
+    world.assert_nothing_stored();
+    let dir = Form::new().field("dir", "d").file("f", "x.txt", "text/plain", b"x");
+    assert!(path_of(&world.post(&dir).stored()).contains("/d/"));
+
+    let free = [("authorization", "Bearer free's")];
+    assert_eq!(post(&world, "/v1/files", &free, &named).stored()["path"], "own.txt");
+    assert_eq!(put(&world, "/v1/files/b.txt", &free, b"x").stored()["path"], "b.txt");
+
+    // And the other way round.
+    let world = Setup::new().set("auth.keys.panel.client_paths", false).start();
+    world.post(&named).problem(403, "path_not_allowed");
+    put(&world, "/v1/files/b.txt", &[authorization()], b"x").problem(403, "path_not_allowed");
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_page_of_a_foreign_origin_cannot_upload() {
+    // Even where no key is needed: a form post needs no preflight.
+    let world = Setup::new().set("auth.anonymous", true).set("cors.origins", LISTED).start();
+    for foreign in [
+        FOREIGN,
+        "null",
+        "https://panel.example.com.evil.example.org",
+        "https://panel.example.com:444",
+        "http://panel.example.com",
+        "http://gateway.test.evil.example.org",
+        "http://gateway.test:81",
+        "gateway.test",
+    ] {
+        let origin = [("origin", foreign)];
+        let reply = post(&world, "/v1/files", &origin, &small());
+        reply.problem(403, "origin_not_allowed");
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+        let with_key = [("origin", foreign), authorization()];
+        post(&world, "/v1/files", &with_key, &small()).problem(403, "origin_not_allowed");
+        reply_to_head(&world, "POST", "/v1/files", &origin).problem(403, "origin_not_allowed");
+        reply_to_head(&world, "PUT", "/v1/files/x", &origin).problem(403, "origin_not_allowed");
+    }
+    world.assert_nothing_stored();
+    post(&world, "/v1/files", &[("origin", "http://gateway.test")], &small()).stored();
+    assert_eq!(world.objects().len(), 1);
+}
+
+#[test]
+fn a_page_of_a_foreign_origin_cannot_read_files() {
+    let world = Setup::new().set("cors.origins", LISTED).start();
+    let file = world.post(&small()).stored();
+    let address = format!("/v1/files/{}", path_of(&file));
+    let get = |origin: &str| {
+        let mut client = world.client();
+        client.send_request("GET", &address, &[("origin", origin)], b"");
+        client.reply()
+    };
+    let reply = get(FOREIGN);
+    reply.problem(403, "origin_not_allowed");
+    assert_eq!(reply.header("location"), None);
+    assert_eq!(world.count("batchdownloadfile"), 0);
+    assert_eq!(get("http://gateway.test").status, 302);
+    let reply = get(LISTED);
+    assert_eq!(reply.status, 302);
+    assert_eq!(reply.header("access-control-allow-origin"), Some(LISTED));
+}
+
+#[test]
+fn the_public_address_is_the_gateway_s_own_origin() {
+    let world = Setup::new().set("server.public_url", "https://Files.example.com/gw").start();
+    let own = [authorization(), ("origin", "https://files.example.com")];
+    post(&world, "/v1/files", &own, &small()).stored();
+    // What a name that points here by DNS rebinding would send.
+    let by_host = [authorization(), ("origin", "http://gateway.test")];
+    post(&world, "/v1/files", &by_host, &small()).problem(403, "origin_not_allowed");
+    assert_eq!(world.objects().len(), 1);
+}
+
+#[test]
+fn a_listed_page_can_read_every_reply() {
+    let world =
+        Setup::new().set("cors.origins", format!("http://localhost:5173, {LISTED}")).start();
+    for origin in [LISTED, "http://localhost:5173"] {
+        let readable = |reply: &Reply| {
+            assert_eq!(reply.header("access-control-allow-origin"), Some(origin), "{reply:?}");
+            let vary = reply.header("vary").expect("vary").to_ascii_lowercase();
+            assert!(vary.contains("origin"), "{vary}");
+            let exposed = reply.header("access-control-expose-headers").expect("names");
+            assert!(exposed.to_ascii_lowercase().contains("x-request-id"), "{exposed}");
+        };
+        let headers = [authorization(), ("origin", origin)];
+        let reply = post(&world, "/v1/files", &headers, &small());
+        reply.stored();
+        readable(&reply);
+
+        let reply = post(&world, "/v1/files", &[("origin", origin)], &small());
+        assert_unauthenticated(&reply);
+        readable(&reply);
+        let reply = post(&world, "/v1/files", &headers, &Form::new());
+        reply.problem(400, "no_file");
+        readable(&reply);
+        let reply = reply_to_head(&world, "PUT", "/v1/files/a//b", &headers);
+        reply.problem(400, "invalid_path");
+        readable(&reply);
+        for (method, address, status, code) in [
+            ("GET", "/v1/files/none", 404, "file_not_found"),
+            ("GET", "/nowhere", 404, "not_found"),
+            ("DELETE", "/v1/files", 405, "method_not_allowed"),
+        ] {
+            let mut client = world.client();
+            client.send_request(method, address, &headers, b"");
+            let reply = client.reply();
+            reply.problem(status, code);
+            readable(&reply);
+        }
+        let rule = json!([{"stage": "link", "fault": "errcode", "errcode": -501007, "times": 1}]);
+        world.faults(&rule);
+        let reply = post(&world, "/v1/files", &headers, &small());
+        reply.problem(502, "wechat_refused");
+        readable(&reply);
+    }
+    let without = world.post(&small());
+    without.stored();
+    assert_eq!(without.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn a_listed_page_may_send_what_upload_widgets_send() {
+    let world = Setup::new().set("cors.origins", LISTED).start();
+    let wanted = "authorization,x-requested-with,cache-control,content-type";
+    let preflight = |origin: &str, method: &str, address: &str| {
+        let mut client = world.client();
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", method),
+            ("access-control-request-headers", wanted),
+        ];
+        client.send_request("OPTIONS", address, &headers, b"");
+        client.reply()
+    };
+    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
+        let reply = preflight(LISTED, method, address);
+        assert!(matches!(reply.status, 200 | 204), "{reply:?}");
+        assert_eq!(reply.header("access-control-allow-origin"), Some(LISTED));
+        let lower = |name: &str| reply.header(name).unwrap_or_default().to_ascii_lowercase();
+        let allowed = lower("access-control-allow-headers");
+        let allowed: Vec<_> = allowed.split(',').map(str::trim).collect();
+        assert!(wanted.split(',').all(|name| allowed.contains(&name)), "{allowed:?}");
+        let methods = lower("access-control-allow-methods");
+        assert!(methods.split(',').any(|m| m.trim().eq_ignore_ascii_case(method)), "{methods}");
+
+        for foreign in [FOREIGN, "null", "http://gateway.test"] {
+            let reply = preflight(foreign, method, address);
+            assert!(reply.status >= 400, "{reply:?}");
+            assert_eq!(reply.header("access-control-allow-origin"), None, "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_s_own_id_is_kept_if_it_is_sane() {
+    let world = Setup::new().start();
+    let id_for = |given: &str| {
+        let headers = [authorization(), ("x-request-id", given)];
+        let reply = post(&world, "/v1/files", &headers, &small());
+        reply.stored();
+        let id = reply.header("x-request-id").expect("an id").to_owned();
+        log_with(&world, &format!("\"{id}\""));
+        id
+    };
+    let long = "a".repeat(128);
+    for sane in ["one-id_of.mine-42", "0193e1b2-7a2f-7c1e-8f00-0123456789ab", &long] {
+        assert_eq!(id_for(sane), sane);
+    }
+    let too_long = "b".repeat(129);
+    for other in ["two words", "", "quo\"te", "<b>", "semi;colon", "l\u{f6}wen", &too_long] {
+        let id = id_for(other);
+        assert!(id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'), "{id}");
+        assert!(other.is_empty() || !world.gateway.log().contains(other));
+    }
+    // The same in a problem document, and in its line of the log.
+    let reply = post(&world, "/v1/files", &[("x-request-id", "failing-1")], &small());
+    assert_eq!(reply.problem(401, "unauthenticated")["request_id"], "failing-1");
+    let log = log_with(&world, "failing-1");
+    let line = log.lines().find(|line| line.contains("failing-1")).expect("a line");
+    assert!(line.contains("unauthenticated"), "{line}");
+    let line: Value = serde_json::from_str(line).expect("JSON in production");
+    assert_eq!(line["status"], 401, "{line}");
+    assert_eq!(line["path"], "/v1/files", "{line}");
+}
+
+#[test]
+fn the_log_holds_no_secrets() {
+    let secret = "0123456789abcdef-app-secret";
+    for (level, mode) in [("info", "stable"), ("info", "secret"), ("debug", "secret")] {
+        let world = Setup::new()
+            .sandbox(|options| options.secret = secret.to_owned())
+            .set("telemetry.log", level)
+            .set("wechat.credential", mode)
+            .start();
+        let file = world.post(&small()).stored();
+        put(&world, "/v1/files/own/x.txt", &[authorization()], b"x").stored();
+        let fields = world.objects()[0]["fields"].clone();
+        let text = |index: usize| fields[index][1].as_str().expect("a text").to_owned();
+        let (signature, security_token, file_id) = (text(1), text(2), text(3));
+        assert!(signature.contains("q-signature=") && security_token.len() > 100, "{fields}");
+
+        let mut client = world.client();
+        client.send_request("GET", &format!("/v1/files/{}", path_of(&file)), &[], b"");
+        let target = client.reply().header("location").expect("a target").to_owned();
+        let (_, signed) = target.split_once('?').expect("a signature");
+
+        // Failures say more.
+        let wrong = [("authorization", "Bearer a-wrong-key-of-mine")];
+        assert_unauthenticated(&post(&world, "/v1/files?ticket=in-the-query", &wrong, &small()));
+        for rules in [
+            json!([{"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied"}]),
+            json!([{"stage": "cos", "fault": "reset_before"}]),
+            json!([{"stage": "link", "fault": "reset_before"}]),
+            json!([{"stage": "link", "fault": "garbage"}]),
+            json!([{"stage": "link", "fault": "errcode", "errcode": 40164}]),
+            json!([{"stage": "link", "fault": "foreign_host",
+                "url": "http://evil.example.org/x?q-signature=foreign-link"}]),
+        ] {
+            world.faults(&rules);
+            assert!(world.post(&small()).status >= 500, "{rules}");
+        }
+        world.control("DELETE", "faults", "");
+        world.control("POST", "tokens/revoke", "");
+        world.post(&small()).stored();
+
+        // The token in use, where asking for it does not end its life.
+        let options = tcb_upload_gateway::sandbox::Options::default();
+        let ask =
+            json!({"grant_type": "client_credential", "appid": options.appid, "secret": secret});
+        let mut wechat = Client::connect(world.sandbox.wechat_addr());
+        wechat.send_request("POST", "/cgi-bin/stable_token", &[], ask.to_string().as_bytes());
+        let token = wechat.reply().json()["access_token"].as_str().expect("a token").to_owned();
+
+        let last = [authorization(), ("x-request-id", "the-last-one")];
+        post(&world, "/v1/files", &last, &small()).stored();
+        let log = log_with(&world, "the-last-one");
+        assert!(log.contains(path_of(&file)), "the requests are in it:\n{log}");
+        for hidden in [
+            KEY,
+            &sha256(KEY),
+            secret,
+            &signature,
+            &security_token,
+            &file_id,
+            &token,
+            signed,
+            "a-wrong-key-of-mine",
+            "in-the-query",
+            "foreign-link",
+            "q-signature",
+            "access_token=",
+            "secret=",
+        ] {
+            let line = log.lines().find(|line| line.contains(hidden));
+            assert_eq!(line, None, "{hidden} is in the log at {level}");
+        }
+    }
+}
