@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
@@ -243,8 +243,23 @@ impl Gateway {
         (ticks(11) + ticks(12)) / 100.0
     }
 
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &process]).status();
+        assert!(status.expect("kill").success());
+    }
+
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its state") {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -321,6 +336,11 @@ impl Client {
     /// Says that nothing more is sent.
     pub fn finish(&mut self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+    }
+
+    /// The same connection, to send on while this one reads.
+    pub fn sender(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().expect("the socket")
     }
 
     /// Goes away with a reset.

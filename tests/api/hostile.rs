@@ -1,6 +1,6 @@
 //! Bodies made to garble a file, to eat the CPU or to eat memory.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 

@@ -5,19 +5,20 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
 use crate::harness::{Form, Setup, crc64, noise};
 
 /// A certificate for loopback that signs itself and is no authority, as private roots often are.
-struct Certificate {
+pub struct Certificate {
     folder: tempfile::TempDir,
+    der: CertificateDer<'static>,
     server: Arc<ServerConfig>,
 }
 
 impl Certificate {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -32,10 +33,15 @@ impl Certificate {
         std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
         std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())
             .expect("a file");
-        Self { folder, server: Arc::new(server) }
+        let der = made.cert.der().clone();
+        Self { folder, der, server: Arc::new(server) }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.der.clone()
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }

@@ -1,0 +1,175 @@
+//! The relay where it is hard: early answers to senders that go on sending, and connections that live on.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::rt::System;
+use bytes::Bytes;
+use futures::stream;
+use serde_json::json;
+
+use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
+use crate::tls::Certificate;
+
+const SENT: usize = 60_000_000;
+const PER_SECOND: usize = 4_000_000;
+
+/// A form of [`SENT`] bytes of file.
+fn large_form() -> Vec<u8> {
+    Form::new().file("file", "x.bin", "text/plain", &noise(SENT, 1)).bytes()
+}
+
+/// Sends `body` at its rate to the very end, whatever is answered meanwhile, then reads.
+fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let kind = Form::new().content_type();
+    let length = body.len().to_string();
+    let own = [("content-type", kind.as_str()), ("content-length", length.as_str())];
+    client.send_head("POST", "/v1/files", &[headers, &own].concat());
+    let began = Instant::now();
+    for (index, piece) in body.chunks(PER_SECOND / 20).enumerate() {
+        client.send(piece);
+        let due = Duration::from_millis(50) * (index as u32 + 1);
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+    }
+    let reply = client.reply();
+    // Told to close, it closes; told nothing, it goes on.
+    if reply.header("connection") == Some("close") {
+        let rest = client.try_reply().map_err(|error| error.kind());
+        assert!(matches!(rest, Err(ErrorKind::UnexpectedEof)), "{rest:?}");
+    } else {
+        client.send_head("GET", "/healthz", &[]);
+        assert_eq!(client.reply().status, 200);
+    }
+    reply
+}
+
+/// The same over h2, by a client that reads a reply only when its body is sent.
+fn send_slowly_over_h2(
+    world: &World,
+    certificate: &Certificate,
+    key: Option<&str>,
+    body: Bytes,
+) -> (u16, serde_json::Value) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der()).expect("a root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let url = format!("https://localhost:{}/v1/files", world.gateway.address.port());
+    System::new().block_on(async move {
+        let connector = awc::Connector::new().rustls_0_23(Arc::new(tls));
+        let client =
+            awc::Client::builder().connector(connector).timeout(Duration::from_secs(60)).finish();
+        let mut request = client
+            .post(url)
+            .insert_header(("content-type", Form::new().content_type()))
+            .insert_header(("content-length", body.len()));
+        if let Some(key) = key {
+            request = request.insert_header(("authorization", key));
+        }
+        let pieces: Vec<_> = (0..body.len()).step_by(PER_SECOND / 20).collect();
+        let paced = stream::unfold((pieces.into_iter(), body), |(mut pieces, body)| async move {
+            let from = pieces.next()?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let piece = body.slice(from..(from + PER_SECOND / 20).min(body.len()));
+            Some((Ok::<_, std::io::Error>(piece), (pieces, body)))
+        });
+        let mut reply = request.send_stream(Box::pin(paced)).await.expect("a reply and no error");
+        let status = reply.status().as_u16();
+        (status, reply.json().await.expect("a problem document"))
+    })
+}
+
+#[test]
+fn a_slow_sender_of_sixty_megabytes_reads_why_it_is_refused() {
+    let certificate = Certificate::new();
+    let body = Bytes::from(large_form());
+    let setup = || Setup::new().set("upload.max_files", 1);
+    let tls = || {
+        setup()
+            .set("server.tls.cert", certificate.file("cert.pem").display())
+            .set("server.tls.key", certificate.file("key.pem").display())
+    };
+    let cases: [(&str, u16, &str); 3] = [
+        ("key", 401, "unauthenticated"),
+        ("size", 413, "file_too_large"),
+        ("cos", 502, "cos_refused"),
+    ];
+    let prepared = |setup: Setup, case: &str| {
+        let setup = if case == "size" { setup.set("upload.max_file_size", "1MiB") } else { setup };
+        let world = setup.start();
+        if case == "cos" {
+            world.faults(&json!([{"stage": "cos", "fault": "early", "status": 403,
+                "code": "AccessDenied", "after": 1_000_000, "then": "reset"}]));
+        }
+        world
+    };
+    std::thread::scope(|scope| {
+        for (case, status, code) in cases {
+            let (body, certificate) = (&body, &certificate);
+            let (world, world_tls) = (prepared(setup(), case), prepared(tls(), case));
+            scope.spawn(move || {
+                let key: &[_] = if case == "key" { &[] } else { &[authorization()] };
+                let problem = send_slowly(world.client(), key, body).problem(status, code);
+                if case == "cos" {
+                    assert_eq!(problem["cos_code"], "AccessDenied");
+                }
+                world.assert_nothing_stored();
+            });
+            scope.spawn(move || {
+                let key = (case != "key").then_some(authorization().1);
+                let (got, problem) =
+                    send_slowly_over_h2(&world_tls, certificate, key, body.clone());
+                assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{problem}");
+                world_tls.assert_nothing_stored();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_refused_request_leaves_its_connection_usable_or_closed() {
+    let world = Setup::new().start();
+    let form = Form::new().file("file", "x", "text/plain", b"x");
+    let kind = form.content_type();
+    for body in
+        [form.bytes(), Form::new().file("file", "x", "text/plain", &noise(500_000, 1)).bytes()]
+    {
+        let mut client = world.client();
+        client.send_request("POST", "/v1/files", &[("content-type", &kind)], &body);
+        let reply = client.reply();
+        reply.problem(401, "unauthenticated");
+        if reply.header("connection") == Some("close") {
+            assert!(client.try_reply().is_err());
+        } else {
+            let headers = [authorization(), ("content-type", kind.as_str())];
+            client.send_request("POST", "/v1/files", &headers, &form.bytes());
+            client.reply().stored();
+        }
+    }
+}
+
+#[test]
+fn a_trickling_sender_is_served_for_as_long_as_it_sends() {
+    let world = Setup::new().set("upload.idle_timeout", "400ms").start();
+    let form = Form::new().file("file", "x.txt", "text/plain", b"trickling");
+    let body = form.bytes();
+    let kind = form.content_type();
+    let length = body.len().to_string();
+    let mut client = world.client();
+    let headers = [authorization(), ("content-type", &kind), ("content-length", &length)];
+    client.send_head("POST", "/v1/files", &headers);
+    let began = Instant::now();
+    for piece in body.chunks(body.len() / 10) {
+        client.send(piece);
+        // The pause is what is tested: far below the limit each, far above it together.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() > Duration::from_millis(900));
+    client.reply().stored();
+}
