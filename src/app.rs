@@ -1,5 +1,6 @@
 //! Composition: the one place that knows every stage. Binds first, tells the port, runs later.
 
+use std::future::ready;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::guard::origin::Origins;
 use crate::http::{self, Shared, Worker, console, files, ops, trace, upload};
 use crate::key::Template;
 use crate::memory::Budget;
+use crate::metrics::Metrics;
 use crate::settings::{Credential as CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::credential::{Credential, Mode};
@@ -42,6 +44,8 @@ pub enum AppError {
     Sandbox(io::Error),
     #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
     NoSandbox,
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
     #[error("{0}")]
     Run(#[from] io::Error),
 }
@@ -141,6 +145,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         template: Template::new(&settings.upload.path_template),
         budget: Budget::new(settings.upload.memory_budget as u64),
         slots: Slots::new(settings.upload.max_concurrent),
+        metrics: Metrics::new()?,
         settings,
     });
 
@@ -167,29 +172,35 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
 
 /// Every address there is.
 fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
-    let resource =
-        |path: &str| web::resource(path).default_service(web::to(ops::method_not_allowed));
+    let resource = |path: &str, methods: &'static str| {
+        let refuse = web::to(move || ready(ops::method_not_allowed(methods)));
+        web::resource(path).default_service(refuse)
+    };
     routes
-        .service(resource("/v1/files").route(web::post().to(upload::form)))
+        .service(resource("/v1/files", "POST").route(web::post().to(upload::form)))
         .service(
-            resource("/v1/files/{path:.*}")
+            resource("/v1/files/{path:.*}", "GET, HEAD, PUT")
                 .route(web::put().to(upload::raw))
                 .route(web::get().to(files::redirect))
                 .route(web::head().to(files::redirect)),
         )
+        .service(resource("/metrics", "GET").route(web::get().to(ops::metrics)))
         .service(
-            resource("/healthz")
+            resource("/healthz", "GET, HEAD")
                 .route(web::get().to(ops::health))
                 .route(web::head().to(ops::health)),
         )
         .service(
-            resource("/readyz").route(web::get().to(ops::ready)).route(web::head().to(ops::ready)),
+            resource("/readyz", "GET, HEAD")
+                .route(web::get().to(ops::ready))
+                .route(web::head().to(ops::ready)),
         );
     if console_enabled {
+        let page = |path: &str| resource(path, "GET");
         routes
-            .service(resource("/").route(web::get().to(console::page)))
-            .service(resource("/console/app.js").route(web::get().to(console::script)))
-            .service(resource("/console/style.css").route(web::get().to(console::style)));
+            .service(page("/").route(web::get().to(console::page)))
+            .service(page("/console/app.js").route(web::get().to(console::script)))
+            .service(page("/console/style.css").route(web::get().to(console::style)));
     }
     routes.default_service(web::to(ops::not_found));
 }

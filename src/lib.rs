@@ -22,6 +22,7 @@ pub mod http;
 pub mod inbound;
 pub mod key;
 pub mod memory;
+pub mod metrics;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod settings;

@@ -44,6 +44,10 @@ fn main() -> ExitCode {
             return ExitCode::from(EX_USAGE);
         }
     };
+    if let Err(error) = telemetry::check(&settings.telemetry) {
+        eprintln!("the settings cannot be used:\n{error}");
+        return ExitCode::from(EX_USAGE);
+    }
     if arguments.check {
         print!("{}", settings.describe());
         settings.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -236,7 +236,7 @@ pub struct Telemetry {
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     pub enabled: bool,
-    /// `None`: a temporary folder.
+    /// `None`: one in the system's folder for temporary files.
     pub data: Option<PathBuf>,
     /// Zero, like `cos_port`: any free one.
     pub wechat_port: u16,

@@ -13,6 +13,12 @@ pub enum TelemetryError {
     Set(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Whether [`start`] will take these settings.
+pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
+    EnvFilter::try_new(&settings.log)?;
+    Ok(())
+}
+
 /// Begins to log, for the whole process.
 pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log)?;

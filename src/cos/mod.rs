@@ -56,6 +56,11 @@ impl CosError {
         }
     }
 
+    /// Whether COS has said for certain that it stored nothing. It may fail after it has stored a file.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status < 500)
+    }
+
     /// The link had expired: another one may do.
     pub fn wants_fresh_link(&self) -> bool {
         match self {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::CosError;
 use super::form::Frame;
 use super::target::Target;
-use super::upstream::Upstream;
+use super::upstream::{IDLE_FOR, SURE_FOR, Upstream};
 use super::verdict::{Receipt, judge};
 use crate::memory::Blocks;
 
@@ -128,7 +128,10 @@ impl Relay {
         let boundary = frame.boundary.clone();
         self.outgoing.borrow_mut().pass = Some(Pass::new(frame, framed));
         let body = RelayBody { outgoing: self.outgoing.clone() };
-        let answer = upstream.post(target, &boundary, body, &self.outgoing).await;
+        // What does not fit the window has one attempt, which a connection that COS is just closing would cost.
+        let repeatable = framed.len() <= self.outgoing.borrow().window as u64;
+        let age = if repeatable { IDLE_FOR } else { SURE_FOR };
+        let answer = upstream.post(target, &boundary, body, &self.outgoing, age).await;
 
         let Some(pass) = self.outgoing.borrow_mut().pass.take() else {
             return Err(CosError::NoVerdict("the attempt was lost"));
@@ -138,10 +141,15 @@ impl Relay {
             return Err(failure);
         }
         let complete = pass.step == Step::Done;
-        let reply = answer.inspect_err(|_| self.unsettled.set(self.unsettled.get() | complete))?;
-        match judge(&reply, pass.content, pass.crc.finalize(), self.verify) {
+        let verdict =
+            answer.and_then(|reply| judge(&reply, pass.content, pass.crc.finalize(), self.verify));
+        match verdict {
             Ok(_) if !complete => {
                 Err(CosError::NoVerdict("a success before the last byte was sent"))
+            }
+            Err(error) if complete && !error.is_final() => {
+                self.unsettled.set(true);
+                Err(error)
             }
             verdict => verdict,
         }

@@ -33,7 +33,9 @@ use super::{CONNECTING, CosError};
 
 /// Idle connections kept for one origin and worker, and for how long. COS closes idle ones after a minute or so.
 const IDLE_CONNECTIONS: usize = 64;
-const IDLE_FOR: Duration = Duration::from_secs(20);
+pub(super) const IDLE_FOR: Duration = Duration::from_secs(20);
+/// So long ago an idle connection was in use that COS is not about to close it.
+pub(super) const SURE_FOR: Duration = Duration::from_secs(2);
 /// COS's error documents are below 1 KiB.
 const REPLY_LIMIT: usize = 64 * 1024;
 /// What hyper may hold of the form while COS does not take it.
@@ -66,15 +68,16 @@ impl Upstream {
     }
 
     /// Posts a form and reads COS's reply, which may come before the form is sent: then the rest is not sent and the
-    /// connection is not used again.
+    /// connection is not used again. Only a connection that was idle for less than `age` is taken from the pool.
     pub(super) async fn post(
         &self,
         target: &Target,
         boundary: &str,
         body: RelayBody,
         outgoing: &RefCell<Outgoing>,
+        age: Duration,
     ) -> Result<Reply, CosError> {
-        let mut link = match self.pooled(&target.origin).await {
+        let mut link = match self.pooled(&target.origin, age).await {
             Some(link) => link,
             None => self.connect(&target.origin).await?,
         };
@@ -173,9 +176,14 @@ impl Upstream {
     }
 
     /// An idle connection that is still open as far as can be seen without waiting.
-    async fn pooled(&self, origin: &Origin) -> Option<Link> {
+    async fn pooled(&self, origin: &Origin, age: Duration) -> Option<Link> {
         loop {
-            let mut link = self.idle.borrow_mut().get_mut(origin)?.pop()?;
+            // The last one put back is the youngest.
+            let mut link = self
+                .idle
+                .borrow_mut()
+                .get_mut(origin)?
+                .pop_if(|link| link.since.elapsed() < age)?;
             if poll_fn(|cx| Poll::Ready(link.is_usable(cx))).await {
                 return Some(link);
             }

@@ -23,6 +23,7 @@ use crate::guard::limits::Slots;
 use crate::guard::origin::Origins;
 use crate::key::Template;
 use crate::memory::Budget;
+use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::wechat::api::Wechat;
 
@@ -42,4 +43,5 @@ pub struct Shared {
     pub template: Template,
     pub budget: Arc<Budget>,
     pub slots: Arc<Slots>,
+    pub metrics: Metrics,
 }

@@ -1,5 +1,6 @@
 //! Whether the gateway is alive, and whether it can serve.
 
+use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::{HttpResponse, web};
 use serde_json::json;
 
@@ -17,12 +18,25 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
 }
 
+/// `GET /metrics`, for Prometheus.
+pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
+    let shared = &worker.shared;
+    let text = shared.metrics.text(shared.budget.used()).map_err(|error| {
+        tracing::error!(%error, "metrics cannot be encoded");
+        Problem::new(Code::Internal, "the metrics cannot be encoded")
+    })?;
+    Ok(HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text))
+}
+
 /// Any address that there is not.
 pub async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::new(Code::NotFound, "there is nothing at this address"))
 }
 
-/// An address that does not take the request's method.
-pub async fn method_not_allowed() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(Code::MethodNotAllowed, "this address does not take this method"))
+/// An address that takes only the methods `allowed`.
+pub fn method_not_allowed(allowed: &'static str) -> HttpResponse {
+    let detail = format!("this address takes {allowed}");
+    let mut reply = HttpResponse::from_error(Problem::new(Code::MethodNotAllowed, detail));
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
 }

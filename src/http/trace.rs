@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue, VARY};
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use tracing::Instrument;
@@ -83,7 +83,7 @@ pub async fn requests(
     Ok(reply)
 }
 
-/// Puts the problem document into the reply to a failed request; what the layers below said of CORS stays.
+/// Puts the problem document into the reply to a failed request; what was said besides (of CORS, of methods) stays.
 fn with_document<B>(
     reply: ServiceResponse<B>,
     problem: &Problem,
@@ -91,7 +91,7 @@ fn with_document<B>(
 ) -> ServiceResponse<BoxBody> {
     let mut document = problem.reply(id);
     for (name, value) in reply.headers() {
-        if name == VARY || name.as_str().starts_with("access-control-") {
+        if name == VARY || name == ALLOW || name.as_str().starts_with("access-control-") {
             document.headers_mut().append(name.clone(), value.clone());
         }
     }

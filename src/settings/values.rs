@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::SecretString;
 
+use crate::key::Key;
+
 /// Far above any sane time-out, far below what overflows an `Instant`.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -210,16 +212,12 @@ pub(super) fn path_template(text: &str) -> Result<String, String> {
     self::text(text)
 }
 
-/// A folder, with the slash at its end.
+/// A folder of keys, with the slash at its end.
 pub(super) fn folder(text: &str) -> Result<String, String> {
     let inner = text.strip_suffix('/').unwrap_or(text);
-    if inner.starts_with('/') || inner.is_empty() {
-        return Err("begins with a slash; a folder is given as panel/ or panel/images/".to_owned());
-    }
-    if inner.split('/').any(|segment| ["", ".", ".."].contains(&segment)) || inner.contains('\\') {
-        return Err("is not a folder: no empty, `.` or `..` segments, no backslash".to_owned());
-    }
-    self::text(inner).map(|inner| format!("{inner}/"))
+    let folder = Key::parse(inner)
+        .map_err(|error| format!("is not a folder like panel/ or panel/images/: {error}"))?;
+    Ok(format!("{folder}/"))
 }
 
 /// `cloud://ENV.BUCKET`, without a trailing slash.

@@ -444,14 +444,14 @@ fn the_matrix() {
     });
 
     let mut wrong = Vec::new();
-    let mut lines = vec![format!("{:23}", "")];
+    let mut lines = vec![format!("{:24}", "")];
     for (size, _) in SIZES {
         for way in ["multipart", "raw"] {
             lines[0] += &format!("{:28}", format!("{size} {way}"));
         }
     }
     for ((stage, fault, ..), cells) in matrix.iter().zip(&rows) {
-        let mut line = format!("{:23}", format!("{stage} {fault}"));
+        let mut line = format!("{:24}", format!("{stage} {fault}"));
         for (index, cell) in cells.iter().enumerate() {
             // COS's code is checked, but would make the table too wide.
             let text = cell.told.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");

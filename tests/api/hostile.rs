@@ -53,9 +53,7 @@ fn look_alikes_of_the_boundary_are_stored_bit_for_bit() {
 #[test]
 fn a_second_key_inside_the_file_is_just_bytes() {
     let world = Setup::new().start();
-    let content = format!(
-        "x\r\n--gateway-0\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nstolen\r\n--gateway-0--\r\n"
-    );
+    let content = "x\r\n--gateway-0\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nstolen\r\n--gateway-0--\r\n";
     let form = Form::new().field("path", "mine").file("f", "x", "text/plain", content.as_bytes());
     world.post(&form).stored();
     assert_eq!(world.objects().len(), 1);
@@ -116,8 +114,32 @@ fn what_cannot_be_held_is_refused_and_says_what_would_help() {
 
     let world = Setup::new().set("upload.memory_budget", "32MiB").start();
     let mut senders: Vec<_> = (0..2).map(|_| half_held(&world, 20 << 20)).collect();
-    let refused = senders.iter_mut().filter_map(|sender| refusal(sender)).count();
+    let refused = senders.iter_mut().filter_map(refusal).count();
     assert_eq!(refused, 1, "both together need 40 MiB of 32");
+}
+
+#[test]
+fn the_memory_gauge_tells_what_is_really_taken() {
+    let world = Setup::new().start();
+    world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
+    let gauge = || {
+        let mut client = world.client();
+        client.send_request("GET", "/metrics", &[], b"");
+        let text = client.reply().text();
+        let line = text.lines().find(|line| line.starts_with("gateway_memory_budget_bytes "));
+        let value = line.and_then(|line| line.split(' ').nth(1)).expect("the gauge").to_owned();
+        value.parse::<u64>().expect("a number")
+    };
+    assert_eq!(gauge(), 0);
+    let idle = world.gateway.memory("VmRSS");
+    let senders: Vec<_> = (0..4).map(|_| half_held(&world, 16 << 20)).collect();
+    // Everything sent is held; its end is still to come.
+    while gauge() < 64 << 20 {}
+    let (told, grown) = (gauge(), (world.gateway.memory("VmRSS") - idle) << 10);
+    println!("the gauge says {told} bytes, RSS has grown by {grown}");
+    assert!(grown >= told / 10 * 9 && grown <= told / 10 * 13, "{told} told, {grown} grown");
+    drop(senders);
+    while gauge() > 0 {}
 }
 
 /// A chunked upload of `length` bytes without its end.

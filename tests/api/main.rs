@@ -1,6 +1,7 @@
 //! The gateway from outside: real sockets, the real binary, the strict sandbox.
 
 mod access;
+mod clients;
 mod faults;
 mod harness;
 mod hostile;
@@ -12,3 +13,4 @@ mod streaming;
 mod tls;
 mod tokens;
 mod uploads;
+mod wire;

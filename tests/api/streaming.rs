@@ -39,6 +39,26 @@ fn a_pausing_sender_s_bytes_are_at_cos_while_it_pauses() {
 }
 
 #[test]
+fn a_raw_body_is_at_cos_while_its_sender_pauses() {
+    let world = Setup::new().start();
+    let content = noise(20 << 20, 4);
+    let mut client = world.client();
+    let length = content.len().to_string();
+    client.send_head("PUT", "/v1/files/raw", &[authorization(), ("content-length", &length)]);
+    let mut sent = 0;
+    for until in [1, 1024, 300_000, content.len() / 2] {
+        client.send(&content[sent..until]);
+        sent = until;
+        // Nothing of a raw body can be a delimiter: all of it goes on.
+        let seen = at_cos_within_200_ms(&world, "raw", sent);
+        assert_eq!(seen.status, 200, "{sent}: {}", seen.text());
+    }
+    assert!(world.objects().is_empty());
+    client.send(&content[sent..]);
+    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+}
+
+#[test]
 fn a_slow_sender_s_first_kilobyte_is_at_cos_at_once() {
     let world = Setup::new().start();
     let (head, tail) = frame("slow");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -19,22 +20,39 @@ pub struct Certificate {
 
 impl Certificate {
     pub fn new() -> Self {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        Self::of(for_loopback())
+    }
+
+    fn of(parameters: CertificateParams) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let made = parameters.self_signed(&key).expect("a certificate");
+        Self::with(&made, &key)
+    }
+
+    fn with(made: &rcgen::Certificate, signing_key: &KeyPair) -> Self {
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![made.der().clone()], key)
             .expect("a configuration");
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).expect("a file");
-        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())
-            .expect("a file");
-        let der = made.cert.der().clone();
-        Self { folder, der, server: Arc::new(server) }
+        std::fs::write(folder.path().join("cert.pem"), made.pem()).expect("a file");
+        std::fs::write(folder.path().join("key.pem"), signing_key.serialize_pem()).expect("a file");
+        Self { folder, der: made.der().clone(), server: Arc::new(server) }
+    }
+
+    /// One that a root of its own has signed, and that root in PEM.
+    fn from_a_root() -> (Self, String) {
+        let mut root = CertificateParams::new(Vec::new()).expect("parameters");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root_key = KeyPair::generate().expect("a key");
+        let root_cert = root.self_signed(&root_key).expect("a certificate");
+        let key = KeyPair::generate().expect("a key");
+        let made = for_loopback().signed_by(&key, &Issuer::new(root, root_key));
+        (Self::with(&made.expect("a certificate"), &key), root_cert.pem())
     }
 
     pub fn der(&self) -> CertificateDer<'static> {
@@ -44,6 +62,10 @@ impl Certificate {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+fn for_loopback() -> CertificateParams {
+    CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters")
 }
 
 fn behind_tls(certificate: &Certificate, trusted: &Path) -> Setup {
@@ -74,6 +96,48 @@ fn an_unknown_certificate_is_not_trusted() {
     let world = behind_tls(&certificate, &other.file("cert.pem")).start();
     let reply = world.post(&Form::new().file("file", "x", "text/plain", b"x"));
     reply.problem(503, "credential_unavailable");
+}
+
+#[test]
+fn a_root_of_ones_own_is_trusted_among_others() {
+    let (certificate, root) = Certificate::from_a_root();
+    let other = std::fs::read_to_string(Certificate::new().file("cert.pem")).expect("a file");
+    let bundle = certificate.file("bundle.pem");
+    std::fs::write(&bundle, format!("# Roots\n{other}\n\n# Ours\n{root}")).expect("a file");
+    let world = behind_tls(&certificate, &bundle).start();
+    let file = world.post(&Form::new().file("file", "x", "text/plain", b"content")).stored();
+    assert_eq!(file["verified"], true);
+}
+
+/// WeChat is reached, and COS is somebody else.
+#[test]
+fn a_cos_that_cannot_prove_who_it_is_gets_nothing() {
+    let mut expired = for_loopback();
+    expired.not_after = date_time_ymd(2020, 1, 1);
+    let elsewhere = CertificateParams::new(["cos.example.com".to_owned()]).expect("parameters");
+    let unknown = Certificate::new();
+    for (case, certificate, trusted) in [
+        ("unknown", &unknown, &Certificate::new()),
+        ("expired", &Certificate::of(expired), &unknown),
+        ("of another host", &Certificate::of(elsewhere), &unknown),
+    ] {
+        let trusted = if case == "unknown" { trusted } else { certificate };
+        let server = certificate.server.clone();
+        let world = Setup::new()
+            .sandbox(|options| {
+                options.cos_tls = Some(server);
+                options.cos_host = Some("localhost".to_owned());
+            })
+            .variable("SSL_CERT_FILE", trusted.file("cert.pem").display())
+            .start();
+        for size in [1, 1 << 20] {
+            let form = Form::new().file("file", "x", "text/plain", &noise(size, 1));
+            let problem = world.post(&form).problem(502, "cos_unreachable");
+            assert!(problem["detail"].as_str().is_some_and(|text| !text.is_empty()), "{case}");
+        }
+        assert_eq!(world.count("post_object"), 0, "{case}");
+        world.assert_nothing_stored();
+    }
 }
 
 fn curl(certificate: &Certificate, arguments: &[&str]) -> String {
@@ -117,4 +181,42 @@ fn clients_come_over_h2_and_http_1_1() {
         assert_eq!(reply["code"], "unauthenticated");
         assert!(began.elapsed().as_secs() < 5);
     }
+}
+
+/// h2 needs no length and has no `Host` header.
+#[test]
+fn h2_as_its_clients_use_it() {
+    let certificate = Certificate::new();
+    let world = Setup::new()
+        .set("server.tls.cert", certificate.file("cert.pem").display())
+        .set("server.tls.key", certificate.file("key.pem").display())
+        .start();
+    let content = noise(3 << 20, 3);
+    let path = certificate.file("content.bin").display().to_string();
+    std::fs::write(&path, &content).expect("a file");
+    let base = format!("https://localhost:{}", world.gateway.address.port());
+    let key = "authorization: Bearer panel-key-for-tests";
+    let (files, put) = (format!("{base}/v1/files"), format!("{base}/v1/files/a/%E4%B8%AD.bin"));
+    let form = format!("file=@{path}");
+    let (own, foreign) = (format!("origin: {base}"), "origin: https://evil.example.org");
+    // An empty header is curl's way to leave one out.
+    let stream = "content-length:";
+    for (arguments, code) in [
+        (&["-F", &form, &files][..], None),
+        (&["-F", &form, "-H", stream, &files], None),
+        (&["-T", &path, &put], None),
+        (&["-T", &path, "-H", stream, &put], None),
+        (&["-F", &form, "-H", &own, &files], None),
+        (&["-F", &form, "-H", foreign, &files], Some("origin_not_allowed")),
+    ] {
+        let all = [&["--http2", "-H", key], arguments].concat();
+        let reply: Value = serde_json::from_str(&curl(&certificate, &all)).expect("JSON");
+        match code {
+            None => {
+                assert_eq!(reply["files"][0]["crc64"], crc64(&content), "{arguments:?} {reply}")
+            }
+            Some(code) => assert_eq!(reply["code"], code, "{arguments:?} {reply}"),
+        }
+    }
+    assert!(world.object("a/中.bin") == content);
 }

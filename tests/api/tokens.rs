@@ -124,3 +124,70 @@ fn the_first_of_those_who_wait_goes_away() {
     }
     assert_eq!(world.count("stable_token"), 1);
 }
+
+/// However WeChat counts: tokens that are replaced some time before their end, and tokens that die as soon as another
+/// is fetched.
+#[test]
+fn uploads_never_fail_over_the_lives_of_many_tokens() {
+    std::thread::scope(|scope| {
+        for (mode, call, overlap) in [
+            ("stable", "stable_token", 1),
+            ("stable", "stable_token", 2),
+            ("secret", "token", 0),
+            ("secret", "token", 3),
+        ] {
+            scope.spawn(move || {
+                let world = Setup::new()
+                    .set("wechat.credential", mode)
+                    .sandbox(|options| {
+                        options.token_life = Duration::from_secs(4);
+                        options.token_overlap = Duration::from_secs(overlap);
+                    })
+                    .start();
+                let until = Instant::now() + Duration::from_secs(10);
+                let mut uploads = 0;
+                while Instant::now() < until {
+                    world.post(&small()).stored();
+                    uploads += 1;
+                }
+                assert_eq!(world.objects().len(), uploads);
+                let calls = world.count(call);
+                println!("{mode}, overlap {overlap} s: {calls} token calls, {uploads} uploads");
+                assert!((3..=8).contains(&calls), "{mode}, overlap {overlap} s: {calls} calls");
+            });
+        }
+    });
+}
+
+#[test]
+fn an_expired_token_costs_one_more_call() {
+    let world = Setup::new().start();
+    world.post(&small()).stored();
+    assert_eq!(world.control("POST", "tokens/expire", "").status, 200);
+    world.post(&small()).stored();
+    assert_eq!(world.count("stable_token"), 2);
+    assert_eq!(world.count("uploadfile"), 3);
+}
+
+/// A token that was refused is renewed by whoever notices; nothing of it must go on renewing.
+#[test]
+fn refused_tokens_leave_no_renewals_behind() {
+    let world = Setup::new()
+        .set("wechat.credential", "secret")
+        .sandbox(|options| options.token_life = Duration::from_secs(5))
+        .start();
+    world.post(&small()).stored();
+    for _ in 0..5 {
+        world.control("POST", "tokens/revoke", "");
+        world.post(&small()).stored();
+    }
+    let before = world.count("token");
+    assert_eq!(before, 6);
+    let until = Instant::now() + Duration::from_secs(9);
+    while Instant::now() < until {
+        world.post(&small()).stored();
+    }
+    // One every 4.5 seconds or so.
+    let renewals = world.count("token") - before;
+    assert!((1..=3).contains(&renewals), "{renewals} renewals in 9 s of 5 s tokens");
+}

@@ -1,0 +1,529 @@
+//! Clients as they are: what their libraries send that is not in anybody's textbook.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{BOUNDARY, Client, Form, Setup, World, authorization, crc64, noise};
+
+const NAME: &str = "Content-Disposition: form-data; name=";
+
+fn post(world: &World, headers: &[(&str, &str)], form: &Form) -> crate::harness::Reply {
+    let mut client = world.client();
+    let kind = form.content_type();
+    let headers = [headers, &[authorization(), ("content-type", &kind)]].concat();
+    client.send_request("POST", "/v1/files", &headers, &form.bytes());
+    client.reply()
+}
+
+fn only_crc(world: &World) -> String {
+    let objects = world.objects();
+    assert_eq!(objects.len(), 1, "{objects:?}");
+    objects[0]["crc64"].as_str().expect("a CRC").to_owned()
+}
+
+/// curl and PHP wait for it before a large body.
+#[test]
+fn who_asks_whether_to_continue_is_told_so() {
+    let world = Setup::new().start();
+    let content = noise(3 << 20, 1);
+    let form = Form::new().file("file", "x.bin", "text/plain", &content);
+    let (kind, body) = (form.content_type(), form.bytes());
+    let length = body.len().to_string();
+    let headers = [("content-type", kind.as_str()), ("content-length", &length)];
+    let expecting = [&headers[..], &[("expect", "100-continue")]].concat();
+
+    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/own.bin")] {
+        let mut client = world.client();
+        client.send_head(method, address, &[&expecting[..], &[authorization()]].concat());
+        assert_eq!(client.reply_head().expect("a head"), (100, Vec::new()));
+        client.send(&body);
+        let sent = if method == "POST" { &content } else { &body };
+        assert_eq!(client.reply().stored()["crc64"], crc64(sent));
+
+        // Who may not upload need not send it to hear so.
+        let mut client = world.client();
+        client.send_head(method, address, &expecting);
+        client.reply().problem(401, "unauthenticated");
+    }
+    assert_eq!(world.objects().len(), 2);
+}
+
+/// The JDK's client offers it on every request.
+#[test]
+fn an_offer_to_upgrade_is_passed_over() {
+    let world = Setup::new().start();
+    let offer = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"),
+    ];
+    let content = noise(1 << 20, 2);
+    let form = Form::new().file("file", "x.bin", "text/plain", &content);
+    assert_eq!(post(&world, &offer, &form).stored()["crc64"], crc64(&content));
+    assert_eq!(only_crc(&world), crc64(&content));
+}
+
+#[test]
+fn http_1_0_is_served() {
+    let world = Setup::new().start();
+    let content = noise(100_000, 3);
+    let (name, key) = authorization();
+    let head = format!(
+        "PUT /v1/files/old.bin HTTP/1.0\r\n{name}: {key}\r\ncontent-length: {}\r\n\r\n",
+        content.len()
+    );
+    let mut client = world.client();
+    client.send(head.as_bytes());
+    client.send(&content);
+    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(
+        client.try_reply().expect_err("it is closed").kind(),
+        std::io::ErrorKind::UnexpectedEof
+    );
+    assert_eq!(only_crc(&world), crc64(&content));
+}
+
+/// OkHttp writes each part's length, fields' too, and puts its headers in its own order.
+#[test]
+fn parts_with_lengths_of_their_own() {
+    let world = Setup::new().start();
+    let content = noise(2 << 20, 4);
+    let field = format!("{NAME}\"path\"\r\nContent-Transfer-Encoding: binary\r\nContent-Length: 9");
+    let file = format!(
+        "{NAME}\"file\"; filename=\"x.bin\"\r\nContent-Type: text/x-mine; charset=utf-8\r\n\
+         Content-Length: {}",
+        content.len()
+    );
+    let form = Form::new().part(field.as_bytes(), b"ok/http.x").part(file.as_bytes(), &content);
+    let file = post(&world, &[], &form).stored();
+    assert_eq!(file["path"], "ok/http.x");
+    assert_eq!(file["content_type"], "text/x-mine; charset=utf-8");
+    assert_eq!(only_crc(&world), crc64(&content));
+}
+
+/// FilePond's metadata has the file's own field name and comes first.
+#[test]
+fn a_field_may_be_called_like_the_file() {
+    let world = Setup::new().start();
+    let form = Form::new().field("filepond", "{\"crop\":1}").file(
+        "filepond",
+        "x.txt",
+        "text/plain",
+        b"content",
+    );
+    assert_eq!(post(&world, &[], &form).stored()["name"], "x.txt");
+    assert_eq!(only_crc(&world), crc64(b"content"));
+}
+
+#[test]
+fn a_part_called_file_is_one_without_a_name() {
+    let world = Setup::new().start();
+    let form = Form::new().field("file", "content");
+    let file = post(&world, &[], &form).stored();
+    assert_eq!((file["name"].clone(), file["size"].clone()), (json!(""), json!(7)));
+    assert_eq!(only_crc(&world), crc64(b"content"));
+}
+
+/// aiohttp encodes a name throughout; a `%41` in a name that was not encoded throughout is the name's own.
+#[test]
+fn names_that_were_encoded_by_their_client() {
+    let world = Setup::new().start();
+    for (sent, name) in [
+        ("%E6%8A%A5%20%E5%91%8A.txt", "报 告.txt"),
+        ("100%41 (报).txt", "100%41 (报).txt"),
+        ("a%22b c.txt", "a\"b c.txt"),
+        ("../../etc/x.txt", "x.txt"),
+        ("..", ".."),
+        ("a;b=c.txt", "a;b=c.txt"),
+    ] {
+        let form = Form::new().file("f", sent, "text/plain", b"x");
+        let file = post(&world, &[], &form).stored();
+        assert_eq!(file["name"], name, "{sent}");
+        let path = file["path"].as_str().expect("a path");
+        assert!(path.starts_with("uploads/20") && !path.contains(".."), "{path}");
+    }
+}
+
+/// A request's headers may come in any case, its parts' too.
+#[test]
+fn headers_in_any_case() {
+    let world = Setup::new().start();
+    let part = b"CONTENT-disposition: Form-Data; NAME=\"f\"; FileName=\"x.gif\"\r\ncontent-TYPE: image/gif";
+    let form = Form::new().part(part, b"GIF89a");
+    let kind = form.content_type().replace("multipart/form-data", "Multipart/Form-Data");
+    let mut client = world.client();
+    let headers = [("AUTHORIZATION", authorization().1), ("Content-TYPE", kind.as_str())];
+    client.send_request("POST", "/v1/files", &headers, &form.bytes());
+    let file = client.reply().stored();
+    assert_eq!(
+        (file["name"].clone(), file["content_type"].clone()),
+        (json!("x.gif"), json!("image/gif"))
+    );
+}
+
+/// What a type says must not be able to end its field in the form to COS.
+#[test]
+fn odd_types_do_no_harm() {
+    let world = Setup::new().start();
+    for kind in
+        ["nonsense", "", "text/html; charset=\"a\\\"b\"", "a/b; c=\"\u{4e2d}\"", "*/*", "image/"]
+    {
+        let form = Form::new().file("f", "x.png", kind, b"content");
+        let reply = post(&world, &[], &form);
+        assert!(matches!(reply.status, 201 | 400), "{kind}: {}", reply.text());
+        if reply.status == 201 {
+            let kind = reply.stored()["content_type"].as_str().expect("a type").to_owned();
+            assert!(kind.contains('/') && kind.is_ascii(), "{kind}");
+        }
+    }
+    for object in world.objects() {
+        assert_eq!(object["size"], 7, "{object}");
+        assert_eq!(object["fields"].as_array().map(Vec::len), Some(5), "{object}");
+    }
+}
+
+/// A request after one that was refused: on the same connection if that is kept, and never mistaken for its rest.
+#[test]
+fn after_a_refusal_the_connection_is_in_order_or_closed() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let small = Form::new().file("f", "x", "text/plain", b"small");
+    let kind = small.content_type();
+    let large = Form::new().file("f", "x", "text/plain", &noise(3 << 20, 5)).bytes();
+    let junk = small.ending("junk");
+    let later = Form::new().file("f", "x", "text/plain", b"x").field("path", "late").bytes();
+    let with_key = [authorization(), ("content-type", kind.as_str())];
+    let mut stored = 0;
+    for (headers, body) in [
+        (&with_key[..], &large),
+        (&with_key, &junk),
+        (&with_key, &later),
+        (&with_key[1..], &large),
+        (&with_key[1..], &junk),
+    ] {
+        let mut client: Client = world.client();
+        client.send_request("POST", "/v1/files", headers, body);
+        let refused = client.reply();
+        assert!((400..500).contains(&refused.status), "{}", refused.text());
+        let (name, key) = authorization();
+        let next = small.bytes();
+        let head = format!(
+            "POST /v1/files HTTP/1.1\r\nhost: gateway.test\r\n{name}: {key}\r\n\
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            next.len()
+        );
+        let sent = client.try_send(head.as_bytes()).and_then(|()| client.try_send(&next));
+        match sent.and_then(|()| client.try_reply()) {
+            Ok(reply) => {
+                reply.stored();
+                stored += 1;
+            }
+            Err(error) => assert_eq!(refused.header("connection"), Some("close"), "{error}"),
+        }
+        assert_eq!(world.objects().len(), stored);
+    }
+}
+
+#[test]
+fn curl_s_ways_to_send_a_file() {
+    let world = Setup::new().start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let content = noise(5 << 20, 6);
+    let path = folder.path().join("中文 名.bin");
+    std::fs::write(&path, &content).expect("a file");
+    let path = path.display().to_string();
+    let base = format!("http://{}/v1/files", world.gateway.address);
+    let key = format!("authorization: {}", authorization().1);
+    let form = format!("f=@{path};type=text/x-mine");
+    let (raw, streamed) = (format!("{base}/raw.bin"), format!("{base}/streamed.bin"));
+    for (arguments, name) in [
+        (&["-F", &form, &base][..], "中文 名.bin"),
+        (&["-H", "Transfer-Encoding: chunked", "-F", &form, &base], "中文 名.bin"),
+        (&["-H", "Expect: 100-continue", "-F", &form, &base], "中文 名.bin"),
+        (&["-F", "path=named/by field.bin", "-F", &form, &base], "中文 名.bin"),
+        (&["-T", &path, &raw], "raw.bin"),
+        (&["-T", "-", &streamed], "streamed.bin"),
+        (&["-X", "PUT", "--data-binary", &format!("@{path}"), &raw], "raw.bin"),
+    ] {
+        let output = Command::new("curl")
+            .args(["-sS", "-H", &key])
+            .args(arguments)
+            .stdin(Stdio::from(std::fs::File::open(&path).expect("the file")))
+            .output()
+            .expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let file = &reply["files"][0];
+        assert_eq!((&file["name"], &file["crc64"]), (&json!(name), &json!(crc64(&content))));
+    }
+    assert!(world.object("named/by field.bin") == content);
+    assert!(world.object("raw.bin") == content);
+    assert!(world.object("streamed.bin") == content);
+}
+
+#[test]
+fn raw_bodies_of_every_kind() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let put = |headers: &[(&str, &str)], address: &str, body: &[u8]| {
+        let mut client = world.client();
+        client.send_request("PUT", address, &[&[authorization()], headers].concat(), body);
+        client.reply()
+    };
+    assert_eq!(put(&[], "/v1/files/empty.txt", b"").stored()["size"], 0);
+    assert_eq!(world.object("empty.txt"), b"");
+    let mut client = world.client();
+    let chunked = [authorization(), ("transfer-encoding", "chunked")];
+    client.send_head("PUT", "/v1/files/empty-too.txt", &chunked);
+    client.send(b"0\r\n\r\n");
+    assert_eq!(client.reply().stored()["size"], 0);
+
+    // A form is a file like any other here.
+    let form = Form::new().file("f", "x", "text/plain", b"x");
+    let file = put(&[("content-type", &form.content_type())], "/v1/files/form", &form.bytes());
+    assert_eq!(file.stored()["crc64"], crc64(&form.bytes()));
+    let object = &world.objects().into_iter().find(|object| object["key"] == "form").expect("it");
+    assert_eq!(object["content_type"], format!("multipart/form-data; boundary={BOUNDARY}"));
+
+    let before = world.objects().len();
+    let gzip = put(&[("content-encoding", "gzip")], "/v1/files/packed", b"x");
+    gzip.problem(415, "encoding_not_supported");
+    put(&[], &format!("/v1/files/{}", "a".repeat(851)), b"x").problem(400, "invalid_path");
+    // Before a byte is sent.
+    let mut client = world.client();
+    let length = [authorization(), ("content-length", "1048577")];
+    client.send_head("PUT", "/v1/files/large", &length);
+    client.reply().problem(413, "file_too_large");
+    assert_eq!(world.objects().len(), before);
+    put(&[], "/v1/files/full", &noise(1 << 20, 7)).stored();
+    put(&[], &format!("/v1/files/{}", "a".repeat(850)), b"x").stored();
+}
+
+/// Each prefix of a raw body, and its chunked body without its end.
+#[test]
+fn a_raw_body_that_ends_early_is_never_stored() {
+    let world = Setup::new().start();
+    let content = noise(600_000, 8);
+    let length = content.len().to_string();
+    for sent in [0, 1, 1000, 262_144, 262_145, 500_000, content.len() - 1] {
+        for reset in [false, true] {
+            for chunked in [false, true] {
+                let mut client = world.client();
+                let size = if chunked {
+                    ("transfer-encoding", "chunked")
+                } else {
+                    ("content-length", length.as_str())
+                };
+                client.send_head("PUT", "/v1/files/cut.bin", &[authorization(), size]);
+                match (chunked, sent) {
+                    (false, _) => client.send(&content[..sent]),
+                    (true, 0) => {}
+                    (true, _) => client.send_chunk(&content[..sent]),
+                }
+                if reset {
+                    client.reset();
+                } else {
+                    client.finish();
+                    if let Ok(reply) = client.try_reply() {
+                        reply.problem(400, "truncated_body");
+                    }
+                }
+            }
+        }
+    }
+    world.assert_nothing_stored();
+    let mut client = world.client();
+    client.send_request("PUT", "/v1/files/cut.bin", &[authorization()], &content);
+    client.reply().stored();
+    assert_eq!(only_crc(&world), crc64(&content));
+}
+
+/// Whatever RFC 2046 allows in a boundary, in quotes or not.
+#[test]
+fn boundaries_of_every_kind() {
+    let world = Setup::new().start();
+    let content = "\r\n--\r\n-- -- \r";
+    let longest = "b".repeat(70);
+    for (boundary, parameter) in [
+        ("b", "b"),
+        ("-", "-"),
+        ("----WebKitFormBoundaryabcDEF0123456789", "----WebKitFormBoundaryabcDEF0123456789"),
+        ("a'()+_,-./:=?z", "\"a'()+_,-./:=?z\""),
+        ("with a space", "\"with a space\""),
+        (&longest, &longest),
+    ] {
+        let body = format!(
+            "--{boundary}\r\n{NAME}\"f\"; filename=\"x.txt\"\r\n\r\n{content}\r\n--{boundary}--\r\n"
+        );
+        let kind = format!("multipart/form-data; boundary={parameter}");
+        let mut client = world.client();
+        let headers = [authorization(), ("content-type", kind.as_str())];
+        client.send_request("POST", "/v1/files", &headers, body.as_bytes());
+        assert_eq!(client.reply().stored()["crc64"], crc64(content.as_bytes()), "{boundary}");
+    }
+    for parameter in ["", "\"\"", &"b".repeat(71), "b\r\n x: y"] {
+        let kind = format!("multipart/form-data; boundary={parameter}");
+        let mut client = world.client();
+        let headers = [authorization(), ("content-type", kind.as_str())];
+        client.send_request("POST", "/v1/files", &headers, b"--b--");
+        let reply = client.reply();
+        assert!(matches!(reply.status, 400 | 415), "{parameter}: {}", reply.text());
+    }
+    assert_eq!(world.objects().len(), 6);
+}
+
+/// Two lengths that differ are how requests are smuggled past proxies.
+#[test]
+fn a_request_with_two_lengths_stores_nothing_wrong() {
+    let world = Setup::new().start();
+    let form = Form::new().field("path", "x").file("f", "x", "text/plain", b"content");
+    let (kind, body) = (form.content_type(), form.bytes());
+    let (right, short) = (body.len().to_string(), (body.len() - 9).to_string());
+    let chunked = ("transfer-encoding", "chunked");
+    for lengths in [
+        [("content-length", short.as_str()), chunked],
+        [("content-length", right.as_str()), chunked],
+        [chunked, ("content-length", "0")],
+        [("content-length", &right), ("content-length", &short)],
+        [("transfer-encoding", "identity"), ("content-length", &short)],
+    ] {
+        for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/x")] {
+            let mut client = world.client();
+            let headers = [&[authorization(), ("content-type", &kind)], &lengths[..]].concat();
+            client.send_head(method, address, &headers);
+            let sent = if lengths.contains(&chunked) {
+                client.send_chunk(&body);
+                client.try_send(b"0\r\n\r\n")
+            } else {
+                client.try_send(&body)
+            };
+            client.finish();
+            let Ok(reply) = client.try_reply() else {
+                assert!(sent.is_err() || lengths.len() == 2, "{lengths:?}");
+                continue;
+            };
+            match (reply.status, method) {
+                (201, "POST") => assert_eq!(reply.stored()["crc64"], crc64(b"content")),
+                (201, _) => {
+                    let crc = reply.stored()["crc64"].clone();
+                    let (all, cut) = (crc64(&body), crc64(&body[..body.len() - 9]));
+                    // Cut only where nothing but the shorter length was said.
+                    let cut_is_right = lengths[0].1 == "identity";
+                    assert!(crc == all || (cut_is_right && crc == cut), "{lengths:?}");
+                }
+                (400..500, _) => {}
+                _ => panic!("{lengths:?}: {}", reply.text()),
+            }
+        }
+    }
+}
+
+#[test]
+fn fields_are_counted_together() {
+    let world = Setup::new().start();
+    let with = |count: usize, length: usize| {
+        let value = "v".repeat(length);
+        let fields = (0..count).fold(Form::new(), |form, _| form.field("f", &value));
+        post(&world, &[], &fields.file("file", "x", "text/plain", b"x"))
+    };
+    with(30, 2000).stored();
+    with(32, 2100).problem(413, "fields_too_large");
+    assert_eq!(world.objects().len(), 1);
+}
+
+#[test]
+fn a_large_file_comes_back_as_it_was() {
+    let world = Setup::new().start();
+    let content = noise(80 << 20, 9);
+    let form = Form::new().file("file", "x.mp4", "video/mp4", &content);
+    let file = post(&world, &[], &form).stored();
+    assert_eq!(file["crc64"], crc64(&content));
+    let (bytes, kind) = world.download(file["url"].as_str().expect("an address"));
+    assert!(bytes == content);
+    assert_eq!(kind, "video/mp4");
+}
+
+/// Whoever has nothing more to say may say so before the answer.
+#[test]
+fn a_sender_that_closes_its_side_is_answered() {
+    let world = Setup::new().start();
+    world.faults(&json!([{"stage": "cos", "fault": "delay", "ms": 300}]));
+    for size in [1, 300_000, 5 << 20] {
+        let content = noise(size, 10);
+        for way in ["form", "raw", "chunked"] {
+            let mut client = world.client();
+            let form = Form::new().file("f", "x", "text/plain", &content);
+            let kind = form.content_type();
+            match way {
+                "form" => {
+                    let headers = [authorization(), ("content-type", kind.as_str())];
+                    client.send_request("POST", "/v1/files", &headers, &form.bytes());
+                }
+                "raw" => client.send_request("PUT", "/v1/files/x", &[authorization()], &content),
+                _ => {
+                    let headers = [authorization(), ("transfer-encoding", "chunked")];
+                    client.send_head("PUT", "/v1/files/x", &headers);
+                    client.send_chunk(&content);
+                    client.send(b"0\r\n\r\n");
+                }
+            }
+            client.finish();
+            assert_eq!(client.reply().stored()["crc64"], crc64(&content), "{way}, {size} bytes");
+        }
+    }
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_order() {
+    let world = Setup::new().start();
+    let (name, key) = authorization();
+    let put = |path: &str, content: &[u8]| {
+        let head = format!(
+            "PUT /v1/files/{path} HTTP/1.1\r\nhost: gateway.test\r\n{name}: {key}\r\n\
+             content-length: {}\r\n\r\n",
+            content.len()
+        );
+        [head.as_bytes(), content].concat()
+    };
+    let contents: Vec<_> = [0, 1, 70_000, 5, 1 << 20, 0, 300_000, 7]
+        .iter()
+        .enumerate()
+        .map(|(index, size)| noise(*size, 20 + index as u64))
+        .collect();
+    let mut all = Vec::new();
+    for (index, content) in contents.iter().enumerate() {
+        all.extend(put(&format!("{index}"), content));
+    }
+    let mut client = world.client();
+    let mut sender = client.sender();
+    std::thread::scope(|scope| {
+        scope.spawn(|| std::io::Write::write_all(&mut sender, &all).expect("it takes them"));
+        for (index, content) in contents.iter().enumerate() {
+            let file = client.reply().stored();
+            assert_eq!(file["path"], index.to_string());
+            assert_eq!(file["crc64"], crc64(content), "{index}");
+        }
+    });
+    assert_eq!(world.objects().len(), contents.len());
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let world = Setup::new().start();
+    let form = Form::new().field("path", "bytes").file("f", "x", "text/plain", b"\r\n--content");
+    let (name, key) = authorization();
+    let body = form.bytes();
+    let head = format!(
+        "POST /v1/files HTTP/1.1\r\nhost: gateway.test\r\n{name}: {key}\r\ncontent-type: {}\r\n\
+         content-length: {}\r\n\r\n",
+        form.content_type(),
+        body.len()
+    );
+    let mut client = world.client();
+    for _ in 0..3 {
+        for byte in [head.as_bytes(), &body].concat() {
+            client.send(&[byte]);
+        }
+        assert_eq!(client.reply().stored()["path"], "bytes");
+    }
+    assert_eq!(only_crc(&world), crc64(b"\r\n--content"));
+}

@@ -1,0 +1,434 @@
+//! What leaves the gateway, byte for byte, at a server that checks nothing and records everything; and what the
+//! gateway makes of the replies that such a server may give.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Client, Form, Gateway, KEY, Reply, authorization, crc64, noise};
+
+/// Longer than 512 characters, and not fit for a query as it is.
+fn token() -> String {
+    "to+k/e n&=%41#".repeat(43)
+}
+
+const SIGNATURE: &str = "q-sign-algorithm=sha1&q-ak=AK+/ID&q-sign-time=1;2&q-signature=00ff";
+const FILE_ID: &str = "HDze32/qZENCwWi5nvl+8A==";
+const BUCKET: &str = "/7465-bucket-125";
+const STORED: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+/// One request that arrived.
+#[derive(Clone)]
+struct Seen {
+    method: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Seen {
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} twice");
+        value
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+/// WeChat and COS in one.
+struct Upstream {
+    address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    seen: Vec<Seen>,
+    /// Whole replies, by what the target begins with.
+    replies: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Upstream {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let address = listener.local_addr().expect("an address");
+        let replies = BTreeMap::from([
+            ("/cgi-bin/stable_token", ok(&json!({"access_token": token(), "expires_in": 7200}))),
+            ("/tcb/uploadfile", ok(&link(&format!("http://{address}{BUCKET}/as/given?x=%2f")))),
+            ("/tcb/batchdeletefile", ok(&json!({"errcode": 0, "delete_list": []}))),
+            (BUCKET, STORED.to_vec()),
+        ]);
+        let shared = Arc::new(Mutex::new(Shared { seen: Vec::new(), replies }));
+        let all = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = all.clone();
+                std::thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// From now on, targets that begin so are answered so.
+    fn reply(&self, target: &'static str, reply: impl Into<Vec<u8>>) {
+        self.shared.lock().expect("the state").replies.insert(target, reply.into());
+    }
+
+    /// The requests so far whose target begins so.
+    fn seen(&self, target: &str) -> Vec<Seen> {
+        let shared = self.shared.lock().expect("the state");
+        shared.seen.iter().filter(|seen| seen.target.starts_with(target)).cloned().collect()
+    }
+
+    /// Forgets what arrived.
+    fn forget(&self) {
+        self.shared.lock().expect("the state").seen.clear();
+    }
+}
+
+fn ok(body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn link(url: &str) -> Value {
+    json!({
+        "errcode": 0, "errmsg": "ok", "url": url, "token": "security+token/==",
+        "authorization": SIGNATURE, "file_id": "cloud://env.7465-bucket-125/as/given",
+        "cos_file_id": FILE_ID,
+    })
+}
+
+/// Serves one connection until it is closed, or until a reply has said that it will be.
+fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
+    let mut stream = BufReader::new(stream);
+    while let Ok(seen) = request(&mut stream) {
+        let reply = {
+            let mut shared = shared.lock().expect("the state");
+            let known = shared.replies.iter().find(|(start, _)| seen.target.starts_with(*start));
+            let reply = known.map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
+                |(_, reply)| reply.clone()
+            });
+            shared.seen.push(seen);
+            reply
+        };
+        let closes = memchr::memmem::find(&reply, b"connection: close").is_some();
+        if stream.get_mut().write_all(&reply).is_err() || closes {
+            return;
+        }
+    }
+}
+
+/// The next request; whatever follows its announced length would be read as the head of another one.
+fn request(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.trim_end_matches("\r\n") {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let mut words = lines[0].split(' ').map(str::to_owned);
+    let mut word = || words.next().ok_or_else(|| io::Error::other("no request line"));
+    let (method, target) = (word()?, word()?);
+    let pairs = lines[1..].iter().filter_map(|line| line.split_once(": "));
+    let headers = pairs.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    let mut seen = Seen { method, target, headers: headers.collect(), body: Vec::new() };
+    let length = seen.header("content-length").and_then(|length| length.parse().ok());
+    seen.body.resize(length.unwrap_or(0), 0);
+    stream.read_exact(&mut seen.body)?;
+    Ok(seen)
+}
+
+/// A gateway in production in front of it.
+fn gateway(upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // With a slash at its end, as it is often copied.
+    let base_url = format!("http://{}/", upstream.address);
+    let hosts = upstream.address.to_string();
+    let key = hex::encode(Sha256::digest(KEY));
+    let mut variables: BTreeMap<_, _> = [
+        ("GATEWAY_PROFILE", "production"),
+        ("GATEWAY__SERVER__BIND", "127.0.0.1:0"),
+        ("GATEWAY__SERVER__WORKERS", "1"),
+        ("GATEWAY__WECHAT__BASE_URL", &base_url),
+        ("GATEWAY__WECHAT__ENV", "env"),
+        ("GATEWAY__WECHAT__APPID", "wx12"),
+        ("GATEWAY__WECHAT__SECRET", "0123456789"),
+        ("GATEWAY__COS__ALLOWED_HOSTS", &hosts),
+        ("GATEWAY__COS__ALLOW_HTTP", "true"),
+        ("GATEWAY__UPLOAD__CLIENT_PATHS", "true"),
+        ("GATEWAY__AUTH__KEYS__PANEL__SHA256", &key),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    (Gateway::start(&[], &variables, folder.path()), folder)
+}
+
+/// A request for one file with `content`, one of several ways to send it.
+fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
+    let mut client = Client::connect(gateway.address);
+    let field = if way == "brackets" { "f[]" } else { "f" };
+    let form = Form::new().field("path", "a/中 x.png").file(field, "x", "image/png", content);
+    let kind = form.content_type();
+    let headers = [authorization(), ("content-type", &kind)];
+    let address = "/v1/files/a/%E4%B8%AD%20x.png";
+    match way {
+        "form" | "brackets" => {
+            client.send_request("POST", "/v1/files", &headers, &form.bytes());
+        }
+        "form without a last line break" => {
+            client.send_request("POST", "/v1/files", &headers, &form.ending(""));
+        }
+        "chunked form" => {
+            let chunked = [&headers[..], &[("transfer-encoding", "chunked")]].concat();
+            client.send_head("POST", "/v1/files", &chunked);
+            client.send_chunk(&form.bytes());
+            client.send(b"0\r\n\r\n");
+        }
+        "raw" => client.send_request("PUT", address, &[authorization()], content),
+        "chunked raw" => {
+            let chunked = [authorization(), ("transfer-encoding", "chunked")];
+            client.send_head("PUT", address, &chunked);
+            if !content.is_empty() {
+                client.send_chunk(content);
+            }
+            client.send(b"0\r\n\r\n");
+        }
+        other => panic!("no such way: {other}"),
+    }
+    client.reply()
+}
+
+const WAYS: [&str; 6] =
+    ["form", "form without a last line break", "brackets", "chunked form", "raw", "chunked raw"];
+
+/// A form taken apart where its delimiters are: each part's head and content, and what follows the last delimiter.
+fn taken_apart<'b>(body: &'b [u8], boundary: &str) -> (Vec<(&'b str, &'b [u8])>, &'b [u8]) {
+    let delimiter = format!("\r\n--{boundary}");
+    assert!(body.starts_with(&delimiter.as_bytes()[2..]), "it begins with its delimiter");
+    let mut rest = &body[delimiter.len() - 2..];
+    let mut parts = Vec::new();
+    while let Some(part) = rest.strip_prefix(b"\r\n") {
+        let head = memchr::memmem::find(part, b"\r\n\r\n").expect("a head");
+        let content = &part[head + 4..];
+        let end = memchr::memmem::find(content, delimiter.as_bytes()).expect("its end");
+        parts.push((std::str::from_utf8(&part[..head]).expect("text"), &content[..end]));
+        rest = &content[end + delimiter.len()..];
+    }
+    (parts, rest.strip_prefix(b"--").expect("the closing delimiter"))
+}
+
+#[test]
+fn cos_is_sent_the_fields_in_order_then_the_file_and_nothing_more() {
+    let upstream = Upstream::start();
+    let (gateway, _folder) = gateway(&upstream, &[]);
+    let mut boundaries = Vec::new();
+    for length in [0, 1, 5, 100_000, 600_000] {
+        let content = noise(length, 1);
+        for way in WAYS {
+            upstream.forget();
+            let file = send(&gateway, way, &content).stored();
+            assert_eq!(file["verified"], false, "COS has named no CRC");
+            assert_eq!(file["crc64"], crc64(&content), "{way}");
+            assert_eq!(file["file_id"], "cloud://env.7465-bucket-125/as/given");
+
+            let posts = upstream.seen(BUCKET);
+            assert_eq!(posts.len(), 1, "{way}");
+            let post = &posts[0];
+            assert_eq!(post.method, "POST");
+            assert_eq!(post.target, format!("{BUCKET}/as/given?x=%2f"));
+            assert_eq!(post.header("host"), Some(upstream.address.to_string().as_str()));
+            assert_eq!(post.header("transfer-encoding"), None);
+            assert_eq!(post.header("expect"), None);
+            assert_eq!(post.header("authorization"), None);
+            let kind = post.header("content-type").expect("a type");
+            let boundary = kind.strip_prefix("multipart/form-data; boundary=").expect("a boundary");
+            assert!(boundary.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{kind}");
+            boundaries.push(boundary.to_owned());
+
+            let (parts, rest) = taken_apart(&post.body, boundary);
+            let fields = [
+                ("key", "a/中 x.png"),
+                ("Signature", SIGNATURE),
+                ("x-cos-security-token", "security+token/=="),
+                ("x-cos-meta-fileid", FILE_ID),
+                ("Content-Type", "image/png"),
+            ];
+            assert_eq!(parts.len(), fields.len() + 1, "{way}");
+            for ((head, value), (name, expected)) in parts.iter().zip(fields) {
+                let expected_head = format!("Content-Disposition: form-data; name=\"{name}\"");
+                assert_eq!((*head, *value), (expected_head.as_str(), expected.as_bytes()), "{way}");
+            }
+            let (head, sent) = parts[5];
+            assert!(head.contains("name=\"file\"; filename=\"") && head.is_ascii(), "{head}");
+            assert!(sent == content, "{way}: other bytes");
+            assert!(matches!(rest, b"" | b"\r\n"), "{way}: {rest:?} behind the form");
+        }
+    }
+    let uploads = boundaries.len();
+    boundaries.sort();
+    boundaries.dedup();
+    assert_eq!(boundaries.len(), uploads, "a boundary that can be guessed");
+}
+
+#[test]
+fn wechat_is_asked_as_it_is_documented() {
+    let upstream = Upstream::start();
+    let (gateway, _folder) = gateway(&upstream, &[("GATEWAY__TELEMETRY__LOG", "debug")]);
+    send(&gateway, "form", b"one").stored();
+    send(&gateway, "raw", b"two").stored();
+
+    let tokens = upstream.seen("/cgi-bin/");
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(
+        (tokens[0].method.as_str(), tokens[0].target.as_str()),
+        ("POST", "/cgi-bin/stable_token")
+    );
+    let mut asked = tokens[0].json();
+    // Left out, it is false.
+    assert!(!asked["force_refresh"].as_bool().unwrap_or(false));
+    asked.as_object_mut().expect("an object").remove("force_refresh");
+    let expected =
+        json!({"grant_type": "client_credential", "appid": "wx12", "secret": "0123456789"});
+    assert_eq!(asked, expected);
+
+    let links = upstream.seen("/tcb/");
+    assert_eq!(links.len(), 2);
+    for link in &links {
+        assert_eq!(link.method, "POST");
+        assert_eq!(link.json(), json!({"env": "env", "path": "a/中 x.png"}));
+        let query = link.target.strip_prefix("/tcb/uploadfile?access_token=").expect("a token");
+        let query = query.replace('+', "%20");
+        let decoded = percent_encoding::percent_decode_str(&query).decode_utf8().expect("text");
+        assert_eq!(decoded, token());
+        assert_eq!(link.header("content-type"), Some("application/json"));
+    }
+    assert!(!gateway.log().contains("to+k/e"));
+}
+
+#[test]
+fn what_counts_as_stored() {
+    let upstream = Upstream::start();
+    let (gateway, _folder) = gateway(&upstream, &[]);
+    let content = noise(300_000, 2);
+    let right = format!("x-cos-hash-crc64ecma: {}\r\n", crc64(&content));
+    let with = |status: &str, headers: &str, body: &str| {
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")
+    };
+    let answer = "<PostResponse><Location>x</Location><Bucket>b</Bucket></PostResponse>";
+    for (reply, verified) in [
+        (String::from_utf8_lossy(STORED).into_owned(), false),
+        (format!("HTTP/1.1 204 No Content\r\n{right}\r\n"), true),
+        (with("200 OK", &right, ""), true),
+        (with("201 Created", &right.to_uppercase(), answer), true),
+        (with("200 OK", "", ""), false),
+        (format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n{right}\r\n"), true),
+        (format!("HTTP/1.1 200 OK\r\n{right}connection: close\r\n\r\n"), true),
+        (format!("HTTP/1.1 200 OK\r\n{right}transfer-encoding: chunked\r\n\r\n0\r\n\r\n"), true),
+    ] {
+        for way in WAYS {
+            upstream.reply(BUCKET, reply.clone());
+            upstream.forget();
+            let file = send(&gateway, way, &content).stored();
+            assert_eq!(file["verified"], verified, "{reply}");
+            assert_eq!(file["crc64"], crc64(&content));
+            assert_eq!(upstream.seen(BUCKET).len(), 1, "{reply}");
+        }
+    }
+    let error = "<?xml version='1.0' encoding='utf-8' ?>\n<Error>\n<Code>AccessDenied</Code>\n\
+        <Message>no</Message>\n<RequestId>r</RequestId></Error>";
+    let elsewhere = format!("location: http://{}/elsewhere\r\n", upstream.address);
+    for (reply, code, deleted) in [
+        (with("200 OK", &right, error), "cos_refused", 0),
+        (with("403 Forbidden", "", error), "cos_refused", 0),
+        (with("307 Temporary Redirect", &elsewhere, ""), "cos_refused", 0),
+        (with("302 Found", &elsewhere, ""), "cos_refused", 0),
+        (with("204 No Content", "x-cos-hash-crc64ecma: 1\r\n", ""), "integrity_mismatch", 1),
+        (with("200 OK", "x-cos-hash-crc64ecma: nonsense\r\n", ""), "integrity_mismatch", 1),
+    ] {
+        for way in WAYS {
+            upstream.reply(BUCKET, reply.clone());
+            upstream.forget();
+            let problem = send(&gateway, way, &content).problem(502, code);
+            if reply.contains("<Error>") {
+                assert_eq!(problem["cos_code"], "AccessDenied", "{reply}");
+            }
+            assert_eq!(upstream.seen("/elsewhere").len(), 0);
+            assert_eq!(upstream.seen("/tcb/batchdeletefile").len(), deleted, "{reply}");
+        }
+    }
+}
+
+#[test]
+fn wechat_s_redirects_are_not_followed() {
+    let upstream = Upstream::start();
+    let (gateway, _folder) = gateway(&upstream, &[]);
+    let elsewhere = |status: &str| {
+        let location = format!("http://{}/elsewhere", upstream.address);
+        format!("HTTP/1.1 {status}\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")
+    };
+    for status in ["302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        upstream.reply("/tcb/uploadfile", elsewhere(status));
+        send(&gateway, "form", b"x").problem(502, "wechat_unreachable");
+    }
+    assert_eq!(upstream.seen("/elsewhere").len(), 0);
+    assert_eq!(upstream.seen(BUCKET).len(), 0);
+}
+
+/// A lying WeChat must not be able to make the gateway post what it is trusted with to somebody else.
+#[test]
+fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
+    let upstream = Upstream::start();
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    stranger.set_nonblocking(true).expect("an option");
+    let (other, known) = (stranger.local_addr().expect("an address"), upstream.address);
+    let (gateway, _folder) = gateway(&upstream, &[]);
+    let port = other.port();
+    for url in [
+        format!("http://{other}/b/k"),
+        format!("http://localhost:{port}/b/k"),
+        format!("http://{known}@{other}/b/k"),
+        format!("http://user:password@{known}/b/k"),
+        format!("http://[::ffff:127.0.0.1]:{port}/b/k"),
+        format!("http://2130706433:{port}/b/k"),
+        format!("//{other}/b/k"),
+        format!("ftp://{known}/b/k"),
+        "file:///etc/passwd".to_owned(),
+        "/b/k".to_owned(),
+        String::new(),
+    ] {
+        upstream.reply("/tcb/uploadfile", ok(&link(&url)));
+        for way in WAYS {
+            let problem = send(&gateway, way, &noise(400_000, 3)).problem(502, "link_not_allowed");
+            let detail = problem["detail"].as_str().expect("a text");
+            assert!(!detail.contains("password"), "{detail}");
+        }
+    }
+    let nobody = stranger.accept().expect_err("nobody comes");
+    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(upstream.seen(BUCKET).len(), 0);
+
+    // Nor may a value end its part of the form and begin another.
+    for name in ["authorization", "token", "cos_file_id"] {
+        let mut forged = link(&format!("http://{known}{BUCKET}/k"));
+        forged[name] = json!("x\r\n--gateway\r\nContent-Disposition: form-data; name=\"key\"");
+        upstream.reply("/tcb/uploadfile", ok(&forged));
+        let reply = send(&gateway, "form", b"x");
+        assert_eq!(reply.status, 502, "{}", reply.text());
+        assert_eq!(upstream.seen(BUCKET).len(), 0);
+    }
+}
