@@ -117,6 +117,7 @@ fn push_bounded(document: &mut ErrorDocument, element: &str, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> Reply {
         Reply {
@@ -161,5 +162,18 @@ mod tests {
         assert!(!judge(&reply(204, "", Some("8")), 1, 7, false).unwrap().verified);
         let other = "<PostResponse><Location/></PostResponse>";
         assert!(judge(&reply(200, other, Some("7")), 1, 7, true).unwrap().verified);
+    }
+
+    proptest! {
+        /// A document whose root is `Error` is a refusal, wherever it breaks off and whatever stands in it.
+        #[test]
+        fn an_error_is_never_a_success(inner in "[<>/&;a-zA-Z \"'=!-]{0,60}", cut in 0usize..80) {
+            let document = format!("<Error><Code>C</Code>{inner}</Error>");
+            let end = document.floor_char_boundary(cut.max("<Error>".len()));
+            let mut broken = reply(204, "", Some("7"));
+            broken.body = Bytes::from(document[..end].to_owned());
+            let refused = matches!(judge(&broken, 1, 7, true), Err(CosError::Refused { .. }));
+            prop_assert!(refused, "{document:?} cut at {end}");
+        }
     }
 }

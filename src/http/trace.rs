@@ -61,6 +61,8 @@ pub async fn requests(
         Some(problem) => with_document(reply, problem, id.as_str()),
         None => reply.map_into_boxed_body(),
     };
+    // An editor's own shape was answered already.
+    let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
     if let Some(inflow) = inflow.filter(|inflow| !inflow.has_ended() && !patience.is_zero()) {
         reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
     }
@@ -72,7 +74,7 @@ pub async fn requests(
     let status = reply.status().as_u16();
     let took = started.elapsed();
     match &problem {
-        Some(problem) if status >= 500 => {
+        Some(problem) if problem.code.status().is_server_error() => {
             tracing::warn!(%method, path, status, ?took, code = problem.code.name(), detail = problem.detail);
         }
         Some(problem) => {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
-use super::reply::{self, Outcome, Stored};
+use super::reply::{Outcome, Profile, Stored};
 use super::store::{File, Path, deliver};
 use super::trace::RequestId;
 use super::{Worker, address};
@@ -45,7 +45,43 @@ pub async fn form(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let upload = Upload::admit(&request, &worker)?;
+    let query = Query::of(&request)?;
+    let profile = query.profile()?;
+    let stored = form_files(&request, payload, &worker, query, profile).await;
+    stored.or_else(|problem| shaped(profile, problem))
+}
+
+/// `PUT /v1/files/{path}`: the body is the file.
+pub async fn raw(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request)?;
+    let profile = query.profile()?;
+    let stored = raw_file(&request, payload, &worker, query, profile).await;
+    stored.or_else(|problem| shaped(profile, problem))
+}
+
+/// A failure as the profile's client reads it; the problem goes along for the log.
+fn shaped(profile: Profile, problem: Problem) -> Result<HttpResponse, Problem> {
+    match profile.failure(&problem) {
+        None => Err(problem),
+        Some(mut reply) => {
+            reply.extensions_mut().insert(problem);
+            Ok(reply)
+        }
+    }
+}
+
+async fn form_files(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+    query: Query,
+    profile: Profile,
+) -> Result<HttpResponse, Problem> {
+    let upload = Upload::admit(request, worker, query, profile)?;
     let settings = upload.settings();
     let most = (settings.max_files as u64)
         .saturating_mul(settings.max_file_size)
@@ -85,18 +121,19 @@ pub async fn form(
     if outcomes.is_empty() {
         return Err(InboundError::NoFile.into());
     }
-    reply::default(&outcomes, &upload.request_id)
+    profile.reply(&outcomes, &upload.request_id)
 }
 
-/// `PUT /v1/files/{path}`: the body is the file.
-pub async fn raw(
-    request: HttpRequest,
+async fn raw_file(
+    request: &HttpRequest,
     payload: web::Payload,
-    worker: web::Data<Worker>,
+    worker: &Worker,
+    query: Query,
+    profile: Profile,
 ) -> Result<HttpResponse, Problem> {
-    let upload = Upload::admit(&request, &worker)?;
+    let upload = Upload::admit(request, worker, query, profile)?;
     let settings = upload.settings();
-    let key = upload.client.own_key(&address::path(&request)?)?;
+    let key = upload.client.own_key(&address::path(request)?)?;
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let declared = request
         .headers()
@@ -119,7 +156,19 @@ pub async fn raw(
     let path = Path { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
-    reply::default(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
+    profile.reply(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
+}
+
+impl Query {
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        web::Query::from_query(request.query_string())
+            .map(web::Query::into_inner)
+            .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))
+    }
+
+    fn profile(&self) -> Result<Profile, Problem> {
+        Profile::named(self.reply.as_deref().unwrap_or("default"))
+    }
 }
 
 /// One request that may upload.
@@ -127,6 +176,7 @@ struct Upload<'a> {
     worker: &'a Worker,
     client: Arc<Client>,
     query: Query,
+    profile: Profile,
     base: String,
     request_id: String,
     _slot: Slot,
@@ -147,23 +197,21 @@ impl<E: Into<Problem>> From<E> for Failure {
 
 impl<'a> Upload<'a> {
     /// Everything that can be refused before a byte of the body is read.
-    fn admit(request: &HttpRequest, worker: &'a Worker) -> Result<Self, Problem> {
+    fn admit(
+        request: &HttpRequest,
+        worker: &'a Worker,
+        query: Query,
+        profile: Profile,
+    ) -> Result<Self, Problem> {
         let client = worker.shared.guard.identify(request.headers())?;
         client.may(Action::Upload)?;
         refuse_encoding(request.headers())?;
-        let query = web::Query::<Query>::from_query(request.query_string())
-            .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))?
-            .into_inner();
-        if let Some(profile) = query.reply.as_deref().filter(|profile| *profile != "default") {
-            let profile: String = profile.chars().take(40).collect();
-            let detail = format!("there is no reply profile `{profile}`; there is `default`");
-            return Err(Problem::new(Code::InvalidRequest, detail));
-        }
         let request_id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
         Ok(Self {
             worker,
             client,
             query,
+            profile,
             base: address::base(request, &worker.shared.settings.server),
             request_id: request_id.unwrap_or_default(),
             _slot: worker.shared.slots.take()?,
@@ -177,6 +225,7 @@ impl<'a> Upload<'a> {
     /// Whether another file is to be expected behind this one, so that the request's length says nothing of it.
     fn expects_more(&self, part: &FilePart) -> bool {
         part.head.field.ends_with(']')
+            || self.profile.sends_fields_last()
             || self.query.multiple.as_deref().is_some_and(|value| value != "0")
     }
 

@@ -199,6 +199,7 @@ fn base_name(path: &str) -> String {
 mod tests {
     use super::*;
     use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+    use proptest::prelude::*;
 
     fn parsed(disposition: &[u8]) -> Result<PartHead, InboundError> {
         let mut request = HeaderMap::new();
@@ -251,5 +252,26 @@ mod tests {
     #[test]
     fn a_head_without_a_field_name_is_refused() {
         assert!(matches!(parsed(b"filename=\"x\""), Err(InboundError::Malformed(_))));
+    }
+
+    proptest! {
+        /// Whatever a strangers' header holds, a name is one segment of a path in one line.
+        #[test]
+        fn names_stay_names(
+            pieces in proptest::collection::vec(0usize..16, 0..24),
+            raw in proptest::collection::vec(any::<u8>(), 0..16),
+        ) {
+            let tokens: [&[u8]; 16] = [
+                b"filename=", b"filename*=", b"name=", b"\"", b"\\", b"/", b";", b"=", b"%2F", b"%22",
+                b"UTF-8''", b"GBK''", b"\xb1\xa8", b"..", b" ", &raw,
+            ];
+            let disposition: Vec<u8> =
+                pieces.iter().flat_map(|piece| tokens[*piece].iter().copied()).collect();
+            for start in [b"name=\"file\"; ".as_slice(), b""] {
+                if let Ok(PartHead { file_name: Some(name), .. }) = parsed(&[start, &disposition].concat()) {
+                    prop_assert!(!name.contains(['/', '\\']) && !name.contains(char::is_control));
+                }
+            }
+        }
     }
 }

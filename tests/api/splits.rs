@@ -9,6 +9,7 @@ use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
+use proptest::prelude::*;
 use tcb_upload_gateway::cos::relay::{End, Piece};
 use tcb_upload_gateway::inbound::InboundError;
 use tcb_upload_gateway::inbound::body::Body;
@@ -110,6 +111,42 @@ fn every_prefix_is_cut_short() {
             Err(InboundError::Malformed(_)) if end == whole.len() - 1 => {}
             other => panic!("{end} of {}: {other:?}", whole.len()),
         }
+    }
+}
+
+proptest! {
+    /// Files made of what delimiters are made of, cut anywhere, in forms of one and of two parts.
+    #[test]
+    fn any_file_in_any_pieces(
+        picks in proptest::collection::vec(0usize..8, 0..60),
+        cuts in proptest::collection::vec(0usize..500, 0..12),
+        closed in any::<bool>(),
+    ) {
+        let alphabet: [&[u8]; 8] = [b"\r", b"\n", b"-", b"\r\n--", b"\r\n--b", b"--bo", b"\r\n\r\n", b"x"];
+        let content: Vec<u8> = picks.iter().flat_map(|pick| alphabet[*pick].iter().copied()).collect();
+        // A delimiter of its own ends the file, and a file that begins with one has no content.
+        prop_assume!(memchr::memmem::find(&content, b"\r\n--bo").is_none());
+        prop_assume!(!content.starts_with(b"--bo"));
+        let mut whole = b"--bo\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".to_vec();
+        whole.extend_from_slice(&content);
+        let follows: &[u8] = if closed {
+            b"\r\n--bo--\r\n"
+        } else {
+            b"\r\n--bo\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nsecond\r\n--bo--"
+        };
+        whole.extend_from_slice(follows);
+        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();
+        cuts.sort_unstable();
+        let mut chunks = Vec::new();
+        let mut from = 0;
+        for cut in cuts.into_iter().chain([whole.len()]) {
+            chunks.push(&whole[from..cut]);
+            from = cut;
+        }
+        let (_, got, framed, end) = read(&chunks, whole.len()).expect("a form");
+        prop_assert_eq!(&got, &content);
+        prop_assert_eq!(end.last, closed);
+        prop_assert_eq!(framed == (content.len() + end.epilogue.len()) as u64, closed);
     }
 }
 
