@@ -274,19 +274,25 @@ impl<'a> Upload<'a> {
                 return Ok(self.streamed(source, Framed::Exact(length)));
             }
         }
-        match part.framed {
+        let file = match part.framed {
             // Too long if it is the last part; if it is not, only what fits the window can be saved.
             Some(framed) if framed > max.saturating_add(2) && !self.expects_more(part) => {
                 let file = self.held(source, settings.replay_window, Some(framed)).await?;
-                match file.framed {
-                    Framed::Exact(_) => Ok(file),
-                    Framed::Guess(_) => Err(InboundError::FileTooLarge(max).into()),
+                if let Framed::Guess(_) = file.framed {
+                    return Err(InboundError::FileTooLarge(max).into());
                 }
+                file
             }
             Some(framed) if !nameless && !self.expects_more(part) => {
-                Ok(self.streamed(source, Framed::Guess(framed)))
+                self.streamed(source, Framed::Guess(framed))
             }
-            framed => self.held(source, settings.hold_limit, framed).await,
+            framed => self.held(source, settings.hold_limit, framed).await?,
+        };
+        match (part.head.length, file.framed) {
+            (Some(declared), Framed::Exact(got)) if declared != got => {
+                Err(InboundError::LengthMismatch { declared, got }.into())
+            }
+            _ => Ok(file),
         }
     }
 

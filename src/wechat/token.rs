@@ -123,6 +123,18 @@ impl Tokens {
             .await;
     }
 
+    /// Puts `new` where `old` was, unless another one has been fetched in its place.
+    async fn replace(&self, old: &Arc<Token>, new: Arc<Token>) {
+        self.shared
+            .cache
+            .entry(())
+            .and_compute_with(|entry| {
+                let other = entry.is_some_and(|entry| !Arc::ptr_eq(entry.value(), old));
+                std::future::ready(if other { Op::Nop } else { Op::Put(new) })
+            })
+            .await;
+    }
+
     /// Waits for a fetch that runs as a task of its own, so that it survives whoever asked first going away. All
     /// tasks of all workers share one fetch through the cache.
     async fn fetched(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
@@ -157,7 +169,7 @@ impl Tokens {
                 *self.backoff() = None;
                 let token = Arc::new(Token::new(issued.token, issued.life));
                 tracing::info!(life = ?issued.life, "access token fetched");
-                self.renew_ahead(http, token.renew_after);
+                self.renew_ahead(http, &token);
                 Ok(token)
             }
             Err(error) => {
@@ -189,29 +201,34 @@ impl Tokens {
         self.shared.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews the token `after` this long, if it was used until then. Runs on the worker that fetched it.
-    fn renew_ahead(&self, http: &Client, after: Duration) {
-        let (tokens, http) = (self.clone(), http.clone());
+    /// Renews `token` before its end, if it was used until then. Runs on the worker that fetched it.
+    fn renew_ahead(&self, http: &Client, token: &Arc<Token>) {
+        let (tokens, http, own) = (self.clone(), http.clone(), Arc::downgrade(token));
+        let after = token.renew_after;
         rt::spawn(async move {
             tokio::time::sleep(after).await;
             loop {
                 let Some(old) = tokens.shared.cache.get(&()).await else {
                     return;
                 };
+                // It was refused meanwhile, and the one that took its place has a renewal of its own.
+                if !std::ptr::eq(Arc::as_ptr(&old), own.as_ptr()) {
+                    return;
+                }
                 if !old.used.load(Ordering::Relaxed) {
                     return;
                 }
                 match tokens.shared.credential.fetch(&http).await {
                     Ok(issued) => {
-                        let new = Token::new(issued.token, issued.life);
+                        let new = Arc::new(Token::new(issued.token, issued.life));
                         let same = new.value.expose_secret() == old.value.expose_secret();
                         if same {
                             tokio::time::sleep(SAME_AGAIN.min(old.usable / 10)).await;
                             continue;
                         }
                         tracing::info!(life = ?issued.life, "access token renewed");
-                        tokens.renew_ahead(&http, new.renew_after);
-                        tokens.shared.cache.insert((), Arc::new(new)).await;
+                        tokens.renew_ahead(&http, &new);
+                        tokens.replace(&old, new).await;
                         return;
                     }
                     Err(error) => {

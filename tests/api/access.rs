@@ -1,7 +1,5 @@
 //! Who may do what, and which pages may ask for it.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -40,19 +38,6 @@ fn reply_to_head(world: &World, method: &str, address: &str, headers: &[(&str, &
     let mut client = world.client();
     client.send_head(method, address, &[headers, &more].concat());
     client.reply()
-}
-
-/// The log, as soon as `text` stands in it.
-fn log_with(world: &World, text: &str) -> String {
-    let began = Instant::now();
-    loop {
-        let log = world.gateway.log();
-        if log.contains(text) {
-            return log;
-        }
-        assert!(began.elapsed() < Duration::from_secs(10), "no {text} in the log:\n{log}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn path_of(file: &Value) -> &str {
@@ -367,7 +352,7 @@ fn a_request_s_own_id_is_kept_if_it_is_sane() {
         let reply = post(&world, "/v1/files", &headers, &small());
         reply.stored();
         let id = reply.header("x-request-id").expect("an id").to_owned();
-        log_with(&world, &format!("\"{id}\""));
+        world.gateway.log_with(&format!("\"{id}\""));
         id
     };
     let long = "a".repeat(128);
@@ -383,7 +368,7 @@ fn a_request_s_own_id_is_kept_if_it_is_sane() {
     // The same in a problem document, and in its line of the log.
     let reply = post(&world, "/v1/files", &[("x-request-id", "failing-1")], &small());
     assert_eq!(reply.problem(401, "unauthenticated")["request_id"], "failing-1");
-    let log = log_with(&world, "failing-1");
+    let log = world.gateway.log_with("failing-1");
     let line = log.lines().find(|line| line.contains("failing-1")).expect("a line");
     assert!(line.contains("unauthenticated"), "{line}");
     let line: Value = serde_json::from_str(line).expect("JSON in production");
@@ -441,7 +426,7 @@ fn the_log_holds_no_secrets() {
 
         let last = [authorization(), ("x-request-id", "the-last-one")];
         post(&world, "/v1/files", &last, &small()).stored();
-        let log = log_with(&world, "the-last-one");
+        let log = world.gateway.log_with("the-last-one");
         assert!(log.contains(path_of(&file)), "the requests are in it:\n{log}");
         for hidden in [
             KEY,

@@ -226,6 +226,19 @@ impl Gateway {
         self.log.lock().expect("the log").clone()
     }
 
+    /// The log, as soon as `text` stands in it.
+    pub fn log_with(&self, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(began.elapsed() < PATIENCE, "no {text} in the log:\n{log}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// A figure of `/proc/PID/status` in KiB: `VmRSS`, `VmHWM`.
     pub fn memory(&self, figure: &str) -> u64 {
         let status =

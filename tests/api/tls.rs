@@ -1,5 +1,7 @@
 //! TLS on both sides: upstream with a private root, towards clients with h2 and HTTP/1.1.
 
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -7,7 +9,8 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
 use crate::harness::{Form, Setup, crc64, noise};
 
@@ -138,6 +141,57 @@ fn a_cos_that_cannot_prove_who_it_is_gets_nothing() {
         assert_eq!(world.count("post_object"), 0, "{case}");
         world.assert_nothing_stored();
     }
+}
+
+/// Passes the first connection on and answers every later one with what is not TLS.
+fn one_good_connection(upstream: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().expect("a connection");
+        let server = TcpStream::connect(upstream).expect("it accepts");
+        for (mut from, mut to) in [
+            (client.try_clone().expect("a socket"), server.try_clone().expect("a socket")),
+            (server, client),
+        ] {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+        }
+        for stream in listener.incoming().map_while(Result::ok) {
+            let _ = (&stream).write_all(b"this is no handshake\r\n");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_link_call_whose_tls_fails_is_told_as_such() {
+    let certificate = Certificate::new();
+    let server = certificate.server.clone();
+    let options = Options {
+        data: certificate.file("objects"),
+        wechat_tls: Some(server),
+        ..Options::default()
+    };
+    let upstream = Sandbox::start(options).expect("a sandbox");
+    let proxy = one_good_connection(upstream.wechat_addr());
+    let world = Setup::new()
+        .set("wechat.base_url", format!("https://localhost:{}", proxy.port()))
+        .variable("SSL_CERT_FILE", certificate.file("cert.pem").display())
+        .start();
+    // The token comes over the good connection, which is closed then.
+    let control = |call: &str| format!("{}/_sandbox/{call}", upstream.wechat_url());
+    let rules = r#"[{"stage": "token", "fault": "close_idle", "times": 1}]"#;
+    curl(&certificate, &["-X", "PUT", "-d", rules, &control("faults")]);
+    for content in [noise(1000, 1), noise(200_000, 2), noise(30 << 20, 3)] {
+        let reply = world.post(&Form::new().file("file", "x", "text/plain", &content));
+        reply.problem(502, "wechat_unreachable");
+    }
+    let state: Value =
+        serde_json::from_str(&curl(&certificate, &[&control("state")])).expect("JSON");
+    assert_eq!((&state["counts"]["stable_token"], &state["objects"]), (&json!(1), &json!([])));
 }
 
 fn curl(certificate: &Certificate, arguments: &[&str]) -> String {
