@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
-use crate::harness::{BOUNDARY, Form, Reply, Setup, World, authorization, crc64, noise};
+use crate::harness::{
+    BOUNDARY, Client, Form, Gateway, Reply, Setup, World, authorization, crc64, noise,
+};
 
 /// Within the replay window, twice, and far beyond it.
 const SIZES: [(&str, usize); 3] =
@@ -719,4 +722,47 @@ fn an_expired_link_is_replaced_by_a_fresh_one() {
         assert!(links <= 3, "{links} links");
         assert_eq!(storage_fault(&world, folder, size, "502"), None);
     }
+}
+
+/// A name that is known for the token call and unknown for the link call: the gateway gets an `/etc/hosts` of its own.
+#[test]
+fn a_link_call_whose_host_is_not_found_any_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost wechat.test\n").expect("a file");
+    let world = Setup::new().start();
+    world.faults(&json!([{"stage": "token", "fault": "close_idle", "times": 1}]));
+    let mut variables = world.variables().clone();
+    let port = world.sandbox.wechat_addr().port();
+    let base = format!("http://wechat.test:{port}");
+    variables.insert("GATEWAY__WECHAT__BASE_URL".to_owned(), base);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+        .arg(&hosts)
+        .args([env!("CARGO_BIN_EXE_tcb-upload-gateway"), "--profile", "production"])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(&variables);
+    let gateway = Gateway::spawn(command);
+
+    let mut ready = Client::connect(gateway.address);
+    ready.send_request("GET", "/readyz", &[], b"");
+    assert_eq!(ready.reply().status, 200);
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("a file");
+    for (_, size) in SIZES {
+        let form = Form::new().file("file", "x", "text/plain", &noise(size, 1));
+        let mut client = Client::connect(gateway.address);
+        let kind = form.content_type();
+        let headers = [authorization(), ("content-type", kind.as_str())];
+        client.send_request("POST", "/v1/files", &headers, &form.bytes());
+        let reply = client.reply();
+        let code = reply.json()["code"].as_str().expect("a code").to_owned();
+        // A resolver that has nobody to ask may take its time.
+        assert!(["wechat_unreachable", "wechat_timeout"].contains(&code.as_str()), "{code}");
+    }
+    assert_eq!(world.count("stable_token"), 1);
+    assert_eq!(world.count("uploadfile"), 0);
+    world.assert_nothing_stored();
 }

@@ -98,6 +98,11 @@ impl World {
             Gateway::start(&["--profile", "production"], &self.variables, self.data.path());
     }
 
+    /// The gateway's environment.
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.variables
+    }
+
     /// A call to the sandbox's control.
     pub fn control(&self, method: &str, call: &str, body: &str) -> Reply {
         let mut client = Client::connect(self.sandbox.wechat_addr());
@@ -193,10 +198,12 @@ impl Gateway {
         variables: &BTreeMap<String, String>,
         folder: &std::path::Path,
     ) -> Self {
-        let mut child = command(arguments, variables, folder)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the gateway starts");
+        Self::spawn(command(arguments, variables, folder))
+    }
+
+    /// Runs `command`, which becomes a gateway, and waits until it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its log"));
         let mut log = String::new();
         let address = loop {
