@@ -54,8 +54,9 @@ pub enum AppError {
 pub struct App {
     address: SocketAddr,
     server: Server,
+    /// Runs as long as it is kept.
     #[cfg(feature = "sandbox")]
-    sandbox: Option<crate::sandbox::Sandbox>,
+    _sandbox: Option<crate::sandbox::Sandbox>,
 }
 
 impl App {
@@ -78,19 +79,13 @@ impl App {
             address,
             server,
             #[cfg(feature = "sandbox")]
-            sandbox,
+            _sandbox: sandbox,
         })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The sandbox, where there is one.
-    #[cfg(feature = "sandbox")]
-    pub fn sandbox(&self) -> Option<&crate::sandbox::Sandbox> {
-        self.sandbox.as_ref()
     }
 
     /// Serves until a signal; running uploads are given `server.shutdown_grace`.

@@ -1,6 +1,5 @@
 //! The request's body as it comes: its chunks, how far we are in it, and how long the sender has been silent.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -14,10 +13,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::InboundError;
 
-/// A request's body. Bytes are counted when they are handed out; what is handed back counts no more.
+/// A request's body. Bytes are counted when they are handed out.
 pub struct Body {
     payload: Payload,
-    returned: Bytes,
     read: u64,
     idle: Idle,
 }
@@ -25,12 +23,12 @@ pub struct Body {
 impl Body {
     /// `idle` is how long the sender may be silent while a byte is asked for; there is no limit on the whole.
     pub fn new(payload: Payload, idle: Duration) -> Self {
-        Self { payload, returned: Bytes::new(), read: 0, idle: Idle::new(idle) }
+        Self { payload, read: 0, idle: Idle::new(idle) }
     }
 
-    /// Bytes handed out so far, less those handed back.
+    /// Bytes handed out so far.
     pub fn offset(&self) -> u64 {
-        self.read - self.returned.len() as u64
+        self.read
     }
 
     /// The next chunk, never empty; `None` at the body's proper end.
@@ -38,9 +36,6 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, InboundError>> {
-        if !self.returned.is_empty() {
-            return Poll::Ready(Ok(Some(std::mem::take(&mut self.returned))));
-        }
         loop {
             match Pin::new(&mut self.payload).poll_next(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
@@ -57,17 +52,6 @@ impl Body {
                 }
             }
         }
-    }
-
-    /// [`Self::poll_chunk`] as a future.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, InboundError> {
-        poll_fn(|cx| self.poll_chunk(cx)).await
-    }
-
-    /// Hands back the unread end of the chunk that was handed out last.
-    pub fn unread(&mut self, rest: Bytes) {
-        debug_assert!(self.returned.is_empty());
-        self.returned = rest;
     }
 }
 

@@ -283,7 +283,8 @@ impl Form {
                         .checked_sub(offset)
                         .and_then(|left| left.checked_sub(self.scanner.closing_len()))
                         // A part without a body ends with the line break of its head.
-                        .or((length + 2)
+                        .or(length
+                            .saturating_add(2)
                             .checked_sub(offset + self.scanner.closing_len())
                             .map(|_| 0))
                         .ok_or(InboundError::Truncated)?,

@@ -1,6 +1,7 @@
 //! WeChat's requests and replies as they stand on the wire, and what its error codes mean.
 
 use secrecy::SecretString;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// What every reply begins with. `errcode` may be missing in one that succeeded.
@@ -100,7 +101,7 @@ pub(super) enum DeleteResult {
         #[serde(default)]
         errmsg: String,
     },
-    Id(#[allow(dead_code)] String),
+    Id(IgnoredAny),
 }
 
 /// The token is bad: another one may do.

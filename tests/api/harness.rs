@@ -184,6 +184,14 @@ pub fn authorization() -> (&'static str, &'static str) {
     ("authorization", "Bearer panel-key-for-tests")
 }
 
+/// Waits until `so`, which asks over a socket, says yes.
+pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < PATIENCE, "still not so: {what}");
+    }
+}
+
 /// The real binary, in a process of its own.
 pub struct Gateway {
     child: Child,

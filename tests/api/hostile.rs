@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{BOUNDARY, Client, Form, Setup, World, authorization, crc64, noise};
+use crate::harness::{
+    BOUNDARY, Client, Form, Setup, World, authorization, crc64, noise, wait_until,
+};
 
 /// `pattern` over and over, `length` bytes of it.
 fn repeated(pattern: &[u8], length: usize) -> Vec<u8> {
@@ -134,12 +136,12 @@ fn the_memory_gauge_tells_what_is_really_taken() {
     let idle = world.gateway.memory("VmRSS");
     let senders: Vec<_> = (0..4).map(|_| half_held(&world, 16 << 20)).collect();
     // Everything sent is held; its end is still to come.
-    while gauge() < 64 << 20 {}
+    wait_until("all is held", || gauge() >= 64 << 20);
     let (told, grown) = (gauge(), (world.gateway.memory("VmRSS") - idle) << 10);
     println!("the gauge says {told} bytes, RSS has grown by {grown}");
     assert!(grown >= told / 10 * 9 && grown <= told / 10 * 13, "{told} told, {grown} grown");
     drop(senders);
-    while gauge() > 0 {}
+    wait_until("all is given back", || gauge() == 0);
 }
 
 /// A chunked upload of `length` bytes without its end.

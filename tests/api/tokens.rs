@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Client, Form, Setup, World, authorization};
+use crate::harness::{Client, Form, Setup, World, authorization, wait_until};
 
 fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"x")
@@ -113,7 +113,7 @@ fn the_first_of_those_who_wait_goes_away() {
     let mut first: Client = world.client();
     first.send_request("POST", "/v1/files", &headers, &body);
     // The fetch has begun.
-    while world.count("stable_token") == 0 {}
+    wait_until("the token is asked for", || world.count("stable_token") > 0);
     let mut others: Vec<_> = (0..49).map(|_| world.client()).collect();
     for other in &mut others {
         other.send_request("POST", "/v1/files", &headers, &body);
