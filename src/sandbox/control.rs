@@ -36,6 +36,10 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
             world.tokens.borrow_mut().expire();
             Ok(done())
         }
+        ("POST", "tokens/spoil") => {
+            world.tokens.borrow_mut().spoil();
+            Ok(done())
+        }
         ("POST", "tokens/set") => set_tokens(world, &body),
         ("POST", "reset") => reset(world),
         _ => Err(Reply::text(404, "no such control call\n")),
@@ -155,12 +159,20 @@ fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Reply, Reply
     Ok(faults(world))
 }
 
-/// `{"cloudbase": TOKEN or null, "open": BOOL}`: the token of `cloudbase_access_token`; calls without any token.
+/// `{"cloudbase": TOKEN or null, "open": BOOL, "component": …, "refresh": …}`: the token of `cloudbase_access_token`;
+/// calls without any token; what an authorizer's token is fetched with.
 fn set_tokens(world: &World, body: &[u8]) -> Result<Reply, Reply> {
     let wanted: Value = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
     let mut tokens = world.tokens.borrow_mut();
-    if let Some(cloudbase) = wanted.get("cloudbase") {
-        tokens.cloudbase = cloudbase.as_str().map(str::to_owned);
+    let text = |name: &str| wanted.get(name).map(|value| value.as_str().map(str::to_owned));
+    if let Some(cloudbase) = text("cloudbase") {
+        tokens.cloudbase = cloudbase;
+    }
+    if let Some(component) = text("component") {
+        tokens.component = component;
+    }
+    if let Some(refresh) = text("refresh") {
+        tokens.refresh = refresh;
     }
     if let Some(open) = wanted.get("open").and_then(Value::as_bool) {
         tokens.open = open;

@@ -49,6 +49,14 @@ pub struct Options {
     pub bucket: String,
     pub appid: String,
     pub secret: String,
+    /// The third-party platform that `appid` has authorized, and what it authorized it with.
+    pub component_appid: String,
+    pub refresh_token: String,
+    /// The platforms' own tokens: of WeChat cloud hosting, and of the third-party platform. `None`: there is none.
+    pub cloudbase_token: Option<String>,
+    pub component_token: Option<String>,
+    /// Calls need no token, as behind the open interface service.
+    pub open: bool,
     pub token_life: Duration,
     pub token_overlap: Duration,
     pub link_life: Duration,
@@ -70,6 +78,11 @@ impl Default for Options {
             appid: "wx0000000000sandbox".to_owned(),
             // Opens nothing but this sandbox.
             secret: "00000000000000000000000000sandbox".to_owned(),
+            component_appid: "wx0000000platform".to_owned(),
+            refresh_token: "refreshtoken@@@of-the-sandbox".to_owned(),
+            cloudbase_token: None,
+            component_token: None,
+            open: false,
             token_life: Duration::from_secs(7200),
             token_overlap: Duration::from_secs(300),
             link_life: Duration::from_secs(900),
@@ -161,6 +174,11 @@ fn open(options: Options) -> Bound {
         None => addresses.1.to_string(),
     };
     let base = format!("{}://{host}", scheme(options.cos_tls.is_some()));
+    let mut tokens = token::Tokens::new(options.token_life, options.token_overlap);
+    tokens.cloudbase = options.cloudbase_token;
+    tokens.component = options.component_token;
+    tokens.refresh = Some(options.refresh_token);
+    tokens.open = options.open;
     let world = Rc::new(world::World {
         links: link::Links::new(
             base,
@@ -173,7 +191,8 @@ fn open(options: Options) -> Bound {
         bucket: options.bucket,
         appid: options.appid,
         secret: options.secret,
-        tokens: RefCell::new(token::Tokens::new(options.token_life, options.token_overlap)),
+        component_appid: options.component_appid,
+        tokens: RefCell::new(tokens),
         store: RefCell::new(store),
         faults: RefCell::default(),
         record: Rc::default(),

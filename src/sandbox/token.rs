@@ -37,11 +37,18 @@ pub struct Tokens {
     issued: HashMap<String, Issued>,
     plain: Option<String>,
     stable: Option<String>,
+    authorizer: Option<String>,
+    /// Handed out, and refused.
+    spoilt: Option<String>,
     forced: VecDeque<Instant>,
     /// The token of `cloudbase_access_token`, which the platform hands out and not we.
     pub cloudbase: Option<String>,
     /// Calls need no token, as behind the platform's sidecar.
     pub open: bool,
+    /// The token of the third-party platform, which WeChat hands to it and not to us.
+    pub component: Option<String>,
+    /// What the authorizer's token is fetched with; `None`: the authorization was revoked.
+    pub refresh: Option<String>,
 }
 
 /// The force-refresh quota of the day is used up (45009).
@@ -56,22 +63,38 @@ impl Tokens {
             issued: HashMap::new(),
             plain: None,
             stable: None,
+            authorizer: None,
+            spoilt: None,
             forced: VecDeque::new(),
             cloudbase: None,
             open: false,
+            component: None,
+            refresh: None,
         }
     }
 
     /// `cgi-bin/token`: always a new one; the one before dies after the overlap.
     pub fn plain(&mut self) -> (String, u64) {
-        let now = Instant::now();
         let before = self.plain.take();
+        let token = self.displacing(before);
+        self.plain = Some(token.clone());
+        (token, self.life.as_secs())
+    }
+
+    /// `api_authorizer_token`: likewise, and apart from the app's own tokens.
+    pub fn authorizer(&mut self) -> (String, u64) {
+        let before = self.authorizer.take();
+        let token = self.displacing(before);
+        self.authorizer = Some(token.clone());
+        (token, self.life.as_secs())
+    }
+
+    fn displacing(&mut self, before: Option<String>) -> String {
+        let now = Instant::now();
         if let Some(before) = before.and_then(|token| self.issued.get_mut(&token)) {
             before.displaced.get_or_insert(now + self.overlap);
         }
-        let token = self.issue(now);
-        self.plain = Some(token.clone());
-        (token, self.life.as_secs())
+        self.issue(now)
     }
 
     /// `cgi-bin/stable_token`: the same one until shortly before its end, with the seconds it has left.
@@ -113,6 +136,9 @@ impl Tokens {
         if token.len() != LENGTH || token.bytes().any(|b| !ALPHABET.contains(&b)) {
             return Verdict::Malformed;
         }
+        if self.spoilt.as_deref() == Some(token) {
+            return Verdict::Stale;
+        }
         let now = Instant::now();
         match self.issued.get(token) {
             Some(issued) if now >= issued.ends => Verdict::Expired,
@@ -123,6 +149,11 @@ impl Tokens {
 
     pub fn check_cloudbase(&self, token: &str) -> Verdict {
         if self.cloudbase.as_deref() == Some(token) { Verdict::Good } else { Verdict::Stale }
+    }
+
+    /// The stable token is refused from now on, and yet handed out until a refresh is forced: 40001.
+    pub fn spoil(&mut self) {
+        self.spoilt.clone_from(&self.stable);
     }
 
     /// Every token becomes invalid at once: 40001.
@@ -146,6 +177,7 @@ impl Tokens {
     fn forget_current(&mut self) {
         self.plain = None;
         self.stable = None;
+        self.authorizer = None;
         self.cloudbase = None;
     }
 

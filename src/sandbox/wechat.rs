@@ -28,6 +28,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
     let (call, stage) = match head.path.as_str() {
         "/cgi-bin/token" => ("token", Stage::Token),
         "/cgi-bin/stable_token" => ("stable_token", Stage::Token),
+        "/cgi-bin/component/api_authorizer_token" => ("api_authorizer_token", Stage::Token),
         "/tcb/uploadfile" => ("uploadfile", Stage::Link),
         "/tcb/batchdownloadfile" => ("batchdownloadfile", Stage::Download),
         "/tcb/batchdeletefile" => ("batchdeletefile", Stage::Delete),
@@ -61,6 +62,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         match call {
             "token" => token(world, head),
             "stable_token" => stable_token(world, &request),
+            "api_authorizer_token" => authorizer_token(world, &request),
             "uploadfile" => upload_file(world, &request, rule),
             "batchdownloadfile" => download_files(world, &request),
             _ => delete_files(world, &request),
@@ -239,6 +241,35 @@ fn stable_token(world: &World, request: &Request) -> Result<Value, Errcode> {
         Ok((token, life)) => Ok(json!({"access_token": token, "expires_in": life})),
         Err(_) => errcode(45009, "reach max api daily quota limit"),
     }
+}
+
+/// The third-party platform's flow: its own token in the query, the authorizer's refresh token in the body.
+fn authorizer_token(world: &World, request: &Request) -> Result<Value, Errcode> {
+    let object = request.object()?;
+    let mut tokens = world.tokens.borrow_mut();
+    let component = request.head.parameter("component_access_token").unwrap_or_default();
+    if component.is_empty() {
+        return errcode(41001, "access_token missing");
+    }
+    if tokens.component.as_deref() != Some(component) {
+        return errcode(40001, "invalid credential, access_token is invalid or not latest");
+    }
+    if text(object, "component_appid")? != world.component_appid {
+        return errcode(40013, "invalid appid");
+    }
+    if text(object, "authorizer_appid")? != world.appid {
+        return errcode(61003, "component is not authorized by this account");
+    }
+    let refresh = text(object, "authorizer_refresh_token")?.to_owned();
+    if tokens.refresh.as_ref() != Some(&refresh) {
+        return errcode(61023, "refresh_token is invalid");
+    }
+    let (token, life) = tokens.authorizer();
+    Ok(json!({
+        "authorizer_access_token": token,
+        "expires_in": life,
+        "authorizer_refresh_token": refresh,
+    }))
 }
 
 fn upload_file(world: &World, request: &Request, rule: Option<&Rule>) -> Result<Value, Errcode> {

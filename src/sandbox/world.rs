@@ -16,6 +16,7 @@ pub struct World {
     pub bucket: String,
     pub appid: String,
     pub secret: String,
+    pub component_appid: String,
     pub links: Links,
     pub tokens: RefCell<Tokens>,
     pub store: RefCell<Store>,
