@@ -11,7 +11,7 @@ use actix_server::ServerBuilder;
 use actix_web::dev::Server;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
-use actix_web::{App as Actix, web};
+use actix_web::{App as Actix, guard, web};
 
 use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
@@ -19,13 +19,17 @@ use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
 use crate::guard::limits::Slots;
 use crate::guard::origin::Origins;
-use crate::http::{self, Shared, Worker, console, files, ops, trace, upload};
+use crate::http::problem::Code;
+use crate::http::{self, Shared, Worker, console, files, links, ops, tcb, trace, upload};
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::settings::{Credential as CredentialMode, Settings};
+use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
-use crate::wechat::credential::{Credential, Mode};
+use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::file::TokenFile;
+use crate::wechat::replicas::Replicas;
 use crate::wechat::token::Tokens;
 
 /// Connections waiting to be accepted, over all workers.
@@ -46,6 +50,8 @@ pub enum AppError {
     NoSandbox,
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("redis.url: {0}")]
+    Redis(#[from] redis::RedisError),
     #[error("{0}")]
     Run(#[from] io::Error),
 }
@@ -125,7 +131,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> {
     let tls = crate::tls::client()?;
-    let wechat = wechat(&settings);
+    let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
+    let wechat = wechat(&settings, &metrics)?;
     let timeouts = Timeouts {
         connect: settings.cos.connect_timeout,
         write: settings.cos.write_timeout,
@@ -140,14 +147,15 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         template: Template::new(&settings.upload.path_template),
         budget: Budget::new(settings.upload.memory_budget as u64),
         slots: Slots::new(settings.upload.max_concurrent),
-        metrics: Metrics::new()?,
+        metrics,
+        wechat,
         settings,
     });
 
     let app = move || {
         let worker = Worker {
             shared: shared.clone(),
-            wechat: Wechat::new(wechat_client(&shared.settings, &tls), wechat.clone()),
+            wechat: Wechat::new(wechat_client(&shared.settings, &tls), shared.wechat.clone()),
             upstream: Upstream::new(tls.clone(), timeouts),
         };
         let console = shared.settings.console.enabled;
@@ -174,10 +182,24 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
     routes
         .service(resource("/v1/files", "POST").route(web::post().to(upload::form)))
         .service(
-            resource("/v1/files/{path:.*}", "GET, HEAD, PUT")
+            resource("/v1/files/{path:.*}", "GET, HEAD, PUT, DELETE")
                 .route(web::put().to(upload::raw))
                 .route(web::get().to(files::redirect))
-                .route(web::head().to(files::redirect)),
+                .route(web::head().to(files::redirect))
+                .route(web::delete().to(files::delete)),
+        )
+        .service(resource("/v1/download-links", "POST").route(web::post().to(links::download)))
+        .service(resource("/v1/delete", "POST").route(web::post().to(links::delete)))
+        .service(resource("/v1/upload-links", "POST").route(web::post().to(links::upload)))
+        // Every method: WeChat answers a wrong one in its own way.
+        .service(web::resource("/tcb/uploadfile").to(tcb::upload_file))
+        .service(web::resource("/tcb/batchdownloadfile").to(tcb::batch_download_file))
+        .service(web::resource("/tcb/batchdeletefile").to(tcb::batch_delete_file))
+        .service(
+            web::resource("/")
+                .guard(guard::Get())
+                .guard(guard::fn_guard(tcb::names_a_file))
+                .to(tcb::sample),
         )
         .service(resource("/metrics", "GET").route(web::get().to(ops::metrics)))
         .service(
@@ -213,25 +235,41 @@ fn cors(shared: &Arc<Shared>) -> Cors {
         .max_age(7200)
 }
 
-fn wechat(settings: &Settings) -> Arc<api::Shared> {
+fn wechat(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared>, AppError> {
     let wechat = &settings.wechat;
-    let mode = match wechat.credential {
-        CredentialMode::Secret => Mode::Secret,
-        // The settings refuse the modes that are still to come.
-        CredentialMode::Stable
-        | CredentialMode::Cloudbase
-        | CredentialMode::Open
-        | CredentialMode::Authorizer => Mode::Stable,
+    let app = || credential::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
+    let grant = match wechat.credential {
+        CredentialMode::Secret => Some(Grant::Secret(app())),
+        CredentialMode::Stable => Some(Grant::Stable(app(), Forced::default())),
+        CredentialMode::Authorizer => Some(Grant::Authorizer(Authorizer {
+            component_appid: wechat.authorizer.component_appid.clone(),
+            authorizer_appid: wechat.authorizer.authorizer_appid.clone(),
+            component_token: TokenFile::new(&wechat.authorizer.component_token_file),
+            refresh_token: wechat.authorizer.refresh_token.clone().into(),
+        })),
+        CredentialMode::Cloudbase | CredentialMode::Open => None,
     };
-    let tokens = Tokens::new(Credential {
-        mode,
-        base_url: wechat.base_url.clone(),
-        appid: wechat.appid.clone(),
-        secret: wechat.secret.clone(),
-        timeout: wechat.timeout,
-    });
+    let access = match grant {
+        Some(grant) => {
+            let base_url = wechat.base_url.clone();
+            let credential = Credential { grant, base_url, timeout: wechat.timeout };
+            let url = settings.redis.url.as_ref();
+            let replicas =
+                url.map(|url| Replicas::new(url, &credential, metrics.clone())).transpose()?;
+            Access::Fetched(Tokens::new(credential, replicas, metrics.clone()))
+        }
+        None if wechat.credential == CredentialMode::Open => Access::Open,
+        None => Access::File(TokenFile::new(&wechat.cloudbase_token_file)),
+    };
     let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
-    api::Shared::new(wechat.base_url.clone(), wechat.env.clone(), wechat.timeout, tokens, prefix)
+    Ok(api::Shared::new(
+        wechat.base_url.clone(),
+        wechat.env.clone(),
+        wechat.timeout,
+        access,
+        prefix,
+        metrics.clone(),
+    ))
 }
 
 fn wechat_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
@@ -271,6 +309,29 @@ fn with_sandbox(
     settings.wechat.appid.clone_from(&options.appid);
     settings.wechat.secret = options.secret.clone().into();
     let data = options.data.display().to_string();
+    // Each mode works as it would outside, the files of the platforms among the sandbox's own.
+    let token = |name: &str| -> io::Result<(String, std::path::PathBuf)> {
+        let (token, file) = (format!("{:032x}", rand::random::<u128>()), options.data.join(name));
+        std::fs::create_dir_all(&options.data)?;
+        std::fs::write(&file, &token)?;
+        Ok((token, file))
+    };
+    match settings.wechat.credential {
+        CredentialMode::Secret | CredentialMode::Stable => {}
+        CredentialMode::Open => options.open = true,
+        CredentialMode::Cloudbase => {
+            let (token, file) = token("cloudbase_access_token").map_err(AppError::Sandbox)?;
+            (options.cloudbase_token, settings.wechat.cloudbase_token_file) = (Some(token), file);
+        }
+        CredentialMode::Authorizer => {
+            let (token, file) = token("component_access_token").map_err(AppError::Sandbox)?;
+            let authorizer = &mut settings.wechat.authorizer;
+            (options.component_token, authorizer.component_token_file) = (Some(token), file);
+            authorizer.component_appid.clone_from(&options.component_appid);
+            authorizer.authorizer_appid.clone_from(&options.appid);
+            authorizer.refresh_token = options.refresh_token.clone().into();
+        }
+    }
     let sandbox = Sandbox::start(options).map_err(AppError::Sandbox)?;
     settings.wechat.base_url = sandbox.wechat_url();
     settings.cos.allowed_hosts = vec![sandbox.cos_addr().to_string()];

@@ -78,11 +78,6 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Whether it lies in the folder `prefix`, which ends with `/`.
-    pub fn is_under(&self, prefix: &str) -> bool {
-        self.0.starts_with(prefix)
-    }
 }
 
 impl fmt::Display for Key {

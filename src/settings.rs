@@ -119,6 +119,7 @@ pub struct Settings {
     pub upload: Upload,
     pub auth: Auth,
     pub links: Links,
+    pub redis: Redis,
     pub console: Console,
     pub telemetry: Telemetry,
     pub sandbox: Sandbox,
@@ -164,8 +165,25 @@ pub struct Wechat {
     pub secret: SecretString,
     /// `cloud://ENV.BUCKET`, without trailing slash.
     pub file_id_prefix: Option<String>,
+    pub cloudbase_token_file: PathBuf,
+    pub authorizer: Authorizer,
     pub timeout: Duration,
     pub connect_timeout: Duration,
+}
+
+/// The third-party platform's flow; complete where `wechat.credential` is `authorizer`.
+#[derive(Clone, Debug)]
+pub struct Authorizer {
+    pub component_appid: String,
+    pub authorizer_appid: String,
+    pub refresh_token: SecretString,
+    pub component_token_file: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// A secret as a whole: its user info may be a password.
+    pub url: Option<SecretString>,
 }
 
 #[derive(Clone, Debug)]
@@ -333,6 +351,7 @@ impl Settings {
             links: Links {
                 access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
             },
+            redis: Redis { url: reader.optional("redis.url", values::redis_url) },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),
             sandbox: Sandbox::read(&mut reader),
@@ -371,15 +390,38 @@ impl Server {
 
 impl Wechat {
     fn read(reader: &mut Reader) -> Self {
+        let credential =
+            reader.required("wechat.credential", str::parse).unwrap_or(Credential::Stable);
+        let base_url = reader.required("wechat.base_url", values::base_url).unwrap_or_default();
+        let file = |text: &str| Ok(PathBuf::from(text));
         Self {
-            base_url: reader.required("wechat.base_url", values::base_url).unwrap_or_default(),
+            // The platform's sidecar takes plain HTTP and nothing else.
+            base_url: match (credential, base_url.as_str()) {
+                (Credential::Open, rules::WECHAT) => rules::WECHAT_OPEN.to_owned(),
+                _ => base_url,
+            },
             env: reader.optional("wechat.env", values::id).unwrap_or_default(),
-            credential: reader
-                .required("wechat.credential", str::parse)
-                .unwrap_or(Credential::Stable),
+            credential,
             appid: reader.optional("wechat.appid", values::id).unwrap_or_default(),
             secret: reader.optional("wechat.secret", values::secret).unwrap_or_default(),
             file_id_prefix: reader.optional("wechat.file_id_prefix", values::file_id_prefix),
+            cloudbase_token_file: reader
+                .required("wechat.cloudbase_token_file", file)
+                .unwrap_or_default(),
+            authorizer: Authorizer {
+                component_appid: reader
+                    .optional("wechat.authorizer.component_appid", values::id)
+                    .unwrap_or_default(),
+                authorizer_appid: reader
+                    .optional("wechat.authorizer.authorizer_appid", values::id)
+                    .unwrap_or_default(),
+                refresh_token: reader
+                    .optional("wechat.authorizer.refresh_token", values::secret)
+                    .unwrap_or_default(),
+                component_token_file: reader
+                    .optional("wechat.authorizer.component_token_file", file)
+                    .unwrap_or_default(),
+            },
             timeout: reader.duration("wechat.timeout", SOME),
             connect_timeout: reader.duration("wechat.connect_timeout", SOME),
         }

@@ -16,6 +16,20 @@ pub struct Fields<'a> {
     pub content_type: Option<&'a str>,
 }
 
+impl<'a> Fields<'a> {
+    /// Names and values in COS's order; the file comes behind them.
+    pub fn ordered(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let fields = [
+            ("key", Some(self.key)),
+            ("Signature", Some(self.signature)),
+            ("x-cos-security-token", Some(self.security_token)),
+            ("x-cos-meta-fileid", Some(self.file_id)),
+            ("Content-Type", self.content_type),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
 /// Everything of the form but the file's bytes. Holds a signature: no `Debug`.
 #[derive(Clone)]
 pub struct Frame {
@@ -32,16 +46,8 @@ impl Frame {
     /// Builds the frame. A line break in a value would let it end its part: refused, as WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
         let boundary = format!("gateway-{}", hex::encode(rand::rng().random::<[u8; 16]>()));
-        let ordered = [
-            ("key", Some(fields.key)),
-            ("Signature", Some(fields.signature)),
-            ("x-cos-security-token", Some(fields.security_token)),
-            ("x-cos-meta-fileid", Some(fields.file_id)),
-            ("Content-Type", fields.content_type),
-        ];
         let mut head = String::with_capacity(2048);
-        for (name, value) in ordered {
-            let Some(value) = value else { continue };
+        for (name, value) in fields.ordered() {
             if value.contains(['\r', '\n']) {
                 return Err(CosError::Link("a form field holds a line break"));
             }

@@ -61,6 +61,37 @@ impl CosError {
         matches!(self, Self::Refused { status, .. } if *status < 500)
     }
 
+    /// COS's answer as a metric's label; `None` when COS had no part in it.
+    pub fn answer_class(&self) -> Option<&'static str> {
+        match self {
+            Self::Source(_)
+            | Self::NotLast { .. }
+            | Self::LengthMismatch { .. }
+            | Self::Link(_) => None,
+            Self::Unreachable(_) | Self::Timeout { .. } => Some("none"),
+            Self::NoVerdict(_) | Self::Integrity { .. } => Some("2xx"),
+            Self::Refused { status, .. } => Some(match status {
+                500.. => "5xx",
+                400.. => "4xx",
+                300.. => "3xx",
+                _ => "2xx",
+            }),
+        }
+    }
+
+    /// What it is about a failure that makes another attempt worth while, as a metric's label.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::NotLast { .. } => "not_last",
+            Self::Unreachable(_) => "unreachable",
+            Self::NoVerdict(_) => "no_verdict",
+            Self::Timeout { .. } => "timeout",
+            error if error.wants_fresh_link() => "expired_link",
+            Self::Refused { status: 503, .. } => "busy",
+            _ => "refused",
+        }
+    }
+
     /// The link had expired: another one may do.
     pub fn wants_fresh_link(&self) -> bool {
         match self {

@@ -73,7 +73,17 @@ const EPILOGUE: &[u8] = b"\r\n";
 pub struct Relay {
     outgoing: Rc<RefCell<Outgoing>>,
     unsettled: Cell<bool>,
+    took: Cell<Took>,
     verify: bool,
+}
+
+/// How long the last attempt took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Took {
+    /// Until the form's last byte was handed out, or until the attempt ended before that.
+    pub send: Duration,
+    /// From then on, until COS's reply was read.
+    pub verdict: Option<Duration>,
 }
 
 impl Relay {
@@ -88,7 +98,12 @@ impl Relay {
     ) -> Self {
         let outgoing =
             Outgoing { source, kept, ended, whole: true, window, broken: false, pass: None };
-        Self { outgoing: Rc::new(RefCell::new(outgoing)), unsettled: Cell::new(false), verify }
+        Self {
+            outgoing: Rc::new(RefCell::new(outgoing)),
+            unsettled: Cell::new(false),
+            took: Cell::default(),
+            verify,
+        }
     }
 
     /// Whether every byte read so far is still there.
@@ -99,6 +114,11 @@ impl Relay {
     /// Whether COS has had the whole form once and its verdict is not known: the file may be stored.
     pub fn is_unsettled(&self) -> bool {
         self.unsettled.get()
+    }
+
+    /// How long the last attempt took.
+    pub fn took(&self) -> Took {
+        self.took.get()
     }
 
     /// Reads what is left of the file and forgets it, so that what follows it can be read. Says whether it ended well.
@@ -125,6 +145,7 @@ impl Relay {
         frame: Frame,
         framed: Framed,
     ) -> Result<Receipt, CosError> {
+        let began = Instant::now();
         let boundary = frame.boundary.clone();
         self.outgoing.borrow_mut().pass = Some(Pass::new(frame, framed));
         let body = RelayBody { outgoing: self.outgoing.clone() };
@@ -136,6 +157,10 @@ impl Relay {
         let Some(pass) = self.outgoing.borrow_mut().pass.take() else {
             return Err(CosError::NoVerdict("the attempt was lost"));
         };
+        let now = Instant::now();
+        let sent = pass.sent;
+        self.took
+            .set(Took { send: sent.unwrap_or(now) - began, verdict: sent.map(|sent| now - sent) });
         // What ended the body is the cause; what the connection made of it is not.
         if let Some(failure) = pass.failure {
             return Err(failure);
@@ -268,6 +293,8 @@ struct Pass {
     content: u64,
     crc: Digest,
     waiting: Waiting,
+    /// When the form's last byte was handed out.
+    sent: Option<Instant>,
     stopped: bool,
     failure: Option<CosError>,
 }
@@ -281,6 +308,7 @@ impl Pass {
             content: 0,
             crc: Digest::new(CrcAlgorithm::Crc64Xz),
             waiting: Waiting::Upstream,
+            sent: None,
             stopped: false,
             failure: None,
         }
@@ -321,7 +349,9 @@ impl Pass {
             }
         };
         self.step = Step::Done;
-        self.waiting = Waiting::Verdict(Instant::now());
+        let now = Instant::now();
+        self.sent = Some(now);
+        self.waiting = Waiting::Verdict(now);
         let closing = self.frame.closing.clone();
         Ok(if epilogue.is_empty() { closing } else { [&closing[..], epilogue].concat().into() })
     }

@@ -45,10 +45,18 @@ impl Guard {
         Self { keys: keys.collect(), anonymous }
     }
 
-    /// The caller of a request. A wrong key is refused even where anonymous access is allowed.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Arc<Client>, AuthError> {
+    /// The caller of a request; `token` is the key in its query, where its address takes one there. A wrong key is
+    /// refused even where anonymous access is allowed.
+    pub fn identify(
+        &self,
+        headers: &HeaderMap,
+        token: Option<&str>,
+    ) -> Result<Arc<Client>, AuthError> {
         let Some(value) = headers.get(AUTHORIZATION) else {
-            return self.anonymous.clone().ok_or(AuthError::Missing);
+            return match token {
+                Some(token) => self.find(token).ok_or(AuthError::Unknown),
+                None => self.anonymous.clone().ok_or(AuthError::Missing),
+            };
         };
         let text = value.to_str().map_err(|_| AuthError::Scheme)?;
         let (scheme, key) = text.split_once(' ').ok_or(AuthError::Scheme)?;
@@ -93,7 +101,7 @@ mod tests {
         if let Some(value) = value {
             headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
         }
-        guard.identify(&headers).map(|client| client.name.clone())
+        guard.identify(&headers, None).map(|client| client.name.clone())
     }
 
     #[test]

@@ -38,17 +38,34 @@ impl Client {
         Err(PolicyError::Action { client: self.name.clone(), action: action.name() })
     }
 
-    /// The key for a path that the client names for an upload.
-    pub fn own_key(&self, path: &str) -> Result<Key, PolicyError> {
-        if !self.client_paths {
-            return Err(PolicyError::Paths { client: self.name.clone() });
-        }
-        let key = Key::parse(path)?;
-        match &self.prefix {
-            Some(prefix) if !key.is_under(prefix) => {
-                Err(PolicyError::Outside { client: self.name.clone(), prefix: prefix.clone() })
-            }
-            _ => Ok(key),
+    /// Whether it may name an object's path.
+    pub fn may_name_paths(&self) -> Result<(), PolicyError> {
+        match self.client_paths {
+            true => Ok(()),
+            false => Err(PolicyError::Paths { client: self.name.clone() }),
         }
     }
+
+    /// The key for a path that the client names for an upload.
+    pub fn own_key(&self, path: &str) -> Result<Key, PolicyError> {
+        self.may_name_paths()?;
+        let key = Key::parse(path)?;
+        self.reach(key.as_str())?;
+        Ok(key)
+    }
+
+    /// Whether it may touch the stored file `path`, which need not be a key of ours.
+    pub fn reach(&self, path: &str) -> Result<(), PolicyError> {
+        match &self.prefix {
+            Some(prefix) if !path.starts_with(prefix) || path.split('/').any(is_odd) => {
+                Err(PolicyError::Outside { client: self.name.clone(), prefix: prefix.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A segment that may lead elsewhere, wherever a path is tidied up.
+fn is_odd(segment: &str) -> bool {
+    matches!(segment, "" | "." | "..") || segment.contains('\\')
 }

@@ -1,4 +1,4 @@
-//! Stored files by their stable address.
+//! One stored file by its stable address: where it can be had, and its end.
 
 use std::time::Instant;
 
@@ -8,6 +8,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::problem::{Code, Problem};
 use super::{Worker, address};
 use crate::key::Key;
+use crate::settings::Action;
+use crate::wechat::FileError;
+use crate::wechat::api::{LINK_LIFE, Wanted};
 
 /// Browsers may keep a redirect this long at most, in seconds: a file that is replaced should show soon.
 const LONGEST_CACHED: u64 = 300;
@@ -18,18 +21,48 @@ pub async fn redirect(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&address::path(&request)?)?;
-    let link = worker.wechat.download_link(key.as_str()).await?.ok_or_else(|| {
-        Problem::new(
-            Code::FileNotFound,
-            format!(
-                "`{key}` does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
-                 downloaded, only deleted and sent again"
-            ),
-        )
-    })?;
+    let file_id = worker.wechat.file_id(key.as_str()).await?;
+    let wanted = Wanted { file_id, max_age: LINK_LIFE };
+    let link = worker
+        .wechat
+        .download_link(&wanted)
+        .await
+        .map_err(|error| Problem::of_file(&error, key.as_str()))?;
     let left = link.usable_until.saturating_duration_since(Instant::now()).as_secs();
     Ok(HttpResponse::Found()
         .insert_header((LOCATION, link.url))
         .insert_header((CACHE_CONTROL, format!("private, max-age={}", left.min(LONGEST_CACHED))))
         .finish())
+}
+
+/// `DELETE /v1/files/{path}`: 204, also when there is no such file any more.
+pub async fn delete(
+    request: HttpRequest,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let client = worker.shared.guard.identify(request.headers(), None)?;
+    client.may(Action::Delete)?;
+    let key = Key::parse(&address::path(&request)?)?;
+    client.reach(key.as_str())?;
+    let file_id = worker.wechat.file_id(key.as_str()).await?;
+    let deleted = worker.wechat.delete_one(&file_id).await;
+    deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+impl Problem {
+    /// What to tell of one file; `file` is its path or id.
+    pub fn of_file(error: &FileError, file: &str) -> Self {
+        match error {
+            missing if missing.is_missing() => Self::new(
+                Code::FileNotFound,
+                format!(
+                    "`{file}` does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
+                     downloaded, only deleted and sent again"
+                ),
+            ),
+            FileError::File { status, message } => Self::wechat_file(*status, message, file),
+            FileError::Call(error) => error.clone().into(),
+        }
+    }
 }

@@ -5,11 +5,15 @@ pub mod console;
 pub mod demand;
 pub mod drain;
 pub mod files;
+mod json;
+pub mod links;
 pub mod listener;
 pub mod ops;
 pub mod problem;
 pub mod reply;
 mod store;
+pub mod tcb;
+pub mod timing;
 pub mod trace;
 pub mod upload;
 
@@ -25,7 +29,7 @@ use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::wechat::api::Wechat;
+use crate::wechat::api::{self, Wechat};
 
 /// What a worker's handlers need; made by `app.rs`.
 pub struct Worker {
@@ -43,5 +47,7 @@ pub struct Shared {
     pub template: Template,
     pub budget: Arc<Budget>,
     pub slots: Arc<Slots>,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    /// How calls to WeChat are let in.
+    pub wechat: Arc<api::Shared>,
 }

@@ -6,22 +6,35 @@ use serde_json::json;
 
 use super::Worker;
 use super::problem::{Code, Problem};
+use crate::wechat::access::Access;
 
 /// `GET /healthz`: the process answers.
 pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: a token can be had. Cheap: the token is cached, and a failed fetch is backed off.
+/// `GET /readyz`: a token can be had. Cheap: the token is cached, and a failed fetch is backed off. `degraded` is able to
+/// serve, too, but does not share its token with the other replicas.
 pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     worker.wechat.ready().await?;
-    Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
+    let shared = match worker.shared.wechat.access() {
+        Access::Fetched(tokens) => tokens.shared().await,
+        Access::File(_) | Access::Open => Ok(()),
+    };
+    Ok(HttpResponse::Ok().json(match shared {
+        Ok(()) => json!({ "status": "ready" }),
+        Err(away) => json!({ "status": "degraded", "detail": away.to_string() }),
+    }))
 }
 
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let shared = &worker.shared;
-    let text = shared.metrics.text(shared.budget.used()).map_err(|error| {
+    let token_age = match shared.wechat.access() {
+        Access::Fetched(tokens) => tokens.age().await,
+        Access::File(_) | Access::Open => None,
+    };
+    let text = shared.metrics.text(shared.budget.used(), token_age).map_err(|error| {
         tracing::error!(%error, "metrics cannot be encoded");
         Problem::new(Code::Internal, "the metrics cannot be encoded")
     })?;

@@ -5,6 +5,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cos::CosError;
@@ -13,7 +14,11 @@ use crate::guard::limits::Overloaded;
 use crate::guard::policy::PolicyError;
 use crate::inbound::InboundError;
 use crate::key::KeyError;
-use crate::wechat::WechatError;
+use crate::wechat::credential::Mode;
+use crate::wechat::{FileError, WechatError, advice};
+
+/// WeChat's quota of a call is used up for the day.
+const QUOTA: i64 = 45009;
 
 macro_rules! codes {
     ($($variant:ident = $name:literal $status:literal $title:literal;)+) => {
@@ -63,8 +68,8 @@ codes! {
     ClientStalled = "client_stalled" 408 "The sender fell silent";
     LengthRequired = "length_required" 411 "The file's length cannot be known";
     FileTooLarge = "file_too_large" 413 "The file is too large";
-    TooManyFiles = "too_many_files" 413 "The form has too many files";
-    FieldsTooLarge = "fields_too_large" 413 "The form's fields are too large";
+    TooManyFiles = "too_many_files" 413 "Too many files";
+    FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large";
     NotMultipart = "not_multipart" 415 "The request is not multipart/form-data";
     EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken";
     Internal = "internal" 500 "The gateway failed";
@@ -250,15 +255,44 @@ impl From<WechatError> for Problem {
             WechatError::Unreachable { .. } | WechatError::Unusable { .. } => {
                 Self::new(Code::WechatUnreachable, error.to_string())
             }
+            WechatError::Credential(_) => {
+                Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(10)
+            }
             WechatError::Timeout { .. } => Self::new(Code::WechatTimeout, error.to_string()),
             WechatError::NoToken { retry_after, .. } => {
                 let seconds = retry_after.as_secs_f64().ceil() as u64;
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
             }
         };
+        // Sooner is of no use.
+        if errcode == Some(QUOTA) {
+            problem = problem.retry_after(advice::seconds_until_midnight(Timestamp::now()));
+        }
         if errcode.is_some() {
             problem.upstream = Some(Box::new(Upstream { errcode, rid, ..Upstream::default() }));
         }
+        problem
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Call(error) => error.into(),
+            FileError::File { status, message } => Self::wechat_file(status, &message, "the file"),
+        }
+    }
+}
+
+impl Problem {
+    /// What WeChat said of one file of a call.
+    pub fn wechat_file(status: i64, message: &str, file: &str) -> Self {
+        let advice = advice::advice(status, message, Mode::Stable);
+        let advice = advice.map_or_else(String::new, |advice| format!(" ({advice})"));
+        let detail = format!("WeChat refused `{file}`: {status} {message}{advice}");
+        let mut problem = Self::new(Code::WechatRefused, detail);
+        problem.upstream =
+            Some(Box::new(Upstream { errcode: Some(status), ..Upstream::default() }));
         problem
     }
 }

@@ -1,17 +1,20 @@
 //! One file to COS: a link, the form, the verdict; again where that may help and every byte is still there.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 
 use super::Worker;
 use super::problem::Problem;
+use super::timing::Times;
 use crate::cos::CosError;
 use crate::cos::form::{Fields, Frame};
 use crate::cos::relay::{Framed, Relay};
 use crate::cos::verdict::Receipt;
 use crate::key::Key;
+use crate::metrics::Stage;
+use crate::wechat::WechatError;
 use crate::wechat::wire::UploadLink;
 
 /// A file is sent at most this often.
@@ -36,9 +39,10 @@ pub(super) async fn deliver(
     path: &Path,
     content_type: &str,
     file: &File,
+    times: &Times<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    let mut link = worker.wechat.upload_link(path.key.as_str()).await?;
-    match send(worker, &path.key, content_type, file, &mut link).await {
+    let mut link = upload_link(worker, &path.key, times).await?;
+    match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
             worker.wechat.forget_link(&link.file_id).await;
             Ok((link.file_id, receipt))
@@ -52,6 +56,17 @@ pub(super) async fn deliver(
             Err(problem.into())
         }
     }
+}
+
+async fn upload_link(
+    worker: &Worker,
+    key: &Key,
+    times: &Times<'_>,
+) -> Result<UploadLink, WechatError> {
+    let asked = Instant::now();
+    let link = worker.wechat.upload_link(key.as_str()).await;
+    times.add(Stage::Link, asked.elapsed());
+    link
 }
 
 /// Why a file was not stored.
@@ -81,6 +96,7 @@ async fn send(
     content_type: &str,
     file: &File,
     link: &mut UploadLink,
+    times: &Times<'_>,
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
     let content_type = shared.settings.cos.send_content_type.then_some(content_type);
@@ -95,7 +111,15 @@ async fn send(
             file_id: link.cos_file_id.expose_secret(),
             content_type,
         })?;
-        let error = match file.relay.attempt(&worker.upstream, &target, frame, framed).await {
+        let result = file.relay.attempt(&worker.upstream, &target, frame, framed).await;
+        let took = file.relay.took();
+        times.add(Stage::Send, took.send);
+        if let Some(verdict) = took.verdict {
+            times.add(Stage::Verdict, verdict);
+        }
+        let class = result.as_ref().map_or_else(CosError::answer_class, |_| Some("2xx"));
+        class.into_iter().for_each(|class| shared.metrics.cos(class));
+        let error = match result {
             Ok(receipt) => return Ok(receipt),
             Err(error) => error,
         };
@@ -104,14 +128,18 @@ async fn send(
         }
         match error {
             // It was not the last part, but all of it is here: now its length is known.
-            CosError::NotLast { content } => framed = Framed::Exact(content),
+            CosError::NotLast { content } => {
+                shared.metrics.replay(error.cause());
+                framed = Framed::Exact(content);
+            }
             error if error.is_transient() && attempt < ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
                 tracing::info!(%key, %error, ?pause, "sending again");
+                shared.metrics.replay(error.cause());
                 tokio::time::sleep(pause).await;
                 attempt += 1;
                 if error.wants_fresh_link() {
-                    let fresh = worker.wechat.upload_link(key.as_str()).await;
+                    let fresh = upload_link(worker, key, times).await;
                     *link = fresh.map_err(|error| SendError::Problem(error.into()))?;
                 }
             }
@@ -121,7 +149,7 @@ async fn send(
 }
 
 async fn discard(worker: &Worker, link: &UploadLink) {
-    if let Err(error) = worker.wechat.delete(&link.file_id).await {
+    if let Err(error) = worker.wechat.delete_one(&link.file_id).await {
         tracing::error!(file_id = link.file_id, %error, "a file that failed may still be stored");
     }
 }

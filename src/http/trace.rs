@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::Worker;
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
+use super::timing::ServerTiming;
 
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id a request is known by, in its reply and in every log line.
@@ -65,6 +67,10 @@ pub async fn requests(
     let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
     if let Some(inflow) = inflow.filter(|inflow| !inflow.has_ended() && !patience.is_zero()) {
         reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
+    }
+    let timing = reply.request().extensions().get::<ServerTiming>().cloned();
+    if let Some(ServerTiming(value)) = timing {
+        reply.headers_mut().insert(SERVER_TIMING, value);
     }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         reply.headers_mut().insert(REQUEST_ID, value);

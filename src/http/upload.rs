@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::problem::{Code, Problem};
 use super::reply::{Outcome, Profile, Stored};
 use super::store::{File, Path, deliver};
+use super::timing::Times;
 use super::trace::RequestId;
 use super::{Worker, address};
 use crate::cos::CosError;
@@ -25,6 +26,7 @@ use crate::inbound::hold::{Held, hold};
 use crate::inbound::{InboundError, limited, raw};
 use crate::key::{Key, Values};
 use crate::memory::Blocks;
+use crate::metrics::{InFlight, Metrics};
 use crate::settings::{self, Action};
 
 /// What a request may be longer than its files: heads, fields, delimiters.
@@ -47,8 +49,9 @@ pub async fn form(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
     let profile = query.profile()?;
-    let stored = form_files(&request, payload, &worker, query, profile).await;
-    stored.or_else(|problem| shaped(profile, problem))
+    let watch = Watch::new(&request, &worker);
+    let files = form_files(&request, payload, &worker, query, profile, &watch.times).await;
+    watch.end(profile, files)
 }
 
 /// `PUT /v1/files/{path}`: the body is the file.
@@ -59,19 +62,68 @@ pub async fn raw(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
     let profile = query.profile()?;
-    let stored = raw_file(&request, payload, &worker, query, profile).await;
-    stored.or_else(|problem| shaped(profile, problem))
+    let watch = Watch::new(&request, &worker);
+    let file = raw_file(&request, payload, &worker, query, profile, &watch.times).await;
+    watch.end(profile, file.map(|outcome| vec![outcome]))
 }
 
-/// A failure as the profile's client reads it; the problem goes along for the log.
-fn shaped(profile: Profile, problem: Problem) -> Result<HttpResponse, Problem> {
-    match profile.failure(&problem) {
-        None => Err(problem),
-        Some(mut reply) => {
-            reply.extensions_mut().insert(problem);
-            Ok(reply)
+/// An upload request from its first stage to its reply: what is counted of it.
+struct Watch<'a> {
+    request: &'a HttpRequest,
+    metrics: &'a Metrics,
+    times: Times<'a>,
+    ended: bool,
+    _in_flight: InFlight,
+}
+
+impl<'a> Watch<'a> {
+    fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
+        let metrics = &*worker.shared.metrics;
+        let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
+        Self { request, metrics, times, ended: false, _in_flight: in_flight }
+    }
+
+    /// The reply in the profile's shape; a failure's problem goes along for the log.
+    fn end(
+        mut self,
+        profile: Profile,
+        files: Result<Vec<Outcome>, Problem>,
+    ) -> Result<HttpResponse, Problem> {
+        self.ended = true;
+        match &files {
+            Err(problem) => self.metrics.upload(problem.code.name()),
+            Ok(outcomes) => outcomes.iter().for_each(|outcome| match outcome {
+                Outcome::Stored(stored) => self.metrics.stored(stored.receipt.size),
+                Outcome::Failed { problem, .. } => self.metrics.upload(problem.code.name()),
+            }),
+        }
+        if let Some(timing) = self.times.header() {
+            self.request.extensions_mut().insert(timing);
+        }
+        let id = request_id(self.request);
+        let reply = files.and_then(|outcomes| profile.reply(&outcomes, &id));
+        reply.or_else(|problem| match profile.failure(&problem) {
+            None => Err(problem),
+            Some(mut reply) => {
+                reply.extensions_mut().insert(problem);
+                Ok(reply)
+            }
+        })
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // The client went away, and the request with it.
+        if !self.ended {
+            self.metrics.upload(Code::TruncatedBody.name());
         }
     }
+}
+
+fn request_id(request: &HttpRequest) -> String {
+    let id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
+    id.unwrap_or_default()
 }
 
 async fn form_files(
@@ -80,8 +132,9 @@ async fn form_files(
     worker: &Worker,
     query: Query,
     profile: Profile,
-) -> Result<HttpResponse, Problem> {
-    let upload = Upload::admit(request, worker, query, profile)?;
+    times: &Times<'_>,
+) -> Result<Vec<Outcome>, Problem> {
+    let upload = Upload::admit(request, worker, query, profile, times)?;
     let settings = upload.settings();
     let most = (settings.max_files as u64)
         .saturating_mul(settings.max_file_size)
@@ -121,7 +174,7 @@ async fn form_files(
     if outcomes.is_empty() {
         return Err(InboundError::NoFile.into());
     }
-    profile.reply(&outcomes, &upload.request_id)
+    Ok(outcomes)
 }
 
 async fn raw_file(
@@ -130,8 +183,9 @@ async fn raw_file(
     worker: &Worker,
     query: Query,
     profile: Profile,
-) -> Result<HttpResponse, Problem> {
-    let upload = Upload::admit(request, worker, query, profile)?;
+    times: &Times<'_>,
+) -> Result<Outcome, Problem> {
+    let upload = Upload::admit(request, worker, query, profile, times)?;
     let settings = upload.settings();
     let key = upload.client.own_key(&address::path(request)?)?;
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
@@ -156,7 +210,7 @@ async fn raw_file(
     let path = Path { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
-    profile.reply(&[Outcome::Stored(Box::new(stored))], &upload.request_id)
+    Ok(Outcome::Stored(Box::new(stored)))
 }
 
 impl Query {
@@ -178,7 +232,7 @@ struct Upload<'a> {
     query: Query,
     profile: Profile,
     base: String,
-    request_id: String,
+    times: &'a Times<'a>,
     _slot: Slot,
 }
 
@@ -202,18 +256,18 @@ impl<'a> Upload<'a> {
         worker: &'a Worker,
         query: Query,
         profile: Profile,
+        times: &'a Times<'a>,
     ) -> Result<Self, Problem> {
-        let client = worker.shared.guard.identify(request.headers())?;
+        let client = worker.shared.guard.identify(request.headers(), None)?;
         client.may(Action::Upload)?;
         refuse_encoding(request.headers())?;
-        let request_id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
         Ok(Self {
             worker,
             client,
             query,
             profile,
             base: address::base(request, &worker.shared.settings.server),
-            request_id: request_id.unwrap_or_default(),
+            times,
             _slot: worker.shared.slots.take()?,
         })
     }
@@ -356,7 +410,7 @@ impl<'a> Upload<'a> {
         content_type: String,
         file: File,
     ) -> Result<Stored, Failure> {
-        match deliver(self.worker, &path, &content_type, &file).await {
+        match deliver(self.worker, &path, &content_type, &file, self.times).await {
             Ok((file_id, receipt)) => {
                 let url = address::of_file(&self.base, &path.key);
                 Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
@@ -382,7 +436,7 @@ fn one_of<'v>(
 }
 
 /// The object's type: the declared one, or the one its name tells where the declared one says nothing.
-fn media_type(declared: Option<&str>, name: &str) -> String {
+pub(super) fn media_type(declared: Option<&str>, name: &str) -> String {
     let declared = declared.and_then(|declared| declared.parse::<mime_guess::Mime>().ok());
     let mime = match declared {
         Some(mime) if mime != mime_guess::mime::APPLICATION_OCTET_STREAM => mime,

@@ -20,6 +20,7 @@ impl Settings {
             upload,
             auth,
             links,
+            redis,
             console,
             telemetry,
             sandbox,
@@ -44,6 +45,12 @@ impl Settings {
         line("wechat.appid", text(&wechat.appid));
         line("wechat.secret", text(wechat.secret.expose_secret()));
         line("wechat.file_id_prefix", optional(wechat.file_id_prefix.as_deref()));
+        line("wechat.cloudbase_token_file", path(&wechat.cloudbase_token_file));
+        let authorizer = &wechat.authorizer;
+        line("wechat.authorizer.component_appid", text(&authorizer.component_appid));
+        line("wechat.authorizer.authorizer_appid", text(&authorizer.authorizer_appid));
+        line("wechat.authorizer.refresh_token", text(authorizer.refresh_token.expose_secret()));
+        line("wechat.authorizer.component_token_file", path(&authorizer.component_token_file));
         line("wechat.timeout", duration(wechat.timeout));
         line("wechat.connect_timeout", duration(wechat.connect_timeout));
         line("cos.allowed_hosts", list(&cos.allowed_hosts));
@@ -72,6 +79,7 @@ impl Settings {
             line(&format!("auth.keys.{name}.client_paths"), client_paths);
         }
         line("links.access", text(links.access.name()));
+        line("redis.url", optional(redis.url.as_ref().map(ExposeSecret::expose_secret)));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));
         line("telemetry.format", text(telemetry.format.name()));
@@ -105,6 +113,10 @@ fn text(value: &str) -> String {
 
 fn optional(value: Option<&str>) -> String {
     text(value.unwrap_or_default())
+}
+
+fn path(value: &std::path::Path) -> String {
+    text(&value.display().to_string())
 }
 
 fn list<S: AsRef<str>>(values: &[S]) -> String {

@@ -356,7 +356,8 @@ impl Reader {
 /// A value of these keys is never printed. A key's hash is one of them, since the key itself is
 /// easily pasted in its place.
 pub(super) fn is_secret(key: &str) -> bool {
-    key.ends_with(".secret") || key.ends_with(".sha256")
+    [".secret", ".sha256", ".refresh_token"].iter().any(|secret| key.ends_with(secret))
+        || key == "redis.url"
 }
 
 fn place(key: &str, origin: &Origin) -> String {

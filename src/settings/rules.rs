@@ -8,6 +8,8 @@ use super::{Action, Credential, LinkAccess, Profile, Settings};
 
 /// As in `default.toml` (a test holds the two together).
 pub(super) const WECHAT: &str = "https://api.weixin.qq.com";
+/// What takes its place in `open` mode, where it is not set.
+pub(super) const WECHAT_OPEN: &str = "http://api.weixin.qq.com";
 
 /// `profile` is `None` where its name was not understood; then nothing that depends on it is said.
 pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
@@ -40,13 +42,6 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
 
 fn not_supported_yet(settings: &Settings, reader: &mut Reader) {
     const NOT_YET: &str = "is not supported by this version yet";
-    let credential = settings.wechat.credential;
-    if !matches!(credential, Credential::Secret | Credential::Stable) {
-        reader.fault(
-            "wechat.credential",
-            format!("{:?} {NOT_YET}; there are secret, stable", credential.name()),
-        );
-    }
     let access = settings.links.access;
     if access != LinkAccess::Public {
         reader.fault("links.access", format!("{:?} {NOT_YET}; there is public", access.name()));
@@ -61,7 +56,9 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
     if sandbox.enabled && profile == Some(Profile::Production) {
         reader.fault("sandbox.enabled", "must be false in production");
     } else if sandbox.enabled {
-        if wechat.base_url != WECHAT && reader.sound(&["wechat.base_url"]) {
+        if ![WECHAT, WECHAT_OPEN].contains(&wechat.base_url.as_str())
+            && reader.sound(&["wechat.base_url"])
+        {
             reader.fault(
                 "wechat.base_url",
                 format!(
@@ -75,15 +72,36 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
     if profile.is_none() {
         return;
     }
-    // The modes to come need other settings instead.
     let by_secret = matches!(wechat.credential, Credential::Secret | Credential::Stable);
+    let by_authorizer = wechat.credential == Credential::Authorizer;
+    let authorizer = &wechat.authorizer;
     let required = [
         ("wechat.env", "the cloud environment's id", wechat.env.is_empty()),
-        ("wechat.appid", "the app's id", wechat.appid.is_empty() && by_secret),
+        ("wechat.appid", "the app's id", by_secret && wechat.appid.is_empty()),
         (
             "wechat.secret",
             "the app's secret",
-            wechat.secret.expose_secret().is_empty() && by_secret,
+            by_secret && wechat.secret.expose_secret().is_empty(),
+        ),
+        (
+            "wechat.authorizer.component_appid",
+            "the third-party platform's appid",
+            by_authorizer && authorizer.component_appid.is_empty(),
+        ),
+        (
+            "wechat.authorizer.authorizer_appid",
+            "the appid of the app that authorized the platform",
+            by_authorizer && authorizer.authorizer_appid.is_empty(),
+        ),
+        (
+            "wechat.authorizer.refresh_token",
+            "the authorizer_refresh_token of that app",
+            by_authorizer && authorizer.refresh_token.expose_secret().is_empty(),
+        ),
+        (
+            "wechat.authorizer.component_token_file",
+            "the file with the platform's component_access_token",
+            by_authorizer && authorizer.component_token_file.as_os_str().is_empty(),
         ),
     ];
     for (key, what, missing) in required {
@@ -127,7 +145,7 @@ fn keys(settings: &Settings, reader: &mut Reader) {
 impl Settings {
     /// What is allowed, but most likely not meant, or at least to be known.
     pub fn warnings(&self) -> Vec<String> {
-        let Self { profile, server, wechat, cos, upload, auth, sandbox, .. } = self;
+        let Self { profile, server, wechat, cos, upload, auth, redis, sandbox, .. } = self;
         let production = *profile == Profile::Production;
         let may_upload =
             auth.anonymous || auth.keys.values().any(|key| key.can.contains(&Action::Upload));
@@ -152,8 +170,15 @@ impl Settings {
                 "cos.allow_http is true: files and their signatures may travel in the clear",
             ),
             (
-                wechat.base_url.starts_with("http://") && !sandbox.enabled,
+                wechat.base_url.starts_with("http://")
+                    && wechat.credential != Credential::Open
+                    && !sandbox.enabled,
                 "wechat.base_url is plain http: the app's secret and tokens travel in the clear",
+            ),
+            (
+                redis.url.is_some()
+                    && matches!(wechat.credential, Credential::Cloudbase | Credential::Open),
+                "redis.url is set but not used: with this wechat.credential there is no token to share",
             ),
             (
                 sandbox.enabled && credentials.iter().any(|text| !text.is_empty()),

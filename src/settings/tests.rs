@@ -197,7 +197,7 @@ fn what_is_meant_by_an_unknown_key_is_guessed_where_it_can_be() {
         ("sever.bind", Some("server.bind")),
         ("upload.maxfilesize", Some("upload.max_file_size")),
         ("server.max_file_size", Some("upload.max_file_size")),
-        ("redis.url", None),
+        ("redis.address", None),
         ("server.port", None),
     ];
     for (key, meant) in meant {
@@ -465,16 +465,54 @@ fn what_does_not_go_together_is_refused() {
     }
     let ports = [("GATEWAY__SANDBOX__WECHAT_PORT", "7001"), ("GATEWAY__SANDBOX__COS_PORT", "7001")];
     assert_eq!(keys(&sandbox(&ports)), ["sandbox.cos_port"]);
-    for later in ["cloudbase", "open", "authorizer"] {
-        let result =
-            production(&[("GATEWAY__WECHAT__CREDENTIAL", later), ("GATEWAY__WECHAT__SECRET", "")]);
-        assert_eq!(keys(&result), ["wechat.credential"]);
-        assert!(
-            problem(&result, "wechat.credential").contains("not supported by this version yet")
-        );
+    for without in ["cloudbase", "open"] {
+        let pairs = [
+            ("GATEWAY__WECHAT__CREDENTIAL", without),
+            ("GATEWAY__WECHAT__APPID", ""),
+            ("GATEWAY__WECHAT__SECRET", ""),
+        ];
+        production(&pairs).expect("they need neither");
     }
+    assert_eq!(
+        keys(&production(&[("GATEWAY__WECHAT__CREDENTIAL", "authorizer")])),
+        [
+            "wechat.authorizer.authorizer_appid",
+            "wechat.authorizer.component_appid",
+            "wechat.authorizer.component_token_file",
+            "wechat.authorizer.refresh_token",
+        ]
+    );
     for later in ["signed", "authenticated"] {
         assert_eq!(keys(&production(&[("GATEWAY__LINKS__ACCESS", later)])), ["links.access"]);
+    }
+}
+
+#[test]
+fn the_open_interface_service_is_plain_http_unless_told_otherwise() {
+    let base_url = |pairs: &[(&str, &str)]| {
+        let open = [&[("GATEWAY__WECHAT__CREDENTIAL", "open")], pairs].concat();
+        let settings = production(&open).expect("no faults");
+        assert!(!settings.warnings().join("").contains("plain http"));
+        settings.wechat.base_url
+    };
+    assert_eq!(base_url(&[]), "http://api.weixin.qq.com");
+    assert_eq!(
+        base_url(&[("GATEWAY__WECHAT__BASE_URL", "http://127.0.0.1:81")]),
+        "http://127.0.0.1:81"
+    );
+}
+
+#[test]
+fn a_redis_url_is_checked_and_never_shown() {
+    for right in ["redis://h", "redis://:hunter2@10.0.0.1:6379/2", "unix:///run/redis.sock"] {
+        let settings = production(&[("GATEWAY__REDIS__URL", right)]).expect("no faults");
+        let shown = format!("{}{settings:?}", settings.describe());
+        assert!(!shown.contains("hunter2") && !shown.contains(right), "{shown}");
+    }
+    for wrong in ["h:6379", "http://:hunter2@h", "redis//:hunter2@h"] {
+        let result = production(&[("GATEWAY__REDIS__URL", wrong)]);
+        assert!(problem(&result, "redis.url").contains("is not a Redis URL"));
+        assert!(!result.expect_err("faults").to_string().contains("hunter2"));
     }
 }
 

@@ -83,6 +83,16 @@ pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     }
 }
 
+/// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, or `unix:///PATH`.
+pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
+    match redis::parse_redis_url(text) {
+        Some(url) if ["redis", "redis+unix", "unix"].contains(&url.scheme()) => {
+            Ok(text.to_owned().into())
+        }
+        _ => Err("is not a Redis URL such as redis://:PASSWORD@HOST:6379/0".to_owned()),
+    }
+}
+
 pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
     // What `printf %s "$KEY" | sha256sum` prints where KEY is not set.
     const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

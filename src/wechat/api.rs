@@ -1,41 +1,48 @@
-//! WeChat's `/tcb` calls: with a token, within a time, tried again where that may help.
+//! WeChat's `/tcb` calls: with a token, within a time, tried again where that may help; for any number of files, 50 to
+//! a call.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use awc::error::SendRequestError;
+use awc::http::StatusCode;
 use awc::http::header::CONTENT_TYPE;
 use awc::{Client, ClientRequest};
-use moka::Expiry;
-use moka::future::Cache;
-use secrecy::ExposeSecret;
+use futures::future::join_all;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::WechatError;
-use super::token::Tokens;
+use super::access::Access;
+use super::credential::Mode;
+use super::links::{DownloadLink, Links};
 use super::wire::{self, Envelope, UploadLink};
+use super::{FileError, WechatError, advice, printable};
+use crate::metrics::Metrics;
 
 /// A reply may be this long.
 const REPLY_LIMIT: usize = 1024 * 1024;
 /// A call that failed in passing is made at most this often in all.
 const ATTEMPTS: u32 = 3;
-/// How long a download URL is asked for, and how long before its end it is given to nobody any more.
-const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
-const LINK_MARGIN: Duration = Duration::from_secs(5 * 60);
-/// Download links kept in memory, about 500 bytes each.
-const LINKS_KEPT: u64 = 100_000;
+/// What WeChat takes in one call (the vendor's documents of both batch calls).
+const FILES_PER_CALL: usize = 50;
+/// How long a download link is asked for where nobody says.
+pub const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What all workers share.
 pub struct Shared {
     base_url: String,
     env: String,
     timeout: Duration,
-    tokens: Tokens,
+    access: Access,
     /// `cloud://ENV.BUCKET/`, once it is known.
-    prefix: RwLock<Option<String>>,
-    links: Cache<String, DownloadLink>,
+    prefix: OnceLock<String>,
+    /// One caller at a time finds the prefix out.
+    probing: Mutex<()>,
+    links: Links,
+    metrics: Arc<Metrics>,
 }
 
 impl Shared {
@@ -44,33 +51,18 @@ impl Shared {
         base_url: String,
         env: String,
         timeout: Duration,
-        tokens: Tokens,
+        access: Access,
         prefix: Option<String>,
+        metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let links = Cache::builder().max_capacity(LINKS_KEPT).expire_after(LinkLife).build();
-        let prefix = RwLock::new(prefix);
-        Arc::new(Self { base_url, env, timeout, tokens, prefix, links })
+        let prefix = prefix.map_or_else(OnceLock::new, OnceLock::from);
+        let (probing, links) = (Mutex::new(()), Links::new());
+        Arc::new(Self { base_url, env, timeout, access, prefix, probing, links, metrics })
     }
-}
 
-/// A temporary address of one file.
-#[derive(Debug, Clone)]
-pub struct DownloadLink {
-    pub url: String,
-    /// Not to be given out after this.
-    pub usable_until: Instant,
-}
-
-struct LinkLife;
-
-impl Expiry<String, DownloadLink> for LinkLife {
-    fn expire_after_create(
-        &self,
-        _: &String,
-        link: &DownloadLink,
-        now: Instant,
-    ) -> Option<Duration> {
-        Some(link.usable_until.saturating_duration_since(now))
+    /// How calls are let in.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 }
 
@@ -81,92 +73,190 @@ pub struct Wechat {
     shared: Arc<Shared>,
 }
 
+/// A file whose download link is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub file_id: String,
+    /// In whole seconds.
+    pub max_age: Duration,
+}
+
 impl Wechat {
     /// `http` belongs to the worker, the rest to all.
     pub fn new(http: Client, shared: Arc<Shared>) -> Self {
         Self { http, shared }
     }
 
-    /// Whether a token can be had.
+    /// The environment of the settings.
+    pub fn env(&self) -> &str {
+        &self.shared.env
+    }
+
+    /// Whether a call can be made: what it shows of who we are can be had.
     pub async fn ready(&self) -> Result<(), WechatError> {
-        self.shared.tokens.get(&self.http).await.map(drop)
+        self.shared.access.pass(&self.http).await.map(drop)
     }
 
     /// A link to upload `path` with. Asking stores nothing.
     pub async fn upload_link(&self, path: &str) -> Result<UploadLink, WechatError> {
-        let body = wire::UploadFileRequest { env: &self.shared.env, path };
-        let link: UploadLink = self.call("uploadfile", &body).await?;
-        self.learn_prefix(&link, path);
+        self.upload_link_in(self.env(), path).await
+    }
+
+    /// The same in another environment of the app's.
+    pub async fn upload_link_in(&self, env: &str, path: &str) -> Result<UploadLink, WechatError> {
+        let link: UploadLink =
+            self.call("uploadfile", &wire::UploadFileRequest { env, path }).await?;
+        if env == self.shared.env
+            && self.shared.prefix.get().is_none()
+            && let Some(prefix) =
+                link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/'))
+        {
+            let _ = self.shared.prefix.set(prefix.to_owned());
+        }
         Ok(link)
     }
 
-    /// A download link for `path`, from the cache or by one call; `None` when there is no such file.
-    pub async fn download_link(&self, path: &str) -> Result<Option<DownloadLink>, WechatError> {
-        let file_id = self.file_id(path).await?;
-        if let Some(link) = self.shared.links.get(&file_id).await {
-            return Ok(Some(link));
-        }
-        let file = wire::DownloadItem { fileid: &file_id, max_age: LINK_LIFE.as_secs() };
-        let body = wire::BatchDownloadRequest { env: &self.shared.env, file_list: vec![file] };
-        let asked = Instant::now();
-        let reply: wire::BatchDownloadReply = self.call("batchdownloadfile", &body).await?;
-        let Some(file) = reply.file_list.into_iter().next() else {
-            return Err(unusable("batchdownloadfile", "it names no file"));
+    /// A download link for one file, from the cache or by a call that all who want it share.
+    pub async fn download_link(&self, wanted: &Wanted) -> Result<DownloadLink, FileError> {
+        let fetch = async || {
+            let mut links = self.fetch_links(self.env(), std::slice::from_ref(wanted)).await;
+            links.pop().unwrap_or_else(|| Err(nameless("batchdownloadfile").into()))
         };
-        if wire::is_missing(file.status, &file.errmsg) {
-            return Ok(None);
-        }
-        if file.status != 0 {
-            return Err(refused("batchdownloadfile", file.status, &file.errmsg));
-        }
-        // It becomes a redirect's target.
-        if !file.download_url.starts_with("http") || file.download_url.contains(char::is_control) {
-            return Err(unusable("batchdownloadfile", "its download_url is no URL"));
-        }
-        let usable_until = asked + (LINK_LIFE - LINK_MARGIN);
-        let link = DownloadLink { url: file.download_url, usable_until };
-        self.shared.links.insert(file_id, link.clone()).await;
-        Ok(Some(link))
+        self.shared.links.get_or(&wanted.file_id, wanted.max_age, fetch).await
     }
 
-    /// Deletes `file_id`; a file that was gone already is fine.
-    pub async fn delete(&self, file_id: &str) -> Result<(), WechatError> {
-        self.shared.links.invalidate(file_id).await;
-        let body = wire::BatchDeleteRequest { env: &self.shared.env, fileid_list: &[file_id] };
-        let reply: wire::BatchDeleteReply = self.call("batchdeletefile", &body).await?;
-        match reply.delete_list.into_iter().next() {
-            Some(wire::DeleteResult::Item { status, errmsg })
-                if status != 0 && !wire::is_missing(status, &errmsg) =>
-            {
-                Err(refused("batchdeletefile", status, &errmsg))
+    /// Download links in the order of `wanted`: what is not in the cache is asked for once, 50 files to a call, all
+    /// calls at the same time.
+    pub async fn download_links(
+        &self,
+        env: &str,
+        wanted: &[Wanted],
+    ) -> Vec<Result<DownloadLink, FileError>> {
+        let mut known = HashMap::new();
+        let mut missing = Vec::new();
+        for file in wanted {
+            if known.contains_key(file) {
+                continue;
             }
-            _ => Ok(()),
+            let link = self.shared.links.get(&file.file_id, file.max_age).await;
+            if link.is_none() {
+                missing.push(file.clone());
+            }
+            known.insert(file, link.map(Ok));
+        }
+        let calls = missing.chunks(FILES_PER_CALL).map(|files| self.fetch_links(env, files));
+        let fetched: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+        for (file, link) in missing.iter().zip(fetched) {
+            if let Ok(link) = &link {
+                self.shared.links.put(&file.file_id, link.clone()).await;
+            }
+            known.insert(file, Some(link));
+        }
+        let link = |file| known.get(file).cloned().flatten();
+        let unnamed = || Err(nameless("batchdownloadfile").into());
+        wanted.iter().map(|file| link(file).unwrap_or_else(unnamed)).collect()
+    }
+
+    /// Asks for at most 50 files; one result for each, in their order.
+    async fn fetch_links(
+        &self,
+        env: &str,
+        wanted: &[Wanted],
+    ) -> Vec<Result<DownloadLink, FileError>> {
+        const CALL: &str = "batchdownloadfile";
+        let items = wanted.iter().map(|file| wire::DownloadItem {
+            fileid: &file.file_id,
+            max_age: file.max_age.as_secs(),
+        });
+        let body = wire::BatchDownloadRequest { env, file_list: items.collect() };
+        let asked = Instant::now();
+        let reply: wire::BatchDownloadReply = match self.call(CALL, &body).await {
+            Ok(reply) => reply,
+            Err(error) => return wanted.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let ids = wanted.iter().map(|file| file.file_id.as_str()).collect::<Vec<_>>();
+        let results = by_file(&ids, reply.file_list, |result| &result.fileid);
+        let link = |(file, result): (&Wanted, Option<wire::DownloadResult>)| {
+            let result = result.ok_or_else(|| nameless(CALL))?;
+            if result.status != 0 {
+                return Err(file_error(result.status, &result.errmsg));
+            }
+            // It becomes a redirect's target.
+            let url = result.download_url;
+            if !url.starts_with("http") || url.contains(|c: char| c.is_control() || c == ' ') {
+                let cause = "a download_url is no URL";
+                return Err(WechatError::Unusable { call: CALL, cause }.into());
+            }
+            Ok(DownloadLink::new(url, file.max_age, asked))
+        };
+        wanted.iter().zip(results).map(link).collect()
+    }
+
+    /// Deletes files, 50 to a call, all calls at the same time; each named twice is deleted once. That a file is not
+    /// there is an error of its own ([`FileError::is_missing`]).
+    pub async fn delete(&self, env: &str, file_ids: &[String]) -> Vec<Result<(), FileError>> {
+        let mut unique: Vec<&str> = file_ids.iter().map(String::as_str).collect();
+        unique.sort_unstable();
+        unique.dedup();
+        let calls = unique.chunks(FILES_PER_CALL).map(|ids| self.delete_call(env, ids));
+        let results: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+        let results: HashMap<_, _> = unique.into_iter().zip(results).collect();
+        let result = |id: &String| results.get(id.as_str()).cloned();
+        let unnamed = || Err(nameless("batchdeletefile").into());
+        file_ids.iter().map(|id| result(id).unwrap_or_else(unnamed)).collect()
+    }
+
+    /// Deletes one file; one that was gone already is fine.
+    pub async fn delete_one(&self, file_id: &str) -> Result<(), FileError> {
+        let result = self.delete(self.env(), &[file_id.to_owned()]).await.pop();
+        match result.unwrap_or_else(|| Err(nameless("batchdeletefile").into())) {
+            Err(error) if error.is_missing() => Ok(()),
+            result => result,
         }
     }
 
-    /// Forgets the cached download link of a file that is being replaced.
+    async fn delete_call(&self, env: &str, ids: &[&str]) -> Vec<Result<(), FileError>> {
+        const CALL: &str = "batchdeletefile";
+        let body = wire::BatchDeleteRequest { env, fileid_list: ids };
+        let reply: Result<wire::BatchDeleteReply, _> = self.call(CALL, &body).await;
+        // Whatever was said: a link that leads nowhere is worse than one that is asked for again.
+        for id in ids {
+            self.forget_link(id).await;
+        }
+        let list = match reply {
+            Ok(reply) => reply.delete_list,
+            Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        // A reply that says nothing of single files says that all went well.
+        if list.is_empty() {
+            return ids.iter().map(|_| Ok(())).collect();
+        }
+        let results = by_file(ids, list, wire::DeleteResult::file_id);
+        let done = |result: Option<wire::DeleteResult>| match result {
+            Some(wire::DeleteResult::Id(_) | wire::DeleteResult::Item { status: 0, .. }) => Ok(()),
+            Some(wire::DeleteResult::Item { status, errmsg, .. }) => {
+                Err(file_error(status, &errmsg))
+            }
+            None => Err(nameless(CALL).into()),
+        };
+        results.into_iter().map(done).collect()
+    }
+
+    /// Forgets the cached download links of a file that is being replaced.
     pub async fn forget_link(&self, file_id: &str) {
-        self.shared.links.invalidate(file_id).await;
+        self.shared.links.forget(file_id).await;
     }
 
     /// `cloud://ENV.BUCKET/PATH`. The bucket is known from any upload link; before the first one, a link is asked for.
-    async fn file_id(&self, path: &str) -> Result<String, WechatError> {
-        let known = self.shared.prefix.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match known {
-            Some(prefix) => Ok(format!("{prefix}{path}")),
+    pub async fn file_id(&self, path: &str) -> Result<String, WechatError> {
+        let known = || self.shared.prefix.get().map(|prefix| format!("{prefix}{path}"));
+        if let Some(file_id) = known() {
+            return Ok(file_id);
+        }
+        let _turn = self.shared.probing.lock().await;
+        match known() {
+            Some(file_id) => Ok(file_id),
             None => Ok(self.upload_link(path).await?.file_id),
-        }
-    }
-
-    fn learn_prefix(&self, link: &UploadLink, path: &str) {
-        let known = self.shared.prefix.read().unwrap_or_else(PoisonError::into_inner).is_some();
-        if known {
-            return;
-        }
-        if let Some(prefix) = link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/'))
-        {
-            let mut slot = self.shared.prefix.write().unwrap_or_else(PoisonError::into_inner);
-            *slot = Some(prefix.to_owned());
         }
     }
 
@@ -175,24 +265,30 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
-        let body = serde_json::to_vec(body).map_err(|_| unusable(call, "its request"))?;
+        let Shared { base_url, access, metrics, .. } = &*self.shared;
+        let unusable = |cause| WechatError::Unusable { call, cause };
+        let body = serde_json::to_vec(body).map_err(|_| unusable("its request"))?;
+        let url = format!("{base_url}/tcb/{call}");
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
-            let token = self.shared.tokens.get(&self.http).await?;
-            let url = format!("{}/tcb/{call}", self.shared.base_url);
-            let request = self
-                .http
-                .post(url)
-                .query(&[("access_token", token.expose_secret())])
-                .map_err(|_| unusable(call, "its URL"))?;
-            match exchange(call, request, Some(body.clone()), self.shared.timeout).await {
+            let pass = access.pass(&self.http).await?;
+            let mut request = self.http.post(&url);
+            if let Some(parameter) = pass.parameter() {
+                request = request.query(&[parameter]).map_err(|_| unusable("its URL"))?;
+            }
+            let sent =
+                exchange(call, access.mode(), request, Some(body.clone()), self.shared.timeout);
+            let result = sent.await;
+            metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
+            match result {
                 Err(WechatError::Refused { errcode, .. })
-                    if wire::is_bad_token(errcode) && !token_refused =>
+                    if wire::is_bad_token(errcode)
+                        && !token_refused
+                        && access.reject(&pass).await =>
                 {
-                    tracing::info!(call, errcode, "access token refused, fetching another");
+                    tracing::info!(call, errcode, "access token refused, trying another");
                     token_refused = true;
-                    self.shared.tokens.reject(&token).await;
                 }
                 Err(error) if error.is_transient() && attempt < ATTEMPTS => {
                     let pause =
@@ -207,9 +303,25 @@ impl Wechat {
     }
 }
 
+/// Finds each asked file's answer: by its place where the id there is the file's own or none, otherwise by its id.
+fn by_file<R>(asked: &[&str], answers: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<Option<R>> {
+    let in_order = asked.len() == answers.len()
+        && asked
+            .iter()
+            .zip(&answers)
+            .all(|(asked, answer)| matches!(id(answer), i if i.is_empty() || i == *asked));
+    if in_order {
+        return answers.into_iter().map(Some).collect();
+    }
+    let mut by_id: HashMap<String, R> =
+        answers.into_iter().map(|answer| (id(&answer).to_owned(), answer)).collect();
+    asked.iter().map(|asked| by_id.remove(*asked)).collect()
+}
+
 /// Sends one request and reads its reply, all of it within `limit`.
 pub(super) async fn exchange<R: DeserializeOwned>(
     call: &'static str,
+    mode: Mode,
     request: ClientRequest,
     body: Option<Vec<u8>>,
     limit: Duration,
@@ -221,11 +333,15 @@ pub(super) async fn exchange<R: DeserializeOwned>(
             None => request.send(),
         };
         let unreachable = |cause: String| WechatError::Unreachable { call, cause };
+        let unusable = |cause| WechatError::Unusable { call, cause };
         let mut reply = sent.await.map_err(|error| match error {
             SendRequestError::Timeout => WechatError::Timeout { call, limit },
             error => unreachable(without_url(&error)),
         })?;
         let status = reply.status();
+        if status == StatusCode::BAD_GATEWAY && mode == Mode::Open {
+            return Err(unreachable(format!("HTTP status 502; {}", advice::bad_gateway())));
+        }
         if !status.is_success() {
             return Err(unreachable(format!("HTTP status {}", status.as_u16())));
         }
@@ -235,11 +351,11 @@ pub(super) async fn exchange<R: DeserializeOwned>(
             .await
             .map_err(|error| unreachable(format!("reading the reply: {error}")))?;
         let envelope: Envelope =
-            serde_json::from_slice(&bytes).map_err(|_| unusable(call, "it is no JSON object"))?;
+            serde_json::from_slice(&bytes).map_err(|_| unusable("it is no JSON object"))?;
         if envelope.errcode != 0 {
-            return Err(refused(call, envelope.errcode, &envelope.errmsg));
+            return Err(WechatError::refused(call, envelope.errcode, &envelope.errmsg, mode));
         }
-        serde_json::from_slice(&bytes).map_err(|_| unusable(call, "a field is missing"))
+        serde_json::from_slice(&bytes).map_err(|_| unusable("a field is missing"))
     };
     timeout(limit, work).await.map_err(|_| WechatError::Timeout { call, limit })?
 }
@@ -256,11 +372,31 @@ fn without_url(error: &SendRequestError) -> String {
     }
 }
 
-fn refused(call: &'static str, errcode: i64, errmsg: &str) -> WechatError {
-    let message = errmsg.chars().filter(|character| !character.is_control()).take(512).collect();
-    WechatError::Refused { call, errcode, message }
+fn file_error(status: i64, message: &str) -> FileError {
+    FileError::File { status, message: printable(message) }
 }
 
-fn unusable(call: &'static str, cause: &'static str) -> WechatError {
-    WechatError::Unusable { call, cause }
+fn nameless(call: &'static str) -> WechatError {
+    WechatError::Unusable { call, cause: "it does not name a file that was asked for" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_file;
+
+    #[test]
+    fn answers_find_their_files_in_any_order_and_without_ids() {
+        let found = |answers: &[(&'static str, u32)]| {
+            by_file(&["a", "b"], answers.to_vec(), |answer| answer.0)
+                .into_iter()
+                .map(|answer| answer.map(|answer| answer.1))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[("a", 1), ("b", 2)]), [Some(1), Some(2)]);
+        assert_eq!(found(&[("", 1), ("", 2)]), [Some(1), Some(2)]);
+        assert_eq!(found(&[("b", 2), ("a", 1)]), [Some(1), Some(2)]);
+        assert_eq!(found(&[("b", 2)]), [None, Some(2)]);
+        assert_eq!(found(&[("c", 3), ("b", 2)]), [None, Some(2)]);
+        assert_eq!(found(&[]), [None, None]);
+    }
 }

@@ -1,12 +1,24 @@
 //! WeChat's side: credentials, access tokens, upload and download links.
 //!
 //! Knows nothing of clients, forms or COS connections.
+//!
+//! - `api`: the `/tcb` calls, with a token, in time, again where that may help
+//! - `access`: what a call shows of who we are; `credential` (how a token is fetched), `token` (the one in use),
+//!   `replicas` (the one in Redis), `file` (one that the platform writes)
+//! - `links`: download links that are still good
+//! - `wire`: requests and replies as they stand on the wire; `advice`: what an error code asks a person to do
 
+pub mod access;
+pub mod advice;
 pub mod api;
 pub mod credential;
+pub mod file;
+pub mod links;
+pub mod replicas;
 pub mod token;
 pub mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +26,14 @@ use std::time::Duration;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WechatError {
     /// WeChat answered with an error code. `message` is its own, without control characters.
-    #[error("WeChat refused `{call}`: {errcode} {message}")]
-    Refused { call: &'static str, errcode: i64, message: String },
+    #[error("WeChat refused `{call}`: {errcode} {message}{}", hint(.advice))]
+    Refused {
+        call: &'static str,
+        errcode: i64,
+        message: String,
+        /// What to change, and where.
+        advice: Option<Cow<'static, str>>,
+    },
     #[error("WeChat could not be reached for `{call}`: {cause}")]
     Unreachable { call: &'static str, cause: String },
     #[error("WeChat took longer than {limit:?} for `{call}`")]
@@ -23,12 +41,26 @@ pub enum WechatError {
     /// A reply that is not what the call promises.
     #[error("WeChat's reply to `{call}` cannot be used: {cause}")]
     Unusable { call: &'static str, cause: &'static str },
+    /// What shall show who we are is not there.
+    #[error("{0}")]
+    Credential(String),
     /// No access token can be had at the moment.
     #[error("no access token: {cause}")]
     NoToken { cause: Arc<WechatError>, retry_after: Duration },
 }
 
+fn hint(advice: &Option<Cow<'static, str>>) -> String {
+    advice.as_ref().map_or_else(String::new, |advice| format!(" ({advice})"))
+}
+
 impl WechatError {
+    /// A refusal, as WeChat worded it.
+    fn refused(call: &'static str, errcode: i64, message: &str, mode: credential::Mode) -> Self {
+        let message = printable(message);
+        let advice = advice::advice(errcode, &message, mode);
+        Self::Refused { call, errcode, message, advice }
+    }
+
     /// WeChat's error code, also behind [`WechatError::NoToken`].
     pub fn errcode(&self) -> Option<i64> {
         match self {
@@ -41,10 +73,7 @@ impl WechatError {
     /// WeChat's request id, which its support asks for: `rid: …` at the end of an errmsg.
     pub fn rid(&self) -> Option<&str> {
         match self {
-            Self::Refused { message, .. } => {
-                let (_, rid) = message.rsplit_once("rid: ")?;
-                rid.split_whitespace().next()
-            }
+            Self::Refused { message, .. } => rid(message),
             Self::NoToken { cause, .. } => cause.rid(),
             _ => None,
         }
@@ -55,7 +84,50 @@ impl WechatError {
         match self {
             Self::Refused { errcode, .. } => wire::is_transient(*errcode),
             Self::Unreachable { .. } | Self::Unusable { .. } => true,
-            Self::Timeout { .. } | Self::NoToken { .. } => false,
+            Self::Timeout { .. } | Self::NoToken { .. } | Self::Credential(_) => false,
         }
     }
+
+    /// What kind of answer it is, as a metric's label: few values, whatever WeChat answers.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Refused { errcode, .. } if wire::is_bad_token(*errcode) => "bad_token",
+            Self::Refused { errcode, .. } if wire::is_transient(*errcode) => "busy",
+            Self::Refused { errcode: 45009, .. } => "quota",
+            Self::Refused { .. } => "refused",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::Unusable { .. } => "unusable",
+            Self::Credential(_) | Self::NoToken { .. } => "no_credential",
+        }
+    }
+}
+
+/// Why one file of a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FileError {
+    /// What WeChat said of this file alone.
+    #[error("{status} {message}")]
+    File { status: i64, message: String },
+    /// The call that asked for it failed as a whole.
+    #[error(transparent)]
+    Call(#[from] WechatError),
+}
+
+impl FileError {
+    /// The file does not exist, or was stored without its `x-cos-meta-fileid`.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { status, message } if wire::is_missing(*status, message))
+    }
+}
+
+/// `rid: …` at the end of an errmsg.
+fn rid(message: &str) -> Option<&str> {
+    let (_, rid) = message.rsplit_once("rid: ")?;
+    rid.split_whitespace().next()
+}
+
+/// Text of WeChat's, fit for a log line and a reply.
+fn printable(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(512).collect()
 }

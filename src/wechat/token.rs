@@ -1,7 +1,7 @@
 //! The access token, shared by all workers: fetched once however many wait for it, renewed before anyone has to.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::rt;
@@ -12,7 +12,9 @@ use moka::ops::compute::Op;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::WechatError;
-use super::credential::Credential;
+use super::credential::{Credential, Issued, Mode};
+use super::replicas::{Away, Origin, Replicas};
+use crate::metrics::Metrics;
 
 /// A token is not used in its last minutes: this many,
 const MARGIN: Duration = Duration::from_secs(4 * 60);
@@ -30,12 +32,13 @@ pub struct Token {
     value: SecretString,
     usable: Duration,
     renew_after: Duration,
+    fetched: Instant,
     /// Handed out since it was fetched: an unused one is left to lapse.
     used: AtomicBool,
 }
 
 impl Token {
-    fn new(value: SecretString, life: Duration) -> Self {
+    fn new(Issued { token: value, life }: Issued) -> Self {
         let jitter = 0.75 + 0.25 * fastrand::f64();
         let margin = MARGIN.mul_f64(jitter).min(life / 10);
         let renewal = RENEWAL.min(life / 5);
@@ -43,6 +46,7 @@ impl Token {
             value,
             usable: life - margin,
             renew_after: life - renewal,
+            fetched: Instant::now(),
             used: AtomicBool::new(false),
         }
     }
@@ -62,7 +66,12 @@ pub struct Tokens {
 
 struct Shared {
     credential: Credential,
+    /// `None`: this gateway is alone, or needs to know of no other.
+    replicas: Option<Replicas>,
+    metrics: Arc<Metrics>,
     cache: Cache<(), Arc<Token>>,
+    /// The last token that WeChat refused.
+    refused: Mutex<Option<SecretString>>,
     backoff: Mutex<Option<Backoff>>,
 }
 
@@ -92,10 +101,29 @@ impl Expiry<(), Arc<Token>> for Life {
 
 impl Tokens {
     /// Fetches nothing yet.
-    pub fn new(credential: Credential) -> Self {
+    pub fn new(credential: Credential, replicas: Option<Replicas>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
-        let shared = Shared { credential, cache, backoff: Mutex::new(None) };
+        let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
+        let shared = Shared { credential, replicas, metrics, cache, refused, backoff };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// How they are fetched.
+    pub fn mode(&self) -> Mode {
+        self.shared.credential.mode()
+    }
+
+    /// How long ago the token in use was fetched; `None` while there is none.
+    pub async fn age(&self) -> Option<Duration> {
+        self.shared.cache.get(&()).await.map(|token| token.fetched.elapsed())
+    }
+
+    /// Whether the other gateways can be reached, where tokens are shared with any.
+    pub async fn shared(&self) -> Result<(), Away> {
+        match &self.shared.replicas {
+            Some(replicas) => replicas.ping().await,
+            None => Ok(()),
+        }
     }
 
     /// A usable token. `http` is the calling worker's client; it is used only if a token must be fetched.
@@ -111,6 +139,10 @@ impl Tokens {
     /// Says that WeChat refused `bad`. It is dropped only if it is still the one in use: another upload may have had
     /// it renewed already.
     pub async fn reject(&self, bad: &Token) {
+        *lock(&self.shared.refused) = Some(bad.value.clone());
+        if let Some(replicas) = &self.shared.replicas {
+            replicas.reject(&bad.value).await;
+        }
         self.shared
             .cache
             .entry(())
@@ -159,16 +191,16 @@ impl Tokens {
         {
             return Err((*backoff.cause).clone());
         }
-        let mut issued = self.shared.credential.fetch(http).await;
+        let mut issued = self.obtain(http, None).await;
         if issued.as_ref().is_err_and(WechatError::is_transient) {
             tokio::time::sleep(FIRST_BACKOFF.mul_f64(0.3 + 0.4 * fastrand::f64())).await;
-            issued = self.shared.credential.fetch(http).await;
+            issued = self.obtain(http, None).await;
         }
         match issued {
-            Ok(issued) => {
+            Ok((issued, origin)) => {
                 *self.backoff() = None;
-                let token = Arc::new(Token::new(issued.token, issued.life));
-                tracing::info!(life = ?issued.life, "access token fetched");
+                tracing::info!(life = ?issued.life, ?origin, "access token at hand");
+                let token = Arc::new(Token::new(issued));
                 self.renew_ahead(http, &token);
                 Ok(token)
             }
@@ -178,6 +210,31 @@ impl Tokens {
                 Err(error)
             }
         }
+    }
+
+    /// A token other than `old` and the one that was refused last: another gateway's, or a fetched one.
+    async fn obtain(
+        &self,
+        http: &Client,
+        old: Option<&SecretString>,
+    ) -> Result<(Issued, Origin), WechatError> {
+        let Shared { credential, replicas, metrics, refused, .. } = &*self.shared;
+        let refused = lock(refused).clone();
+        let fetch = || credential.fetch(http, refused.as_ref());
+        let alone = async || fetch().await.map(|issued| (issued, Origin::Fetched));
+        let obtained = match replicas {
+            None => alone().await,
+            Some(replicas) => match replicas.obtain(old.or(refused.as_ref()), fetch).await {
+                Ok(obtained) => obtained,
+                Err(Away) => alone().await,
+            },
+        };
+        metrics.token(match &obtained {
+            Ok((_, Origin::Fetched)) => "fetched",
+            Ok((_, Origin::Shared)) => "shared",
+            Err(_) => "failed",
+        });
+        obtained
     }
 
     fn back_off(&self, error: &WechatError) -> Duration {
@@ -196,9 +253,8 @@ impl Tokens {
         WechatError::NoToken { cause, retry_after: left.unwrap_or_default() }
     }
 
-    fn backoff(&self) -> std::sync::MutexGuard<'_, Option<Backoff>> {
-        // Nothing is left half done under this lock.
-        self.shared.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backoff(&self) -> MutexGuard<'_, Option<Backoff>> {
+        lock(&self.shared.backoff)
     }
 
     /// Renews `token` before its end, if it was used until then. Runs on the worker that fetched it.
@@ -218,15 +274,16 @@ impl Tokens {
                 if !old.used.load(Ordering::Relaxed) {
                     return;
                 }
-                match tokens.shared.credential.fetch(&http).await {
-                    Ok(issued) => {
-                        let new = Arc::new(Token::new(issued.token, issued.life));
+                match tokens.obtain(&http, Some(&old.value)).await {
+                    Ok((issued, origin)) => {
+                        let life = issued.life;
+                        let new = Arc::new(Token::new(issued));
                         let same = new.value.expose_secret() == old.value.expose_secret();
                         if same {
                             tokio::time::sleep(SAME_AGAIN.min(old.usable / 10)).await;
                             continue;
                         }
-                        tracing::info!(life = ?issued.life, "access token renewed");
+                        tracing::info!(?life, ?origin, "access token renewed");
                         tokens.renew_ahead(&http, &new);
                         tokens.replace(&old, new).await;
                         return;
@@ -241,4 +298,9 @@ impl Tokens {
             }
         });
     }
+}
+
+/// Nothing is left half done under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,6 @@
 //! WeChat's requests and replies as they stand on the wire, and what its error codes mean.
 
 use secrecy::SecretString;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// What every reply begins with. `errcode` may be missing in one that succeeded.
@@ -26,6 +25,22 @@ pub(super) struct StableTokenRequest<'a> {
     pub appid: &'a str,
     pub secret: &'a str,
     pub force_refresh: bool,
+}
+
+/// `POST /cgi-bin/component/api_authorizer_token`.
+#[derive(Serialize)]
+pub(super) struct AuthorizerTokenRequest<'a> {
+    pub component_appid: &'a str,
+    pub authorizer_appid: &'a str,
+    pub authorizer_refresh_token: &'a str,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct AuthorizerTokenReply {
+    pub authorizer_access_token: SecretString,
+    /// Seconds.
+    pub expires_in: u64,
+    pub authorizer_refresh_token: Option<SecretString>,
 }
 
 #[derive(Serialize)]
@@ -67,10 +82,11 @@ pub(super) struct BatchDownloadReply {
     pub file_list: Vec<DownloadResult>,
 }
 
-/// One file's answer. Its id key has been seen in three spellings; one file is asked for at a time here, so the id is
-/// not needed.
+/// One file's answer. Its id key has been seen in three spellings, and may be missing.
 #[derive(Deserialize)]
 pub(super) struct DownloadResult {
+    #[serde(default, alias = "files", alias = "file_id")]
+    pub fileid: String,
     #[serde(default)]
     pub download_url: String,
     #[serde(default)]
@@ -95,13 +111,24 @@ pub(super) struct BatchDeleteReply {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum DeleteResult {
+    /// The id of a file that is deleted.
+    Id(String),
     Item {
+        #[serde(default, alias = "files", alias = "file_id")]
+        fileid: String,
         #[serde(default)]
         status: i64,
         #[serde(default)]
         errmsg: String,
     },
-    Id(IgnoredAny),
+}
+
+impl DeleteResult {
+    pub(super) fn file_id(&self) -> &str {
+        match self {
+            Self::Id(file_id) | Self::Item { fileid: file_id, .. } => file_id,
+        }
+    }
 }
 
 /// The token is bad: another one may do.

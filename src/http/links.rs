@@ -1,0 +1,405 @@
+//! Many files at a time: download links, deletes; and links for clients that post to COS themselves.
+
+use std::time::Duration;
+
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::problem::{Code, Document, Problem};
+use super::trace::RequestId;
+use super::upload::media_type;
+use super::{Worker, json};
+use crate::cos::form::Fields;
+use crate::guard::policy::Client;
+use crate::key::{Key, Values};
+use crate::settings::Action;
+use crate::wechat::FileError;
+use crate::wechat::api::{LINK_LIFE, Wanted};
+use crate::wechat::wire::UploadLink;
+
+/// Files in one request.
+const MOST_FILES: usize = 1000;
+/// The longest life of a link that may be asked for, in seconds.
+const LONGEST_LIFE: u64 = 366 * 24 * 3600;
+
+/// A file as a request names it: its id (`cloud://…`) or its path, as a string or in an object.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Named {
+    Text(String),
+    Object {
+        file_id: Option<String>,
+        path: Option<String>,
+        /// Seconds.
+        max_age: Option<u64>,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinksRequest {
+    files: Vec<Named>,
+    /// Seconds; a file's own goes before it.
+    max_age: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeleteRequest {
+    files: Vec<Named>,
+}
+
+#[derive(Serialize)]
+struct Reply<'a, T> {
+    files: Vec<File<'a, T>>,
+}
+
+/// One file's answer.
+#[derive(Serialize)]
+struct File<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    #[serde(flatten)]
+    result: Outcome<'a, T>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Outcome<'a, T> {
+    Done(T),
+    Failed { error: Document<'a> },
+}
+
+#[derive(Serialize)]
+struct Link {
+    url: String,
+    /// RFC 3339, UTC.
+    expires_at: String,
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    deleted: bool,
+}
+
+/// `POST /v1/download-links`
+pub async fn download(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let client = worker.shared.guard.identify(request.headers(), None)?;
+    client.may(Action::Download)?;
+    let idle = worker.shared.settings.upload.idle_timeout;
+    let asked: LinksRequest = json::read(&request, payload, idle).await?;
+    let files = resolve(&worker, &client, &asked.files).await?;
+
+    let mut wanted = Vec::new();
+    for (file, named) in files.iter().zip(&asked.files) {
+        let own = match named {
+            Named::Object { max_age, .. } => *max_age,
+            Named::Text(_) => None,
+        };
+        if let Ok(file) = &file.found {
+            let max_age = life(own.or(asked.max_age))?;
+            wanted.push(Wanted { file_id: file.file_id.clone(), max_age });
+        }
+    }
+    let links = worker.wechat.download_links(worker.wechat.env(), &wanted).await;
+    answer(&request, &files, links, |link| Link {
+        url: link.url,
+        expires_at: timestamp(link.expires_at),
+    })
+}
+
+/// `POST /v1/delete`
+pub async fn delete(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let client = worker.shared.guard.identify(request.headers(), None)?;
+    client.may(Action::Delete)?;
+    let idle = worker.shared.settings.upload.idle_timeout;
+    let asked: DeleteRequest = json::read(&request, payload, idle).await?;
+    let files = resolve(&worker, &client, &asked.files).await?;
+    let found = files.iter().filter_map(|file| file.found.as_ref().ok());
+    let ids: Vec<_> = found.map(|file| file.file_id.clone()).collect();
+    let deleted = worker.wechat.delete(worker.wechat.env(), &ids).await;
+    // One that was gone already is as deleted as any.
+    let deleted = deleted.into_iter().map(|result| match result {
+        Err(error) if error.is_missing() => Ok(()),
+        result => result,
+    });
+    answer(&request, &files, deleted.collect(), |()| Deleted { deleted: true })
+}
+
+/// How long a link shall live.
+fn life(seconds: Option<u64>) -> Result<Duration, Problem> {
+    match seconds {
+        None => Ok(LINK_LIFE),
+        Some(seconds) if (1..=LONGEST_LIFE).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(_) => {
+            let detail = format!("max_age is a number of seconds from 1 to {LONGEST_LIFE}");
+            Err(Problem::new(Code::InvalidRequest, detail))
+        }
+    }
+}
+
+/// A file of a request.
+struct Resolved {
+    found: Result<Found, Unresolved>,
+}
+
+struct Found {
+    file_id: String,
+    path: String,
+}
+
+/// A name that leads to no file; as it was given.
+struct Unresolved {
+    file_id: Option<String>,
+    path: Option<String>,
+    problem: Problem,
+}
+
+/// Finds each file's id and path; a name that cannot be used is its own file's failure.
+async fn resolve(
+    worker: &Worker,
+    client: &Client,
+    files: &[Named],
+) -> Result<Vec<Resolved>, Problem> {
+    if files.is_empty() {
+        return Err(Problem::new(Code::InvalidRequest, "`files` names no file"));
+    }
+    if files.len() > MOST_FILES {
+        let detail = format!("`files` names {} files; at most {MOST_FILES} at a time", files.len());
+        return Err(Problem::new(Code::TooManyFiles, detail));
+    }
+    let mut resolved = Vec::with_capacity(files.len());
+    for named in files {
+        let (file_id, path) = match named {
+            Named::Text(text) if text.starts_with("cloud://") => (Some(text.as_str()), None),
+            Named::Text(text) => (None, Some(text.as_str())),
+            Named::Object { file_id, path, .. } => (file_id.as_deref(), path.as_deref()),
+        };
+        let found = match find(worker, client, file_id, path).await {
+            Ok(found) => Ok(found),
+            // Without it no path can be resolved, this one or another.
+            Err(Lost::Call(problem)) => return Err(problem),
+            Err(Lost::Name(problem)) => Err(Unresolved {
+                file_id: file_id.map(str::to_owned),
+                path: path.map(str::to_owned),
+                problem,
+            }),
+        };
+        resolved.push(Resolved { found });
+    }
+    Ok(resolved)
+}
+
+enum Lost {
+    Name(Problem),
+    Call(Problem),
+}
+
+async fn find(
+    worker: &Worker,
+    client: &Client,
+    file_id: Option<&str>,
+    path: Option<&str>,
+) -> Result<Found, Lost> {
+    let wrong = |detail: &str| Lost::Name(Problem::new(Code::InvalidRequest, detail));
+    let name = |problem: Problem| Lost::Name(problem);
+    let by_id = file_id.map(path_of).transpose().map_err(name)?;
+    let by_path =
+        path.map(|path| Key::parse(path).map_err(Problem::from)).transpose().map_err(name)?;
+    let path = match (by_id, &by_path) {
+        (None, None) => return Err(wrong("a file is named by its `file_id` or its `path`")),
+        (Some(path), Some(key)) if path != key.as_str() => {
+            return Err(wrong("`file_id` and `path` name different files"));
+        }
+        (Some(path), _) => path,
+        (None, Some(key)) => key.as_str(),
+    };
+    client.reach(path).map_err(|error| name(error.into()))?;
+    let file_id = match file_id {
+        Some(file_id) => file_id.to_owned(),
+        None => worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?,
+    };
+    Ok(Found { file_id, path: path.to_owned() })
+}
+
+/// The path in `cloud://ENV.BUCKET/PATH`. Files that others stored may have paths that we would not give.
+pub fn path_of(file_id: &str) -> Result<&str, Problem> {
+    let path = file_id.strip_prefix("cloud://").and_then(|rest| rest.split_once('/'));
+    match path {
+        Some((place, path))
+            if !place.is_empty() && !path.is_empty() && !file_id.contains(char::is_control) =>
+        {
+            Ok(path)
+        }
+        _ => {
+            Err(Problem::new(Code::InvalidPath, "a file id is of the form cloud://ENV.BUCKET/PATH"))
+        }
+    }
+}
+
+/// The files in the order they were asked for. When no call to WeChat succeeded, that is the answer.
+fn answer<T, U: Serialize>(
+    request: &HttpRequest,
+    files: &[Resolved],
+    results: Vec<Result<T, FileError>>,
+    done: impl Fn(T) -> U,
+) -> Result<HttpResponse, Problem> {
+    if let Some(Err(FileError::Call(error))) = results.first()
+        && results.iter().all(|result| matches!(result, Err(FileError::Call(_))))
+    {
+        return Err(error.clone().into());
+    }
+    let id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
+    let id = id.unwrap_or_default();
+    let mut results = results.into_iter();
+    let outcomes: Vec<Result<U, Problem>> = files
+        .iter()
+        .map(|file| match &file.found {
+            Err(unresolved) => Err(unresolved.problem.clone()),
+            Ok(found) => match results.next() {
+                Some(Ok(value)) => Ok(done(value)),
+                Some(Err(error)) => Err(Problem::of_file(&error, &found.path)),
+                None => Err(Problem::new(Code::Internal, "an answer is missing")),
+            },
+        })
+        .collect();
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    if failed > 0 {
+        tracing::info!(files = files.len(), failed, "some files have no answer");
+    }
+    let replies = files.iter().zip(&outcomes).map(|(file, outcome)| {
+        let (file_id, path) = match &file.found {
+            Ok(found) => (Some(found.file_id.as_str()), Some(found.path.as_str())),
+            Err(unresolved) => (unresolved.file_id.as_deref(), unresolved.path.as_deref()),
+        };
+        let result = match outcome {
+            Ok(value) => Outcome::Done(value),
+            Err(problem) => Outcome::Failed { error: problem.document(&id) },
+        };
+        File { file_id, path, result }
+    });
+    Ok(HttpResponse::Ok().json(Reply { files: replies.collect() }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UploadRequest {
+    /// The object's path; without it, the template's.
+    path: Option<String>,
+    /// For the template: the file's name and the folder.
+    name: Option<String>,
+    dir: Option<String>,
+    /// The object's type; without it, the one its name tells.
+    content_type: Option<String>,
+}
+
+/// What a client needs to post a file to COS itself.
+#[derive(Serialize)]
+struct UploadReply<'a> {
+    url: &'a str,
+    method: &'static str,
+    /// Name and value, in the order COS wants them; then the file.
+    fields: Vec<(&'static str, &'a str)>,
+    file_field: &'static str,
+    file_id: &'a str,
+    path: &'a str,
+    /// RFC 3339, UTC; absent where the signature does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+/// `POST /v1/upload-links`
+pub async fn upload(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let client = worker.shared.guard.identify(request.headers(), None)?;
+    client.may(Action::Link)?;
+    let settings = &worker.shared.settings;
+    let asked: UploadRequest = json::read(&request, payload, settings.upload.idle_timeout).await?;
+    let name = asked.name.as_deref().unwrap_or_default();
+    let key = match &asked.path {
+        Some(path) => client.own_key(path)?,
+        None => {
+            let values = Values {
+                client: &client.name,
+                dir: asked.dir.as_deref(),
+                name,
+                now: Timestamp::now(),
+                uuid: Uuid::now_v7(),
+            };
+            let prefix = client.prefix.as_deref().unwrap_or_default();
+            worker.shared.template.render(&values, prefix)?
+        }
+    };
+    let named = if name.is_empty() { key.as_str() } else { name };
+    let content_type = media_type(asked.content_type.as_deref(), named);
+    let link = worker.wechat.upload_link(key.as_str()).await?;
+    // A browser that posts elsewhere is as wrong as we would be.
+    worker.shared.allowed_hosts.check(&link.url)?;
+    worker.wechat.forget_link(&link.file_id).await;
+    let fields = Fields {
+        key: key.as_str(),
+        signature: link.authorization.expose_secret(),
+        security_token: link.token.expose_secret(),
+        file_id: link.cos_file_id.expose_secret(),
+        content_type: settings.cos.send_content_type.then_some(&content_type),
+    };
+    Ok(HttpResponse::Ok().json(UploadReply {
+        url: &link.url,
+        method: "POST",
+        fields: fields.ordered().collect(),
+        file_field: "file",
+        file_id: &link.file_id,
+        path: key.as_str(),
+        expires_at: signed_until(&link).map(timestamp),
+    }))
+}
+
+/// The end of `q-sign-time=START;END`.
+fn signed_until(link: &UploadLink) -> Option<Timestamp> {
+    let pairs =
+        link.authorization.expose_secret().split('&').filter_map(|pair| pair.split_once('='));
+    let (_, times) = pairs.into_iter().find(|(name, _)| *name == "q-sign-time")?;
+    let (_, end) = times.split_once(';')?;
+    Timestamp::from_second(end.parse().ok()?).ok()
+}
+
+fn timestamp(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_id_names_its_path() {
+        assert_eq!(path_of("cloud://env.bucket/a/b.png").ok(), Some("a/b.png"));
+        for wrong in [
+            "",
+            "a/b",
+            "cloud://",
+            "cloud://env.bucket",
+            "cloud://e.b/",
+            "cloud:///a",
+            "cloud://e.b/a\n",
+        ] {
+            assert!(path_of(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! WeChat's own storage API, spoken by the gateway: back ends that call it change only the base URL.
+//!
+//! Requests, replies and error codes are WeChat's, always under HTTP 200; the token is the gateway's own affair. Where
+//! WeChat takes `access_token` (or `cloudbase_access_token`), a key of the gateway's is taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::guard::GuardContext;
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse, web};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::links::path_of;
+use super::problem::{Code, Problem};
+use super::{Worker, json as body};
+use crate::guard::auth::AuthError;
+use crate::guard::policy::Client;
+use crate::settings::{Action, LinkAccess};
+use crate::wechat::api::{LINK_LIFE, Wanted};
+use crate::wechat::{FileError, WechatError};
+
+/// What WeChat answers to a call that fails.
+struct Refusal {
+    errcode: i64,
+    errmsg: String,
+    /// What happened, for the log.
+    problem: Option<Problem>,
+}
+
+impl Refusal {
+    fn new(errcode: i64, errmsg: impl Into<String>) -> Self {
+        Self { errcode, errmsg: errmsg.into(), problem: None }
+    }
+
+    fn missing(name: &str) -> Self {
+        Self::new(40101, format!("missing parameter: {name}"))
+    }
+
+    fn invalid(name: &str) -> Self {
+        Self::new(40097, format!("invalid args: {name}"))
+    }
+
+    fn reply(self) -> HttpResponse {
+        let reply = json!({ "errcode": self.errcode, "errmsg": self.errmsg });
+        let mut reply = HttpResponse::Ok().json(reply);
+        if let Some(problem) = self.problem {
+            reply.extensions_mut().insert(problem);
+        }
+        reply
+    }
+}
+
+impl From<WechatError> for Refusal {
+    fn from(error: WechatError) -> Self {
+        let (errcode, errmsg) = match &error {
+            WechatError::Refused { errcode, message, .. } => (*errcode, message.clone()),
+            error => (error.errcode().unwrap_or(-1), format!("system error: {error}")),
+        };
+        Self { errcode, errmsg, problem: Some(error.into()) }
+    }
+}
+
+/// What the gateway itself refuses, in WeChat's nearest code.
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        let errcode = match problem.code {
+            Code::NotAllowed => 48001,
+            Code::PathNotAllowed | Code::InvalidPath => -501007,
+            Code::TooManyFiles | Code::FieldsTooLarge | Code::InvalidRequest => 40097,
+            _ => -1,
+        };
+        Self { errcode, errmsg: problem.detail.clone(), problem: Some(problem) }
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Missing => Self::new(41001, "access_token missing"),
+            AuthError::Scheme | AuthError::Unknown => {
+                Self::new(40001, "invalid credential, access_token is invalid or not latest")
+            }
+        }
+    }
+}
+
+/// `/tcb/uploadfile`
+pub async fn upload_file(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> HttpResponse {
+    upload_link(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+}
+
+/// `/tcb/batchdownloadfile`
+pub async fn batch_download_file(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> HttpResponse {
+    download_links(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+}
+
+/// `/tcb/batchdeletefile`
+pub async fn batch_delete_file(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> HttpResponse {
+    delete_files(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+}
+
+/// The life of a link that the vendor's PHP sample asks for.
+const SAMPLE_LIFE: Duration = Duration::from_secs(86_400);
+
+/// `GET /?cloudid=FILEID`: what the vendor's PHP sample does.
+pub async fn sample(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
+    sample_link(&request, &worker).await.unwrap_or_else(Refusal::reply)
+}
+
+/// Whether a request for `/` is one for [`sample`].
+pub fn names_a_file(context: &GuardContext<'_>) -> bool {
+    let query = context.head().uri.query().unwrap_or_default();
+    query.split('&').any(|pair| pair.split('=').next() == Some("cloudid"))
+}
+
+async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Refusal> {
+    let file_id = parameter(request, "cloudid").unwrap_or_default();
+    if file_id.is_empty() {
+        return Ok(HttpResponse::Ok()
+            .content_type("text/html; charset=utf-8")
+            .body("没有要下载的文件"));
+    }
+    // As open as the file's stable address is.
+    if worker.shared.settings.links.access != LinkAccess::Public {
+        let client = client(request, worker, Action::Download)?;
+        client.reach(path_of(&file_id)?).map_err(Problem::from)?;
+    }
+    let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
+    links_reply(worker, worker.wechat.env(), &[wanted]).await
+}
+
+async fn upload_link(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
+    let call = Call::read(request, payload, worker, Action::Link).await?;
+    let env = call.env(worker)?;
+    let path = text(&call.body, "path")?;
+    // As it was given: the caller puts it into its form itself. Who is kept to a folder is held to our rules for paths;
+    // for the others WeChat's count.
+    match call.client.prefix {
+        Some(_) => drop(call.client.own_key(path).map_err(Problem::from)?),
+        None => call.client.may_name_paths().map_err(Problem::from)?,
+    }
+    let link = worker.wechat.upload_link_in(env, path).await?;
+    worker.shared.allowed_hosts.check(&link.url).map_err(Problem::from)?;
+    worker.wechat.forget_link(&link.file_id).await;
+    Ok(HttpResponse::Ok().json(UploadFileReply {
+        errcode: 0,
+        errmsg: "ok",
+        url: &link.url,
+        token: link.token.expose_secret(),
+        authorization: link.authorization.expose_secret(),
+        file_id: &link.file_id,
+        cos_file_id: link.cos_file_id.expose_secret(),
+    }))
+}
+
+#[derive(Serialize)]
+struct UploadFileReply<'a> {
+    errcode: i64,
+    errmsg: &'static str,
+    url: &'a str,
+    token: &'a str,
+    authorization: &'a str,
+    file_id: &'a str,
+    cos_file_id: &'a str,
+}
+
+async fn download_links(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
+    let call = Call::read(request, payload, worker, Action::Download).await?;
+    let env = call.env(worker)?;
+    let mut wanted = Vec::new();
+    for item in list(&call.body, "file_list")? {
+        let item = item.as_object().ok_or_else(|| Refusal::invalid("file_list"))?;
+        let file_id = text(item, "fileid")?;
+        call.client.reach(path_of(file_id)?).map_err(Problem::from)?;
+        let max_age = match item.get("max_age") {
+            None | Some(Value::Null) => LINK_LIFE,
+            Some(age) => match age.as_u64().filter(|age| (1..=u64::from(u32::MAX)).contains(age)) {
+                Some(age) => Duration::from_secs(age),
+                None => return Err(Refusal::invalid("max_age")),
+            },
+        };
+        wanted.push(Wanted { file_id: file_id.to_owned(), max_age });
+    }
+    links_reply(worker, env, &wanted).await
+}
+
+/// `file_list` with each file's own status; a call that failed as a whole fails the whole.
+async fn links_reply(
+    worker: &Worker,
+    env: &str,
+    wanted: &[Wanted],
+) -> Result<HttpResponse, Refusal> {
+    let links = worker.wechat.download_links(env, wanted).await;
+    let links = whole(links)?;
+    let files = wanted.iter().zip(links).map(|(file, link)| {
+        let (url, status, errmsg) = match link {
+            Ok(link) => (link.url, 0, "ok".to_owned()),
+            Err((status, errmsg)) => (String::new(), status, errmsg),
+        };
+        json!({ "fileid": file.file_id, "download_url": url, "status": status, "errmsg": errmsg })
+    });
+    let files: Vec<Value> = files.collect();
+    Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "file_list": files })))
+}
+
+async fn delete_files(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
+    let call = Call::read(request, payload, worker, Action::Delete).await?;
+    let env = call.env(worker)?;
+    let mut ids = Vec::new();
+    for item in list(&call.body, "fileid_list")? {
+        let file_id = item.as_str().ok_or_else(|| Refusal::invalid("fileid_list"))?;
+        call.client.reach(path_of(file_id)?).map_err(Problem::from)?;
+        ids.push(file_id.to_owned());
+    }
+    let deleted = whole(worker.wechat.delete(env, &ids).await)?;
+    let files = ids.iter().zip(deleted).map(|(file_id, result)| {
+        let (status, errmsg) = result.err().unwrap_or((0, "ok".to_owned()));
+        json!({ "fileid": file_id, "status": status, "errmsg": errmsg })
+    });
+    let files: Vec<Value> = files.collect();
+    Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "delete_list": files })))
+}
+
+/// A file's `status` and `errmsg`.
+type Status = (i64, String);
+
+/// Each file's own status and message. Where every call failed, the first failure is the whole's; where some of them
+/// did, it is that of their files.
+fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>, Refusal> {
+    if let Some(Err(FileError::Call(error))) = results.first()
+        && results.iter().all(|result| matches!(result, Err(FileError::Call(_))))
+    {
+        return Err(error.clone().into());
+    }
+    let own = |error| match error {
+        FileError::File { status, message } => (status, message),
+        FileError::Call(error) => {
+            let refusal = Refusal::from(error);
+            (refusal.errcode, refusal.errmsg)
+        }
+    };
+    Ok(results.into_iter().map(|result| result.map_err(own)).collect())
+}
+
+/// A call that was let in: who calls, and its parameters.
+struct Call {
+    client: Arc<Client>,
+    body: Map<String, Value>,
+}
+
+impl Call {
+    /// Looks at a request in WeChat's own order: method, token, body, parameters.
+    async fn read(
+        request: &HttpRequest,
+        payload: web::Payload,
+        worker: &Worker,
+        action: Action,
+    ) -> Result<Self, Refusal> {
+        if request.method() != Method::POST {
+            return Err(Refusal::new(43002, "require POST method"));
+        }
+        let client = client(request, worker, action)?;
+        let idle = worker.shared.settings.upload.idle_timeout;
+        let bytes = body::bytes(request, payload, idle).await?;
+        if bytes.is_empty() {
+            return Err(Refusal::new(44002, "empty post data"));
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(body)) => Ok(Self { client, body }),
+            _ => Err(Refusal::new(47001, "data format error")),
+        }
+    }
+
+    /// The environment: ours where the call names none. Who is kept to a folder is kept to our environment, too.
+    fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, Refusal> {
+        let own = worker.wechat.env();
+        match self.body.get("env") {
+            None | Some(Value::Null) => Ok(own),
+            Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
+            Some(Value::String(env)) if self.client.prefix.is_none() => Ok(env),
+            Some(Value::String(_)) => Err(Refusal::new(-501000, "env not exists, invalid env")),
+            Some(_) => Err(Refusal::invalid("env")),
+        }
+    }
+}
+
+fn client(request: &HttpRequest, worker: &Worker, action: Action) -> Result<Arc<Client>, Refusal> {
+    let given = |name| parameter(request, name).filter(|value| !value.is_empty());
+    let token = given("access_token").or_else(|| given("cloudbase_access_token"));
+    let client = worker.shared.guard.identify(request.headers(), token.as_deref())?;
+    client.may(action).map_err(Problem::from)?;
+    Ok(client)
+}
+
+fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Pairs(Vec<(String, String)>);
+    let pairs = web::Query::<Pairs>::from_query(request.query_string()).ok()?;
+    pairs.into_inner().0.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {
+    match object.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        None | Some(Value::Null | Value::String(_)) => Err(Refusal::missing(name)),
+        Some(_) => Err(Refusal::invalid(name)),
+    }
+}
+
+/// Longer lists than WeChat's own 50 are cut into its calls.
+fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
+    const MOST: usize = 1000;
+    match object.get(name) {
+        Some(Value::Array(items)) if items.len() > MOST => Err(Refusal::invalid(name)),
+        Some(Value::Array(items)) if !items.is_empty() => Ok(items),
+        None | Some(Value::Null | Value::Array(_)) => Err(Refusal::missing(name)),
+        Some(_) => Err(Refusal::invalid(name)),
+    }
+}
