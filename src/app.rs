@@ -195,6 +195,8 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
         .service(web::resource("/tcb/uploadfile").to(tcb::upload_file))
         .service(web::resource("/tcb/batchdownloadfile").to(tcb::batch_download_file))
         .service(web::resource("/tcb/batchdeletefile").to(tcb::batch_delete_file))
+        .service(web::resource("/cgi-bin/token").to(tcb::token))
+        .service(web::resource("/cgi-bin/stable_token").to(tcb::stable_token))
         .service(
             web::resource("/")
                 .guard(guard::Get())

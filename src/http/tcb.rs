@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use actix_web::guard::GuardContext;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::links::path_of;
@@ -113,6 +114,62 @@ pub async fn batch_delete_file(
 ) -> HttpResponse {
     delete_files(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
 }
+
+/// `GET /cgi-bin/token`: the SDKs ask there for what they send with each call. The key that the gateway knows them by
+/// stands in their settings as the app's secret, and is the token.
+pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
+    if request.method() != Method::GET {
+        return Refusal::new(43001, "require GET method").reply();
+    }
+    let given = |name| parameter(&request, name);
+    grant(&worker, given("grant_type"), given("appid"), given("secret"))
+}
+
+/// `POST /cgi-bin/stable_token`: likewise.
+pub async fn stable_token(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> HttpResponse {
+    if request.method() != Method::POST {
+        return Refusal::new(43002, "require POST method").reply();
+    }
+    let idle = worker.shared.settings.upload.idle_timeout;
+    let bytes = match body::bytes(&request, payload, idle).await {
+        Ok(bytes) => bytes,
+        Err(problem) => return Refusal::from(problem).reply(),
+    };
+    let Ok(Value::Object(object)) = serde_json::from_slice(&bytes) else {
+        return Refusal::new(47001, "data format error").reply();
+    };
+    let given = |name| object.get(name).and_then(Value::as_str).map(str::to_owned);
+    grant(&worker, given("grant_type"), given("appid"), given("secret"))
+}
+
+fn grant(
+    worker: &Worker,
+    grant: Option<String>,
+    appid: Option<String>,
+    secret: Option<String>,
+) -> HttpResponse {
+    let refused = |errcode, errmsg| Refusal::new(errcode, errmsg).reply();
+    if grant.as_deref() != Some("client_credential") {
+        return refused(40002, "invalid grant_type");
+    }
+    if appid.is_none_or(|appid| appid.is_empty()) {
+        return refused(41002, "appid missing");
+    }
+    let Some(key) = secret.filter(|secret| !secret.is_empty()) else {
+        return refused(41004, "appsecret missing");
+    };
+    match worker.shared.guard.identify(&HeaderMap::new(), Some(&key)) {
+        Ok(_) => HttpResponse::Ok().json(json!({ "access_token": key, "expires_in": TOKEN_LIFE })),
+        Err(_) => refused(40125, "invalid appsecret"),
+    }
+}
+
+/// Seconds, as WeChat's own: the SDKs ask again then.
+const TOKEN_LIFE: u32 = 7200;
 
 /// The life of a link that the vendor's PHP sample asks for.
 const SAMPLE_LIFE: Duration = Duration::from_secs(86_400);
@@ -320,10 +377,8 @@ fn client(request: &HttpRequest, worker: &Worker, action: Action) -> Result<Arc<
 }
 
 fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Pairs(Vec<(String, String)>);
-    let pairs = web::Query::<Pairs>::from_query(request.query_string()).ok()?;
-    pairs.into_inner().0.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string()).ok()?;
+    pairs.into_inner().into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {

@@ -50,6 +50,11 @@ impl Setup {
         self.variable(&format!("GATEWAY__{}", key.to_uppercase().replace('.', "__")), value)
     }
 
+    /// A folder that lives as long as the world.
+    pub fn folder(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     /// A variable of the gateway's environment.
     pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
         self.variables.insert(name.to_owned(), value.to_string());
@@ -161,6 +166,35 @@ impl World {
         client.reply()
     }
 
+    /// A call with the key and a body of JSON (none when it is `null`).
+    pub fn call(&self, method: &str, address: &str, body: &Value) -> Reply {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [authorization(), ("content-type", "application/json")];
+        self.call_with(method, address, &headers, &body)
+    }
+
+    pub fn call_with(
+        &self,
+        method: &str,
+        address: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let mut client = self.client();
+        client.send_request(method, address, headers, body.as_bytes());
+        client.reply()
+    }
+
+    /// Another gateway, set up the same, with the same upstream.
+    pub fn another(&self) -> Gateway {
+        Gateway::start(&["--profile", "production"], &self.variables, self.data.path())
+    }
+
+    /// A folder that lives as long as this does.
+    pub fn folder(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
     /// Follows a file's address to its bytes and their type.
     pub fn download(&self, url: &str) -> (Vec<u8>, String) {
         let path = &url[url.find("/v1/").expect("an address of ours")..];
@@ -168,16 +202,20 @@ impl World {
         client.send_request("GET", path, &[], b"");
         let redirect = client.reply();
         assert_eq!(redirect.status, 302, "{}", redirect.text());
-        let target = redirect.header("location").expect("a target").to_owned();
-        let (authority, path) =
-            target.strip_prefix("http://").and_then(|rest| rest.split_once('/')).expect("a URL");
-        let mut client = Client::connect(authority.parse().expect("an address"));
-        client.send_request("GET", &format!("/{path}"), &[], b"");
-        let reply = client.reply();
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        let kind = reply.header("content-type").unwrap_or_default().to_owned();
-        (reply.body, kind)
+        fetch(redirect.header("location").expect("a target"))
     }
+}
+
+/// What a download link leads to: bytes and their type.
+pub fn fetch(url: &str) -> (Vec<u8>, String) {
+    let rest = url.strip_prefix("http://").expect("an http URL");
+    let (authority, path) = rest.split_once('/').expect("a path");
+    let mut client = Client::connect(authority.parse().expect("an address"));
+    client.send_request("GET", &format!("/{path}"), &[], b"");
+    let reply = client.reply();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let kind = reply.header("content-type").unwrap_or_default().to_owned();
+    (reply.body, kind)
 }
 
 pub fn authorization() -> (&'static str, &'static str) {
@@ -343,6 +381,12 @@ impl Client {
         let length = body.len().to_string();
         self.send_head(method, path, &[headers, &[("content-length", &length)]].concat());
         self.send(body);
+    }
+
+    /// Posts JSON with the key.
+    pub fn post_json(&mut self, path: &str, body: &Value) -> Reply {
+        self.send_request("POST", path, &[authorization()], body.to_string().as_bytes());
+        self.reply()
     }
 
     pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {

@@ -2,14 +2,20 @@
 
 mod access;
 mod clients;
+mod credentials;
 mod faults;
 mod harness;
 mod hostile;
 mod links;
+mod measured;
 mod relay;
+mod replicas;
 mod settings;
 mod splits;
+mod stand_in;
+mod storage;
 mod streaming;
+mod tcb;
 mod tls;
 mod tokens;
 mod uploads;

@@ -1,0 +1,178 @@
+//! A WeChat and a COS that check nothing and record everything: what leaves the gateway can be looked at byte for byte,
+//! and any reply can be tried on it.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Gateway, KEY};
+
+/// Longer than 512 characters, and not fit for a query as it is.
+pub fn token() -> String {
+    "to+k/e n&=%41#".repeat(43)
+}
+
+pub const SIGNATURE: &str = "q-sign-algorithm=sha1&q-ak=AK+/ID&q-sign-time=1;2&q-signature=00ff";
+pub const FILE_ID: &str = "HDze32/qZENCwWi5nvl+8A==";
+pub const BUCKET: &str = "/7465-bucket-125";
+pub const STORED: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+/// One request that arrived.
+#[derive(Clone)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} twice");
+        value
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+/// WeChat and COS in one.
+pub struct Upstream {
+    pub address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Shared {
+    seen: Vec<Seen>,
+    /// Whole replies, by what the target begins with.
+    replies: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Upstream {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let address = listener.local_addr().expect("an address");
+        let replies = BTreeMap::from([
+            ("/cgi-bin/stable_token", ok(&json!({"access_token": token(), "expires_in": 7200}))),
+            ("/tcb/uploadfile", ok(&link(&format!("http://{address}{BUCKET}/as/given?x=%2f")))),
+            ("/tcb/batchdeletefile", ok(&json!({"errcode": 0, "delete_list": []}))),
+            (BUCKET, STORED.to_vec()),
+        ]);
+        let shared = Arc::new(Mutex::new(Shared { seen: Vec::new(), replies }));
+        let all = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = all.clone();
+                std::thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// From now on, targets that begin so are answered so.
+    pub fn reply(&self, target: &'static str, reply: impl Into<Vec<u8>>) {
+        self.shared.lock().expect("the state").replies.insert(target, reply.into());
+    }
+
+    /// The requests so far whose target begins so.
+    pub fn seen(&self, target: &str) -> Vec<Seen> {
+        let shared = self.shared.lock().expect("the state");
+        shared.seen.iter().filter(|seen| seen.target.starts_with(target)).cloned().collect()
+    }
+
+    /// Forgets what arrived.
+    pub fn forget(&self) {
+        self.shared.lock().expect("the state").seen.clear();
+    }
+}
+
+pub fn ok(body: &Value) -> Vec<u8> {
+    let body = body.to_string();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+pub fn link(url: &str) -> Value {
+    json!({
+        "errcode": 0, "errmsg": "ok", "url": url, "token": "security+token/==",
+        "authorization": SIGNATURE, "file_id": "cloud://env.7465-bucket-125/as/given",
+        "cos_file_id": FILE_ID,
+    })
+}
+
+/// Serves one connection until it is closed, or until a reply has said that it will be.
+fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
+    let mut stream = BufReader::new(stream);
+    while let Ok(seen) = request(&mut stream) {
+        let reply = {
+            let mut shared = shared.lock().expect("the state");
+            let known = shared.replies.iter().find(|(start, _)| seen.target.starts_with(*start));
+            let reply = known.map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
+                |(_, reply)| reply.clone()
+            });
+            shared.seen.push(seen);
+            reply
+        };
+        let closes = memchr::memmem::find(&reply, b"connection: close").is_some();
+        if stream.get_mut().write_all(&reply).is_err() || closes {
+            return;
+        }
+    }
+}
+
+/// The next request; whatever follows its announced length would be read as the head of another one.
+fn request(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.trim_end_matches("\r\n") {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let mut words = lines[0].split(' ').map(str::to_owned);
+    let mut word = || words.next().ok_or_else(|| io::Error::other("no request line"));
+    let (method, target) = (word()?, word()?);
+    let pairs = lines[1..].iter().filter_map(|line| line.split_once(": "));
+    let headers = pairs.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    let mut seen = Seen { method, target, headers: headers.collect(), body: Vec::new() };
+    let length = seen.header("content-length").and_then(|length| length.parse().ok());
+    seen.body.resize(length.unwrap_or(0), 0);
+    stream.read_exact(&mut seen.body)?;
+    Ok(seen)
+}
+
+/// A gateway in production in front of it.
+pub fn gateway(upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    // With a slash at its end, as it is often copied.
+    let base_url = format!("http://{}/", upstream.address);
+    let hosts = upstream.address.to_string();
+    let key = hex::encode(Sha256::digest(KEY));
+    let mut variables: BTreeMap<_, _> = [
+        ("GATEWAY_PROFILE", "production"),
+        ("GATEWAY__SERVER__BIND", "127.0.0.1:0"),
+        ("GATEWAY__SERVER__WORKERS", "1"),
+        ("GATEWAY__WECHAT__BASE_URL", &base_url),
+        ("GATEWAY__WECHAT__ENV", "env"),
+        ("GATEWAY__WECHAT__APPID", "wx12"),
+        ("GATEWAY__WECHAT__SECRET", "0123456789"),
+        ("GATEWAY__COS__ALLOWED_HOSTS", &hosts),
+        ("GATEWAY__COS__ALLOW_HTTP", "true"),
+        ("GATEWAY__UPLOAD__CLIENT_PATHS", "true"),
+        ("GATEWAY__AUTH__KEYS__PANEL__SHA256", &key),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    (Gateway::start(&[], &variables, folder.path()), folder)
+}
