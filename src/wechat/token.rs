@@ -41,7 +41,7 @@ impl Token {
     fn new(Issued { token: value, life }: Issued) -> Self {
         let jitter = 0.75 + 0.25 * fastrand::f64();
         let margin = MARGIN.mul_f64(jitter).min(life / 10);
-        let renewal = RENEWAL.min(life / 5);
+        let renewal = RENEWAL.min(life / 8);
         Self {
             value,
             usable: life - margin,

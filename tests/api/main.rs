@@ -3,6 +3,7 @@
 mod access;
 mod clients;
 mod credentials;
+mod documents;
 mod faults;
 mod harness;
 mod hostile;

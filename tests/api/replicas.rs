@@ -1,1 +1,289 @@
+//! Several gateways behind one load balancer: one access token for all of them, in a real Redis, which may go away.
 
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Form, Gateway, Reply, Setup, World, authorization, wait_until};
+
+/// A redis-server of its own, without anything on disk.
+struct Redis {
+    port: u16,
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let folder = tempfile::tempdir().expect("a folder");
+        let child = Self::run(port, &folder);
+        Self { port, child, folder }
+    }
+
+    fn run(port: u16, folder: &tempfile::TempDir) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--requirepass", "hunter2"]).arg("--dir").arg(folder.path());
+        let child =
+            command.stdout(Stdio::null()).spawn().expect("redis-server; tests/run installs it");
+        wait_until("Redis accepts", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        child
+    }
+
+    fn url(&self) -> String {
+        format!("redis://:hunter2@127.0.0.1:{}/1", self.port)
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+    }
+
+    fn restart(&mut self) {
+        self.child = Self::run(self.port, &self.folder);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn upload(gateway: &Gateway) -> Reply {
+    let mut client = Client::connect(gateway.address);
+    let form = Form::new().file("file", "x.txt", "text/plain", b"x");
+    let (kind, body) = (form.content_type(), form.bytes());
+    let headers = [authorization(), ("content-type", kind.as_str())];
+    client.send_request("POST", "/v1/files", &headers, &body);
+    client.reply()
+}
+
+fn readyz(gateway: &Gateway) -> Reply {
+    let mut client = Client::connect(gateway.address);
+    client.send_request("GET", "/readyz", &[], b"");
+    client.reply()
+}
+
+fn metric(gateway: &Gateway, line: &str) -> f64 {
+    let mut client = Client::connect(gateway.address);
+    client.send_request("GET", "/metrics", &[], b"");
+    let text = client.reply().text();
+    let found = text.lines().find_map(|known| known.strip_prefix(line)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no {line} in:\n{text}"))
+}
+
+/// Two more gateways beside a world's own.
+fn three(world: &World) -> [Gateway; 2] {
+    [world.another(), world.another()]
+}
+
+#[test]
+fn three_gateways_share_tokens_that_displace_each_other() {
+    let redis = Redis::start();
+    let life = Duration::from_secs(4);
+    let world = Setup::new()
+        .set("wechat.credential", "secret")
+        .set("redis.url", redis.url())
+        .sandbox(|options| {
+            options.token_life = life;
+            options.token_overlap = Duration::from_secs(2);
+        })
+        .start();
+    let more = three(&world);
+    let gateways = [&world.gateway, &more[0], &more[1]];
+    const UPLOADS: usize = 300;
+    let began = Instant::now();
+    let every = Duration::from_millis(50);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= UPLOADS {
+                        break;
+                    }
+                    // Spread over the lives of several tokens.
+                    let due = began + every * n as u32;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    upload(gateways[n % 3]).stored();
+                }
+            });
+        }
+    });
+    let took = began.elapsed();
+    assert_eq!(world.objects().len(), UPLOADS);
+    assert_eq!(world.count("uploadfile"), UPLOADS as u64, "no call was refused and repeated");
+    let (calls, expiries) = (world.count("token"), took.as_secs_f64() / life.as_secs_f64());
+    println!(
+        "{UPLOADS} uploads over three gateways in {took:.1?}: {calls} token calls, {expiries:.1} expiries"
+    );
+    assert!(
+        (calls as f64 - expiries).abs() <= 1.5,
+        "{calls} token calls for {expiries:.1} expiries"
+    );
+    let refreshes = |result: &str| -> f64 {
+        let line = format!("gateway_token_refreshes_total{{result=\"{result}\"}}");
+        gateways.iter().map(|gateway| metric(gateway, &line)).sum()
+    };
+    assert_eq!(refreshes("fetched"), calls as f64);
+    assert!(refreshes("shared") >= 2.0 && refreshes("failed") == 0.0);
+    for gateway in gateways {
+        assert!(!gateway.log().contains("hunter2"), "{}", gateway.log());
+    }
+}
+
+#[test]
+fn the_holder_of_the_lease_is_killed_in_the_middle_of_its_fetch() {
+    let redis = Redis::start();
+    let world = Setup::new()
+        .set("wechat.credential", "secret")
+        .set("wechat.timeout", "2s")
+        .set("redis.url", redis.url())
+        .start();
+    let mut holder = world.another();
+    let others = [&world.gateway, &world.another()];
+    world.faults(&json!([{"stage": "token", "fault": "stall", "times": 1}]));
+    std::thread::scope(|scope| {
+        let mut client = Client::connect(holder.address);
+        client.send_request("PUT", "/v1/files/lost", &[authorization()], b"x");
+        wait_until("it asks for a token", || world.count("token") == 1);
+        let began = Instant::now();
+        let waiting: Vec<_> = (0..10)
+            .map(|n| {
+                let gateway = others[n % 2];
+                scope.spawn(move || {
+                    upload(gateway).stored();
+                    began.elapsed()
+                })
+            })
+            .collect();
+        holder.signal("KILL");
+        holder.ended();
+        // The lease is the timeout and two seconds.
+        for waiting in waiting {
+            let waited = waiting.join().expect("stored");
+            assert!(waited < Duration::from_secs(5), "{waited:?}");
+        }
+    });
+    assert_eq!(world.count("token"), 2, "the lost one, and one for the others");
+    assert_eq!(world.objects().len(), 10);
+}
+
+#[test]
+fn a_refused_token_is_replaced_once_for_all() {
+    let redis = Redis::start();
+    for mode in ["secret", "authorizer"] {
+        let setup = Setup::new();
+        let file = setup.folder().join("token");
+        std::fs::write(&file, "component").expect("a file");
+        let options = tcb_upload_gateway::sandbox::Options::default();
+        let world = setup
+            .set("wechat.credential", mode)
+            .set("redis.url", redis.url())
+            .set("wechat.authorizer.component_appid", &options.component_appid)
+            .set("wechat.authorizer.authorizer_appid", &options.appid)
+            .set("wechat.authorizer.refresh_token", &options.refresh_token)
+            .set("wechat.authorizer.component_token_file", file.display())
+            .sandbox(|options| options.component_token = Some("component".to_owned()))
+            .start();
+        let call = if mode == "secret" { "token" } else { "api_authorizer_token" };
+        let more = three(&world);
+        let gateways = [&world.gateway, &more[0], &more[1]];
+        for round in 1..4 {
+            std::thread::scope(|scope| {
+                for n in 0..12 {
+                    let gateway = gateways[n % 3];
+                    scope.spawn(move || upload(gateway).stored());
+                }
+            });
+            assert_eq!(world.count(call), round, "{mode}");
+            world.control("POST", "tokens/revoke", "");
+        }
+    }
+}
+
+#[test]
+fn redis_goes_away_and_comes_back_and_no_upload_fails() {
+    let mut redis = Redis::start();
+    let world = Setup::new()
+        .set("wechat.credential", "stable")
+        .set("redis.url", redis.url())
+        // So that tokens must be had while it is away.
+        .sandbox(|options| {
+            options.token_life = Duration::from_secs(3);
+            options.token_overlap = Duration::from_secs(1);
+        })
+        .start();
+    let more = three(&world);
+    let gateways = [&world.gateway, &more[0], &more[1]];
+    let status = |gateway: &Gateway| {
+        let reply = readyz(gateway);
+        assert_eq!(reply.status, 200, "able to serve all the time: {}", reply.text());
+        reply.json()["status"].clone()
+    };
+    let over = AtomicBool::new(false);
+    let uploads = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for gateway in gateways {
+            let (over, uploads) = (&over, &uploads);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    upload(gateway).stored();
+                    uploads.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        for gateway in gateways {
+            assert_eq!(status(gateway), "ready");
+            assert_eq!(metric(gateway, "gateway_redis_up"), 1.0);
+        }
+        redis.kill();
+        let away = Instant::now();
+        for gateway in gateways {
+            wait_until("it says so", || status(gateway) == "degraded");
+            assert_eq!(metric(gateway, "gateway_redis_up"), 0.0);
+        }
+        let tokens = world.count("stable_token");
+        std::thread::sleep(Duration::from_secs(6).saturating_sub(away.elapsed()));
+        assert!(world.count("stable_token") > tokens, "tokens were had without Redis");
+        redis.restart();
+        for gateway in gateways {
+            wait_until("it has healed", || status(gateway) == "ready");
+            assert_eq!(metric(gateway, "gateway_redis_up"), 1.0);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(world.objects().len(), uploads.load(Ordering::Relaxed));
+    println!("{} uploads while Redis was away for 6 s and back", uploads.load(Ordering::Relaxed));
+    for gateway in gateways {
+        let log = gateway.log();
+        assert_eq!(log.matches("Redis is away").count(), 1, "said once: {log}");
+        assert_eq!(log.matches("Redis is back").count(), 1, "{log}");
+    }
+}
+
+/// A Redis that never was: every gateway serves by itself from the start.
+#[test]
+fn without_redis_each_gateway_carries_on_alone() {
+    let world = Setup::new()
+        .set("wechat.credential", "secret")
+        .set("redis.url", "redis://127.0.0.1:1")
+        .start();
+    let other = world.another();
+    upload(&world.gateway).stored();
+    upload(&other).stored();
+    assert_eq!(world.count("token"), 2);
+    let degraded = readyz(&other).json();
+    assert_eq!((&degraded["status"], degraded["detail"].is_string()), (&json!("degraded"), true));
+    assert_ne!(world.objects(), Vec::<Value>::new());
+}
