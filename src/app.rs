@@ -20,7 +20,7 @@ use crate::guard::auth::Guard;
 use crate::guard::limits::Slots;
 use crate::guard::origin::Origins;
 use crate::http::problem::Code;
-use crate::http::{self, Shared, Worker, console, files, links, ops, tcb, trace, upload};
+use crate::http::{self, Shared, Worker, console, files, links, ops, tcb, trace, ueditor, upload};
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
@@ -180,7 +180,11 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
         web::resource(path).default_service(refuse)
     };
     routes
-        .service(resource("/v1/files", "POST").route(web::post().to(upload::form)))
+        .service(
+            resource("/v1/files", "POST")
+                .route(web::post().to(upload::form))
+                .route(web::get().to(ueditor::ask)),
+        )
         .service(
             resource("/v1/files/{path:.*}", "GET, HEAD, PUT, DELETE")
                 .route(web::put().to(upload::raw))

@@ -92,6 +92,22 @@ named! {
 }
 
 named! {
+    /// The shape of an upload's reply, by the client that reads it; `http::reply` has the shapes.
+    pub enum ReplyProfile {
+        Default = "default",
+        Wangeditor = "wangeditor",
+        Tinymce = "tinymce",
+        Ckeditor = "ckeditor",
+        Editorjs = "editorjs",
+        Vditor = "vditor",
+        Ueditor = "ueditor",
+        Filepond = "filepond",
+        Dropzone = "dropzone",
+        Text = "text",
+    }
+}
+
+named! {
     /// What a caller may be allowed.
     pub enum Action {
         Upload = "upload",
@@ -214,6 +230,8 @@ pub struct Upload {
     /// In bytes.
     pub memory_budget: usize,
     pub max_concurrent: usize,
+    /// Where the request names none.
+    pub reply: ReplyProfile,
 }
 
 #[derive(Clone, Debug)]
@@ -458,6 +476,7 @@ impl Upload {
             hold_limit: reader.size("upload.hold_limit", 0..=MEMORY) as usize,
             memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
             max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
+            reply: reader.required("upload.reply", str::parse).unwrap_or(ReplyProfile::Default),
         }
     }
 }

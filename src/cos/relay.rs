@@ -4,7 +4,6 @@
 //! The first bytes are kept until COS has answered or the window is passed, so that a failed attempt can be repeated.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -119,22 +118,6 @@ impl Relay {
     /// How long the last attempt took.
     pub fn took(&self) -> Took {
         self.took.get()
-    }
-
-    /// Reads what is left of the file and forgets it, so that what follows it can be read. Says whether it ended well.
-    pub async fn skip(&self) -> bool {
-        poll_fn(|cx| {
-            let mut outgoing = self.outgoing.borrow_mut();
-            while outgoing.ended.is_none() && !outgoing.broken {
-                match ready!(outgoing.source.as_mut().poll_next(cx)) {
-                    Some(Ok(Piece::Content(_))) => {}
-                    Some(Ok(Piece::End(end))) => outgoing.ended = Some(end),
-                    Some(Err(_)) | None => outgoing.broken = true,
-                }
-            }
-            Poll::Ready(!outgoing.broken)
-        })
-        .await
     }
 
     /// Posts the form to `target` once. A second attempt must be asked for only while [`Self::is_replayable`].

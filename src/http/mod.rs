@@ -15,6 +15,7 @@ mod store;
 pub mod tcb;
 pub mod timing;
 pub mod trace;
+pub mod ueditor;
 pub mod upload;
 
 use std::rc::Rc;

@@ -1,76 +1,45 @@
-//! What an upload is answered with.
+//! What an upload is answered with: our own shape here, those of editors and widgets in `reply/clients.rs`.
+
+mod clients;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use serde::Serialize;
-use serde_json::json;
 
 use super::problem::{Code, Document, Problem};
 use crate::cos::verdict::Receipt;
 use crate::key::Key;
+use crate::settings::ReplyProfile;
 
-/// The shape of an upload's reply, by the client that reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    Default,
-    /// Editor.js' image tool: `{"success": 1, "file": {"url"}}`; a failure is any other status.
-    Editorjs,
-    /// UEditor: `{"state": "SUCCESS", "url", …}`, `{"state": message}`; it reads neither of another status than 200.
-    Ueditor,
+/// The profile that `name` of `?reply=` stands for.
+pub fn named(name: &str) -> Result<ReplyProfile, Problem> {
+    name.parse().map_err(|_| {
+        let name: String = name.chars().take(40).collect();
+        let known: Vec<_> = ReplyProfile::ALL.iter().map(|profile| profile.name()).collect();
+        let detail = format!("there is no reply profile `{name}`; there are {}", known.join(", "));
+        Problem::new(Code::InvalidRequest, detail)
+    })
 }
 
-impl Profile {
-    const ALL: [(&str, Self); 3] =
-        [("default", Self::Default), ("editorjs", Self::Editorjs), ("ueditor", Self::Ueditor)];
-
-    /// By its name in `?reply=`.
-    pub fn named(name: &str) -> Result<Self, Problem> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(_, profile)| *profile).ok_or_else(|| {
-            let name: String = name.chars().take(40).collect();
-            let known = Self::ALL.map(|(known, _)| known).join(", ");
-            let detail = format!("there is no reply profile `{name}`; there are {known}");
-            Problem::new(Code::InvalidRequest, detail)
-        })
-    }
-
+impl ReplyProfile {
     /// Its client puts fields behind the file, so the request's length says nothing of the file's.
     pub fn sends_fields_last(self) -> bool {
         matches!(self, Self::Editorjs | Self::Ueditor)
     }
 
-    /// The reply to a request whose files ended so.
+    /// The reply to a request whose files ended so. `Err`: the whole request failed, see [`Self::failure`].
     pub fn reply(self, outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
-        match (self, outcomes) {
-            (Self::Default, _) => default(outcomes, request_id),
-            (_, [Outcome::Failed { problem, .. }, ..]) => Err((**problem).clone()),
-            (Self::Editorjs, [Outcome::Stored(stored), ..]) => {
-                let file =
-                    json!({ "url": stored.url, "name": stored.name, "size": stored.receipt.size });
-                Ok(HttpResponse::Ok().json(json!({ "success": 1, "file": file })))
-            }
-            (Self::Ueditor, [Outcome::Stored(stored), ..]) => Ok(HttpResponse::Ok().json(json!({
-                "state": "SUCCESS",
-                "url": stored.url,
-                "title": stored.key.as_str().rsplit('/').next(),
-                "original": stored.name,
-                "size": stored.receipt.size,
-            }))),
-            (_, []) => Err(Problem::new(Code::NoFile, "the form has no file")),
+        match self {
+            Self::Default => default(outcomes, request_id),
+            _ => clients::reply(self, outcomes, request_id),
         }
     }
 
-    /// A failure in the client's own shape; `None` for the problem document.
-    pub fn failure(self, problem: &Problem) -> Option<HttpResponse> {
-        match self {
-            Self::Default => None,
-            Self::Editorjs => {
-                let message = json!({ "success": 0, "message": problem.detail });
-                Some(HttpResponse::build(problem.code.status()).json(message))
-            }
-            Self::Ueditor => Some(HttpResponse::Ok().json(json!({ "state": problem.detail }))),
-        }
+    /// The reply to a request that failed as a whole, in the client's own shape; `None` where that is the problem
+    /// document.
+    pub fn failure(self, problem: &Problem, request_id: &str) -> Option<HttpResponse> {
+        clients::failure(self, problem, request_id)
     }
 }
 
@@ -78,6 +47,22 @@ impl Profile {
 pub enum Outcome {
     Stored(Box<Stored>),
     Failed { name: String, path: Option<Key>, problem: Box<Problem> },
+}
+
+impl Outcome {
+    fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Failed { problem, .. } => Some(problem),
+            Self::Stored(_) => None,
+        }
+    }
+
+    fn stored(&self) -> Option<&Stored> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            Self::Failed { .. } => None,
+        }
+    }
 }
 
 /// A file that is stored.
@@ -91,10 +76,12 @@ pub struct Stored {
     pub url: String,
 }
 
-/// The default profile: `url` and `location` are the first file's, so that editors which look for one of them work
-/// as they are.
+/// `url` and `location` are the first file's, so that editors which look for one of them work as they are.
 #[derive(Serialize)]
 struct Reply<'a> {
+    /// In words, for clients that look here (`dropzone`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,26 +112,39 @@ enum File<'a> {
     },
 }
 
-/// The reply to a request whose files ended so. A single failure is a problem document; several files are all named,
-/// the stored ones too, under the first failure's status.
+impl<'a> Reply<'a> {
+    fn new(outcomes: &'a [Outcome], request_id: &'a str) -> Self {
+        let url = outcomes.iter().find_map(Outcome::stored).map(|stored| stored.url.as_str());
+        let files = outcomes.iter().map(|outcome| file(outcome, request_id)).collect();
+        Self { error: None, url, location: url, files }
+    }
+}
+
+/// A single failure is a problem document; several files are all named, the stored ones too, under the first failure's
+/// status.
 fn default(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
     if let [Outcome::Failed { problem, .. }] = outcomes {
         return Err((**problem).clone());
     }
-    let files: Vec<_> = outcomes.iter().map(|outcome| file(outcome, request_id)).collect();
-    let url = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::Stored(stored) => Some(stored.url.as_str()),
-        Outcome::Failed { .. } => None,
-    });
-    let status = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::Failed { problem, .. } => Some(problem.code.status()),
-        Outcome::Stored(_) => None,
-    });
-    let mut reply = HttpResponse::build(status.unwrap_or(StatusCode::CREATED));
-    if let ([_], Some(url)) = (outcomes, url) {
+    Ok(files(outcomes, Reply::new(outcomes, request_id)))
+}
+
+fn files(outcomes: &[Outcome], body: Reply<'_>) -> HttpResponse {
+    let problem = outcomes.iter().find_map(Outcome::problem);
+    let status = problem.map_or(StatusCode::CREATED, |problem| problem.code.status());
+    let mut reply = HttpResponse::build(status);
+    if let ([_], Some(url)) = (outcomes, body.url) {
         reply.insert_header((LOCATION, url));
     }
-    Ok(reply.json(Reply { url, location: url, files }))
+    with_problem(reply.json(body), problem)
+}
+
+/// The problem goes along for the log.
+fn with_problem(mut reply: HttpResponse, problem: Option<&Problem>) -> HttpResponse {
+    if let Some(problem) = problem {
+        reply.extensions_mut().insert(problem.clone());
+    }
+    reply
 }
 
 fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {

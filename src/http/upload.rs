@@ -11,7 +11,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
-use super::reply::{Outcome, Profile, Stored};
+use super::reply::{self, Outcome, Stored};
 use super::store::{File, Path, deliver};
 use super::timing::Times;
 use super::trace::RequestId;
@@ -27,7 +27,7 @@ use crate::inbound::{InboundError, limited, raw};
 use crate::key::{Key, Values};
 use crate::memory::Blocks;
 use crate::metrics::{InFlight, Metrics};
-use crate::settings::{self, Action};
+use crate::settings::{self, Action, ReplyProfile};
 
 /// What a request may be longer than its files: heads, fields, delimiters.
 const FORM_OVERHEAD: u64 = 1024 * 1024;
@@ -48,7 +48,7 @@ pub async fn form(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
-    let profile = query.profile()?;
+    let profile = query.profile(&worker)?;
     let watch = Watch::new(&request, &worker);
     let files = form_files(&request, payload, &worker, query, profile, &watch.times).await;
     watch.end(profile, files)
@@ -61,7 +61,7 @@ pub async fn raw(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
-    let profile = query.profile()?;
+    let profile = query.profile(&worker)?;
     let watch = Watch::new(&request, &worker);
     let file = raw_file(&request, payload, &worker, query, profile, &watch.times).await;
     watch.end(profile, file.map(|outcome| vec![outcome]))
@@ -83,10 +83,10 @@ impl<'a> Watch<'a> {
         Self { request, metrics, times, ended: false, _in_flight: in_flight }
     }
 
-    /// The reply in the profile's shape; a failure's problem goes along for the log.
+    /// The reply in the profile's shape.
     fn end(
         mut self,
-        profile: Profile,
+        profile: ReplyProfile,
         files: Result<Vec<Outcome>, Problem>,
     ) -> Result<HttpResponse, Problem> {
         self.ended = true;
@@ -102,13 +102,7 @@ impl<'a> Watch<'a> {
         }
         let id = request_id(self.request);
         let reply = files.and_then(|outcomes| profile.reply(&outcomes, &id));
-        reply.or_else(|problem| match profile.failure(&problem) {
-            None => Err(problem),
-            Some(mut reply) => {
-                reply.extensions_mut().insert(problem);
-                Ok(reply)
-            }
-        })
+        reply.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
     }
 }
 
@@ -131,7 +125,7 @@ async fn form_files(
     payload: web::Payload,
     worker: &Worker,
     query: Query,
-    profile: Profile,
+    profile: ReplyProfile,
     times: &Times<'_>,
 ) -> Result<Vec<Outcome>, Problem> {
     let upload = Upload::admit(request, worker, query, profile, times)?;
@@ -157,13 +151,11 @@ async fn form_files(
                 true
             }
             Ok(None) => true,
-            Err(Failure { problem, path, relay }) => {
+            Err(Failure { problem, path }) => {
+                let more = more && problem.code != Code::TooManyFiles;
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
                 // The next file is behind the rest of this one.
-                match relay {
-                    Some(relay) if more => relay.skip().await,
-                    _ => false,
-                }
+                more && Form::skip(&form, most).await
             }
         };
         if !readable {
@@ -182,7 +174,7 @@ async fn raw_file(
     payload: web::Payload,
     worker: &Worker,
     query: Query,
-    profile: Profile,
+    profile: ReplyProfile,
     times: &Times<'_>,
 ) -> Result<Outcome, Problem> {
     let upload = Upload::admit(request, worker, query, profile, times)?;
@@ -220,8 +212,9 @@ impl Query {
             .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))
     }
 
-    fn profile(&self) -> Result<Profile, Problem> {
-        Profile::named(self.reply.as_deref().unwrap_or("default"))
+    fn profile(&self, worker: &Worker) -> Result<ReplyProfile, Problem> {
+        let by_default = worker.shared.settings.upload.reply;
+        self.reply.as_deref().map_or(Ok(by_default), reply::named)
     }
 }
 
@@ -230,22 +223,21 @@ struct Upload<'a> {
     worker: &'a Worker,
     client: Arc<Client>,
     query: Query,
-    profile: Profile,
+    profile: ReplyProfile,
     base: String,
     times: &'a Times<'a>,
     _slot: Slot,
 }
 
-/// Why a file was not stored, and what is left of it.
+/// Why a file was not stored.
 struct Failure {
     problem: Problem,
     path: Option<Key>,
-    relay: Option<Rc<Relay>>,
 }
 
 impl<E: Into<Problem>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { problem: error.into(), path: None, relay: None }
+        Self { problem: error.into(), path: None }
     }
 }
 
@@ -255,7 +247,7 @@ impl<'a> Upload<'a> {
         request: &HttpRequest,
         worker: &'a Worker,
         query: Query,
-        profile: Profile,
+        profile: ReplyProfile,
         times: &'a Times<'a>,
     ) -> Result<Self, Problem> {
         let client = worker.shared.guard.identify(request.headers(), None)?;
@@ -300,12 +292,7 @@ impl<'a> Upload<'a> {
             return Ok(None);
         }
         let name = part.head.file_name.unwrap_or_default();
-        let relay = file.relay.clone();
-        let path = self.path(&form.borrow(), &name, first).map_err(|problem| Failure {
-            problem,
-            path: None,
-            relay: Some(relay),
-        })?;
+        let path = self.path(&form.borrow(), &name, first)?;
         let content_type = media_type(part.head.content_type.as_deref(), &name);
         self.store(path, name, content_type, file).await.map(Some)
     }
@@ -415,7 +402,7 @@ impl<'a> Upload<'a> {
                 let url = address::of_file(&self.base, &path.key);
                 Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
             }
-            Err(problem) => Err(Failure { problem, path: Some(path.key), relay: Some(file.relay) }),
+            Err(problem) => Err(Failure { problem, path: Some(path.key) }),
         }
     }
 }

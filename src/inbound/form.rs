@@ -58,6 +58,8 @@ pub struct Form {
     field_bytes: usize,
     file_seen: bool,
     next: Option<FilePart>,
+    /// A file's content ended in an error: where the reading stands means nothing any more.
+    broken: bool,
 }
 
 enum State {
@@ -105,6 +107,7 @@ impl Form {
             field_bytes: 0,
             file_seen: false,
             next: None,
+            broken: false,
         })
     }
 
@@ -128,6 +131,27 @@ impl Form {
         }))
     }
 
+    /// Reads what is left of the file part that [`Self::next_file`] gave last and forgets it, so that the next one can
+    /// be read; at most `limit` bytes. Says whether it ended well.
+    pub async fn skip(form: &Rc<RefCell<Self>>, limit: u64) -> bool {
+        let mut skipped = 0;
+        poll_fn(|cx| {
+            let mut form = form.borrow_mut();
+            if let (State::AtFile, None) = (&form.state, &form.next) {
+                form.enter_file();
+            }
+            while skipped <= limit && !form.broken {
+                match ready!(form.poll_content(cx)) {
+                    Ok(Piece::Content(bytes)) => skipped += bytes.len() as u64,
+                    Ok(Piece::End(_)) => return Poll::Ready(true),
+                    Err(_) => return Poll::Ready(false),
+                }
+            }
+            Poll::Ready(false)
+        })
+        .await
+    }
+
     fn enter_file(&mut self) {
         debug_assert!(matches!(self.state, State::AtFile));
         self.scanner.at_line_start();
@@ -143,6 +167,12 @@ impl Form {
     }
 
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, InboundError>> {
+        let polled = self.poll_piece(cx);
+        self.broken |= matches!(polled, Poll::Ready(Err(_)));
+        polled
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, InboundError>> {
         while let State::Content = self.state {
             ready!(self.poll_fill(cx))?;
             match self.scanner.step(&mut self.chunk) {

@@ -69,6 +69,7 @@ impl Settings {
         line("upload.hold_limit", size(upload.hold_limit as u64));
         line("upload.memory_budget", size(upload.memory_budget as u64));
         line("upload.max_concurrent", upload.max_concurrent.to_string());
+        line("upload.reply", text(upload.reply.name()));
         line("auth.anonymous", auth.anonymous.to_string());
         for (name, key) in &auth.keys {
             let can: Vec<&str> = key.can.iter().copied().map(Action::name).collect();

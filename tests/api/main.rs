@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod links;
 mod measured;
+mod profiles;
 mod relay;
 mod replicas;
 mod settings;

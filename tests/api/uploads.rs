@@ -215,33 +215,6 @@ fn fields_after_the_file() {
 }
 
 #[test]
-fn editors_that_put_fields_behind_the_file() {
-    let world = Setup::new().start();
-    let content = noise(5_000_000, 1);
-    let form = |field: &str, content: &[u8]| {
-        Form::new().file(field, "照片.png", "image/png", content).field("type", "ajax")
-    };
-    let reply = world.post_to("/v1/files?reply=editorjs", &form("image", &content)).json();
-    assert_eq!(reply["success"], 1);
-    assert!(world.download(reply["file"]["url"].as_str().expect("an address")).0 == content);
-    let reply = world.post_to("/v1/files?reply=ueditor", &form("upfile", &content)).json();
-    assert_eq!(reply["state"], "SUCCESS");
-    assert_eq!(reply["original"], "照片.png");
-    assert!(world.download(reply["url"].as_str().expect("an address")).0 == content);
-    assert_eq!(world.objects().len(), 2);
-
-    world.faults(&json!([{"stage": "cos", "fault": "status", "status": 403}]));
-    let reply = world.post_to("/v1/files?reply=editorjs", &form("image", &content));
-    assert_eq!((reply.status, reply.json()["success"].as_u64()), (502, Some(0)));
-    let reply = world.post_to("/v1/files?reply=ueditor", &form("upfile", &content));
-    assert_eq!(reply.status, 200);
-    assert!(reply.json()["state"].as_str().expect("a text").contains("403"));
-    // Its status says nothing, so the log does.
-    world.gateway.log_with("\"code\":\"cos_refused\"");
-    assert_eq!(world.objects().len(), 2);
-}
-
-#[test]
 fn a_raw_body_goes_to_its_path() {
     let world = Setup::new().start();
     let bytes = noise(300_000, 2);

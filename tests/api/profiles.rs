@@ -1,0 +1,300 @@
+//! Reply profiles: what each editor and widget reads, on success and on failure, by the rules of its own source.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
+
+/// One file in the form its client sends: the part's name, fields before and behind it.
+fn form(profile: &str, content: &[u8]) -> Form {
+    let file = |form: Form, field: &str| form.file(field, "照片.png", "image/png", content);
+    match profile {
+        "wangeditor" => file(Form::new(), "wangeditor-uploaded-image"),
+        "ckeditor" => file(Form::new(), "upload"),
+        "editorjs" => file(Form::new(), "image").field("caption", "behind"),
+        "vditor" => file(Form::new(), "file[]"),
+        "ueditor" => file(Form::new(), "upfile").field("type", "ajax"),
+        "filepond" => file(Form::new().field("filepond", "{}"), "filepond"),
+        _ => file(Form::new(), "file"),
+    }
+}
+
+/// What a client makes of a reply: the picture's address, or what it shows its user.
+fn understood(profile: &str, reply: &Reply) -> Result<String, String> {
+    let is_success = (200..300).contains(&reply.status);
+    let text = |value: &Value| value.as_str().unwrap_or("nothing").to_owned();
+    match profile {
+        // `errno` is looked at only below a 2xx.
+        "wangeditor" if !is_success => Err("nothing".to_owned()),
+        "wangeditor" => match reply.json() {
+            body if body["errno"] == 0 => Ok(text(&body["data"]["url"])),
+            body => Err(text(&body["message"])),
+        },
+        "tinymce" if !is_success => Err(format!("HTTP Error: {}", reply.status)),
+        "tinymce" => Ok(text(&reply.json()["location"])),
+        // The status does not matter to it.
+        "ckeditor" => match reply.json() {
+            body if body["error"].is_null() => Ok(text(&body["url"])),
+            body => Err(text(&body["error"]["message"])),
+        },
+        "editorjs" if !is_success => Err(text(&reply.json()["message"])),
+        "editorjs" => match reply.json() {
+            body if body["success"] == 1 => Ok(text(&body["file"]["url"])),
+            _ => Err("nothing".to_owned()),
+        },
+        "vditor" if !is_success => Err(reply.text()),
+        "vditor" => {
+            let body = reply.json();
+            assert!(body["data"]["errFiles"].is_array(), "{body}");
+            let stored = body["data"]["succMap"].as_object().expect("a map");
+            match stored.values().next() {
+                Some(url) if body["code"] == 0 => Ok(text(url)),
+                _ => Err(text(&body["msg"])),
+            }
+        }
+        "ueditor" if !is_success => Err("nothing".to_owned()),
+        "ueditor" => match reply.json() {
+            body if body["state"] == "SUCCESS" => Ok(text(&body["url"])),
+            body => Err(text(&body["state"])),
+        },
+        "filepond" | "text" if !is_success => Err(reply.text()),
+        "filepond" | "text" => Ok(reply.text()),
+        "dropzone" if !is_success => {
+            assert_eq!(reply.header("content-type"), Some("application/json"));
+            Err(text(&reply.json()["error"]))
+        }
+        "dropzone" | "default" if is_success => Ok(text(&reply.json()["url"])),
+        _ => Err(text(&reply.json()["detail"])),
+    }
+}
+
+const PROFILES: [&str; 10] = [
+    "default",
+    "wangeditor",
+    "tinymce",
+    "ckeditor",
+    "editorjs",
+    "vditor",
+    "ueditor",
+    "filepond",
+    "dropzone",
+    "text",
+];
+
+fn post(world: &World, profile: &str, content: &[u8]) -> Reply {
+    world.post_to(&format!("/v1/files?reply={profile}"), &form(profile, content))
+}
+
+#[test]
+fn every_client_finds_its_file() {
+    let world = Setup::new().start();
+    for (at, profile) in PROFILES.into_iter().enumerate() {
+        let content = noise(200_000, at as u64);
+        let reply = post(&world, profile, &content);
+        let url = understood(profile, &reply).unwrap_or_else(|shown| panic!("{profile}: {shown}"));
+        if profile == "filepond" {
+            assert!(url.starts_with("cloud://"), "{url}");
+            continue;
+        }
+        let (bytes, kind) = world.download(url.trim_end());
+        assert!(bytes == content && kind == "image/png", "{profile}");
+    }
+    assert_eq!(world.objects().len(), PROFILES.len());
+}
+
+/// Refused before the body, behind its first bytes, and by COS: each in words, and never as a success.
+#[test]
+fn every_client_shows_what_went_wrong() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    world.faults(
+        &json!([{"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied"}]),
+    );
+    for profile in PROFILES {
+        let address = format!("/v1/files?reply={profile}");
+        let small = form(profile, b"small");
+        let mut client = world.client();
+        client.send_request(
+            "POST",
+            &address,
+            &[("content-type", &small.content_type())],
+            &small.bytes(),
+        );
+        let by_us = client.reply();
+        let too_large = world.post_to(&address, &form(profile, &noise(2 << 20, 1)));
+        let by_cos = world.post_to(&address, &small);
+        for (reply, status, words) in [
+            (by_us, 401, "no key was given"),
+            (too_large, 413, "larger than"),
+            (by_cos, 502, "403"),
+        ] {
+            let shown = understood(profile, &reply).expect_err(profile);
+            // TinyMCE shows no more than the status.
+            let words = if profile == "tinymce" { "HTTP Error" } else { words };
+            assert!(shown.contains(words), "{profile}: {shown}");
+            let in_disguise = matches!(profile, "wangeditor" | "vditor" | "ueditor");
+            assert_eq!(reply.status, if in_disguise { 200 } else { status }, "{profile}");
+        }
+    }
+    world.assert_nothing_stored();
+    // Where the status says nothing, the log does.
+    world.gateway.log_with("\"code\":\"cos_refused\"");
+}
+
+/// These show nothing but a network error when their request is not read to its end.
+#[test]
+fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let content = noise(24 << 20, 2);
+    for profile in ["wangeditor", "vditor", "ueditor"] {
+        let form = form(profile, &content);
+        let (kind, body) = (form.content_type(), form.bytes());
+        let length = body.len().to_string();
+        for key in [&[authorization()][..], &[]] {
+            let mut client = world.client();
+            let headers = [("content-type", kind.as_str()), ("content-length", &length)];
+            client.send_head(
+                "POST",
+                &format!("/v1/files?reply={profile}"),
+                &[&headers[..], key].concat(),
+            );
+            // In its own time; every byte is taken although the answer has long been given.
+            for piece in body.chunks(1 << 20) {
+                client.send(piece);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let reply = client.reply();
+            assert_eq!(reply.status, 200);
+            understood(profile, &reply).expect_err("it was refused");
+        }
+    }
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn the_settings_name_the_profile_for_requests_that_name_none() {
+    let world = Setup::new().set("upload.reply", "wangeditor").start();
+    assert_eq!(world.post(&form("wangeditor", b"x")).json()["errno"], 0);
+    let mut client = world.client();
+    client.send_request("PUT", "/v1/files/x.txt", &[authorization()], b"x");
+    assert_eq!(client.reply().json()["data"]["alt"], "x.txt");
+    world.post_to("/v1/files?reply=default", &form("default", b"x")).stored();
+    let unknown = world.post_to("/v1/files?reply=Vditor", &form("vditor", b"x"));
+    let problem = unknown.problem(400, "invalid_request");
+    assert!(problem["detail"].as_str().expect("a text").contains("vditor"), "{problem}");
+}
+
+#[test]
+fn vditor_s_files_are_told_apart() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let (small, large) = (noise(1000, 3), noise(2 << 20, 4));
+    let files = Form::new()
+        .file("file[]", "image.png", "image/png", &small)
+        .file("file[]", "large<1>.png", "image/png", &large)
+        .file("file[]", "image.png", "image/png", &noise(2000, 5))
+        .file("file[]", "a.txt", "text/plain", b"text");
+    let reply = world.post_to("/v1/files?reply=vditor", &files);
+    let body = reply.json();
+    assert_eq!((reply.status, &body["code"]), (200, &json!(1)), "{body}");
+    // It puts this into markup as it is.
+    assert_eq!(body["data"]["errFiles"], json!(["large‹1›.png"]));
+    assert!(body["msg"].as_str().expect("a text").contains("larger than"), "{body}");
+    let stored = body["data"]["succMap"].as_object().expect("a map");
+    let url = |name: &str| stored[name].as_str().expect("an address");
+    assert!(world.download(url("image.png")).0 == small);
+    assert_eq!(world.download(url("image-2.png")).0.len(), 2000);
+    assert_eq!(world.download(url("a.txt")).0, b"text");
+    assert_eq!((stored.len(), world.objects().len()), (3, 3));
+    // They are inserted in the order of the reply's text.
+    let text = reply.text();
+    let at = |name: &str| text.find(&format!("\"{name}\":")).expect("it");
+    assert!(at("image.png") < at("image-2.png") && at("image-2.png") < at("a.txt"), "{text}");
+    assert_eq!(body["problem"]["code"], "file_too_large");
+}
+
+#[test]
+fn several_files_for_one_verdict() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let good = || {
+        Form::new().file("file[0]", "a.txt", "text/plain", b"a").file(
+            "file[1]",
+            "b.txt",
+            "text/plain",
+            b"b",
+        )
+    };
+    let bad = || good().file("file[2]", "c.bin", "text/plain", &noise(2 << 20, 6));
+    let post =
+        |profile: &str, form: &Form| world.post_to(&format!("/v1/files?reply={profile}"), form);
+
+    let reply = post("dropzone", &good());
+    assert_eq!((reply.status, reply.json()["files"].as_array().map(Vec::len)), (201, Some(2)));
+    let reply = post("dropzone", &bad());
+    let body = reply.json();
+    assert!(understood("dropzone", &reply).expect_err("one failed").contains("larger than"));
+    assert_eq!((reply.status, &body["files"][1]["name"]), (413, &json!("b.txt")));
+    assert!(body["files"][1]["file_id"].is_string() && body["files"][2]["error"].is_object());
+
+    assert_eq!(post("text", &good()).text().lines().count(), 2);
+    assert_eq!(post("wangeditor", &good()).json()["data"].as_array().map(Vec::len), Some(2));
+    for profile in ["text", "tinymce", "ckeditor", "editorjs", "filepond", "wangeditor", "ueditor"]
+    {
+        let reply = post(profile, &bad());
+        understood(profile, &reply).expect_err("one failed");
+    }
+}
+
+#[test]
+fn ueditor_asks_for_its_configuration() {
+    let world = Setup::new().set("upload.max_file_size", "3MiB").start();
+    let ask = |query: &str| {
+        let mut client = world.client();
+        client.send_request("GET", &format!("/v1/files{query}"), &[], b"");
+        client.reply()
+    };
+    let plain = ask("?reply=ueditor&action=config&noCache=1");
+    assert_eq!((plain.status, plain.header("content-type")), (200, Some("application/json")));
+    let config = plain.json();
+    assert_eq!(config["imageMaxSize"], 3 << 20);
+    assert_eq!(config["imageUrlPrefix"], "");
+    let allowed = config["imageAllowFiles"].as_array().expect("a list");
+    assert!(allowed.contains(&json!(".png")) && !allowed.contains(&json!(".pdf")));
+    assert!(
+        config["catcherLocalDomain"].as_array().expect("hosts").contains(&json!("gateway.test"))
+    );
+    // What it asks for is what it then posts.
+    let field = config["imageFieldName"].as_str().expect("a name");
+    let action = config["imageActionName"].as_str().expect("a name");
+    let form = Form::new().file(field, "x.png", "image/png", b"x").field("type", "ajax");
+    let reply = world.post_to(&format!("/v1/files?reply=ueditor&action={action}"), &form);
+    assert_eq!(reply.json()["state"], "SUCCESS");
+    // Its hidden frame shows plain text as it is, and makes nothing of it.
+    assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+
+    let script = ask("?action=config&callback=bd__editor__abc");
+    assert!(script.header("content-type").expect("a type").starts_with("text/javascript"));
+    let text = script.text();
+    let json = text.strip_prefix("bd__editor__abc(").and_then(|text| text.strip_suffix(')'));
+    assert_eq!(serde_json::from_str::<Value>(json.expect("a call")).expect("JSON"), config);
+    for callback in ["alert(1)//", "%3Cscript%3E", "1a", "", "a%0A"] {
+        ask(&format!("?action=config&callback={callback}")).problem(400, "invalid_request");
+    }
+    let list = ask("?action=listimage&start=0&size=20");
+    assert!(list.json()["state"].as_str().is_some_and(|state| state != "SUCCESS"));
+    ask("").problem(405, "method_not_allowed");
+}
+
+/// The editor cannot set a header from its hidden frame; whoever cannot read the refusal still gets the log.
+#[test]
+fn a_page_of_another_origin_is_refused_whatever_its_profile() {
+    let world = Setup::new().start();
+    for profile in PROFILES {
+        let form = form(profile, b"x");
+        let mut client: Client = world.client();
+        let kind = form.content_type();
+        let headers =
+            [authorization(), ("content-type", kind.as_str()), ("origin", "https://evil.example")];
+        client.send_request("POST", &format!("/v1/files?reply={profile}"), &headers, &form.bytes());
+        client.reply().problem(403, "origin_not_allowed");
+    }
+    world.assert_nothing_stored();
+}
