@@ -16,6 +16,7 @@
 //! repeated.
 
 pub mod app;
+pub mod cli;
 pub mod cos;
 pub mod guard;
 pub mod http;

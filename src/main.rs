@@ -1,33 +1,15 @@
 //! The `tcb-upload-gateway` binary.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tcb_upload_gateway::app::{self, App};
+use tcb_upload_gateway::cli::{self, Arguments, Command};
 use tcb_upload_gateway::settings::Settings;
 use tcb_upload_gateway::telemetry;
 
 /// sysexits.h: a configuration that cannot be used.
 const EX_USAGE: u8 = 64;
-
-/// Streams uploads into WeChat CloudBase storage (Tencent COS) through one endpoint.
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    /// `sandbox` (needs nothing, loopback only) or `production`; also GATEWAY_PROFILE
-    #[arg(long)]
-    profile: Option<String>,
-    /// A TOML file laid over the profile; the environment (GATEWAY__SECTION__KEY) lies over both
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Check the settings, print them with secrets hidden, and end
-    #[arg(long)]
-    check: bool,
-    /// Ask the gateway that runs with these settings on this machine whether it is alive, and end: for HEALTHCHECK
-    #[arg(long)]
-    health: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -37,6 +19,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Some(Command::Upload(upload)) = &arguments.command {
+        return cli::upload::run(upload);
+    }
     let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
         Ok(settings) => settings,
         Err(faults) => {

@@ -1,6 +1,7 @@
 //! The gateway from outside: real sockets, the real binary, the strict sandbox.
 
 mod access;
+mod cli;
 mod clients;
 mod credentials;
 mod documents;
