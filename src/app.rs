@@ -181,8 +181,9 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
     };
     routes
         .service(
-            resource("/v1/files", "POST")
+            resource("/v1/files", "POST, DELETE")
                 .route(web::post().to(upload::form))
+                .route(web::delete().to(files::revert))
                 .route(web::get().to(ueditor::ask)),
         )
         .service(

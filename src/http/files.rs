@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
 
 use super::problem::{Code, Problem};
-use super::{Worker, address};
+use super::trace::RequestId;
+use super::{Worker, address, json, links, reply};
 use crate::key::Key;
 use crate::settings::Action;
 use crate::wechat::FileError;
@@ -48,6 +50,46 @@ pub async fn delete(
     let deleted = worker.wechat.delete_one(&file_id).await;
     deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+pub struct RevertQuery {
+    reply: Option<String>,
+}
+
+/// `DELETE /v1/files`: the body names the file, by its id or its path, as FilePond takes an upload back. 204, also when
+/// there is no such file any more.
+pub async fn revert(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+    query: web::Query<RevertQuery>,
+) -> Result<HttpResponse, Problem> {
+    let profile = query.reply.as_deref().map(reply::named).transpose()?;
+    let deleted = named_by_body(&request, payload, &worker).await;
+    deleted.map(|()| HttpResponse::NoContent().finish()).or_else(|problem| {
+        let id = RequestId::of_running(&request);
+        profile.and_then(|profile| profile.failure(&problem, &id)).ok_or(problem)
+    })
+}
+
+async fn named_by_body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+) -> Result<(), Problem> {
+    let client = worker.shared.guard.identify(request.headers(), None)?;
+    client.may(Action::Delete)?;
+    let idle = worker.shared.settings.upload.idle_timeout;
+    let body = json::bytes(request, payload, idle).await?;
+    let name = std::str::from_utf8(&body).unwrap_or_default().trim();
+    if name.is_empty() {
+        let detail = "the body of this request is the id or the path of the file to delete";
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
+    let file = links::find_one(worker, &client, name).await?;
+    let deleted = worker.wechat.delete_one(&file.file_id).await;
+    deleted.map_err(|error| Problem::of_file(&error, &file.path))
 }
 
 impl Problem {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -156,9 +156,9 @@ struct Resolved {
     found: Result<Found, Unresolved>,
 }
 
-struct Found {
-    file_id: String,
-    path: String,
+pub(super) struct Found {
+    pub file_id: String,
+    pub path: String,
 }
 
 /// A name that leads to no file; as it was given.
@@ -184,8 +184,7 @@ async fn resolve(
     let mut resolved = Vec::with_capacity(files.len());
     for named in files {
         let (file_id, path) = match named {
-            Named::Text(text) if text.starts_with("cloud://") => (Some(text.as_str()), None),
-            Named::Text(text) => (None, Some(text.as_str())),
+            Named::Text(text) => id_or_path(text),
             Named::Object { file_id, path, .. } => (file_id.as_deref(), path.as_deref()),
         };
         let found = match find(worker, client, file_id, path).await {
@@ -206,6 +205,22 @@ async fn resolve(
 enum Lost {
     Name(Problem),
     Call(Problem),
+}
+
+/// One file by its id or its path, as `text` has it.
+pub(super) async fn find_one(
+    worker: &Worker,
+    client: &Client,
+    text: &str,
+) -> Result<Found, Problem> {
+    let (file_id, path) = id_or_path(text);
+    find(worker, client, file_id, path).await.map_err(|lost| match lost {
+        Lost::Name(problem) | Lost::Call(problem) => problem,
+    })
+}
+
+fn id_or_path(text: &str) -> (Option<&str>, Option<&str>) {
+    if text.starts_with("cloud://") { (Some(text), None) } else { (None, Some(text)) }
 }
 
 async fn find(
@@ -262,8 +277,7 @@ fn answer<T, U: Serialize>(
     {
         return Err(error.clone().into());
     }
-    let id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
-    let id = id.unwrap_or_default();
+    let id = RequestId::of_running(request);
     let mut results = results.into_iter();
     let outcomes: Vec<Result<U, Problem>> = files
         .iter()

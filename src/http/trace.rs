@@ -6,7 +6,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, web};
+use actix_web::{Error, HttpMessage, HttpRequest, web};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -31,6 +31,12 @@ impl RequestId {
                 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
         Self(given.filter(sane).map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned))
+    }
+
+    /// The id of a request that [`requests`] let in.
+    pub fn of_running(request: &HttpRequest) -> String {
+        let id = request.extensions().get::<Self>().map(|id| id.as_str().to_owned());
+        id.unwrap_or_default()
     }
 
     /// The id's text.

@@ -36,7 +36,7 @@ pub async fn ask(
 ) -> Result<HttpResponse, Problem> {
     let settings = &worker.shared.settings;
     let answer = match query.action.as_deref() {
-        None => return Ok(ops::method_not_allowed("POST")),
+        None => return Ok(ops::method_not_allowed("POST, DELETE")),
         Some("config") => config(&settings.upload, &address::base(&request, &settings.server)),
         Some(_) => json!({ "state": "this server takes uploads; it has no list of files to show" }),
     };

@@ -100,7 +100,7 @@ impl<'a> Watch<'a> {
         if let Some(timing) = self.times.header() {
             self.request.extensions_mut().insert(timing);
         }
-        let id = request_id(self.request);
+        let id = RequestId::of_running(self.request);
         let reply = files.and_then(|outcomes| profile.reply(&outcomes, &id));
         reply.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
     }
@@ -113,11 +113,6 @@ impl Drop for Watch<'_> {
             self.metrics.upload(Code::TruncatedBody.name());
         }
     }
-}
-
-fn request_id(request: &HttpRequest) -> String {
-    let id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
-    id.unwrap_or_default()
 }
 
 async fn form_files(

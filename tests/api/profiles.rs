@@ -242,6 +242,48 @@ fn several_files_for_one_verdict() {
     }
 }
 
+/// FilePond's revert: the body of its DELETE is what the upload answered.
+#[test]
+fn filepond_takes_an_upload_back() {
+    let world = Setup::new().start();
+    let take_back = |headers: &[(&str, &str)], body: &str| {
+        let mut client = world.client();
+        client.send_request("DELETE", "/v1/files?reply=filepond", headers, body.as_bytes());
+        client.reply()
+    };
+    let ids = [1, 2].map(|seed| post(&world, "filepond", &noise(1000, seed)).text());
+    let key = [authorization(), ("content-type", "text/plain;charset=UTF-8")];
+    assert_eq!(take_back(&[], &ids[0]).status, 401);
+    assert_eq!(world.objects().len(), 2);
+    // Once more: it is gone, which is what was asked for.
+    for _ in 0..2 {
+        let reply = take_back(&key, &ids[0]);
+        assert_eq!((reply.status, reply.text().as_str()), (204, ""));
+    }
+    let left = world.objects();
+    let path = left[0]["key"].as_str().expect("a key");
+    assert!(left.len() == 1 && ids[1].ends_with(path), "{left:?}");
+    for not_an_id in ["", " ", "cloud://", "../x", "cloud://a.b/"] {
+        let reply = take_back(&key, not_an_id);
+        assert_eq!(reply.status, 400, "{not_an_id}: {}", reply.text());
+        assert!(reply.header("content-type").expect("a type").starts_with("text/plain"));
+    }
+    assert_eq!(take_back(&key, path).status, 204);
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_file_outside_a_key_s_folder_is_not_taken_back() {
+    let world = Setup::new().set("auth.keys.panel.prefix", "panel/").start();
+    let id = post(&world, "filepond", b"x").text();
+    let foreign = id.replace("/panel/", "/other/");
+    let mut client = world.client();
+    for (id, status) in [(foreign.as_str(), 403), (&id, 204)] {
+        client.send_request("DELETE", "/v1/files", &[authorization()], id.as_bytes());
+        assert_eq!(client.reply().status, status, "{id}");
+    }
+}
+
 #[test]
 fn ueditor_asks_for_its_configuration() {
     let world = Setup::new().set("upload.max_file_size", "3MiB").start();
