@@ -3,6 +3,7 @@
 use std::future::ready;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::settings::{Credential as CredentialMode, Settings};
 use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
-use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant, Mode};
 use crate::wechat::file::TokenFile;
 use crate::wechat::replicas::Replicas;
 use crate::wechat::token::Tokens;
@@ -61,32 +62,20 @@ pub struct App {
     address: SocketAddr,
     server: Server,
     /// Runs as long as it is kept.
-    #[cfg(feature = "sandbox")]
-    _sandbox: Option<crate::sandbox::Sandbox>,
+    _sandbox: Option<Sandbox>,
 }
 
 impl App {
     /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system.
     pub fn build(settings: Settings) -> Result<Self, AppError> {
-        #[cfg(feature = "sandbox")]
         let (settings, sandbox) = with_sandbox(settings)?;
-        #[cfg(not(feature = "sandbox"))]
-        if settings.sandbox.enabled {
-            return Err(AppError::NoSandbox);
-        }
-
         let bind = |cause| AppError::Bind { address: settings.server.bind, cause };
         let listener = listen(settings.server.bind).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
         let server = serve(settings, listener)?;
         tracing::info!("listening on {scheme}://{address}");
-        Ok(Self {
-            address,
-            server,
-            #[cfg(feature = "sandbox")]
-            _sandbox: sandbox,
-        })
+        Ok(Self { address, server, _sandbox: sandbox })
     }
 
     /// Where it listens.
@@ -129,15 +118,48 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// The ways to WeChat and COS that the settings describe; each thread has its own connections.
+#[derive(Clone)]
+pub(crate) struct Upstreams {
+    tls: Arc<rustls::ClientConfig>,
+    wechat: Arc<api::Shared>,
+    timeouts: Timeouts,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Upstreams {
+    pub fn new(settings: &Settings) -> Result<Self, AppError> {
+        let tls = crate::tls::client()?;
+        let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
+        let wechat = wechat(settings, &metrics)?;
+        let timeouts = Timeouts {
+            connect: settings.cos.connect_timeout,
+            write: settings.cos.write_timeout,
+            reply: settings.cos.reply_timeout,
+        };
+        Ok(Self { tls, wechat, timeouts, metrics })
+    }
+
+    pub fn http(&self, settings: &Settings) -> awc::Client {
+        wechat_client(settings, &self.tls)
+    }
+
+    pub fn wechat(&self, settings: &Settings) -> Wechat {
+        Wechat::new(self.http(settings), self.wechat.clone())
+    }
+
+    /// How we are known to WeChat.
+    pub fn mode(&self) -> Mode {
+        self.wechat.access().mode()
+    }
+
+    pub fn cos(&self) -> Rc<Upstream> {
+        Upstream::new(self.tls.clone(), self.timeouts)
+    }
+}
+
 fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> {
-    let tls = crate::tls::client()?;
-    let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
-    let wechat = wechat(&settings, &metrics)?;
-    let timeouts = Timeouts {
-        connect: settings.cos.connect_timeout,
-        write: settings.cos.write_timeout,
-        reply: settings.cos.reply_timeout,
-    };
+    let upstreams = Upstreams::new(&settings)?;
     let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let shared = Arc::new(Shared {
@@ -147,16 +169,16 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         template: Template::new(&settings.upload.path_template),
         budget: Budget::new(settings.upload.memory_budget as u64),
         slots: Slots::new(settings.upload.max_concurrent),
-        metrics,
-        wechat,
+        metrics: upstreams.metrics.clone(),
+        wechat: upstreams.wechat.clone(),
         settings,
     });
 
     let app = move || {
         let worker = Worker {
             shared: shared.clone(),
-            wechat: Wechat::new(wechat_client(&shared.settings, &tls), shared.wechat.clone()),
-            upstream: Upstream::new(tls.clone(), timeouts),
+            wechat: upstreams.wechat(&shared.settings),
+            upstream: upstreams.cos(),
         };
         let console = shared.settings.console.enabled;
         Actix::new()
@@ -291,12 +313,23 @@ fn wechat_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::C
         .finish()
 }
 
+#[cfg(feature = "sandbox")]
+pub(crate) type Sandbox = crate::sandbox::Sandbox;
+/// There is none in this build.
+#[cfg(not(feature = "sandbox"))]
+pub(crate) type Sandbox = std::convert::Infallible;
+
+#[cfg(not(feature = "sandbox"))]
+pub(crate) fn with_sandbox(settings: Settings) -> Result<(Settings, Option<Sandbox>), AppError> {
+    if settings.sandbox.enabled { Err(AppError::NoSandbox) } else { Ok((settings, None)) }
+}
+
 /// Starts the sandbox where it is on, and points the settings at it.
 #[cfg(feature = "sandbox")]
-fn with_sandbox(
+pub(crate) fn with_sandbox(
     mut settings: Settings,
-) -> Result<(Settings, Option<crate::sandbox::Sandbox>), AppError> {
-    use crate::sandbox::{Options, Sandbox};
+) -> Result<(Settings, Option<Sandbox>), AppError> {
+    use crate::sandbox::Options;
 
     if !settings.sandbox.enabled {
         return Ok((settings, None));

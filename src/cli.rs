@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the binary besides serving.
 
+pub mod doctor;
 pub mod upload;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Send one byte through the services that the settings name, and say what is wrong and where to change it
+    Doctor,
     /// Upload files through a running gateway and print their addresses
     Upload(upload::Upload),
 }

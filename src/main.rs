@@ -47,6 +47,9 @@ fn main() -> ExitCode {
             }
         };
     }
+    if let Some(Command::Doctor) = arguments.command {
+        return cli::doctor::run(settings);
+    }
     if let Err(error) = telemetry::start(&settings.telemetry) {
         eprintln!("{error}");
         return ExitCode::from(EX_USAGE);

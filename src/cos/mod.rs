@@ -30,7 +30,7 @@ pub enum CosError {
     /// No verdict: the connection could not be made or broke.
     #[error("no answer from COS: {0}")]
     Unreachable(String),
-    #[error("COS {waited_for} took longer than {limit:?}")]
+    #[error("COS: {waited_for} took longer than {limit:?}")]
     Timeout { waited_for: &'static str, limit: Duration },
     #[error("COS answered {status} {code}: {message}")]
     Refused { status: u16, code: String, message: String, request_id: Option<String> },

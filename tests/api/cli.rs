@@ -111,7 +111,172 @@ fn mistakes_at_the_keyboard_are_exit_code_64() {
     }
     let help = run(&["--help"], &BTreeMap::new(), folder.path());
     assert_eq!(help.code, 0);
-    for named in ["upload", "--check", "--health", "--profile", "--config"] {
+    for named in ["upload", "doctor", "--check", "--health", "--profile", "--config"] {
         assert!(help.stdout.contains(named), "{}", help.stdout);
     }
+}
+
+/// The settings of a gateway in production against the world's sandbox, with `changes`.
+fn settings(world: &World, changes: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut variables = world.variables().clone();
+    for (key, value) in changes {
+        let name = format!("GATEWAY__{}", key.to_uppercase().replace('.', "__"));
+        variables.insert(name, (*value).to_owned());
+    }
+    variables
+}
+
+fn doctor(world: &World, changes: &[(&str, &str)]) -> Ended {
+    let folder = tempfile::tempdir().expect("a folder");
+    run(&["doctor", "--profile", "production"], &settings(world, changes), folder.path())
+}
+
+/// The steps of a printed examination and how each ended.
+fn steps(ended: &Ended) -> BTreeMap<&str, &str> {
+    let mut steps = BTreeMap::new();
+    for line in ended.stdout.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(mark @ ("ok" | "FAILED" | "-")), Some(name)) = (words.next(), words.next()) {
+            steps.insert(name, mark);
+        }
+    }
+    steps
+}
+
+#[test]
+fn the_doctor_finds_nothing_wrong_where_nothing_is() {
+    let world = Setup::new().start();
+    for mode in ["stable", "secret"] {
+        let ended = doctor(&world, &[("wechat.credential", mode)]);
+        assert_eq!(ended.code, 0, "{}", ended.stdout);
+        assert_eq!(steps(&ended).len(), 7, "{}", ended.stdout);
+        assert!(steps(&ended).values().all(|mark| *mark == "ok"), "{}", ended.stdout);
+        assert!(ended.stdout.contains(&format!("credential mode `{mode}`")), "{}", ended.stdout);
+        assert!(ended.stdout.contains("its CRC-64 agrees"), "{}", ended.stdout);
+    }
+    assert_eq!(world.count("batchdeletefile"), 2);
+    world.assert_nothing_stored();
+
+    // Without anything it examines the sandbox it has within.
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("objects").display().to_string();
+    let variables = [("GATEWAY__SANDBOX__DATA".to_owned(), data)];
+    let ended = run(&["doctor"], &variables.into(), folder.path());
+    assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(steps(&ended).values().all(|mark| *mark == "ok"), "{}", ended.stdout);
+    assert_eq!(ended.stderr, "");
+}
+
+/// What is broken (settings, faults of the services), the step that fails, what is said.
+type Broken<'a> = (&'a [(&'a str, &'a str)], Value, &'a str, &'a [&'a str]);
+
+#[test]
+fn the_doctor_names_each_fault_and_where_to_change_it() {
+    let unused =
+        TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let nowhere = format!("http://{unused}");
+    let unreached = [("wechat.base_url", nowhere.as_str())];
+    let rule = |stage: &str, fault: &str, with: Value| {
+        let mut rule = json!({"stage": stage, "fault": fault});
+        rule.as_object_mut().expect("a rule").extend(with.as_object().expect("an object").clone());
+        json!([rule])
+    };
+    let errcode = |stage: &str, errcode: i64, errmsg: &str| {
+        rule(stage, "errcode", json!({"errcode": errcode, "errmsg": errmsg}))
+    };
+    let cos =
+        |status: u16, code: &str| rule("cos", "status", json!({"status": status, "code": code}));
+    let fine = json!([]);
+    let cases: Vec<Broken<'_>> = vec![
+        (
+            &[("wechat.secret", "wrong")],
+            fine.clone(),
+            "token",
+            &["40125", "GATEWAY__WECHAT__SECRET"],
+        ),
+        (&[("wechat.appid", "wxother")], fine.clone(), "token", &["40013", "wechat.appid"]),
+        (
+            &[],
+            errcode("token", 40164, "invalid ip 203.0.113.7, not in whitelist"),
+            "token",
+            &["40164", "add the address 203.0.113.7 to", "mp.weixin.qq.com"],
+        ),
+        (&unreached, fine.clone(), "token", &["wechat.base_url", "firewall"]),
+        (
+            &[],
+            errcode("token", 45009, "reach max api daily quota limit"),
+            "token",
+            &["45009", "midnight"],
+        ),
+        (&[], rule("token", "garbage", json!({})), "token", &["wechat.base_url"]),
+        (&[("wechat.env", "other-env")], fine.clone(), "link", &["-501000", "wechat.env"]),
+        (&[], errcode("link", 85088, "no tcb"), "link", &["85088", "cloud.weixin.qq.com"]),
+        (&[], errcode("link", 85107, "not allowed"), "link", &["85107", "/tcb/uploadfile"]),
+        (&[], errcode("link", 48001, "api unauthorized"), "link", &["48001", "permission"]),
+        (
+            &[("cos.allowed_hosts", "*.myqcloud.com")],
+            fine.clone(),
+            "link",
+            &["127.0.0.1:", "cos.allowed_hosts"],
+        ),
+        (&[("cos.allow_http", "false")], fine.clone(), "link", &["https", "cos.allow_http"]),
+        (
+            &[],
+            rule("link", "foreign_host", json!({"url": format!("{nowhere}/b/k")})),
+            "link",
+            &["cos.allowed_hosts"],
+        ),
+        (&[], rule("cos", "refuse", json!({})), "upload", &["must reach 127.0.0.1", "firewall"]),
+        (&[], cos(403, "AccessDenied"), "upload", &["AccessDenied", "权限设置"]),
+        (&[], cos(404, "NoSuchBucket"), "upload", &["bucket is gone", "wechat.env"]),
+        (&[], cos(451, "UnavailableForLegalReasons"), "upload", &["arrears"]),
+        (&[], rule("cos", "wrong_crc", json!({})), "upload", &["CRC-64", "changes what is sent"]),
+        (
+            &[("cos.reply_timeout", "200ms")],
+            rule("cos", "delay", json!({"ms": 5000})),
+            "upload",
+            &["the verdict took longer", "cos.connect_timeout"],
+        ),
+        (&[], rule("object", "status", json!({"status": 403})), "download", &["403", "防盗链"]),
+        (&[], errcode("download", 48001, "api unauthorized"), "download", &["48001"]),
+        (&[], errcode("delete", 85107, "not allowed"), "delete", &["/tcb/batchdeletefile"]),
+        (&[("server.bind", "203.0.113.1:80")], fine.clone(), "listen", &["server.bind"]),
+        (
+            &[("server.tls.cert", "/no/cert.pem"), ("server.tls.key", "/no/key.pem")],
+            fine.clone(),
+            "listen",
+            &["/no/cert.pem", "server.tls.cert"],
+        ),
+    ];
+    let world = Setup::new().start();
+    for (changes, faults, step, said) in cases {
+        world.control("POST", "reset", "");
+        world.faults(&faults);
+        let ended = doctor(&world, changes);
+        let out = &ended.stdout;
+        println!("{changes:?} {faults}\n{out}");
+        assert_eq!(ended.code, 1, "{out}");
+        let failed: Vec<_> =
+            steps(&ended).into_iter().filter(|(_, mark)| *mark == "FAILED").collect();
+        assert_eq!(failed, [(step, "FAILED")], "{out}");
+        let (_, rest) = out.split_once("FAILED ").expect("a failure");
+        for text in said {
+            assert!(rest.contains(text), "no {text:?} in\n{out}");
+        }
+        // What was said to be wrong is not left behind either.
+        if step != "delete" {
+            world.assert_nothing_stored();
+        }
+        for secret in [&world.variables()["GATEWAY__WECHAT__SECRET"][..], "q-signature", "sign="] {
+            assert!(!out.contains(secret), "{out}");
+        }
+    }
+}
+
+#[test]
+fn the_doctor_refuses_settings_that_cannot_be_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ended = run(&["doctor", "--profile", "production"], &BTreeMap::new(), folder.path());
+    assert_eq!(ended.code, 64);
+    assert!(ended.stderr.contains("wechat.env: must be set"), "{}", ended.stderr);
 }
