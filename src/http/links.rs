@@ -362,7 +362,8 @@ pub async fn upload(
     };
     let named = if name.is_empty() { key.as_str() } else { name };
     let content_type = media_type(asked.content_type.as_deref(), named);
-    let link = worker.wechat.upload_link(key.as_str()).await?;
+    let link = worker.wechat.upload_link(key.as_str()).await;
+    let link = link.map_err(|error| Problem::from(error).about(key.as_str()))?;
     // A browser that posts elsewhere is as wrong as we would be.
     worker.shared.allowed_hosts.check(&link.url)?;
     worker.wechat.forget_link(&link.file_id).await;

@@ -17,6 +17,8 @@ use crate::key::KeyError;
 use crate::wechat::credential::Mode;
 use crate::wechat::{FileError, WechatError, advice};
 
+/// WeChat does not take a path.
+const INVALID_PATH: i64 = -501007;
 /// WeChat's quota of a call is used up for the day.
 const QUOTA: i64 = 45009;
 
@@ -131,6 +133,14 @@ impl Problem {
     /// A problem that no upstream had a part in.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), retry_after: None, upstream: None }
+    }
+
+    /// Names the path that WeChat does not take, where that is what failed.
+    pub fn about(mut self, path: &str) -> Self {
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
+            self.detail.push_str(&format!("; the path is `{path}`"));
+        }
+        self
     }
 
     /// The problem document.

@@ -14,7 +14,6 @@ use crate::cos::relay::{Framed, Relay};
 use crate::cos::verdict::Receipt;
 use crate::key::Key;
 use crate::metrics::Stage;
-use crate::wechat::WechatError;
 use crate::wechat::wire::UploadLink;
 
 /// A file is sent at most this often.
@@ -58,15 +57,11 @@ pub(super) async fn deliver(
     }
 }
 
-async fn upload_link(
-    worker: &Worker,
-    key: &Key,
-    times: &Times<'_>,
-) -> Result<UploadLink, WechatError> {
+async fn upload_link(worker: &Worker, key: &Key, times: &Times<'_>) -> Result<UploadLink, Problem> {
     let asked = Instant::now();
     let link = worker.wechat.upload_link(key.as_str()).await;
     times.add(Stage::Link, asked.elapsed());
-    link
+    link.map_err(|error| Problem::from(error).about(key.as_str()))
 }
 
 /// Why a file was not stored.
@@ -140,7 +135,7 @@ async fn send(
                 attempt += 1;
                 if error.wants_fresh_link() {
                     let fresh = upload_link(worker, key, times).await;
-                    *link = fresh.map_err(|error| SendError::Problem(error.into()))?;
+                    *link = fresh.map_err(SendError::Problem)?;
                 }
             }
             error => return Err(error.into()),

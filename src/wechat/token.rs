@@ -10,6 +10,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use secrecy::{ExposeSecret, SecretString};
+use tracing::Instrument;
 
 use super::WechatError;
 use super::credential::{Credential, Issued, Mode};
@@ -171,10 +172,12 @@ impl Tokens {
     /// tasks of all workers share one fetch through the cache.
     async fn fetched(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
         let (tokens, client) = (self.clone(), http.clone());
-        let task = rt::spawn(async move {
+        let fetch = async move {
             let init = tokens.fetch(&client);
             tokens.shared.cache.try_get_with((), init).await
-        });
+        };
+        // What it logs is known by the request that needed the token first.
+        let task = rt::spawn(fetch.in_current_span());
         match task.await {
             Ok(result) => result.map_err(|cause| self.no_token(cause)),
             // The worker that ran the task is shutting down.

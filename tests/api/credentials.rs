@@ -167,6 +167,16 @@ fn each_mode_calls_as_it_is_documented() {
                 "/cgi-bin/token?grant_type=client_credential&appid=wx12&secret=0123456789"
             ),
             "authorizer" => {
+                // WeChat may hand out another refresh token with each token.
+                upstream.reply(
+                    "/tcb/uploadfile",
+                    ok(&json!({ "errcode": 42001, "errmsg": "expired" })),
+                );
+                client.send_request("POST", "/v1/files", &headers, &body);
+                client.reply().problem(502, "wechat_refused");
+                let again = upstream.seen("/cgi-bin/");
+                assert_eq!(again.len(), 2);
+                assert_eq!(again[1].json()["authorizer_refresh_token"], "refresh-2");
                 assert!(
                     tokens[0].target.ends_with("?component_access_token=tok%2Fen%2Bfile"),
                     "{}",
@@ -221,6 +231,9 @@ fn each_refusal_says_what_to_change() {
         let words = [words, &[errmsg]].concat();
         explained(&world.post(&small()), 502, "wechat_refused", errcode, &words);
     }
+    world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": -501007}]));
+    let form = Form::new().field("path", "odd/路径.txt").file("f", "x", "text/plain", b"x");
+    explained(&world.post(&form), 502, "wechat_refused", -501007, &["`odd/路径.txt`"]);
     // Come back tomorrow, in China.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 45009, "errmsg": "reach max api daily quota limit"}]));
     let reply = world.post(&small());
