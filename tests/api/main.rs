@@ -11,6 +11,7 @@ mod hostile;
 mod links;
 mod measured;
 mod profiles;
+mod readme;
 mod relay;
 mod replicas;
 mod settings;

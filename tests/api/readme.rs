@@ -1,0 +1,301 @@
+//! The README's clients, run as they stand there, and a few more of tests/clients. `tests/clients/install` brings what
+//! they need; `tests/run` runs it and then these.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{KEY, Setup, World, noise, wait_until};
+
+const README: &str = include_str!("../../README.md");
+const ADDRESS: &str = "https://files.example.com";
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+/// The files are small enough for what must be held (chunked requests), and much larger than any socket's buffer.
+const SIZE: usize = 6 << 20;
+const LIMIT: &str = "8MiB";
+const TOO_LARGE: usize = 24 << 20;
+
+/// The code in the `<details>` of this summary below a heading.
+fn code(heading: &str, summary: &str) -> String {
+    let (_, section) = README.split_once(&format!("\n## {heading}\n")).expect("the section");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let (_, details) = section
+        .split_once(&format!("<summary>{summary}</summary>"))
+        .unwrap_or_else(|| panic!("no {summary} in {heading}"));
+    let (_, fenced) = details.split_once("```").expect("code");
+    let (_, code) = fenced.split_once('\n').expect("a language");
+    code.split_once("\n```").expect("its end").0.to_owned() + "\n"
+}
+
+fn of_ours(name: &str) -> String {
+    std::fs::read_to_string(Path::new(CLIENTS).join(name)).expect("a file of tests/clients")
+}
+
+/// A program of a client: what its file is called and how it is run.
+struct Client {
+    name: &'static str,
+    file: &'static str,
+    program: Vec<String>,
+    code: String,
+}
+
+impl Client {
+    fn new(name: &'static str, file: &'static str, program: &[&str], code: String) -> Self {
+        let program = program.iter().map(|word| (*word).to_owned()).collect();
+        Self { name, file, program, code }
+    }
+
+    /// Puts the program and its photo into a folder of their own.
+    fn prepare(&self, world: &World, photo: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let code = self.code.replace(ADDRESS, &format!("http://{}", world.gateway.address));
+        std::fs::write(folder.path().join(self.file), code).expect("written");
+        std::fs::write(folder.path().join("photo.png"), photo).expect("written");
+        let modules = Path::new(CLIENTS).join("node_modules");
+        std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).expect("a link");
+        folder
+    }
+
+    fn command(&self, folder: &Path, key: &str) -> Command {
+        let mut command = Command::new(&self.program[0]);
+        let binary =
+            Path::new(env!("CARGO_BIN_EXE_tcb-upload-gateway")).parent().expect("a folder");
+        let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap_or_default());
+        command
+            .args(&self.program[1..])
+            .current_dir(folder)
+            .env("PATH", path)
+            .env("GATEWAY_KEY", key)
+            .env("TICKET_SECRET", SECRET)
+            // Go keeps what it compiles.
+            .env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go"));
+        command
+    }
+
+    fn run(&self, world: &World, photo: &[u8], key: &str) -> Output {
+        let folder = self.prepare(world, photo);
+        let output = self.command(folder.path(), key).output();
+        output.unwrap_or_else(|error| panic!("{}: {error}; see tests/clients/install", self.name))
+    }
+}
+
+const OKHTTP: &str = "/usr/share/java/okhttp.jar:/usr/share/java/okio.jar";
+
+fn clients() -> Vec<Client> {
+    let venv = format!("{CLIENTS}/venv/bin/python");
+    let clients = |summary| code("Clients", summary);
+    vec![
+        Client::new("curl", "upload.sh", &["sh", "upload.sh"], clients("curl")),
+        Client::new(
+            "upload",
+            "upload.sh",
+            &["sh", "upload.sh"],
+            clients("The gateway's own command"),
+        ),
+        Client::new("Node fetch", "upload.mjs", &["node", "upload.mjs"], clients("Node: fetch")),
+        Client::new(
+            "axios",
+            "upload.mjs",
+            &["node", "upload.mjs"],
+            clients("Node: axios and form-data"),
+        ),
+        Client::new("requests", "upload.py", &[&venv, "upload.py"], clients("Python: requests")),
+        Client::new("PHP curl", "upload.php", &["php", "upload.php"], clients("PHP")),
+        Client::new(
+            "java.net.http",
+            "Upload.java",
+            &["java", "Upload.java"],
+            clients("Java: the JDK's client"),
+        ),
+        Client::new("Go", "upload.go", &["go", "run", "upload.go"], clients("Go")),
+        Client::new(
+            "wx.uploadFile",
+            "upload.mjs",
+            &["node", "upload.mjs"],
+            of_ours("wx.js") + &clients("Mini program: wx.uploadFile"),
+        ),
+        Client::new(
+            "OkHttp",
+            "Upload.java",
+            &["java", "-cp", OKHTTP, "Upload.java"],
+            clients("Android: OkHttp"),
+        ),
+        Client::new("aiohttp", "aiohttp.py", &[&venv, "aiohttp.py"], of_ours("aiohttp.py")),
+        Client::new(
+            "aiohttp, chunked",
+            "aiohttp.py",
+            &[&venv, "aiohttp.py", "chunked"],
+            of_ours("aiohttp.py"),
+        ),
+        Client::new("httpx", "httpx.py", &[&venv, "httpx.py"], of_ours("httpx.py")),
+        Client::new(
+            "httpx, chunked",
+            "httpx.py",
+            &[&venv, "httpx.py", "chunked"],
+            of_ours("httpx.py"),
+        ),
+        Client::new("Go, chunked", "pipe.go", &["go", "run", "pipe.go"], of_ours("pipe.go")),
+    ]
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+#[ignore = "tests/clients/install brings what it needs"]
+fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
+    let setup = || {
+        Setup::new()
+            .set("upload.max_file_size", LIMIT)
+            .set("upload.path_template", "{dir}/{uuid}{ext}")
+    };
+    let world = setup().start();
+    let mut table =
+        String::from("| client | success | too large | COS refuses | wrong key | cancelled |\n");
+    table.push_str("|---|---|---|---|---|---|\n");
+    for client in clients() {
+        let name = client.name;
+        let began = std::time::Instant::now();
+        let photo = noise(SIZE, 1);
+        let output = client.run(&world, &photo, KEY);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (bytes, kind) = world.download(stdout.trim());
+        assert!(bytes == photo, "{name}");
+        assert_eq!(kind, "image/png", "{name}");
+        assert!(stdout.contains("/v1/files/reports/"), "{name}: {stdout}");
+        let took = began.elapsed();
+
+        world.control("POST", "reset", "");
+        // Refused while it is still being sent: the client must hear why.
+        let output = client.run(&world, &noise(TOO_LARGE, 2), KEY);
+        assert!(!output.status.success(), "{name}");
+        assert!(said(&output).contains("file_too_large"), "{name}: {}", said(&output));
+
+        world.faults(&serde_json::json!([
+            {"stage": "cos", "fault": "early", "status": 403, "code": "AccessDenied", "after": 100_000, "then": "reset"}
+        ]));
+        let output = client.run(&world, &photo, KEY);
+        assert!(said(&output).contains("cos_refused"), "{name}: {}", said(&output));
+        world.control("DELETE", "faults", "");
+
+        let output = client.run(&world, &photo, "wrong");
+        assert!(said(&output).contains("unauthenticated"), "{name}: {}", said(&output));
+
+        cancelled(&client, &world, &photo);
+        world.assert_nothing_stored();
+        let row = format!("| {name} | ok, {:.1} s | ok | ok | ok | ok |\n", took.as_secs_f64());
+        println!("{}", row.trim_end());
+        table.push_str(&row);
+    }
+    println!("{table}");
+}
+
+/// The client is killed in the middle of its file.
+fn cancelled(client: &Client, world: &World, photo: &[u8]) {
+    world.control("POST", "reset", "");
+    world.faults(&serde_json::json!([{"stage": "link", "fault": "delay", "ms": 3000}]));
+    let folder = client.prepare(world, photo);
+    let mut command = client.command(folder.path(), KEY);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    // What it starts (a shell's curl, what Go has compiled) goes with it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn().expect("it starts");
+    wait_until("the upload has begun", || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        world.count("uploadfile") > 0
+    });
+    let group = format!("-{}", child.id());
+    assert!(
+        Command::new("kill").args(["-s", "KILL", "--", &group]).status().expect("kill").success()
+    );
+    child.wait().expect("it ends");
+    world.control("DELETE", "faults", "");
+}
+
+const SECRET: &str = "a-secret-shared-with-the-gateway-0123";
+
+#[test]
+#[ignore = "tests/clients/install brings what it needs"]
+fn every_language_s_ticket_says_the_same() {
+    let world = Setup::new().start();
+    for (name, file, program) in [
+        ("Node", "ticket.mjs", &["node", "ticket.mjs"][..]),
+        ("PHP", "ticket.php", &["php", "ticket.php"]),
+        ("Java", "Ticket.java", &["java", "Ticket.java"]),
+        ("Go", "ticket.go", &["go", "run", "ticket.go"]),
+    ] {
+        let client = Client::new(name, file, program, code("Tickets", name));
+        let output = client.run(&world, b"", KEY);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        let ticket = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let (signed, signature) = ticket.rsplit_once('.').expect("three parts");
+        assert_eq!(signature, signature_of(signed), "{name}");
+        let (head, claims) = signed.split_once('.').expect("three parts");
+        let json = |part: &str| -> Value { serde_json::from_slice(&decode(part)).expect("JSON") };
+        assert_eq!(json(head), serde_json::json!({"alg": "HS256", "typ": "JWT"}), "{name}");
+        let mut claims = json(claims);
+        let expires = claims["exp"].take().as_i64().expect("a number");
+        let left = expires - jiff::Timestamp::now().as_second();
+        assert!((590..=600).contains(&left), "{name}: {left}");
+        let expected = serde_json::json!({
+            "sub": "user-17", "exp": null, "can": ["upload"], "prefix": "users/user-17/",
+            "max_file_size": 20 << 20,
+        });
+        assert_eq!(claims, expected, "{name}");
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn decode(text: &str) -> Vec<u8> {
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+    for letter in text.bytes() {
+        let value = ALPHABET.iter().position(|known| *known == letter).expect("base64url");
+        bits = bits << 6 | value as u32;
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+        }
+    }
+    bytes
+}
+
+/// HMAC-SHA256 by another hand: openssl's.
+fn signature_of(signed: &str) -> String {
+    use std::io::Write;
+    let mut openssl = Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", SECRET, "-binary"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("openssl");
+    openssl.stdin.take().expect("its input").write_all(signed.as_bytes()).expect("written");
+    let output = openssl.wait_with_output().expect("it ends");
+    let mut text = String::new();
+    for chunk in output.stdout.chunks(3) {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - chunk.len()));
+        for at in 0..=chunk.len() {
+            text.push(ALPHABET[(bits >> (18 - 6 * at)) as usize & 63].into());
+        }
+    }
+    text
+}
+
+#[test]
+#[ignore = "tests/clients/install brings what it needs"]
+fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
+    let world = Setup::new().start();
+    let code = code("Moving from the official SDKs", "Node");
+    let client = Client::new("tcb", "moved.mjs", &["node", "moved.mjs"], code);
+    let photo = noise(SIZE, 3);
+    let output = client.run(&world, &photo, KEY);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("http"), "{}", said(&output));
+    assert!(world.object("moved/photo.png") == photo);
+}
