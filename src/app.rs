@@ -274,7 +274,8 @@ fn wechat(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared
             component_appid: wechat.authorizer.component_appid.clone(),
             authorizer_appid: wechat.authorizer.authorizer_appid.clone(),
             component_token: TokenFile::new(&wechat.authorizer.component_token_file),
-            refresh_token: wechat.authorizer.refresh_token.clone().into(),
+            refresh_token: wechat.authorizer.refresh_token.clone(),
+            newest: None.into(),
         })),
         CredentialMode::Cloudbase | CredentialMode::Open => None,
     };

@@ -110,7 +110,7 @@ pub async fn download(
             wanted.push(Wanted { file_id: file.file_id.clone(), max_age });
         }
     }
-    let links = worker.wechat.download_links(worker.wechat.env(), &wanted).await;
+    let links = worker.wechat.download_links(worker.wechat.env(), &wanted, false).await;
     answer(&request, &files, links, |link| Link {
         url: link.url,
         expires_at: timestamp(link.expires_at),

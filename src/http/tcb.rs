@@ -264,13 +264,14 @@ async fn download_links(
     links_reply(worker, env, &wanted).await
 }
 
-/// `file_list` with each file's own status; a call that failed as a whole fails the whole.
+/// `file_list` with each file's own status, of links that live as long as was asked: this reply has no place to say that
+/// one has less left; a call that failed as a whole fails the whole.
 async fn links_reply(
     worker: &Worker,
     env: &str,
     wanted: &[Wanted],
 ) -> Result<HttpResponse, Refusal> {
-    let links = worker.wechat.download_links(env, wanted).await;
+    let links = worker.wechat.download_links(env, wanted, true).await;
     let links = whole(links)?;
     let files = wanted.iter().zip(links).map(|(file, link)| {
         let (url, status, errmsg) = match link {

@@ -112,7 +112,8 @@ fn not_listed() -> String {
     )
 }
 
-fn bad_token(mode: Mode) -> &'static str {
+/// What it means that a token is refused.
+pub fn bad_token(mode: Mode) -> &'static str {
     match mode {
         Mode::Secret => {
             "the access token was displaced: another program fetches tokens of this app with cgi-bin/token, and each \

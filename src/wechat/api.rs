@@ -2,7 +2,7 @@
 //! a call.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use awc::error::SendRequestError;
@@ -10,9 +10,9 @@ use awc::http::StatusCode;
 use awc::http::header::CONTENT_TYPE;
 use awc::{Client, ClientRequest};
 use futures::future::join_all;
+use moka::future::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::access::Access;
@@ -37,10 +37,10 @@ pub struct Shared {
     env: String,
     timeout: Duration,
     access: Access,
-    /// `cloud://ENV.BUCKET/`, once it is known.
-    prefix: OnceLock<String>,
-    /// One caller at a time finds the prefix out.
-    probing: Mutex<()>,
+    /// `cloud://ENV.BUCKET/`, where the settings name it.
+    prefix: Option<String>,
+    /// The same, once it is learned; many who need it ask once.
+    learned: Cache<(), Arc<str>>,
     links: Links,
     metrics: Arc<Metrics>,
 }
@@ -55,9 +55,8 @@ impl Shared {
         prefix: Option<String>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let prefix = prefix.map_or_else(OnceLock::new, OnceLock::from);
-        let (probing, links) = (Mutex::new(()), Links::new());
-        Arc::new(Self { base_url, env, timeout, access, prefix, probing, links, metrics })
+        let (learned, links) = (Cache::new(1), Links::new());
+        Arc::new(Self { base_url, env, timeout, access, prefix, learned, links, metrics })
     }
 
     /// How calls are let in.
@@ -107,11 +106,11 @@ impl Wechat {
         let link: UploadLink =
             self.call("uploadfile", &wire::UploadFileRequest { env, path }).await?;
         if env == self.shared.env
-            && self.shared.prefix.get().is_none()
-            && let Some(prefix) =
-                link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/'))
+            && self.shared.prefix.is_none()
+            && !self.shared.learned.contains_key(&())
+            && let Some(prefix) = prefix_of(&link, path)
         {
-            let _ = self.shared.prefix.set(prefix.to_owned());
+            self.shared.learned.insert((), prefix).await;
         }
         Ok(link)
     }
@@ -122,15 +121,16 @@ impl Wechat {
             let mut links = self.fetch_links(self.env(), std::slice::from_ref(wanted)).await;
             links.pop().unwrap_or_else(|| Err(nameless("batchdownloadfile").into()))
         };
-        self.shared.links.get_or(&wanted.file_id, wanted.max_age, fetch).await
+        self.shared.links.get_or(wanted, fetch).await
     }
 
-    /// Download links in the order of `wanted`: what is not in the cache is asked for once, 50 files to a call, all
-    /// calls at the same time.
+    /// Download links in the order of `wanted`: what is not in the cache (or all, where none but `fresh` ones will do)
+    /// is asked for once, 50 files to a call, all calls at the same time.
     pub async fn download_links(
         &self,
         env: &str,
         wanted: &[Wanted],
+        fresh: bool,
     ) -> Vec<Result<DownloadLink, FileError>> {
         let mut known = HashMap::new();
         let mut missing = Vec::new();
@@ -138,7 +138,7 @@ impl Wechat {
             if known.contains_key(file) {
                 continue;
             }
-            let link = self.shared.links.get(&file.file_id, file.max_age).await;
+            let link = if fresh { None } else { self.shared.links.get(file).await };
             if link.is_none() {
                 missing.push(file.clone());
             }
@@ -218,8 +218,12 @@ impl Wechat {
     async fn delete_call(&self, env: &str, ids: &[&str]) -> Vec<Result<(), FileError>> {
         const CALL: &str = "batchdeletefile";
         let body = wire::BatchDeleteRequest { env, fileid_list: ids };
+        // Whatever comes of it, and whether or not anybody waits for that: a link that leads nowhere is worse than one
+        // that is asked for again.
+        for id in ids {
+            self.forget_link(id).await;
+        }
         let reply: Result<wire::BatchDeleteReply, _> = self.call(CALL, &body).await;
-        // Whatever was said: a link that leads nowhere is worse than one that is asked for again.
         for id in ids {
             self.forget_link(id).await;
         }
@@ -249,14 +253,21 @@ impl Wechat {
 
     /// `cloud://ENV.BUCKET/PATH`. The bucket is known from any upload link; before the first one, a link is asked for.
     pub async fn file_id(&self, path: &str) -> Result<String, WechatError> {
-        let known = || self.shared.prefix.get().map(|prefix| format!("{prefix}{path}"));
-        if let Some(file_id) = known() {
-            return Ok(file_id);
+        let Shared { prefix, learned, .. } = &*self.shared;
+        if let Some(prefix) = prefix {
+            return Ok(format!("{prefix}{path}"));
         }
-        let _turn = self.shared.probing.lock().await;
-        match known() {
-            Some(file_id) => Ok(file_id),
-            None => Ok(self.upload_link(path).await?.file_id),
+        let probe = async {
+            let link = self.upload_link(path).await.map_err(Probe::Failed)?;
+            prefix_of(&link, path).ok_or(Probe::Odd)
+        };
+        match learned.try_get_with((), probe).await {
+            Ok(prefix) => Ok(format!("{prefix}{path}")),
+            Err(probe) => match &*probe {
+                Probe::Failed(error) => Err(error.clone()),
+                // Ids of no known form: each is asked for.
+                Probe::Odd => Ok(self.upload_link(path).await?.file_id),
+            },
         }
     }
 
@@ -301,6 +312,18 @@ impl Wechat {
             }
         }
     }
+}
+
+/// Why the prefix of file ids is not known.
+enum Probe {
+    Failed(WechatError),
+    /// The link's file id does not end with the path.
+    Odd,
+}
+
+/// What precedes `path` in a link's file id.
+fn prefix_of(link: &UploadLink, path: &str) -> Option<Arc<str>> {
+    link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/')).map(Arc::from)
 }
 
 /// Finds each asked file's answer: by its place where the id there is the file's own or none, otherwise by its id.

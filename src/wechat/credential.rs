@@ -76,30 +76,47 @@ pub struct Authorizer {
     pub authorizer_appid: String,
     /// The platform's own token, which it writes there.
     pub component_token: TokenFile,
-    /// The newest one; WeChat may hand out another with each token.
-    pub refresh_token: Mutex<SecretString>,
+    /// As the settings give it.
+    pub refresh_token: SecretString,
+    /// The newest one, where WeChat has handed out another with a token.
+    pub newest: Mutex<Option<SecretString>>,
 }
 
-/// When `force_refresh` was used: it is limited to 20 a day, 30 s apart (getStableAccessToken).
-#[derive(Debug, Default)]
-pub struct Forced(Mutex<VecDeque<Instant>>);
+/// How often something may be done: `most` times within `within`, `apart` from each other.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    most: usize,
+    within: Duration,
+    apart: Duration,
+    used: Mutex<VecDeque<Instant>>,
+}
 
-impl Forced {
-    const APART: Duration = Duration::from_secs(30);
-    const A_DAY: usize = 20;
-    const DAY: Duration = Duration::from_secs(86_400);
+impl Allowance {
+    pub fn new(most: usize, within: Duration, apart: Duration) -> Self {
+        Self { most, within, apart, used: Mutex::default() }
+    }
 
-    /// Takes one of the day's, if there is one to be had now.
-    fn take(&self) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes one, if there is one to be had now.
+    pub fn take(&self) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        used.retain(|at| now.duration_since(*at) < Self::DAY);
-        let apart = used.back().is_none_or(|last| now.duration_since(*last) >= Self::APART);
-        let may = apart && used.len() < Self::A_DAY;
+        used.retain(|at| now.duration_since(*at) < self.within);
+        let apart = used.back().is_none_or(|last| now.duration_since(*last) >= self.apart);
+        let may = apart && used.len() < self.most;
         if may {
             used.push_back(now);
         }
         may
+    }
+}
+
+/// When `force_refresh` was used: it is limited to 20 a day, 30 s apart (getStableAccessToken).
+#[derive(Debug)]
+pub struct Forced(Allowance);
+
+impl Default for Forced {
+    fn default() -> Self {
+        Self(Allowance::new(20, Duration::from_secs(86_400), Duration::from_secs(30)))
     }
 }
 
@@ -108,7 +125,12 @@ impl Forced {
 pub(super) struct Issued {
     pub token: SecretString,
     pub life: Duration,
+    /// What the next one is to be fetched with, in the authorizer's flow.
+    pub refresh: Option<SecretString>,
 }
+
+/// A token, its life in seconds, and the refresh token for the next one.
+type Fetched = (SecretString, u64, Option<SecretString>);
 
 impl Credential {
     pub fn mode(&self) -> Mode {
@@ -127,26 +149,48 @@ impl Credential {
         }
     }
 
-    /// Fetches a token other than `refused`, the one that WeChat has just refused.
+    /// What tells one authorization from another, where tokens are fetched with one: the refresh token that the settings
+    /// give. A new one is set when the old one is dead.
+    pub(super) fn authorization(&self) -> Option<&SecretString> {
+        match &self.grant {
+            Grant::Authorizer(authorizer) => Some(&authorizer.refresh_token),
+            Grant::Secret(_) | Grant::Stable(..) => None,
+        }
+    }
+
+    /// Fetches a token other than `refused`, the one that WeChat has just refused; all of it within the time for one
+    /// request. `refresh` is the newest refresh token that another gateway knows.
     pub(super) async fn fetch(
         &self,
         http: &Client,
         refused: Option<&SecretString>,
+        refresh: Option<SecretString>,
+    ) -> Result<Issued, WechatError> {
+        let limit = self.timeout;
+        let fetched = tokio::time::timeout(limit, self.fetch_at_leisure(http, refused, refresh));
+        fetched.await.map_err(|_| WechatError::Timeout { call: "token", limit })?
+    }
+
+    async fn fetch_at_leisure(
+        &self,
+        http: &Client,
+        refused: Option<&SecretString>,
+        refresh: Option<SecretString>,
     ) -> Result<Issued, WechatError> {
         let asked = Instant::now();
-        let (token, seconds) = match &self.grant {
+        let (token, seconds, refresh) = match &self.grant {
             Grant::Secret(app) => self.plain(http, app).await?,
             Grant::Stable(app, forced) => self.stable(http, app, forced, refused).await?,
-            Grant::Authorizer(authorizer) => self.authorizer(http, authorizer).await?,
+            Grant::Authorizer(authorizer) => self.authorizer(http, authorizer, refresh).await?,
         };
         if token.expose_secret().is_empty() || seconds == 0 {
             return Err(unusable("a token without content or life"));
         }
         let life = Duration::from_secs(seconds).saturating_sub(asked.elapsed());
-        Ok(Issued { token, life })
+        Ok(Issued { token, life, refresh })
     }
 
-    async fn plain(&self, http: &Client, app: &App) -> Result<(SecretString, u64), WechatError> {
+    async fn plain(&self, http: &Client, app: &App) -> Result<Fetched, WechatError> {
         let url = format!("{}/cgi-bin/token", self.base_url);
         let query = [
             ("grant_type", "client_credential"),
@@ -156,7 +200,7 @@ impl Credential {
         let request = http.get(url).query(&query).map_err(|_| unusable("its URL"))?;
         let reply: TokenReply =
             exchange("token", Mode::Secret, request, None, self.timeout).await?;
-        Ok((reply.access_token, reply.expires_in))
+        Ok((reply.access_token, reply.expires_in, None))
     }
 
     /// A normal fetch; a forced one only where that hands back the token that was just refused.
@@ -166,7 +210,7 @@ impl Credential {
         app: &App,
         forced: &Forced,
         refused: Option<&SecretString>,
-    ) -> Result<(SecretString, u64), WechatError> {
+    ) -> Result<Fetched, WechatError> {
         let mut force_refresh = false;
         loop {
             let url = format!("{}/cgi-bin/stable_token", self.base_url);
@@ -184,8 +228,8 @@ impl Credential {
                 refused.expose_secret() == reply.access_token.expose_secret()
             });
             match same {
-                false => return Ok((reply.access_token, reply.expires_in)),
-                true if !force_refresh && forced.take() => {
+                false => return Ok((reply.access_token, reply.expires_in, None)),
+                true if !force_refresh && forced.0.take() => {
                     tracing::warn!("WeChat hands back the token it refused; forcing a refresh");
                     force_refresh = true;
                 }
@@ -203,20 +247,20 @@ impl Credential {
         &self,
         http: &Client,
         authorizer: &Authorizer,
-    ) -> Result<(SecretString, u64), WechatError> {
+        refresh: Option<SecretString>,
+    ) -> Result<Fetched, WechatError> {
         const CALL: &str = "api_authorizer_token";
-        let refresh = |refresh: &Mutex<SecretString>| {
-            refresh.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
+        let newest = || authorizer.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = refresh.or_else(|| newest().clone());
+        let refresh = known.as_ref().unwrap_or(&authorizer.refresh_token);
         let mut read_again = false;
         loop {
             let component = authorizer.component_token.token()?;
-            let current = refresh(&authorizer.refresh_token);
             let url = format!("{}/cgi-bin/component/api_authorizer_token", self.base_url);
             let body = AuthorizerTokenRequest {
                 component_appid: &authorizer.component_appid,
                 authorizer_appid: &authorizer.authorizer_appid,
-                authorizer_refresh_token: current.expose_secret(),
+                authorizer_refresh_token: refresh.expose_secret(),
             };
             let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
             let request = http
@@ -224,9 +268,9 @@ impl Credential {
                 .query(&[("component_access_token", component.expose_secret())])
                 .map_err(|_| unusable("its URL"))?;
             let mode = Mode::Authorizer;
-            match exchange::<AuthorizerTokenReply>(CALL, mode, request, Some(body), self.timeout)
-                .await
-            {
+            let reply: Result<AuthorizerTokenReply, _> =
+                exchange(CALL, mode, request, Some(body), self.timeout).await;
+            match reply {
                 // The platform's token may have been renewed just now.
                 Err(WechatError::Refused { errcode, .. })
                     if wire::is_bad_token(errcode) && !read_again =>
@@ -244,13 +288,18 @@ impl Credential {
                 }
                 Err(error) => return Err(error),
                 Ok(reply) => {
-                    if let Some(next) = reply.authorizer_refresh_token
-                        && !next.expose_secret().is_empty()
+                    let next = reply
+                        .authorizer_refresh_token
+                        .filter(|next| !next.expose_secret().is_empty());
+                    if let Some(next) = &next
+                        && next.expose_secret() != refresh.expose_secret()
                     {
-                        let known = &authorizer.refresh_token;
-                        *known.lock().unwrap_or_else(PoisonError::into_inner) = next;
+                        tracing::warn!(
+                            "WeChat handed out another refresh token; it outlives this process only in Redis"
+                        );
+                        *newest() = Some(next.clone());
                     }
-                    return Ok((reply.authorizer_access_token, reply.expires_in));
+                    return Ok((reply.authorizer_access_token, reply.expires_in, next));
                 }
             }
         }

@@ -8,13 +8,18 @@ use moka::Expiry;
 use moka::future::Cache;
 
 use super::FileError;
+use super::api::Wanted;
 
 /// How long before its end a link is given to nobody any more; of a short life, a tenth.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// Files whose links are kept, about 500 bytes each.
-const FILES: u64 = 100_000;
+/// Whatever was asked for, a link is kept for no longer: that WeChat gives longer lives is not documented.
+const LONGEST_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Memory for links.
+const CAPACITY: u64 = 64 * 1024 * 1024;
 /// Links of different lives that are kept of one file.
 const LIVES: usize = 4;
+/// No call for links takes as long.
+const LONGEST_CALL: Duration = Duration::from_secs(5 * 60);
 
 /// A temporary address of one file.
 #[derive(Debug, Clone)]
@@ -25,15 +30,17 @@ pub struct DownloadLink {
     pub expires_at: Timestamp,
     /// Not to be given out after this.
     pub usable_until: Instant,
+    asked: Instant,
 }
 
 impl DownloadLink {
     /// A link that was asked for at `asked`.
     pub(super) fn new(url: String, max_age: Duration, asked: Instant) -> Self {
-        let left = max_age.saturating_sub(asked.elapsed());
         let now = Timestamp::now();
-        let usable_until = asked + (max_age - MARGIN.min(max_age / 10));
-        Self { url, max_age, expires_at: now.checked_add(left).unwrap_or(now), usable_until }
+        let expires_at = now.checked_add(max_age.saturating_sub(asked.elapsed())).unwrap_or(now);
+        let kept = max_age.min(LONGEST_KEPT);
+        let usable_until = asked + (kept - MARGIN.min(kept / 10));
+        Self { url, max_age, expires_at, usable_until, asked }
     }
 
     fn is_usable(&self) -> bool {
@@ -46,6 +53,10 @@ type Kept = Arc<Vec<DownloadLink>>;
 /// The cache; shared by all workers. Failures are never in it.
 pub(super) struct Links {
     kept: Cache<String, Kept>,
+    /// Calls under way, so that many who want the same link make one.
+    flights: Cache<Wanted, DownloadLink>,
+    /// When a file was replaced or deleted: a link that was asked for before that must not come back.
+    forgotten: Cache<String, Instant>,
 }
 
 struct Life;
@@ -75,34 +86,43 @@ impl Expiry<String, Kept> for Life {
 
 impl Links {
     pub fn new() -> Self {
-        Self { kept: Cache::builder().max_capacity(FILES).expire_after(Life).build() }
-    }
-
-    pub async fn get(&self, file_id: &str, max_age: Duration) -> Option<DownloadLink> {
-        find(&self.kept.get(file_id).await?, max_age)
-    }
-
-    /// The link, or what `fetch` gives; whoever asks for the same file meanwhile waits for that.
-    pub async fn get_or(
-        &self,
-        file_id: &str,
-        max_age: Duration,
-        fetch: impl AsyncFn() -> Result<DownloadLink, FileError>,
-    ) -> Result<DownloadLink, FileError> {
-        let init = async { fetch().await.map(|link| Arc::new(vec![link])) };
-        let kept = self.kept.try_get_with(file_id.to_owned(), init).await;
-        match find(&kept.map_err(|error: Arc<FileError>| (*error).clone())?, max_age) {
-            Some(link) => Ok(link),
-            // Kept is one of another life.
-            None => {
-                let link = fetch().await?;
-                self.put(file_id, link.clone()).await;
-                Ok(link)
-            }
+        let size = |file_id: &String, links: &Kept| {
+            let urls: usize = links.iter().map(|link| link.url.len() + size_of_val(link)).sum();
+            u32::try_from(file_id.len() + urls).unwrap_or(u32::MAX)
+        };
+        Self {
+            kept: Cache::builder().weigher(size).max_capacity(CAPACITY).expire_after(Life).build(),
+            flights: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
+            forgotten: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
         }
     }
 
+    pub async fn get(&self, wanted: &Wanted) -> Option<DownloadLink> {
+        let links = self.kept.get(&wanted.file_id).await?;
+        links.iter().find(|link| link.max_age == wanted.max_age && link.is_usable()).cloned()
+    }
+
+    /// The link, or what `fetch` gives; whoever asks for the same one meanwhile waits for that.
+    pub async fn get_or(
+        &self,
+        wanted: &Wanted,
+        fetch: impl AsyncFnOnce() -> Result<DownloadLink, FileError>,
+    ) -> Result<DownloadLink, FileError> {
+        if let Some(link) = self.get(wanted).await {
+            return Ok(link);
+        }
+        let flight = async {
+            let link = fetch().await?;
+            self.put(&wanted.file_id, link.clone()).await;
+            Ok(link)
+        };
+        let link = self.flights.try_get_with_by_ref(wanted, flight).await;
+        self.flights.invalidate(wanted).await;
+        link.map_err(|error: Arc<FileError>| (*error).clone())
+    }
+
     pub async fn put(&self, file_id: &str, link: DownloadLink) {
+        let asked = link.asked;
         let others = |links: &Kept| {
             let others =
                 links.iter().filter(|kept| kept.is_usable() && kept.max_age != link.max_age);
@@ -116,13 +136,14 @@ impl Links {
                 std::future::ready(Arc::new(links))
             })
             .await;
+        // Forgotten while it was asked for; whoever forgets it from now on finds it in its place.
+        if self.forgotten.get(file_id).await.is_some_and(|at| at >= asked) {
+            self.kept.invalidate(file_id).await;
+        }
     }
 
     pub async fn forget(&self, file_id: &str) {
+        self.forgotten.insert(file_id.to_owned(), Instant::now()).await;
         self.kept.invalidate(file_id).await;
     }
-}
-
-fn find(links: &[DownloadLink], max_age: Duration) -> Option<DownloadLink> {
-    links.iter().find(|link| link.max_age == max_age && link.is_usable()).cloned()
 }

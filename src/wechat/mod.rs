@@ -117,7 +117,13 @@ pub enum FileError {
 impl FileError {
     /// The file does not exist, or was stored without its `x-cos-meta-fileid`.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::File { status, message } if wire::is_missing(*status, message))
+        match self {
+            Self::File { status, message } => wire::is_missing(*status, message),
+            Self::Call(WechatError::Refused { errcode, message, .. }) => {
+                wire::is_missing(*errcode, message)
+            }
+            Self::Call(_) => false,
+        }
     }
 }
 

@@ -8,12 +8,13 @@ use actix_web::rt;
 use awc::Client;
 use moka::Expiry;
 use moka::future::Cache;
-use moka::ops::compute::Op;
+use moka::ops::compute::{CompResult, Op};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
 use super::WechatError;
-use super::credential::{Credential, Issued, Mode};
+use super::advice;
+use super::credential::{Allowance, Credential, Issued, Mode};
 use super::replicas::{Away, Origin, Replicas};
 use crate::metrics::Metrics;
 
@@ -26,6 +27,12 @@ const SAME_AGAIN: Duration = Duration::from_secs(30);
 /// After a failed fetch: from the first to the last, doubling.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LAST_BACKOFF: Duration = Duration::from_secs(60);
+/// A token that is refused so soon was never good for WeChat, or another program fetches one against us.
+const YOUNG: Duration = Duration::from_secs(60);
+/// So many of them in a minute are replaced at once; then it is backed off as after a failed fetch.
+const YOUNG_REFUSALS: usize = 10;
+/// A refused token that WeChat hands out again is tried again after this long.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// A token in use.
 #[derive(Debug)]
@@ -39,7 +46,7 @@ pub struct Token {
 }
 
 impl Token {
-    fn new(Issued { token: value, life }: Issued) -> Self {
+    fn new(Issued { token: value, life, .. }: Issued) -> Self {
         let jitter = 0.75 + 0.25 * fastrand::f64();
         let margin = MARGIN.mul_f64(jitter).min(life / 10);
         let renewal = RENEWAL.min(life / 8);
@@ -71,8 +78,9 @@ struct Shared {
     replicas: Option<Replicas>,
     metrics: Arc<Metrics>,
     cache: Cache<(), Arc<Token>>,
-    /// The last token that WeChat refused.
-    refused: Mutex<Option<SecretString>>,
+    /// The last token that WeChat refused, and when.
+    refused: Mutex<Option<(SecretString, Instant)>>,
+    young_refusals: Allowance,
     backoff: Mutex<Option<Backoff>>,
 }
 
@@ -105,7 +113,9 @@ impl Tokens {
     pub fn new(credential: Credential, replicas: Option<Replicas>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
         let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
-        let shared = Shared { credential, replicas, metrics, cache, refused, backoff };
+        let young_refusals = Allowance::new(YOUNG_REFUSALS, YOUNG, Duration::ZERO);
+        let shared =
+            Shared { credential, replicas, metrics, cache, refused, young_refusals, backoff };
         Self { shared: Arc::new(shared) }
     }
 
@@ -122,7 +132,7 @@ impl Tokens {
     /// Whether the other gateways can be reached, where tokens are shared with any.
     pub async fn shared(&self) -> Result<(), Away> {
         match &self.shared.replicas {
-            Some(replicas) => replicas.ping().await,
+            Some(replicas) => replicas.probe().await,
             None => Ok(()),
         }
     }
@@ -140,12 +150,8 @@ impl Tokens {
     /// Says that WeChat refused `bad`. It is dropped only if it is still the one in use: another upload may have had
     /// it renewed already.
     pub async fn reject(&self, bad: &Token) {
-        *lock(&self.shared.refused) = Some(bad.value.clone());
-        if let Some(replicas) = &self.shared.replicas {
-            replicas.reject(&bad.value).await;
-        }
-        self.shared
-            .cache
+        let Shared { cache, replicas, refused, young_refusals, .. } = &*self.shared;
+        let dropped = cache
             .entry(())
             .and_compute_with(|entry| {
                 let same = entry.is_some_and(|entry| {
@@ -154,6 +160,19 @@ impl Tokens {
                 std::future::ready(if same { Op::Remove } else { Op::Nop })
             })
             .await;
+        if !matches!(dropped, CompResult::Removed(_)) {
+            return;
+        }
+        *lock(refused) = Some((bad.value.clone(), Instant::now()));
+        if bad.fetched.elapsed() < YOUNG && !young_refusals.take() {
+            let cause = "WeChat refuses each new token at once: ";
+            let cause = format!("{cause}{}", advice::bad_token(self.mode()));
+            let pause = self.back_off(&WechatError::Credential(cause));
+            tracing::warn!(?pause, "new tokens are refused");
+        }
+        if let Some(replicas) = replicas {
+            replicas.reject(&bad.value).await;
+        }
     }
 
     /// Puts `new` where `old` was, unless another one has been fetched in its place.
@@ -180,9 +199,8 @@ impl Tokens {
         let task = rt::spawn(fetch.in_current_span());
         match task.await {
             Ok(result) => result.map_err(|cause| self.no_token(cause)),
-            // The worker that ran the task is shutting down.
             Err(_) => {
-                let cause = "the worker is shutting down".to_owned();
+                let cause = "the fetch was lost with the worker that made it".to_owned();
                 Err(WechatError::Unreachable { call: "token", cause })
             }
         }
@@ -222,15 +240,19 @@ impl Tokens {
         old: Option<&SecretString>,
     ) -> Result<(Issued, Origin), WechatError> {
         let Shared { credential, replicas, metrics, refused, .. } = &*self.shared;
-        let refused = lock(refused).clone();
-        let fetch = || credential.fetch(http, refused.as_ref());
-        let alone = async || fetch().await.map(|issued| (issued, Origin::Fetched));
+        let refused = lock(refused).clone().filter(|(_, at)| at.elapsed() < REFUSED_FOR);
+        let refused = refused.as_ref().map(|(token, _)| token);
+        let fetch = |refresh| credential.fetch(http, refused, refresh);
+        let alone = async || fetch(None).await.map(|issued| (issued, Origin::Fetched));
         let obtained = match replicas {
             None => alone().await,
-            Some(replicas) => match replicas.obtain(old.or(refused.as_ref()), fetch).await {
-                Ok(obtained) => obtained,
-                Err(Away) => alone().await,
-            },
+            Some(replicas) => {
+                let not: Vec<_> = old.into_iter().chain(refused).collect();
+                match replicas.obtain(&not, fetch).await {
+                    Ok(obtained) => obtained,
+                    Err(Away) => alone().await,
+                }
+            }
         };
         metrics.token(match &obtained {
             Ok((_, Origin::Fetched)) => "fetched",

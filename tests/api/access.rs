@@ -292,7 +292,7 @@ fn a_listed_page_can_read_every_reply() {
         for (method, address, status, code) in [
             ("GET", "/v1/files/none", 404, "file_not_found"),
             ("GET", "/nowhere", 404, "not_found"),
-            ("DELETE", "/v1/files", 405, "method_not_allowed"),
+            ("PATCH", "/v1/files", 405, "method_not_allowed"),
         ] {
             let mut client = world.client();
             client.send_request(method, address, &headers, b"");

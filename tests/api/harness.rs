@@ -227,6 +227,7 @@ pub fn wait_until(what: &str, so: impl Fn() -> bool) {
     let began = Instant::now();
     while !so() {
         assert!(began.elapsed() < PATIENCE, "still not so: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -334,7 +334,7 @@ fn addresses_and_methods_that_there_are_not() {
     for (method, address) in [
         ("GET", "/v1/files"),
         ("PUT", "/v1/files"),
-        ("DELETE", "/v1/files"),
+        ("PATCH", "/v1/files"),
         ("POST", "/v1/files/x.txt"),
         ("PATCH", "/v1/files/x.txt"),
         ("POST", "/healthz"),

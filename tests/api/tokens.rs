@@ -191,3 +191,23 @@ fn refused_tokens_leave_no_renewals_behind() {
     let renewals = world.count("token") - before;
     assert!((1..=3).contains(&renewals), "{renewals} renewals in 9 s of 5 s tokens");
 }
+
+/// Each new token is refused at once, as when another program fetches them against us: WeChat is not hammered with
+/// fetches, which would end the other one's tokens as fast.
+#[test]
+fn new_tokens_that_are_refused_are_not_replaced_without_end() {
+    let world = Setup::new().set("wechat.credential", "secret").start();
+    world.faults(
+        &json!([{"stage": "link", "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]),
+    );
+    for _ in 0..50 {
+        let reply = world.post(&small());
+        assert!(matches!(reply.status, 502 | 503), "{}", reply.text());
+    }
+    let calls = world.count("token");
+    assert!(calls <= 13, "{calls} token calls for 50 uploads");
+    let problem = world.post(&small()).problem(503, "credential_unavailable");
+    let detail = problem["detail"].as_str().expect("a text");
+    assert!(detail.contains("another program") && detail.contains("redis.url"), "{detail}");
+    world.assert_nothing_stored();
+}
