@@ -18,8 +18,12 @@ use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
-use crate::guard::limits::Slots;
+use crate::guard::forwarded::Proxies;
+use crate::guard::idempotency::Idempotency;
+use crate::guard::limits::Limits;
+use crate::guard::links::Links;
 use crate::guard::origin::Origins;
+use crate::guard::ticket::KeyFault;
 use crate::http::problem::Code;
 use crate::http::{self, Shared, Worker, console, files, links, ops, tcb, trace, ueditor, upload};
 use crate::key::Template;
@@ -43,6 +47,8 @@ const WECHAT_CONNECTIONS: usize = 256;
 pub enum AppError {
     #[error("cannot listen on {address}: {cause}")]
     Bind { address: SocketAddr, cause: io::Error },
+    #[error("{0}")]
+    Tickets(#[from] KeyFault),
     #[error("TLS: {0}")]
     Tls(#[from] crate::tls::TlsError),
     #[error("the sandbox: {0}")]
@@ -163,12 +169,15 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
     let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let shared = Arc::new(Shared {
-        guard: Guard::new(&settings.auth, settings.upload.client_paths),
+        guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
         allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
         template: Template::new(&settings.upload.path_template),
         budget: Budget::new(settings.upload.memory_budget as u64),
-        slots: Slots::new(settings.upload.max_concurrent),
+        limits: Limits::new(&settings),
+        links: Links::new(&settings.links),
+        proxies: Proxies::new(&settings.server.trusted_proxies),
+        idempotency: Idempotency::new(&settings),
         metrics: upstreams.metrics.clone(),
         wechat: upstreams.wechat.clone(),
         settings,
@@ -259,7 +268,13 @@ fn cors(shared: &Arc<Shared>) -> Cors {
         .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
         .allow_any_header()
         .supports_credentials()
-        .expose_headers(["location", "retry-after", "server-timing", "x-request-id"])
+        .expose_headers([
+            "idempotent-replayed",
+            "location",
+            "retry-after",
+            "server-timing",
+            "x-request-id",
+        ])
         // The longest that browsers honour.
         .max_age(7200)
 }

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the binary besides serving.
 
 pub mod doctor;
+pub mod hash_key;
 pub mod upload;
 
 use std::path::PathBuf;
@@ -34,4 +35,6 @@ pub enum Command {
     Doctor,
     /// Upload files through a running gateway and print their addresses
     Upload(upload::Upload),
+    /// Print what auth.keys.NAME.sha256 is for an API key
+    HashKey(hash_key::HashKey),
 }

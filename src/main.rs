@@ -19,8 +19,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Some(Command::Upload(upload)) = &arguments.command {
-        return cli::upload::run(upload);
+    match &arguments.command {
+        Some(Command::Upload(upload)) => return cli::upload::run(upload),
+        Some(Command::HashKey(hash_key)) => return cli::hash_key::run(hash_key),
+        Some(Command::Doctor) | None => {}
     }
     let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
         Ok(settings) => settings,

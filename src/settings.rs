@@ -1,5 +1,6 @@
 //! Owns what can be set: every key, its type, its own limits. Knows nothing of what is done with it.
 //!
+//! - `auth`: who may call, and what each may do
 //! - `layers`: where values come from, and typed look-ups that collect every fault
 //! - `values`: the form of single values
 //! - `rules`: what must hold between settings, and what is worth a warning
@@ -7,6 +8,7 @@
 //!
 //! What each setting means to its user is told in `config/default.toml`, once.
 
+mod auth;
 mod describe;
 mod layers;
 mod rules;
@@ -15,14 +17,16 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 
+pub use auth::{ApiKey, Auth, Jwt, Links, Policy, Rate};
 use layers::{Layers, Reader};
 
 const DEFAULT: &str = include_str!("../config/default.toml");
@@ -118,6 +122,16 @@ named! {
 }
 
 named! {
+    /// How tickets are signed.
+    pub enum JwtAlgorithm {
+        Hs256 = "HS256",
+        Rs256 = "RS256",
+        Es256 = "ES256",
+        EdDsa = "EdDSA",
+    }
+}
+
+named! {
     pub enum LogFormat {
         Text = "text",
         Json = "json",
@@ -153,6 +167,7 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// `None`: plain HTTP.
     pub tls: Option<ServerTls>,
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// PEM files; read at start.
@@ -219,6 +234,8 @@ pub struct Upload {
     /// In bytes, at most [`COS_MAX_FILE_SIZE`].
     pub max_file_size: u64,
     pub max_files: usize,
+    /// `image/png`, `image/*`; empty: any.
+    pub allowed_types: Vec<String>,
     /// Its placeholders are known ones; its text is not checked against the rules for paths.
     pub path_template: String,
     pub client_paths: bool,
@@ -230,31 +247,10 @@ pub struct Upload {
     /// In bytes.
     pub memory_budget: usize,
     pub max_concurrent: usize,
+    /// `None`: as many as there are places.
+    pub max_concurrent_per_client: Option<usize>,
     /// Where the request names none.
     pub reply: ReplyProfile,
-}
-
-#[derive(Clone, Debug)]
-pub struct Auth {
-    pub anonymous: bool,
-    /// By name: lower-case letters, digits, `-` and `_`. No two have the same hash.
-    pub keys: BTreeMap<String, ApiKey>,
-}
-
-#[derive(Clone)]
-pub struct ApiKey {
-    pub sha256: [u8; 32],
-    /// Never empty.
-    pub can: BTreeSet<Action>,
-    /// A folder, without leading and with trailing slash.
-    pub prefix: Option<String>,
-    /// `None`: as `upload.client_paths` says.
-    pub client_paths: Option<bool>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Links {
-    pub access: LinkAccess,
 }
 
 #[derive(Clone, Debug)]
@@ -366,9 +362,7 @@ impl Settings {
             cos: Cos::read(&mut reader),
             upload: Upload::read(&mut reader),
             auth: Auth::read(&mut reader),
-            links: Links {
-                access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
-            },
+            links: Links::read(&mut reader),
             redis: Redis { url: reader.optional("redis.url", values::redis_url) },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),
@@ -402,6 +396,7 @@ impl Server {
             shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
             drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
             tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
+            trusted_proxies: reader.list("server.trusted_proxies", values::network),
         }
     }
 }
@@ -467,6 +462,7 @@ impl Upload {
         Self {
             max_file_size: reader.size("upload.max_file_size", 1..=COS_MAX_FILE_SIZE),
             max_files: reader.number("upload.max_files", 1..=10_000) as usize,
+            allowed_types: reader.list("upload.allowed_types", values::media_type),
             path_template: reader
                 .required("upload.path_template", values::path_template)
                 .unwrap_or_default(),
@@ -476,44 +472,10 @@ impl Upload {
             hold_limit: reader.size("upload.hold_limit", 0..=MEMORY) as usize,
             memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
             max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
+            max_concurrent_per_client: reader
+                .optional_number("upload.max_concurrent_per_client", 1..=1_000_000)
+                .map(|n| n as usize),
             reply: reader.required("upload.reply", str::parse).unwrap_or(ReplyProfile::Default),
-        }
-    }
-}
-
-impl Auth {
-    fn read(reader: &mut Reader) -> Self {
-        let anonymous = reader.flag("auth.anonymous");
-        let mut keys = BTreeMap::new();
-        for name in reader.tables("auth.keys") {
-            let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
-            if name.is_empty() || !name.bytes().all(lower) {
-                // The environment's names arrive in lower case; one key must not have two spellings.
-                reader.fault(
-                    &format!("auth.keys.{name}"),
-                    "is not a name for a key: lower-case letters, digits, `-` and `_`",
-                );
-            }
-            let key = ApiKey::read(reader, &format!("auth.keys.{name}"));
-            keys.insert(name, key);
-        }
-        Self { anonymous, keys }
-    }
-}
-
-impl ApiKey {
-    fn read(reader: &mut Reader, key: &str) -> Self {
-        let can = format!("{key}.can");
-        let actions = reader.optional_list(&can, str::parse);
-        // An empty list must not widen into all of them, nor pass for a key that works.
-        if actions.as_ref().is_some_and(Vec::is_empty) && reader.sound(&[&can]) {
-            reader.fault(&can, "is empty; leave it out to allow everything");
-        }
-        Self {
-            sha256: reader.required(&format!("{key}.sha256"), values::digest).unwrap_or_default(),
-            can: actions.unwrap_or_else(|| Action::ALL.to_vec()).into_iter().collect(),
-            prefix: reader.optional(&format!("{key}.prefix"), values::folder),
-            client_paths: reader.optional_flag(&format!("{key}.client_paths")),
         }
     }
 }
@@ -542,17 +504,6 @@ impl Sandbox {
             token_overlap: reader.duration("sandbox.token_overlap", Duration::ZERO),
             link_life: reader.duration("sandbox.link_life", SECOND),
         }
-    }
-}
-
-/// Without the hash: whoever may read logs need not be able to try keys against it.
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey")
-            .field("can", &self.can)
-            .field("prefix", &self.prefix)
-            .field("client_paths", &self.client_paths)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Paths in addresses: a file's stable address, and the path an address names.
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HOST;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::guard::forwarded::Proxies;
 use crate::key::{Key, KeyError};
 use crate::settings::Server;
 
@@ -20,19 +20,21 @@ pub fn of_file(base: &str, key: &Key) -> String {
 }
 
 /// The base of the addresses in replies: `public_url`, otherwise what the client called us.
-pub fn base(request: &HttpRequest, server: &Server) -> String {
+pub fn base(request: &HttpRequest, server: &Server, proxies: &Proxies) -> String {
     if let Some(url) = &server.public_url {
         return url.clone();
     }
-    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = named.or_else(|| request.uri().authority().map(|host| host.as_str()));
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let authority = request.uri().authority().map(|host| host.as_str());
+    let host = proxies.host(peer, request.headers(), authority);
     let sane = |host: &&str| {
         !host.is_empty()
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
     };
     match host.filter(sane) {
         Some(host) => {
-            let scheme = if server.tls.is_some() { "https" } else { "http" };
+            let own = if server.tls.is_some() { "https" } else { "http" };
+            let scheme = proxies.scheme(peer, request.headers(), own);
             format!("{scheme}://{host}")
         }
         None => String::new(),

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::problem::{Code, Problem};
 use super::trace::RequestId;
-use super::{Worker, address, json, links, reply};
+use super::{Worker, address, caller, json, links, reply};
 use crate::key::Key;
-use crate::settings::Action;
+use crate::settings::{Action, LinkAccess};
 use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
 
@@ -23,6 +24,7 @@ pub async fn redirect(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&address::path(&request)?)?;
+    let cached = admit(&request, &worker, &key)?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let wanted = Wanted { file_id, max_age: LINK_LIFE };
     let link = worker
@@ -31,9 +33,13 @@ pub async fn redirect(
         .await
         .map_err(|error| Problem::of_file(&error, key.as_str()))?;
     let left = link.usable_until.saturating_duration_since(Instant::now()).as_secs();
+    let cache_control = match cached {
+        true => format!("private, max-age={}", left.min(LONGEST_CACHED)),
+        false => "no-store".to_owned(),
+    };
     Ok(HttpResponse::Found()
         .insert_header((LOCATION, link.url))
-        .insert_header((CACHE_CONTROL, format!("private, max-age={}", left.min(LONGEST_CACHED))))
+        .insert_header((CACHE_CONTROL, cache_control))
         .finish())
 }
 
@@ -42,7 +48,7 @@ pub async fn delete(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = worker.shared.guard.identify(request.headers(), None)?;
+    let client = caller::identify(&request, &worker)?;
     client.may(Action::Delete)?;
     let key = Key::parse(&address::path(&request)?)?;
     client.reach(key.as_str())?;
@@ -78,7 +84,7 @@ async fn named_by_body(
     payload: web::Payload,
     worker: &Worker,
 ) -> Result<(), Problem> {
-    let client = worker.shared.guard.identify(request.headers(), None)?;
+    let client = caller::identify(request, worker)?;
     client.may(Action::Delete)?;
     let idle = worker.shared.settings.upload.idle_timeout;
     let body = json::bytes(request, payload, idle).await?;
@@ -90,6 +96,35 @@ async fn named_by_body(
     let file = links::find_one(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
     deleted.map_err(|error| Problem::of_file(&error, &file.path))
+}
+
+/// What a signed link says of itself.
+#[derive(Debug, Deserialize)]
+struct Signature {
+    expires: Option<String>,
+    signature: Option<String>,
+}
+
+/// Whether who asks may have the file, as `links.access` says; tells whether its answer may be kept.
+fn admit(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
+    let links = &worker.shared.links;
+    let query = web::Query::<Signature>::from_query(request.query_string())
+        .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))?;
+    if let (LinkAccess::Signed, Signature { expires: Some(expires), signature: Some(signature) }) =
+        (links.access(), query.into_inner())
+    {
+        caller::identify_if_given(request, worker)?;
+        links.check(key, &expires, &signature, Timestamp::now())?;
+        return Ok(false);
+    }
+    if links.access() == LinkAccess::Public {
+        caller::identify_if_given(request, worker)?;
+        return Ok(true);
+    }
+    let client = caller::identify(request, worker)?;
+    client.may(Action::Download)?;
+    client.reach(key.as_str())?;
+    Ok(false)
 }
 
 impl Problem {

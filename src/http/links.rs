@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::problem::{Code, Document, Problem};
 use super::trace::RequestId;
-use super::upload::media_type;
-use super::{Worker, json};
+use super::{Worker, caller, json};
 use crate::cos::form::Fields;
 use crate::guard::policy::Client;
 use crate::key::{Key, Values};
@@ -93,7 +92,7 @@ pub async fn download(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = worker.shared.guard.identify(request.headers(), None)?;
+    let client = caller::identify(&request, &worker)?;
     client.may(Action::Download)?;
     let idle = worker.shared.settings.upload.idle_timeout;
     let asked: LinksRequest = json::read(&request, payload, idle).await?;
@@ -123,7 +122,7 @@ pub async fn delete(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = worker.shared.guard.identify(request.headers(), None)?;
+    let client = caller::identify(&request, &worker)?;
     client.may(Action::Delete)?;
     let idle = worker.shared.settings.upload.idle_timeout;
     let asked: DeleteRequest = json::read(&request, payload, idle).await?;
@@ -202,8 +201,11 @@ async fn resolve(
     Ok(resolved)
 }
 
-enum Lost {
+/// Why a name leads nowhere.
+pub enum Lost {
+    /// The name is wrong, or not for this client.
     Name(Problem),
+    /// WeChat did not answer.
     Call(Problem),
 }
 
@@ -214,13 +216,19 @@ pub(super) async fn find_one(
     text: &str,
 ) -> Result<Found, Problem> {
     let (file_id, path) = id_or_path(text);
-    find(worker, client, file_id, path).await.map_err(|lost| match lost {
-        Lost::Name(problem) | Lost::Call(problem) => problem,
-    })
+    find(worker, client, file_id, path).await.map_err(Problem::from)
 }
 
 fn id_or_path(text: &str) -> (Option<&str>, Option<&str>) {
     if text.starts_with("cloud://") { (Some(text), None) } else { (None, Some(text)) }
+}
+
+impl From<Lost> for Problem {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Name(problem) | Lost::Call(problem) => problem,
+        }
+    }
 }
 
 async fn find(
@@ -242,12 +250,35 @@ async fn find(
         (Some(path), _) => path,
         (None, Some(key)) => key.as_str(),
     };
-    client.reach(path).map_err(|error| name(error.into()))?;
     let file_id = match file_id {
-        Some(file_id) => file_id.to_owned(),
-        None => worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?,
+        Some(file_id) => {
+            confine(worker, client, file_id, path).await?;
+            file_id.to_owned()
+        }
+        None => {
+            client.reach(path).map_err(|error| name(error.into()))?;
+            worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?
+        }
     };
     Ok(Found { file_id, path: path.to_owned() })
+}
+
+/// Who is kept to a folder is kept to our environment's, too.
+pub async fn confine(
+    worker: &Worker,
+    client: &Client,
+    file_id: &str,
+    path: &str,
+) -> Result<(), Lost> {
+    client.reach(path).map_err(|error| Lost::Name(error.into()))?;
+    if client.is_confined() {
+        let own = worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?;
+        if own != file_id {
+            let detail = "the file id is of another environment";
+            return Err(Lost::Name(Problem::new(Code::PathNotAllowed, detail)));
+        }
+    }
+    Ok(())
 }
 
 /// The path in `cloud://ENV.BUCKET/PATH`. Files that others stored may have paths that we would not give.
@@ -341,12 +372,12 @@ pub async fn upload(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = worker.shared.guard.identify(request.headers(), None)?;
+    let client = caller::identify(&request, &worker)?;
     client.may(Action::Link)?;
     let settings = &worker.shared.settings;
     let asked: UploadRequest = json::read(&request, payload, settings.upload.idle_timeout).await?;
     let name = asked.name.as_deref().unwrap_or_default();
-    let key = match &asked.path {
+    let key = match asked.path.as_deref().or(client.path.as_ref().map(Key::as_str)) {
         Some(path) => client.own_key(path)?,
         None => {
             let values = Values {
@@ -361,7 +392,8 @@ pub async fn upload(
         }
     };
     let named = if name.is_empty() { key.as_str() } else { name };
-    let content_type = media_type(asked.content_type.as_deref(), named);
+    let declared = client.types.admit(asked.content_type.as_deref(), [named, key.as_str()])?;
+    let content_type = client.types.unseen(&declared);
     let link = worker.wechat.upload_link(key.as_str()).await;
     let link = link.map_err(|error| Problem::from(error).about(key.as_str()))?;
     // A browser that posts elsewhere is as wrong as we would be.

@@ -1,6 +1,7 @@
 //! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
 
 pub mod address;
+pub mod caller;
 pub mod console;
 pub mod demand;
 pub mod drain;
@@ -10,6 +11,7 @@ pub mod links;
 pub mod listener;
 pub mod ops;
 pub mod problem;
+mod repeat;
 pub mod reply;
 mod store;
 pub mod tcb;
@@ -24,7 +26,10 @@ use std::sync::Arc;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
-use crate::guard::limits::Slots;
+use crate::guard::forwarded::Proxies;
+use crate::guard::idempotency::Idempotency;
+use crate::guard::limits::Limits;
+use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::key::Template;
 use crate::memory::Budget;
@@ -47,7 +52,10 @@ pub struct Shared {
     pub allowed_hosts: AllowedHosts,
     pub template: Template,
     pub budget: Arc<Budget>,
-    pub slots: Arc<Slots>,
+    pub limits: Limits,
+    pub links: Links,
+    pub proxies: Proxies,
+    pub idempotency: Idempotency,
     pub metrics: Arc<Metrics>,
     /// How calls to WeChat are let in.
     pub wechat: Arc<api::Shared>,

@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use crate::cos::CosError;
 use crate::guard::auth::AuthError;
-use crate::guard::limits::Overloaded;
+use crate::guard::limits::LimitError;
+use crate::guard::links::LinkError;
 use crate::guard::policy::PolicyError;
+use crate::guard::types::TypeError;
 use crate::inbound::InboundError;
 use crate::key::KeyError;
 use crate::wechat::credential::Mode;
@@ -73,7 +75,9 @@ codes! {
     TooManyFiles = "too_many_files" 413 "Too many files";
     FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large";
     NotMultipart = "not_multipart" 415 "The request is not multipart/form-data";
+    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not taken";
     EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken";
+    RateLimited = "rate_limited" 429 "Too many requests";
     Internal = "internal" 500 "The gateway failed";
     WechatRefused = "wechat_refused" 502 "WeChat refused";
     WechatUnreachable = "wechat_unreachable" 502 "WeChat gave no usable answer";
@@ -236,24 +240,53 @@ impl From<KeyError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
-        Self::new(Code::Unauthenticated, format!("{error}; send `Authorization: Bearer KEY`"))
+        let advice = match error {
+            AuthError::Beyond(error) => return error.into(),
+            AuthError::Ticket(_) => "get a new one",
+            AuthError::KeyInAddress
+            | AuthError::Missing
+            | AuthError::Scheme
+            | AuthError::Unknown => "send `Authorization: Bearer KEY`",
+        };
+        Self::new(Code::Unauthenticated, format!("{error}; {advice}"))
     }
 }
 
 impl From<PolicyError> for Problem {
     fn from(error: PolicyError) -> Self {
         let code = match &error {
-            PolicyError::Action { .. } => Code::NotAllowed,
-            PolicyError::Paths { .. } | PolicyError::Outside { .. } => Code::PathNotAllowed,
+            PolicyError::Action { .. } | PolicyError::Unbounded { .. } => Code::NotAllowed,
+            PolicyError::Paths { .. }
+            | PolicyError::Outside { .. }
+            | PolicyError::OtherPath { .. } => Code::PathNotAllowed,
             PolicyError::Key(_) => Code::InvalidPath,
         };
         Self::new(code, error.to_string())
     }
 }
 
-impl From<Overloaded> for Problem {
-    fn from(error: Overloaded) -> Self {
-        Self::new(Code::Overloaded, format!("{error}; try again shortly")).retry_after(1)
+impl From<LimitError> for Problem {
+    fn from(error: LimitError) -> Self {
+        let (code, seconds) = match error {
+            LimitError::Overloaded(_) => (Code::Overloaded, 1),
+            LimitError::ClientBusy(_) => (Code::RateLimited, 1),
+            LimitError::TooFast { retry_after } => {
+                (Code::RateLimited, retry_after.as_secs_f64().ceil() as u64)
+            }
+        };
+        Self::new(code, format!("{error}; try again later")).retry_after(seconds)
+    }
+}
+
+impl From<TypeError> for Problem {
+    fn from(error: TypeError) -> Self {
+        Self::new(Code::TypeNotAllowed, error.to_string())
+    }
+}
+
+impl From<LinkError> for Problem {
+    fn from(error: LinkError) -> Self {
+        Self::new(Code::NotAllowed, format!("{error}; ask for a new one where you got it"))
     }
 }
 

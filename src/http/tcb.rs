@@ -14,11 +14,13 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::links::path_of;
+use super::caller::{self, Refused};
+use super::links::{confine, path_of};
 use super::problem::{Code, Problem};
 use super::{Worker, json as body};
 use crate::guard::auth::AuthError;
 use crate::guard::policy::Client;
+use crate::guard::ticket::TicketError;
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::api::{LINK_LIFE, Wanted};
 use crate::wechat::{FileError, WechatError};
@@ -70,6 +72,7 @@ impl From<Problem> for Refusal {
         let errcode = match problem.code {
             Code::NotAllowed => 48001,
             Code::PathNotAllowed | Code::InvalidPath => -501007,
+            Code::RateLimited => 45011,
             Code::TooManyFiles | Code::FieldsTooLarge | Code::InvalidRequest => 40097,
             _ => -1,
         };
@@ -81,9 +84,23 @@ impl From<AuthError> for Refusal {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Missing => Self::new(41001, "access_token missing"),
-            AuthError::Scheme | AuthError::Unknown => {
+            AuthError::Ticket(TicketError::Expired) => Self::new(42001, "access_token expired"),
+            AuthError::Beyond(error) => Problem::from(error).into(),
+            AuthError::Scheme
+            | AuthError::Unknown
+            | AuthError::KeyInAddress
+            | AuthError::Ticket(_) => {
                 Self::new(40001, "invalid credential, access_token is invalid or not latest")
             }
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Auth(error) => error.into(),
+            other => Problem::from(other).into(),
         }
     }
 }
@@ -195,7 +212,7 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
     // As open as the file's stable address is.
     if worker.shared.settings.links.access != LinkAccess::Public {
         let client = client(request, worker, Action::Download)?;
-        client.reach(path_of(&file_id)?).map_err(Problem::from)?;
+        confine(worker, &client, &file_id, path_of(&file_id)?).await.map_err(Problem::from)?;
     }
     let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
     links_reply(worker, worker.wechat.env(), &[wanted]).await
@@ -211,9 +228,9 @@ async fn upload_link(
     let path = text(&call.body, "path")?;
     // As it was given: the caller puts it into its form itself. Who is kept to a folder is held to our rules for paths;
     // for the others WeChat's count.
-    match call.client.prefix {
-        Some(_) => drop(call.client.own_key(path).map_err(Problem::from)?),
-        None => call.client.may_name_paths().map_err(Problem::from)?,
+    match call.client.is_confined() {
+        true => drop(call.client.own_key(path).map_err(Problem::from)?),
+        false => call.client.may_name_paths().map_err(Problem::from)?,
     }
     let link = worker.wechat.upload_link_in(env, path).await?;
     worker.shared.allowed_hosts.check(&link.url).map_err(Problem::from)?;
@@ -251,7 +268,7 @@ async fn download_links(
     for item in list(&call.body, "file_list")? {
         let item = item.as_object().ok_or_else(|| Refusal::invalid("file_list"))?;
         let file_id = text(item, "fileid")?;
-        call.client.reach(path_of(file_id)?).map_err(Problem::from)?;
+        confine(worker, &call.client, file_id, path_of(file_id)?).await.map_err(Problem::from)?;
         let max_age = match item.get("max_age") {
             None | Some(Value::Null) => LINK_LIFE,
             Some(age) => match age.as_u64().filter(|age| (1..=u64::from(u32::MAX)).contains(age)) {
@@ -294,7 +311,7 @@ async fn delete_files(
     let mut ids = Vec::new();
     for item in list(&call.body, "fileid_list")? {
         let file_id = item.as_str().ok_or_else(|| Refusal::invalid("fileid_list"))?;
-        call.client.reach(path_of(file_id)?).map_err(Problem::from)?;
+        confine(worker, &call.client, file_id, path_of(file_id)?).await.map_err(Problem::from)?;
         ids.push(file_id.to_owned());
     }
     let deleted = whole(worker.wechat.delete(env, &ids).await)?;
@@ -362,7 +379,7 @@ impl Call {
         match self.body.get("env") {
             None | Some(Value::Null) => Ok(own),
             Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
-            Some(Value::String(env)) if self.client.prefix.is_none() => Ok(env),
+            Some(Value::String(env)) if !self.client.is_confined() => Ok(env),
             Some(Value::String(_)) => Err(Refusal::new(-501000, "env not exists, invalid env")),
             Some(_) => Err(Refusal::invalid("env")),
         }
@@ -370,9 +387,7 @@ impl Call {
 }
 
 fn client(request: &HttpRequest, worker: &Worker, action: Action) -> Result<Arc<Client>, Refusal> {
-    let given = |name| parameter(request, name).filter(|value| !value.is_empty());
-    let token = given("access_token").or_else(|| given("cloudbase_access_token"));
-    let client = worker.shared.guard.identify(request.headers(), token.as_deref())?;
+    let client = caller::identify_wechat(request, worker)?;
     client.may(action).map_err(Problem::from)?;
     Ok(client)
 }

@@ -11,6 +11,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Worker;
+use super::caller::CallerName;
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
@@ -82,17 +83,19 @@ pub async fn requests(
         reply.headers_mut().insert(REQUEST_ID, value);
     }
 
+    let caller = reply.request().extensions().get::<CallerName>().cloned();
+    let client = caller.as_ref().map(|CallerName(name)| name.as_str());
     let _entered = span.enter();
     let status = reply.status().as_u16();
     let took = started.elapsed();
     match &problem {
         Some(problem) if problem.code.status().is_server_error() => {
-            tracing::warn!(%method, path, status, ?took, code = problem.code.name(), detail = problem.detail);
+            tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
         }
         Some(problem) => {
-            tracing::info!(%method, path, status, ?took, code = problem.code.name(), detail = problem.detail);
+            tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
         }
-        None => tracing::info!(%method, path, status, ?took),
+        None => tracing::info!(%method, path, client, status, ?took),
     }
     Ok(reply)
 }
@@ -118,10 +121,10 @@ pub async fn origins(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let admitted = request.app_data::<web::Data<Worker>>().is_none_or(|worker| {
-        worker
-            .shared
-            .origins
-            .admit(request.headers(), request.uri().authority().map(|host| host.as_str()))
+        let (headers, peer) = (request.headers(), request.peer_addr().map(|peer| peer.ip()));
+        let authority = request.uri().authority().map(|host| host.as_str());
+        let host = worker.shared.proxies.host(peer, headers, authority);
+        worker.shared.origins.admit(headers, host)
     });
     if !admitted {
         let detail =

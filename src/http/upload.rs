@@ -11,18 +11,22 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
+use super::repeat::{self, Repeat};
 use super::reply::{self, Outcome, Stored};
 use super::store::{File, Path, deliver};
 use super::timing::Times;
 use super::trace::RequestId;
-use super::{Worker, address};
+use super::{Worker, address, caller};
 use crate::cos::CosError;
 use crate::cos::relay::{End, Framed, Relay, Source};
+use crate::guard::idempotency::Turn;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
+use crate::guard::types::Declared;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::form::{FilePart, Form};
 use crate::inbound::hold::{Held, hold};
+use crate::inbound::sniff::{Look, Magic, peek};
 use crate::inbound::{InboundError, limited, raw};
 use crate::key::{Key, Values};
 use crate::memory::Blocks;
@@ -64,7 +68,14 @@ pub async fn raw(
     let profile = query.profile(&worker)?;
     let watch = Watch::new(&request, &worker);
     let file = raw_file(&request, payload, &worker, query, profile, &watch.times).await;
-    watch.end(profile, file.map(|outcome| vec![outcome]))
+    watch.end(profile, file)
+}
+
+/// How an upload request ended that was not refused as a whole.
+enum Done {
+    Files(Vec<Outcome>, Option<Turn>),
+    /// An earlier request had done it.
+    Before(HttpResponse),
 }
 
 /// An upload request from its first stage to its reply: what is counted of it.
@@ -87,9 +98,14 @@ impl<'a> Watch<'a> {
     fn end(
         mut self,
         profile: ReplyProfile,
-        files: Result<Vec<Outcome>, Problem>,
+        done: Result<Done, Problem>,
     ) -> Result<HttpResponse, Problem> {
         self.ended = true;
+        let (files, turn) = match done {
+            Ok(Done::Before(reply)) => return Ok(reply),
+            Ok(Done::Files(outcomes, turn)) => (Ok(outcomes), turn),
+            Err(problem) => (Err(problem), None),
+        };
         match &files {
             Err(problem) => self.metrics.upload(problem.code.name()),
             Ok(outcomes) => outcomes.iter().for_each(|outcome| match outcome {
@@ -101,7 +117,14 @@ impl<'a> Watch<'a> {
             self.request.extensions_mut().insert(timing);
         }
         let id = RequestId::of_running(self.request);
-        let reply = files.and_then(|outcomes| profile.reply(&outcomes, &id));
+        let reply = files.and_then(|outcomes| {
+            let reply = profile.reply(&outcomes, &id)?;
+            let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
+            Ok(match turn.filter(|_| all) {
+                Some(turn) => repeat::keep(turn, reply),
+                None => reply,
+            })
+        });
         reply.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
     }
 }
@@ -122,14 +145,19 @@ async fn form_files(
     query: Query,
     profile: ReplyProfile,
     times: &Times<'_>,
-) -> Result<Vec<Outcome>, Problem> {
-    let upload = Upload::admit(request, worker, query, profile, times)?;
-    let settings = upload.settings();
-    let most = (settings.max_files as u64)
-        .saturating_mul(settings.max_file_size)
+) -> Result<Done, Problem> {
+    let client = may_upload(request, worker)?;
+    let turn = match repeat::begin(request, worker, &client).await? {
+        Repeat::Go(turn) => turn,
+        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    };
+    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
+    let (settings, client) = (upload.settings(), &upload.client);
+    let most = (client.max_files as u64)
+        .saturating_mul(client.max_file_size)
         .saturating_add(FORM_OVERHEAD);
     if announced_length(request.headers()).is_some_and(|length| length > most) {
-        return Err(InboundError::FileTooLarge(settings.max_file_size).into());
+        return Err(InboundError::FileTooLarge(client.max_file_size).into());
     }
     let body = Body::new(payload.into_inner(), settings.idle_timeout);
     let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
@@ -161,7 +189,7 @@ async fn form_files(
     if outcomes.is_empty() {
         return Err(InboundError::NoFile.into());
     }
-    Ok(outcomes)
+    Ok(Done::Files(outcomes, upload.turn))
 }
 
 async fn raw_file(
@@ -171,10 +199,15 @@ async fn raw_file(
     query: Query,
     profile: ReplyProfile,
     times: &Times<'_>,
-) -> Result<Outcome, Problem> {
-    let upload = Upload::admit(request, worker, query, profile, times)?;
+) -> Result<Done, Problem> {
+    let client = may_upload(request, worker)?;
+    let key = client.own_key(&address::path(request)?)?;
+    let turn = match repeat::begin(request, worker, &client).await? {
+        Repeat::Go(turn) => turn,
+        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    };
+    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
     let settings = upload.settings();
-    let key = upload.client.own_key(&address::path(request)?)?;
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let declared = request
         .headers()
@@ -182,14 +215,18 @@ async fn raw_file(
         .and_then(|value| value.to_str().ok())
         // What curl says of a body it knows nothing of.
         .filter(|value| *value != "application/x-www-form-urlencoded");
-    let content_type = media_type(declared, &name);
+    let types = &upload.client.types;
+    let declared = types.admit(declared, [&name, key.as_str()])?;
 
-    let max = settings.max_file_size;
+    let max = upload.client.max_file_size;
     let length = announced_length(request.headers());
     if length.is_some_and(|length| length > max) {
         return Err(InboundError::FileTooLarge(max).into());
     }
-    let source = limited(raw::content(Body::new(payload.into_inner(), settings.idle_timeout)), max);
+    let source = raw::content(Body::new(payload.into_inner(), settings.idle_timeout));
+    let (source, magic) = looked_at(source, types.look(&declared)).await?;
+    let content_type = types.confirm(&declared, magic)?;
+    let source = limited(source, max);
     let file = match length {
         Some(length) => upload.streamed(source, Framed::Exact(length)),
         None => upload.held(source, settings.hold_limit, None).await?,
@@ -197,7 +234,26 @@ async fn raw_file(
     let path = Path { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
-    Ok(Outcome::Stored(Box::new(stored)))
+    Ok(Done::Files(vec![Outcome::Stored(Box::new(stored))], upload.turn))
+}
+
+/// What can be refused before a byte of the body is read.
+fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
+    let client = caller::identify(request, worker)?;
+    client.may(Action::Upload)?;
+    refuse_encoding(request.headers())?;
+    Ok(client)
+}
+
+/// `source` as it was, and what its first bytes are, if anybody wants to know.
+async fn looked_at(source: Source, look: Option<Look>) -> Result<(Source, Option<Magic>), Problem> {
+    match look {
+        None => Ok((source, None)),
+        Some(look) => {
+            let (source, magic) = peek(source, look).await.map_err(CosError::Source)?;
+            Ok((source, Some(magic)))
+        }
+    }
 }
 
 impl Query {
@@ -220,6 +276,7 @@ struct Upload<'a> {
     query: Query,
     profile: ReplyProfile,
     base: String,
+    turn: Option<Turn>,
     times: &'a Times<'a>,
     _slot: Slot,
 }
@@ -237,26 +294,20 @@ impl<E: Into<Problem>> From<E> for Failure {
 }
 
 impl<'a> Upload<'a> {
-    /// Everything that can be refused before a byte of the body is read.
+    /// Takes a place.
     fn admit(
         request: &HttpRequest,
         worker: &'a Worker,
+        client: Arc<Client>,
         query: Query,
         profile: ReplyProfile,
+        turn: Option<Turn>,
         times: &'a Times<'a>,
     ) -> Result<Self, Problem> {
-        let client = worker.shared.guard.identify(request.headers(), None)?;
-        client.may(Action::Upload)?;
-        refuse_encoding(request.headers())?;
-        Ok(Self {
-            worker,
-            client,
-            query,
-            profile,
-            base: address::base(request, &worker.shared.settings.server),
-            times,
-            _slot: worker.shared.slots.take()?,
-        })
+        let shared = &worker.shared;
+        let slot = shared.limits.take(&client)?;
+        let base = address::base(request, &shared.settings.server, &shared.proxies);
+        Ok(Self { worker, client, query, profile, base, turn, times, _slot: slot })
     }
 
     fn settings(&self) -> &'a settings::Upload {
@@ -278,30 +329,48 @@ impl<'a> Upload<'a> {
         first: bool,
         seen: usize,
     ) -> Result<Option<Stored>, Failure> {
-        if seen >= self.settings().max_files {
-            return Err(InboundError::TooManyFiles(self.settings().max_files).into());
+        if seen >= self.client.max_files {
+            return Err(InboundError::TooManyFiles(self.client.max_files).into());
         }
+        let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
-        let file = self.settle(form, &part, nameless).await?;
+        let placed = self.place(&form.borrow(), &part, first, seen);
+        let look = placed.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
+        let (source, magic) = looked_at(Form::content(form), look).await?;
+        let file = self.settle(source, &part, nameless).await?;
         if nameless && file.framed == Framed::Exact(0) {
             return Ok(None);
         }
-        let name = part.head.file_name.unwrap_or_default();
-        let path = self.path(&form.borrow(), &name, first)?;
-        let content_type = media_type(part.head.content_type.as_deref(), &name);
+        let (path, declared) = placed?;
+        let content_type = self.client.types.confirm(&declared, magic)?;
         self.store(path, name, content_type, file).await.map(Some)
+    }
+
+    /// Where a part's file goes, and what it says it is.
+    fn place(
+        &self,
+        form: &Form,
+        part: &FilePart,
+        first: bool,
+        index: usize,
+    ) -> Result<(Path, Declared), Problem> {
+        let name = part.head.file_name.as_deref().unwrap_or_default();
+        let path = self.path(form, name, first, index)?;
+        let declared = part.head.content_type.as_deref();
+        let declared = self.client.types.admit(declared, [name, path.key.as_str()])?;
+        Ok((path, declared))
     }
 
     /// Finds out how long a part's file is, holding it where nothing else tells.
     async fn settle(
         &self,
-        form: &Rc<RefCell<Form>>,
+        source: Source,
         part: &FilePart,
         nameless: bool,
     ) -> Result<File, Problem> {
         let settings = self.settings();
-        let max = settings.max_file_size;
-        let source = limited(Form::content(form), max);
+        let max = self.client.max_file_size;
+        let source = limited(source, max);
         if let Some(length) = part.head.length {
             if length > max {
                 return Err(InboundError::FileTooLarge(max).into());
@@ -363,9 +432,10 @@ impl<'a> Upload<'a> {
     }
 
     /// The object's key: the path the client names, for one file only, otherwise the template's.
-    fn path(&self, form: &Form, name: &str, first: bool) -> Result<Path, Problem> {
+    fn path(&self, form: &Form, name: &str, first: bool, index: usize) -> Result<Path, Problem> {
         let fields = form.fields();
-        if let Some(path) = one_of("path", &self.query.path, &fields.path)? {
+        let named = one_of("path", &self.query.path, &fields.path)?;
+        if let Some(path) = named.or(self.client.path.as_ref().map(Key::as_str)) {
             if !first {
                 let detail =
                     "a path names one file, and the form has several; name a `dir` instead";
@@ -378,11 +448,13 @@ impl<'a> Upload<'a> {
             dir: one_of("dir", &self.query.dir, &fields.dir)?,
             name,
             now: Timestamp::now(),
-            uuid: Uuid::now_v7(),
+            uuid: self.turn.as_ref().map_or_else(Uuid::now_v7, |turn| turn.uuid(index)),
         };
         let prefix = self.client.prefix.as_deref().unwrap_or_default();
         let template = &self.worker.shared.template;
-        Ok(Path { key: template.render(&values, prefix)?, unique: template.is_unique() })
+        // A repeat's first attempt may have stored its file there.
+        let unique = template.is_unique() && self.turn.is_none();
+        Ok(Path { key: template.render(&values, prefix)?, unique })
     }
 
     async fn store(
@@ -394,7 +466,8 @@ impl<'a> Upload<'a> {
     ) -> Result<Stored, Failure> {
         match deliver(self.worker, &path, &content_type, &file, self.times).await {
             Ok((file_id, receipt)) => {
-                let url = address::of_file(&self.base, &path.key);
+                let mut url = address::of_file(&self.base, &path.key);
+                url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
                 Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
             }
             Err(problem) => Err(Failure { problem, path: Some(path.key) }),
@@ -415,14 +488,4 @@ fn one_of<'v>(
         )),
         (query, field) => Ok(query.as_deref().or(field.as_deref())),
     }
-}
-
-/// The object's type: the declared one, or the one its name tells where the declared one says nothing.
-pub(super) fn media_type(declared: Option<&str>, name: &str) -> String {
-    let declared = declared.and_then(|declared| declared.parse::<mime_guess::Mime>().ok());
-    let mime = match declared {
-        Some(mime) if mime != mime_guess::mime::APPLICATION_OCTET_STREAM => mime,
-        _ => mime_guess::from_path(name).first_or_octet_stream(),
-    };
-    mime.to_string()
 }

@@ -8,6 +8,7 @@ pub mod head;
 pub mod hold;
 pub mod raw;
 pub mod scan;
+pub mod sniff;
 
 use std::time::Duration;
 

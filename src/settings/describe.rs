@@ -5,8 +5,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::layers::is_secret;
-use super::values::size_text;
-use super::{Action, Settings};
+use super::values::{self, size_text};
+use super::{Action, Policy, Rate, Settings};
 
 impl Settings {
     /// Every setting as a line `key = value`, sorted, secrets as `"***"`; what is not set is `""`.
@@ -38,6 +38,9 @@ impl Settings {
         };
         line("server.tls.cert", optional(file(|tls| &tls.cert).as_deref()));
         line("server.tls.key", optional(file(|tls| &tls.key).as_deref()));
+        let networks: Vec<String> =
+            server.trusted_proxies.iter().map(ToString::to_string).collect();
+        line("server.trusted_proxies", list(&networks));
         line("cors.origins", list(&cors.origins));
         line("wechat.base_url", text(&wechat.base_url));
         line("wechat.env", text(&wechat.env));
@@ -62,6 +65,7 @@ impl Settings {
         line("cos.reply_timeout", duration(cos.reply_timeout));
         line("upload.max_file_size", size(upload.max_file_size));
         line("upload.max_files", upload.max_files.to_string());
+        line("upload.allowed_types", list(&upload.allowed_types));
         line("upload.path_template", text(&upload.path_template));
         line("upload.client_paths", upload.client_paths.to_string());
         line("upload.idle_timeout", duration(upload.idle_timeout));
@@ -70,16 +74,29 @@ impl Settings {
         line("upload.memory_budget", size(upload.memory_budget as u64));
         line("upload.max_concurrent", upload.max_concurrent.to_string());
         line("upload.reply", text(upload.reply.name()));
+        line("upload.max_concurrent_per_client", number(upload.max_concurrent_per_client));
         line("auth.anonymous", auth.anonymous.to_string());
+        line("auth.trust_wx_headers", auth.trust_wx_headers.to_string());
+        line("auth.rate", rate(auth.rate));
+        line("auth.address_rate", rate(auth.address_rate));
+        let jwt = &auth.jwt;
+        line("auth.jwt.algorithm", optional(jwt.algorithm.map(|algorithm| algorithm.name())));
+        line("auth.jwt.key", text(jwt.key.expose_secret()));
+        let key_file = jwt.key_file.as_ref().map(|path| path.display().to_string());
+        line("auth.jwt.key_file", optional(key_file.as_deref()));
+        line("auth.jwt.issuer", optional(jwt.issuer.as_deref()));
+        line("auth.jwt.audience", optional(jwt.audience.as_deref()));
+        policy(&mut line, "auth.jwt", &jwt.policy);
+        policy(&mut line, "auth.wx", &auth.wx);
         for (name, key) in &auth.keys {
-            let can: Vec<&str> = key.can.iter().copied().map(Action::name).collect();
             line(&format!("auth.keys.{name}.sha256"), text(&hex::encode(key.sha256)));
-            line(&format!("auth.keys.{name}.can"), list(&can));
-            line(&format!("auth.keys.{name}.prefix"), optional(key.prefix.as_deref()));
-            let client_paths = key.client_paths.map_or_else(|| text(""), |flag| flag.to_string());
-            line(&format!("auth.keys.{name}.client_paths"), client_paths);
+            policy(&mut line, &format!("auth.keys.{name}"), &key.policy);
         }
         line("links.access", text(links.access.name()));
+        let signing_keys: Vec<_> =
+            links.signing_keys.iter().map(|key| key.expose_secret()).collect();
+        line("links.signing_keys", list(&signing_keys));
+        line("links.max_age", duration(links.max_age));
         line("redis.url", optional(redis.url.as_ref().map(ExposeSecret::expose_secret)));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));
@@ -100,11 +117,35 @@ impl Settings {
         lines.sort();
         let mut printed = format!("# profile: {}\n", profile.name());
         for (key, value) in lines {
-            let value = if is_secret(&key) && value != text("") { text("***") } else { value };
+            let value = if is_secret(&key) && !["\"\"", "[]"].contains(&value.as_str()) {
+                text("***")
+            } else {
+                value
+            };
             printed.push_str(&format!("{key} = {value}\n"));
         }
         printed
     }
+}
+
+fn policy(line: &mut impl FnMut(&str, String), under: &str, policy: &Policy) {
+    let mut line = |name: &str, value| line(&format!("{under}.{name}"), value);
+    let can: Vec<&str> = policy.can.iter().copied().map(Action::name).collect();
+    line("can", list(&can));
+    line("prefix", optional(policy.prefix.as_deref()));
+    line("client_paths", policy.client_paths.map_or_else(|| text(""), |flag| flag.to_string()));
+    line("max_file_size", policy.max_file_size.map_or_else(|| text(""), size));
+    line("max_files", number(policy.max_files));
+    line("types", list(&policy.types));
+    line("rate", rate(policy.rate));
+}
+
+fn number(value: Option<usize>) -> String {
+    value.map_or_else(|| text(""), |number| number.to_string())
+}
+
+fn rate(value: Option<Rate>) -> String {
+    optional(value.map(values::rate_text).as_deref())
 }
 
 /// JSON's string syntax is TOML's, too.

@@ -163,9 +163,14 @@ impl Reader {
     }
 
     /// In bytes.
+    pub fn optional_size(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let text = self.text(key, false)?;
+        self.checked(key, values::size(&text, range))
+    }
+
+    /// In bytes.
     pub fn size(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
-        let value =
-            self.text(key, false).and_then(|text| self.checked(key, values::size(&text, range)));
+        let value = self.optional_size(key, range);
         self.present(key, value).unwrap_or_default()
     }
 
@@ -357,7 +362,7 @@ impl Reader {
 /// easily pasted in its place.
 pub(super) fn is_secret(key: &str) -> bool {
     [".secret", ".sha256", ".refresh_token"].iter().any(|secret| key.ends_with(secret))
-        || key == "redis.url"
+        || ["redis.url", "auth.jwt.key", "links.signing_keys"].contains(&key)
 }
 
 fn place(key: &str, origin: &Origin) -> String {

@@ -4,7 +4,7 @@
 use secrecy::ExposeSecret;
 
 use super::layers::{Reader, variable};
-use super::{Action, Credential, LinkAccess, Profile, Settings};
+use super::{Action, Credential, JwtAlgorithm, LinkAccess, Policy, Profile, Settings};
 
 /// As in `default.toml` (a test holds the two together).
 pub(super) const WECHAT: &str = "https://api.weixin.qq.com";
@@ -13,10 +13,11 @@ pub(super) const WECHAT_OPEN: &str = "http://api.weixin.qq.com";
 
 /// `profile` is `None` where its name was not understood; then nothing that depends on it is said.
 pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
-    not_supported_yet(settings, reader);
     credentials(settings, profile, reader);
     memory(settings, reader);
     keys(settings, reader);
+    tickets(settings, reader);
+    links(settings, reader);
 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
@@ -37,14 +38,6 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     }
     if sandbox.wechat_port != 0 && sandbox.wechat_port == sandbox.cos_port {
         reader.fault("sandbox.cos_port", "is the same as sandbox.wechat_port");
-    }
-}
-
-fn not_supported_yet(settings: &Settings, reader: &mut Reader) {
-    const NOT_YET: &str = "is not supported by this version yet";
-    let access = settings.links.access;
-    if access != LinkAccess::Public {
-        reader.fault("links.access", format!("{:?} {NOT_YET}; there is public", access.name()));
     }
 }
 
@@ -142,13 +135,61 @@ fn keys(settings: &Settings, reader: &mut Reader) {
     }
 }
 
+fn tickets(settings: &Settings, reader: &mut Reader) {
+    const ALGORITHM: &str = "auth.jwt.algorithm";
+    const KEY: &str = "auth.jwt.key";
+    /// RFC 7518 3.2: as long as the hash.
+    const LEAST: usize = 32;
+    let jwt = &settings.auth.jwt;
+    let key = jwt.key.expose_secret();
+    if !reader.sound(&[ALGORITHM, KEY]) {
+        return;
+    }
+    let pem = key.starts_with("-----BEGIN ");
+    match (jwt.algorithm, key.is_empty(), &jwt.key_file) {
+        (None, true, None) => {}
+        (None, ..) => reader.fault(ALGORITHM, "must be set where a key for tickets is"),
+        (Some(_), true, None) => {
+            reader.fault(KEY, "must be set (or auth.jwt.key_file) where auth.jwt.algorithm is");
+        }
+        (Some(_), false, Some(_)) => {
+            reader.fault("auth.jwt.key_file", "is set beside auth.jwt.key: one of the two");
+        }
+        (Some(_), true, Some(_)) => {}
+        // Whoever has the public key, which is no secret, could sign with it.
+        (Some(JwtAlgorithm::Hs256), ..) if pem => {
+            reader.fault(KEY, "is a key in PEM, and HS256 needs a secret: openssl rand -hex 32");
+        }
+        (Some(JwtAlgorithm::Hs256), ..) if key.len() < LEAST => reader.fault(
+            KEY,
+            format!("is shorter than the {LEAST} bytes that HS256 needs: openssl rand -hex 32"),
+        ),
+        (Some(JwtAlgorithm::Hs256), ..) => {}
+        (Some(algorithm), ..) if !pem => reader
+            .fault(KEY, format!("is not a public key in PEM, which {} needs", algorithm.name())),
+        (Some(_), ..) => {}
+    }
+}
+
+fn links(settings: &Settings, reader: &mut Reader) {
+    const KEYS: &str = "links.signing_keys";
+    let links = &settings.links;
+    if links.access == LinkAccess::Signed && links.signing_keys.is_empty() && reader.sound(&[KEYS])
+    {
+        reader.fault(KEYS, "must be set where links.access is \"signed\"");
+    }
+}
+
 impl Settings {
     /// What is allowed, but most likely not meant, or at least to be known.
     pub fn warnings(&self) -> Vec<String> {
         let Self { profile, server, wechat, cos, upload, auth, redis, sandbox, .. } = self;
         let production = *profile == Profile::Production;
-        let may_upload =
-            auth.anonymous || auth.keys.values().any(|key| key.can.contains(&Action::Upload));
+        let uploads = |policy: &Policy| policy.can.contains(&Action::Upload);
+        let may_upload = auth.anonymous
+            || auth.keys.values().any(|key| uploads(&key.policy))
+            || (auth.jwt.algorithm.is_some() && uploads(&auth.jwt.policy))
+            || (auth.trust_wx_headers && uploads(&auth.wx));
         let credentials =
             [wechat.env.as_str(), wechat.appid.as_str(), wechat.secret.expose_secret()];
 
@@ -159,11 +200,15 @@ impl Settings {
             ),
             (
                 !may_upload,
-                "nobody may upload: there is no key in auth.keys that can, and auth.anonymous is false",
+                "nobody may upload: there is no key in auth.keys that can, there are no tickets (auth.jwt), and auth.anonymous is false",
             ),
             (
                 production && auth.anonymous,
                 "auth.anonymous is true: whoever reaches the gateway may upload, download and delete",
+            ),
+            (
+                auth.trust_wx_headers,
+                "auth.trust_wx_headers is true: whoever reaches the gateway past WeChat's cloud hosting can pose as any user",
             ),
             (
                 cos.allow_http && !sandbox.enabled,

@@ -315,12 +315,13 @@ fn keys_have_all_rights_unless_told_otherwise() {
     let settings = with_file(&toml, &[("GATEWAY__AUTH__KEYS__PANEL__CLIENT_PATHS", "true")])
         .expect("no faults");
     let panel = &settings.auth.keys["panel"];
-    assert_eq!(panel.can.len(), 4);
-    assert_eq!((panel.prefix.as_deref(), panel.client_paths), (None, Some(true)));
+    assert_eq!(panel.policy.can.len(), 4);
+    assert_eq!((panel.policy.prefix.as_deref(), panel.policy.client_paths), (None, Some(true)));
     let app = &settings.auth.keys["mini-app_2"];
+    assert_eq!(app.sha256, [0xab; 32]);
+    let app = &app.policy;
     assert!(app.can.contains(&Action::Link) && !app.can.contains(&Action::Delete));
     assert_eq!((app.prefix.as_deref(), app.client_paths), (Some("mini/app/"), Some(false)));
-    assert_eq!(app.sha256, [0xab; 32]);
 }
 
 #[test]
@@ -482,8 +483,77 @@ fn what_does_not_go_together_is_refused() {
             "wechat.authorizer.refresh_token",
         ]
     );
-    for later in ["signed", "authenticated"] {
-        assert_eq!(keys(&production(&[("GATEWAY__LINKS__ACCESS", later)])), ["links.access"]);
+    let signed = production(&[("GATEWAY__LINKS__ACCESS", "signed")]);
+    assert_eq!(keys(&signed), ["links.signing_keys"]);
+    assert!(production(&[("GATEWAY__LINKS__ACCESS", "authenticated")]).is_ok());
+}
+
+#[test]
+fn a_key_for_tickets_that_does_not_fit_its_algorithm_is_refused() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const PEM: &str = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+    let with = |algorithm: &str, key: &str, file: &str| {
+        production(&[
+            ("GATEWAY__AUTH__JWT__ALGORITHM", algorithm),
+            ("GATEWAY__AUTH__JWT__KEY", key),
+            ("GATEWAY__AUTH__JWT__KEY_FILE", file),
+        ])
+    };
+    for (algorithm, key, file) in
+        [("", "", ""), ("HS256", SECRET, ""), ("ES256", PEM, ""), ("RS256", "", "/key.pem")]
+    {
+        assert!(with(algorithm, key, file).is_ok(), "{algorithm}");
+    }
+    for (algorithm, key, file, fault) in [
+        ("", SECRET, "", "auth.jwt.algorithm"),
+        ("", "", "/key.pem", "auth.jwt.algorithm"),
+        ("none", SECRET, "", "auth.jwt.algorithm"),
+        ("hs256", SECRET, "", "auth.jwt.algorithm"),
+        ("HS256", "", "", "auth.jwt.key"),
+        ("HS256", &SECRET[1..], "", "auth.jwt.key"),
+        // Everybody may have the public key, and could sign with it.
+        ("HS256", PEM, "", "auth.jwt.key"),
+        ("EdDSA", SECRET, "", "auth.jwt.key"),
+        ("HS256", SECRET, "/key.pem", "auth.jwt.key_file"),
+    ] {
+        let result = with(algorithm, key, file);
+        assert_eq!(keys(&result), [fault], "{algorithm} {key}");
+        assert!(!result.expect_err("faults").to_string().contains(&SECRET[1..]));
+    }
+}
+
+#[test]
+fn rates_networks_and_types_are_checked() {
+    let settings = production(&[
+        ("GATEWAY__AUTH__RATE", "600/m"),
+        ("GATEWAY__AUTH__JWT__RATE", " 10 / s"),
+        ("GATEWAY__SERVER__TRUSTED_PROXIES", "10.1.2.3/8, ::1, fd00::/8"),
+        ("GATEWAY__UPLOAD__ALLOWED_TYPES", "image/*, Application/PDF"),
+    ])
+    .expect("no faults");
+    let rate = settings.auth.rate.expect("a rate");
+    assert_eq!((rate.requests.get(), rate.per), (600, Duration::from_secs(60)));
+    assert_eq!(settings.auth.jwt.policy.rate.expect("a rate").per, Duration::from_secs(1));
+    assert_eq!(settings.upload.allowed_types, ["image/*", "application/pdf"]);
+    let described = settings.describe();
+    for line in [
+        "auth.rate = \"600/m\"\n",
+        "server.trusted_proxies = [\"10.0.0.0/8\", \"::1/128\", \"fd00::/8\"]\n",
+    ] {
+        assert!(described.contains(line), "{described}");
+    }
+    for (variable, values) in [
+        ("GATEWAY__AUTH__RATE", &["0/s", "10", "10/d", "/s", "1.5/s", "-1/s"][..]),
+        ("GATEWAY__SERVER__TRUSTED_PROXIES", &["10.0.0.0/33", "*", "proxy.local", "10.0.0"]),
+        (
+            "GATEWAY__UPLOAD__ALLOWED_TYPES",
+            &["png", "image/", "*/png", "image/*;q=1", "a/b/c", "*"],
+        ),
+        ("GATEWAY__LINKS__SIGNING_KEYS", &["too-short", "has a blank in it which is odd"]),
+    ] {
+        for value in values {
+            assert!(production(&[(variable, value)]).is_err(), "{variable}={value}");
+        }
     }
 }
 
@@ -528,6 +598,9 @@ fn neither_check_nor_debug_shows_a_secret() {
     let settings = production(&[
         ("GATEWAY__WECHAT__SECRET", "hunter2"),
         ("GATEWAY__AUTH__KEYS__PANEL__SHA256", DIGITS),
+        ("GATEWAY__AUTH__JWT__ALGORITHM", "HS256"),
+        ("GATEWAY__AUTH__JWT__KEY", "hunter2hunter2hunter2hunter2hunter2"),
+        ("GATEWAY__LINKS__SIGNING_KEYS", "hunter2hunter2-a,hunter2hunter2-b"),
     ])
     .expect("no faults");
     let described = settings.describe();

@@ -1,17 +1,21 @@
 //! Owns the form of single values: text as typed in, the checked value or what is wrong with it out
 //! (to be read after the value: "… is not a whole number"). Knows neither keys nor layers.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use secrecy::SecretString;
 
+use super::Rate;
 use crate::key::Key;
 
 /// Far above any sane time-out, far below what overflows an `Instant`.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+const RATE_UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
 /// What `upload.path_template` may contain.
 const PLACEHOLDERS: [&str; 8] = ["yyyy", "mm", "dd", "uuid", "ext", "client", "dir", "name"];
@@ -93,6 +97,23 @@ pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     }
 }
 
+/// HS256's secret or a key in PEM, whose lines are kept: which of them is for `rules` to say.
+pub(super) fn jwt_key(text: &str) -> Result<SecretString, String> {
+    match text.trim() {
+        pem if pem.starts_with("-----BEGIN ") => Ok(pem.to_owned().into()),
+        _ => secret(text),
+    }
+}
+
+/// A secret of our own making, in a list: long enough not to be found by trying.
+pub(super) fn signing_key(text: &str) -> Result<SecretString, String> {
+    const LEAST: usize = 16;
+    match text.len() < LEAST {
+        true => Err(format!("is shorter than {LEAST} characters: openssl rand -hex 32")),
+        false => secret(text),
+    }
+}
+
 pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
     // What `printf %s "$KEY" | sha256sum` prints where KEY is not set.
     const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -104,6 +125,47 @@ pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
     match text.eq_ignore_ascii_case(OF_NOTHING) {
         true => Err("is the SHA-256 of nothing at all, not of a key".to_owned()),
         false => Ok(digest),
+    }
+}
+
+/// `10.0.0.0/8`, `::1/128`, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let network = text.parse::<IpNet>().or_else(|_| address());
+    network.map(|network| network.trunc()).map_err(|_| {
+        "is neither an address nor a network such as 10.0.0.0/8 or fd00::/8".to_owned()
+    })
+}
+
+/// `100/s`, `600/m`, `1000/h`.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    let rate = || {
+        let (requests, unit) = text.split_once('/')?;
+        let (_, per) = RATE_UNITS.iter().find(|(name, _)| *name == unit.trim())?;
+        Some(Rate { requests: requests.trim().parse().ok()?, per: Duration::from_secs(*per) })
+    };
+    rate().ok_or_else(|| "is not a rate such as \"10/s\", \"600/m\" or \"1000/h\"".to_owned())
+}
+
+/// Reads back as the same rate.
+pub(super) fn rate_text(rate: Rate) -> String {
+    let unit = RATE_UNITS.iter().find(|(_, per)| *per == rate.per.as_secs());
+    format!("{}/{}", rate.requests, unit.map_or("s", |(name, _)| name))
+}
+
+/// `image/png`, `image/*` or `*/*`, lower case.
+pub(super) fn media_type(text: &str) -> Result<String, String> {
+    let token = |part: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b);
+        part == "*" || (!part.is_empty() && part.bytes().all(plain))
+    };
+    match text.split_once('/') {
+        Some((kind, subtype))
+            if token(kind) && token(subtype) && (kind != "*" || subtype == "*") =>
+        {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => Err("is not a media type such as image/png, or image/* for all of a kind".to_owned()),
     }
 }
 

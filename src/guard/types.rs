@@ -1,0 +1,455 @@
+//! Which media types are taken, and as what a file is stored.
+//!
+//! Where types are listed, what a file is declared as, what its extension says and what its first bytes say must all
+//! be on every list. Types that a browser runs (HTML, SVG, XML, scripts) must be listed by name. Where nothing is
+//! listed they are stored as [`INERT`]: still there, never run.
+
+use mime_guess::{Mime, mime};
+
+use crate::inbound::sniff::{Look, Magic};
+
+/// What a file is stored as that would be run otherwise.
+pub const INERT: &str = "application/octet-stream";
+
+/// Lists of media types, each of which must hold a file's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Types {
+    /// From the settings; these can allow an active type.
+    own: Vec<Vec<Pattern>>,
+    /// From a ticket.
+    claimed: Option<Vec<Pattern>>,
+}
+
+/// Why a file's type is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TypeError {
+    #[error("files of type {0} are not taken")]
+    Declared(String),
+    #[error("`{called}` is called like a file of type {found}, which is not taken")]
+    Extension { called: String, found: String },
+    #[error("the file is declared as {declared}, and its first bytes are those of {found}")]
+    Content { declared: String, found: String },
+    #[error("the file is declared as {0}, and its first bytes are not")]
+    Unconfirmed(String),
+}
+
+/// What a file is declared as, before its first byte is looked at.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    mime: Mime,
+    /// It is declared, or called, as something that a browser would run, and that is not allowed by name.
+    defused: bool,
+}
+
+impl Types {
+    /// Every list that is not empty counts.
+    pub fn new<'a>(lists: impl IntoIterator<Item = &'a Vec<String>>) -> Self {
+        let lists = lists.into_iter().filter(|list| !list.is_empty());
+        Self { own: lists.map(|list| patterns(list)).collect(), claimed: None }
+    }
+
+    /// Adds a ticket's list.
+    pub fn narrow(&mut self, list: &[String]) {
+        self.claimed = Some(patterns(list));
+    }
+
+    /// What a file is that is declared as `declared` and called by all of `names`: its own and its object's.
+    pub fn admit(&self, declared: Option<&str>, names: [&str; 2]) -> Result<Declared, TypeError> {
+        let mime = effective(declared, names[0]);
+        let essence = canonical(mime.essence_str());
+        if !self.allow(essence) {
+            return Err(TypeError::Declared(mime.essence_str().to_owned()));
+        }
+        let mut defused = is_active(essence) && !self.allow_by_name(essence);
+        for name in names {
+            // An extension may stand for several types: `.ts` for a video and a script.
+            let guesses = || mime_guess::from_path(name).iter_raw().map(canonical);
+            if let Some(found) = guesses().next()
+                && !guesses().any(|found| self.allow(found))
+            {
+                let called = name.rsplit('/').next().unwrap_or_default().to_owned();
+                return Err(TypeError::Extension { called, found: found.to_owned() });
+            }
+            defused |= guesses().any(|found| is_active(found) && !self.allow_by_name(found));
+        }
+        Ok(Declared { mime, defused })
+    }
+
+    /// What it is stored as by who never shows it to us.
+    pub fn unseen(&self, declared: &Declared) -> String {
+        if declared.defused { INERT.to_owned() } else { stored_as(&declared.mime) }
+    }
+
+    /// How much of a file so declared must be seen; `None` where its bytes can change nothing.
+    pub fn look(&self, declared: &Declared) -> Option<Look> {
+        let settled = declared.defused
+            || is_plain_text(&declared.mime)
+            || declared.mime == mime::APPLICATION_OCTET_STREAM;
+        match self.is_any() {
+            true if settled => None,
+            true => Some(Look::Markup),
+            false => Some(Look::All),
+        }
+    }
+
+    /// What it is stored as, now that its first bytes are known (`None`: not looked at).
+    pub fn confirm(&self, declared: &Declared, magic: Option<Magic>) -> Result<String, TypeError> {
+        let essence = canonical(declared.mime.essence_str());
+        let found = magic.and_then(|magic| magic.media_type).map(canonical);
+        if self.is_any() {
+            let hidden = found.is_some_and(is_active);
+            let defused = declared.defused || hidden;
+            return Ok(self.unseen(&Declared { defused, ..declared.clone() }));
+        }
+        // Short signatures are in texts by chance: "BM" begins a bitmap.
+        let by_chance = |found: &str| {
+            !is_active(found) && !has_magic(essence) && magic.is_some_and(|magic| magic.text)
+        };
+        match found.filter(|found| !by_chance(found)) {
+            Some(found) if agree(essence, found) => {}
+            // A JPEG called .png is harmless; markup is never taken for anything else.
+            Some(found) if !is_active(found) && !is_active(essence) && self.allow(found) => {}
+            Some(found) => {
+                let (declared, found) = (essence.to_owned(), found.to_owned());
+                return Err(TypeError::Content { declared, found });
+            }
+            None if has_magic(essence) => return Err(TypeError::Unconfirmed(essence.to_owned())),
+            None => {}
+        }
+        Ok(stored_as(&declared.mime))
+    }
+
+    fn is_any(&self) -> bool {
+        self.own.is_empty() && self.claimed.is_none()
+    }
+
+    fn allow(&self, essence: &str) -> bool {
+        let on = |list: &Vec<Pattern>| list.iter().any(|pattern| pattern.covers(essence));
+        self.own.iter().chain(&self.claimed).all(on)
+            && (self.is_any() || !is_active(essence) || self.allow_by_name(essence))
+    }
+
+    /// Only the settings can: a ticket's list would widen what is taken where they have none.
+    fn allow_by_name(&self, essence: &str) -> bool {
+        let on = |list: &Vec<Pattern>| list.iter().any(|pattern| pattern.names(essence));
+        !self.own.is_empty() && self.own.iter().chain(&self.claimed).all(on)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Any,
+    /// With its slash: `image/`.
+    Kind(String),
+    Name(String),
+}
+
+impl Pattern {
+    fn covers(&self, essence: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Kind(kind) => essence.starts_with(kind.as_str()),
+            Self::Name(_) => self.names(essence),
+        }
+    }
+
+    fn names(&self, essence: &str) -> bool {
+        matches!(self, Self::Name(name) if name == essence)
+    }
+}
+
+fn patterns(list: &[String]) -> Vec<Pattern> {
+    let pattern = |text: &String| match text.strip_suffix('*') {
+        Some("*/") => Pattern::Any,
+        Some(kind) => Pattern::Kind(kind.to_owned()),
+        None => Pattern::Name(canonical(text).to_owned()),
+    };
+    list.iter().map(pattern).collect()
+}
+
+/// The declared type, or the one the name tells where the declared one says nothing.
+fn effective(declared: Option<&str>, name: &str) -> Mime {
+    let declared = declared.and_then(|declared| declared.parse::<Mime>().ok());
+    match declared {
+        Some(mime) if mime != mime::APPLICATION_OCTET_STREAM => mime,
+        _ => mime_guess::from_path(name).first_or_octet_stream(),
+    }
+}
+
+/// The type and, of texts, the charset: browsers read some parameters in ways of their own.
+fn stored_as(mime: &Mime) -> String {
+    let essence = mime.essence_str();
+    let token =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    match mime.get_param(mime::CHARSET) {
+        Some(charset) if token(charset.as_str()) && !charset.as_str().is_empty() => {
+            format!("{essence}; charset={charset}")
+        }
+        _ => essence.to_owned(),
+    }
+}
+
+/// Types that browsers run, or that can bring others which they do.
+fn is_active(essence: &str) -> bool {
+    const SCRIPTS: &[&str] =
+        &["javascript", "ecmascript", "jscript", "livescript", "vbscript", "html"];
+    const OTHERS: &[&str] =
+        &["cache-manifest", "hta", "x-component", "x-shockwave-flash", "xml", "xsl"];
+    let (kind, subtype) = essence.split_once('/').unwrap_or((essence, ""));
+    matches!(kind, "multipart" | "message")
+        || subtype.ends_with("+xml")
+        || OTHERS.contains(&subtype)
+        || SCRIPTS.iter().any(|name| subtype.contains(name))
+}
+
+/// A browser shows it as it is.
+fn is_plain_text(mime: &Mime) -> bool {
+    mime.type_() == mime::TEXT && !is_active(mime.essence_str())
+}
+
+/// Other names of the types that [`infer`] knows, by its name.
+const ALIASES: &[(&str, &str)] = &[
+    ("application/ogg", "audio/ogg"),
+    ("application/x-bzip", "application/x-bzip2"),
+    ("application/x-gzip", "application/gzip"),
+    ("application/x-javascript", "text/javascript"),
+    ("application/javascript", "text/javascript"),
+    ("application/x-msdownload", "application/vnd.microsoft.portable-executable"),
+    ("application/x-pdf", "application/pdf"),
+    ("application/x-rar", "application/vnd.rar"),
+    ("application/x-rar-compressed", "application/vnd.rar"),
+    ("application/x-sqlite3", "application/vnd.sqlite3"),
+    ("application/x-zip-compressed", "application/zip"),
+    ("application/xml", "text/xml"),
+    ("audio/aiff", "audio/x-aiff"),
+    ("audio/flac", "audio/x-flac"),
+    ("audio/mp3", "audio/mpeg"),
+    ("audio/vnd.wave", "audio/x-wav"),
+    ("audio/wav", "audio/x-wav"),
+    ("audio/wave", "audio/x-wav"),
+    ("audio/x-m4a", "audio/m4a"),
+    ("font/otf", "application/font-sfnt"),
+    ("font/ttf", "application/font-sfnt"),
+    ("font/woff", "application/font-woff"),
+    ("font/woff2", "application/font-woff"),
+    ("image/apng", "image/png"),
+    ("image/heic", "image/heif"),
+    ("image/jpg", "image/jpeg"),
+    ("image/pjpeg", "image/jpeg"),
+    ("image/x-bmp", "image/bmp"),
+    ("image/x-icon", "image/vnd.microsoft.icon"),
+    ("image/x-ms-bmp", "image/bmp"),
+    ("image/x-png", "image/png"),
+    ("text/rtf", "application/rtf"),
+    ("video/avi", "video/x-msvideo"),
+    ("video/msvideo", "video/x-msvideo"),
+];
+
+fn canonical(essence: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == essence).map_or(essence, |(_, name)| name)
+}
+
+/// Formats that share a container, whose first bytes need not say which of them it is.
+const CONTAINERS: &[&[&str]] = &[
+    &[
+        "video/mp4",
+        "video/quicktime",
+        "video/x-m4v",
+        "video/3gpp",
+        "video/3gpp2",
+        "audio/mp4",
+        "audio/m4a",
+        "audio/aac",
+    ],
+    &["video/x-matroska", "video/webm", "audio/webm", "audio/x-matroska"],
+    &["audio/ogg", "video/ogg", "audio/opus"],
+    &["image/heif", "image/avif"],
+    &["video/x-ms-wmv", "video/x-ms-asf", "audio/x-ms-wma"],
+    &[
+        "application/x-ole-storage",
+        "application/msword",
+        "application/vnd.ms-excel",
+        "application/vnd.ms-powerpoint",
+    ],
+    &["image/svg+xml", "text/xml"],
+    &["application/xhtml+xml", "text/xml", "text/html"],
+];
+
+fn container(essence: &str) -> impl Iterator<Item = &'static &'static [&'static str]> {
+    CONTAINERS.iter().filter(move |container| container.contains(&essence))
+}
+
+/// Office documents, books and the like are archives.
+fn is_zip(essence: &str) -> bool {
+    essence == "application/zip"
+        || essence.ends_with("+zip")
+        || essence.starts_with("application/vnd.openxmlformats-officedocument.")
+        || essence.starts_with("application/vnd.oasis.opendocument.")
+        || matches!(essence, "application/java-archive" | "application/vnd.android.package-archive")
+}
+
+/// Whether a file that begins like `found` can be `declared`.
+fn agree(declared: &str, found: &str) -> bool {
+    declared == found
+        || container(declared).any(|container| container.contains(&found))
+        || (is_zip(declared) && is_zip(found))
+        || (declared.ends_with("+xml") && found == "text/xml")
+}
+
+/// Whether a file of this type can be told by its first bytes. XML may begin with any element.
+fn has_magic(essence: &str) -> bool {
+    let free =
+        essence == "text/xml" || (essence.ends_with("+xml") && container(essence).next().is_none());
+    !free
+        && (infer::is_mime_supported(essence)
+            || container(essence).next().is_some()
+            || is_zip(essence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(lists: &[&[&str]]) -> Types {
+        let lists: Vec<Vec<String>> =
+            lists.iter().map(|list| list.iter().map(|&text| text.to_owned()).collect()).collect();
+        Types::new(&lists)
+    }
+
+    fn magic(media_type: Option<&'static str>) -> Magic {
+        Magic { media_type, text: media_type.is_none_or(|found| found.starts_with("text/")) }
+    }
+
+    /// What becomes of a file.
+    fn stored(
+        types: &Types,
+        declared: &str,
+        name: &str,
+        found: Option<&'static str>,
+    ) -> Option<String> {
+        let declared = Some(declared).filter(|text| !text.is_empty());
+        let declared = types.admit(declared, [name, name]).ok()?;
+        let seen = types.look(&declared).map(|_| magic(found));
+        types.confirm(&declared, seen).ok()
+    }
+
+    #[test]
+    fn where_nothing_is_listed_everything_is_taken_and_nothing_runs() {
+        let any = types(&[]);
+        for (declared, name, found, kept) in [
+            ("image/png", "x.png", Some("image/png"), "image/png"),
+            ("image/png", "x.png", None, "image/png"),
+            ("", "x.png", Some("image/png"), "image/png"),
+            ("", "x", Some("text/html"), INERT),
+            ("text/plain; charset=gbk", "x.txt", None, "text/plain; charset=gbk"),
+            ("text/plain", "x.md", Some("text/html"), "text/plain"),
+            ("image/png; a=\"b,text/html\"", "x", None, "image/png"),
+            ("application/postscript", "x.ps", None, "application/postscript"),
+            // What would run.
+            ("text/html", "x", None, INERT),
+            ("TEXT/HTML; charset=utf-8", "x.png", Some("image/png"), INERT),
+            ("", "x.html", None, INERT),
+            ("image/png", "x.HtM", Some("image/png"), INERT),
+            ("image/png", "x.png", Some("text/html"), INERT),
+            ("image/png", "x.png", Some("image/svg+xml"), INERT),
+            ("image/svg+xml", "x.svg", Some("image/svg+xml"), INERT),
+            ("application/rss+xml", "x", None, INERT),
+            ("text/javascript", "x.js", None, INERT),
+            ("application/octet-stream", "x.mjs", None, INERT),
+            ("multipart/x-mixed-replace", "x", None, INERT),
+            ("message/rfc822", "x.eml", None, INERT),
+            ("application/x-shockwave-flash", "x", None, INERT),
+        ] {
+            assert_eq!(
+                stored(&any, declared, name, found).as_deref(),
+                Some(kept),
+                "{declared} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_listed_must_be_it_in_every_respect() {
+        let images = types(&[&["image/*"]]);
+        for (declared, name, found, kept) in [
+            ("image/png", "x.png", Some("image/png"), Some("image/png")),
+            ("image/jpg", "x.jpeg", Some("image/jpeg"), Some("image/jpg")),
+            ("", "x.png", Some("image/png"), Some("image/png")),
+            ("image/heic", "x.heic", Some("image/heif"), Some("image/heic")),
+            ("image/png", "x", Some("image/gif"), Some("image/png")),
+            ("application/pdf", "x.pdf", Some("application/pdf"), None),
+            ("image/png", "x.pdf", Some("image/png"), None),
+            ("image/png", "x.html", Some("image/png"), None),
+            ("image/png", "x.png", Some("application/pdf"), None),
+            ("image/png", "x.png", Some("text/html"), None),
+            ("image/png", "x.png", None, None),
+            ("image/svg+xml", "x.svg", Some("image/svg+xml"), None),
+            ("", "x", Some("image/png"), None),
+        ] {
+            assert_eq!(
+                stored(&images, declared, name, found).as_deref(),
+                kept,
+                "{declared} {name} {found:?}"
+            );
+        }
+        let documents = types(&[&[
+            "text/plain",
+            "text/csv",
+            "application/msword",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        ]]);
+        for (declared, name, found, taken) in [
+            ("text/plain", "x.txt", None, true),
+            ("text/csv", "x.csv", Some("image/bmp"), false),
+            ("text/plain", "x.txt", Some("text/html"), false),
+            ("application/msword", "x.doc", Some("application/x-ole-storage"), true),
+            ("", "x.docx", Some("application/zip"), true),
+            ("", "x.docx", Some("application/pdf"), false),
+        ] {
+            assert_eq!(
+                stored(&documents, declared, name, found).is_some(),
+                taken,
+                "{declared} {name} {found:?}"
+            );
+        }
+        let bitmap_by_chance = Magic { media_type: Some("image/bmp"), text: true };
+        let text = documents.admit(Some("text/csv"), ["x.csv"; 2]).unwrap();
+        assert!(documents.confirm(&text, Some(bitmap_by_chance)).is_ok());
+    }
+
+    #[test]
+    fn what_runs_is_taken_by_name_only_and_a_ticket_cannot_name_it() {
+        let svg = types(&[&["image/*", "image/svg+xml"]]);
+        let kept = stored(&svg, "image/svg+xml", "x.svg", Some("image/svg+xml"));
+        assert_eq!(kept.as_deref(), Some("image/svg+xml"));
+        assert_eq!(stored(&svg, "image/svg+xml", "x.svg", None), None);
+        assert_eq!(stored(&svg, "image/svg+xml", "x.svg", Some("text/html")), None);
+        assert_eq!(stored(&svg, "image/svg+xml", "x.html", Some("image/svg+xml")), None);
+        assert_eq!(stored(&types(&[&["*/*"]]), "text/html", "x.html", Some("text/html")), None);
+        let html = types(&[&["text/html"]]);
+        assert!(stored(&html, "text/html", "x.html", Some("text/html")).is_some());
+
+        let mut claimed = types(&[]);
+        claimed.narrow(&["text/html".to_owned()]);
+        assert_eq!(stored(&claimed, "text/html", "x.html", Some("text/html")), None);
+        let mut both = svg;
+        both.narrow(&["image/*".to_owned()]);
+        assert_eq!(stored(&both, "image/svg+xml", "x.svg", Some("image/svg+xml")), None);
+    }
+
+    #[test]
+    fn every_list_counts() {
+        let both = types(&[&["image/*", "application/pdf"], &[], &["image/png", "text/plain"]]);
+        assert!(stored(&both, "image/png", "x.png", Some("image/png")).is_some());
+        assert!(stored(&both, "image/gif", "x.gif", Some("image/gif")).is_none());
+        assert!(stored(&both, "application/pdf", "x.pdf", Some("application/pdf")).is_none());
+    }
+
+    #[test]
+    fn aliases_are_sorted_out_to_names_that_are_known() {
+        for (alias, name) in ALIASES {
+            assert!(infer::is_mime_supported(name) || is_active(name), "{alias} → {name}");
+            assert_eq!(canonical(name), *name, "{alias}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Owns the settings of who may call and what each may do: keys, tickets, mini program users, links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::layers::Reader;
+use super::{Action, COS_MAX_FILE_SIZE, JwtAlgorithm, LinkAccess, SOME, values};
+
+#[derive(Clone, Debug)]
+pub struct Auth {
+    pub anonymous: bool,
+    pub trust_wx_headers: bool,
+    /// For callers whose own policy names none. `None`: as many requests as they like.
+    pub rate: Option<Rate>,
+    /// Of one address, whoever calls.
+    pub address_rate: Option<Rate>,
+    /// What a mini program's user may do, where `trust_wx_headers` is on.
+    pub wx: Policy,
+    pub jwt: Jwt,
+    /// By name: lower-case letters, digits, `-` and `_`. No two have the same hash.
+    pub keys: BTreeMap<String, ApiKey>,
+}
+
+/// Tickets. Without an `algorithm` there are none, and `key` and `key_file` are not set; with one, exactly one of the
+/// two is.
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    pub algorithm: Option<JwtAlgorithm>,
+    /// HS256's secret, of at least 32 bytes; otherwise a public key in PEM.
+    pub key: SecretString,
+    pub key_file: Option<PathBuf>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    /// What any ticket may do; its claims only take away from that.
+    pub policy: Policy,
+}
+
+#[derive(Clone)]
+pub struct ApiKey {
+    pub sha256: [u8; 32],
+    pub policy: Policy,
+}
+
+/// What one kind of caller may do.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Never empty.
+    pub can: BTreeSet<Action>,
+    /// A folder, without leading and with trailing slash.
+    pub prefix: Option<String>,
+    /// `None`: as `upload.client_paths` says.
+    pub client_paths: Option<bool>,
+    /// In bytes; counts where it is less than `upload.max_file_size`, as `max_files` does.
+    pub max_file_size: Option<u64>,
+    pub max_files: Option<usize>,
+    /// As `upload.allowed_types`, which counts as well.
+    pub types: Vec<String>,
+    /// `None`: as `auth.rate` says.
+    pub rate: Option<Rate>,
+}
+
+/// So many requests in such a time, and at once if none came for as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub requests: NonZeroU32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Links {
+    pub access: LinkAccess,
+    /// The first signs, all verify. Each has at least 16 characters.
+    pub signing_keys: Vec<SecretString>,
+    pub max_age: Duration,
+}
+
+impl Auth {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let mut keys = BTreeMap::new();
+        for name in reader.tables("auth.keys") {
+            let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+            if name.is_empty() || !name.bytes().all(lower) {
+                // The environment's names arrive in lower case; one key must not have two spellings.
+                reader.fault(
+                    &format!("auth.keys.{name}"),
+                    "is not a name for a key: lower-case letters, digits, `-` and `_`",
+                );
+            }
+            let under = format!("auth.keys.{name}");
+            let sha256 = reader.required(&format!("{under}.sha256"), values::digest);
+            let policy = Policy::read(reader, &under);
+            keys.insert(name, ApiKey { sha256: sha256.unwrap_or_default(), policy });
+        }
+        Self {
+            anonymous: reader.flag("auth.anonymous"),
+            trust_wx_headers: reader.flag("auth.trust_wx_headers"),
+            rate: reader.optional("auth.rate", values::rate),
+            address_rate: reader.optional("auth.address_rate", values::rate),
+            wx: Policy::read(reader, "auth.wx"),
+            jwt: Jwt {
+                algorithm: reader.optional("auth.jwt.algorithm", str::parse),
+                key: reader.optional("auth.jwt.key", values::jwt_key).unwrap_or_default(),
+                key_file: reader.optional("auth.jwt.key_file", |text| Ok(PathBuf::from(text))),
+                issuer: reader.optional("auth.jwt.issuer", values::text),
+                audience: reader.optional("auth.jwt.audience", values::text),
+                policy: Policy::read(reader, "auth.jwt"),
+            },
+            keys,
+        }
+    }
+}
+
+impl Policy {
+    fn read(reader: &mut Reader, under: &str) -> Self {
+        let key = |name: &str| format!("{under}.{name}");
+        let can = key("can");
+        let actions = reader.optional_list(&can, str::parse);
+        // An empty list must not widen into all of them, nor pass for a key that works.
+        if actions.as_ref().is_some_and(Vec::is_empty) && reader.sound(&[&can]) {
+            reader.fault(&can, "is empty; leave it out to allow everything");
+        }
+        let types = reader.optional_list(&key("types"), values::media_type);
+        Self {
+            can: actions.unwrap_or_else(|| Action::ALL.to_vec()).into_iter().collect(),
+            prefix: reader.optional(&key("prefix"), values::folder),
+            client_paths: reader.optional_flag(&key("client_paths")),
+            max_file_size: reader.optional_size(&key("max_file_size"), 1..=COS_MAX_FILE_SIZE),
+            max_files: reader.optional_number(&key("max_files"), 1..=10_000).map(|n| n as usize),
+            types: types.unwrap_or_default(),
+            rate: reader.optional(&key("rate"), values::rate),
+        }
+    }
+}
+
+impl Links {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
+            signing_keys: reader.list("links.signing_keys", values::signing_key),
+            max_age: reader.duration("links.max_age", SOME),
+        }
+    }
+}
+
+/// Without the hash: whoever may read logs need not be able to try keys against it.
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
