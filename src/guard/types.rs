@@ -171,9 +171,15 @@ fn patterns(list: &[String]) -> Vec<Pattern> {
 fn effective(declared: Option<&str>, name: &str) -> Mime {
     let declared = declared.and_then(|declared| declared.parse::<Mime>().ok());
     match declared {
-        Some(mime) if mime != mime::APPLICATION_OCTET_STREAM => mime,
+        Some(mime) if !says_nothing(mime.essence_str()) => mime,
         _ => mime_guess::from_path(name).first_or_octet_stream(),
     }
+}
+
+/// The last three make a browser look at the bytes, and run what looks like a page (WHATWG MIME sniffing 7.1).
+fn says_nothing(essence: &str) -> bool {
+    const NOTHING: &[&str] = &[INERT, "*/*", "application/unknown", "unknown/unknown"];
+    NOTHING.contains(&essence) || essence.contains('*')
 }
 
 /// The type and, of texts, the charset: browsers read some parameters in ways of their own.
@@ -356,6 +362,9 @@ mod tests {
             ("application/rss+xml", "x", None, INERT),
             ("text/javascript", "x.js", None, INERT),
             ("application/octet-stream", "x.mjs", None, INERT),
+            ("*/*", "x", None, INERT),
+            ("unknown/unknown", "x", None, INERT),
+            ("image/*", "x", None, INERT),
             ("multipart/x-mixed-replace", "x", None, INERT),
             ("message/rfc822", "x.eml", None, INERT),
             ("application/x-shockwave-flash", "x", None, INERT),

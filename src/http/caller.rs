@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest, web};
 use serde::Deserialize;
 
@@ -82,6 +83,14 @@ pub fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, R
 pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Refused> {
     let given = Given::of(request)?;
     identified(request, worker, given.wechat_token().or(given.ticket()))
+}
+
+/// Whether `key` is anybody's key or ticket, shown in a way of its caller's own.
+pub fn holds(request: &HttpRequest, worker: &Worker, key: &str) -> Result<(), Refused> {
+    count_address(request, worker)?;
+    let client =
+        worker.shared.guard.identify(&HeaderMap::new(), Some(InAddress::KeyOrTicket(key)))?;
+    Ok(worker.shared.limits.count(&client)?)
 }
 
 /// The caller of an address that is open to all: `None` for who shows no credential. A wrong one is refused.

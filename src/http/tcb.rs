@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use actix_web::guard::GuardContext;
 use actix_web::http::Method;
-use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -139,7 +138,7 @@ pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpRespo
         return Refusal::new(43001, "require GET method").reply();
     }
     let given = |name| parameter(&request, name);
-    grant(&worker, given("grant_type"), given("appid"), given("secret"))
+    grant(&request, &worker, given("grant_type"), given("appid"), given("secret"))
 }
 
 /// `POST /cgi-bin/stable_token`: likewise.
@@ -160,10 +159,11 @@ pub async fn stable_token(
         return Refusal::new(47001, "data format error").reply();
     };
     let given = |name| object.get(name).and_then(Value::as_str).map(str::to_owned);
-    grant(&worker, given("grant_type"), given("appid"), given("secret"))
+    grant(&request, &worker, given("grant_type"), given("appid"), given("secret"))
 }
 
 fn grant(
+    request: &HttpRequest,
     worker: &Worker,
     grant: Option<String>,
     appid: Option<String>,
@@ -179,9 +179,10 @@ fn grant(
     let Some(key) = secret.filter(|secret| !secret.is_empty()) else {
         return refused(41004, "appsecret missing");
     };
-    match worker.shared.guard.identify(&HeaderMap::new(), Some(&key)) {
-        Ok(_) => HttpResponse::Ok().json(json!({ "access_token": key, "expires_in": TOKEN_LIFE })),
-        Err(_) => refused(40125, "invalid appsecret"),
+    match caller::holds(request, worker, &key) {
+        Ok(()) => HttpResponse::Ok().json(json!({ "access_token": key, "expires_in": TOKEN_LIFE })),
+        Err(Refused::Auth(_)) => refused(40125, "invalid appsecret"),
+        Err(refusal) => Refusal::from(refusal).reply(),
     }
 }
 

@@ -1,0 +1,249 @@
+//! How much one client, one address and all together may do.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Client, Form, Reply, Setup, World, authorization};
+use crate::tickets::{self, small, ticket};
+
+fn retry_after(reply: &Reply) -> u64 {
+    reply.header("retry-after").and_then(|seconds| seconds.parse().ok()).expect("Retry-After")
+}
+
+fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut client = world.client();
+    client.send_request("GET", address, headers, b"");
+    client.reply()
+}
+
+/// An upload of 100 bytes of which half is sent.
+fn half(world: &World, headers: &[(&str, &str)]) -> Client {
+    let mut client = world.client();
+    client.send_head("PUT", "/v1/files/half", &[headers, &[("content-length", "100")]].concat());
+    client.send(&[b'x'; 50]);
+    client
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+    let world = tickets::setup()
+        .set("auth.rate", "3/m")
+        .set("auth.keys.busy.sha256", hex::encode(Sha256::digest("busy's")))
+        .set("auth.keys.busy.rate", "6/m")
+        .start();
+    let busy = bearer("busy's");
+    for _ in 0..3 {
+        world.post(&small()).stored();
+    }
+    for _ in 0..3 {
+        let reply = world.post(&small());
+        reply.problem(429, "rate_limited");
+        assert!((1..=20).contains(&retry_after(&reply)), "{reply:?}");
+    }
+    // Before the body is read, and whatever it asks.
+    let mut client = world.client();
+    client.send_head("PUT", "/v1/files/x", &[authorization(), ("content-length", "100000000")]);
+    client.reply().problem(429, "rate_limited");
+    let list = json!({"files": ["x"]}).to_string();
+    let mut client = world.client();
+    client.send_request("POST", "/v1/delete", &[authorization()], list.as_bytes());
+    client.reply().problem(429, "rate_limited");
+    let mut client = world.client();
+    let address = "/tcb/batchdeletefile?access_token=panel-key-for-tests";
+    client.send_request("POST", address, &[], list.as_bytes());
+    assert_eq!(client.reply().json()["errcode"], 45011);
+    assert_eq!(world.objects().len(), 3);
+
+    // Others are not held up.
+    for _ in 0..6 {
+        tickets::send(&world, "POST", "/v1/files", &[("authorization", &busy)], &small()).stored();
+    }
+    tickets::send(&world, "POST", "/v1/files", &[("authorization", &busy)], &small())
+        .problem(429, "rate_limited");
+    // One user's tickets count together, another's apart, and a user called like a key is not the key.
+    for user in ["u", "v", "panel"] {
+        for round in 0..4 {
+            let token = ticket(json!({"sub": user, "round": round}));
+            let reply = tickets::post(&world, &token, &small());
+            assert_eq!(reply.status, if round < 3 { 201 } else { 429 }, "{user} {round}");
+        }
+    }
+}
+
+#[test]
+fn a_rate_comes_back() {
+    let world = Setup::new().set("auth.rate", "2/s").start();
+    let began = Instant::now();
+    let mut refused = 0;
+    while refused == 0 {
+        refused += u32::from(world.post(&small()).status == 429);
+    }
+    crate::harness::wait_until("it is let in again", || world.post(&small()).status == 201);
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn an_address_that_tries_keys_is_slowed_down() {
+    let world = Setup::new().set("auth.address_rate", "5/m").start();
+    let wrong = |index: usize| {
+        let wrong = bearer(&format!("wrong-{index}"));
+        tickets::send(&world, "POST", "/v1/files", &[("authorization", &wrong)], &small())
+    };
+    for index in 0..5 {
+        wrong(index).problem(401, "unauthenticated");
+    }
+    let reply = wrong(5);
+    reply.problem(429, "rate_limited");
+    assert!(retry_after(&reply) >= 1);
+    // Nobody without trusted proxies says where it comes from.
+    let forged = [authorization(), ("x-forwarded-for", "9.9.9.9")];
+    tickets::send(&world, "POST", "/v1/files", &forged, &small()).problem(429, "rate_limited");
+    get(&world, "/v1/files/x", &[]).problem(429, "rate_limited");
+    // What operators ask is not counted.
+    assert_eq!(get(&world, "/healthz", &[]).status, 200);
+    assert_eq!(get(&world, "/readyz", &[]).status, 200);
+    assert_eq!(get(&world, "/metrics", &[]).status, 200);
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn behind_a_trusted_proxy_each_client_has_its_own_address() {
+    let world = Setup::new()
+        .set("auth.address_rate", "2/m")
+        .set("server.trusted_proxies", "127.0.0.0/8,10.0.0.0/8")
+        .start();
+    let from = |forwarded: &str| {
+        let headers = [authorization(), ("x-forwarded-for", forwarded)];
+        tickets::send(&world, "POST", "/v1/files", &headers, &small()).status
+    };
+    for client in ["9.9.9.9", "8.8.8.8, 10.0.0.3", "2001:db8::1", "2001:db8:0:1::1"] {
+        assert_eq!([from(client), from(client), from(client)], [201, 201, 429], "{client}");
+    }
+    // What stands left of the last untrusted address is the client's own invention.
+    assert_eq!(from("1.1.1.1, 9.9.9.9"), 429);
+    // Of IPv6 a client has a whole network.
+    assert_eq!(from("2001:db8::2"), 429);
+}
+
+#[test]
+fn anonymous_callers_are_told_apart_by_their_address() {
+    let world = Setup::new()
+        .set("auth.anonymous", true)
+        .set("auth.rate", "1/m")
+        .set("server.trusted_proxies", "127.0.0.1")
+        .start();
+    let from = |forwarded: &str| {
+        let headers = [("x-forwarded-for", forwarded)];
+        tickets::send(&world, "POST", "/v1/files", &headers, &small()).status
+    };
+    assert_eq!([from("9.9.9.9"), from("9.9.9.9"), from("9.9.9.8")], [201, 429, 201]);
+}
+
+#[test]
+fn links_name_what_a_trusted_proxy_says_and_nobody_else() {
+    let forwarded = [
+        authorization(),
+        ("x-forwarded-host", "files.example.com"),
+        ("x-forwarded-proto", "https"),
+    ];
+    let url = |world: &World| {
+        let file = tickets::send(world, "POST", "/v1/files", &forwarded, &small()).stored();
+        file["url"].as_str().expect("a url").to_owned()
+    };
+    let world = Setup::new().start();
+    assert!(url(&world).starts_with("http://gateway.test/v1/"), "{}", url(&world));
+    let world = Setup::new().set("server.trusted_proxies", "127.0.0.1").start();
+    assert!(url(&world).starts_with("https://files.example.com/v1/"), "{}", url(&world));
+    // A page of that host is our own.
+    let own = [forwarded[0], forwarded[1], ("origin", "https://files.example.com")];
+    tickets::send(&world, "POST", "/v1/files", &own, &small()).stored();
+    let inner = [forwarded[0], forwarded[1], ("origin", "http://gateway.test")];
+    tickets::send(&world, "POST", "/v1/files", &inner, &small()).problem(403, "origin_not_allowed");
+    let world = Setup::new()
+        .set("server.trusted_proxies", "127.0.0.1")
+        .set("server.public_url", "https://public.example.com")
+        .start();
+    assert!(url(&world).starts_with("https://public.example.com/v1/"), "{}", url(&world));
+}
+
+#[test]
+fn one_client_cannot_take_every_place() {
+    let world = Setup::new()
+        .set("upload.max_concurrent", 3)
+        .set("upload.max_concurrent_per_client", 2)
+        .set("auth.keys.other.sha256", hex::encode(Sha256::digest("other's")))
+        .start();
+    let other = bearer("other's");
+    let other = [("authorization", other.as_str())];
+    let in_flight = |count: u64| {
+        crate::harness::wait_until("the uploads run", || {
+            let text = get(&world, "/metrics", &[]).text();
+            text.contains(&format!("gateway_uploads_in_flight {count}\n"))
+        });
+    };
+    let mut first = half(&world, &[authorization()]);
+    let second = half(&world, &[authorization()]);
+    in_flight(2);
+    let reply = world.post(&small());
+    reply.problem(429, "rate_limited");
+    assert!(retry_after(&reply) >= 1);
+    let third = half(&world, &other);
+    in_flight(3);
+    let reply = tickets::send(&world, "POST", "/v1/files", &other, &small());
+    reply.problem(503, "overloaded");
+    assert!(retry_after(&reply) >= 1);
+    // Whoever goes, and however, leaves a place.
+    first.send(&[b'x'; 50]);
+    first.reply().stored();
+    second.reset();
+    drop(third);
+    in_flight(0);
+    for _ in 0..4 {
+        world.post(&small()).stored();
+        tickets::send(&world, "POST", "/v1/files", &other, &small()).stored();
+    }
+}
+
+#[test]
+fn slow_heads_and_floods_of_headers_hold_nothing_up() {
+    let world = Setup::new().start();
+    let began = Instant::now();
+    let mut slow: Vec<Client> = (0..50).map(|_| world.client()).collect();
+    for client in &mut slow {
+        client.send(b"POST /v1/files HTTP/1.1\r\nhost: gateway.test\r\nx-slow: ");
+    }
+    world.post(&small()).stored();
+    for mut client in slow {
+        // Told, or closed.
+        if let Ok(reply) = client.try_reply() {
+            assert_eq!(reply.status, 408, "{}", reply.text());
+        }
+    }
+    let took = began.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(20)).contains(&took), "{took:?}");
+
+    let many: String = (0..1000).map(|index| format!("x-h{index}: y\r\n")).collect();
+    let long = format!("x-long: {}\r\n", "y".repeat(1 << 20));
+    let idle = world.gateway.memory("VmRSS");
+    for flood in [&many, &long] {
+        for _ in 0..50 {
+            let mut client = world.client();
+            let head = format!("POST /v1/files HTTP/1.1\r\nhost: gateway.test\r\n{flood}\r\n");
+            let _ = client.try_send(head.as_bytes());
+            if let Ok(reply) = client.try_reply() {
+                assert!((400..500).contains(&reply.status), "{}", reply.text());
+            }
+        }
+    }
+    let grown = world.gateway.memory("VmHWM").saturating_sub(idle);
+    println!("100 floods of headers: {grown} KiB more");
+    assert!(grown < 32 << 10, "{grown} KiB");
+    world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
+    assert_eq!(world.objects().len(), 2);
+}

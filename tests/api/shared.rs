@@ -1,0 +1,154 @@
+//! Who may follow a file's address: everyone, who has a signed link, or who has a key or a ticket.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Form, Reply, Setup, World, authorization};
+use crate::tickets::{self, now, ticket};
+
+pub const SIGNING_KEY: &str = "the-first-signing-key";
+const OLD_KEY: &str = "the-signing-key-before";
+
+fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
+    let mut client = world.client();
+    client.send_request("GET", address, headers, b"");
+    client.reply()
+}
+
+/// Stores a file and gives its address in the reply, without the host.
+fn stored(world: &World, path: &str) -> String {
+    let form = Form::new().field("path", path).file("f", "x.txt", "text/plain", b"shared");
+    let reply = world.post(&form);
+    let url = reply.stored()["url"].as_str().expect("a url").to_owned();
+    let top = reply.json();
+    assert_eq!((top["url"].as_str(), top["location"].as_str()), (Some(&*url), Some(&*url)));
+    assert_eq!(reply.header("location"), Some(&*url));
+    url[url.find("/v1/").expect("an address")..].to_owned()
+}
+
+fn signing(keys: &str) -> Setup {
+    tickets::setup().set("links.access", "signed").set("links.signing_keys", keys)
+}
+
+/// The value of a parameter.
+fn part<'a>(address: &'a str, name: &str) -> &'a str {
+    let at = address.find(&format!("{name}=")).expect("the parameter") + name.len() + 1;
+    address[at..].split('&').next().expect("a value")
+}
+
+#[test]
+fn a_signed_link_is_followed_and_a_changed_one_is_not() {
+    let world = signing(SIGNING_KEY).start();
+    let address = stored(&world, "a/x 1.txt");
+    let reply = get(&world, &address, &[]);
+    assert_eq!(reply.status, 302, "{}", reply.text());
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    assert_eq!(world.download(&address).0, b"shared");
+    let ends: u64 = part(&address, "expires").parse().expect("a time");
+    assert!(ends > now() + 86_000 && ends <= now() + 86_400);
+
+    let (path, query) = address.split_once('?').expect("a query");
+    let other = stored(&world, "a/y.txt");
+    let (other, _) = other.split_once('?').expect("a query");
+    let signature = part(query, "signature");
+    let later = query.replace(&ends.to_string(), &(ends + 1).to_string());
+    let first = if signature.starts_with('0') { "1" } else { "0" };
+    for (what, address) in [
+        ("another file", format!("{other}?{query}")),
+        ("a later end", format!("{path}?{later}")),
+        ("no end", format!("{path}?expires=&signature={signature}")),
+        ("an endless end", format!("{path}?expires=99999999999999999999&signature={signature}")),
+        ("one digit", format!("{path}?expires={ends}&signature={first}{}", &signature[1..])),
+        ("short", format!("{path}?expires={ends}&signature={}", &signature[..62])),
+        ("empty", format!("{path}?expires={ends}&signature=")),
+        ("no hex", format!("{path}?expires={ends}&signature={}", "zz".repeat(32))),
+    ] {
+        let reply = get(&world, &address, &[]);
+        assert_eq!(reply.status, 403, "{what}: {}", reply.text());
+        reply.problem(403, "not_allowed");
+        assert_eq!(reply.header("location"), None);
+    }
+    for address in
+        [path.to_owned(), format!("{path}?signature={signature}"), format!("{path}?expires={ends}")]
+    {
+        get(&world, &address, &[]).problem(401, "unauthenticated");
+    }
+    // Nor is it good for anything but reading.
+    for method in ["DELETE", "PUT"] {
+        let mut client = world.client();
+        client.send_request(method, &address, &[], b"x");
+        client.reply().problem(401, "unauthenticated");
+    }
+    assert_eq!(world.object("a/x 1.txt"), b"shared");
+    // Who may download needs no signature.
+    assert_eq!(get(&world, path, &[authorization()]).status, 302);
+    let reader = ticket(json!({"can": "download", "prefix": "a"}));
+    assert_eq!(get(&world, &format!("{path}?ticket={reader}"), &[]).status, 302);
+    let elsewhere = ticket(json!({"prefix": "b"}));
+    get(&world, &format!("{path}?ticket={elsewhere}"), &[]).problem(403, "path_not_allowed");
+    // A wrong credential is one beside a good signature, too.
+    get(&world, &address, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
+}
+
+#[test]
+fn a_signed_link_ends() {
+    let world = signing(SIGNING_KEY).set("links.max_age", "1s").start();
+    let address = stored(&world, "x.txt");
+    let ends: u64 = part(&address, "expires").parse().expect("a time");
+    crate::harness::wait_until("the link has ended", || now() > ends);
+    let problem = get(&world, &address, &[]).problem(403, "not_allowed");
+    assert!(problem["detail"].as_str().expect("a text").contains("ended"), "{problem}");
+}
+
+#[test]
+fn signing_keys_are_changed_without_breaking_links() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let objects = folder.path().join("objects");
+    let with = |keys: &str| {
+        let objects = objects.clone();
+        signing(keys).sandbox(move |options| options.data = objects).start()
+    };
+    let before = stored(&with(OLD_KEY), "x.txt");
+    let world = with(&format!("{SIGNING_KEY},{OLD_KEY}"));
+    let after = stored(&world, "x.txt");
+    assert_eq!(get(&world, &before, &[]).status, 302);
+    assert_eq!(get(&world, &after, &[]).status, 302);
+    drop(world);
+    let world = with(SIGNING_KEY);
+    get(&world, &before, &[]).problem(403, "not_allowed");
+    assert_eq!(get(&world, &after, &[]).status, 302);
+}
+
+#[test]
+fn authenticated_links_need_a_key_or_a_ticket() {
+    let world = tickets::setup()
+        .set("links.access", "authenticated")
+        .set("auth.keys.writer.sha256", hex::encode(Sha256::digest("writer's")))
+        .set("auth.keys.writer.can", "upload")
+        .start();
+    let address = stored(&world, "a/x.txt");
+    assert!(!address.contains('?'), "{address}");
+    get(&world, &address, &[]).problem(401, "unauthenticated");
+    get(&world, &format!("{address}?expires=1&signature=00"), &[]).problem(401, "unauthenticated");
+    get(&world, &address, &[("authorization", "Bearer writer's")]).problem(403, "not_allowed");
+    let reply = get(&world, &address, &[authorization()]);
+    assert_eq!(reply.status, 302, "{}", reply.text());
+    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    let link = |claims: Value| get(&world, &format!("{address}?ticket={}", ticket(claims)), &[]);
+    assert_eq!(link(json!({"can": "download", "path": "a/x.txt"})).status, 302);
+    link(json!({"can": "upload"})).problem(403, "not_allowed");
+    link(json!({"path": "a/y.txt"})).problem(403, "path_not_allowed");
+    link(json!({"exp": 1})).problem(401, "unauthenticated");
+    // Nothing is learnt of files that are not there.
+    get(&world, "/v1/files/none.txt", &[]).problem(401, "unauthenticated");
+}
+
+#[test]
+fn public_links_are_for_everyone_and_wrong_keys_are_still_wrong() {
+    let world = Setup::new().start();
+    let address = stored(&world, "x.txt");
+    let reply = get(&world, &address, &[]);
+    assert_eq!(reply.status, 302);
+    assert!(reply.header("cache-control").expect("a rule").starts_with("private, max-age="));
+    get(&world, &address, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
+}

@@ -1,0 +1,471 @@
+//! Tickets: what a panel's back end mints for its users, and what nobody else can.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::harness::{Client, Form, Reply, Setup, World, authorization};
+
+pub const SECRET: &str = "a-shared-secret-of-32-bytes-or-more";
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().expect("a clock");
+    since.as_secs()
+}
+
+/// A token with this header and these claims, signed with HMAC-SHA256.
+pub fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
+    let encoded = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let text = format!("{}.{}", encoded(header), encoded(claims));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key");
+    mac.update(text.as_bytes());
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+}
+
+/// A ticket of HS256 for five minutes.
+pub fn ticket(mut claims: Value) -> String {
+    if claims.get("exp").is_none() {
+        claims["exp"] = json!(now() + 300);
+    }
+    signed(&json!({"alg": "HS256", "typ": "JWT"}), &claims, SECRET.as_bytes())
+}
+
+/// A gateway that takes tickets of HS256.
+pub fn setup() -> Setup {
+    Setup::new().set("auth.jwt.algorithm", "HS256").set("auth.jwt.key", SECRET)
+}
+
+pub fn small() -> Form {
+    Form::new().file("file", "x.txt", "text/plain", b"small")
+}
+
+/// Posts with a ticket in the header.
+pub fn post(world: &World, token: &str, form: &Form) -> Reply {
+    send(world, "POST", "/v1/files", &[("authorization", &format!("Bearer {token}"))], form)
+}
+
+pub fn send(
+    world: &World,
+    method: &str,
+    address: &str,
+    headers: &[(&str, &str)],
+    form: &Form,
+) -> Reply {
+    let (kind, body) = (form.content_type(), form.bytes());
+    let mut client = world.client();
+    let headers = [headers, &[("content-type", &kind)]].concat();
+    client.send_request(method, address, &headers, &body);
+    client.reply()
+}
+
+pub fn call(world: &World, method: &str, address: &str, token: &str, body: &Value) -> Reply {
+    let mut client = world.client();
+    let bearer = format!("Bearer {token}");
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    client.send_request(method, address, &[("authorization", &bearer)], body.as_bytes());
+    client.reply()
+}
+
+fn assert_refused(world: &World, token: &str, what: &str) {
+    let problem = post(world, token, &small()).problem(401, "unauthenticated");
+    let detail = problem["detail"].as_str().expect("a text");
+    assert!(!detail.contains(token), "{what}: {detail}");
+    // In the address it is no better, and before the body is read.
+    let mut client = world.client();
+    let address = format!("/v1/files/t.txt?ticket={token}");
+    client.send_head("PUT", &address, &[("content-length", "100000000")]);
+    client.reply().problem(401, "unauthenticated");
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_ticket_lets_its_user_upload() {
+    let world = setup().set("upload.path_template", "{client}/{uuid}{ext}").start();
+    let token = ticket(json!({"sub": "user-7"}));
+    let path = post(&world, &token, &small()).stored()["path"].as_str().expect("a path").to_owned();
+    assert!(path.starts_with("user-7/"), "{path}");
+    // By who cannot set headers.
+    let address = format!("/v1/files?ticket={token}");
+    send(&world, "POST", &address, &[], &small()).stored();
+    let mut client = world.client();
+    client.send_request("PUT", &format!("/v1/files/own.txt?ticket={token}"), &[], b"x");
+    client.reply().stored();
+    assert_eq!(world.objects().len(), 3);
+    // Keys still work beside.
+    world.post(&small()).stored();
+    // And the log knows who it was.
+    let log = world.gateway.log_with("\"client\":\"user-7\"");
+    assert!(!log.contains(&token) && !log.contains("ticket="), "{log}");
+}
+
+/// A key pair in PEM: private, public.
+fn pair(algorithm: &'static SignatureAlgorithm) -> (String, String) {
+    let pair = KeyPair::generate_for(algorithm).expect("a key pair");
+    (pair.serialize_pem(), pair.public_key_pem())
+}
+
+#[test]
+fn tickets_of_every_algorithm_work_and_no_other_does() {
+    let claims = json!({"sub": "u", "exp": now() + 300});
+    let (rsa, rsa_public) = pair(&PKCS_RSA_SHA256);
+    let (ec, ec_public) = pair(&PKCS_ECDSA_P256_SHA256);
+    let (ed, ed_public) = pair(&PKCS_ED25519);
+    let keys = [
+        ("RS256", Algorithm::RS256, EncodingKey::from_rsa_pem(rsa.as_bytes()), &rsa_public),
+        ("ES256", Algorithm::ES256, EncodingKey::from_ec_pem(ec.as_bytes()), &ec_public),
+        ("EdDSA", Algorithm::EdDSA, EncodingKey::from_ed_pem(ed.as_bytes()), &ed_public),
+    ];
+    let tokens: Vec<(&str, String)> = keys
+        .iter()
+        .map(|(name, algorithm, key, _)| {
+            let key = key.as_ref().expect("a key");
+            let token = jsonwebtoken::encode(&Header::new(*algorithm), &claims, key);
+            (*name, token.expect("a token"))
+        })
+        .chain([("HS256", ticket(claims.clone()))])
+        .collect();
+
+    for (name, _, _, public) in &keys {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("key.pem");
+        std::fs::write(&file, public).expect("written");
+        let world = Setup::new()
+            .set("auth.jwt.algorithm", name)
+            .set("auth.jwt.key_file", file.display())
+            .start();
+        for (other, token) in tokens.iter().filter(|(other, _)| other != name) {
+            assert_refused(&world, token, &format!("{other} for {name}"));
+        }
+        // The public key is no secret: who signs with it as if it were one is nobody.
+        for header in [json!({"alg": "HS256"}), json!({"alg": name}), json!({"alg": "none"})] {
+            for secret in [public.as_bytes(), public.trim().as_bytes(), b""] {
+                assert_refused(&world, &signed(&header, &claims, secret), "confusion");
+            }
+        }
+        let (_, own) = tokens.iter().find(|(known, _)| known == name).expect("its own");
+        post(&world, own, &small()).stored();
+        // Signed by another key of the same kind.
+        let mut parts: Vec<&str> = own.split('.').collect();
+        let forged = URL_SAFE_NO_PAD.encode(json!({"sub": "root", "exp": now() + 300}).to_string());
+        parts[1] = &forged;
+        post(&world, &parts.join("."), &small()).problem(401, "unauthenticated");
+        assert_eq!(world.objects().len(), 1);
+    }
+}
+
+#[test]
+fn what_is_no_ticket_is_refused() {
+    // Even where anonymous callers are let in.
+    for anonymous in [false, true] {
+        let world = setup().set("auth.anonymous", anonymous).start();
+        let good = json!({"sub": "u", "exp": now() + 300});
+        let header = json!({"alg": "HS256", "typ": "JWT"});
+        let token = ticket(good.clone());
+        let (unsigned, signature) = token.rsplit_once('.').expect("a signature");
+        let none = |alg: &str| {
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            format!("{}.{}.", part(&json!({ "alg": alg })), part(&good))
+        };
+        for (what, token) in [
+            ("alg none", none("none")),
+            ("alg None", none("None")),
+            ("alg NONE with a signature", format!("{}{signature}", none("NONE"))),
+            ("no signature", format!("{unsigned}.")),
+            ("two parts", unsigned.to_owned()),
+            ("another secret", signed(&header, &good, b"another-secret-of-32-bytes-or-more!")),
+            ("no secret", signed(&header, &good, b"")),
+            ("another hash", signed(&json!({"alg": "HS512"}), &good, SECRET.as_bytes())),
+            ("a key of its own", {
+                let jwk = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode("mine")});
+                signed(&json!({"alg": "HS256", "jwk": jwk, "kid": "/dev/null"}), &good, b"mine")
+            }),
+            ("expired", ticket(json!({"sub": "u", "exp": now() - 1}))),
+            ("long expired", ticket(json!({"sub": "u", "exp": 1}))),
+            ("no exp", signed(&header, &json!({"sub": "u"}), SECRET.as_bytes())),
+            ("exp of text", ticket(json!({"exp": "never"}))),
+            ("exp null", ticket(json!({"exp": null}))),
+            ("exp below zero", ticket(json!({"exp": -1}))),
+            ("not yet", ticket(json!({"nbf": now() + 3600}))),
+            ("no JSON", format!("{}.AAAA.{signature}", unsigned.split_once('.').expect("a dot").0)),
+            ("sub with a line break", ticket(json!({"sub": "u\nroot"}))),
+            ("an empty sub", ticket(json!({"sub": ""}))),
+            ("a long sub", ticket(json!({"sub": "u".repeat(129)}))),
+        ] {
+            assert_refused(&world, &token, what);
+        }
+        // Their clock is a little ahead.
+        let ahead = ticket(json!({"nbf": now() + 5}));
+        post(&world, &ahead, &small()).stored();
+    }
+}
+
+#[test]
+fn a_ticket_for_somebody_else_is_refused() {
+    let world = setup()
+        .set("auth.jwt.issuer", "https://panel.example.com")
+        .set("auth.jwt.audience", "files")
+        .start();
+    let claims = |iss: Value, aud: Value| {
+        let mut claims = json!({"sub": "u", "iss": iss, "aud": aud});
+        let map = claims.as_object_mut().expect("a map");
+        map.retain(|_, value| !value.is_null());
+        ticket(claims)
+    };
+    let panel = || json!("https://panel.example.com");
+    for (what, token) in [
+        ("no audience", claims(panel(), Value::Null)),
+        ("another audience", claims(panel(), json!("mail"))),
+        ("a part of the audience", claims(panel(), json!("file"))),
+        ("other audiences", claims(panel(), json!(["mail", "chat"]))),
+        ("no issuer", claims(Value::Null, json!("files"))),
+        ("another issuer", claims(json!("https://evil.example.org"), json!("files"))),
+    ] {
+        assert_refused(&world, &token, what);
+    }
+    post(&world, &claims(panel(), json!("files")), &small()).stored();
+    post(&world, &claims(panel(), json!(["mail", "files"])), &small()).stored();
+}
+
+#[test]
+fn claims_narrow_what_a_ticket_may_do() {
+    let world = setup().start();
+    let named = |path: &str| Form::new().field("path", path).file("f", "x.txt", "text/plain", b"x");
+
+    let upload_only = ticket(json!({"sub": "u", "can": ["upload"]}));
+    let file = post(&world, &upload_only, &named("a/x.txt")).stored();
+    assert_eq!(file["path"], "a/x.txt");
+    call(&world, "DELETE", "/v1/files/a/x.txt", &upload_only, &Value::Null)
+        .problem(403, "not_allowed");
+    let list = json!({"files": ["a/x.txt"]});
+    call(&world, "POST", "/v1/delete", &upload_only, &list).problem(403, "not_allowed");
+    call(&world, "POST", "/v1/download-links", &upload_only, &list).problem(403, "not_allowed");
+    call(&world, "POST", "/v1/upload-links", &upload_only, &json!({"path": "b"}))
+        .problem(403, "not_allowed");
+    let reader = ticket(json!({"sub": "u", "can": "download"}));
+    post(&world, &reader, &small()).problem(403, "not_allowed");
+    assert_eq!(call(&world, "POST", "/v1/download-links", &reader, &list).status, 200);
+    for nothing in [json!([]), json!(["fly"])] {
+        let token = ticket(json!({"sub": "u", "can": nothing}));
+        post(&world, &token, &small()).problem(403, "not_allowed");
+        call(&world, "POST", "/v1/delete", &token, &list).problem(403, "not_allowed");
+    }
+
+    let folder = ticket(json!({"sub": "u", "prefix": "users/u"}));
+    let generated = post(&world, &folder, &small()).stored();
+    assert!(generated["path"].as_str().expect("a path").starts_with("users/u/uploads/"));
+    post(&world, &folder, &named("users/u/own.txt")).stored();
+    for outside in ["own.txt", "users/other/own.txt", "users/u2/own.txt"] {
+        post(&world, &folder, &named(outside)).problem(403, "path_not_allowed");
+    }
+    call(&world, "DELETE", "/v1/files/a/x.txt", &folder, &Value::Null)
+        .problem(403, "path_not_allowed");
+    let reply = call(&world, "POST", "/v1/delete", &folder, &list).json();
+    assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{reply}");
+    let by_id = json!({"files": [file["file_id"]]});
+    let reply = call(&world, "POST", "/v1/download-links", &folder, &by_id).json();
+    assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{reply}");
+    let own = call(&world, "DELETE", "/v1/files/users/u/own.txt", &folder, &Value::Null);
+    assert_eq!(own.status, 204, "{}", own.text());
+
+    let sized = ticket(json!({"sub": "u", "max_file_size": 10}));
+    let file = |length: usize| Form::new().file("f", "x.txt", "text/plain", &vec![b'x'; length]);
+    post(&world, &sized, &file(10)).stored();
+    post(&world, &sized, &file(11)).problem(413, "file_too_large");
+    let sized = ticket(json!({"sub": "u", "max_file_size": "1KiB", "max_files": 1}));
+    post(&world, &sized, &file(1024)).stored();
+    post(&world, &sized, &file(1025)).problem(413, "file_too_large");
+    let two = file(1).file("g", "y.txt", "text/plain", b"y");
+    let reply = send(
+        &world,
+        "POST",
+        "/v1/files?multiple=1",
+        &[("authorization", &format!("Bearer {sized}"))],
+        &two,
+    );
+    assert_eq!(reply.status, 413, "{}", reply.text());
+
+    let images = ticket(json!({"sub": "u", "types": ["image/*"]}));
+    post(&world, &images, &small()).problem(415, "type_not_allowed");
+    let png = Form::new().file("f", "x.png", "image/png", b"\x89PNG\r\n\x1a\nrest");
+    post(&world, &images, &png).stored();
+    // A link would let its holder post anything.
+    call(&world, "POST", "/v1/upload-links", &images, &json!({"path": "b"}))
+        .problem(403, "not_allowed");
+    assert!(!world.objects().iter().any(|object| object["key"] == "b"));
+}
+
+#[test]
+fn a_ticket_s_own_path_is_the_only_one() {
+    // The back end names it, so its user need not be allowed to.
+    for client_paths in [true, false] {
+        let world = setup().set("upload.client_paths", client_paths).start();
+        let token = ticket(json!({"sub": "u", "path": "users/u/avatar.png"}));
+        let png = |form: Form| form.file("f", "x.png", "image/png", b"\x89PNG\r\n\x1a\nrest");
+        let own = "users/u/avatar.png";
+        assert_eq!(post(&world, &token, &png(Form::new())).stored()["path"], own);
+        assert_eq!(post(&world, &token, &png(Form::new().field("dir", "d"))).stored()["path"], own);
+        assert_eq!(
+            post(&world, &token, &png(Form::new().field("path", own))).stored()["path"],
+            own
+        );
+        for other in ["users/u/avatar.png2", "users/u/other.png", "x", "users/u/avatar.png/x"] {
+            post(&world, &token, &png(Form::new().field("path", other)))
+                .problem(403, "path_not_allowed");
+            let address = format!("/v1/files/{other}");
+            call(&world, "DELETE", &address, &token, &Value::Null).problem(403, "path_not_allowed");
+        }
+        let two = png(png(Form::new()));
+        let address = format!("/v1/files?multiple=1&ticket={token}");
+        let reply = send(&world, "POST", &address, &[], &two).json();
+        assert_eq!(reply["files"][0]["path"], own, "{reply}");
+        assert_eq!(reply["files"][1]["error"]["code"], "invalid_request", "{reply}");
+        assert_eq!(world.objects().len(), 1);
+    }
+}
+
+#[test]
+fn claims_never_widen() {
+    let world = setup()
+        .set("auth.jwt.can", "upload")
+        .set("auth.jwt.prefix", "users")
+        .set("auth.jwt.client_paths", "true")
+        .set("auth.jwt.max_file_size", 100)
+        .set("auth.jwt.max_files", 1)
+        .set("auth.jwt.types", "text/plain")
+        .start();
+    let kept =
+        world.post(&Form::new().field("path", "kept.txt").file("f", "x", "text/plain", b"k"));
+    kept.stored();
+    let all = json!(["upload", "download", "delete", "link"]);
+    let named = |path: &str, kind: &str, content: &[u8]| {
+        Form::new().field("path", path).file("f", "x", kind, content)
+    };
+    for claims in [
+        json!({"can": all, "prefix": "users", "max_file_size": 1 << 30, "types": ["*/*"]}),
+        json!({"can": all, "max_file_size": "5GiB", "max_files": 1000, "types": ["*/*"]}),
+        json!({"sub": "u", "client_paths": true, "rate": "1000/s"}),
+    ] {
+        let token = ticket(claims);
+        post(&world, &token, &named("kept.txt", "text/plain", b"x"))
+            .problem(403, "path_not_allowed");
+        post(&world, &token, &named("users/x", "text/plain", &[b'x'; 101]))
+            .problem(413, "file_too_large");
+        post(&world, &token, &named("users/x.png", "image/png", b"\x89PNG\r\n\x1a\n"))
+            .problem(415, "type_not_allowed");
+        for address in ["/v1/files/kept.txt", "/v1/files/users/x"] {
+            call(&world, "DELETE", address, &token, &Value::Null).problem(403, "not_allowed");
+        }
+        call(&world, "POST", "/v1/delete", &token, &json!({"files": ["kept.txt"]}))
+            .problem(403, "not_allowed");
+        call(&world, "POST", "/v1/upload-links", &token, &json!({"path": "users/y"}))
+            .problem(403, "not_allowed");
+    }
+    // What lies outside of the folder of all tickets is reached by none.
+    for claims in
+        [json!({"prefix": "other"}), json!({"prefix": "user"}), json!({"path": "kept.txt"})]
+    {
+        post(&world, &ticket(claims), &small()).problem(403, "path_not_allowed");
+    }
+    // Claims that say nothing sensible do not pass for none.
+    for claims in [
+        json!({"can": null}),
+        json!({"can": 1}),
+        json!({"prefix": null}),
+        json!({"prefix": ""}),
+        json!({"prefix": "users/.."}),
+        json!({"prefix": "/"}),
+        json!({"path": "../kept.txt"}),
+        json!({"path": null}),
+        json!({"max_file_size": -1}),
+        json!({"max_file_size": null}),
+        json!({"max_file_size": "much"}),
+        json!({"max_files": 1.5}),
+        json!({"types": []}),
+        json!({"types": null}),
+    ] {
+        let reply = post(&world, &ticket(claims.clone()), &named("users/x", "text/plain", b"x"));
+        assert_eq!(reply.status, 401, "{claims}: {}", reply.text());
+    }
+    assert_eq!(world.objects().len(), 1);
+    post(&world, &ticket(json!({"sub": "u"})), &named("users/x", "text/plain", b"x")).stored();
+}
+
+#[test]
+fn keys_do_not_go_into_addresses_of_our_own() {
+    let world = setup().set("auth.anonymous", true).start();
+    let address = "/v1/files?ticket=panel-key-for-tests";
+    let problem = send(&world, "POST", address, &[], &small()).problem(401, "unauthenticated");
+    assert!(problem["detail"].as_str().expect("a text").contains("address"), "{problem}");
+    let address = "/v1/files?access_token=panel-key-for-tests";
+    // There it is no credential at all.
+    send(&world, "POST", address, &[], &small()).stored();
+    // The header counts.
+    let address = format!("/v1/files?ticket={}", ticket(json!({"can": "download"})));
+    send(&world, "POST", &address, &[authorization()], &small()).stored();
+    let wrong = [("authorization", "Bearer wrong")];
+    let address = format!("/v1/files?ticket={}", ticket(json!({})));
+    send(&world, "POST", &address, &wrong, &small()).problem(401, "unauthenticated");
+    assert_eq!(world.objects().len(), 2);
+}
+
+#[test]
+fn wechat_s_own_addresses_take_tickets_as_access_tokens() {
+    let world = setup().start();
+    world.post(&Form::new().field("path", "a/x.txt").file("f", "x", "text/plain", b"k")).stored();
+    let ask = |parameter: &str, token: &str, body: &Value| {
+        let mut client = Client::connect(world.gateway.address);
+        let address = format!("/tcb/uploadfile?{parameter}={token}");
+        client.send_request("POST", &address, &[], body.to_string().as_bytes());
+        client.reply().json()
+    };
+    let path = json!({"path": "a/y.txt"});
+    for parameter in ["access_token", "cloudbase_access_token", "ticket"] {
+        assert_eq!(
+            ask(parameter, &ticket(json!({"sub": "u"})), &path)["errcode"],
+            0,
+            "{parameter}"
+        );
+    }
+    let mine = ticket(json!({"prefix": "b"}));
+    assert_eq!(ask("access_token", &mine, &path)["errcode"], -501007);
+    let only = ticket(json!({"path": "a/z.txt"}));
+    assert_eq!(ask("access_token", &only, &path)["errcode"], -501007);
+    assert_eq!(ask("access_token", &ticket(json!({"can": "upload"})), &path)["errcode"], 48001);
+    assert_eq!(ask("access_token", &ticket(json!({"types": "image/*"})), &path)["errcode"], 48001);
+    assert_eq!(ask("access_token", &ticket(json!({"exp": 1})), &path)["errcode"], 42001);
+    assert_eq!(ask("access_token", "a.b.c", &path)["errcode"], 40001);
+    assert_eq!(ask("access_token", "panel-key-for-tests", &path)["errcode"], 0);
+}
+
+#[test]
+fn a_mini_program_s_user_is_known_where_that_is_switched_on() {
+    let openid = [("x-wx-openid", "oABCD-1234_efgh")];
+    let world = Setup::new().start();
+    send(&world, "POST", "/v1/files", &openid, &small()).problem(401, "unauthenticated");
+    world.assert_nothing_stored();
+
+    let world = Setup::new()
+        .set("auth.trust_wx_headers", true)
+        .set("upload.path_template", "{client}/{uuid}{ext}")
+        .set("auth.wx.prefix", "users")
+        .start();
+    let file = send(&world, "POST", "/v1/files", &openid, &small()).stored();
+    let path = file["path"].as_str().expect("a path").to_owned();
+    assert!(path.starts_with("users/oABCD-1234_efgh/"), "{path}");
+    // What it may do is set, and it may not delete unless that says so.
+    let mut client = world.client();
+    client.send_request("DELETE", &format!("/v1/files/{path}"), &openid, b"");
+    client.reply().problem(403, "not_allowed");
+    for odd in ["", "a/b", "../x", "o".repeat(65).as_str()] {
+        send(&world, "POST", "/v1/files", &[("x-wx-openid", odd)], &small())
+            .problem(401, "unauthenticated");
+    }
+    let wrong = [openid[0], ("authorization", "Bearer wrong")];
+    send(&world, "POST", "/v1/files", &wrong, &small()).problem(401, "unauthenticated");
+    assert_eq!(world.objects().len(), 1);
+}
