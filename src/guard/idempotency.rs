@@ -78,7 +78,8 @@ pub struct Turn {
     request: Arc<str>,
     /// Dropped behind the entry: who wakes must find it gone or done.
     end: Option<watch::Sender<()>>,
-    names: Hmac<Sha256>,
+    /// Nobody else's names come from this.
+    names: [u8; 32],
 }
 
 impl Idempotency {
@@ -131,22 +132,17 @@ impl Idempotency {
         }
     }
 
-    fn names(&self, scope: &Scope) -> Hmac<Sha256> {
-        let mut names = Hmac::<Sha256>::new_from_slice(&self.seed)
-            .unwrap_or_else(|_| unreachable!("a key of any length"));
-        names.update(&(scope.client.len() as u64).to_be_bytes());
-        names.update(scope.client.as_bytes());
-        names.update(scope.key.as_bytes());
-        names
+    fn names(&self, scope: &Scope) -> [u8; 32] {
+        let client = scope.client.as_bytes();
+        let length = (client.len() as u64).to_be_bytes();
+        hmac(&self.seed, &[&length, client, scope.key.as_bytes()])
     }
 }
 
 impl Turn {
     /// The `index`-th file's id, the same wherever and whenever it is asked for.
     pub fn uuid(&self, index: usize) -> Uuid {
-        let mut names = self.names.clone();
-        names.update(&(index as u64).to_be_bytes());
-        let name = names.finalize().into_bytes();
+        let name = hmac(&self.names, &[&(index as u64).to_be_bytes()]);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&name[..16]);
         Uuid::new_v8(bytes)
@@ -166,6 +162,13 @@ impl Drop for Turn {
             self.entries.invalidate(&self.scope);
         }
     }
+}
+
+fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("a key of any length"));
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 impl Entry {

@@ -102,12 +102,9 @@ impl Tickets {
         validation.leeway = 0;
         // A claim that is asked for must be there.
         let mut required = vec!["exp"];
-        match &jwt.issuer {
-            Some(issuer) => {
-                validation.set_issuer(&[issuer]);
-                required.push("iss");
-            }
-            None => {}
+        if let Some(issuer) = &jwt.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
         }
         match &jwt.audience {
             Some(audience) => {

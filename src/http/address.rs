@@ -3,9 +3,8 @@
 use actix_web::HttpRequest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::guard::forwarded::Proxies;
+use super::Shared;
 use crate::key::{Key, KeyError};
-use crate::settings::Server;
 
 /// Where files live below the gateway's base.
 pub const FILES: &str = "/v1/files/";
@@ -20,7 +19,8 @@ pub fn of_file(base: &str, key: &Key) -> String {
 }
 
 /// The base of the addresses in replies: `public_url`, otherwise what the client called us.
-pub fn base(request: &HttpRequest, server: &Server, proxies: &Proxies) -> String {
+pub fn base(request: &HttpRequest, shared: &Shared) -> String {
+    let (server, proxies) = (&shared.settings.server, &shared.proxies);
     if let Some(url) = &server.public_url {
         return url.clone();
     }

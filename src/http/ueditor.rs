@@ -37,7 +37,7 @@ pub async fn ask(
     let settings = &worker.shared.settings;
     let answer = match query.action.as_deref() {
         None => return Ok(ops::method_not_allowed("POST, DELETE")),
-        Some("config") => config(&settings.upload, &address::base(&request, &settings.server)),
+        Some("config") => config(&settings.upload, &address::base(&request, &worker.shared)),
         Some(_) => json!({ "state": "this server takes uploads; it has no list of files to show" }),
     };
     let (content_type, body) = match &query.callback {

@@ -306,7 +306,7 @@ impl<'a> Upload<'a> {
     ) -> Result<Self, Problem> {
         let shared = &worker.shared;
         let slot = shared.limits.take(&client)?;
-        let base = address::base(request, &shared.settings.server, &shared.proxies);
+        let base = address::base(request, shared);
         Ok(Self { worker, client, query, profile, base, turn, times, _slot: slot })
     }
 

@@ -1,6 +1,7 @@
 //! What the operator sets, as the binary takes it: from the environment, files and flags.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
@@ -162,6 +163,44 @@ fn unknown_flags_and_files_are_refused() {
     let ended = run(&["--help"], &variables(&[]));
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     assert!(ended.out.contains("--config"), "{}", ended.out);
+}
+
+#[test]
+fn hash_key_says_what_the_settings_keep_of_a_key() {
+    let none = variables(&[]);
+    let hash = hex::encode(Sha256::digest(KEY));
+    let ended = run(&["hash-key", KEY], &none);
+    assert_eq!((ended.code, ended.out.trim_end(), ended.err.as_str()), (Some(0), &*hash, ""));
+    let folder = tempfile::tempdir().expect("a folder");
+    let piped = |text: &str| {
+        let mut child = command(&["hash-key"], &none, folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        pipe.write_all(text.as_bytes()).expect("taken");
+        drop(pipe);
+        ended_of(child)
+    };
+    for line in [KEY.to_owned(), format!("{KEY}\n"), format!("{KEY}\r\n")] {
+        assert_eq!(piped(&line), (Some(0), format!("{hash}\n")), "{line:?}");
+    }
+    assert_eq!(piped("\n").0, Some(64));
+    let ended = run(&["hash-key", "--new"], &none);
+    let value = |name: &str| {
+        let mut lines = ended.out.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(known, _)| *known == name).expect("it").1.to_owned()
+    };
+    assert_eq!(value("key").len(), 64);
+    assert_eq!(value("sha256"), hex::encode(Sha256::digest(value("key"))));
+    assert_ne!(run(&["hash-key", "--new"], &none).out, ended.out);
+}
+
+fn ended_of(child: Child) -> (Option<i32>, String) {
+    let Output { status, stdout, .. } = ended(child);
+    (status.code(), String::from_utf8(stdout).expect("text"))
 }
 
 #[test]
