@@ -12,21 +12,24 @@ use super::problem::{Code, Problem};
 use crate::inbound::InboundError;
 use crate::inbound::body::{Body, refuse_encoding};
 
-/// A thousand file ids of the longest kind.
-const LIMIT: usize = 4 * 1024 * 1024;
+/// For a thousand file ids of the longest kind.
+pub const LONG: usize = 4 * 1024 * 1024;
+/// For one file's id, or a few parameters.
+pub const SHORT: usize = 16 * 1024;
 
-/// The whole body; `idle` is how long its sender may be silent.
+/// The whole body, of at most `limit` bytes; `idle` is how long its sender may be silent.
 pub async fn bytes(
     request: &HttpRequest,
     payload: Payload,
     idle: Duration,
+    limit: usize,
 ) -> Result<Bytes, Problem> {
     refuse_encoding(request.headers())?;
     let mut body = Body::new(payload.into_inner(), idle);
     let mut whole = BytesMut::new();
     while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await.map_err(truncated)? {
-        if whole.len() + chunk.len() > LIMIT {
-            let detail = format!("a request of JSON is at most {LIMIT} bytes long");
+        if whole.len() + chunk.len() > limit {
+            let detail = format!("a request of JSON is at most {limit} bytes long");
             return Err(Problem::new(Code::FieldsTooLarge, detail));
         }
         whole.extend_from_slice(&chunk);
@@ -40,7 +43,7 @@ pub async fn read<T: DeserializeOwned>(
     payload: Payload,
     idle: Duration,
 ) -> Result<T, Problem> {
-    let bytes = bytes(request, payload, idle).await?;
+    let bytes = bytes(request, payload, idle, LONG).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
         Problem::new(
             Code::InvalidRequest,

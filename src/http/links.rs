@@ -26,15 +26,22 @@ const LONGEST_LIFE: u64 = 366 * 24 * 3600;
 
 /// A file as a request names it: its id (`cloud://…`) or its path, as a string or in an object.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a file is its id or its path, as a string or as {file_id, path, max_age}"
+)]
 pub enum Named {
     Text(String),
-    Object {
-        file_id: Option<String>,
-        path: Option<String>,
-        /// Seconds.
-        max_age: Option<u64>,
-    },
+    Object(NamedFile),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedFile {
+    file_id: Option<String>,
+    path: Option<String>,
+    /// Seconds.
+    max_age: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,19 +103,17 @@ pub async fn download(
     client.may(Action::Download)?;
     let idle = worker.shared.settings.upload.idle_timeout;
     let asked: LinksRequest = json::read(&request, payload, idle).await?;
+    let lives = asked.files.iter().map(|named| match named {
+        Named::Object(file) => life(file.max_age.or(asked.max_age)),
+        Named::Text(_) => life(asked.max_age),
+    });
+    let lives = lives.collect::<Result<Vec<_>, _>>()?;
     let files = resolve(&worker, &client, &asked.files).await?;
-
-    let mut wanted = Vec::new();
-    for (file, named) in files.iter().zip(&asked.files) {
-        let own = match named {
-            Named::Object { max_age, .. } => *max_age,
-            Named::Text(_) => None,
-        };
-        if let Ok(file) = &file.found {
-            let max_age = life(own.or(asked.max_age))?;
-            wanted.push(Wanted { file_id: file.file_id.clone(), max_age });
-        }
-    }
+    let found = files.iter().zip(lives).filter_map(|(file, max_age)| {
+        let file_id = file.found.as_ref().ok()?.file_id.clone();
+        Some(Wanted { file_id, max_age })
+    });
+    let wanted: Vec<_> = found.collect();
     let links = worker.wechat.download_links(worker.wechat.env(), &wanted, false).await;
     answer(&request, &files, links, |link| Link {
         url: link.url,
@@ -184,7 +189,7 @@ async fn resolve(
     for named in files {
         let (file_id, path) = match named {
             Named::Text(text) => id_or_path(text),
-            Named::Object { file_id, path, .. } => (file_id.as_deref(), path.as_deref()),
+            Named::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
         };
         let found = match find(worker, client, file_id, path).await {
             Ok(found) => Ok(found),
@@ -257,7 +262,11 @@ async fn find(
         }
         None => {
             client.reach(path).map_err(|error| name(error.into()))?;
-            worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?
+            worker.wechat.file_id(path).await.map_err(|error| match error.errcode() {
+                // This one's, not all paths'.
+                Some(-501007) => name(Problem::from(error).about(path)),
+                _ => Lost::Call(error.into()),
+            })?
         }
     };
     Ok(Found { file_id, path: path.to_owned() })

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::caller::{self, Refused};
-use super::links::{confine, path_of};
+use super::links::{Lost, confine, path_of};
 use super::problem::{Code, Problem};
 use super::{Worker, json as body};
 use crate::guard::auth::AuthError;
@@ -58,8 +58,12 @@ impl Refusal {
 impl From<WechatError> for Refusal {
     fn from(error: WechatError) -> Self {
         let (errcode, errmsg) = match &error {
+            // The gateway's own token is none of the caller's affair: it would fetch its own again, and try for ever.
+            WechatError::Refused { .. } if error.is_bad_token() => {
+                (-1, format!("system error: {error}"))
+            }
             WechatError::Refused { errcode, message, .. } => (*errcode, message.clone()),
-            error => (error.errcode().unwrap_or(-1), format!("system error: {error}")),
+            error => (-1, format!("system error: {error}")),
         };
         Self { errcode, errmsg, problem: Some(error.into()) }
     }
@@ -73,6 +77,7 @@ impl From<Problem> for Refusal {
             Code::PathNotAllowed | Code::InvalidPath => -501007,
             Code::RateLimited => 45011,
             Code::TooManyFiles | Code::FieldsTooLarge | Code::InvalidRequest => 40097,
+            Code::EncodingNotSupported | Code::TruncatedBody => 47001,
             _ => -1,
         };
         Self { errcode, errmsg: problem.detail.clone(), problem: Some(problem) }
@@ -81,17 +86,18 @@ impl From<Problem> for Refusal {
 
 impl From<AuthError> for Refusal {
     fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Missing => Self::new(41001, "access_token missing"),
-            AuthError::Ticket(TicketError::Expired) => Self::new(42001, "access_token expired"),
-            AuthError::Beyond(error) => Problem::from(error).into(),
+        let (errcode, errmsg) = match &error {
+            AuthError::Missing => (41001, "access_token missing"),
+            AuthError::Ticket(TicketError::Expired) => (42001, "access_token expired"),
+            AuthError::Beyond(_) => return Problem::from(error).into(),
             AuthError::Scheme
             | AuthError::Unknown
             | AuthError::KeyInAddress
             | AuthError::Ticket(_) => {
-                Self::new(40001, "invalid credential, access_token is invalid or not latest")
+                (40001, "invalid credential, access_token is invalid or not latest")
             }
-        }
+        };
+        Self { errcode, errmsg: errmsg.to_owned(), problem: Some(error.into()) }
     }
 }
 
@@ -151,7 +157,7 @@ pub async fn stable_token(
         return Refusal::new(43002, "require POST method").reply();
     }
     let idle = worker.shared.settings.upload.idle_timeout;
-    let bytes = match body::bytes(&request, payload, idle).await {
+    let bytes = match body::bytes(&request, payload, idle, body::SHORT).await {
         Ok(bytes) => bytes,
         Err(problem) => return Refusal::from(problem).reply(),
     };
@@ -181,7 +187,10 @@ fn grant(
     };
     match caller::holds(request, worker, &key) {
         Ok(()) => HttpResponse::Ok().json(json!({ "access_token": key, "expires_in": TOKEN_LIFE })),
-        Err(Refused::Auth(_)) => refused(40125, "invalid appsecret"),
+        Err(Refused::Auth(error)) => {
+            let problem = Some(error.into());
+            Refusal { errcode: 40125, errmsg: "invalid appsecret".to_owned(), problem }.reply()
+        }
         Err(refusal) => Refusal::from(refusal).reply(),
     }
 }
@@ -216,7 +225,7 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
         confine(worker, &client, &file_id, path_of(&file_id)?).await.map_err(Problem::from)?;
     }
     let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
-    links_reply(worker, worker.wechat.env(), &[wanted]).await
+    links_reply(worker, worker.wechat.env(), &[(wanted, Ok(()))]).await
 }
 
 async fn upload_link(
@@ -265,11 +274,10 @@ async fn download_links(
 ) -> Result<HttpResponse, Refusal> {
     let call = Call::read(request, payload, worker, Action::Download).await?;
     let env = call.env(worker)?;
-    let mut wanted = Vec::new();
+    let mut files = Vec::new();
     for item in list(&call.body, "file_list")? {
         let item = item.as_object().ok_or_else(|| Refusal::invalid("file_list"))?;
         let file_id = text(item, "fileid")?;
-        confine(worker, &call.client, file_id, path_of(file_id)?).await.map_err(Problem::from)?;
         let max_age = match item.get("max_age") {
             None | Some(Value::Null) => LINK_LIFE,
             Some(age) => match age.as_u64().filter(|age| (1..=u64::from(u32::MAX)).contains(age)) {
@@ -277,21 +285,27 @@ async fn download_links(
                 None => return Err(Refusal::invalid("max_age")),
             },
         };
-        wanted.push(Wanted { file_id: file_id.to_owned(), max_age });
+        let wanted = Wanted { file_id: file_id.to_owned(), max_age };
+        files.push((wanted, call.admit(worker, file_id).await?));
     }
-    links_reply(worker, env, &wanted).await
+    links_reply(worker, env, &files).await
 }
+
+/// A file's `status` and `errmsg`.
+type Status = (i64, String);
 
 /// `file_list` with each file's own status, of links that live as long as was asked: this reply has no place to say that
 /// one has less left; a call that failed as a whole fails the whole.
 async fn links_reply(
     worker: &Worker,
     env: &str,
-    wanted: &[Wanted],
+    files: &[(Wanted, Result<(), Status>)],
 ) -> Result<HttpResponse, Refusal> {
-    let links = worker.wechat.download_links(env, wanted, true).await;
-    let links = whole(links)?;
-    let files = wanted.iter().zip(links).map(|(file, link)| {
+    let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
+    let admitted: Vec<_> = admitted.map(|(wanted, _)| wanted.clone()).collect();
+    let mut links = whole(worker.wechat.download_links(env, &admitted, true).await)?.into_iter();
+    let files = files.iter().map(|(file, admitted)| {
+        let link = admitted.clone().and_then(|()| links.next().unwrap_or_else(unnamed));
         let (url, status, errmsg) = match link {
             Ok(link) => (link.url, 0, "ok".to_owned()),
             Err((status, errmsg)) => (String::new(), status, errmsg),
@@ -302,6 +316,10 @@ async fn links_reply(
     Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "file_list": files })))
 }
 
+fn unnamed<T>() -> Result<T, Status> {
+    Err((-1, "system error".to_owned()))
+}
+
 async fn delete_files(
     request: &HttpRequest,
     payload: web::Payload,
@@ -309,23 +327,22 @@ async fn delete_files(
 ) -> Result<HttpResponse, Refusal> {
     let call = Call::read(request, payload, worker, Action::Delete).await?;
     let env = call.env(worker)?;
-    let mut ids = Vec::new();
+    let mut files = Vec::new();
     for item in list(&call.body, "fileid_list")? {
         let file_id = item.as_str().ok_or_else(|| Refusal::invalid("fileid_list"))?;
-        confine(worker, &call.client, file_id, path_of(file_id)?).await.map_err(Problem::from)?;
-        ids.push(file_id.to_owned());
+        files.push((file_id.to_owned(), call.admit(worker, file_id).await?));
     }
-    let deleted = whole(worker.wechat.delete(env, &ids).await)?;
-    let files = ids.iter().zip(deleted).map(|(file_id, result)| {
+    let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
+    let admitted: Vec<_> = admitted.map(|(file_id, _)| file_id.clone()).collect();
+    let mut deleted = whole(worker.wechat.delete(env, &admitted).await)?.into_iter();
+    let files = files.iter().map(|(file_id, admitted)| {
+        let result = admitted.clone().and_then(|()| deleted.next().unwrap_or_else(unnamed));
         let (status, errmsg) = result.err().unwrap_or((0, "ok".to_owned()));
         json!({ "fileid": file_id, "status": status, "errmsg": errmsg })
     });
     let files: Vec<Value> = files.collect();
     Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "delete_list": files })))
 }
-
-/// A file's `status` and `errmsg`.
-type Status = (i64, String);
 
 /// Each file's own status and message. Where every call failed, the first failure is the whole's; where some of them
 /// did, it is that of their files.
@@ -364,13 +381,30 @@ impl Call {
         }
         let client = client(request, worker, action)?;
         let idle = worker.shared.settings.upload.idle_timeout;
-        let bytes = body::bytes(request, payload, idle).await?;
+        let bytes = body::bytes(request, payload, idle, body::LONG).await?;
         if bytes.is_empty() {
             return Err(Refusal::new(44002, "empty post data"));
         }
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(body)) => Ok(Self { client, body }),
             _ => Err(Refusal::new(47001, "data format error")),
+        }
+    }
+
+    /// Whether the caller may name this file. What is no file's id at all is for WeChat to judge, unless the caller is
+    /// kept to a folder.
+    async fn admit(&self, worker: &Worker, file_id: &str) -> Result<Result<(), Status>, Refusal> {
+        if !self.client.is_confined() {
+            return Ok(Ok(()));
+        }
+        let admitted = match path_of(file_id) {
+            Ok(path) => confine(worker, &self.client, file_id, path).await,
+            Err(problem) => Err(Lost::Name(problem)),
+        };
+        match admitted {
+            Ok(()) => Ok(Ok(())),
+            Err(Lost::Name(problem)) => Ok(Err((-501007, problem.detail))),
+            Err(Lost::Call(problem)) => Err(problem.into()),
         }
     }
 

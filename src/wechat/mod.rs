@@ -79,6 +79,11 @@ impl WechatError {
         }
     }
 
+    /// Whether WeChat refused the token that the call was made with.
+    pub fn is_bad_token(&self) -> bool {
+        matches!(self, Self::Refused { errcode, .. } if wire::is_bad_token(*errcode))
+    }
+
     /// Whether asking again shortly may help.
     pub fn is_transient(&self) -> bool {
         match self {

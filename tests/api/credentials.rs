@@ -231,6 +231,17 @@ fn each_refusal_says_what_to_change() {
         let words = [words, &[errmsg]].concat();
         explained(&world.post(&small()), 502, "wechat_refused", errcode, &words);
     }
+    // The same of the other calls, whose codes are the same.
+    for stage in ["download", "delete"] {
+        for errcode in
+            [40097, 40101, 41001, 43002, 44002, 47001, 85088, -1, -1000, -501000, -501002]
+        {
+            world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": errcode}]));
+            let address = if stage == "delete" { "/v1/delete" } else { "/v1/download-links" };
+            let reply = world.call("POST", address, &json!({ "files": ["a"] }));
+            explained(&reply, 502, "wechat_refused", errcode, &[&errcode.to_string(), "("]);
+        }
+    }
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": -501007}]));
     let form = Form::new().field("path", "odd/路径.txt").file("f", "x", "text/plain", b"x");
     explained(&world.post(&form), 502, "wechat_refused", -501007, &["`odd/路径.txt`"]);

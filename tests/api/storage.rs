@@ -209,7 +209,11 @@ fn a_request_names_at_most_a_thousand_files() {
         call(&names(0)).problem(400, "invalid_request");
         call(&json!({})).problem(400, "invalid_request");
         call(&json!({ "files": "a" })).problem(400, "invalid_request");
-        call(&json!({ "files": [1] })).problem(400, "invalid_request");
+        let problem = call(&json!({ "files": [1] })).problem(400, "invalid_request");
+        let detail = problem["detail"].as_str().expect("a text");
+        assert!(detail.contains("a file is its id or its path"), "{detail}");
+        let misspelt = json!({ "files": [{ "path": "a", "maxAge": 60 }] });
+        call(&misspelt).problem(400, "invalid_request");
         call(&json!({ "files": ["a"], "fiels": [] })).problem(400, "invalid_request");
         let not_json = world.call_with("POST", address, &[authorization()], "{files:");
         not_json.problem(400, "invalid_request");

@@ -198,6 +198,9 @@ fn keys_stand_where_tokens_stood() {
     assert_eq!(errcode("uploadfile?access_token=", &[]), 41001);
     assert_eq!(errcode("uploadfile?access_token=wrong", &[]), 40001);
     assert_eq!(errcode("batchdeletefile?access_token=wrong", &[]), 40001);
+    // Who is refused is seen by the operator.
+    let log = world.gateway.log();
+    assert!(log.matches("unauthenticated").count() >= 4, "{log}");
     // The key is never passed on, nor logged.
     assert!(!world.gateway.log().contains(KEY), "{}", world.gateway.log());
     assert!(world.state()["refused"].as_array().is_some_and(Vec::is_empty), "{}", world.state());
@@ -226,11 +229,26 @@ fn a_clients_limits_hold_here_too() {
     assert_eq!(call("team", "uploadfile", json!({ "path": "other/a" })), -501007);
     assert_eq!(call("team", "uploadfile", json!({ "path": "team/../other/a" })), -501007);
     assert_eq!(call("team", "uploadfile", json!({ "env": "other", "path": "team/a" })), -501000);
-    assert_eq!(
-        call("team", "batchdownloadfile", json!({ "file_list": [{ "fileid": id }] })),
-        -501007
+    // Each file has its own status; the others are not held up.
+    let own = upload(&world, "team/own", b"own");
+    let links = ask(
+        &world,
+        "POST",
+        "batchdownloadfile?access_token=team",
+        &json!({ "file_list": [{ "fileid": id }, { "fileid": own }, { "fileid": "none" }] })
+            .to_string(),
     );
-    assert_eq!(call("team", "batchdeletefile", json!({ "fileid_list": [id] })), -501007);
+    let links = links.json()["file_list"].clone();
+    let statuses = [0, 1, 2].map(|n: usize| links[n]["status"].as_i64());
+    assert_eq!(statuses, [Some(-501007), Some(0), Some(-501007)], "{links}");
+    let deleted = ask(
+        &world,
+        "POST",
+        "batchdeletefile?access_token=team",
+        &json!({ "fileid_list": [id, own] }).to_string(),
+    );
+    let deleted = deleted.json()["delete_list"].clone();
+    assert_eq!((&deleted[0]["status"], &deleted[1]["status"]), (&json!(-501007), &json!(0)));
     assert_eq!(call("reader", "uploadfile", json!({ "path": "a" })), 48001);
     assert_eq!(call("reader", "batchdeletefile", json!({ "fileid_list": [id] })), 48001);
     assert_eq!(call("reader", "batchdownloadfile", json!({ "file_list": [{ "fileid": id }] })), 0);
@@ -263,7 +281,7 @@ fn more_than_fifty_files_are_taken() {
 
 #[test]
 fn wechat_s_own_words_come_through() {
-    let world = Setup::new().start();
+    let world = Setup::new().set("wechat.credential", "secret").start();
     let id = upload(&world, "a", b"a");
     for (stage, call, body) in [
         ("link", "uploadfile", json!({ "path": "a" })),
@@ -280,6 +298,10 @@ fn wechat_s_own_words_come_through() {
             assert!(text.starts_with(&format!("{errmsg} rid: ")), "{text}");
         }
         world.faults(&json!([{"stage": stage, "fault": "status", "status": 500}]));
+        let reply = tcb(&world, call, &body);
+        assert_eq!(reply["errcode"], -1, "{reply}");
+        // The gateway's own token is none of the caller's affair: it would go and fetch its own.
+        world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]));
         let reply = tcb(&world, call, &body);
         assert_eq!(reply["errcode"], -1, "{reply}");
     }
