@@ -299,3 +299,21 @@ fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("http"), "{}", said(&output));
     assert!(world.object("moved/photo.png") == photo);
 }
+
+/// No code stands in the README that nobody runs.
+#[test]
+fn every_client_of_the_readme_is_tried() {
+    let editors = include_str!("../clients/editors.test.js");
+    let summaries: Vec<_> = README
+        .split("<summary>")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("</summary>")?.0))
+        .collect();
+    assert!(summaries.len() > 25, "{summaries:?}");
+    for summary in summaries {
+        let here = include_str!("readme.rs").contains(&format!("\"{summary}\""));
+        let there = [format!("  \"{summary}\": {{"), format!("  {summary}: {{")];
+        let there = there.iter().any(|entry| editors.contains(entry));
+        assert!(here || there, "nobody runs the code of {summary}");
+    }
+}
