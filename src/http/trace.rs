@@ -17,6 +17,9 @@ use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// How many times as long the rest of a request is read behind a failure that is dressed as a success.
+const DRESSED_PATIENCE: u32 = 10;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id a request is known by, in its reply and in every log line.
@@ -72,6 +75,9 @@ pub async fn requests(
     };
     // An editor's own shape was answered already.
     let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
+    // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
+    let dressed = problem.is_some() && reply.status().is_success();
+    let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
     if let Some(inflow) = inflow.filter(|inflow| !inflow.has_ended() && !patience.is_zero()) {
         reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
     }

@@ -169,6 +169,34 @@ fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
     world.assert_nothing_stored();
 }
 
+/// A 2xx whose request was not taken whole is dropped by browsers, so their patience is what counts, not ours.
+#[test]
+fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
+    let world =
+        Setup::new().set("upload.max_file_size", "1MiB").set("server.drain_timeout", "1s").start();
+    let content = noise(24 << 20, 7);
+    let send = |profile: &str| {
+        let form = form(profile, &content);
+        let (kind, body) = (form.content_type(), form.bytes());
+        let length = body.len().to_string();
+        let headers =
+            [authorization(), ("content-type", kind.as_str()), ("content-length", &length)];
+        let mut client = world.client();
+        client.send_head("POST", &format!("/v1/files?reply={profile}"), &headers);
+        for piece in body.chunks(1 << 20) {
+            client.try_send(piece)?;
+            std::thread::sleep(std::time::Duration::from_millis(120));
+        }
+        client.try_reply()
+    };
+    let began = std::time::Instant::now();
+    let reply = send("wangeditor").expect("every byte is taken, and the reply read");
+    assert!(began.elapsed().as_secs_f64() > 2.0);
+    understood("wangeditor", &reply).expect_err("it was refused");
+    // Behind a status that tells it, the patience is the setting's.
+    send("default").expect_err("it is cut off");
+}
+
 #[test]
 fn the_settings_name_the_profile_for_requests_that_name_none() {
     let world = Setup::new().set("upload.reply", "wangeditor").start();
