@@ -12,6 +12,7 @@ pub mod sniff;
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use futures::StreamExt;
 
 use crate::cos::relay::{Piece, Source};
@@ -41,7 +42,7 @@ pub enum InboundError {
     HeadTooLarge(usize),
     #[error("more than {0} files")]
     TooManyFiles(usize),
-    #[error("the file is larger than {0} bytes")]
+    #[error("the file is larger than {}", ByteSize(*.0))]
     FileTooLarge(u64),
     #[error("nothing was sent for {0:?}")]
     Stalled(Duration),

@@ -71,7 +71,7 @@ fn what_is_not_stored_is_named_with_its_reason() {
     assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
     for said in [
         "missing: No such file",
-        "large: file_too_large: the file is larger than 1048576 bytes",
+        "large: file_too_large: the file is larger than 1.0 MiB",
         ".: it is not a file",
         "1 of 4 files stored, 100 B in ",
     ] {
