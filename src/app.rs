@@ -189,10 +189,9 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
             wechat: upstreams.wechat(&shared.settings),
             upstream: upstreams.cos(),
         };
-        let console = shared.settings.console.enabled;
         Actix::new()
             .app_data(web::Data::new(worker))
-            .configure(|routes| addresses(routes, console))
+            .configure(|routes| addresses(routes, &shared.settings))
             .wrap(from_fn(trace::origins))
             .wrap(cors(&shared))
             .wrap(from_fn(trace::requests))
@@ -205,7 +204,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
 }
 
 /// Every address there is.
-fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
+fn addresses(routes: &mut web::ServiceConfig, settings: &Settings) {
     let resource = |path: &str, methods: &'static str| {
         let refuse = web::to(move || ready(ops::method_not_allowed(methods)));
         web::resource(path).default_service(refuse)
@@ -250,12 +249,19 @@ fn addresses(routes: &mut web::ServiceConfig, console_enabled: bool) {
                 .route(web::get().to(ops::ready))
                 .route(web::head().to(ops::ready)),
         );
-    if console_enabled {
-        let page = |path: &str| resource(path, "GET");
+    if settings.console.enabled {
+        let page = |path: &str| {
+            resource(path, "GET, HEAD")
+                .route(web::get().to(console::page))
+                .route(web::head().to(console::page))
+        };
+        if settings.sandbox.enabled {
+            routes.service(page("/"));
+        }
         routes
-            .service(page("/").route(web::get().to(console::page)))
-            .service(page("/console/app.js").route(web::get().to(console::script)))
-            .service(page("/console/style.css").route(web::get().to(console::style)));
+            .service(page("/console"))
+            .service(resource("/console/", "GET").route(web::get().to(console::without_slash)))
+            .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
     }
     routes.default_service(web::to(ops::not_found));
 }

@@ -1,61 +1,118 @@
-// One file at a time: choose, watch, follow the link. XMLHttpRequest, because fetch has no upload progress.
-"use strict";
+// The page: what is chosen, dropped or pasted goes into the queue, and the queue's items onto the page.
+
+import { watch } from "./figures.js";
+import { listen } from "./intake.js";
+import { Queue } from "./queue.js";
+import { profiles } from "./reply.js";
+import { Row } from "./row.js";
+import { show } from "./snippets.js";
+import { language, say, translate } from "./words.js";
 
 const element = (id) => document.getElementById(id);
 
-element("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const file = element("file").files[0];
-  if (!file) return;
-  const form = new FormData();
-  form.append("file", file, file.name);
-  const progress = element("progress");
-  const status = element("status");
-  const button = element("form").querySelector("button");
-  element("result").hidden = true;
-  progress.hidden = false;
-  progress.value = 0;
-  button.disabled = true;
+document.documentElement.lang = language;
+document.title = say("title");
+translate(document);
 
-  const request = new XMLHttpRequest();
-  request.open("POST", "/v1/files");
-  request.upload.onprogress = (sent) => {
-    if (!sent.lengthComputable) return;
-    progress.value = sent.loaded / sent.total;
-    status.textContent = `${Math.floor(100 * progress.value)} %`;
-  };
-  request.onerror = () => {
-    status.textContent = "The connection broke. 连接中断。";
-  };
-  request.onloadend = () => {
-    button.disabled = false;
-    progress.hidden = true;
-    if (request.status) show(request.status, request.responseText, file);
-  };
-  request.send(form);
+// What the next upload is sent with, kept while the tab is open.
+const fields = ["key", "dir", "profile"].map(element);
+element("profile").append(...profiles.map((name) => new Option(name)));
+for (const field of fields) field.value = sessionStorage.getItem(field.id) ?? (field.id === "profile" ? "default" : "");
+const request = () => ({
+  key: element("key").value.trim(),
+  dir: element("dir").value.trim(),
+  profile: element("profile").value,
 });
 
-function show(status, text, file) {
-  let reply;
-  try {
-    reply = JSON.parse(text);
-  } catch {
-    reply = { detail: text };
+const rows = new Map();
+const queue = new Queue(request, changed);
+const redraw = show(() => ({ ...request(), name: queue.items.at(-1)?.file.name }));
+element("settings").addEventListener("submit", (event) => event.preventDefault());
+element("settings").addEventListener("input", ({ target }) => {
+  sessionStorage.setItem(target.id, target.value);
+  redraw();
+});
+
+listen((files) => {
+  files.forEach((file) => queue.add(file));
+  const alone = queue.items.length === 1 && rows.get(queue.items[0]);
+  if (alone) alone.element.querySelector("details").open = true;
+  redraw();
+});
+
+function changed(item) {
+  let row = rows.get(item);
+  if (!row) {
+    row = new Row(item, (name) => act[name](item));
+    rows.set(item, row);
+    // The newest on top: on a phone what was just chosen must be in sight.
+    element("queue").prepend(row.element);
   }
-  element("reply").textContent = JSON.stringify(reply, null, 2);
-  element("result").hidden = false;
-  const link = element("link");
-  const image = element("image");
-  link.hidden = image.hidden = !(status === 201 && reply.url);
-  if (status !== 201) {
-    element("status").textContent = `${status} ${reply.code ?? ""}: ${reply.detail ?? ""}`;
-    return;
+  if (["stored", "failed", "deleted"].includes(item.state) && row.element.dataset.state !== item.state) {
+    element("news").textContent = say("announce", item.file.name, item.problem?.title ?? say(item.state));
   }
-  element("status").textContent = "Stored. 已保存。";
-  link.href = link.textContent = reply.url;
-  image.hidden = !reply.files[0].content_type.startsWith("image/");
-  if (!image.hidden) {
-    image.src = reply.url;
-    image.alt = file.name;
-  }
+  row.draw();
+  summarize();
 }
+
+const act = {
+  cancel: (item) => leave(item, () => queue.cancel(item)),
+  retry: (item) => leave(item, () => queue.retry(item)),
+  delete: (item) => leave(item, () => queue.delete(item)),
+  key: () => element("key").focus(),
+  remove: (item) => {
+    const near = rows.get(item).element;
+    const next = near.nextElementSibling ?? near.previousElementSibling;
+    forget(item);
+    (next?.querySelector(".name") ?? element("choose")).focus();
+  },
+};
+
+/** The button that was pressed goes away; whoever steers by keyboard stays at the file. */
+function leave(item, action) {
+  action();
+  rows.get(item).element.querySelector(".name").focus();
+}
+
+function forget(item) {
+  queue.forget(item);
+  rows.get(item).element.remove();
+  rows.delete(item);
+  summarize();
+}
+
+function summarize() {
+  const all = queue.items.length;
+  element("files").classList.toggle("busy", all > 0);
+  element("summary").hidden = all === 0;
+  const numbers = {
+    files: all,
+    running: queue.running.length,
+    waiting: queue.is("waiting").length,
+    stored: queue.is("stored", "deleting").length,
+    failed: queue.is("failed").length,
+  };
+  const said = Object.entries(numbers).filter(([, number]) => number).map(([name, number]) => say(`counts_${name}`, number));
+  element("counts").textContent = said.join(" · ");
+  element("cancel-all").hidden = numbers.running + numbers.waiting < 2;
+  element("retry-failed").hidden = numbers.failed < 2;
+  element("clear").hidden = queue.over.length < 2;
+}
+
+element("cancel-all").addEventListener("click", () => {
+  // Those that wait first, or each would start as its predecessor ends.
+  [...queue.is("waiting"), ...queue.running].forEach((item) => queue.cancel(item));
+  element("choose").focus();
+});
+element("retry-failed").addEventListener("click", () => queue.is("failed").forEach((item) => queue.retry(item)));
+element("clear").addEventListener("click", () => {
+  queue.over.forEach(forget);
+  element("choose").focus();
+});
+
+// Speed and time left go on while no byte moves.
+setInterval(() => queue.running.forEach((item) => rows.get(item).draw()), 500);
+addEventListener("beforeunload", (event) => {
+  if (queue.running.length) event.preventDefault();
+});
+watch();

@@ -1,0 +1,88 @@
+// The real binary in its sandbox, and the sandbox's control calls.
+
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const BINARY =
+  process.env.GATEWAY_BINARY ?? fileURLToPath(new URL("../../target/release/tcb-upload-gateway", import.meta.url));
+
+/** The key of the only client, `panel`, of a gateway started with `keyed`. */
+export const KEY = "panel-key-for-browser-tests";
+
+/** Settings of a gateway that takes nobody but `panel`. */
+export const keyed = {
+  "auth.anonymous": "false",
+  "auth.keys.panel.sha256": createHash("sha256").update(KEY).digest("hex"),
+};
+
+/** Starts a gateway with these settings (`{ "upload.max_file_size": "8MiB" }`), and waits until it listens. */
+export async function start(settings = {}) {
+  const folder = await mkdtemp(join(tmpdir(), "gateway-browser-"));
+  const env = { GATEWAY__SERVER__BIND: "127.0.0.1:0", GATEWAY__SANDBOX__DATA: join(folder, "objects") };
+  for (const [key, value] of Object.entries(settings)) {
+    env[`GATEWAY__${key.toUpperCase().replaceAll(".", "__")}`] = String(value);
+  }
+  const child = spawn(BINARY, [], { env, cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  const gateway = new Gateway();
+  const log = [];
+  await new Promise((resolve, reject) => {
+    child.once("error", reject);
+    ended.then(() => reject(new Error(`the gateway ended:\n${log.join("\n")}`)));
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      log.push(line);
+      gateway.control = line.match(/WeChat on (http:\/\/[\d.:]+)/)?.[1] ?? gateway.control;
+      gateway.url = line.match(/listening on (http:\/\/[\d.:]+)/)?.[1] ?? gateway.url;
+      if (gateway.url) resolve();
+    });
+  });
+  gateway.log = log;
+  gateway.stop = async () => {
+    child.kill("SIGKILL");
+    await ended;
+    await rm(folder, { recursive: true, force: true });
+  };
+  return gateway;
+}
+
+class Gateway {
+  async #call(method, call, body) {
+    const reply = await fetch(`${this.control}/_sandbox/${call}`, { method, body: body && JSON.stringify(body) });
+    if (!reply.ok) throw new Error(`${method} ${call}: ${reply.status} ${await reply.text()}`);
+    return reply;
+  }
+
+  /** Forgets objects, faults and counts. */
+  reset() {
+    return this.#call("POST", "reset");
+  }
+
+  /** Faults that strike from now on: `[{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]`. */
+  faults(rules) {
+    return this.#call("PUT", "faults", rules);
+  }
+
+  /** What is stored: `[{ key, size, content_type, … }]`. */
+  async objects() {
+    return (await (await this.#call("GET", "state")).json()).objects;
+  }
+
+  async object(key) {
+    return Buffer.from(await (await this.#call("GET", `object?key=${encodeURIComponent(key)}`)).arrayBuffer());
+  }
+
+  /** Waits until COS has received this many bytes of some file. */
+  received(bytes) {
+    return this.#call("GET", `wait?key=&prefix=1&received=${bytes}&timeout_ms=30000`);
+  }
+
+  /** Waits until nothing is on its way to COS. */
+  idle() {
+    return this.#call("GET", "wait?idle=1&timeout_ms=30000");
+  }
+}
