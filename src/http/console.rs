@@ -25,7 +25,7 @@ macro_rules! assets {
 
 assets! {
     "app.js" "clipboard.js" "figures.js" "icon.svg" "intake.js" "queue.js" "reply.js" "row.js" "snippets.js" "style.css"
-    "thumbnail.js" "upload.js" "words.js"
+    "upload.js" "words.js" "words.en.js" "words.zh.js"
 }
 
 /// `GET /console`, and `/` in the sandbox.

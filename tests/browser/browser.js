@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 const OUTPUT = fileURLToPath(new URL("../../target/browser/", import.meta.url));
 
 /** Nothing here takes this long; what does, hangs. */
-const PATIENCE = 30_000;
+const PATIENCE = 20_000;
 
 export async function launch() {
   const browser = await chromium.launch({

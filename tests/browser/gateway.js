@@ -1,7 +1,7 @@
 // The real binary in its sandbox, and the sandbox's control calls.
 
 import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,11 +14,23 @@ const BINARY =
 /** The key of the only client, `panel`, of a gateway started with `keyed`. */
 export const KEY = "panel-key-for-browser-tests";
 
-/** Settings of a gateway that takes nobody but `panel`. */
+const SECRET = "a-secret-for-the-tickets-of-browser-tests";
+
+/** Settings of a gateway that takes nobody but `panel`, and those who have a ticket. */
 export const keyed = {
   "auth.anonymous": "false",
   "auth.keys.panel.sha256": createHash("sha256").update(KEY).digest("hex"),
+  "auth.jwt.algorithm": "HS256",
+  "auth.jwt.key": SECRET,
 };
+
+/** A ticket for a few minutes. */
+export function ticket() {
+  const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600 };
+  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
+  return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
+}
 
 /** Starts a gateway with these settings (`{ "upload.max_file_size": "8MiB" }`), and waits until it listens. */
 export async function start(settings = {}) {

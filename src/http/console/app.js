@@ -12,6 +12,11 @@ const element = (id) => document.getElementById(id);
 
 document.documentElement.lang = language;
 document.title = say("title");
+// A finger drops nothing.
+if (matchMedia("(pointer: coarse)").matches) {
+  document.querySelector("#drop .lead").dataset.t = "tap";
+  document.querySelector("#drop .hint").dataset.t = "tap_hint";
+}
 translate(document);
 
 // What the next upload is sent with, kept while the tab is open.

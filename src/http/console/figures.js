@@ -7,7 +7,7 @@ const EVERY = 2000;
 /** Where there are no metrics to be had, they are asked for less often. */
 const PATIENCE = 15_000;
 /** Throughput is that of the last seconds. */
-const SPAN = 6000;
+const SPAN = 10_000;
 
 const past = [];
 
@@ -36,9 +36,13 @@ async function metrics() {
 
 function draw(text) {
   const bytes = sum(text, "gateway_upload_bytes_total");
-  show("in_flight", sum(text, "gateway_uploads_in_flight"), count);
-  show("throughput", throughput(bytes), rate);
-  show("replays", sum(text, "gateway_replays_total"), count);
+  const inFlight = sum(text, "gateway_uploads_in_flight");
+  show("in_flight", inFlight, count);
+  // Bytes count when their file is stored: while one is on its way, nothing is not the speed.
+  const speed = throughput(bytes);
+  show("throughput", speed === 0 && inFlight ? undefined : speed, rate);
+  // By cause, and so not there before the first.
+  show("replays", sum(text, "gateway_replays_total") ?? (inFlight === undefined ? undefined : 0), count);
   show("token_age", sum(text, "gateway_token_age_seconds"), duration);
 }
 

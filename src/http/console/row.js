@@ -1,7 +1,6 @@
 // One file on the page: draws a queue's item, and tells which of its buttons was pressed.
 
 import { copy, forms } from "./clipboard.js";
-import { thumbnail } from "./thumbnail.js";
 import { count, duration, inWords, rate, say, size, translate } from "./words.js";
 
 /** Which buttons there are, by the item's state. */
@@ -70,10 +69,12 @@ export class Row {
     }
     if (state !== "sending") return [strong, ` · ${size(file.size)}`];
     const speed = meter.speed();
-    const parts = [`${size(sent)} / ${size(file.size)}`];
-    if (speed !== undefined && speed < 1) parts.push(say("stalled"));
-    else if (speed !== undefined) parts.push(rate(speed), say("left", duration((file.size - sent) / speed)));
-    return [parts.join(" · ")];
+    const amount = `${size(sent)} / ${size(file.size)}`;
+    if (speed === undefined) return [amount];
+    const pace = document.createElement("span");
+    const left = speed < 1 ? [say("stalled")] : [rate(speed), say("left", duration((file.size - sent) / speed))];
+    pace.textContent = left.join(" · ");
+    return [`${amount} · `, pace];
   }
 
   #failure() {
@@ -185,3 +186,30 @@ function pretty(text) {
     return text;
   }
 }
+
+const EDGE = 112;
+let line = Promise.resolve();
+
+/** The address of a small picture of `file`, or nothing if it is none. They are made one after the other: decoding many
+ * large photos at once is what brings a phone's browser down. */
+function thumbnail(file) {
+  if (!file.type.startsWith("image/")) return Promise.resolve();
+  const made = line.then(() => small(file)).catch(() => asItIs(file));
+  line = made;
+  return made;
+}
+
+async function small(file) {
+  const picture = await createImageBitmap(file);
+  const scale = EDGE / Math.min(picture.width, picture.height);
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(picture.width * Math.min(1, scale)));
+  canvas.height = Math.max(1, Math.round(picture.height * Math.min(1, scale)));
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  picture.close();
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve));
+  return URL.createObjectURL(blob);
+}
+
+/** What cannot be drawn small (SVG) is shown itself, if it is no burden. */
+const asItIs = (file) => (file.size < 1 << 20 ? URL.createObjectURL(file) : undefined);

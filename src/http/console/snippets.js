@@ -6,8 +6,6 @@ import { say } from "./words.js";
 
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const string = (text) => JSON.stringify(text);
-// Kotlin expands `$` in strings.
-const kotlin = (text) => string(text).replaceAll("$", "\\$");
 
 // curl reads `,` and `;` in a file's name as its own, unless the name is quoted.
 const part = (name) => (/[,;"\\]/.test(name) ? `file=@"${name.replace(/[\\"]/g, "\\$&")}"` : `file=@${name}`);
@@ -48,16 +46,15 @@ ${json ? `        const result = JSON.parse(data);
 });
 `;
 
-const okhttp = ({ url, name, key }) => `val file = File(${kotlin(name)})
-val form = MultipartBody.Builder().setType(MultipartBody.FORM)
-    .addFormDataPart("file", file.name, file.asRequestBody())
-    .build()
-val request = Request.Builder()
-    .url(${kotlin(url)})${key ? '\n    .header("Authorization", "Bearer $KEY")' : ""}
+const okhttp = ({ url, name, key }) => `RequestBody form = new MultipartBody.Builder().setType(MultipartBody.FORM)
+    .addFormDataPart("file", ${string(name)}, RequestBody.create(null, new File(${string(name)})))
+    .build();
+Request request = new Request.Builder()
+    .url(${string(url)})${key ? '\n    .header("Authorization", "Bearer " + KEY)' : ""}
     .post(form)
-    .build()
-OkHttpClient().newCall(request).execute().use { reply ->
-    println("\${reply.code} \${reply.body?.string()}")
+    .build();
+try (Response reply = new OkHttpClient().newCall(request).execute()) {
+    System.out.println(reply.code() + " " + reply.body().string());
 }
 `;
 

@@ -1,0 +1,122 @@
+// Real widgets and editors in a real browser, on pages of another origin, set up as the README says: what their users
+// see, and what is stored.
+
+import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
+import { after, before, beforeEach, describe, test } from "node:test";
+
+import { launch } from "./browser.js";
+import { MiB, picture } from "./files.js";
+import { KEY, keyed, start, ticket } from "./gateway.js";
+import { Matrix } from "./matrix.js";
+import { serve } from "./pages.js";
+
+/** Each has a page, `clients/NAME.page.js`, and what its user does there, `clients/NAME.js`. */
+const NAMES = [
+  "own-page", "plain-form", "element-plus", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs", "vditor",
+  "filepond", "dropzone",
+];
+const LIMIT = 8 * MiB;
+
+/** What a refusal says, to users of clients that pass it on. */
+const WORDS = { "server error": /AccessDenied/, "too large": /8388608/, "wrong ticket": /key|ticket/ };
+
+/** For clients that do not say otherwise. */
+const USUAL = {
+  prepare: () => {},
+  image: (page) => page.locator("#stored"),
+  said: (page) => page.locator("#error").innerText(),
+  words: {},
+  // A key goes into a header, and nowhere else.
+  setsHeaders: true,
+  // It has no button for that: its user leaves the page.
+  cancel: (page) => page.goto("about:blank"),
+};
+
+const clients = await Promise.all(
+  NAMES.map(async (name) => ({ name, ...USUAL, ...(await import(`./clients/${name}.js`)) })),
+);
+const matrix = new Matrix("in a browser");
+let browser, pages, limited, roomy;
+
+before(async () => {
+  [browser, pages] = await Promise.all([launch(), serve(NAMES)]);
+  const settings = { "cors.origins": pages.origin, ...keyed };
+  [limited, roomy] = await Promise.all([start({ ...settings, "upload.max_file_size": LIMIT }), start(settings)]);
+});
+
+after(async () => {
+  await Promise.all([browser?.close(), pages?.close(), limited?.stop(), roomy?.stop()]);
+  await writeFile(browser.output("clients.md"), matrix.table());
+  console.log(`\n${matrix.table()}`);
+});
+
+beforeEach(() => Promise.all([limited.reset(), roomy.reset()]));
+
+for (const client of clients) {
+  describe(client.title, () => {
+    /** Runs `body` on the client's page, which was told to use a gateway. */
+    const run = (label, body, { gateway = () => limited, credential = ticket() } = {}) =>
+      test(label, () =>
+        matrix.cell(client.title, label, async () => {
+          const page = await browser.open({ viewport: { width: 900, height: 700 } });
+          await client.prepare(page);
+          const query = new URLSearchParams({ gateway: gateway().url, ticket: credential });
+          await page.goto(`${pages.origin}/${client.name}?${query}`);
+          try {
+            await body(page);
+          } finally {
+            await page.screenshot({ path: browser.output(`${client.name}-${label.replaceAll(" ", "-")}.png`) });
+            await page.context().close();
+          }
+        }));
+
+    /** The image is seen, from the returned address, and what is stored is what was given, once. */
+    async function stores(page) {
+      const given = await picture("picture.png");
+      await client.give(page, given.path);
+      const image = await client.image(page);
+      await image.waitFor();
+      const shown = await image.evaluate(async (image) => {
+        await image.decode();
+        return { source: image.src, width: image.naturalWidth };
+      });
+      assert.equal(shown.width, given.width);
+      const objects = await limited.objects();
+      assert.equal(objects.length, 1);
+      assert.ok(decodeURI(shown.source).includes(objects[0].key), `${shown.source} is not ${objects[0].key}`);
+      assert.ok(given.content.equals(await limited.object(objects[0].key)), "what is stored is what was given");
+    }
+
+    /** A failure in words, and nothing stored. */
+    async function refuses(page, label, given) {
+      await client.give(page, given.path);
+      assert.match(await client.said(page), client.words[label] ?? WORDS[label]);
+      await limited.idle();
+      assert.deepEqual(await limited.objects(), []);
+    }
+
+    run("with a ticket", stores);
+    if (client.setsHeaders) run("with a key", stores, { credential: KEY });
+    else matrix.skip(client.title, "with a key");
+
+    run("server error", async (page) => {
+      await limited.faults([{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]);
+      await refuses(page, "server error", await picture("picture.png"));
+    });
+
+    run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
+
+    run("cancelled", async (page) => {
+      await roomy.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
+      // More than all the sockets on the way hold together.
+      await client.give(page, (await picture("large.png", 32 * MiB)).path);
+      await roomy.received(MiB);
+      await client.cancel(page);
+      await roomy.idle();
+      assert.deepEqual(await roomy.objects(), []);
+    }, { gateway: () => roomy });
+
+    run("wrong ticket", async (page) => refuses(page, "wrong ticket", await picture("picture.png")), { credential: "wrong" });
+  });
+}

@@ -1,0 +1,6 @@
+import { drop } from "../browser.js";
+
+export const title = "Dropzone";
+
+export const give = (page, path) => drop(page, "#dropzone", path);
+export const said = (page) => page.locator(".dz-error-message").innerText();

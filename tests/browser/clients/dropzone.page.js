@@ -1,0 +1,9 @@
+import Dropzone from "dropzone";
+import "dropzone/dist/dropzone.css";
+
+import { add, gateway, showImage, ticket } from "./panel.js";
+
+add("div", { id: "dropzone", className: "dropzone" });
+const dropzone =
+// README: Dropzone
+dropzone.on("success", (file, reply) => showImage(reply.url));

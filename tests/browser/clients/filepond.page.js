@@ -1,0 +1,12 @@
+import * as FilePond from "filepond";
+import "filepond/dist/filepond.min.css";
+
+import { add, gateway, showImage, ticket } from "./panel.js";
+
+add("input", { type: "file", name: "filepond" });
+const pond =
+// README: FilePond
+// The form holds the file's id, cloud://ENVIRONMENT/PATH.
+pond.on("processfile", (error, file) => {
+  if (!error) showImage(`${gateway}/v1/files/${file.serverId.split("/").slice(3).join("/")}`);
+});

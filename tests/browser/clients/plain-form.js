@@ -1,0 +1,25 @@
+import { choose } from "../browser.js";
+
+export const title = "plain form";
+export const setsHeaders = false;
+
+export async function give(page, path) {
+  await choose(page, "input[type=file]", path);
+  await page.locator("button").click({ noWaitAfter: true });
+}
+
+/** The browser shows the reply itself; its address leads to the image. */
+export async function image(page) {
+  await page.waitForURL("**/v1/files?*");
+  const { url } = JSON.parse(await page.locator("pre").textContent());
+  await page.goto(url);
+  return page.locator("img");
+}
+
+export const said = (page) => page.locator("pre").innerText();
+
+/** The browser's own stop button. */
+export async function cancel(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Page.stopLoading");
+}

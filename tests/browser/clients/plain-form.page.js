@@ -1,0 +1,10 @@
+// A form as HTML has had it for ever.
+
+import { add, gateway, ticket } from "./panel.js";
+
+const form = add("form", { method: "post", enctype: "multipart/form-data" });
+// It cannot set headers.
+form.action = `${gateway}/v1/files?ticket=${ticket}`;
+const input = Object.assign(document.createElement("input"), { type: "file", name: "file" });
+const button = Object.assign(document.createElement("button"), { textContent: "Send" });
+form.append(input, button);

@@ -1,0 +1,12 @@
+import Uppy from "@uppy/core";
+import Dashboard from "@uppy/dashboard";
+import XHRUpload from "@uppy/xhr-upload";
+import "@uppy/core/css/style.min.css";
+import "@uppy/dashboard/css/style.min.css";
+
+import { add, gateway, showImage, ticket } from "./panel.js";
+
+add("div", { id: "uppy" });
+const uppy =
+// README: Uppy
+uppy.on("upload-success", (file, { uploadURL }) => showImage(uploadURL));

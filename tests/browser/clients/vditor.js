@@ -1,0 +1,16 @@
+import { fileURLToPath } from "node:url";
+
+import { choose } from "../browser.js";
+
+export const title = "Vditor";
+
+/** It loads the rest of itself from a public mirror: here from the package. */
+export const prepare = (page) =>
+  page.route(/^https:\/\/[^/]+\/vditor@[^/]+\//, (route) => {
+    const file = route.request().url().replace(/^.*\/vditor@[^/]+\//, "").replace(/[?#].*$/, "");
+    return route.fulfill({ path: fileURLToPath(new URL(`../node_modules/vditor/${file}`, import.meta.url)) });
+  });
+
+export const give = (page, path) => choose(page, ".vditor-toolbar [data-type=upload] input, .vditor-toolbar input[type=file]", path);
+export const image = (page) => page.locator(".vditor-content img[src*='/v1/files/']");
+export const said = (page) => page.locator(".vditor-tip").innerText();

@@ -1,0 +1,11 @@
+import { choose } from "../browser.js";
+
+export const title = "wangEditor 5";
+
+export async function give(page, path) {
+  // Its menu is dead until the cursor is in the text.
+  await page.locator("[data-slate-editor] p").click();
+  await choose(page, "[data-menu-key=uploadImage]:not(.disabled)", path);
+}
+
+export const image = (page) => page.locator("[data-slate-editor] img");

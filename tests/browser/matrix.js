@@ -1,0 +1,41 @@
+// The table of who was tried with what.
+
+export class Matrix {
+  #rows = new Map();
+  #columns = new Set();
+  #corner;
+
+  constructor(corner) {
+    this.#corner = corner;
+  }
+
+  /** What this one cannot do. */
+  skip(row, column) {
+    this.#cells(row, column).set(column, "-");
+  }
+
+  /** Runs `body`, and keeps how it ended. */
+  async cell(row, column, body) {
+    const cells = this.#cells(row, column);
+    const began = performance.now();
+    cells.set(column, "FAILED");
+    await body();
+    cells.set(column, `ok ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  }
+
+  #cells(row, column) {
+    this.#columns.add(column);
+    if (!this.#rows.has(row)) this.#rows.set(row, new Map());
+    return this.#rows.get(row);
+  }
+
+  table() {
+    const columns = [...this.#columns];
+    const rows = [...this.#rows].map(([row, cells]) => [row, ...columns.map((column) => cells.get(column) ?? "")]);
+    const lines = [[this.#corner, ...columns], ...rows];
+    const widths = lines[0].map((_, index) => Math.max(...lines.map((line) => line[index].length)));
+    const text = (line) => `| ${line.map((cell, index) => cell.padEnd(widths[index])).join(" | ")} |\n`;
+    const rule = `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|\n`;
+    return text(lines[0]) + rule + lines.slice(1).map(text).join("");
+  }
+}
