@@ -25,7 +25,9 @@ use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
 use crate::http::problem::Code;
-use crate::http::{self, Shared, Worker, console, files, links, ops, tcb, trace, ueditor, upload};
+use crate::http::{
+    self, Shared, Worker, console, docs, files, links, ops, tcb, trace, ueditor, upload,
+};
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
@@ -191,7 +193,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         };
         Actix::new()
             .app_data(web::Data::new(worker))
-            .configure(|routes| addresses(routes, &shared.settings))
+            .configure(|routes| drop(addresses(routes, &shared.settings)))
             .wrap(from_fn(trace::origins))
             .wrap(cors(&shared))
             .wrap(from_fn(trace::requests))
@@ -203,15 +205,20 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
     Ok(http::listener::serve(server, listener, server_tls, app)?)
 }
 
-/// Every address there is.
-fn addresses(routes: &mut web::ServiceConfig, settings: &Settings) {
-    let resource = |path: &str, methods: &'static str| {
+/// Every address there is; gives each with its methods, for the test that compares them with their description.
+fn addresses(
+    routes: &mut web::ServiceConfig,
+    settings: &Settings,
+) -> Vec<(&'static str, &'static str)> {
+    let mut known = Vec::new();
+    let mut resource = |path: &'static str, methods: &'static str| {
+        known.push((path, methods));
         let refuse = web::to(move || ready(ops::method_not_allowed(methods)));
         web::resource(path).default_service(refuse)
     };
     routes
         .service(
-            resource("/v1/files", "POST, DELETE")
+            resource("/v1/files", "GET, POST, DELETE")
                 .route(web::post().to(upload::form))
                 .route(web::delete().to(files::revert))
                 .route(web::get().to(ueditor::ask)),
@@ -227,13 +234,13 @@ fn addresses(routes: &mut web::ServiceConfig, settings: &Settings) {
         .service(resource("/v1/delete", "POST").route(web::post().to(links::delete)))
         .service(resource("/v1/upload-links", "POST").route(web::post().to(links::upload)))
         // Every method: WeChat answers a wrong one in its own way.
-        .service(web::resource("/tcb/uploadfile").to(tcb::upload_file))
-        .service(web::resource("/tcb/batchdownloadfile").to(tcb::batch_download_file))
-        .service(web::resource("/tcb/batchdeletefile").to(tcb::batch_delete_file))
-        .service(web::resource("/cgi-bin/token").to(tcb::token))
-        .service(web::resource("/cgi-bin/stable_token").to(tcb::stable_token))
+        .service(resource("/tcb/uploadfile", "POST").to(tcb::upload_file))
+        .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::batch_download_file))
+        .service(resource("/tcb/batchdeletefile", "POST").to(tcb::batch_delete_file))
+        .service(resource("/cgi-bin/token", "GET").to(tcb::token))
+        .service(resource("/cgi-bin/stable_token", "POST").to(tcb::stable_token))
         .service(
-            web::resource("/")
+            resource("/", "GET")
                 .guard(guard::Get())
                 .guard(guard::fn_guard(tcb::names_a_file))
                 .to(tcb::sample),
@@ -248,9 +255,12 @@ fn addresses(routes: &mut web::ServiceConfig, settings: &Settings) {
             resource("/readyz", "GET, HEAD")
                 .route(web::get().to(ops::ready))
                 .route(web::head().to(ops::ready)),
-        );
+        )
+        .service(resource("/openapi.json", "GET").route(web::get().to(docs::description)))
+        .service(resource("/docs", "GET").route(web::get().to(docs::pages)))
+        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(docs::page)));
     if settings.console.enabled {
-        let page = |path: &str| {
+        let mut page = |path: &'static str| {
             resource(path, "GET, HEAD")
                 .route(web::get().to(console::page))
                 .route(web::head().to(console::page))
@@ -264,6 +274,7 @@ fn addresses(routes: &mut web::ServiceConfig, settings: &Settings) {
             .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
     }
     routes.default_service(web::to(ops::not_found));
+    known
 }
 
 /// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
@@ -404,4 +415,52 @@ pub(crate) fn with_sandbox(
         sandbox.cos_addr()
     );
     Ok((settings, Some(sandbox)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Pages for people are not described, and the console's file at `/` is where the PHP sample's call is.
+    fn is_page(path: &str) -> bool {
+        path.starts_with("/console/") || path == "/docs" || path.starts_with("/docs/")
+    }
+
+    #[test]
+    fn the_description_has_every_address_and_no_other() {
+        let mut known = Vec::new();
+        let settings =
+            Settings::from_layers(None, None, Default::default()).expect("the sandbox's");
+        let _app = Actix::new().configure(|routes| known = addresses(routes, &settings));
+        let served: BTreeSet<_> = known
+            .iter()
+            .filter(|(path, _)| !is_page(path))
+            .flat_map(|(path, methods)| {
+                methods.split(", ").map(|method| format!("{method} {}", path.replace(":.*", "")))
+            })
+            .collect();
+        let described: BTreeSet<_> = docs::document()
+            .paths
+            .paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let operations = [
+                    ("GET", &item.get),
+                    ("HEAD", &item.head),
+                    ("POST", &item.post),
+                    ("PUT", &item.put),
+                    ("DELETE", &item.delete),
+                    ("OPTIONS", &item.options),
+                    ("PATCH", &item.patch),
+                    ("TRACE", &item.trace),
+                ];
+                let operations =
+                    operations.into_iter().filter(|(_, operation)| operation.is_some());
+                operations.map(move |(method, _)| format!("{method} {path}"))
+            })
+            .collect();
+        assert_eq!(served, described);
+    }
 }

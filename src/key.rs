@@ -11,7 +11,7 @@ use unicode_normalization::{UnicodeNormalization, is_nfc};
 use uuid::Uuid;
 
 /// COS's limit, in bytes of UTF-8.
-const MAX_KEY: usize = 850;
+pub const MAX_KEY: usize = 850;
 /// Discouraged by the vendor in keys, and `$`.
 const REFUSED: &[char] = &['`', '^', '"', '\\', '{', '}', '[', ']', '~', '%', '#', '>', '<', '$'];
 
@@ -74,6 +74,13 @@ impl Key {
         Ok(Self(path))
     }
 
+    /// What [`Key::parse`] takes, but for its length, as a pattern (ECMA 262) for descriptions. No lookahead in it:
+    /// not everyone's patterns have that.
+    pub fn pattern() -> String {
+        let segment = segment_pattern();
+        format!("^{segment}(/{segment})*$")
+    }
+
     /// The key without `/` at either end.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -84,6 +91,18 @@ impl fmt::Display for Key {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
+}
+
+/// A folder's or file's name that is neither `.` nor `..`.
+fn segment_pattern() -> String {
+    let escaped = |character: &char| match character {
+        '\\' | '[' | ']' | '^' => format!("\\{character}"),
+        character => character.to_string(),
+    };
+    let refused: String = REFUSED.iter().map(escaped).collect();
+    let taken = |but: &str| format!(r"[^/{but}\u0000-\u001f\u007f-\u009f{refused}]");
+    let (any, first) = (taken(""), taken("."));
+    format!(r"({first}{any}*|\.{first}{any}*|\.\.{any}+)")
 }
 
 /// `upload.path_template`, checked by the settings.
@@ -155,8 +174,14 @@ impl Template {
     }
 }
 
+/// What a client's folder may be, as [`Key::pattern`] is for a key.
+pub fn folder_pattern() -> String {
+    let segment = segment_pattern();
+    format!("^/*({segment}(/{segment})*/*)?$")
+}
+
 /// The client's folder: checked like a key, slashes at its ends forgiven.
-fn folder(dir: &str) -> Result<Option<String>, KeyError> {
+pub fn folder(dir: &str) -> Result<Option<String>, KeyError> {
     match dir.trim_matches('/') {
         "" => Ok(None),
         inner => Key::parse(inner).map(|key| Some(key.0)),

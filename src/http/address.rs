@@ -9,6 +9,15 @@ use crate::key::{Key, KeyError};
 /// Where files live below the gateway's base.
 pub const FILES: &str = "/v1/files/";
 
+/// The path an address names, as the API's description has it.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description; `path` reads it")]
+pub struct PathParameter {
+    /// The object's path, percent-encoded once; its slashes may stay as they are.
+    path: Key,
+}
+
 /// What stands in a path without being encoded (RFC 3986 unreserved, and the slash).
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');

@@ -6,12 +6,15 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
+use super::address::{self, PathParameter};
+use super::docs::IdOrPath;
 use super::problem::{Code, Problem};
 use super::trace::RequestId;
-use super::{Worker, address, caller, json, links, reply};
+use super::{Worker, caller, json, links, reply};
 use crate::key::Key;
-use crate::settings::{Action, LinkAccess};
+use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
 
@@ -19,6 +22,17 @@ use crate::wechat::api::{LINK_LIFE, Wanted};
 const LONGEST_CACHED: u64 = 300;
 
 /// `GET` and `HEAD /v1/files/{path}`: 302 to a temporary address.
+#[utoipa::path(
+    method(get, head), path = "/v1/files/{path}", operation_id = "file", tag = "one file",
+    summary = "A file's stable address",
+    description = "Redirects to where the file's bytes are for now, so it may stand in an `<img src>`. (Swagger UI \
+                   follows no redirect to another host: its page may talk to the gateway only.)",
+    params(PathParameter, Signature),
+    responses((status = 302, description = "To the file's bytes", headers(
+        ("location", description = "A temporary download address"),
+        ("cache-control", description = "How long it may be kept"),
+    )))
+)]
 pub async fn redirect(
     request: HttpRequest,
     worker: web::Data<Worker>,
@@ -44,6 +58,12 @@ pub async fn redirect(
 }
 
 /// `DELETE /v1/files/{path}`: 204, also when there is no such file any more.
+#[utoipa::path(
+    delete, path = "/v1/files/{path}", operation_id = "delete_file", tag = "one file",
+    summary = "Delete a file",
+    params(PathParameter),
+    responses((status = 204, description = "It is gone, or was before"))
+)]
 pub async fn delete(
     request: HttpRequest,
     worker: web::Data<Worker>,
@@ -58,13 +78,27 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct RevertQuery {
+    /// The shape of a failure's reply.
+    #[param(value_type = ReplyProfile, required = false)]
     reply: Option<String>,
 }
 
 /// `DELETE /v1/files`: the body names the file, by its id or its path, as FilePond takes an upload back. 204, also when
 /// there is no such file any more.
+#[utoipa::path(
+    delete, path = "/v1/files", operation_id = "revert", tag = "editors",
+    summary = "Delete the file that the body names, as FilePond takes an upload back",
+    params(RevertQuery),
+    request_body(content = IdOrPath, content_type = "text/plain"),
+    responses(
+        (status = 204, description = "It is gone, or was before"),
+        (status = 200, description = "A failure in the shape of an editor that reads no other status",
+         content((serde_json::Value = "application/json"), (String = "text/plain"))),
+    )
+)]
 pub async fn revert(
     request: HttpRequest,
     payload: web::Payload,
@@ -95,13 +129,18 @@ async fn named_by_body(
     }
     let file = links::find_one(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
-    deleted.map_err(|error| Problem::of_file(&error, &file.path))
+    deleted.map_err(|error| file.problem(&error))
 }
 
 /// What a signed link says of itself.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Signature {
+    /// Of a signed link: as it stands there.
+    #[param(required = false, nullable = false)]
     expires: Option<String>,
+    /// Likewise.
+    #[param(required = false, nullable = false)]
     signature: Option<String>,
 }
 

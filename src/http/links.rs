@@ -6,14 +6,16 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::docs::Folder;
 use super::problem::{Code, Document, Problem};
 use super::trace::RequestId;
 use super::{Worker, caller, json};
 use crate::cos::form::Fields;
 use crate::guard::policy::Client;
-use crate::key::{Key, Values};
+use crate::key::{self, Key, Values};
 use crate::settings::Action;
 use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
@@ -22,78 +24,107 @@ use crate::wechat::wire::UploadLink;
 /// Files in one request.
 const MOST_FILES: usize = 1000;
 /// The longest life of a link that may be asked for, in seconds.
-const LONGEST_LIFE: u64 = 366 * 24 * 3600;
+const LONGEST_LIFE: f64 = 366.0 * 24.0 * 3600.0;
 
 /// A file as a request names it: its id (`cloud://…`) or its path, as a string or in an object.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a file is its id or its path, as a string or as {file_id, path, max_age}"
 )]
+#[schema(as = FileName)]
 pub enum Named {
+    /// An id or a path.
     Text(String),
+    /// An id, a path, or both of the same file.
     Object(NamedFile),
 }
 
-#[derive(Debug, Deserialize)]
+/// A file as an object.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedFile {
+    /// `cloud://ENV.BUCKET/PATH`
     file_id: Option<String>,
     path: Option<String>,
-    /// Seconds.
-    max_age: Option<u64>,
+    /// Life of its download link, in seconds.
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_622_400)]
+    max_age: Option<f64>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Files whose download links are asked for.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LinksRequest {
+    #[schema(min_items = 1, max_items = 1000)]
     files: Vec<Named>,
-    /// Seconds; a file's own goes before it.
-    max_age: Option<u64>,
+    /// Life of the links in seconds; a file's own goes before it.
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_622_400)]
+    max_age: Option<f64>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Files to delete.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeleteRequest {
+    #[schema(min_items = 1, max_items = 1000)]
     files: Vec<Named>,
 }
 
-#[derive(Serialize)]
+/// The files in the order they were asked for.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Files)]
 struct Reply<'a, T> {
     files: Vec<File<'a, T>>,
 }
 
 /// One file's answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct File<'a, T> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     file_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     path: Option<&'a str>,
     #[serde(flatten)]
     result: Outcome<'a, T>,
 }
 
-#[derive(Serialize)]
+/// A file's link, or why there is none.
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 enum Outcome<'a, T> {
     Done(T),
     Failed { error: Document<'a> },
 }
 
-#[derive(Serialize)]
+/// A download link.
+#[derive(Serialize, ToSchema)]
 struct Link {
+    /// Where the file's bytes are, for everyone who has it.
     url: String,
     /// RFC 3339, UTC.
+    #[schema(format = DateTime)]
     expires_at: String,
 }
 
-#[derive(Serialize)]
+/// A file that is gone.
+#[derive(Serialize, ToSchema)]
 struct Deleted {
+    /// Always `true`, also when it was gone before.
     deleted: bool,
 }
 
 /// `POST /v1/download-links`
+#[utoipa::path(
+    post, path = "/v1/download-links", operation_id = "download_links", tag = "many files",
+    summary = "Download links of up to 1000 files",
+    description = "Addresses that end: for a page, `GET /v1/files/{path}` is the stable one. A file that has no link \
+                   carries its own `error`; the others are there.",
+    request_body = LinksRequest,
+    responses((status = 200, description = "The files in the order they were asked for", body = Reply<Link>))
+)]
 pub async fn download(
     request: HttpRequest,
     payload: web::Payload,
@@ -103,17 +134,15 @@ pub async fn download(
     client.may(Action::Download)?;
     let idle = worker.shared.settings.upload.idle_timeout;
     let asked: LinksRequest = json::read(&request, payload, idle).await?;
-    let lives = asked.files.iter().map(|named| match named {
-        Named::Object(file) => life(file.max_age.or(asked.max_age)),
-        Named::Text(_) => life(asked.max_age),
-    });
-    let lives = lives.collect::<Result<Vec<_>, _>>()?;
+    let common = life(asked.max_age)?;
     let files = resolve(&worker, &client, &asked.files).await?;
-    let found = files.iter().zip(lives).filter_map(|(file, max_age)| {
-        let file_id = file.found.as_ref().ok()?.file_id.clone();
-        Some(Wanted { file_id, max_age })
-    });
-    let wanted: Vec<_> = found.collect();
+    let mut wanted = Vec::new();
+    for (file, named) in files.iter().zip(&asked.files) {
+        if let Ok(file) = &file.found {
+            let max_age = named.life()?.unwrap_or(common);
+            wanted.push(Wanted { file_id: file.file_id.clone(), max_age });
+        }
+    }
     let links = worker.wechat.download_links(worker.wechat.env(), &wanted, false).await;
     answer(&request, &files, links, |link| Link {
         url: link.url,
@@ -122,6 +151,13 @@ pub async fn download(
 }
 
 /// `POST /v1/delete`
+#[utoipa::path(
+    post, path = "/v1/delete", operation_id = "delete_files", tag = "many files",
+    summary = "Delete up to 1000 files",
+    description = "A file that is gone already counts as deleted. One that cannot be deleted carries its own `error`.",
+    request_body = DeleteRequest,
+    responses((status = 200, description = "The files in the order they were named", body = Reply<Deleted>))
+)]
 pub async fn delete(
     request: HttpRequest,
     payload: web::Payload,
@@ -143,11 +179,25 @@ pub async fn delete(
     answer(&request, &files, deleted.collect(), |()| Deleted { deleted: true })
 }
 
-/// How long a link shall live.
-fn life(seconds: Option<u64>) -> Result<Duration, Problem> {
+impl Named {
+    /// How long its link shall live, where that is said.
+    fn life(&self) -> Result<Option<Duration>, Problem> {
+        match self {
+            Self::Object(NamedFile { max_age: Some(seconds), .. }) => {
+                life(Some(*seconds)).map(Some)
+            }
+            Self::Object(_) | Self::Text(_) => Ok(None),
+        }
+    }
+}
+
+/// How long a link shall live. A whole number, which not every language writes without a point.
+fn life(seconds: Option<f64>) -> Result<Duration, Problem> {
     match seconds {
         None => Ok(LINK_LIFE),
-        Some(seconds) if (1..=LONGEST_LIFE).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(seconds) if seconds.fract() == 0.0 && (1.0..=LONGEST_LIFE).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
         Some(_) => {
             let detail = format!("max_age is a number of seconds from 1 to {LONGEST_LIFE}");
             Err(Problem::new(Code::InvalidRequest, detail))
@@ -163,6 +213,15 @@ struct Resolved {
 pub(super) struct Found {
     pub file_id: String,
     pub path: String,
+    id_given: bool,
+}
+
+impl Found {
+    /// What to tell of it when its call failed.
+    pub fn problem(&self, error: &FileError) -> Problem {
+        let problem = Problem::of_file(error, &self.path);
+        if self.id_given { problem.of_given_id() } else { problem }
+    }
 }
 
 /// A name that leads to no file; as it was given.
@@ -187,6 +246,8 @@ async fn resolve(
     }
     let mut resolved = Vec::with_capacity(files.len());
     for named in files {
+        // A request is right or wrong, whatever becomes of its files.
+        named.life()?;
         let (file_id, path) = match named {
             Named::Text(text) => id_or_path(text),
             Named::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
@@ -255,6 +316,7 @@ async fn find(
         (Some(path), _) => path,
         (None, Some(key)) => key.as_str(),
     };
+    let id_given = file_id.is_some();
     let file_id = match file_id {
         Some(file_id) => {
             confine(worker, client, file_id, path).await?;
@@ -269,7 +331,7 @@ async fn find(
             })?
         }
     };
-    Ok(Found { file_id, path: path.to_owned() })
+    Ok(Found { file_id, path: path.to_owned(), id_given })
 }
 
 /// Who is kept to a folder is kept to our environment's, too.
@@ -325,7 +387,7 @@ fn answer<T, U: Serialize>(
             Err(unresolved) => Err(unresolved.problem.clone()),
             Ok(found) => match results.next() {
                 Some(Ok(value)) => Ok(done(value)),
-                Some(Err(error)) => Err(Problem::of_file(&error, &found.path)),
+                Some(Err(error)) => Err(found.problem(&error)),
                 None => Err(Problem::new(Code::Internal, "an answer is missing")),
             },
         })
@@ -348,34 +410,53 @@ fn answer<T, U: Serialize>(
     Ok(HttpResponse::Ok().json(Reply { files: replies.collect() }))
 }
 
-#[derive(Debug, Deserialize)]
+/// A file that its client will post to COS itself.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct UploadRequest {
     /// The object's path; without it, the template's.
+    #[schema(value_type = Option<Key>)]
     path: Option<String>,
-    /// For the template: the file's name and the folder.
+    /// For the template: the file's name,
     name: Option<String>,
+    /// and the folder.
+    #[schema(value_type = Option<Folder>)]
     dir: Option<String>,
     /// The object's type; without it, the one its name tells.
     content_type: Option<String>,
 }
 
 /// What a client needs to post a file to COS itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UploadLink)]
 struct UploadReply<'a> {
+    /// Where the form goes.
     url: &'a str,
+    /// `POST`
     method: &'static str,
     /// Name and value, in the order COS wants them; then the file.
+    #[schema(value_type = Vec<[String; 2]>)]
     fields: Vec<(&'static str, &'a str)>,
+    /// The name of the file's part.
     file_field: &'static str,
+    /// The file's id once it is stored.
     file_id: &'a str,
     path: &'a str,
     /// RFC 3339, UTC; absent where the signature does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
 }
 
 /// `POST /v1/upload-links`
+#[utoipa::path(
+    post, path = "/v1/upload-links", operation_id = "upload_link", tag = "links to COS",
+    summary = "What a client needs to post one file to COS itself",
+    description = "Post `multipart/form-data` to `url`: `fields` in their order, then the file as `file_field`, then \
+                   nothing more. The file is stored when COS answers 204 (or 200).",
+    request_body = UploadRequest,
+    responses((status = 200, description = "The form's address and fields", body = UploadReply))
+)]
 pub async fn upload(
     request: HttpRequest,
     payload: web::Payload,
@@ -386,6 +467,8 @@ pub async fn upload(
     let settings = &worker.shared.settings;
     let asked: UploadRequest = json::read(&request, payload, settings.upload.idle_timeout).await?;
     let name = asked.name.as_deref().unwrap_or_default();
+    // Also where a path makes it idle.
+    asked.dir.as_deref().map(key::folder).transpose()?;
     let key = match asked.path.as_deref().or(client.path.as_ref().map(Key::as_str)) {
         Some(path) => client.own_key(path)?,
         None => {

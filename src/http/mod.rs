@@ -4,6 +4,7 @@ pub mod address;
 pub mod caller;
 pub mod console;
 pub mod demand;
+pub mod docs;
 pub mod drain;
 pub mod files;
 mod json;

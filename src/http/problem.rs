@@ -7,6 +7,7 @@ use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cos::CosError;
 use crate::guard::auth::AuthError;
@@ -19,13 +20,13 @@ use crate::key::KeyError;
 use crate::wechat::credential::Mode;
 use crate::wechat::{FileError, WechatError, advice};
 
-/// WeChat does not take a path.
+/// WeChat does not take a path or a file id.
 const INVALID_PATH: i64 = -501007;
 /// WeChat's quota of a call is used up for the day.
 const QUOTA: i64 = 45009;
 
 macro_rules! codes {
-    ($($variant:ident = $name:literal $status:literal $title:literal;)+) => {
+    ($($variant:ident = $name:literal $status:literal $title:literal, $remedy:literal;)+) => {
         /// A stable name for one kind of failure; clients and metrics go by it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code { $($variant),+ }
@@ -49,47 +50,88 @@ macro_rules! codes {
             pub fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title),+ }
             }
+
+            /// What to do about it, in Markdown; an occurrence's own `detail` is more exact.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy),+ }
+            }
         }
     };
 }
 
 codes! {
-    MalformedForm = "malformed_form" 400 "The form cannot be read";
-    NoFile = "no_file" 400 "The form has no file";
-    FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it";
-    FileNotLast = "file_not_last" 400 "Something follows a file of unknown length";
-    TruncatedBody = "truncated_body" 400 "The request ended before it was complete";
-    LengthMismatch = "length_mismatch" 400 "The file is not as long as was announced";
-    InvalidPath = "invalid_path" 400 "The path cannot be used";
-    InvalidRequest = "invalid_request" 400 "The request cannot be understood";
-    Unauthenticated = "unauthenticated" 401 "A valid key is needed";
-    NotAllowed = "not_allowed" 403 "The key does not allow this";
-    PathNotAllowed = "path_not_allowed" 403 "The key does not allow this path";
-    OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed";
-    FileNotFound = "file_not_found" 404 "There is no such file";
-    NotFound = "not_found" 404 "There is no such address";
-    MethodNotAllowed = "method_not_allowed" 405 "The address does not take this method";
-    ClientStalled = "client_stalled" 408 "The sender fell silent";
-    LengthRequired = "length_required" 411 "The file's length cannot be known";
-    FileTooLarge = "file_too_large" 413 "The file is too large";
-    TooManyFiles = "too_many_files" 413 "Too many files";
-    FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large";
-    NotMultipart = "not_multipart" 415 "The request is not multipart/form-data";
-    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not taken";
-    EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken";
-    RateLimited = "rate_limited" 429 "Too many requests";
-    Internal = "internal" 500 "The gateway failed";
-    WechatRefused = "wechat_refused" 502 "WeChat refused";
-    WechatUnreachable = "wechat_unreachable" 502 "WeChat gave no usable answer";
-    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used";
-    CosRefused = "cos_refused" 502 "COS refused the file";
-    CosUnreachable = "cos_unreachable" 502 "COS gave no verdict";
-    IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent";
-    Overloaded = "overloaded" 503 "Too much is going on";
-    CredentialUnavailable = "credential_unavailable" 503 "No access token can be had";
-    CosBusy = "cos_busy" 503 "COS is busy";
-    WechatTimeout = "wechat_timeout" 504 "WeChat took too long";
-    CosTimeout = "cos_timeout" 504 "COS took too long";
+    MalformedForm = "malformed_form" 400 "The form cannot be read",
+        "Build the form with a library (`FormData`, `curl -F`) and let it set the Content-Type with its boundary.";
+    NoFile = "no_file" 400 "The form has no file",
+        "Send a part that has a file name or is called `file`; an empty file input is no file.";
+    FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it",
+        "Append `path` and `dir` to the form before the file, or put them into the address.";
+    FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
+        "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`.";
+    TruncatedBody = "truncated_body" 400 "The request ended before it was complete",
+        "Send it again; nothing was stored. If it recurs, look for a proxy that cuts requests short.";
+    LengthMismatch = "length_mismatch" 400 "The file is not as long as was announced",
+        "Announce the length that is really sent; a file that changes while it is read must be sent again.";
+    InvalidPath = "invalid_path" 400 "The path cannot be used",
+        "Use a path without empty, `.` or `..` folders and special characters; a file id is `cloud://ENV.BUCKET/PATH`.";
+    InvalidRequest = "invalid_request" 400 "The request cannot be understood",
+        "Correct what `detail` names; the request's shape is in the API's description.";
+    Unauthenticated = "unauthenticated" 401 "A valid key is needed",
+        "Send `Authorization: Bearer …` with a key of `auth.keys` or a ticket that has not ended, or `?ticket=…`.";
+    NotAllowed = "not_allowed" 403 "The key does not allow this",
+        "Use a key that may do this, or add the action to the key's `can`.";
+    PathNotAllowed = "path_not_allowed" 403 "The key does not allow this path",
+        "Stay under the `prefix` of the key or ticket; name paths only where `client_paths` allows it.";
+    OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed",
+        "Add the page's origin to `cors.origins`, exactly as the browser sends it.";
+    FileNotFound = "file_not_found" 404 "There is no such file",
+        "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and sent again.";
+    NotFound = "not_found" 404 "There is no such address",
+        "Check the address; behind a proxy, the path that it passes on.";
+    MethodNotAllowed = "method_not_allowed" 405 "The address does not take this method",
+        "Use a method that the reply's `Allow` names.";
+    ClientStalled = "client_stalled" 408 "The sender fell silent",
+        "Send it again over a better connection, or raise `upload.idle_timeout`.";
+    LengthRequired = "length_required" 411 "The file's length cannot be known",
+        "Send a Content-Length with the request or with the file's part; chunked files may be as long as `upload.hold_limit`.";
+    FileTooLarge = "file_too_large" 413 "The file is too large",
+        "Send a smaller file, or raise `upload.max_file_size`.";
+    TooManyFiles = "too_many_files" 413 "Too many files",
+        "Send several requests, or raise `upload.max_files`; a list names at most 1000 files.";
+    FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large",
+        "Send fewer and shorter fields; a JSON request is at most 4 MiB long.";
+    NotMultipart = "not_multipart" 415 "The request is not multipart/form-data",
+        "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
+    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not taken",
+        "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
+    EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken",
+        "Send the request without a Content-Encoding.";
+    RateLimited = "rate_limited" 429 "Too many requests",
+        "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
+    Internal = "internal" 500 "The gateway failed",
+        "Look for the `request_id` in the gateway's log and report it.";
+    WechatRefused = "wechat_refused" 502 "WeChat refused",
+        "`detail` says what to change, and where; `errcode` and `rid` are what WeChat's support asks for.";
+    WechatUnreachable = "wechat_unreachable" 502 "WeChat gave no usable answer",
+        "Try again; if it persists, check `wechat.base_url` and the way from the gateway to WeChat.";
+    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used",
+        "Add the host that `detail` names to `cos.allowed_hosts`, if it is Tencent's.";
+    CosRefused = "cos_refused" 502 "COS refused the file",
+        "`cos_code` says why; `cos_request_id` is what Tencent Cloud's support asks for.";
+    CosUnreachable = "cos_unreachable" 502 "COS gave no verdict",
+        "Try again; what may have arrived at a generated path was deleted. If it persists, check the way to COS.";
+    IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent",
+        "Send it again; the damaged object was deleted.";
+    Overloaded = "overloaded" 503 "Too much is going on",
+        "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent` or `upload.memory_budget`, or add replicas.";
+    CredentialUnavailable = "credential_unavailable" 503 "No access token can be had",
+        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials.";
+    CosBusy = "cos_busy" 503 "COS is busy",
+        "Try again after `Retry-After`.";
+    WechatTimeout = "wechat_timeout" 504 "WeChat took too long",
+        "Try again; if it recurs, raise `wechat.timeout`.";
+    CosTimeout = "cos_timeout" 504 "COS took too long",
+        "Try again; if it recurs, raise `cos.write_timeout` or `cos.reply_timeout`.";
 }
 
 /// A failure as its client is told of it.
@@ -105,31 +147,45 @@ pub struct Problem {
 }
 
 /// What support at WeChat or COS will ask for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Upstream {
     /// WeChat's error code.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub errcode: Option<i64>,
     /// WeChat's request id.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub rid: Option<String>,
+    /// COS's error code.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub cos_code: Option<String>,
+    /// COS's request id.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub cos_request_id: Option<String>,
 }
 
-/// The document's members (RFC 9457 3.1 and ours).
-#[derive(Serialize)]
+/// A failure, as RFC 9457 has it, with members of ours.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub struct Document<'a> {
+    /// `urn:tcb-upload-gateway:problem:` and the code.
     #[serde(rename = "type")]
     kind: String,
+    /// What the code means.
     title: &'static str,
+    /// The HTTP status it is answered with.
     status: u16,
+    #[schema(value_type = Code)]
     code: &'static str,
+    /// What happened and what to do, for the person who can do it.
     detail: &'a str,
+    /// As in the header `X-Request-Id` and in the gateway's log.
     request_id: &'a str,
     #[serde(flatten)]
+    #[schema(value_type = Upstream)]
     upstream: Option<&'a Upstream>,
 }
 
@@ -143,6 +199,14 @@ impl Problem {
     pub fn about(mut self, path: &str) -> Self {
         if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
             self.detail.push_str(&format!("; the path is `{path}`"));
+        }
+        self
+    }
+
+    /// Of a file whose id the caller gave: an id that WeChat does not take is then the caller's mistake, not ours.
+    pub fn of_given_id(mut self) -> Self {
+        if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
+            self.code = Code::InvalidPath;
         }
         self
     }

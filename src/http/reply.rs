@@ -6,6 +6,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::problem::{Code, Document, Problem};
 use crate::cos::verdict::Receipt;
@@ -77,20 +78,26 @@ pub struct Stored {
 }
 
 /// `url` and `location` are the first file's, so that editors which look for one of them work as they are.
-#[derive(Serialize)]
-struct Reply<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Upload)]
+pub struct Reply<'a> {
     /// In words, for clients that look here (`dropzone`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     url: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     location: Option<&'a str>,
     files: Vec<File<'a>>,
 }
 
-#[derive(Serialize)]
+/// A file's end.
+#[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = UploadedFile)]
 enum File<'a> {
     Stored {
         file_id: &'a str,
@@ -99,14 +106,17 @@ enum File<'a> {
         /// Bytes.
         size: u64,
         content_type: &'a str,
-        /// Decimal, as COS writes it; a string, because JavaScript's numbers cannot hold it.
+        /// CRC-64/XZ of the file; decimal, as COS writes it; a string, because JavaScript's numbers cannot hold it.
         crc64: String,
+        /// Whether COS named the CRC-64 of what it stored, and it is this one.
         verified: bool,
+        /// The file's stable address.
         url: &'a str,
     },
     Failed {
         name: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
         path: Option<&'a str>,
         error: Document<'a>,
     },

@@ -3,6 +3,8 @@
 //! Requests, replies and error codes are WeChat's, always under HTTP 200; the token is the gateway's own affair. Where
 //! WeChat takes `access_token` (or `cloudbase_access_token`), a key of the gateway's is taken.
 
+mod shapes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +12,12 @@ use actix_web::guard::GuardContext;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use self::shapes::{
+    Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
+    DeletedFile, Failed, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
+};
 use super::caller::{self, Refused};
 use super::links::{Lost, confine, path_of};
 use super::problem::{Code, Problem};
@@ -23,6 +28,9 @@ use crate::guard::ticket::TicketError;
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::api::{LINK_LIFE, Wanted};
 use crate::wechat::{FileError, WechatError};
+
+/// `errmsg` where nothing is wrong.
+const OK: &str = "ok";
 
 /// What WeChat answers to a call that fails.
 struct Refusal {
@@ -46,8 +54,8 @@ impl Refusal {
     }
 
     fn reply(self) -> HttpResponse {
-        let reply = json!({ "errcode": self.errcode, "errmsg": self.errmsg });
-        let mut reply = HttpResponse::Ok().json(reply);
+        let refused = Failed { errcode: self.errcode, errmsg: self.errmsg };
+        let mut reply = HttpResponse::Ok().json(refused);
         if let Some(problem) = self.problem {
             reply.extensions_mut().insert(problem);
         }
@@ -111,6 +119,12 @@ impl From<Refused> for Refusal {
 }
 
 /// `/tcb/uploadfile`
+#[utoipa::path(
+    post, path = "/tcb/uploadfile", operation_id = "tcb_uploadfile", tag = "WeChat's own API",
+    summary = "An upload link",
+    request_body = UploadFileRequest,
+    responses((status = 200, description = "The link, or WeChat's error", body = Answer<UploadFileReply>))
+)]
 pub async fn upload_file(
     request: HttpRequest,
     payload: web::Payload,
@@ -120,6 +134,12 @@ pub async fn upload_file(
 }
 
 /// `/tcb/batchdownloadfile`
+#[utoipa::path(
+    post, path = "/tcb/batchdownloadfile", operation_id = "tcb_batchdownloadfile", tag = "WeChat's own API",
+    summary = "Download links of up to 1000 files (WeChat itself takes 50)",
+    request_body = BatchDownloadRequest,
+    responses((status = 200, description = "The links, or WeChat's error", body = Answer<BatchDownloadReply>))
+)]
 pub async fn batch_download_file(
     request: HttpRequest,
     payload: web::Payload,
@@ -129,6 +149,12 @@ pub async fn batch_download_file(
 }
 
 /// `/tcb/batchdeletefile`
+#[utoipa::path(
+    post, path = "/tcb/batchdeletefile", operation_id = "tcb_batchdeletefile", tag = "WeChat's own API",
+    summary = "Delete up to 1000 files (WeChat itself takes 50)",
+    request_body = BatchDeleteRequest,
+    responses((status = 200, description = "Each file's status, or WeChat's error", body = Answer<BatchDeleteReply>))
+)]
 pub async fn batch_delete_file(
     request: HttpRequest,
     payload: web::Payload,
@@ -139,6 +165,12 @@ pub async fn batch_delete_file(
 
 /// `GET /cgi-bin/token`: the SDKs ask there for what they send with each call. The key that the gateway knows them by
 /// stands in their settings as the app's secret, and is the token.
+#[utoipa::path(
+    get, path = "/cgi-bin/token", operation_id = "cgi_token", tag = "WeChat's own API",
+    summary = "What SDKs ask for before they call: the gateway's key is `secret`, and is the token",
+    params(TokenRequest),
+    responses((status = 200, description = "The key again, or WeChat's error", body = Answer<TokenReply>))
+)]
 pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
     if request.method() != Method::GET {
         return Refusal::new(43001, "require GET method").reply();
@@ -148,6 +180,12 @@ pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpRespo
 }
 
 /// `POST /cgi-bin/stable_token`: likewise.
+#[utoipa::path(
+    post, path = "/cgi-bin/stable_token", operation_id = "cgi_stable_token", tag = "WeChat's own API",
+    summary = "The same, as newer SDKs ask for it",
+    request_body = TokenRequest,
+    responses((status = 200, description = "The key again, or WeChat's error", body = Answer<TokenReply>))
+)]
 pub async fn stable_token(
     request: HttpRequest,
     payload: web::Payload,
@@ -186,7 +224,9 @@ fn grant(
         return refused(41004, "appsecret missing");
     };
     match caller::holds(request, worker, &key) {
-        Ok(()) => HttpResponse::Ok().json(json!({ "access_token": key, "expires_in": TOKEN_LIFE })),
+        Ok(()) => {
+            HttpResponse::Ok().json(TokenReply { access_token: &key, expires_in: TOKEN_LIFE })
+        }
         Err(Refused::Auth(error)) => {
             let problem = Some(error.into());
             Refusal { errcode: 40125, errmsg: "invalid appsecret".to_owned(), problem }.reply()
@@ -202,6 +242,15 @@ const TOKEN_LIFE: u32 = 7200;
 const SAMPLE_LIFE: Duration = Duration::from_secs(86_400);
 
 /// `GET /?cloudid=FILEID`: what the vendor's PHP sample does.
+#[utoipa::path(
+    get, path = "/", operation_id = "sample", tag = "WeChat's own API",
+    summary = "A file's download link, as the vendor's PHP sample gives it",
+    params(("cloudid" = String, Query, description = "The file's id")),
+    responses((status = 200, description = "The link, or WeChat's error; a page when `cloudid` is empty", content(
+        (Answer<BatchDownloadReply> = "application/json"),
+        (String = "text/html"),
+    )))
+)]
 pub async fn sample(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
     sample_link(&request, &worker).await.unwrap_or_else(Refusal::reply)
 }
@@ -247,24 +296,13 @@ async fn upload_link(
     worker.wechat.forget_link(&link.file_id).await;
     Ok(HttpResponse::Ok().json(UploadFileReply {
         errcode: 0,
-        errmsg: "ok",
+        errmsg: OK,
         url: &link.url,
         token: link.token.expose_secret(),
         authorization: link.authorization.expose_secret(),
         file_id: &link.file_id,
         cos_file_id: link.cos_file_id.expose_secret(),
     }))
-}
-
-#[derive(Serialize)]
-struct UploadFileReply<'a> {
-    errcode: i64,
-    errmsg: &'static str,
-    url: &'a str,
-    token: &'a str,
-    authorization: &'a str,
-    file_id: &'a str,
-    cos_file_id: &'a str,
 }
 
 async fn download_links(
@@ -306,14 +344,14 @@ async fn links_reply(
     let mut links = whole(worker.wechat.download_links(env, &admitted, true).await)?.into_iter();
     let files = files.iter().map(|(file, admitted)| {
         let link = admitted.clone().and_then(|()| links.next().unwrap_or_else(unnamed));
-        let (url, status, errmsg) = match link {
-            Ok(link) => (link.url, 0, "ok".to_owned()),
+        let (download_url, status, errmsg) = match link {
+            Ok(link) => (link.url, 0, OK.to_owned()),
             Err((status, errmsg)) => (String::new(), status, errmsg),
         };
-        json!({ "fileid": file.file_id, "download_url": url, "status": status, "errmsg": errmsg })
+        LinkedFile { fileid: &file.file_id, download_url, status, errmsg }
     });
-    let files: Vec<Value> = files.collect();
-    Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "file_list": files })))
+    let reply = BatchDownloadReply { errcode: 0, errmsg: OK, file_list: files.collect() };
+    Ok(HttpResponse::Ok().json(reply))
 }
 
 fn unnamed<T>() -> Result<T, Status> {
@@ -337,11 +375,11 @@ async fn delete_files(
     let mut deleted = whole(worker.wechat.delete(env, &admitted).await)?.into_iter();
     let files = files.iter().map(|(file_id, admitted)| {
         let result = admitted.clone().and_then(|()| deleted.next().unwrap_or_else(unnamed));
-        let (status, errmsg) = result.err().unwrap_or((0, "ok".to_owned()));
-        json!({ "fileid": file_id, "status": status, "errmsg": errmsg })
+        let (status, errmsg) = result.err().unwrap_or((0, OK.to_owned()));
+        DeletedFile { fileid: file_id, status, errmsg }
     });
-    let files: Vec<Value> = files.collect();
-    Ok(HttpResponse::Ok().json(json!({ "errcode": 0, "errmsg": "ok", "delete_list": files })))
+    let reply = BatchDeleteReply { errcode: 0, errmsg: OK, delete_list: files.collect() };
+    Ok(HttpResponse::Ok().json(reply))
 }
 
 /// Each file's own status and message. Where every call failed, the first failure is the whole's; where some of them

@@ -6,6 +6,7 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTION
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 use super::problem::{Code, Problem};
 use super::{Worker, address, ops};
@@ -22,13 +23,32 @@ const DOCUMENTS: &[&str] = &[
     ".ppt", ".pptx", ".pdf", ".txt", ".md", ".xml",
 ];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Query {
+    /// `config` for its settings; to anything else the answer is a `state` that says why not.
+    #[param(required = true, nullable = false)]
     action: Option<String>,
+    /// The function that the answer is handed to, as JSONP.
+    #[param(
+        required = false,
+        nullable = false,
+        pattern = "^[A-Za-z_$.][A-Za-z0-9_$.]*$",
+        max_length = 128
+    )]
     callback: Option<String>,
 }
 
 /// `GET /v1/files`.
+#[utoipa::path(
+    get, path = "/v1/files", operation_id = "ueditor", tag = "editors",
+    summary = "What UEditor asks before it uploads",
+    params(Query),
+    responses((status = 200, description = "The editor's settings", content(
+        (serde_json::Value = "application/json"),
+        (String = "text/javascript"),
+    )))
+)]
 pub async fn ask(
     request: HttpRequest,
     worker: web::Data<Worker>,

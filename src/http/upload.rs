@@ -8,8 +8,11 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::address::PathParameter;
+use super::docs::Folder;
 use super::problem::{Code, Problem};
 use super::repeat::{self, Repeat};
 use super::reply::{self, Outcome, Stored};
@@ -28,7 +31,7 @@ use crate::inbound::form::{FilePart, Form};
 use crate::inbound::hold::{Held, hold};
 use crate::inbound::sniff::{Look, Magic, peek};
 use crate::inbound::{InboundError, limited, raw};
-use crate::key::{Key, Values};
+use crate::key::{self, Key, Values};
 use crate::memory::Blocks;
 use crate::metrics::{InFlight, Metrics};
 use crate::settings::{self, Action, ReplyProfile};
@@ -37,15 +40,63 @@ use crate::settings::{self, Action, ReplyProfile};
 const FORM_OVERHEAD: u64 = 1024 * 1024;
 
 /// What an upload's address may say.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Query {
+    /// The object's path, where the caller may choose it and the form has one file.
+    #[param(value_type = Key, required = false)]
     path: Option<String>,
+    /// A folder for the generated path.
+    #[param(value_type = Folder, required = false)]
     dir: Option<String>,
+    /// The shape of the reply, for the editor or widget that reads it; not set: `upload.reply`.
+    #[param(value_type = ReplyProfile, required = false)]
     reply: Option<String>,
+    /// `1`: more files may follow the first, so each is held until it is complete.
     multiple: Option<String>,
 }
 
+/// The form of an upload, as its description has it; fields stand before the file.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description; `inbound::form` reads it")]
+struct UploadForm {
+    /// As in the address.
+    #[schema(required = false)]
+    dir: Folder,
+    /// As in the address.
+    #[schema(required = false)]
+    path: Key,
+    /// The file: any part that has a file name or this name. Several files are best called `files[]`.
+    #[schema(format = Binary)]
+    file: String,
+}
+
 /// `POST /v1/files`: a form with one or several files.
+#[utoipa::path(
+    post, path = "/v1/files", operation_id = "upload", tag = "upload",
+    summary = "Upload the files of a form",
+    description = "Streamed into COS while it arrives. Of several files each is tried: the status is then the first \
+                   failure's, and the reply names every file.",
+    params(
+        Query,
+        ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
+         description = "An upload that is sent again under the same key gets the reply of the first"),
+    ),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "Stored", content(
+            (reply::Reply = "application/json"),
+            (String = "text/plain"),
+        ), headers(
+            ("location", description = "The file's stable address, when it was one file"),
+        ), links(
+            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+        )),
+        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+         content((serde_json::Value = "application/json"), (String = "text/plain"))),
+    )
+)]
 pub async fn form(
     request: HttpRequest,
     payload: web::Payload,
@@ -59,6 +110,31 @@ pub async fn form(
 }
 
 /// `PUT /v1/files/{path}`: the body is the file.
+#[utoipa::path(
+    put, path = "/v1/files/{path}", operation_id = "upload_raw", tag = "upload",
+    summary = "Upload one file to a path",
+    description = "The body is the file. Its type is the request's Content-Type, or what the path's extension tells.",
+    params(
+        PathParameter,
+        ("reply" = Option<ReplyProfile>, Query, description = "The shape of the reply; not set: `upload.reply`"),
+        ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
+         description = "An upload that is sent again under the same key gets the reply of the first"),
+    ),
+    request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Stored", content(
+            (reply::Reply = "application/json"),
+            (String = "text/plain"),
+        ), headers(
+            ("location", description = "The file's stable address"),
+        ), links(
+            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+        )),
+        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+         content((serde_json::Value = "application/json"), (String = "text/plain"))),
+    )
+)]
 pub async fn raw(
     request: HttpRequest,
     payload: web::Payload,
@@ -434,6 +510,9 @@ impl<'a> Upload<'a> {
     /// The object's key: the path the client names, for one file only, otherwise the template's.
     fn path(&self, form: &Form, name: &str, first: bool, index: usize) -> Result<Path, Problem> {
         let fields = form.fields();
+        let dir = one_of("dir", &self.query.dir, &fields.dir)?;
+        // Also where a path makes it idle.
+        dir.map(key::folder).transpose()?;
         let named = one_of("path", &self.query.path, &fields.path)?;
         if let Some(path) = named.or(self.client.path.as_ref().map(Key::as_str)) {
             if !first {
@@ -445,7 +524,7 @@ impl<'a> Upload<'a> {
         }
         let values = Values {
             client: &self.client.name,
-            dir: one_of("dir", &self.query.dir, &fields.dir)?,
+            dir,
             name,
             now: Timestamp::now(),
             uuid: self.turn.as_ref().map_or_else(Uuid::now_v7, |turn| turn.uuid(index)),

@@ -4,6 +4,8 @@ mod access;
 mod cli;
 mod clients;
 mod credentials;
+mod deploy;
+mod description;
 mod documents;
 mod faults;
 mod harness;

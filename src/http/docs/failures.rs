@@ -1,0 +1,119 @@
+//! What can go wrong in each call; what a code means and what to do about it is `problem.rs`'s.
+
+use utoipa::Modify;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{OpenApi, Ref};
+
+use super::operations;
+use crate::http::problem::Code;
+
+/// Any request.
+const ANY: &[Code] = &[Code::OriginNotAllowed, Code::Internal];
+/// A call that not everyone may make, and nobody without end.
+const CALLER: &[Code] =
+    &[Code::Unauthenticated, Code::NotAllowed, Code::InvalidRequest, Code::RateLimited];
+/// A path that the caller names.
+const PATH: &[Code] = &[Code::InvalidPath, Code::PathNotAllowed];
+/// A body.
+const BODY: &[Code] = &[
+    Code::InvalidRequest,
+    Code::TruncatedBody,
+    Code::ClientStalled,
+    Code::FieldsTooLarge,
+    Code::EncodingNotSupported,
+];
+/// A call to WeChat.
+const WECHAT: &[Code] = &[
+    Code::WechatRefused,
+    Code::WechatUnreachable,
+    Code::CredentialUnavailable,
+    Code::WechatTimeout,
+];
+/// A file on its way to COS.
+const UPLOAD: &[Code] = &[
+    Code::LengthMismatch,
+    Code::LengthRequired,
+    Code::FileTooLarge,
+    Code::TypeNotAllowed,
+    Code::Overloaded,
+    Code::LinkNotAllowed,
+    Code::CosRefused,
+    Code::CosUnreachable,
+    Code::IntegrityMismatch,
+    Code::CosBusy,
+    Code::CosTimeout,
+];
+/// A form.
+const FORM: &[Code] = &[
+    Code::MalformedForm,
+    Code::NoFile,
+    Code::FieldAfterFile,
+    Code::FileNotLast,
+    Code::TooManyFiles,
+    Code::NotMultipart,
+];
+
+/// What can go wrong in a call, by its operation's id.
+pub fn failures(id: &str) -> Vec<Code> {
+    let groups: &[&[Code]] = match id {
+        "upload" => &[CALLER, PATH, BODY, FORM, UPLOAD, WECHAT],
+        "upload_raw" => &[CALLER, PATH, BODY, UPLOAD, WECHAT],
+        "file" | "file_head" => &[CALLER, PATH, &[Code::FileNotFound], WECHAT],
+        "revert" => &[CALLER, PATH, BODY, WECHAT],
+        "ueditor" => &[&[Code::InvalidRequest, Code::MethodNotAllowed]],
+        "delete_file" => &[CALLER, PATH, WECHAT],
+        "download_links" | "delete_files" => &[CALLER, BODY, &[Code::TooManyFiles], WECHAT],
+        "upload_link" => &[CALLER, PATH, BODY, &[Code::LinkNotAllowed], WECHAT],
+        // Without the parameter, and without the console, there is nothing.
+        "sample" => &[&[Code::NotFound]],
+        "ready" | "ready_head" => &[WECHAT],
+        _ => &[],
+    };
+    let named: Vec<_> = groups.iter().copied().chain([ANY]).flatten().copied().collect();
+    Code::ALL.iter().copied().filter(|code| named.contains(code)).collect()
+}
+
+/// The failures of each call, by status.
+pub struct Failures;
+
+impl Modify for Failures {
+    fn modify(&self, openapi: &mut OpenApi) {
+        for operation in operations(openapi) {
+            let id = operation.operation_id.clone().unwrap_or_default();
+            let codes = failures(&id);
+            let takes_profile = ["upload", "upload_raw", "revert"].contains(&id.as_str());
+            for code in &codes {
+                let status = code.status().as_u16();
+                let alike = codes.iter().filter(|other| other.status().as_u16() == status);
+                let texts: Vec<_> = alike.map(|code| explained(*code)).collect();
+                let mut response = ResponseBuilder::new().description(texts.join("\n"));
+                if !id.ends_with("_head") {
+                    let document = Ref::from_schema_name("Problem");
+                    let document = ContentBuilder::new().schema(Some(document)).build();
+                    response = response.content("application/problem+json", document);
+                    if takes_profile {
+                        // An editor's own shape; or several files, of which some failed.
+                        for kind in ["application/json", "text/plain"] {
+                            response = response.content(kind, ContentBuilder::new().build());
+                        }
+                    }
+                }
+                if matches!(status, 429 | 503) {
+                    let seconds = ObjectBuilder::new().schema_type(Type::Integer);
+                    let header =
+                        HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds"));
+                    response = response.header("retry-after", header.build());
+                }
+                operation.responses.responses.insert(status.to_string(), response.build().into());
+            }
+        }
+    }
+}
+
+/// A code's line in a list.
+pub fn explained(code: Code) -> String {
+    format!("- `{}`: {}. {}", code.name(), code.title(), code.remedy())
+}

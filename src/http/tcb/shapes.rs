@@ -1,0 +1,133 @@
+//! Requests and replies of `/tcb/*`, and of the token calls that come before, as WeChat's documents have them.
+//!
+//! The requests are descriptions only: what is wrong with one is told field by field, in WeChat's codes, so it is read
+//! as the JSON it is.
+
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+/// A reply, or WeChat's error; always under HTTP 200.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a description; each arm is answered by itself")]
+pub enum Answer<T> {
+    Done(T),
+    Failed(Failed),
+}
+
+/// A call that failed as a whole.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Failed {
+    /// WeChat's error code, or its nearest for what the gateway refuses.
+    pub errcode: i64,
+    pub errmsg: String,
+}
+
+#[derive(ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "a description")]
+pub struct TokenRequest {
+    /// `client_credential`
+    grant_type: String,
+    /// Any.
+    appid: String,
+    /// A key of the gateway's.
+    secret: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct TokenReply<'a> {
+    pub access_token: &'a str,
+    /// Seconds.
+    pub expires_in: u32,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description")]
+pub struct UploadFileRequest {
+    /// The cloud environment; the gateway's own when it is missing.
+    env: Option<String>,
+    /// The object's path.
+    #[schema(min_length = 1)]
+    path: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct UploadFileReply<'a> {
+    /// 0
+    pub errcode: i64,
+    pub errmsg: &'static str,
+    /// Where the form goes.
+    pub url: &'a str,
+    /// The form's `x-cos-security-token`.
+    pub token: &'a str,
+    /// The form's `Signature`.
+    pub authorization: &'a str,
+    /// The file's id once it is stored.
+    pub file_id: &'a str,
+    /// The form's `x-cos-meta-fileid`.
+    pub cos_file_id: &'a str,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description")]
+pub struct BatchDownloadRequest {
+    /// The cloud environment; the gateway's own when it is missing.
+    env: Option<String>,
+    #[schema(min_items = 1, max_items = 1000)]
+    file_list: Vec<WantedFile>,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description")]
+pub struct WantedFile {
+    #[schema(min_length = 1)]
+    fileid: String,
+    /// Life of the link in seconds.
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32)]
+    max_age: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct BatchDownloadReply<'a> {
+    /// 0
+    pub errcode: i64,
+    pub errmsg: &'static str,
+    pub file_list: Vec<LinkedFile<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct LinkedFile<'a> {
+    pub fileid: &'a str,
+    /// Empty where there is none.
+    pub download_url: String,
+    /// 0, or the file's own error code.
+    pub status: i64,
+    pub errmsg: String,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description")]
+pub struct BatchDeleteRequest {
+    /// The cloud environment; the gateway's own when it is missing.
+    env: Option<String>,
+    #[schema(min_items = 1, max_items = 1000)]
+    fileid_list: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct BatchDeleteReply<'a> {
+    /// 0
+    pub errcode: i64,
+    pub errmsg: &'static str,
+    pub delete_list: Vec<DeletedFile<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct DeletedFile<'a> {
+    pub fileid: &'a str,
+    /// 0, or the file's own error code.
+    pub status: i64,
+    pub errmsg: String,
+}

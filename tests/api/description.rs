@@ -1,0 +1,443 @@
+//! The API's description: that it says what the gateway does, and that its pages need nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use tcb_upload_gateway::http::problem::Code;
+use tempfile::TempDir;
+
+use crate::harness::{Client, Form, Gateway, Reply, Setup};
+
+const KEY: &str = "key-for-the-description";
+
+/// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
+const CODES: [(&str, u16); 36] = [
+    ("malformed_form", 400),
+    ("no_file", 400),
+    ("field_after_file", 400),
+    ("file_not_last", 400),
+    ("truncated_body", 400),
+    ("length_mismatch", 400),
+    ("invalid_path", 400),
+    ("invalid_request", 400),
+    ("unauthenticated", 401),
+    ("not_allowed", 403),
+    ("path_not_allowed", 403),
+    ("origin_not_allowed", 403),
+    ("file_not_found", 404),
+    ("not_found", 404),
+    ("method_not_allowed", 405),
+    ("client_stalled", 408),
+    ("length_required", 411),
+    ("file_too_large", 413),
+    ("too_many_files", 413),
+    ("fields_too_large", 413),
+    ("not_multipart", 415),
+    ("type_not_allowed", 415),
+    ("encoding_not_supported", 415),
+    ("rate_limited", 429),
+    ("internal", 500),
+    ("wechat_refused", 502),
+    ("wechat_unreachable", 502),
+    ("link_not_allowed", 502),
+    ("cos_refused", 502),
+    ("cos_unreachable", 502),
+    ("integrity_mismatch", 502),
+    ("overloaded", 503),
+    ("credential_unavailable", 503),
+    ("cos_busy", 503),
+    ("wechat_timeout", 504),
+    ("cos_timeout", 504),
+];
+
+/// The examples' calls in an order in which they work: a file is there before it is asked for, and goes last.
+const ORDER: [&str; 25] = [
+    "upload_raw",
+    "upload",
+    "upload_link",
+    "file",
+    "file_head",
+    "download_links",
+    "tcb_uploadfile",
+    "tcb_batchdownloadfile",
+    "sample",
+    "delete_files",
+    "upload_raw",
+    "tcb_batchdeletefile",
+    "upload_raw",
+    "delete_file",
+    "upload_raw",
+    "revert",
+    "ueditor",
+    "cgi_token",
+    "cgi_stable_token",
+    "health",
+    "health_head",
+    "ready",
+    "ready_head",
+    "metrics",
+    "description",
+];
+
+/// A gateway in its sandbox, as whoever reads the description runs it.
+struct Sandbox {
+    gateway: Gateway,
+    _data: TempDir,
+}
+
+impl Sandbox {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let objects = data.path().join("objects").display().to_string();
+        let own = [("GATEWAY__SERVER__BIND", "127.0.0.1:0"), ("GATEWAY__SANDBOX__DATA", &objects)];
+        let all = own.iter().chain(settings);
+        let variables: BTreeMap<_, _> =
+            all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { gateway: Gateway::start(&[], &variables, data.path()), _data: data }
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.call("GET", path, &[], b"")
+    }
+
+    fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        call(&self.gateway, method, path, headers, body)
+    }
+
+    fn description(&self) -> Value {
+        let reply = self.get("/openapi.json");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
+        reply.json()
+    }
+}
+
+fn call(
+    gateway: &Gateway,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
+    let mut client = Client::connect(gateway.address);
+    client.send_request(method, path, headers, body);
+    if method == "HEAD" {
+        let (status, headers) = client.reply_head().expect("a reply");
+        return Reply { status, headers, body: Vec::new() };
+    }
+    client.reply()
+}
+
+/// One call of the description.
+struct Operation<'a> {
+    path: &'a str,
+    method: String,
+    id: &'a str,
+    value: &'a Value,
+}
+
+fn operations(description: &Value) -> Vec<Operation<'_>> {
+    let paths = description["paths"].as_object().expect("paths");
+    let calls = paths.iter().flat_map(|(path, item)| {
+        let methods = item.as_object().expect("methods").iter();
+        methods.map(move |(method, value)| Operation {
+            path,
+            method: method.to_uppercase(),
+            id: value["operationId"].as_str().expect("an id"),
+            value,
+        })
+    });
+    calls.collect()
+}
+
+#[test]
+fn every_code_is_pinned_described_and_explained_in_the_readme() {
+    let codes: Vec<_> =
+        Code::ALL.iter().map(|code| (code.name(), code.status().as_u16())).collect();
+    assert_eq!(codes, CODES);
+
+    let description = Sandbox::start(&[]).description();
+    let described = description["components"]["schemas"]["Code"]["enum"].as_array();
+    let names = Code::ALL.iter().map(|code| Value::from(code.name()));
+    assert_eq!(described, Some(&names.collect()));
+
+    let table: String = Code::ALL
+        .iter()
+        .map(|code| {
+            let (status, name, title) = (code.status().as_u16(), code.name(), code.title());
+            format!("| {status} | `{name}` | {title}. {} |\n", code.remedy())
+        })
+        .collect();
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    assert!(readme.contains(&table), "the README's table of codes should read:\n{table}");
+}
+
+#[test]
+fn every_code_stands_in_the_description_of_a_call_under_its_status() {
+    let description = Sandbox::start(&[]).description();
+    let operations = operations(&description);
+    for code in Code::ALL {
+        let (status, line) = (code.status().as_str().to_owned(), format!("`{}`: ", code.name()));
+        let told = operations.iter().any(|operation| {
+            let text = &operation.value["responses"][&status]["description"];
+            text.as_str().is_some_and(|text| text.contains(&line))
+        });
+        assert!(told, "{} is no call's failure: name it in docs/failures.rs", code.name());
+    }
+    for operation in &operations {
+        let named = operation.value["responses"].as_object().expect("responses").iter();
+        for (status, response) in named.filter(|(status, _)| status.as_str() >= "400") {
+            let text = response["description"].as_str().expect("a text");
+            for line in text.lines() {
+                let name = line.split('`').nth(1).expect("a code");
+                let code = CODES.iter().find(|(known, _)| *known == name);
+                assert_eq!(code.map(|(_, status)| status.to_string()).as_ref(), Some(status));
+            }
+        }
+    }
+}
+
+#[test]
+fn each_address_takes_the_methods_described_and_no_other() {
+    let sandbox = Sandbox::start(&[]);
+    let description = sandbox.description();
+    for (path, item) in description["paths"].as_object().expect("paths") {
+        let address = match path.as_str() {
+            "/" => "/?cloudid=x".to_owned(),
+            "/v1/files" => "/v1/files?action=config".to_owned(),
+            path => path.replace("{path}", "a.txt"),
+        };
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"] {
+            let reply = sandbox.call(method, &address, &[], b"");
+            let described = item.get(method.to_lowercase()).is_some();
+            let as_wechat = path.starts_with("/tcb/") || path.starts_with("/cgi-bin/");
+            if as_wechat && !described {
+                assert_eq!(reply.status, 200, "{method} {path}");
+                if method != "HEAD" {
+                    let errcode = reply.json()["errcode"].as_i64();
+                    assert!(matches!(errcode, Some(43001 | 43002)), "{method} {path}");
+                }
+                continue;
+            }
+            assert_eq!(reply.status != 405, described, "{method} {path}: {}", reply.status);
+            if !described {
+                let mut allowed: Vec<_> =
+                    reply.header("allow").expect("the methods").split(", ").collect();
+                allowed.sort_unstable();
+                let mut methods: Vec<_> =
+                    item.as_object().expect("methods").keys().map(|m| m.to_uppercase()).collect();
+                methods.sort_unstable();
+                assert_eq!(allowed, methods, "{method} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_example_gets_the_reply_described() {
+    let sandbox = Sandbox::start(&[]);
+    let description = sandbox.description();
+    let operations = operations(&description);
+    let all: BTreeSet<_> = operations.iter().map(|operation| operation.id).collect();
+    assert_eq!(all, ORDER.into_iter().collect(), "the calls that have an example");
+    for id in ORDER {
+        let operation = operations.iter().find(|operation| operation.id == id).expect(id);
+        let (status, example) = success(operation);
+        let reply = send(&sandbox, operation);
+        assert_eq!(reply.status.to_string(), status, "{id}: {}", reply.text());
+        if let Some(example) = example {
+            alike(id, example, &reply.json());
+        }
+    }
+}
+
+/// The status of a call that succeeds, with an example of its reply; or without one, where it has none.
+fn success<'a>(operation: &'a Operation<'_>) -> (&'a str, Option<&'a Value>) {
+    let responses = operation.value["responses"].as_object().expect("responses").iter();
+    let mut good = responses
+        .filter(|(status, _)| status.as_str() < "400")
+        .map(|(status, response)| {
+            let contents = response["content"].as_object().into_iter().flat_map(Map::values);
+            (
+                status.as_str(),
+                contents.filter_map(|content| content.get("example")).next(),
+                response,
+            )
+        })
+        .collect::<Vec<_>>();
+    good.sort_by_key(|(_, example, response)| {
+        (example.is_none(), response.get("content").is_some())
+    });
+    (good[0].0, good[0].1)
+}
+
+/// Sends a call's example.
+fn send(sandbox: &Sandbox, operation: &Operation<'_>) -> Reply {
+    let encoded = |value: &Value| {
+        let text = value.as_str().expect("a text");
+        utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    };
+    let (mut address, mut query) = (operation.path.to_owned(), Vec::new());
+    for parameter in operation.value["parameters"].as_array().into_iter().flatten() {
+        let name = parameter["name"].as_str().expect("a name");
+        match parameter.get("example") {
+            Some(value) if parameter["in"] == "path" => {
+                address = address.replace(&format!("{{{name}}}"), &encoded(value));
+            }
+            Some(value) => query.push(format!("{name}={}", encoded(value))),
+            None => assert_ne!(parameter["required"], true, "{}: {name}", operation.id),
+        }
+    }
+    if !query.is_empty() {
+        address = format!("{address}?{}", query.join("&"));
+    }
+    let contents = operation.value["requestBody"]["content"].as_object();
+    let Some((kind, content)) = contents.and_then(|contents| contents.iter().next()) else {
+        return sandbox.call(&operation.method, &address, &[], b"");
+    };
+    let example = content.get("example").expect("an example");
+    let (kind, body) = match kind.as_str() {
+        "multipart/form-data" => {
+            let form = form(example);
+            (form.content_type(), form.bytes())
+        }
+        "application/json" => (kind.clone(), example.to_string().into_bytes()),
+        _ => (kind.clone(), example.as_str().expect("a text").as_bytes().to_vec()),
+    };
+    sandbox.call(&operation.method, &address, &[("content-type", &kind)], &body)
+}
+
+/// The form of an example; the file is last.
+fn form(example: &Value) -> Form {
+    let fields = example.as_object().expect("fields").iter().filter(|(name, _)| *name != "file");
+    let form = fields
+        .fold(Form::new(), |form, (name, value)| form.field(name, value.as_str().expect("a text")));
+    let file = example["file"].as_str().expect("a file");
+    form.file("file", "hello.txt", "text/plain", file.as_bytes())
+}
+
+/// That `got` is what `described` says, but for what is another one each time: addresses, ids, times.
+fn alike(place: &str, described: &Value, got: &Value) {
+    match (described, got) {
+        (Value::Object(described), Value::Object(got)) => {
+            let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<BTreeSet<_>>();
+            assert_eq!(keys(described), keys(got), "{place}");
+            for (key, value) in described {
+                alike(&format!("{place}.{key}"), value, &got[key]);
+            }
+        }
+        (Value::Array(described), Value::Array(got)) => {
+            assert_eq!(described.len(), got.len(), "{place}");
+            for (index, (described, got)) in described.iter().zip(got).enumerate() {
+                alike(&format!("{place}[{index}]"), described, got);
+            }
+        }
+        (Value::String(described), Value::String(got)) if !place.ends_with("crc64") => {
+            match described.split_once('…') {
+                Some((beginning, _)) => {
+                    assert!(masked(got).starts_with(&masked(beginning)), "{place}: {got}");
+                }
+                None => assert_eq!(masked(described), masked(got), "{place}"),
+            }
+        }
+        _ => assert_eq!(described, got, "{place}"),
+    }
+}
+
+/// Numbers and identifiers as one sign each.
+fn masked(text: &str) -> String {
+    let text = text.replace("gateway.test", "127.0.0.1:8080");
+    let mut masked = String::new();
+    for character in text.chars() {
+        match character {
+            '0'..='9' | 'a'..='f' if masked.ends_with('#') => {}
+            '0'..='9' | 'a'..='f' => masked.push('#'),
+            other => masked.push(other),
+        }
+    }
+    masked
+}
+
+/// Pages that make a form of the description send its fields in the order they are listed in.
+#[test]
+fn the_forms_fields_are_described_before_its_file() {
+    let text = Sandbox::start(&[]).get("/openapi.json").text();
+    let form = &text[text.find(r#""UploadForm":{"#).expect("the form")..];
+    let place = |name: &str| form.find(&format!(r#""{name}":{{"#)).expect("a field");
+    assert!(place("dir") < place("file") && place("path") < place("file"));
+}
+
+#[test]
+fn the_pages_come_from_the_binary_alone_in_production_too() {
+    let world = Setup::new().start();
+    let get = |path: &str| call(&world.gateway, "GET", path, &[], b"");
+    assert_eq!(get("/openapi.json").status, 200);
+    let moved = get("/docs");
+    assert_eq!((moved.status, moved.header("location")), (308, Some("docs/")));
+    let index = get("/docs/");
+    assert_eq!(index.header("content-type"), Some("text/html"));
+    let policy = index.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+    let text = plain(&index);
+    assert!(!text.contains("://"), "{text}");
+    let files = text
+        .split('"')
+        .filter(|text| [".js", ".css", ".png"].iter().any(|ending| text.ends_with(ending)));
+    let files: Vec<_> = files.map(|name| name.trim_start_matches("./").to_owned()).collect();
+    assert_eq!(files.len(), 7, "{files:?}");
+    for file in files {
+        let reply = get(&format!("/docs/{file}"));
+        assert_eq!(reply.status, 200, "{file}");
+        assert_eq!(reply.header("content-security-policy"), Some(policy));
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+    }
+    let script = plain(&get("/docs/swagger-initializer.js"));
+    assert!(script.contains(r#""../openapi.json""#) && !script.contains("://"), "{script}");
+    assert_eq!(get("/docs/other").status, 404);
+}
+
+/// A reply's text, unpacked.
+fn plain(reply: &Reply) -> String {
+    if reply.header("content-encoding") != Some("gzip") {
+        return reply.text();
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("text.gz");
+    std::fs::write(&file, &reply.body).expect("it is written");
+    let output = Command::new("gzip").args(["-dc"]).arg(file).output().expect("gzip");
+    String::from_utf8(output.stdout).expect("a text")
+}
+
+/// Sends what a schema allows and what it forbids, and compares each reply with the description.
+#[test]
+#[ignore = "needs schemathesis, which tests/run installs"]
+fn schemathesis_finds_nothing_to_object_to() {
+    let hash = hex::encode(Sha256::digest(KEY));
+    let sandbox = Sandbox::start(&[
+        ("GATEWAY__AUTH__ANONYMOUS", "false"),
+        ("GATEWAY__AUTH__KEYS__TEST__SHA256", &hash),
+    ]);
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tool = |name: &str| Command::new(project.join("target/python/bin").join(name));
+    let url = format!("http://{}", sandbox.gateway.address);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("openapi.json");
+    std::fs::write(&file, sandbox.get("/openapi.json").body).expect("it is written");
+    let status = tool("openapi-spec-validator").args(["--schema", "3.1"]).arg(&file).status();
+    assert!(status.expect("openapi-spec-validator runs").success());
+
+    let status = tool("schemathesis")
+        .arg("--config-file")
+        .arg(project.join("tests/schemathesis.toml"))
+        .args(["run", &format!("{url}/openapi.json"), "--url", &url])
+        .args(["--header", &format!("Authorization: Bearer {KEY}"), "--max-examples", "50"])
+        .current_dir(folder.path())
+        .status();
+    assert!(status.expect("schemathesis runs").success(), "{}", sandbox.gateway.log());
+    let log = sandbox.gateway.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+}
