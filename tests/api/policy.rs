@@ -162,8 +162,12 @@ fn what_a_browser_would_run_is_stored_as_bytes() {
         } else {
             form.file("file", name, kind, content)
         };
-        let told = world.post(&form).stored();
         let key = format!("{folder}/{name}");
+        // A part of a form cannot be a form itself.
+        let told = match kind.starts_with("multipart/") {
+            true => put(&world, &key, Some(kind), content).stored(),
+            false => world.post(&form).stored(),
+        };
         let kind = type_at_cos(&world, &key);
         assert_eq!(told["content_type"], kind.as_str(), "the client is told");
         assert_eq!(world.object(&key), content);

@@ -221,7 +221,7 @@ const SECRET: &str = "a-secret-shared-with-the-gateway-0123";
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
 fn every_language_s_ticket_says_the_same() {
-    let world = Setup::new().start();
+    let world = Setup::new().set("auth.jwt.algorithm", "HS256").set("auth.jwt.key", SECRET).start();
     for (name, file, program) in [
         ("Node", "ticket.mjs", &["node", "ticket.mjs"][..]),
         ("PHP", "ticket.php", &["php", "ticket.php"]),
@@ -246,6 +246,9 @@ fn every_language_s_ticket_says_the_same() {
             "max_file_size": 20 << 20,
         });
         assert_eq!(claims, expected, "{name}");
+        let file = crate::tickets::post(&world, &ticket, &crate::tickets::small()).stored();
+        let path = file["path"].as_str().expect("a path");
+        assert!(path.starts_with("users/user-17/"), "{name}: {path}");
     }
 }
 

@@ -360,3 +360,31 @@ fn who_is_kept_to_a_folder_is_kept_to_our_bucket_s() {
     }
     assert_eq!(world.objects().len(), 1);
 }
+
+/// A table that names tests which are gone shows nothing.
+#[test]
+fn every_test_that_security_md_names_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: String| std::fs::read_to_string(root.join(&path)).expect(&path);
+    let text = read("SECURITY.md".to_owned());
+    let mut named = 0;
+    for name in text.split('`').skip(1).step_by(2) {
+        let Some((module, test)) = name.split_once("::").filter(|(module, _)| *module != "file")
+        else {
+            continue;
+        };
+        match name.strip_prefix("settings::tests::") {
+            Some(test) => {
+                let source = read("src/settings/tests.rs".to_owned());
+                assert!(source.contains(&format!("fn {test}(")), "{name}");
+            }
+            None if root.join(format!("tests/api/{module}.rs")).exists() => {
+                let source = read(format!("tests/api/{module}.rs"));
+                assert!(source.contains(&format!("fn {test}")), "{name}");
+            }
+            None => drop(read(format!("src/{module}/{test}.rs"))),
+        }
+        named += 1;
+    }
+    assert!(named > 50, "{named}");
+}
