@@ -30,7 +30,7 @@ assets! {
 
 /// `GET /console`, and `/` in the sandbox.
 pub async fn page() -> HttpResponse {
-    let mut reply = asset("text/html", include_str!("console/index.html"));
+    let mut reply = asset("text/html; charset=utf-8", include_str!("console/index.html"));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     reply
@@ -48,7 +48,7 @@ pub async fn file(name: web::Path<String>) -> Result<HttpResponse, Problem> {
     };
     let kind = match name.rsplit_once('.') {
         Some((_, "js")) => "text/javascript",
-        Some((_, "css")) => "text/css",
+        Some((_, "css")) => "text/css; charset=utf-8",
         _ => "image/svg+xml",
     };
     Ok(asset(kind, text))
@@ -56,7 +56,7 @@ pub async fn file(name: web::Path<String>) -> Result<HttpResponse, Problem> {
 
 fn asset(kind: &'static str, text: &'static str) -> HttpResponse {
     HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, format!("{kind}; charset=utf-8")))
+        .insert_header((CONTENT_TYPE, kind))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .body(text)

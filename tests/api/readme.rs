@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{KEY, Setup, World, noise, wait_until};
+use crate::harness::{Form, KEY, Setup, World, noise, wait_until};
 
 const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "https://files.example.com";
@@ -246,9 +246,24 @@ fn every_language_s_ticket_says_the_same() {
             "max_file_size": 20 << 20,
         });
         assert_eq!(claims, expected, "{name}");
-        let file = crate::tickets::post(&world, &ticket, &crate::tickets::small()).stored();
-        let path = file["path"].as_str().expect("a path");
-        assert!(path.starts_with("users/user-17/"), "{name}: {path}");
+
+        // As a key, and in the address.
+        let form = Form::new().file("file", "x.txt", "text/plain", b"x");
+        let kind = form.content_type();
+        let bearer = format!("Bearer {ticket}");
+        for (address, key) in [
+            ("/v1/files".to_owned(), &[("authorization", bearer.as_str())][..]),
+            (format!("/v1/files?ticket={ticket}"), &[]),
+        ] {
+            let mut client = world.client();
+            let headers = [key, &[("content-type", kind.as_str())]].concat();
+            client.send_request("POST", &address, &headers, &form.bytes());
+            let path = client.reply().stored()["path"].as_str().expect("a path").to_owned();
+            assert!(path.starts_with("users/user-17/"), "{name}: {path}");
+            // It may upload, and no more.
+            client.send_request("DELETE", &address, key, path.as_bytes());
+            client.reply().problem(403, "not_allowed");
+        }
     }
 }
 

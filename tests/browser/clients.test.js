@@ -36,13 +36,17 @@ const USUAL = {
 const clients = await Promise.all(
   NAMES.map(async (name) => ({ name, ...USUAL, ...(await import(`./clients/${name}.js`)) })),
 );
-const matrix = new Matrix("in a browser");
+const matrix = new Matrix("in a browser", ["with a ticket", "with a key"]);
 let browser, pages, limited, roomy;
 
 before(async () => {
   [browser, pages] = await Promise.all([launch(), serve(NAMES)]);
   const settings = { "cors.origins": pages.origin, ...keyed };
-  [limited, roomy] = await Promise.all([start({ ...settings, "upload.max_file_size": LIMIT }), start(settings)]);
+  [limited, roomy] = await Promise.all([
+    start({ ...settings, "upload.max_file_size": LIMIT }),
+    // Files of unknown length, too, go on to COS while they come.
+    start({ ...settings, "upload.hold_limit": MiB }),
+  ]);
 });
 
 after(async () => {

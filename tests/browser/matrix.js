@@ -2,11 +2,13 @@
 
 export class Matrix {
   #rows = new Map();
-  #columns = new Set();
+  #columns;
   #corner;
 
-  constructor(corner) {
+  /** `columns` come first; others as they come. */
+  constructor(corner, columns) {
     this.#corner = corner;
+    this.#columns = new Set(columns);
   }
 
   /** What this one cannot do. */

@@ -74,7 +74,7 @@ export class Row {
     const pace = document.createElement("span");
     const left = speed < 1 ? [say("stalled")] : [rate(speed), say("left", duration((file.size - sent) / speed))];
     pace.textContent = left.join(" · ");
-    return [`${amount} · `, pace];
+    return [`${amount} `, pace];
   }
 
   #failure() {

@@ -2,6 +2,7 @@ import { fileURLToPath } from "node:url";
 
 import { choose } from "../browser.js";
 
+/** Its "cancel" calls `upload.cancel` of its options and lets the request go on: its user can only leave the page. */
 export const title = "Vditor";
 
 /** It loads the rest of itself from a public mirror: here from the package. */
@@ -13,4 +14,4 @@ export const prepare = (page) =>
 
 export const give = (page, path) => choose(page, ".vditor-toolbar [data-type=upload] input, .vditor-toolbar input[type=file]", path);
 export const image = (page) => page.locator(".vditor-content img[src*='/v1/files/']");
-export const said = (page) => page.locator(".vditor-tip").innerText();
+export const said = (page) => page.locator(".vditor-tip", { hasNotText: "上传中" }).innerText();
