@@ -1,0 +1,163 @@
+//! What the gateway must hold beside its peers, and what it is after.
+
+use super::results::{Figure, Results, median, number};
+
+/// One bar, and where the gateway stands.
+pub struct Bar {
+    pub what: &'static str,
+    pub value: Option<f64>,
+    pub bar: f64,
+    pub goal: f64,
+    at_least: bool,
+}
+
+impl Bar {
+    /// What was not measured does not hold.
+    pub fn holds(&self) -> bool {
+        self.value.is_some_and(|value| self.reaches(value, self.bar))
+    }
+
+    pub fn reaches_goal(&self) -> bool {
+        self.value.is_some_and(|value| self.reaches(value, self.goal))
+    }
+
+    fn reaches(&self, value: f64, mark: f64) -> bool {
+        if self.at_least { value >= mark } else { value <= mark }
+    }
+
+    /// `≤ 0.80`
+    pub fn mark(&self, mark: f64) -> String {
+        format!("{} {mark}", if self.at_least { "≥" } else { "≤" })
+    }
+}
+
+/// Every bar, of the peer called `gateway`.
+pub fn all(results: &Results) -> Vec<Bar> {
+    const US: &str = "gateway";
+    let against = |scenario: &str, peer: &str, figure| {
+        results.scenario(scenario)?.ratio(US, peer, figure).filter(|ratio| ratio.is_finite())
+    };
+    let at_most = |what, value, bar, goal| Bar { what, value, bar, goal, at_least: false };
+    let at_least = |what, value, bar, goal| Bar { what, value, bar, goal, at_least: true };
+    let memory = |scenario: &str| results.scenario(scenario)?.rss_per_upload(US);
+    vec![
+        at_most(
+            "HTTPS to COS, 4 × 512 MiB, CPU/GiB vs nginx",
+            against("https-large", "nginx", Figure::CpuPerGib),
+            0.80,
+            0.60,
+        ),
+        at_least(
+            "HTTPS to COS, 64 KiB × 32, uploads/s vs nginx",
+            against("https-small", "nginx", Figure::UploadsPerSecond),
+            0.70,
+            0.95,
+        ),
+        at_most(
+            "HTTPS to COS, 64 KiB × 32, p99 vs nginx",
+            against("https-small", "nginx", Figure::P99),
+            1.8,
+            1.2,
+        ),
+        at_most(
+            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx 256k",
+            against("http-large", "nginx", Figure::CpuPerGib),
+            1.35,
+            0.85,
+        ),
+        at_most(
+            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx default",
+            against("http-large", "nginx-default", Figure::CpuPerGib),
+            0.50,
+            0.33,
+        ),
+        at_least(
+            "HTTP to COS, 64 KiB × 32, uploads/s vs nginx",
+            against("http-small", "nginx", Figure::UploadsPerSecond),
+            0.50,
+            0.65,
+        ),
+        at_most(
+            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs the Node relay",
+            against("http-large", "node", Figure::CpuPerGib),
+            0.50,
+            0.30,
+        ),
+        at_least(
+            "HTTP to COS, 64 KiB × 32, uploads/s vs the Node relay",
+            against("http-small", "node", Figure::UploadsPerSecond),
+            4.5,
+            6.0,
+        ),
+        at_most(
+            "added p50 over direct, 64 KiB, 1 connection, link call at 0 ms (ms)",
+            added_p50(results),
+            0.20,
+            0.10,
+        ),
+        at_most(
+            "RSS per upload in flight, 200 × 8 MiB, replay_window=0 (MiB)",
+            memory("memory-200-window-0"),
+            0.40,
+            0.20,
+        ),
+        at_most(
+            "RSS per upload in flight, 200 × 8 MiB, default window (MiB)",
+            memory("memory-200"),
+            0.75,
+            0.50,
+        ),
+        at_most(
+            "2,000 slow uploads at once, replay_window=0: peak RSS (MiB)",
+            results
+                .scenario("slow-2000-window-0")
+                .and_then(|slow| slow.peer(US))
+                .map(|us| us.median(Figure::PeakRss)),
+            500.0,
+            250.0,
+        ),
+        at_most("adversarial bodies, CPU/GiB vs random bytes", adversarial(results), 1.5, 1.2),
+        at_most("uploads of the gateway that failed, in every scenario", errors(results), 0.0, 0.0),
+    ]
+}
+
+fn added_p50(results: &Results) -> Option<f64> {
+    let scenario = results.scenario("latency")?;
+    let (ours, direct) = (scenario.peer("gateway")?, scenario.peer("direct")?);
+    let pairs = ours.rounds.iter().zip(&direct.rounds);
+    Some(median(pairs.map(|(ours, direct)| ours.p50_ms - direct.p50_ms)))
+}
+
+/// The worst of the bodies, each as the median of its rounds' ratios.
+fn adversarial(results: &Results) -> Option<f64> {
+    let random = &results.scenario("bodies-random")?.peer("gateway")?.rounds;
+    let worst = ["bodies-returns", "bodies-dashes", "bodies-look-alike"].map(|name| {
+        let rounds = &results.scenario(name)?.peer("gateway")?.rounds;
+        let cpu = Figure::CpuPerGib;
+        let pairs = rounds.iter().zip(random);
+        Some(median(pairs.map(|(hostile, random)| hostile.figure(cpu) / random.figure(cpu))))
+    });
+    worst.into_iter().try_fold(0.0, |worst: f64, value| Some(worst.max(value?)))
+}
+
+fn errors(results: &Results) -> Option<f64> {
+    let ours = results.scenarios.iter().filter_map(|scenario| scenario.peer("gateway"));
+    let errors: Vec<u64> = ours.map(super::results::Figures::errors).collect();
+    (!errors.is_empty()).then(|| errors.iter().sum::<u64>() as f64)
+}
+
+/// A Markdown table: what, measured, bar, goal.
+pub fn table(bars: &[Bar]) -> String {
+    let mut table = String::from("| | measured | bar | goal |\n|---|---:|---:|---:|\n");
+    for bar in bars {
+        let verdict = match bar.value {
+            None => "not measured".to_owned(),
+            Some(value) if bar.reaches_goal() => format!("**{}**", number(value)),
+            Some(value) if bar.holds() => number(value),
+            Some(value) => format!("{} ✗", number(value)),
+        };
+        let (mark, goal) = (bar.mark(bar.bar), bar.mark(bar.goal));
+        table.push_str(&format!("| {} | {verdict} | {mark} | {goal} |\n", bar.what));
+    }
+    table
+}

@@ -1,0 +1,285 @@
+//! The load generator: blocking sockets, a thread for each connection, every reply read to its end and looked at.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use memchr::memmem;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use serde::{Deserialize, Serialize};
+use socket2::SockRef;
+
+use super::request::Request;
+
+/// Nothing here takes this long; what does, counts as an error.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Holds a small upload whole, so that sending one is one system call.
+const SEND_BUFFER: usize = 512 * 1024;
+/// A connection that fails this often is given up.
+const ERRORS: u64 = 20;
+/// A slow upload comes in this many pieces.
+const PIECES: usize = 16;
+
+/// How uploads are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Plan {
+    /// Each connection sends one upload after the other, for so many seconds.
+    Closed { connections: usize, seconds: f64 },
+    /// Each connection sends so many.
+    Counted { connections: usize, each: u64 },
+    /// Uploads are due at a fixed rate, whatever became of those before. One that finds no free connection waits, and
+    /// its wait counts: there is no coordinated omission.
+    Open { connections: usize, rate: f64, seconds: f64 },
+    /// Each connection sends one upload in pieces over so many seconds; nobody is done before all have begun.
+    Slow { connections: usize, seconds: f64 },
+}
+
+impl Plan {
+    pub fn connections(&self) -> usize {
+        match *self {
+            Self::Closed { connections, .. }
+            | Self::Counted { connections, .. }
+            | Self::Open { connections, .. }
+            | Self::Slow { connections, .. } => connections,
+        }
+    }
+}
+
+/// Who is sent to.
+#[derive(Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Whether the reply must hold the files' CRC.
+    pub proof: bool,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub uploads: u64,
+    pub errors: u64,
+    pub first_error: Option<String>,
+    pub seconds: f64,
+    /// In nanoseconds.
+    pub latency: Histogram<u64>,
+}
+
+/// Of latencies in nanoseconds, from a microsecond to an hour.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("bounds that are in order")
+}
+
+impl Outcome {
+    fn new() -> Self {
+        Self { uploads: 0, errors: 0, first_error: None, seconds: 0.0, latency: histogram() }
+    }
+
+    fn count(&mut self, result: Result<(), String>, since: Instant) -> bool {
+        match result {
+            Ok(()) => {
+                self.uploads += 1;
+                let taken = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                self.latency.saturating_record(taken);
+                true
+            }
+            Err(error) => {
+                self.errors += 1;
+                self.first_error.get_or_insert(error);
+                false
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.uploads += other.uploads;
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+        // The bounds are the same.
+        let _ = self.latency.add(other.latency);
+    }
+}
+
+/// Sends what `plan` says.
+pub fn run(target: &Target, request: &Arc<Request>, plan: Plan) -> Outcome {
+    if let Plan::Slow { connections, seconds } = plan {
+        return slow(target, request, connections, seconds);
+    }
+    let connections = plan.connections();
+    let ready = Arc::new(Barrier::new(connections + 1));
+    let due = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..connections)
+        .filter_map(|_| {
+            let (target, request) = (target.clone(), request.clone());
+            let (ready, due) = (ready.clone(), due.clone());
+            let send = move || connection(&target, &request, plan, &ready, &due);
+            thread::Builder::new().stack_size(256 * 1024).spawn(send).ok()
+        })
+        .collect();
+    ready.wait();
+    let began = Instant::now();
+    let mut total = Outcome::new();
+    for thread in threads {
+        match thread.join() {
+            Ok(outcome) => total.add(outcome),
+            Err(_) => total.errors += 1,
+        }
+    }
+    total.seconds = began.elapsed().as_secs_f64();
+    total
+}
+
+fn connection(
+    target: &Target,
+    request: &Request,
+    plan: Plan,
+    ready: &Barrier,
+    due: &AtomicU64,
+) -> Outcome {
+    let mut outcome = Outcome::new();
+    let mut client = Client::connect(target).ok();
+    ready.wait();
+    let began = Instant::now();
+    let mut sent = 0;
+    while outcome.errors < ERRORS {
+        let mut since = Instant::now();
+        match plan {
+            Plan::Closed { seconds, .. } if began.elapsed().as_secs_f64() >= seconds => break,
+            Plan::Counted { each, .. } if sent >= each => break,
+            Plan::Open { rate, seconds, .. } => {
+                let offset = due.fetch_add(1, Ordering::Relaxed) as f64 / rate;
+                if offset >= seconds {
+                    break;
+                }
+                since = began + Duration::from_secs_f64(offset);
+                thread::sleep(since.saturating_duration_since(Instant::now()));
+            }
+            _ => {}
+        }
+        sent += 1;
+        let result = match &mut client {
+            Some(client) => client.upload(request),
+            None => Client::connect(target).and_then(|new| client.insert(new).upload(request)),
+        };
+        if !outcome.count(result.map_err(|error| error.to_string()), since) {
+            client = None;
+        }
+    }
+    outcome
+}
+
+fn slow(target: &Target, request: &Arc<Request>, connections: usize, seconds: f64) -> Outcome {
+    let mut outcome = Outcome::new();
+    let began = Instant::now();
+    let whole = request.runs.concat();
+    let mut clients: Vec<_> = (0..connections).map(|_| Client::connect(target)).collect();
+    for (index, piece) in whole.chunks(whole.len().div_ceil(PIECES)).enumerate() {
+        let time = began + Duration::from_secs_f64(seconds * index as f64 / PIECES as f64);
+        thread::sleep(time.saturating_duration_since(Instant::now()));
+        for slot in &mut clients {
+            if let Ok(client) = slot
+                && let Err(error) = client.stream.write_all(piece)
+            {
+                *slot = Err(error);
+            }
+        }
+    }
+    for client in clients {
+        let result = client.and_then(|mut client| client.reply(&request.proof));
+        outcome.count(result.map_err(|error| error.to_string()), began);
+    }
+    outcome.seconds = began.elapsed().as_secs_f64();
+    outcome
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+struct Client {
+    stream: Stream,
+    proof: bool,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    fn connect(target: &Target) -> io::Result<Self> {
+        let stream = TcpStream::connect(target.address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
+        let stream = match &target.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                let name = ServerName::from(target.address.ip());
+                let session = ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?;
+                Stream::Tls(Box::new(StreamOwned::new(session, stream)))
+            }
+        };
+        Ok(Self { stream, proof: target.proof, buffer: vec![0; 16 * 1024] })
+    }
+
+    fn upload(&mut self, request: &Request) -> io::Result<()> {
+        for run in &request.runs {
+            self.stream.write_all(run)?;
+        }
+        self.reply(&request.proof)
+    }
+
+    /// Reads a reply to its end, which must be a success.
+    fn reply(&mut self, proof: &str) -> io::Result<()> {
+        let (mut filled, mut end) = (0, None);
+        loop {
+            if let Some((head, length)) = end
+                && filled >= head + length
+            {
+                break;
+            }
+            if filled == self.buffer.len() {
+                return Err(io::Error::other("a reply of more than 16 KiB"));
+            }
+            let read = self.stream.read(&mut self.buffer[filled..])?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            filled += read;
+            if end.is_none() {
+                end = memmem::find(&self.buffer[..filled], b"\r\n\r\n")
+                    .map(|at| (at + 4, content_length(&self.buffer[..at])));
+            }
+        }
+        let reply = &self.buffer[..filled];
+        let stored = reply.starts_with(b"HTTP/1.1 2")
+            && (!self.proof || memmem::find(reply, proof.as_bytes()).is_some());
+        if stored { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(reply))) }
+    }
+}
+
+fn content_length(head: &[u8]) -> usize {
+    let head = std::str::from_utf8(head).unwrap_or_default();
+    let value = head.lines().filter_map(|line| line.split_once(':'));
+    let mut lengths = value.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().and_then(|(_, length)| length.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,15 @@
+//! What `relay.rs` is made of.
+
+pub mod bars;
+pub mod load;
+pub mod peers;
+pub mod process;
+pub mod record;
+pub mod report;
+pub mod request;
+pub mod results;
+pub mod scenarios;
+pub mod upstream;
+
+/// Whatever stops the bench.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,87 @@
+//! What processes cost, from `/proc`: CPU seconds and resident memory of one and of those it has started.
+
+use std::fs;
+
+/// A process with its descendants.
+pub struct Tree(Vec<u32>);
+
+impl Tree {
+    /// As it is now; who comes later is not counted.
+    pub fn of(root: u32) -> Self {
+        let mut tree = vec![root];
+        let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter_map(|process| Some((process, stat(process)?.parent)))
+            .collect();
+        let mut next = 0;
+        while let Some(parent) = tree.get(next).copied() {
+            next += 1;
+            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(process, _)| process));
+        }
+        Self(tree)
+    }
+
+    /// CPU seconds, user and system.
+    pub fn cpu(&self) -> f64 {
+        self.0.iter().filter_map(|process| stat(*process)).map(|stat| stat.cpu).sum()
+    }
+
+    /// Resident KiB now.
+    pub fn rss(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that was resident since [`Self::forget_peak`], in KiB.
+    pub fn peak_rss(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Peaks are counted from here on.
+    pub fn forget_peak(&self) {
+        for process in &self.0 {
+            let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
+        }
+    }
+
+    fn memory(&self, figure: &str) -> u64 {
+        let of = |process: &u32| {
+            let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+            let line = status.lines().find(|line| line.starts_with(figure))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        self.0.iter().filter_map(of).sum()
+    }
+}
+
+struct Stat {
+    parent: u32,
+    cpu: f64,
+}
+
+fn stat(process: u32) -> Option<Stat> {
+    /// `USER_HZ`, the same on every Linux.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name before the last parenthesis may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some(Stat { parent: fields.get(1)?.parse().ok()?, cpu: (ticks(11)? + ticks(12)?) / TICKS })
+}
+
+/// This machine in one line: processor, cores, memory, kernel.
+pub fn machine() -> String {
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split(':').nth(1)).unwrap_or("?").trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory = value(&read("/proc/meminfo"), "MemTotal");
+    let memory = memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024 / 1024;
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let model = value(&read("/proc/cpuinfo"), "model name");
+    format!("{model}, {cores} cores, {memory} GiB, Linux {}", kernel.trim())
+}

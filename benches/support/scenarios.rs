@@ -1,0 +1,253 @@
+//! What is measured, of whom, and how often.
+
+use serde::{Deserialize, Serialize};
+
+use super::load::Plan;
+use super::peers::{Peer, Setup};
+use super::request::{Content, Shape};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// One line of the plan.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub name: String,
+    pub what: String,
+    /// Its part of the report.
+    pub group: Group,
+    /// One of those that the bars are about.
+    pub barred: bool,
+    pub shape: Shape,
+    pub content: Content,
+    pub size: u64,
+    pub plan: Plan,
+    pub setup: Setup,
+    /// Scenarios of one batch are interleaved with each other, so that they can be compared.
+    pub batch: String,
+    /// Every round has peers that were just started: what is measured is memory.
+    pub fresh: bool,
+    field: &'static [&'static str],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Group {
+    Throughput,
+    Latency,
+    Sizes,
+    Memory,
+    Bodies,
+}
+
+impl Scenario {
+    /// Whether `peer` takes part. Gateways always do.
+    pub fn includes(&self, peer: &Peer) -> bool {
+        peer.is_gateway() || self.field.contains(&peer.name.as_str())
+    }
+
+    /// Objects that one upload leaves.
+    pub fn files(&self) -> u64 {
+        if self.shape == Shape::TwoFiles { 2 } else { 1 }
+    }
+
+    fn form(name: impl Into<String>, group: Group, size: u64, plan: Plan) -> Self {
+        let setup = Setup { workers: 1, https: false, link_delay: 0, window: None };
+        let name = name.into();
+        Self {
+            batch: name.clone(),
+            name,
+            what: String::new(),
+            group,
+            barred: false,
+            shape: Shape::Form,
+            content: Content::Random,
+            size,
+            plan,
+            setup,
+            fresh: false,
+            field: &[],
+        }
+    }
+
+    fn barred(mut self) -> Self {
+        self.barred = true;
+        self
+    }
+
+    fn https(mut self, https: bool) -> Self {
+        self.setup.https = https;
+        self
+    }
+
+    fn workers(mut self, workers: usize) -> Self {
+        self.setup.workers = workers;
+        self
+    }
+
+    fn window(mut self, window: &'static str) -> Self {
+        self.setup.window = Some(window);
+        self
+    }
+
+    fn link_delay(mut self, milliseconds: u64) -> Self {
+        self.setup.link_delay = milliseconds;
+        self
+    }
+
+    fn shape(mut self, shape: Shape) -> Self {
+        self.shape = shape;
+        self
+    }
+
+    fn content(mut self, content: Content) -> Self {
+        self.content = content;
+        self
+    }
+
+    fn batch(mut self, batch: &str) -> Self {
+        batch.clone_into(&mut self.batch);
+        self
+    }
+
+    fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    fn beside(mut self, field: &'static [&'static str]) -> Self {
+        self.field = field;
+        self
+    }
+
+    fn described(mut self) -> Self {
+        let scheme = if self.setup.https { "HTTPS" } else { "HTTP" };
+        let (size, connections) = (size(self.size), self.plan.connections());
+        let shape = match self.shape {
+            Shape::Form => "form",
+            Shape::Raw => "raw body",
+            Shape::TwoFiles => "form of two files",
+        };
+        let how = match self.plan {
+            Plan::Open { .. } => ", at a fixed rate",
+            Plan::Slow { .. } => ", slow senders",
+            _ => "",
+        };
+        let content = match self.content {
+            Content::Random => "",
+            Content::Returns => ", all `\\r`",
+            Content::Dashes => ", all `\\r\\n--`",
+            Content::LookAlike => ", all but the boundary",
+        };
+        let mut what = format!("{scheme} to COS, {connections} × {size}, {shape}{how}{content}");
+        if self.setup.link_delay > 0 {
+            what.push_str(&format!(", link call {} ms", self.setup.link_delay));
+        }
+        if let Some(window) = self.setup.window {
+            what.push_str(&format!(", replay_window={window}"));
+        }
+        if self.setup.workers > 1 {
+            what.push_str(&format!(", {} workers", self.setup.workers));
+        }
+        self.what = what;
+        self
+    }
+}
+
+/// `64 KiB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..MIB => format!("{} KiB", bytes / KIB),
+        MIB..GIB => format!("{} MiB", bytes / MIB),
+        GIB.. => format!("{} GiB", bytes / GIB),
+    }
+}
+
+/// Everything, in the order in which it runs. `scale` shortens what runs for a time (1 is the full length).
+pub fn all(scale: f64) -> Vec<Scenario> {
+    let seconds = (3.0 * scale).max(0.5);
+    let closed = |connections| Plan::Closed { connections, seconds };
+    let each = |connections, each| Plan::Counted { connections, each };
+    let large = if scale < 1.0 { 128 * MIB } else { 512 * MIB };
+    let slowly = |connections| Plan::Slow { connections, seconds: (6.0 * scale).max(2.0) };
+    let mut all = Vec::new();
+
+    // The bars.
+    let relays: &[&str] = &["nginx", "nginx-default", "haproxy", "node"];
+    let few: &[&str] = &["nginx", "haproxy"];
+    for (https, scheme) in [(true, "https"), (false, "http")] {
+        for workers in [1, 2] {
+            let suffix = if workers == 1 { "" } else { "-2workers" };
+            let field = if workers == 1 { relays } else { few };
+            for (name, size, plan) in
+                [("large", large, each(4, 1)), ("small", 64 * KIB, closed(32))]
+            {
+                let name = format!("{scheme}-{name}{suffix}");
+                let scenario = Scenario::form(name, Group::Throughput, size, plan)
+                    .https(https)
+                    .workers(workers)
+                    .beside(field);
+                all.push(if workers == 1 { scenario.barred() } else { scenario });
+            }
+        }
+    }
+    let latency = |name: &str, plan| Scenario::form(name, Group::Latency, 64 * KIB, plan);
+    all.push(latency("latency", closed(1)).beside(&["direct", "nginx", "haproxy"]).barred());
+    let direct: &[&str] = &["direct", "nginx"];
+    all.push(latency("latency-https", closed(1)).https(true).beside(direct));
+    all.push(latency("latency-link-30ms", closed(1)).link_delay(30));
+    for (https, scheme) in [(true, "https"), (false, "http")] {
+        // The rate is set by what the slowest of them carries.
+        let open = Plan::Open { connections: 64, rate: 0.0, seconds };
+        all.push(latency(&format!("{scheme}-open"), open).https(https).beside(few));
+    }
+
+    let burst = |name: &str| Scenario::form(name, Group::Memory, 8 * MIB, each(200, 2)).fresh();
+    all.push(burst("memory-200-window-0").window("0").barred());
+    all.push(burst("memory-200").beside(few).barred());
+    let slow = |name, plan| Scenario::form(name, Group::Memory, 512 * KIB, plan).fresh();
+    all.push(slow("slow-2000-window-0".to_owned(), slowly(2000)).window("0").barred());
+    for connections in [1, 10, 100, 500, 1000, 2000] {
+        all.push(slow(format!("slow-{connections}"), slowly(connections)).beside(&["nginx"]));
+    }
+
+    for (name, content) in [
+        ("random", Content::Random),
+        ("returns", Content::Returns),
+        ("dashes", Content::Dashes),
+        ("look-alike", Content::LookAlike),
+    ] {
+        let size = if scale < 1.0 { 64 * MIB } else { 256 * MIB };
+        let name = format!("bodies-{name}");
+        let scenario = Scenario::form(name, Group::Bodies, size, each(4, 1));
+        all.push(scenario.content(content).batch("bodies").barred());
+    }
+
+    // The sweeps.
+    for (https, scheme) in [(true, "https"), (false, "http")] {
+        for (bytes, plan) in [
+            (4 * KIB, closed(32)),
+            (64 * KIB, closed(32)),
+            (MIB, closed(32)),
+            (8 * MIB, closed(32)),
+            (large, each(4, 1)),
+            (if scale < 1.0 { large } else { 4 * GIB }, each(1, 1)),
+        ] {
+            let name = format!("{scheme}-size-{}", size(bytes).replace(' ', "").to_lowercase());
+            all.push(Scenario::form(name, Group::Sizes, bytes, plan).https(https).beside(few));
+        }
+    }
+    for connections in [1, 32, 200] {
+        let name = format!("https-{connections}-connections");
+        let plan = closed(connections);
+        let scenario = Scenario::form(name, Group::Throughput, 64 * KIB, plan);
+        all.push(scenario.https(true).beside(few));
+    }
+    for (name, shape) in [("raw", Shape::Raw), ("two-files", Shape::TwoFiles)] {
+        let scenario = Scenario::form(name, Group::Throughput, 64 * KIB, closed(32));
+        all.push(scenario.https(true).shape(shape));
+    }
+    let scenario = Scenario::form("link-30ms", Group::Throughput, 64 * KIB, closed(32));
+    all.push(scenario.https(true).link_delay(30));
+    all.into_iter().map(Scenario::described).collect()
+}
