@@ -166,7 +166,7 @@ struct Turn {
 
 impl Bench {
     fn prepare(arguments: &Arguments, folder: &Path) -> Result<Self, BoxError> {
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder.join("logs"))?;
         // Thousands of connections, at both ends; peers inherit it.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -247,7 +247,7 @@ impl Bench {
 
     /// Starts a peer and lets it warm up: connections made, token fetched, buffers grown.
     fn start(&self, scenario: &Scenario, peer: &Peer) -> Result<Running, BoxError> {
-        let running = peer.start(scenario.setup, &self.upstream, &self.folder)?;
+        let running = peer.start(&scenario.name, scenario.setup, &self.upstream, &self.folder)?;
         let request = if peer.is_direct() {
             Request::direct(4096)
         } else {

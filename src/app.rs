@@ -13,6 +13,7 @@ use actix_web::dev::Server;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
 use actix_web::{App as Actix, guard, web};
+use tokio::net::TcpSocket;
 
 use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
@@ -119,11 +120,13 @@ pub fn probe(settings: &Settings) -> io::Result<()> {
     if status == *b"HTTP/1.1 200" { Ok(()) } else { Err(io::Error::other("it is not healthy")) }
 }
 
+/// The standard library's own way waits for 128 connections at most, and a burst of clients finds itself reset.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    // The standard library sets SO_REUSEADDR, so a restart finds its port free.
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart finds its port free.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// The ways to WeChat and COS that the settings describe; each thread has its own connections.
@@ -198,10 +201,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
             .wrap(cors(&shared))
             .wrap(from_fn(trace::requests))
     };
-    let server = ServerBuilder::default()
-        .workers(workers)
-        .shutdown_timeout(grace.as_secs())
-        .backlog(BACKLOG);
+    let server = ServerBuilder::default().workers(workers).shutdown_timeout(grace.as_secs());
     Ok(http::listener::serve(server, listener, server_tls, app)?)
 }
 

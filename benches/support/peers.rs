@@ -161,6 +161,7 @@ impl Peer {
     /// Starts it in front of `upstream`, whose certificate lies in `folder` with all else that is written.
     pub fn start(
         &self,
+        scenario: &str,
         setup: Setup,
         upstream: &Upstream,
         folder: &Path,
@@ -180,7 +181,8 @@ impl Peer {
         };
         let mut command = command;
         // A log line for each request is written, as in production.
-        let log = File::create(folder.join(format!("{}.log", self.name)))?;
+        let log_file = folder.join(format!("logs/{scenario}-{}.log", self.name));
+        let log = File::create(&log_file)?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -190,7 +192,7 @@ impl Peer {
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {
             if let Some(status) = child.try_wait()? {
-                let log = fs::read_to_string(folder.join(format!("{}.log", self.name)))?;
+                let log = fs::read_to_string(&log_file)?;
                 return Err(format!("{} ended ({status}):\n{log}", self.name).into());
             }
             if began.elapsed() > START {
