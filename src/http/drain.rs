@@ -4,12 +4,14 @@
 //! "network error". So an early answer goes out at once and the rest of the request is read and forgotten, for a while.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::demand::Meter;
+use crate::inbound::body::announced_length;
 use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest};
@@ -31,6 +33,10 @@ struct Shared {
     ended: Cell<bool>,
     /// Of the connection, over HTTP/1.
     meter: Option<Rc<Meter>>,
+    /// Bytes still to come, where the request announced them.
+    left: Cell<Option<u64>>,
+    /// In which of the dispatcher's turns it had nothing for us.
+    dry: Cell<Option<u64>>,
 }
 
 impl Drop for Shared {
@@ -48,18 +54,73 @@ impl Inflow {
         let meter = meter.filter(|_| request.version() < Version::HTTP_2);
         let payload = request.take_payload();
         if matches!(payload, Payload::None) {
-            meter.iter().for_each(|meter| meter.ask());
+            meter.iter().for_each(|meter| meter.next());
             return None;
         }
         meter.iter().for_each(|meter| meter.hold());
-        let shared = Shared { payload: RefCell::new(payload), ended: Cell::new(false), meter };
+        let shared = Shared {
+            payload: RefCell::new(payload),
+            ended: Cell::new(false),
+            meter,
+            left: Cell::new(announced_length(request.headers())),
+            dry: Cell::default(),
+        };
         let inflow = Self(Rc::new(shared));
         request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
         Some(inflow)
     }
 
-    fn ask(&self) {
-        self.0.meter.iter().for_each(|meter| meter.ask());
+    /// Waits until the dispatcher has counted what was read past it: until then it takes the request for unfinished,
+    /// and closes the connection behind a reply.
+    pub async fn settled(&self) {
+        let Some(meter) = &self.0.meter else {
+            return;
+        };
+        poll_fn(|cx| {
+            if meter.is_settled() {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn end(&self) {
+        self.0.ended.set(true);
+        self.0.meter.iter().for_each(|meter| meter.next());
+    }
+
+    /// The dispatcher has nothing for us. What it had read may not be decoded yet, or wait behind a full payload; it is
+    /// when it still has nothing in its next turn. From then on the body's bytes are taken from the socket.
+    fn poll_past(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        let (Some(meter), Some(left)) = (&self.0.meter, self.0.left.get()) else {
+            self.0.meter.iter().for_each(|meter| meter.ask());
+            return Poll::Pending;
+        };
+        let turn = meter.turn();
+        if self.0.dry.get().is_none_or(|dry| dry == turn) {
+            if self.0.dry.replace(Some(turn)).is_none() {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
+        // The dispatcher forgets what nobody waits for.
+        self.0.payload.replace(Payload::None);
+        if left == 0 {
+            self.end();
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(meter.poll_body(cx, left)) {
+            Ok(bytes) => {
+                self.0.left.set(Some(left - bytes.len() as u64));
+                Ok(bytes)
+            }
+            Err(error) => {
+                self.end();
+                Err(PayloadError::Incomplete(Some(error)))
+            }
+        }))
     }
 
     /// Whether the client has sent everything, or will not.
@@ -88,14 +149,18 @@ impl Stream for Inflow {
         if self.has_ended() {
             return Poll::Ready(None);
         }
+        if matches!(*self.0.payload.borrow(), Payload::None) {
+            return self.poll_past(cx);
+        }
         let polled = Pin::new(&mut *self.0.payload.borrow_mut()).poll_next(cx);
-        match polled {
-            Poll::Ready(None | Some(Err(_))) => {
-                self.0.ended.set(true);
-                self.ask();
+        match &polled {
+            Poll::Ready(None | Some(Err(_))) => self.end(),
+            Poll::Ready(Some(Ok(bytes))) => {
+                let left = self.0.left.get();
+                self.0.left.set(left.map(|left| left.saturating_sub(bytes.len() as u64)));
+                self.0.dry.set(None);
             }
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Pending => self.ask(),
+            Poll::Pending => return self.poll_past(cx),
         }
         polled
     }

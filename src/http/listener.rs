@@ -125,7 +125,7 @@ where
         .client_request_timeout(HEAD_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .on_connect_ext(|connection: &Metered<C>, data| {
-            data.insert::<Rc<Meter>>(connection.meter().clone());
+            data.insert::<Rc<Meter>>(connection.meter());
         })
         .finish(map_config(app, |()| AppConfig::default()))
 }

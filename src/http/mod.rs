@@ -1,6 +1,7 @@
 //! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
 
 pub mod address;
+mod buffers;
 pub mod caller;
 pub mod console;
 pub mod demand;

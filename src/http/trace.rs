@@ -78,8 +78,12 @@ pub async fn requests(
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
     let dressed = problem.is_some() && reply.status().is_success();
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
-    if let Some(inflow) = inflow.filter(|inflow| !inflow.has_ended() && !patience.is_zero()) {
-        reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
+    match inflow {
+        Some(inflow) if inflow.has_ended() => inflow.settled().await,
+        Some(inflow) if !patience.is_zero() => {
+            reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
+        }
+        _ => {}
     }
     let timing = reply.request().extensions().get::<ServerTiming>().cloned();
     if let Some(ServerTiming(value)) = timing {
