@@ -53,6 +53,8 @@ pub struct NoRoom;
 pub struct Blocks {
     budget: Arc<Budget>,
     charged: u64,
+    /// What all of it will be, as far as it is known.
+    expected: usize,
     len: usize,
     full: Vec<Bytes>,
     tail: BytesMut,
@@ -61,7 +63,13 @@ pub struct Blocks {
 impl Blocks {
     /// Keeps nothing yet and costs nothing.
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, charged: 0, len: 0, full: Vec::new(), tail: BytesMut::new() }
+        let (full, tail) = (Vec::new(), BytesMut::new());
+        Self { budget, charged: 0, expected: 0, len: 0, full, tail }
+    }
+
+    /// Says that `bytes` in all are to come: a small file gets one block of its size instead of several that grow.
+    pub fn expect(&mut self, bytes: u64) {
+        self.expected = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
 
     /// Bytes kept.
@@ -108,7 +116,10 @@ impl Blocks {
 
     fn grow(&mut self, wanted: usize) -> Result<(), NoRoom> {
         let doubled = if self.charged == 0 { FIRST_BLOCK } else { self.charged as usize };
-        let capacity = doubled.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK);
+        let capacity = match self.expected.saturating_sub(self.len) {
+            0 => doubled.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK),
+            left => left.min(LARGEST_BLOCK),
+        };
         if !self.budget.charge(capacity as u64) {
             return Err(NoRoom);
         }

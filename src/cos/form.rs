@@ -48,7 +48,7 @@ impl Frame {
         let boundary = format!("gateway-{}", hex::encode(rand::rng().random::<[u8; 16]>()));
         let mut head = String::with_capacity(2048);
         for (name, value) in fields.ordered() {
-            if value.contains(['\r', '\n']) {
+            if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
                 return Err(CosError::Link("a form field holds a line break"));
             }
             for piece in

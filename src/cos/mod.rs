@@ -3,6 +3,7 @@
 //! Knows nothing of clients, tokens or HTTP replies: it is given a source of pieces and a link.
 
 pub mod form;
+mod parcel;
 pub mod relay;
 pub mod target;
 pub mod upstream;

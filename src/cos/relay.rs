@@ -4,20 +4,21 @@
 //! The first bytes are kept until COS has answered or the window is passed, so that a failed attempt can be repeated.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
-use futures::Stream;
 use futures::stream::LocalBoxStream;
 use hyper::body::{Body, Frame as BodyFrame, SizeHint};
 use tokio::time::Instant;
 
 use super::CosError;
 use super::form::Frame;
+use super::parcel::Parcel;
 use super::target::Target;
 use super::upstream::{IDLE_FOR, SURE_FOR, Upstream};
 use super::verdict::{Receipt, judge};
@@ -58,12 +59,16 @@ pub enum Framed {
 }
 
 impl Framed {
-    fn len(self) -> u64 {
+    /// In bytes.
+    pub fn length(self) -> u64 {
         match self {
             Self::Exact(length) | Self::Guess(length) => length,
         }
     }
 }
+
+/// So much of a form goes out at once where it comes in smaller pieces.
+const PARCEL: usize = 32 * 1024;
 
 /// Our tail's epilogue where there is none to mirror.
 const EPILOGUE: &[u8] = b"\r\n";
@@ -95,8 +100,17 @@ impl Relay {
         window: usize,
         verify: bool,
     ) -> Self {
-        let outgoing =
-            Outgoing { source, kept, ended, whole: true, window, broken: false, pass: None };
+        let outgoing = Outgoing {
+            source,
+            kept,
+            ended,
+            whole: true,
+            window,
+            broken: false,
+            failed: None,
+            next: None,
+            pass: None,
+        };
         Self {
             outgoing: Rc::new(RefCell::new(outgoing)),
             unsettled: Cell::new(false),
@@ -120,6 +134,17 @@ impl Relay {
         self.took.get()
     }
 
+    /// Reads ahead as far as the window goes. To be dropped at any time: what was read is kept.
+    pub async fn read_ahead(&self) {
+        poll_fn(|cx| self.outgoing.borrow_mut().poll_ahead(cx)).await;
+    }
+
+    /// The file's length, once all of it was read ahead.
+    pub fn known_length(&self) -> Option<u64> {
+        let outgoing = self.outgoing.borrow();
+        (outgoing.whole && outgoing.ended.is_some()).then(|| outgoing.kept.len() as u64)
+    }
+
     /// Posts the form to `target` once. A second attempt must be asked for only while [`Self::is_replayable`].
     pub async fn attempt(
         &self,
@@ -129,11 +154,15 @@ impl Relay {
         framed: Framed,
     ) -> Result<Receipt, CosError> {
         let began = Instant::now();
+        // It failed while it was read ahead: COS need not hear of it.
+        if let Some(error) = self.outgoing.borrow_mut().failed.take() {
+            return Err(error);
+        }
         let boundary = frame.boundary.clone();
         self.outgoing.borrow_mut().pass = Some(Pass::new(frame, framed));
         let body = RelayBody { outgoing: self.outgoing.clone() };
         // What does not fit the window has one attempt, which a connection that COS is just closing would cost.
-        let repeatable = framed.len() <= self.outgoing.borrow().window as u64;
+        let repeatable = framed.length() <= self.outgoing.borrow().window as u64;
         let age = if repeatable { IDLE_FOR } else { SURE_FOR };
         let answer = upstream.post(target, &boundary, body, &self.outgoing, age).await;
 
@@ -173,6 +202,10 @@ pub struct Outgoing {
     window: usize,
     /// The source ended in an error and must not be asked again.
     broken: bool,
+    /// That error, while nobody has been told of it.
+    failed: Option<CosError>,
+    /// Read ahead, and not kept.
+    next: Option<Bytes>,
     pass: Option<Pass>,
 }
 
@@ -202,14 +235,61 @@ impl Outgoing {
         pass.step == Step::Done
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
-        let Some(pass) = &mut self.pass else {
-            return Poll::Ready(Some(Err(Aborted)));
-        };
-        if pass.stopped {
-            return Poll::Pending;
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.next.is_none() && self.ended.is_none() && !self.broken {
+            if self.kept.len() >= self.window {
+                break;
+            }
+            match ready!(self.poll_source(cx)) {
+                Ok(Piece::Content(bytes)) => {
+                    let before = self.kept.len();
+                    if before + bytes.len() > self.window || self.kept.push(&bytes).is_err() {
+                        self.next = Some(bytes.slice(self.kept.len() - before..));
+                    }
+                }
+                Ok(Piece::End(end)) => self.ended = Some(end),
+                Err(error) => self.failed = Some(error),
+            }
         }
+        Poll::Ready(())
+    }
+
+    /// Whether the next bytes are here already, or are the last ones: then they go out with those before them.
+    fn has_more_at_hand(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| match pass.step {
+            Step::Head | Step::Kept(_) => true,
+            Step::Source => pass.content + EPILOGUE.len() as u64 >= pass.framed.length(),
+            Step::Done => false,
+        })
+    }
+
+    fn hand_out(&mut self) {
+        if let Some(pass) = &mut self.pass {
+            pass.waiting = Waiting::Upstream;
+        }
+    }
+
+    /// The next piece, whether it was read ahead or not. After an error nothing may be asked for.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, CosError>> {
+        if let Some(bytes) = self.next.take() {
+            return Poll::Ready(Ok(Piece::Content(bytes)));
+        }
+        let piece = ready!(self.source.as_mut().poll_next(cx));
+        self.broken = !matches!(piece, Some(Ok(_)));
+        Poll::Ready(match piece {
+            Some(piece) => piece.map_err(CosError::Source),
+            None => Err(CosError::NoVerdict("the source broke off")),
+        })
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
         loop {
+            let Some(pass) = &mut self.pass else {
+                return Poll::Ready(Some(Err(Aborted)));
+            };
+            if pass.stopped {
+                return Poll::Pending;
+            }
             match pass.step {
                 Step::Head => {
                     pass.step = Step::Kept(0);
@@ -227,10 +307,13 @@ impl Outgoing {
                         return Poll::Ready(Some(pass.close(end)));
                     }
                     pass.waiting = Waiting::Client;
-                    let piece = ready!(Pin::new(&mut self.source).poll_next(cx));
+                    let piece = ready!(self.poll_source(cx));
+                    let Some(pass) = &mut self.pass else {
+                        return Poll::Ready(Some(Err(Aborted)));
+                    };
                     pass.waiting = Waiting::Upstream;
                     match piece {
-                        Some(Ok(Piece::Content(bytes))) => {
+                        Ok(Piece::Content(bytes)) => {
                             if self.whole {
                                 let room = self.kept.len() + bytes.len() <= self.window;
                                 self.whole = room && self.kept.push(&bytes).is_ok();
@@ -240,16 +323,8 @@ impl Outgoing {
                             }
                             return Poll::Ready(Some(pass.content(bytes)));
                         }
-                        Some(Ok(Piece::End(end))) => self.ended = Some(end),
-                        Some(Err(error)) => {
-                            self.broken = true;
-                            return Poll::Ready(Some(pass.fail(CosError::Source(error))));
-                        }
-                        None => {
-                            self.broken = true;
-                            let error = CosError::NoVerdict("the source broke off");
-                            return Poll::Ready(Some(pass.fail(error)));
-                        }
+                        Ok(Piece::End(end)) => self.ended = Some(end),
+                        Err(error) => return Poll::Ready(Some(pass.fail(error))),
                     }
                 }
                 Step::Done => return Poll::Ready(None),
@@ -302,14 +377,14 @@ impl Pass {
             Framed::Exact(_) => EPILOGUE.len(),
             Framed::Guess(_) => 0,
         };
-        self.framed.len() + (self.frame.head.len() + self.frame.closing.len() + epilogue) as u64
+        self.framed.length() + (self.frame.head.len() + self.frame.closing.len() + epilogue) as u64
     }
 
     fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
         self.content += bytes.len() as u64;
-        if self.content > self.framed.len() {
+        if self.content > self.framed.length() {
             return self
-                .fail(CosError::LengthMismatch { declared: self.framed.len(), got: self.content });
+                .fail(CosError::LengthMismatch { declared: self.framed.length(), got: self.content });
         }
         self.crc.update(&bytes);
         Ok(bytes)
@@ -356,15 +431,30 @@ pub struct RelayBody {
 }
 
 impl Body for RelayBody {
-    type Data = Bytes;
+    type Data = Parcel;
     type Error = Aborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<BodyFrame<Bytes>, Aborted>>> {
-        let bytes = ready!(self.outgoing.borrow_mut().poll_bytes(cx));
-        Poll::Ready(bytes.map(|bytes| bytes.map(BodyFrame::data)))
+    ) -> Poll<Option<Result<BodyFrame<Parcel>, Aborted>>> {
+        let mut outgoing = self.outgoing.borrow_mut();
+        let mut parcel = Parcel::default();
+        while !parcel.is_full() && (parcel.remaining() < PARCEL || outgoing.has_more_at_hand()) {
+            match outgoing.poll_bytes(cx) {
+                Poll::Ready(Some(Ok(bytes))) => parcel.push(bytes),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) if !parcel.has_remaining() => return Poll::Ready(None),
+                Poll::Pending if !parcel.has_remaining() => return Poll::Pending,
+                Poll::Ready(None) => break,
+                Poll::Pending => {
+                    // What is at hand goes out first, and if it does not, that is not the client's doing.
+                    outgoing.hand_out();
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(BodyFrame::data(parcel))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,8 +1,11 @@
 //! One file to COS: a link, the form, the verdict; again where that may help and every byte is still there.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use secrecy::ExposeSecret;
 
 use super::Worker;
@@ -40,7 +43,9 @@ pub(super) async fn deliver(
     file: &File,
     times: &Times<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    let mut link = upload_link(worker, &path.key, times).await?;
+    // While WeChat is asked, the client goes on sending.
+    let (link, ahead) = (upload_link(worker, &path.key, times), file.relay.read_ahead());
+    let mut link = beside(link, ahead).await?;
     match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
             worker.wechat.forget_link(&link.file_id).await;
@@ -55,6 +60,19 @@ pub(super) async fn deliver(
             Err(problem.into())
         }
     }
+}
+
+/// Runs `aside` as long as `main` takes, and no longer.
+async fn beside<T>(main: impl Future<Output = T>, aside: impl Future<Output = ()>) -> T {
+    let (mut main, mut aside) = (pin!(main), pin!(aside.fuse()));
+    poll_fn(|cx| {
+        let result = main.as_mut().poll(cx);
+        if result.is_pending() {
+            let _ = aside.as_mut().poll(cx);
+        }
+        result
+    })
+    .await
 }
 
 async fn upload_link(worker: &Worker, key: &Key, times: &Times<'_>) -> Result<UploadLink, Problem> {
@@ -95,7 +113,11 @@ async fn send(
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
     let content_type = shared.settings.cos.send_content_type.then_some(content_type);
-    let mut framed = file.framed;
+    // What was declared must come true; what was guessed need not be, once it is known.
+    let mut framed = match (file.framed, file.relay.known_length()) {
+        (Framed::Guess(_), Some(length)) => Framed::Exact(length),
+        (framed, _) => framed,
+    };
     let mut attempt = 1;
     loop {
         let target = shared.allowed_hosts.check(&link.url)?;

@@ -478,7 +478,9 @@ impl<'a> Upload<'a> {
     }
 
     fn streamed(&self, source: Source, framed: Framed) -> File {
-        self.file(Blocks::new(self.worker.shared.budget.clone()), None, source, framed)
+        let mut kept = Blocks::new(self.worker.shared.budget.clone());
+        kept.expect(framed.length());
+        self.file(kept, None, source, framed)
     }
 
     /// Holds a file to its end; where the room runs out, goes over to the guess if there is one.
