@@ -11,6 +11,7 @@ use awc::http::header::CONTENT_TYPE;
 use awc::{Client, ClientRequest};
 use futures::future::join_all;
 use moka::future::Cache;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -30,6 +31,9 @@ const ATTEMPTS: u32 = 3;
 const FILES_PER_CALL: usize = 50;
 /// How long a download link is asked for where nobody says.
 pub const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// What a query's parameter must not hold as it is.
+const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// What all workers share.
 pub struct Shared {
@@ -279,15 +283,17 @@ impl Wechat {
         let Shared { base_url, access, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
         let body = serde_json::to_vec(body).map_err(|_| unusable("its request"))?;
-        let url = format!("{base_url}/tcb/{call}");
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
             let pass = access.pass(&self.http).await?;
-            let mut request = self.http.post(&url);
-            if let Some(parameter) = pass.parameter() {
-                request = request.query(&[parameter]).map_err(|_| unusable("its URL"))?;
+            // In one piece: awc would parse the URL again for a query of its own.
+            let mut url = format!("{base_url}/tcb/{call}");
+            if let Some((name, value)) = pass.parameter() {
+                url.extend(["?", name, "="]);
+                url.extend(utf8_percent_encode(value, PARAMETER));
             }
+            let request = self.http.post(url);
             let sent =
                 exchange(call, access.mode(), request, Some(body.clone()), self.shared.timeout);
             let result = sent.await;
