@@ -96,14 +96,19 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
         return Ok(true);
     }
     let scale = if arguments.quick { 0.3 } else { 1.0 };
-    let chosen: Vec<Scenario> = scenarios::all(scale)
-        .into_iter()
-        .filter(|scenario| scenario.barred || !arguments.check)
-        .filter(|scenario| {
-            let filters = &arguments.filters;
-            filters.is_empty() || filters.iter().any(|filter| scenario.name.contains(filter))
-        })
-        .collect();
+    let mut chosen = scenarios::all(scale);
+    chosen.retain(|scenario| scenario.barred || !arguments.check);
+    let filters = &arguments.filters;
+    if !filters.is_empty() {
+        // A name that is given in full means itself, not those that begin with it.
+        let whole: Vec<_> = chosen.iter().map(|scenario| scenario.name.clone()).collect();
+        chosen.retain(|scenario| {
+            filters.iter().any(|filter| {
+                *filter == scenario.name
+                    || !whole.contains(filter) && scenario.name.contains(filter)
+            })
+        });
+    }
     if arguments.list {
         chosen.iter().for_each(|scenario| println!("{:24} {}", scenario.name, scenario.what));
         return Ok(true);
