@@ -383,8 +383,10 @@ impl Pass {
     fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
         self.content += bytes.len() as u64;
         if self.content > self.framed.length() {
-            return self
-                .fail(CosError::LengthMismatch { declared: self.framed.length(), got: self.content });
+            return self.fail(CosError::LengthMismatch {
+                declared: self.framed.length(),
+                got: self.content,
+            });
         }
         self.crc.update(&bytes);
         Ok(bytes)

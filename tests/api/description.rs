@@ -214,6 +214,10 @@ fn each_address_takes_the_methods_described_and_no_other() {
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"] {
             let reply = sandbox.call(method, &address, &[], b"");
             let described = item.get(method.to_lowercase()).is_some();
+            // In the sandbox the console lives there, too.
+            if path == "/" && !described {
+                continue;
+            }
             let as_wechat = path.starts_with("/tcb/") || path.starts_with("/cgi-bin/");
             if as_wechat && !described {
                 assert_eq!(reply.status, 200, "{method} {path}");

@@ -356,7 +356,7 @@ fn who_is_kept_to_a_folder_is_kept_to_our_bucket_s() {
         let mut client = world.client();
         let body = json!({"fileid_list": [id]}).to_string();
         client.send_request("POST", "/tcb/batchdeletefile", &[authorization()], body.as_bytes());
-        assert_eq!(client.reply().json()["errcode"], -501007);
+        assert_eq!(client.reply().json()["delete_list"][0]["status"], -501007);
     }
     assert_eq!(world.objects().len(), 1);
 }
