@@ -19,7 +19,7 @@ const NAMES = [
 const LIMIT = 8 * MiB;
 
 /** What a refusal says, to users of clients that pass it on. */
-const WORDS = { "server error": /AccessDenied/, "too large": /8388608/, "wrong ticket": /key|ticket/ };
+const WORDS = { "server error": /AccessDenied/, "too large": /8\.0 MiB/, "wrong ticket": /key|ticket/ };
 
 /** For clients that do not say otherwise. */
 const USUAL = {

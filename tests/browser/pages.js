@@ -16,7 +16,8 @@ const ADDRESS = "https://files.example.com";
 function snippet(readme, summary) {
   const code = readme.split(`<summary>${summary}</summary>`)[1]?.match(/```\w+\n([\s\S]*?)\n```/)?.[1];
   if (!code) throw new Error(`the README has no code for ${summary}`);
-  return code;
+  // A page begins with the same imports.
+  return code.replace(/^import .*;\n+/gm, "");
 }
 
 /**
