@@ -438,7 +438,7 @@ fn schemathesis_finds_nothing_to_object_to() {
         .arg("--config-file")
         .arg(project.join("tests/schemathesis.toml"))
         .args(["run", &format!("{url}/openapi.json"), "--url", &url])
-        .args(["--header", &format!("Authorization: Bearer {KEY}"), "--max-examples", "50"])
+        .args(["--header", &format!("Authorization: Bearer {KEY}"), "--max-examples", "25"])
         .current_dir(folder.path())
         .status();
     assert!(status.expect("schemathesis runs").success(), "{}", sandbox.gateway.log());
