@@ -87,23 +87,6 @@ const CLIENTS = {
     image: (page) => stored(page, "[data-slate-editor] img"),
     said: (page) => page.alerted,
   },
-  TinyMCE: {
-    html: `<textarea id="editor"></textarea><script src="/node_modules/tinymce/tinymce.min.js"></script>`,
-    // It is given its key in the address, which is for tickets only.
-    sameOrigin: true,
-    async give(page, paths) {
-      await page.frameLocator(".tox-edit-area iframe").locator("body").waitFor();
-      const [base64] = [(await readFile(paths)).toString("base64")];
-      await page.evaluate((base64) => {
-        window.tinymce.activeEditor.insertContent(`<img src="data:image/png;base64,${base64}">`);
-        window.tinymce.activeEditor.uploadImages();
-      }, base64);
-    },
-    image: (page) => page.frameLocator(".tox-edit-area iframe").locator("img[src*='/v1/files/']").first(),
-    /** It says no more than the status. */
-    said: (page) => page.locator(".tox-notification--error").first().innerText(),
-    words: /HTTP Error: (413|502)/,
-  },
   "CKEditor 5": {
     html: `<div id="editor"></div>`,
     async give(page, paths) {
