@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Form, Reply, Setup, World, fetch};
+use crate::harness::{Form, Reply, Setup, World, fetch, wait_until};
 use crate::stand_in::{self, Upstream, ok};
 
 const MODES: [&str; 5] = ["secret", "stable", "cloudbase", "open", "authorizer"];
@@ -287,8 +287,9 @@ fn a_refresh_is_forced_only_where_wechat_hands_back_the_token_it_refused() {
     let world = Setup::new().start();
     world.post(&small()).stored();
     let forced = |count: usize| {
-        let log = world.gateway.log();
-        assert_eq!(log.matches("forcing a refresh").count(), count, "{log}");
+        let said = || world.gateway.log().matches("forcing a refresh").count();
+        wait_until("the log says so", || said() >= count);
+        assert_eq!(said(), count, "{}", world.gateway.log());
     };
     // Refused and replaced: a normal fetch is enough.
     world.control("POST", "tokens/revoke", "");
