@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::BoxError;
 use super::bars;
 use super::results::{Figure, Results, number};
+use super::scenarios::size;
 
 const BEGIN: &str = "<!-- benches/runs: begin -->\n";
 const END: &str = "<!-- benches/runs: end -->";
@@ -64,26 +65,37 @@ fn section(results: &Results) -> String {
     text
 }
 
-/// What an upload costs: so much each, and so much for each of its bytes.
+/// What an upload costs, and what a core carries: the fixed part is what is left of a small upload without its bytes.
 fn capacity(results: &Results) -> String {
+    const GIB: f64 = (1u64 << 30) as f64;
+    /// Of a core; the rest is for bursts.
+    const LOAD: f64 = 0.7;
     let cpu = |scenario: &str, figure| {
         results.scenario(scenario)?.peer("gateway").map(|us| us.median(figure))
     };
-    let mut text = String::from(
-        "| to COS over | CPU per upload of 64 KiB | CPU per GiB of large files |\n|---|---:|---:|\n",
+    let mut text = String::new();
+    let small = cpu("https-small", Figure::CpuPer1000);
+    let (Some(small), Some(by_gib)) = (small, cpu("https-large", Figure::CpuPerGib)) else {
+        return text;
+    };
+    let fixed = (small / 1000.0 - by_gib * 65536.0 / GIB).max(0.0);
+    let (each, gib) = (number(fixed * 1000.0), number(by_gib));
+    let _ = write!(
+        text,
+        "To COS over HTTPS an upload costs a core **{each} ms and {gib} s for each GiB** of it. So `N` replicas of `M` \
+         cores, kept at 70 %, carry `N × M × 0.7 / ({each} ms + size × {gib} s/GiB)` uploads a second:\n\n\
+         | file | uploads/s for each core | MiB/s for each core |\n|---|---:|---:|\n"
     );
-    for scheme in ["https", "http"] {
-        let small = cpu(&format!("{scheme}-small"), Figure::CpuPer1000);
-        let large = cpu(&format!("{scheme}-large"), Figure::CpuPerGib);
-        if let (Some(small), Some(large)) = (small, large) {
-            let _ = writeln!(
-                text,
-                "| {} | {} ms | {} s |",
-                scheme.to_uppercase(),
-                number(small),
-                number(large)
-            );
-        }
+    for bytes in [4096, 65_536, 1 << 20, 8 << 20, 100 << 20, 1 << 30] {
+        let share = bytes as f64 / GIB;
+        let rate = LOAD / (fixed + by_gib * share);
+        let (rate, volume) = (number(rate), number(rate * share * 1024.0));
+        let _ = writeln!(text, "| {} | {rate} | {volume} |", size(bytes));
+    }
+    if let Some(memory) =
+        results.scenario("memory-200").and_then(|run| run.rss_per_upload("gateway"))
+    {
+        let _ = writeln!(text, "\nEach upload in flight adds {} MiB of memory.", number(memory));
     }
     text
 }
