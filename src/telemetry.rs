@@ -18,9 +18,10 @@ pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
     filter(settings).map(drop)
 }
 
-/// The server library's own account of its start says nothing that ours does not; who wants it can name it.
+/// The server library's own account of its start says nothing that ours does not, and an error for each connection
+/// that sent no HTTP is what a flood wants; who wants them can name them.
 fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
-    Ok(EnvFilter::try_new(format!("actix_server=warn,{}", settings.log))?)
+    Ok(EnvFilter::try_new(format!("actix_server=warn,actix_http=off,{}", settings.log))?)
 }
 
 /// Begins to log, for the whole process.

@@ -442,6 +442,13 @@ fn schemathesis_finds_nothing_to_object_to() {
         .current_dir(folder.path())
         .status();
     assert!(status.expect("schemathesis runs").success(), "{}", sandbox.gateway.log());
+    // A path or an environment that WeChat itself does not take is asked for on purpose, in WeChat's own API.
+    let refused = |line: &&str| line.contains(r#" path="/tcb/"#) && line.contains("wechat_refused");
     let log = sandbox.gateway.log();
-    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+    let trouble: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+        .filter(|line| !refused(line))
+        .collect();
+    assert!(trouble.is_empty(), "{trouble:#?}");
 }
