@@ -32,7 +32,7 @@ pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
     match settings.format {
         LogFormat::Text => lines.try_init()?,
-        LogFormat::Json => lines.json().flatten_event(true).try_init()?,
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init()?,
     }
     Ok(())
 }

@@ -28,6 +28,9 @@ const HEAD: usize = 8 * 1024;
 /// as much as it grows to for a large body. It comes to read again whenever anything happens to the request.
 const SHOWN: usize = 8 * 1024;
 const SHOWN_WHEN_BEHIND: usize = 64 * 1024;
+/// With less room than this the dispatcher enlarges its buffer before it reads, and moves all that it holds, even for
+/// nothing: as much is left free (moving zeros was 6 % of a large upload's CPU).
+const SPARE: usize = 1024;
 /// Zeros that the dispatcher may still have to be shown while more is read past it: without a bound, an upload that
 /// never has to wait would leave it ever further behind, and keep its worker to itself.
 const OWED: u64 = 128 * 1024;
@@ -180,8 +183,18 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
     /// Zeros for bytes that were read past the dispatcher.
     fn poll_show(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let owed = usize::try_from(self.owed.get()).unwrap_or(usize::MAX);
-        let most = if owed > SHOWN_WHEN_BEHIND { SHOWN_WHEN_BEHIND } else { SHOWN };
-        let shown = owed.min(most.saturating_sub(self.given.get())).min(buffer.remaining());
+        let behind = owed > SHOWN_WHEN_BEHIND;
+        let most = if behind { SHOWN_WHEN_BEHIND } else { SHOWN };
+        let (room, given) = (buffer.remaining(), self.given.get());
+        let room = match room {
+            // Left free in the last turn: less than that, and the whole buffer is used again, from its beginning.
+            ..=SPARE if given == 0 => 1,
+            ..=SPARE => 0,
+            // Filled, it grows.
+            _ if behind && given + room < SHOWN_WHEN_BEHIND => room,
+            _ => room - SPARE,
+        };
+        let shown = owed.min(room).min(most.saturating_sub(given));
         if shown == 0 {
             return self.pause(cx);
         }
