@@ -14,7 +14,7 @@ import { serve } from "./pages.js";
 /** Each has a page, `clients/NAME.page.js`, and what its user does there, `clients/NAME.js`. */
 const NAMES = [
   "own-page", "plain-form", "element-plus", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs", "vditor",
-  "filepond", "dropzone",
+  "ueditor", "filepond", "dropzone",
 ];
 const LIMIT = 8 * MiB;
 
@@ -57,23 +57,25 @@ after(async () => {
 
 beforeEach(() => Promise.all([limited.reset(), roomy.reset()]));
 
+/** Has `body` use the client's page, which was told of a gateway and given a ticket. */
+async function visit(client, label, body, { gateway = () => limited, credential = ticket() } = {}) {
+  const page = await browser.open({ viewport: { width: 900, height: 700 } });
+  await client.prepare(page);
+  pages.upstream = gateway().url;
+  const query = new URLSearchParams({ gateway: gateway().url, ticket: credential });
+  await page.goto(`${pages.origin}/${client.name}?${query}`);
+  try {
+    await body(page);
+  } finally {
+    await page.screenshot({ path: browser.output(`${client.name}-${label.replaceAll(" ", "-")}.png`) });
+    await page.context().close();
+  }
+}
+
 for (const client of clients) {
   describe(client.title, () => {
-    /** Runs `body` on the client's page, which was told to use a gateway. */
-    const run = (label, body, { gateway = () => limited, credential = ticket() } = {}) =>
-      test(label, () =>
-        matrix.cell(client.title, label, async () => {
-          const page = await browser.open({ viewport: { width: 900, height: 700 } });
-          await client.prepare(page);
-          const query = new URLSearchParams({ gateway: gateway().url, ticket: credential });
-          await page.goto(`${pages.origin}/${client.name}?${query}`);
-          try {
-            await body(page);
-          } finally {
-            await page.screenshot({ path: browser.output(`${client.name}-${label.replaceAll(" ", "-")}.png`) });
-            await page.context().close();
-          }
-        }));
+    const run = (label, body, options) =>
+      test(label, () => matrix.cell(client.title, label, () => visit(client, label, body, options)));
 
     /** The image is seen, from the returned address, and what is stored is what was given, once. */
     async function stores(page) {
@@ -124,3 +126,42 @@ for (const client of clients) {
     run("wrong ticket", async (page) => refuses(page, "wrong ticket", await picture("picture.png")), { credential: "wrong" });
   });
 }
+
+describe("what only one of them does", () => {
+  const only = (name, label, body) => {
+    const client = clients.find((client) => client.name === name);
+    test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client)));
+  };
+
+  only("filepond", "takes an upload back", async (page, client) => {
+    await client.give(page, (await picture("picture.png")).path);
+    await page.locator("#stored").waitFor();
+    assert.match(await page.locator("input[type=hidden][name=filepond]").inputValue(), /^cloud:\/\//);
+    const reply = page.waitForResponse((reply) => reply.request().method() === "DELETE");
+    await page.locator(".filepond--action-revert-item-processing").click();
+    assert.equal((await reply).status(), 204);
+    assert.deepEqual(await limited.objects(), []);
+  });
+
+  only("vditor", "shows the files that are stored beside the one that is not", async (page, client) => {
+    const sizes = { "one.png": 0, "large.png": 9 * MiB, "two.png": 0 };
+    const given = await Promise.all(Object.entries(sizes).map(([name, size], seed) => picture(name, size, seed)));
+    await client.give(page, given.map(({ path }) => path));
+    assert.match(await client.said(page), /8\.0 MiB/);
+    await client.image(page).nth(1).waitFor();
+    assert.equal((await limited.objects()).length, 2);
+  });
+
+  only("ueditor", "uploads what is pasted, with its field behind the file", async (page, client) => {
+    const { content } = await picture("picture.png");
+    await page.frameLocator(".edui-for-simpleupload iframe").locator("input[type=file]").waitFor({ state: "attached" });
+    await page.frameLocator("#ueditor_0").locator("body").evaluate((body, base64) => {
+      const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+      const clipboardData = new DataTransfer();
+      clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+      body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+    }, content.toString("base64"));
+    await client.image(page).waitFor();
+    assert.equal((await limited.objects()).length, 1);
+  });
+});

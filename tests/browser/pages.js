@@ -2,8 +2,9 @@
 // served from an origin of its own.
 
 import { readFile } from "node:fs/promises";
-import { createServer } from "node:http";
+import { createServer, request as ask } from "node:http";
 import { extname, join } from "node:path";
+import { pipeline } from "node:stream";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
@@ -16,31 +17,35 @@ const ADDRESS = "https://files.example.com";
 function snippet(readme, summary) {
   const code = readme.split(`<summary>${summary}</summary>`)[1]?.match(/```\w+\n([\s\S]*?)\n```/)?.[1];
   if (!code) throw new Error(`the README has no code for ${summary}`);
-  // A page begins with the same imports.
-  return code.replace(/^import .*;\n+/gm, "");
+  return code;
 }
 
 /**
- * In a page's source, `// README: SUMMARY` stands for that code, with the page's `gateway` for the address;
- * `README("SUMMARY")` is its text.
+ * In a page's source, `// README: SUMMARY` stands for that code, with the page's `gateway` for the address and its
+ * imports at the page's beginning; `README("SUMMARY")` is its text.
  */
 const quoting = (readme) => ({
   name: "readme",
   setup(build) {
     build.onLoad({ filter: /\.page\.js$/ }, async ({ path }) => {
       const source = await readFile(path, "utf8");
+      let imports = "";
       const contents = source
         .replace(/^\/\/ README: (.*)$/gm, (_, summary) =>
           snippet(readme, summary)
+            .replace(/^import .*\n/gm, (line) => ((imports += line), ""))
             .replaceAll(`"${ADDRESS}`, 'gateway + "')
             .replaceAll(`\`${ADDRESS}`, "`${gateway}"))
         .replace(/README\("(.*)"\)/g, (_, summary) => JSON.stringify(snippet(readme, summary)));
-      return { contents, loader: "js" };
+      return { contents: imports + contents, loader: "js" };
     });
   },
 });
 
-/** Serves `/NAME`, which runs `clients/NAME.page.js`, and the npm packages for those that load parts of themselves. */
+/**
+ * Serves `/NAME`, which runs `clients/NAME.page.js`, the packages of those that load parts of themselves, and below `/v1`
+ * what `upstream` is: for those that can only read their own origin.
+ */
 export async function serve(names) {
   const readme = await readFile(join(HERE, "../../README.md"), "utf8");
   const built = await build({
@@ -55,25 +60,37 @@ export async function serve(names) {
   });
   const bundles = new Map(built.outputFiles.map(({ path, contents }) => [`/bundles${path}`, contents]));
 
+  const pages = {};
   const server = createServer(async (request, response) => {
     const { pathname } = new URL(request.url, "http://pages");
+    if (pathname.startsWith("/v1/")) return pass(request, response, pages.upstream);
     const name = pathname.slice(1);
     let body = bundles.get(pathname);
     if (names.includes(name)) body = page(name, bundles.has(`/bundles/${name}.css`));
-    if (pathname.startsWith("/node_modules/")) body = await readFile(join(HERE, pathname)).catch(() => undefined);
+    const folder = { node_modules: HERE, ueditor: join(HERE, "../clients") }[pathname.split("/")[1]];
+    if (folder) body = await readFile(join(folder, pathname)).catch(() => undefined);
     response.statusCode = body ? 200 : 404;
     response.setHeader("content-type", `${TYPES[extname(pathname)] ?? "text/html"}; charset=utf-8`);
     response.end(body ?? "");
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return {
-    // Another site than the gateway's 127.0.0.1, not only another port.
-    origin: `http://localhost:${server.address().port}`,
-    close: () => {
-      server.closeAllConnections();
-      return new Promise((resolve) => server.close(resolve));
-    },
+  // Another site than the gateway's 127.0.0.1, not only another port.
+  pages.origin = `http://localhost:${server.address().port}`;
+  pages.close = () => {
+    server.closeAllConnections();
+    return new Promise((resolve) => server.close(resolve));
   };
+  return pages;
+}
+
+/** Passes a request on with its headers, `Host` too: links in replies are of the page's origin. */
+function pass(request, response, upstream) {
+  const { method, headers, url } = request;
+  const passed = ask(new URL(url, upstream), { method, headers }, (answer) => {
+    pipeline(answer, response.writeHead(answer.statusCode, answer.headers), () => {});
+  });
+  passed.on("error", () => response.destroy());
+  pipeline(request, passed, () => {});
 }
 
 const page = (name, styled) => `<!doctype html>

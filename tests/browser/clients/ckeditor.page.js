@@ -1,6 +1,3 @@
-import { ClassicEditor, Essentials, Image, ImageUpload, Paragraph, SimpleUploadAdapter } from "ckeditor5";
-import "ckeditor5/ckeditor5.css";
-
 import { add, gateway, ticket } from "./panel.js";
 
 add("div", { id: "editor" });

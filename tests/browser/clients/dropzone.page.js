@@ -1,6 +1,3 @@
-import Dropzone from "dropzone";
-import "dropzone/dist/dropzone.css";
-
 import { add, gateway, showImage, ticket } from "./panel.js";
 
 add("div", { id: "dropzone", className: "dropzone" });

@@ -1,6 +1,3 @@
-import * as FilePond from "filepond";
-import "filepond/dist/filepond.min.css";
-
 import { add, gateway, showImage, ticket } from "./panel.js";
 
 add("input", { type: "file", name: "filepond" });

@@ -1,0 +1,10 @@
+// UEditor is a script of its page, on the gateway's own origin.
+
+import { add, ticket } from "./panel.js";
+
+add("script", { id: "editor", type: "text/plain" });
+const load = (name, then) => add("script", { src: `/ueditor/${name}` }).addEventListener("load", then);
+load("ueditor.config.js", () => load("ueditor.all.js", () => {
+  const { UE } = window;
+// README: UEditor
+}));
