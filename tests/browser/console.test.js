@@ -20,11 +20,10 @@ const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile:
 let browser, open, guarded;
 
 before(async () => {
-  [browser, open, guarded] = await Promise.all([
-    launch(),
-    start({ "upload.max_file_size": 64 * MiB }),
-    start(keyed),
-  ]);
+  // One after the other: what was started before a failure is ended.
+  browser = await launch();
+  open = await start({ "upload.max_file_size": 64 * MiB });
+  guarded = await start(keyed);
 });
 after(() => Promise.all([browser?.close(), open?.stop(), guarded?.stop()]));
 beforeEach(() => Promise.all([open.reset(), guarded.reset()]));
