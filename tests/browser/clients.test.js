@@ -2,7 +2,8 @@
 // see, and what is stored.
 
 import assert from "node:assert/strict";
-import { writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
 import { after, before, beforeEach, describe, test } from "node:test";
 
 import { launch } from "./browser.js";
@@ -19,7 +20,7 @@ const NAMES = [
 const LIMIT = 8 * MiB;
 
 /** What a refusal says, to users of clients that pass it on. */
-const WORDS = { "server error": /AccessDenied/, "too large": /8\.0 MiB/, "wrong ticket": /key|ticket/ };
+const WORDS = { "server error": /AccessDenied/, "too large": /8\.0 MiB/, "wrong key": /key|ticket/ };
 
 /** For clients that do not say otherwise. */
 const USUAL = {
@@ -36,7 +37,10 @@ const USUAL = {
 const clients = await Promise.all(
   NAMES.map(async (name) => ({ name, ...USUAL, ...(await import(`./clients/${name}.js`)) })),
 );
-const matrix = new Matrix("in a browser", ["with a ticket", "with a key"]);
+const matrix = new Matrix("client", ["with a ticket", "with a key"]);
+// Scripts, servers and apps, as tests/api/readme.rs has seen them.
+const others = new URL("../../target/tmp/clients.md", import.meta.url);
+if (existsSync(others)) matrix.add(await readFile(others, "utf8"));
 let browser, pages, limited, roomy;
 
 before(async () => {
@@ -52,7 +56,6 @@ before(async () => {
 after(async () => {
   await Promise.all([browser?.close(), pages?.close(), limited?.stop(), roomy?.stop()]);
   if (browser) await writeFile(browser.output("clients.md"), matrix.table());
-  console.log(`\n${matrix.table()}`);
 });
 
 beforeEach(() => Promise.all([limited.reset(), roomy.reset()]));
@@ -123,7 +126,7 @@ for (const client of clients) {
       assert.deepEqual(await roomy.objects(), []);
     }, { gateway: () => roomy });
 
-    run("wrong ticket", async (page) => refuses(page, "wrong ticket", await picture("picture.png")), { credential: "wrong" });
+    run("wrong key", async (page) => refuses(page, "wrong key", await picture("picture.png")), { credential: "wrong" });
   });
 }
 

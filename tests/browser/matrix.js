@@ -11,6 +11,12 @@ export class Matrix {
     this.#columns = new Set(columns);
   }
 
+  /** Puts the rows of another table of this kind, as its text, before those that come. */
+  add(table) {
+    const [head, , ...rows] = table.trim().split("\n").map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+    for (const [row, ...cells] of rows) cells.forEach((cell, index) => this.#cells(row, head[index + 1]).set(head[index + 1], cell));
+  }
+
   /** What this one cannot do. */
   skip(row, column) {
     this.#cells(row, column).set(column, "-");

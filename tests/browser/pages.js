@@ -67,7 +67,7 @@ export async function serve(names) {
     const name = pathname.slice(1);
     let body = bundles.get(pathname);
     if (names.includes(name)) body = page(name, bundles.has(`/bundles/${name}.css`));
-    const folder = { node_modules: HERE, ueditor: join(HERE, "../clients") }[pathname.split("/")[1]];
+    const folder = { node_modules: HERE, ueditor: join(HERE, "../clients") }[pathname.match(/^\/(\w+)\//)?.[1]];
     if (folder) body = await readFile(join(folder, pathname)).catch(() => undefined);
     response.statusCode = body ? 200 : 404;
     response.setHeader("content-type", `${TYPES[extname(pathname)] ?? "text/html"}; charset=utf-8`);

@@ -4,7 +4,7 @@ export const title = "Editor.js";
 
 /** It says the same of every failure. */
 const word = /upload image/i;
-export const words = { "server error": word, "too large": word, "wrong ticket": word };
+export const words = { "server error": word, "too large": word, "wrong key": word };
 
 export async function give(page, path) {
   await page.locator(".ce-paragraph").click();

@@ -4,7 +4,7 @@ export const title = "TinyMCE 8";
 export const setsHeaders = false;
 
 /** It says no more than the status. */
-export const words = { "server error": /502/, "too large": /413/, "wrong ticket": /401/ };
+export const words = { "server error": /502/, "too large": /413/, "wrong key": /401/ };
 
 export async function give(page, path) {
   await page.locator("body.ready").waitFor();
