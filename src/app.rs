@@ -35,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::settings::{Credential as CredentialMode, Settings};
 use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
-use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant, Mode};
+use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
 use crate::wechat::file::TokenFile;
 use crate::wechat::replicas::Replicas;
 use crate::wechat::token::Tokens;
@@ -159,9 +159,9 @@ impl Upstreams {
         Wechat::new(self.http(settings), self.wechat.clone())
     }
 
-    /// How we are known to WeChat.
-    pub fn mode(&self) -> Mode {
-        self.wechat.access().mode()
+    /// How we are let in to WeChat.
+    pub fn access(&self) -> &Access {
+        self.wechat.access()
     }
 
     pub fn cos(&self) -> Rc<Upstream> {

@@ -108,6 +108,12 @@ async fn examine(settings: Settings, report: &mut Report) -> Result<(), AppError
 
     let (settings, _sandbox) = app::with_sandbox(settings)?;
     let examiner = Examiner { upstreams: Upstreams::new(&settings)?, settings: &settings };
+    if let Some(public_url) = &settings.server.public_url {
+        examiner.public_url(public_url, report).await;
+    }
+    if settings.redis.url.is_some() {
+        report.step("redis", examiner.redis().await);
+    }
     let Some(()) = report.step("token", examiner.token().await) else {
         report.skipped(&["link", "upload", "download", "delete"]);
         return Ok(());
@@ -158,6 +164,50 @@ struct Examiner<'a> {
 }
 
 impl Examiner<'_> {
+    /// Whether what clients are told to call is this gateway's. Nobody there is no fault: it need not run yet.
+    async fn public_url(&self, public_url: &str, report: &mut Report) {
+        const STEP: &str = "address";
+        let http = self.upstreams.http(self.settings);
+        let health = format!("{}/healthz", public_url.trim_end_matches('/'));
+        let mut reply = match http.get(&health).send().await {
+            Ok(reply) => reply,
+            Err(error) => {
+                let said = format!(
+                    "nobody answers at {public_url} ({error}), by a gateway that does not run yet?"
+                );
+                return report.line("note", STEP, said);
+            }
+        };
+        let status = reply.status().as_u16();
+        let body = reply.body().limit(64 * 1024).await.unwrap_or_default();
+        let body = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
+        report.step(
+            STEP,
+            if status == 200 && body["status"] == "ok" {
+                Ok(((), format!("a gateway answers at {public_url}")))
+            } else {
+                Err(Fault {
+                    what: format!("{public_url} answers {status}, and not like a gateway"),
+                    change: "server.public_url is the address under which clients reach the gateway: correct it, or \
+                             have the proxy there pass everything below it on"
+                        .to_owned(),
+                })
+            },
+        );
+    }
+
+    async fn redis(&self) -> Checked<()> {
+        match self.upstreams.access().shared().await {
+            Ok(()) => Ok(((), "answers, and takes what is shared".to_owned())),
+            Err(away) => Err(Fault {
+                what: away.to_string(),
+                change: "check the address and the password in redis.url, and that this Redis may be written to and \
+                         runs scripts (EVAL)"
+                    .to_owned(),
+            }),
+        }
+    }
+
     async fn token(&self) -> Checked<()> {
         let mode = self.settings.wechat.credential.name();
         let wechat = self.upstreams.wechat(self.settings);
@@ -284,7 +334,7 @@ impl Examiner<'_> {
             FileError::Call(error) => self.wechat_fault(error),
             FileError::File { status, message } => Fault {
                 what: format!("WeChat says of the file: {status} {message}"),
-                change: advice(*status, message, self.upstreams.mode())
+                change: advice(*status, message, self.upstreams.access().mode())
                     .map_or_else(|| UNKNOWN.to_owned(), |advice| advice.into_owned()),
             },
         }

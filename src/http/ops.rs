@@ -45,11 +45,7 @@ pub async fn health() -> HttpResponse {
 )]
 pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     worker.wechat.ready().await?;
-    let shared = match worker.shared.wechat.access() {
-        Access::Fetched(tokens) => tokens.shared().await,
-        Access::File(_) | Access::Open => Ok(()),
-    };
-    Ok(HttpResponse::Ok().json(match shared {
+    Ok(HttpResponse::Ok().json(match worker.shared.wechat.access().shared().await {
         Ok(()) => State::Ready,
         Err(away) => State::Degraded { detail: away.to_string() },
     }))

@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::WechatError;
 use super::credential::Mode;
 use super::file::TokenFile;
+use super::replicas::Away;
 use super::token::{Token, Tokens};
 
 /// How the calls are let in; shared by all workers.
@@ -34,6 +35,14 @@ impl Access {
             Self::Fetched(tokens) => tokens.mode(),
             Self::File(_) => Mode::Cloudbase,
             Self::Open => Mode::Open,
+        }
+    }
+
+    /// Whether the token can be shared with other gateways, where it is to be.
+    pub async fn shared(&self) -> Result<(), Away> {
+        match self {
+            Self::Fetched(tokens) => tokens.shared().await,
+            Self::File(_) | Self::Open => Ok(()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::harness::{KEY, Setup, World, command, crc64, noise};
+use crate::replicas::Redis;
 
 struct Ended {
     code: i32,
@@ -157,6 +158,23 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
     assert_eq!(world.count("batchdeletefile"), 2);
     world.assert_nothing_stored();
 
+    // With a Redis, and clients' way to a gateway that runs.
+    let redis = Redis::start();
+    let public_url = format!("http://{}", world.gateway.address);
+    let ended = doctor(&world, &[("redis.url", &redis.url()), ("server.public_url", &public_url)]);
+    assert_eq!(ended.code, 0, "{}", ended.stdout);
+    assert_eq!(
+        (steps(&ended)["redis"], steps(&ended)["address"]),
+        ("ok", "ok"),
+        "{}",
+        ended.stdout
+    );
+    let unused =
+        TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let ended = doctor(&world, &[("server.public_url", &format!("http://{unused}"))]);
+    assert_eq!(ended.code, 0, "{}", ended.stdout);
+    assert!(ended.stdout.contains("note    address    nobody answers at"), "{}", ended.stdout);
+
     // Without anything it examines the sandbox it has within.
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("objects").display().to_string();
@@ -176,6 +194,12 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
         TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let nowhere = format!("http://{unused}");
     let unreached = [("wechat.base_url", nowhere.as_str())];
+    let redis = format!("redis://:hunter2@{unused}/1");
+    let world = Setup::new().start();
+    // The sandbox's COS answers there.
+    let elsewhere = format!("http://{}", world.sandbox.cos_addr());
+    let no_redis = [("redis.url", redis.as_str())];
+    let other_address = [("server.public_url", elsewhere.as_str())];
     let rule = |stage: &str, fault: &str, with: Value| {
         let mut rule = json!({"stage": stage, "fault": fault});
         rule.as_object_mut().expect("a rule").extend(with.as_object().expect("an object").clone());
@@ -247,8 +271,9 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
             "listen",
             &["/no/cert.pem", "server.tls.cert"],
         ),
+        (&no_redis, fine.clone(), "redis", &["Redis is away", "redis.url", "password"]),
+        (&other_address, fine.clone(), "address", &["not like a gateway", "server.public_url"]),
     ];
-    let world = Setup::new().start();
     for (changes, faults, step, said) in cases {
         world.control("POST", "reset", "");
         world.faults(&faults);
@@ -267,7 +292,8 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
         if step != "delete" {
             world.assert_nothing_stored();
         }
-        for secret in [&world.variables()["GATEWAY__WECHAT__SECRET"][..], "q-signature", "sign="] {
+        let secret = &world.variables()["GATEWAY__WECHAT__SECRET"][..];
+        for secret in [secret, "q-signature", "sign=", "hunter2"] {
             assert!(!out.contains(secret), "{out}");
         }
     }

@@ -11,14 +11,14 @@ use crate::harness::{Client, Form, Gateway, Reply, Setup, World, authorization, 
 use crate::stand_in::{self, Upstream, ok};
 
 /// A redis-server of its own, without anything on disk.
-struct Redis {
+pub struct Redis {
     port: u16,
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl Redis {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a socket");
         let port = free.local_addr().expect("an address").port();
         drop(free);
@@ -37,7 +37,7 @@ impl Redis {
         child
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://:hunter2@127.0.0.1:{}/1", self.port)
     }
 
