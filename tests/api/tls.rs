@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
-use crate::harness::{Form, Setup, crc64, noise};
+use crate::harness::{Form, KEY, Setup, command, crc64, noise};
 
 /// A certificate for loopback that signs itself and is no authority, as private roots often are.
 pub struct Certificate {
@@ -273,4 +273,38 @@ fn h2_as_its_clients_use_it() {
         }
     }
     assert!(world.object("a/中.bin") == content);
+}
+
+#[test]
+fn the_upload_command_speaks_https_with_whom_it_trusts() {
+    let (certificate, other) = (Certificate::new(), Certificate::new());
+    let world = Setup::new()
+        .set("server.tls.cert", certificate.file("cert.pem").display())
+        .set("server.tls.key", certificate.file("key.pem").display())
+        .start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let photo = noise(3 << 20, 4);
+    std::fs::write(folder.path().join("photo.png"), &photo).expect("written");
+    let upload = |trusted: &Certificate| {
+        let to = format!("https://{}", world.gateway.address);
+        let variables = [
+            ("GATEWAY_URL", to),
+            ("GATEWAY_KEY", KEY.to_owned()),
+            ("SSL_CERT_FILE", trusted.file("cert.pem").display().to_string()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
+        command(&["upload", "photo.png", "--json"], &variables, folder.path()).output()
+    };
+    let output = upload(&certificate).expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let stored: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+    assert_eq!(stored["crc64"], crc64(&photo));
+
+    world.control("POST", "reset", "");
+    let output = upload(&other).expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("certificate"), "{said}");
+    world.assert_nothing_stored();
 }
