@@ -55,10 +55,10 @@ struct Arguments {
     /// Also write the results as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep the results under benches/runs/ and put their tables into the README
+    /// Keep the results under benches/runs/ and put their tables and charts into the READMEs
     #[arg(long)]
     record: bool,
-    /// Measure nothing: put the tables of this run into the README
+    /// Measure nothing: draw the charts of this run, and put them and its tables into the READMEs
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
     /// Name the scenarios and end
@@ -128,7 +128,7 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
 
     let bars = bars::all(&results);
     if arguments.check || arguments.filters.is_empty() {
-        println!("{}", bars::table(&bars));
+        println!("{}", bars::table(&bars, bars::Language::English));
     }
     let json = serde_json::to_vec_pretty(&results)?;
     let page = bench.folder.join("relay.html");

@@ -2,9 +2,27 @@
 
 use super::results::{Figure, Results, median, number};
 
+/// What the README is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    English,
+    Chinese,
+}
+
+impl Language {
+    /// The one of two texts that is in this language.
+    pub fn of<T>(self, english: T, chinese: T) -> T {
+        match self {
+            Self::English => english,
+            Self::Chinese => chinese,
+        }
+    }
+}
+
 /// One bar, and where the gateway stands.
 pub struct Bar {
-    pub what: &'static str,
+    /// In English and in Chinese.
+    pub what: [&'static str; 2],
     pub value: Option<f64>,
     pub bar: f64,
     pub goal: f64,
@@ -42,73 +60,109 @@ pub fn all(results: &Results) -> Vec<Bar> {
     let memory = |scenario: &str| results.scenario(scenario)?.rss_per_upload(US);
     vec![
         at_most(
-            "HTTPS to COS, 4 × 512 MiB, CPU/GiB vs nginx",
+            [
+                "HTTPS to COS, 4 × 512 MiB, CPU/GiB vs nginx",
+                "HTTPS 到 COS，4 × 512 MiB，每 GiB 的 CPU，与 nginx 之比",
+            ],
             against("https-large", "nginx", Figure::CpuPerGib),
             0.80,
             0.60,
         ),
         at_least(
-            "HTTPS to COS, 64 KiB × 32, uploads/s vs nginx",
+            [
+                "HTTPS to COS, 64 KiB × 32, uploads/s vs nginx",
+                "HTTPS 到 COS，64 KiB × 32，每秒上传数，与 nginx 之比",
+            ],
             against("https-small", "nginx", Figure::UploadsPerSecond),
             0.70,
             0.95,
         ),
         at_most(
-            "HTTPS to COS, 64 KiB × 32, p99 vs nginx",
+            [
+                "HTTPS to COS, 64 KiB × 32, p99 vs nginx",
+                "HTTPS 到 COS，64 KiB × 32，p99，与 nginx 之比",
+            ],
             against("https-small", "nginx", Figure::P99),
             1.8,
             1.2,
         ),
         at_most(
-            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx 256k",
+            [
+                "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx 256k",
+                "HTTP 到 COS，4 × 512 MiB，每 GiB 的 CPU，与 nginx（256k 缓冲）之比",
+            ],
             against("http-large", "nginx", Figure::CpuPerGib),
             1.35,
             0.85,
         ),
         at_most(
-            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx default",
+            [
+                "HTTP to COS, 4 × 512 MiB, CPU/GiB vs nginx default",
+                "HTTP 到 COS，4 × 512 MiB，每 GiB 的 CPU，与 nginx（默认配置）之比",
+            ],
             against("http-large", "nginx-default", Figure::CpuPerGib),
             0.50,
             0.33,
         ),
         at_least(
-            "HTTP to COS, 64 KiB × 32, uploads/s vs nginx",
+            [
+                "HTTP to COS, 64 KiB × 32, uploads/s vs nginx",
+                "HTTP 到 COS，64 KiB × 32，每秒上传数，与 nginx 之比",
+            ],
             against("http-small", "nginx", Figure::UploadsPerSecond),
             0.50,
             0.65,
         ),
         at_most(
-            "HTTP to COS, 4 × 512 MiB, CPU/GiB vs the Node relay",
+            [
+                "HTTP to COS, 4 × 512 MiB, CPU/GiB vs the Node relay",
+                "HTTP 到 COS，4 × 512 MiB，每 GiB 的 CPU，与 Node 转发程序之比",
+            ],
             against("http-large", "node", Figure::CpuPerGib),
             0.50,
             0.30,
         ),
         at_least(
-            "HTTP to COS, 64 KiB × 32, uploads/s vs the Node relay",
+            [
+                "HTTP to COS, 64 KiB × 32, uploads/s vs the Node relay",
+                "HTTP 到 COS，64 KiB × 32，每秒上传数，与 Node 转发程序之比",
+            ],
             against("http-small", "node", Figure::UploadsPerSecond),
             4.5,
             6.0,
         ),
         at_most(
-            "added p50 over direct, 64 KiB, 1 connection, link call at 0 ms (ms)",
+            [
+                "added p50 over direct, 64 KiB, 1 connection, link call at 0 ms (ms)",
+                "相比直传增加的 p50，64 KiB，1 个连接，取链接耗时 0 ms（ms）",
+            ],
             added_p50(results),
             0.20,
             0.10,
         ),
         at_most(
-            "RSS per upload in flight, 200 × 8 MiB, replay_window=0 (MiB)",
+            [
+                "RSS per upload in flight, 200 × 8 MiB, replay_window=0 (MiB)",
+                "每个进行中的上传占用的 RSS，200 × 8 MiB，replay_window=0（MiB）",
+            ],
             memory("memory-200-window-0"),
             0.40,
             0.20,
         ),
         at_most(
-            "RSS per upload in flight, 200 × 8 MiB, default window (MiB)",
+            [
+                "RSS per upload in flight, 200 × 8 MiB, default window (MiB)",
+                "每个进行中的上传占用的 RSS，200 × 8 MiB，默认窗口（MiB）",
+            ],
             memory("memory-200"),
             0.75,
             0.50,
         ),
         at_most(
-            "2,000 slow uploads at once, replay_window=0: peak RSS (MiB)",
+            [
+                "2,000 slow uploads at once, replay_window=0: peak RSS (MiB)",
+                "2,000 个慢速上传同时进行，replay_window=0：RSS 峰值（MiB）",
+            ],
             results
                 .scenario("slow-2000-window-0")
                 .and_then(|slow| slow.peer(US))
@@ -116,8 +170,24 @@ pub fn all(results: &Results) -> Vec<Bar> {
             500.0,
             250.0,
         ),
-        at_most("adversarial bodies, CPU/GiB vs random bytes", adversarial(results), 1.5, 1.2),
-        at_most("uploads of the gateway that failed, in every scenario", errors(results), 0.0, 0.0),
+        at_most(
+            [
+                "adversarial bodies, CPU/GiB vs random bytes",
+                "恶意构造的请求体，每 GiB 的 CPU，与随机字节之比",
+            ],
+            adversarial(results),
+            1.5,
+            1.2,
+        ),
+        at_most(
+            [
+                "uploads of the gateway that failed, in every scenario",
+                "全部场景中网关上传失败的次数",
+            ],
+            errors(results),
+            0.0,
+            0.0,
+        ),
     ]
 }
 
@@ -147,17 +217,19 @@ fn errors(results: &Results) -> Option<f64> {
 }
 
 /// A Markdown table: what, measured, bar, goal.
-pub fn table(bars: &[Bar]) -> String {
-    let mut table = String::from("| | measured | bar | goal |\n|---|---:|---:|---:|\n");
+pub fn table(bars: &[Bar], language: Language) -> String {
+    let head = language.of("| | measured | bar | goal |", "| | 实测 | 底线 | 目标 |");
+    let mut table = format!("{head}\n|---|---:|---:|---:|\n");
     for bar in bars {
         let verdict = match bar.value {
-            None => "not measured".to_owned(),
+            None => language.of("not measured", "未测").to_owned(),
             Some(value) if bar.reaches_goal() => format!("**{}**", number(value)),
             Some(value) if bar.holds() => number(value),
             Some(value) => format!("{} ✗", number(value)),
         };
         let (mark, goal) = (bar.mark(bar.bar), bar.mark(bar.goal));
-        table.push_str(&format!("| {} | {verdict} | {mark} | {goal} |\n", bar.what));
+        let what = language.of(bar.what[0], bar.what[1]);
+        table.push_str(&format!("| {what} | {verdict} | {mark} | {goal} |\n"));
     }
     table
 }

@@ -1,6 +1,7 @@
 //! What `relay.rs` is made of.
 
 pub mod bars;
+pub mod chart;
 pub mod load;
 pub mod peers;
 pub mod process;

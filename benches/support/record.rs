@@ -1,18 +1,20 @@
-//! What is kept of a run: its figures and tables under `benches/runs/`, and the README's part of them.
+//! What is kept of a run: its figures, tables and charts under `benches/runs/`, and the READMEs' part of them.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::BoxError;
-use super::bars;
+use super::bars::{self, Language};
+use super::chart::{self, Bars};
+use super::report;
 use super::results::{Figure, Results, number};
-use super::scenarios::size;
+use super::scenarios::{Group, size};
 
 const BEGIN: &str = "<!-- benches/runs: begin -->\n";
 const END: &str = "<!-- benches/runs: end -->";
 
-/// Writes `benches/runs/DATE.json` and `.md`, and the README's tables. Gives the Markdown file.
+/// Writes `benches/runs/DATE.json` and `.md`, its charts, and the READMEs' tables. Gives the Markdown file.
 pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
     let folder = root.join("benches/runs");
     fs::create_dir_all(&folder)?;
@@ -23,14 +25,76 @@ pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
     Ok(file)
 }
 
-/// Puts the tables of a run between the README's markers.
+/// Writes the charts of a run, and puts them and its tables between the markers of both READMEs.
 pub fn readme(root: &Path, results: &Results) -> Result<(), BoxError> {
-    let file = root.join("README.md");
-    let text = fs::read_to_string(&file)?;
-    let (before, rest) = text.split_once(BEGIN).ok_or("the README has no place for it")?;
-    let (_, after) = rest.split_once(END).ok_or("the README has no place for it")?;
-    fs::write(&file, format!("{before}{BEGIN}{}{END}{after}", section(results)))?;
+    let charts = charts(results);
+    for (name, svg) in &charts {
+        fs::write(root.join(place(results, name)), svg)?;
+    }
+    let names: Vec<_> = charts.iter().map(|(name, _)| *name).collect();
+    for (file, language) in
+        [("README.md", Language::English), ("README.zh-CN.md", Language::Chinese)]
+    {
+        let file = root.join(file);
+        let text = fs::read_to_string(&file)?;
+        let (before, rest) = text.split_once(BEGIN).ok_or("the README has no place for it")?;
+        let (_, after) = rest.split_once(END).ok_or("the README has no place for it")?;
+        let section = section(results, &names, language);
+        fs::write(&file, format!("{before}{BEGIN}{section}{END}{after}"))?;
+    }
     Ok(())
+}
+
+fn place(results: &Results, chart: &str) -> String {
+    format!("benches/runs/{}-{chart}.svg", results.date)
+}
+
+/// What can be drawn of a run, by name.
+fn charts(results: &Results) -> Vec<(&'static str, String)> {
+    let panels: Vec<_> = [
+        (
+            "https-large",
+            "HTTPS to COS, 4 large files: CPU s/GiB, less is better",
+            Figure::CpuPerGib,
+        ),
+        ("http-large", "HTTP to COS, 4 large files: CPU s/GiB, less is better", Figure::CpuPerGib),
+        (
+            "https-small",
+            "HTTPS to COS, 32 × 64 KiB: uploads/s, more is better",
+            Figure::UploadsPerSecond,
+        ),
+        (
+            "http-small",
+            "HTTP to COS, 32 × 64 KiB: uploads/s, more is better",
+            Figure::UploadsPerSecond,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(scenario, title, figure)| {
+        let peers = results.scenario(scenario)?.peers.iter();
+        let bars = peers.map(|peer| (peer.name.clone(), peer.median(figure))).collect();
+        Some(Bars { title: title.to_owned(), bars })
+    })
+    .collect();
+    let sweep: Vec<_> = results
+        .scenarios
+        .iter()
+        .filter(|scenario| scenario.group == Group::Sizes && scenario.name.starts_with("https-"))
+        .collect();
+    let over_size = report::over(&sweep, |scenario| scenario.size as f64, Figure::CpuPerGib);
+    [
+        ("cost", (!panels.is_empty()).then(|| chart::bars(&panels, "gateway"))),
+        ("latency", results.scenario("latency").and_then(report::latency)),
+        (
+            "sizes",
+            chart::lines("HTTPS to COS: CPU s/GiB over the file's size", &over_size, |x| {
+                size(x as u64)
+            }),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, svg)| Some((name, svg?)))
+    .collect()
 }
 
 fn origin(results: &Results) -> String {
@@ -53,20 +117,35 @@ fn origin(results: &Results) -> String {
     )
 }
 
-fn section(results: &Results) -> String {
-    let mut text = bars::table(&bars::all(results));
-    let _ = write!(text, "\n{}\n", capacity(results));
-    let _ = write!(
-        text,
-        "\nBold: the goal is reached. {}\n([all figures](benches/runs/{}.md)).\n",
-        origin(results),
-        results.date
-    );
+fn section(results: &Results, charts: &[&str], language: Language) -> String {
+    let mut text = bars::table(&bars::all(results), language);
+    for name in charts {
+        let title = match *name {
+            "cost" => language.of(
+                "CPU and uploads a second, beside the peers",
+                "CPU 与每秒上传数，与对照程序并列",
+            ),
+            "latency" => language.of("Latency over the share of uploads", "各百分位的延迟"),
+            _ => language.of("CPU over the file's size", "不同文件大小的 CPU"),
+        };
+        let _ = write!(text, "\n![{title}]({})\n", place(results, name));
+    }
+    let _ = write!(text, "\n{}\n", capacity(results, language));
+    let (origin, date) = (origin(results), &results.date);
+    let _ = match language {
+        Language::English => write!(
+            text,
+            "\nBold: the goal is reached. {origin}\n([all figures](benches/runs/{date}.md)).\n"
+        ),
+        Language::Chinese => {
+            write!(text, "\n粗体：已达到目标。{origin}\n（[全部数据](benches/runs/{date}.md)）。\n")
+        }
+    };
     text
 }
 
 /// What an upload costs, and what a core carries: the fixed part is what is left of a small upload without its bytes.
-fn capacity(results: &Results) -> String {
+fn capacity(results: &Results, language: Language) -> String {
     const GIB: f64 = (1u64 << 30) as f64;
     /// Of a core; the rest is for bursts.
     const LOAD: f64 = 0.7;
@@ -80,12 +159,21 @@ fn capacity(results: &Results) -> String {
     };
     let fixed = (small / 1000.0 - by_gib * 65536.0 / GIB).max(0.0);
     let (each, gib) = (number(fixed * 1000.0), number(by_gib));
-    let _ = write!(
-        text,
-        "To COS over HTTPS an upload costs a core **{each} ms and {gib} s for each GiB** of it. So `N` replicas of `M` \
-         cores, kept at 70 %, carry `N × M × 0.7 / ({each} ms + size × {gib} s/GiB)` uploads a second:\n\n\
-         | file | uploads/s for each core | MiB/s for each core |\n|---|---:|---:|\n"
-    );
+    let formula = format!("`N × M × 0.7 / ({each} ms + size × {gib} s/GiB)`");
+    let _ = match language {
+        Language::English => write!(
+            text,
+            "To COS over HTTPS an upload costs a core **{each} ms and {gib} s for each GiB** of it. So `N` replicas of \
+             `M` cores, kept at 70 %, carry {formula} uploads a second:\n\n\
+             | file | uploads/s for each core | MiB/s for each core |\n|---|---:|---:|\n"
+        ),
+        Language::Chinese => write!(
+            text,
+            "经 HTTPS 上传到 COS，每次上传消耗单核 **{each} ms，外加每 GiB {gib} s**。因此 `N` 个副本、每个 `M` 核、负载保持在 \
+             70 % 时，每秒可承载 {formula} 次上传：\n\n\
+             | 文件大小 | 每核每秒上传数 | 每核 MiB/s |\n|---|---:|---:|\n"
+        ),
+    };
     for bytes in [4096, 65_536, 1 << 20, 8 << 20, 100 << 20, 1 << 30] {
         let share = bytes as f64 / GIB;
         let rate = LOAD / (fixed + by_gib * share);
@@ -95,7 +183,13 @@ fn capacity(results: &Results) -> String {
     if let Some(memory) =
         results.scenario("memory-200").and_then(|run| run.rss_per_upload("gateway"))
     {
-        let _ = writeln!(text, "\nEach upload in flight adds {} MiB of memory.", number(memory));
+        let memory = number(memory);
+        let _ = match language {
+            Language::English => {
+                writeln!(text, "\nEach upload in flight adds {memory} MiB of memory.")
+            }
+            Language::Chinese => writeln!(text, "\n每个进行中的上传占用 {memory} MiB 内存。"),
+        };
     }
     text
 }
@@ -106,8 +200,8 @@ fn page(results: &Results) -> String {
          in the same round.\n\n{}\n{}\n",
         results.date,
         origin(results),
-        bars::table(&bars::all(results)),
-        capacity(results)
+        bars::table(&bars::all(results), Language::English),
+        capacity(results, Language::English)
     );
     for scenario in &results.scenarios {
         let _ = write!(page, "\n## {}\n\n{}", scenario.title(), scenario.table("gateway"));
