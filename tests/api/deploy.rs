@@ -1,5 +1,5 @@
-//! config/deploy/nginx.conf as it stands, but for addresses, in front of a gateway. The rest of config/deploy/ is checked
-//! by tests/deploy.py.
+//! nginx in front of a gateway: config/deploy/nginx.conf, and the README's, as they stand but for addresses. The rest of
+//! config/deploy/ is checked by tests/deploy.py.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -13,23 +13,56 @@ use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise, wa
 struct Proxy {
     child: Child,
     address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// Settings of nginx, and what in them is of another machine: what it listens on, and where the gateway is.
+struct Text {
+    text: String,
+    listen: &'static str,
+    upstream: &'static str,
+}
+
+/// Of several gateways, and the README's of one.
+fn texts() -> [Text; 2] {
+    let several = std::fs::read_to_string(project().join("config/deploy/nginx.conf"));
+    let readme = std::fs::read_to_string(project().join("README.md")).expect("the README");
+    let (_, one) = readme.split_once("```nginx\n").expect("its settings of nginx");
+    let (one, _) = one.split_once("```").expect("their end");
+    // As nginx.conf includes what is in conf.d; what Debian's own says of these is for root.
+    let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path /tmp/{name};\n"));
+    let one = format!(
+        "pid /tmp/nginx.pid;\nevents {{}}\nhttp {{\n{}{}}}\n",
+        places.concat(),
+        one.replace("/var/log/nginx/", "/tmp/")
+    );
+    [
+        Text {
+            text: several.expect("the file"),
+            listen: "listen 8080",
+            upstream: "http://$gateways:8080",
+        },
+        Text { text: one, listen: "listen 80", upstream: "http://127.0.0.1:8080" },
+    ]
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 impl Proxy {
-    fn start(world: &World) -> Self {
+    fn start(world: &World, text: Text) -> Self {
         // A port that was free a moment ago: nginx does not tell which one it got.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         drop(listener);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let own = folder.path().display().to_string();
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut text =
-            std::fs::read_to_string(project.join("config/deploy/nginx.conf")).expect("the file");
+        let Text { mut text, listen, upstream } = text;
         for (from, to) in [
-            ("listen 8080", format!("listen {address}")),
-            ("http://$gateways:8080", format!("http://{}", world.gateway.address)),
+            (listen, format!("listen {address}")),
+            (upstream, format!("http://{}", world.gateway.address)),
             ("/tmp/", format!("{own}/")),
         ] {
             assert!(text.contains(from), "{from}");
@@ -41,7 +74,7 @@ impl Proxy {
         command.args(["-p", &own, "-g", "daemon off;", "-c"]).arg(file);
         let child = command.spawn().expect("nginx starts");
         wait_until("nginx listens", || TcpStream::connect(address).is_ok());
-        Self { child, address, _folder: folder }
+        Self { child, address, folder }
     }
 }
 
@@ -55,37 +88,67 @@ impl Drop for Proxy {
 
 #[test]
 fn behind_nginx_a_pausing_sender_s_bytes_are_at_cos_while_it_pauses() {
-    let world = Setup::new().start();
-    let proxy = Proxy::start(&world);
-    let content = noise(8 << 20, 1);
-    let half = content.len() / 2;
-    let length = content.len().to_string();
-    let mut client = Client::connect(proxy.address);
-    client.send_head("PUT", "/v1/files/half", &[authorization(), ("content-length", &length)]);
-    client.send(&content[..half]);
-    let seen = world.control("GET", &format!("wait?key=half&received={half}&timeout_ms=2000"), "");
-    assert_eq!(seen.status, 200, "{}", seen.text());
-    assert!(world.objects().is_empty());
-    client.send(&content[half..]);
-    let stored = client.reply().stored();
-    assert_eq!(stored["crc64"], crc64(&content));
-    // What clients are told is nginx's address.
-    assert_eq!(stored["url"], "http://gateway.test/v1/files/half");
+    for text in texts() {
+        let world = Setup::new().start();
+        let proxy = Proxy::start(&world, text);
+        let content = noise(8 << 20, 1);
+        let half = content.len() / 2;
+        let length = content.len().to_string();
+        let mut client = Client::connect(proxy.address);
+        client.send_head("PUT", "/v1/files/half", &[authorization(), ("content-length", &length)]);
+        client.send(&content[..half]);
+        let seen =
+            world.control("GET", &format!("wait?key=half&received={half}&timeout_ms=2000"), "");
+        assert_eq!(seen.status, 200, "{}", seen.text());
+        assert!(world.objects().is_empty());
+        client.send(&content[half..]);
+        let stored = client.reply().stored();
+        assert_eq!(stored["crc64"], crc64(&content));
+        // What clients are told is nginx's address.
+        assert_eq!(stored["url"], "http://gateway.test/v1/files/half");
+    }
 }
 
 #[test]
 fn behind_nginx_a_file_that_is_too_large_is_refused_by_the_gateway_in_its_own_words() {
-    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
-    let proxy = Proxy::start(&world);
-    let form = Form::new().file("file", "large.bin", "text/plain", &noise(30 << 20, 2));
-    let mut client = Client::connect(proxy.address);
-    let kind = form.content_type();
-    let headers = [authorization(), ("content-type", kind.as_str())];
-    client.send_request("POST", "/v1/files", &headers, &form.bytes());
-    client.reply().problem(413, "file_too_large");
-    world.assert_nothing_stored();
+    for text in texts() {
+        let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+        let proxy = Proxy::start(&world, text);
+        let form = Form::new().file("file", "large.bin", "text/plain", &noise(30 << 20, 2));
+        let mut client = Client::connect(proxy.address);
+        let kind = form.content_type();
+        let headers = [authorization(), ("content-type", kind.as_str())];
+        client.send_request("POST", "/v1/files", &headers, &form.bytes());
+        client.reply().problem(413, "file_too_large");
+        world.assert_nothing_stored();
 
-    let mut client = Client::connect(proxy.address);
-    client.send_request("GET", "/metrics", &[], b"");
-    assert_eq!(client.reply().status, 404, "figures are for inside");
+        let mut client = Client::connect(proxy.address);
+        client.send_request("GET", "/metrics", &[], b"");
+        assert_eq!(client.reply().status, 404, "figures are for inside");
+    }
+}
+
+#[test]
+fn nginx_as_the_readme_has_it_logs_no_ticket_and_says_who_calls() {
+    let world = Setup::new()
+        .set("server.trusted_proxies", "127.0.0.1")
+        .set("auth.address_rate", "2/h")
+        .start();
+    let [_, text] = texts();
+    let proxy = Proxy::start(&world, text);
+    // From another address than nginx's own, which is trusted.
+    let call = |forwarded: &str| {
+        let address = format!("http://{}/v1/files/x?ticket=secret-ticket", proxy.address);
+        let output = Command::new("curl")
+            .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"])
+            .args(["--interface", "127.0.0.2", "--header", forwarded, &address])
+            .output();
+        String::from_utf8(output.expect("curl").stdout).expect("a status")
+    };
+    // What a client writes into X-Forwarded-For is not believed: nginx puts the address behind it.
+    let statuses = ["1", "2", "3"].map(|last| call(&format!("X-Forwarded-For: 203.0.113.{last}")));
+    assert_eq!(statuses, ["401", "401", "429"]);
+    let log = std::fs::read_to_string(proxy.folder.path().join("gateway.log")).expect("its log");
+    assert_eq!(log.matches("GET /v1/files/x\"").count(), 3, "{log}");
+    assert!(!log.contains("secret-ticket"), "{log}");
 }

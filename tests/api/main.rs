@@ -3,11 +3,13 @@
 mod access;
 mod cli;
 mod clients;
+mod commands;
 mod credentials;
 mod deploy;
 mod description;
 mod documents;
 mod faults;
+mod guides;
 mod harness;
 mod hostile;
 mod idempotency;

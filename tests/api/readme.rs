@@ -115,6 +115,13 @@ fn clients() -> Vec<Client> {
             &["node", "upload.mjs"],
             of_ours("wx.js") + &clients("Mini program: wx.uploadFile"),
         ),
+        // Documented alike.
+        Client::new(
+            "uni.uploadFile",
+            "upload.mjs",
+            &["node", "upload.mjs"],
+            of_ours("wx.js") + "const uni = wx;\n" + &clients("uni-app: uni.uploadFile"),
+        ),
         Client::new(
             "OkHttp",
             "Upload.java",
@@ -333,6 +340,8 @@ fn every_client_of_the_readme_is_tried() {
         .split("<summary>")
         .skip(1)
         .filter_map(|rest| Some(rest.split_once("</summary>")?.0))
+        // The table of settings has parts, too.
+        .filter(|summary| !summary.starts_with("<code>"))
         .collect();
     assert!(summaries.len() > 25, "{summaries:?}");
     for summary in summaries {

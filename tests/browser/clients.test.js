@@ -14,8 +14,8 @@ import { serve } from "./pages.js";
 
 /** Each has a page, `clients/NAME.page.js`, and what its user does there, `clients/NAME.js`. */
 const NAMES = [
-  "own-page", "plain-form", "element-plus", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs", "vditor",
-  "ueditor", "filepond", "dropzone",
+  "own-page", "plain-form", "element-plus", "antd", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs",
+  "vditor", "ueditor", "filepond", "dropzone",
 ];
 const LIMIT = 8 * MiB;
 

@@ -34,10 +34,12 @@ const quoting = (readme) => ({
         .replace(/^\/\/ README: (.*)$/gm, (_, summary) =>
           snippet(readme, summary)
             .replace(/^import .*\n/gm, (line) => ((imports += line), ""))
+            // A property in JSX.
+            .replaceAll(new RegExp(`="${ADDRESS}(.*?)"`, "g"), '={gateway + "$1"}')
             .replaceAll(`"${ADDRESS}`, 'gateway + "')
             .replaceAll(`\`${ADDRESS}`, "`${gateway}"))
         .replace(/README\("(.*)"\)/g, (_, summary) => JSON.stringify(snippet(readme, summary)));
-      return { contents: imports + contents, loader: "js" };
+      return { contents: imports + contents, loader: "jsx" };
     });
   },
 });
@@ -54,6 +56,7 @@ export async function serve(names) {
     write: false,
     outdir: "/",
     plugins: [quoting(readme)],
+    jsx: "automatic",
     loader: { ".svg": "dataurl", ".woff": "dataurl", ".ttf": "dataurl", ".eot": "dataurl" },
     define: { "process.env.NODE_ENV": '"production"' },
     logLevel: "error",
