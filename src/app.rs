@@ -14,10 +14,12 @@ use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
 use actix_web::{App as Actix, guard, web};
 use tokio::net::TcpSocket;
+use tokio_util::task::TaskTracker;
 
 use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
+use crate::descriptors;
 use crate::guard::auth::Guard;
 use crate::guard::forwarded::Proxies;
 use crate::guard::idempotency::Idempotency;
@@ -25,6 +27,8 @@ use crate::guard::limits::Limits;
 use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
+use crate::http::connections::{Room, SPARE, Shedding};
+use crate::http::listener::Crowd;
 use crate::http::problem::Code;
 use crate::http::{
     self, Shared, Worker, console, docs, files, links, ops, tcb, trace, ueditor, upload,
@@ -33,6 +37,7 @@ use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::settings::{Credential as CredentialMode, Settings};
+use crate::shutdown::{self, Patience, Signals};
 use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
@@ -70,6 +75,9 @@ pub enum AppError {
 pub struct App {
     address: SocketAddr,
     server: Server,
+    requests: TaskTracker,
+    patience: Patience,
+    signals: Signals,
     /// Runs as long as it is kept.
     _sandbox: Option<Sandbox>,
 }
@@ -82,9 +90,12 @@ impl App {
         let listener = listen(settings.server.bind).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
-        let server = serve(settings, listener)?;
+        let (delay, grace) = (settings.server.shutdown_delay, settings.server.shutdown_grace);
+        let (requests, signals) = (TaskTracker::new(), Signals::listen()?);
+        let server = serve(settings, listener, requests.clone())?;
         tracing::info!("listening on {scheme}://{address}");
-        Ok(Self { address, server, _sandbox: sandbox })
+        let patience = Patience { delay, grace };
+        Ok(Self { address, server, requests, patience, signals, _sandbox: sandbox })
     }
 
     /// Where it listens.
@@ -94,7 +105,7 @@ impl App {
 
     /// Serves until a signal; running uploads are given `server.shutdown_grace`.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
-        self.server.await?;
+        shutdown::serve(self.server, &self.requests, self.patience, self.signals).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -169,10 +180,15 @@ impl Upstreams {
     }
 }
 
-fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> {
+fn serve(
+    settings: Settings,
+    listener: TcpListener,
+    requests: TaskTracker,
+) -> Result<Server, AppError> {
     let upstreams = Upstreams::new(&settings)?;
     let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
+    let crowd = crowd(&settings, &upstreams.metrics);
     let shared = Arc::new(Shared {
         guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
@@ -183,6 +199,7 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
         links: Links::new(&settings.links),
         proxies: Proxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
+        requests,
         metrics: upstreams.metrics.clone(),
         wechat: upstreams.wechat.clone(),
         settings,
@@ -201,8 +218,32 @@ fn serve(settings: Settings, listener: TcpListener) -> Result<Server, AppError> 
             .wrap(cors(&shared))
             .wrap(from_fn(trace::requests))
     };
-    let server = ServerBuilder::default().workers(workers).shutdown_timeout(grace.as_secs());
-    Ok(http::listener::serve(server, listener, server_tls, app)?)
+    let server = ServerBuilder::default()
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(grace.as_secs());
+    Ok(http::listener::serve(server, listener, server_tls, crowd, app)?)
+}
+
+/// As many connections as the settings and the limit of file descriptors allow, and as many requests on them as then
+/// find the descriptors they need.
+fn crowd(settings: &Settings, metrics: &Arc<Metrics>) -> Crowd {
+    let (workers, uploads) = (settings.server.workers, settings.upload.max_concurrent);
+    // To WeChat and COS; in the sandbox, their own ends, too.
+    let upstream = if settings.sandbox.enabled { 4 } else { 2 };
+    let limit = descriptors::raise().unwrap_or(usize::MAX);
+    let free = limit.saturating_sub(descriptors::RESERVE + workers * SPARE);
+    let connections = settings.server.max_connections.min(free / 2);
+    let requests = (free - connections) / upstream;
+    if requests < uploads.min(connections) {
+        tracing::warn!(
+            "the limit of {limit} file descriptors leaves room for {requests} uploads at once, fewer than \
+             upload.max_concurrent"
+        );
+    }
+    let share = |all: usize| (all / workers).max(1);
+    let room = Room { connections: share(connections), requests: share(requests) };
+    Crowd { room, shedding: Shedding::new(metrics.clone()) }
 }
 
 /// Every address there is; gives each with its methods, for the test that compares them with their description.

@@ -18,6 +18,7 @@
 pub mod app;
 pub mod cli;
 pub mod cos;
+pub mod descriptors;
 pub mod guard;
 pub mod http;
 pub mod inbound;
@@ -27,6 +28,7 @@ pub mod metrics;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod settings;
+pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
 pub mod wechat;

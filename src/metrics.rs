@@ -27,6 +27,8 @@ pub struct Metrics {
     wechat_requests: IntCounterVec,
     cos_responses: IntCounterVec,
     memory_budget: IntGauge,
+    connections: IntGauge,
+    connections_shed: IntCounter,
 }
 
 /// A part of an upload that somebody else can be slow in.
@@ -69,6 +71,11 @@ impl Metrics {
         let upload_bytes =
             IntCounter::new("gateway_upload_bytes_total", "Bytes of the files that were stored")?;
         registry.register(Box::new(upload_bytes.clone()))?;
+        let connections_shed = IntCounter::new(
+            "gateway_connections_shed_total",
+            "Connections that had to go, or were refused, because there were too many",
+        )?;
+        registry.register(Box::new(connections_shed.clone()))?;
         let upload_seconds = HistogramVec::new(
             HistogramOpts::new("gateway_upload_seconds", "How long each stage of an upload took")
                 .buckets(SECONDS.to_vec()),
@@ -123,6 +130,8 @@ impl Metrics {
                 "gateway_memory_budget_bytes",
                 "Memory that replay windows and held files take of upload.memory_budget",
             )?,
+            connections: gauge("gateway_connections", "Connections of clients")?,
+            connections_shed,
             registry,
         };
         for result in results.chain(["stored"]) {
@@ -181,6 +190,20 @@ impl Metrics {
     /// COS answered a form: `2xx` and so on, or `none`.
     pub fn cos(&self, class: &'static str) {
         self.cos_responses.with_label_values(&[class]).inc();
+    }
+
+    /// A client has connected.
+    pub fn connected(&self) {
+        self.connections.inc();
+    }
+
+    pub fn disconnected(&self) {
+        self.connections.dec();
+    }
+
+    /// There were too many connections.
+    pub fn shed(&self) {
+        self.connections_shed.inc();
     }
 
     /// All of them in Prometheus' text format; `kept` is what the memory budget has given out.

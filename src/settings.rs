@@ -162,7 +162,11 @@ pub struct Server {
     pub workers: usize,
     /// Without query and trailing slash.
     pub public_url: Option<String>,
+    /// At least 1.
+    pub max_connections: usize,
     pub shutdown_grace: Duration,
+    /// Part of `shutdown_grace`.
+    pub shutdown_delay: Duration,
     /// Zero: what a sender still sends after an early answer is not read.
     pub drain_timeout: Duration,
     /// `None`: plain HTTP.
@@ -393,7 +397,9 @@ impl Server {
                 .optional_number("server.workers", 1..=1024)
                 .map_or_else(cores, |n| n as usize),
             public_url: reader.optional("server.public_url", values::base_url),
+            max_connections: reader.number("server.max_connections", 1..=1_000_000) as usize,
             shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
+            shutdown_delay: reader.duration("server.shutdown_delay", Duration::ZERO),
             drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
             tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
             trusted_proxies: reader.list("server.trusted_proxies", values::network),

@@ -15,6 +15,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "config" / "deploy"
 KUBERNETES = sorted(DEPLOY.glob("kubernetes/*.yaml"))
+# Seconds a gateway may need after its grace (src/shutdown.rs).
+CLOSING = 5
 # Installed beside this Python.
 TOOLS = Path(sys.executable).parent
 
@@ -52,7 +54,7 @@ def compose(binary):
 
     understood = settings(binary, {key: value(text) for key, text in service["environment"].items()})
     grace = seconds(understood["server.shutdown_grace"])
-    assert seconds(service["stop_grace_period"]) > grace, "compose ends a gateway before its uploads"
+    assert seconds(service["stop_grace_period"]) > grace + CLOSING, "compose ends a gateway before its uploads"
     assert service["deploy"]["replicas"] > 1 and understood["redis.url"] == '"***"'
 
 
@@ -67,7 +69,8 @@ def kubernetes(binary):
 
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     grace = seconds(understood["server.shutdown_grace"])
-    assert pod["terminationGracePeriodSeconds"] > pause + grace, "a pod ends before its uploads"
+    assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING, "a pod ends before its uploads"
+    assert pause >= 5 and seconds(understood["server.shutdown_delay"]) == 0, "what preStop is for"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert pod["securityContext"]["runAsNonRoot"] is True

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::connections::Seat;
 use super::demand::Meter;
 use crate::inbound::body::announced_length;
 use actix_web::HttpMessage;
@@ -37,6 +38,8 @@ struct Shared {
     left: Cell<Option<u64>>,
     /// In which of the dispatcher's turns it had nothing for us.
     dry: Cell<Option<u64>>,
+    /// Of the connection, over h2, where what is taken shows that it is no flood.
+    seat: Option<Rc<Seat>>,
 }
 
 impl Drop for Shared {
@@ -50,8 +53,9 @@ impl Drop for Shared {
 impl Inflow {
     /// Puts itself between a request and its payload; `None` where there is none.
     pub fn tap(request: &mut ServiceRequest) -> Option<Self> {
-        let meter = request.request().conn_data::<Rc<Meter>>().cloned();
-        let meter = meter.filter(|_| request.version() < Version::HTTP_2);
+        let is_h2 = request.version() >= Version::HTTP_2;
+        let meter = request.request().conn_data::<Rc<Meter>>().cloned().filter(|_| !is_h2);
+        let seat = request.request().conn_data::<Rc<Seat>>().cloned().filter(|_| is_h2);
         let payload = request.take_payload();
         if matches!(payload, Payload::None) {
             meter.iter().for_each(|meter| meter.next());
@@ -64,6 +68,7 @@ impl Inflow {
             meter,
             left: Cell::new(announced_length(request.headers())),
             dry: Cell::default(),
+            seat,
         };
         let inflow = Self(Rc::new(shared));
         request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
@@ -153,6 +158,9 @@ impl Stream for Inflow {
             return self.poll_past(cx);
         }
         let polled = Pin::new(&mut *self.0.payload.borrow_mut()).poll_next(cx);
+        if let (Some(seat), Poll::Ready(Some(Ok(bytes)))) = (&self.0.seat, &polled) {
+            seat.account().used(bytes.len());
+        }
         match &polled {
             Poll::Ready(None | Some(Err(_))) => self.end(),
             Poll::Ready(Some(Ok(bytes))) => {

@@ -20,11 +20,13 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::connections::{Connections, Room, SPARE, Seat, Shedding};
 use super::demand::{Meter, Metered};
+use super::socket::{Attended, Seated};
 
 /// Longer than the usual load balancer keeps its own side, so that it never writes to a connection we just closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -33,11 +35,38 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a connection's last reply, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How many connections there may be.
+#[derive(Clone)]
+pub struct Crowd {
+    /// On each worker.
+    pub room: Room,
+    pub shedding: Arc<Shedding>,
+}
+
+impl Crowd {
+    /// The connections of the worker that this is called on. When the server begins to stop, those on which nothing
+    /// happens are closed: h2 has no other end.
+    fn admit(&self, stopping: GracefulShutdownSignal) -> Rc<Connections> {
+        const INTERVAL: Duration = Duration::from_millis(200);
+        let connections = Connections::new(self.room, self.shedding.clone());
+        let own = connections.clone();
+        actix_web::rt::spawn(async move {
+            stopping.notified().await;
+            loop {
+                own.close_idle();
+                sleep(INTERVAL).await;
+            }
+        });
+        connections
+    }
+}
+
 /// Serves what `app` makes, once on every worker of `server`.
 pub fn serve<F, I, S, B>(
     server: ServerBuilder,
     listener: TcpListener,
     tls: Option<rustls::ServerConfig>,
+    crowd: Crowd,
     app: F,
 ) -> io::Result<Server>
 where
@@ -55,50 +84,59 @@ where
     <S::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    let draining = server.graceful_shutdown_signal();
+    let stopping = server.graceful_shutdown_signal();
+    let server = server.max_concurrent_connections(crowd.room.connections + SPARE);
     let server = match tls {
         None => server.listen("http", listener, move || {
-            fn_service(|stream: TcpStream| ready(Ok(plain(stream))))
-                .and_then(http(app(), draining.clone()))
+            let connections = crowd.admit(stopping.clone());
+            fn_service(move |stream: TcpStream| {
+                ready(Ok(plain(Seated::new(stream, connections.enter()))))
+            })
+            .and_then(http(app(), stopping.clone()))
         })?,
         Some(mut tls) => {
             tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             let acceptor = TlsAcceptor::from(Arc::new(tls));
             server.listen("https", listener, move || {
-                let acceptor = acceptor.clone();
-                fn_service(move |stream: TcpStream| encrypted(acceptor.clone(), stream))
-                    .and_then(http(app(), draining.clone()))
+                let (acceptor, connections) = (acceptor.clone(), crowd.admit(stopping.clone()));
+                fn_service(move |stream: TcpStream| {
+                    encrypted(acceptor.clone(), Seated::new(stream, connections.enter()))
+                })
+                .and_then(http(app(), stopping.clone()))
             })?
         }
     };
     Ok(server.run())
 }
 
-type Connection<S> = (Metered<S>, Protocol, Option<SocketAddr>);
+type Connection<S> = (Attended<Metered<S>>, Protocol, Option<SocketAddr>);
 
-fn plain(stream: TcpStream) -> Connection<TcpStream> {
-    let peer = stream.peer_addr().ok();
-    (Metered::new(stream), Protocol::Http1, peer)
+fn plain(stream: Seated) -> Connection<Seated> {
+    let (peer, seat) = (stream.peer(), stream.seat().clone());
+    (Attended { stream: Metered::new(stream), seat, is_h2: false }, Protocol::Http1, peer)
 }
 
 async fn encrypted(
     acceptor: TlsAcceptor,
-    stream: TcpStream,
-) -> Result<Connection<TlsStream<TcpStream>>, DispatchError> {
-    let peer = stream.peer_addr().ok();
+    stream: Seated,
+) -> Result<Connection<TlsStream<Seated>>, DispatchError> {
+    let (peer, seat) = (stream.peer(), stream.seat().clone());
     let stream = timeout(HEAD_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => (Metered::unlimited(stream), Protocol::Http2, peer),
-        _ => (Metered::new(stream), Protocol::Http1, peer),
+        Some(b"h2") => {
+            let stream = Metered::unlimited(stream);
+            (Attended { stream, seat, is_h2: true }, Protocol::Http2, peer)
+        }
+        _ => (Attended { stream: Metered::new(stream), seat, is_h2: false }, Protocol::Http1, peer),
     })
 }
 
-/// HTTP over a connection. The connection's meter is where a request can find it; h2 has flow control of its own.
+/// HTTP over a connection. Its meter and its seat are where a request can find them.
 fn http<C, I, S, B>(
     app: I,
-    draining: GracefulShutdownSignal,
+    stopping: GracefulShutdownSignal,
 ) -> impl ServiceFactory<Connection<C>, Config = (), Response = (), Error = DispatchError, InitError = ()>
 where
     C: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -118,14 +156,15 @@ where
     let app = app.into_factory().map_err(|error| error.error_response());
     HttpService::build()
         .graceful_shutdown_signal(move || {
-            let draining = draining.clone();
-            async move { draining.notified().await }
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
         })
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HEAD_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .on_connect_ext(|connection: &Metered<C>, data| {
-            data.insert::<Rc<Meter>>(connection.meter());
+        .on_connect_ext(|connection: &Attended<Metered<C>>, data| {
+            data.insert::<Rc<Meter>>(connection.stream.meter());
+            data.insert::<Rc<Seat>>(connection.seat.clone());
         })
         .finish(map_config(app, |()| AppConfig::default()))
 }

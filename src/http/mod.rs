@@ -3,11 +3,13 @@
 pub mod address;
 mod buffers;
 pub mod caller;
+pub mod connections;
 pub mod console;
 pub mod demand;
 pub mod docs;
 pub mod drain;
 pub mod files;
+pub mod h2;
 mod json;
 pub mod links;
 pub mod listener;
@@ -15,6 +17,7 @@ pub mod ops;
 pub mod problem;
 mod repeat;
 pub mod reply;
+pub mod socket;
 mod store;
 pub mod tcb;
 pub mod timing;
@@ -24,6 +27,8 @@ pub mod upload;
 
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
 
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
@@ -58,6 +63,8 @@ pub struct Shared {
     pub links: Links,
     pub proxies: Proxies,
     pub idempotency: Idempotency,
+    /// The requests that run; closed once the process was told to end.
+    pub requests: TaskTracker,
     pub metrics: Arc<Metrics>,
     /// How calls to WeChat are let in.
     pub wechat: Arc<api::Shared>,

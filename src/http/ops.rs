@@ -35,7 +35,7 @@ pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(State::Ok)
 }
 
-/// `GET /readyz`: a token can be had. Cheap: the token is cached, and a failed fetch is backed off. `degraded` is able to
+/// `GET /readyz`: uploads are taken, and a token can be had. Cheap: the token is cached, and a failed fetch is backed off. `degraded` is able to
 /// serve, too, but does not share its token with the other replicas.
 #[utoipa::path(
     method(get, head), path = "/readyz", operation_id = "ready", tag = "operation",
@@ -44,6 +44,9 @@ pub async fn health() -> HttpResponse {
     responses((status = 200, description = "It can", body = State))
 )]
 pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
+    if worker.shared.requests.is_closed() {
+        return Err(Problem::draining());
+    }
     worker.wechat.ready().await?;
     Ok(HttpResponse::Ok().json(match worker.shared.wechat.access().shared().await {
         Ok(()) => State::Ready,

@@ -123,7 +123,9 @@ codes! {
     IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent",
         "Send it again; the damaged object was deleted.";
     Overloaded = "overloaded" 503 "Too much is going on",
-        "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent` or `upload.memory_budget`, or add replicas.";
+        "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent`, `upload.memory_budget` or `server.max_connections`, or add replicas.";
+    Draining = "draining" 503 "The gateway is about to end",
+        "Try again after `Retry-After`: another gateway, or this one's successor, will answer.";
     CredentialUnavailable = "credential_unavailable" 503 "No access token can be had",
         "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials.";
     CosBusy = "cos_busy" 503 "COS is busy",
@@ -209,6 +211,17 @@ impl Problem {
             self.code = Code::InvalidPath;
         }
         self
+    }
+
+    /// No upload is begun any more.
+    pub fn draining() -> Self {
+        let detail = "this gateway is being stopped; try again: another one will answer";
+        Self::new(Code::Draining, detail).retry_after(1)
+    }
+
+    /// Too much is going on for one more.
+    pub fn crowded(what: &str) -> Self {
+        Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)
     }
 
     /// The problem document.

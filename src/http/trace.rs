@@ -1,26 +1,37 @@
 //! What every request gets: an id, one log line at its end, and for a failure its problem document.
 
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
+use bytes::Bytes;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::Worker;
 use super::caller::CallerName;
+use super::connections::{Running, Seat};
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
+use super::{Worker, h2};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// How many times as long the rest of a request is read behind a failure that is dressed as a success.
 const DRESSED_PATIENCE: u32 = 10;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Characters of a path that are worth a line of the log.
+const LOGGED: usize = 1024;
+/// What is answered on every connection, to whoever asks how we are.
+const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The id a request is known by, in its reply and in every log line.
 #[derive(Debug, Clone)]
@@ -59,20 +70,32 @@ pub async fn requests(
     let span = tracing::info_span!("request", id = id.as_str());
     let method = request.method().clone();
     // Without the query: tickets and tokens may stand there.
-    let path = request.path().to_owned();
+    let path: String = request.path().chars().take(LOGGED).collect();
     request.extensions_mut().insert(id.clone());
     let patience = request
         .app_data::<web::Data<Worker>>()
         .map(|worker| worker.shared.settings.server.drain_timeout)
         .unwrap_or_default();
+    let counted =
+        request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
+    let seat = request.conn_data::<Rc<Seat>>().cloned();
+    let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
     let inflow = Inflow::tap(&mut request);
 
-    let reply = next.call(request).instrument(span.clone()).await?;
+    let reply = match running.as_ref().map_or(Ok(()), |running| admit(&request, running)) {
+        Ok(()) => {
+            let reply = next.call(request).instrument(span.clone()).await?;
+            reply.map_into_boxed_body()
+        }
+        Err(problem) => request.error_response(problem),
+    };
     let problem = reply.response().error().and_then(|error| error.as_error::<Problem>()).cloned();
     let mut reply = match &problem {
         Some(problem) => with_document(reply, problem, id.as_str()),
-        None => reply.map_into_boxed_body(),
+        None => reply,
     };
+    let refused = running.as_ref().is_some_and(Running::is_refused);
+    let last = running.as_ref().is_some_and(Running::is_last);
     // An editor's own shape was answered already.
     let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
@@ -80,10 +103,17 @@ pub async fn requests(
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
     match inflow {
         Some(inflow) if inflow.has_ended() => inflow.settled().await,
-        Some(inflow) if !patience.is_zero() => {
+        Some(inflow) if !patience.is_zero() && !last => {
             reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
         }
         _ => {}
+    }
+    let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
+    let held = (counted, running);
+    reply = reply.map_body(|_, body| BoxBody::new(Holding { body, _held: held }));
+    if draining || last {
+        // Whoever keeps connections finds a better one.
+        reply.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     let timing = reply.request().extensions().get::<ServerTiming>().cloned();
     if let Some(ServerTiming(value)) = timing {
@@ -99,6 +129,10 @@ pub async fn requests(
     let status = reply.status().as_u16();
     let took = started.elapsed();
     match &problem {
+        // That there is a flood was said once.
+        Some(problem) if refused => {
+            tracing::debug!(%method, path, status, ?took, code = problem.code.name());
+        }
         Some(problem) if problem.code.status().is_server_error() => {
             tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
         }
@@ -108,6 +142,35 @@ pub async fn requests(
         None => tracing::info!(%method, path, client, status, ?took),
     }
     Ok(reply)
+}
+
+/// Refuses what a connection may not ask for.
+fn admit(request: &ServiceRequest, running: &Running) -> Result<(), Problem> {
+    if running.is_refused() {
+        return Err(Problem::crowded("too many connections are open already"));
+    }
+    h2::admit(request, running.seat())
+}
+
+/// A reply's body with what must not be dropped before the body is sent.
+struct Holding<G> {
+    body: BoxBody,
+    _held: G,
+}
+
+impl<G: Unpin> MessageBody for Holding<G> {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
 }
 
 /// Puts the problem document into the reply to a failed request; what was said besides (of CORS, of methods) stays.

@@ -381,6 +381,9 @@ impl<'a> Upload<'a> {
         times: &'a Times<'a>,
     ) -> Result<Self, Problem> {
         let shared = &worker.shared;
+        if shared.requests.is_closed() {
+            return Err(Problem::draining());
+        }
         let slot = shared.limits.take(&client)?;
         let base = address::base(request, shared);
         Ok(Self { worker, client, query, profile, base, turn, times, _slot: slot })

@@ -31,7 +31,9 @@ impl Settings {
         ];
         let mut line = |key: &str, value: String| lines.push((key.to_owned(), value));
         line("server.public_url", optional(server.public_url.as_deref()));
+        line("server.max_connections", server.max_connections.to_string());
         line("server.shutdown_grace", duration(server.shutdown_grace));
+        line("server.shutdown_delay", duration(server.shutdown_delay));
         line("server.drain_timeout", duration(server.drain_timeout));
         let file = |file: fn(&super::ServerTls) -> &std::path::PathBuf| {
             server.tls.as_ref().map(|tls| file(tls).display().to_string())

@@ -15,7 +15,7 @@ use crate::harness::{Client, Form, Gateway, Reply, Setup};
 const KEY: &str = "key-for-the-description";
 
 /// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
-const CODES: [(&str, u16); 36] = [
+const CODES: [(&str, u16); 37] = [
     ("malformed_form", 400),
     ("no_file", 400),
     ("field_after_file", 400),
@@ -48,6 +48,7 @@ const CODES: [(&str, u16); 36] = [
     ("cos_unreachable", 502),
     ("integrity_mismatch", 502),
     ("overloaded", 503),
+    ("draining", 503),
     ("credential_unavailable", 503),
     ("cos_busy", 503),
     ("wechat_timeout", 504),

@@ -2,6 +2,7 @@
 //! HTTP client that sends exactly the bytes it is told, cut where it is told.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,8 +23,12 @@ pub const KEY: &str = "panel-key-for-tests";
 pub struct Setup {
     variables: BTreeMap<String, String>,
     options: Options,
+    within: Option<Within>,
     data: TempDir,
 }
+
+/// Makes a command that runs the given one in surroundings of its own.
+type Within = Box<dyn FnOnce(&Command) -> Command>;
 
 impl Setup {
     /// Production with one key that may do everything and name its own paths, two workers, and a sandbox upstream.
@@ -31,11 +36,12 @@ impl Setup {
         use sha2::{Digest, Sha256};
         let data = tempfile::tempdir().expect("a temporary folder");
         let options = Options { data: data.path().join("objects"), ..Options::default() };
-        let mut setup = Self { variables: BTreeMap::new(), options, data };
+        let mut setup = Self { variables: BTreeMap::new(), options, within: None, data };
         for (key, value) in [
             ("server.bind", "127.0.0.1:0".to_owned()),
             ("server.workers", "2".to_owned()),
             ("server.public_url", String::new()),
+            ("server.shutdown_delay", "0s".to_owned()),
             ("cos.allow_http", "true".to_owned()),
             ("upload.client_paths", "true".to_owned()),
             ("auth.keys.panel.sha256", hex::encode(Sha256::digest(KEY))),
@@ -67,8 +73,22 @@ impl Setup {
         self
     }
 
+    /// The gateway's limit of file descriptors.
+    pub fn descriptors(self, limit: u32) -> Self {
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        self.within(move |command| {
+            within(command, &["/bin/sh", "-c", &script], command.get_program())
+        })
+    }
+
+    /// The gateway in surroundings of its own.
+    pub fn within(mut self, surround: impl FnOnce(&Command) -> Command + 'static) -> Self {
+        self.within = Some(Box::new(surround));
+        self
+    }
+
     pub fn start(self) -> World {
-        let Self { mut variables, options, data } = self;
+        let Self { mut variables, options, within, data } = self;
         let defaults = [
             ("GATEWAY__WECHAT__ENV", options.env.clone()),
             ("GATEWAY__WECHAT__APPID", options.appid.clone()),
@@ -83,7 +103,11 @@ impl Setup {
         for (name, value) in defaults.into_iter().chain(upstream) {
             variables.entry(name.to_owned()).or_insert(value);
         }
-        let gateway = Gateway::start(&["--profile", "production"], &variables, data.path());
+        let command = command(&["--profile", "production"], &variables, data.path());
+        let gateway = Gateway::spawn(match within {
+            Some(within) => within(&command),
+            None => command,
+        });
         World { gateway, sandbox, variables, data }
     }
 }
@@ -301,6 +325,11 @@ impl Gateway {
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
     }
 
+    /// File descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("/proc").count()
+    }
+
     /// CPU seconds it has used.
     pub fn cpu(&self) -> f64 {
         let stat =
@@ -365,6 +394,15 @@ pub fn command(
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcb-upload-gateway"));
     command.args(arguments).current_dir(folder).env_clear().envs(variables);
     command
+}
+
+/// `command` run by `runner`, which finds its binary at `program`.
+pub fn within(command: &Command, runner: &[&str], program: &OsStr) -> Command {
+    let mut within = Command::new(runner[0]);
+    within.args(&runner[1..]).arg(program).args(command.get_args()).env_clear();
+    within.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    within.current_dir(command.get_current_dir().expect("a folder"));
+    within
 }
 
 /// A connection that sends what it is told.

@@ -51,15 +51,7 @@ fn send_slowly_over_h2(
     key: Option<&str>,
     body: Bytes,
 ) -> (u16, serde_json::Value) {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate.der()).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = certificate.client("h2");
     let url = format!("https://localhost:{}/v1/files", world.gateway.address.port());
     System::new().block_on(async move {
         let connector = awc::Connector::new().rustls_0_23(Arc::new(tls));

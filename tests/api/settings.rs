@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -396,51 +396,6 @@ fn health_asks_the_gateway_that_runs() {
     });
     assert_eq!(health(&elsewhere), (Some(1), false));
     answers.join().expect("the other server");
-}
-
-#[test]
-fn it_ends_when_it_is_told_to() {
-    for name in ["TERM", "INT"] {
-        let mut world = Setup::new().start();
-        world.post(&small()).stored();
-        // Connections that wait for a next request do not hold it up.
-        let mut idle = world.client();
-        idle.send_request("GET", "/healthz", &[], b"");
-        assert_eq!(idle.reply().status, 200);
-        let began = Instant::now();
-        world.gateway.signal(name);
-        assert_eq!(world.gateway.ended().code(), Some(0), "{name}: {}", world.gateway.log());
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    }
-}
-
-#[test]
-fn told_to_end_it_finishes_the_upload_that_runs() {
-    let mut world = Setup::new().start();
-    let content = noise(1 << 20, 1);
-    let (half, rest) = content.split_at(content.len() / 2);
-    let mut client = world.client();
-    let headers = [authorization(), ("content-length", "1048576")];
-    client.send_head("PUT", "/v1/files/x.bin", &headers);
-    client.send(half);
-    let wait = format!("wait?key=x.bin&received={}", half.len() - (256 << 10));
-    assert_eq!(world.control("GET", &wait, "").status, 200);
-
-    world.gateway.signal("TERM");
-    assert_closes(world.gateway.address);
-    client.send(rest);
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
-    assert_eq!(world.gateway.ended().code(), Some(0));
-    assert!(world.object("x.bin") == content);
-}
-
-/// Waits until nobody listens there any more.
-fn assert_closes(address: SocketAddr) {
-    let began = Instant::now();
-    while TcpStream::connect(address).is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(10), "it still listens");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -65,6 +65,27 @@ impl Certificate {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+
+    /// A gateway that shows it to its clients.
+    pub fn shown(&self, setup: Setup) -> Setup {
+        setup
+            .set("server.tls.cert", self.file("cert.pem").display())
+            .set("server.tls.key", self.file("key.pem").display())
+    }
+
+    /// A client that trusts it and speaks `protocol`.
+    pub fn client(&self, protocol: &str) -> rustls::ClientConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der()).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![protocol.into()];
+        tls
+    }
 }
 
 fn for_loopback() -> CertificateParams {

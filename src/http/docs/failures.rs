@@ -39,6 +39,7 @@ const UPLOAD: &[Code] = &[
     Code::FileTooLarge,
     Code::TypeNotAllowed,
     Code::Overloaded,
+    Code::Draining,
     Code::LinkNotAllowed,
     Code::CosRefused,
     Code::CosUnreachable,
@@ -69,7 +70,7 @@ pub fn failures(id: &str) -> Vec<Code> {
         "upload_link" => &[CALLER, PATH, BODY, &[Code::LinkNotAllowed], WECHAT],
         // Without the parameter, and without the console, there is nothing.
         "sample" => &[&[Code::NotFound]],
-        "ready" | "ready_head" => &[WECHAT],
+        "ready" | "ready_head" => &[&[Code::Draining], WECHAT],
         _ => &[],
     };
     let named: Vec<_> = groups.iter().copied().chain([ANY]).flatten().copied().collect();

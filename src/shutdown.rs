@@ -1,0 +1,89 @@
+//! From the signal to end to the end: what is still taken, what may still finish, and for how long.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use tokio::select;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+/// For connections to end once no request runs: those of h2 cannot be told to.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How long it may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Requests are still answered at least this long, so that a load balancer sees in time that we are not ready.
+    pub delay: Duration,
+    /// Requests that run get this long.
+    pub grace: Duration,
+}
+
+/// Serves until a signal, then until no request runs: `requests` is closed meanwhile, which whoever would begin an
+/// upload can see. A second signal ends it at once.
+pub async fn serve(
+    server: Server,
+    requests: &TaskTracker,
+    patience: Patience,
+    mut signals: Signals,
+) -> io::Result<()> {
+    let handle = server.handle();
+    let mut server = pin!(server);
+    let signal = select! {
+        ended = &mut server => return ended,
+        signal = signals.next() => signal,
+    };
+    requests.close();
+    tracing::info!(signal, requests = requests.len(), "told to end; no upload is begun any more");
+
+    let stop = async {
+        let end = Instant::now() + patience.grace;
+        let quiet = async { tokio::join!(sleep(patience.delay), requests.wait()) };
+        if timeout_at(end, quiet).await.is_err() && !requests.is_empty() {
+            tracing::warn!(
+                requests = requests.len(),
+                "the grace is over; what still runs is cut off"
+            );
+            return;
+        }
+        let _ = timeout(CLOSING, handle.stop(true)).await;
+    };
+    select! {
+        ended = &mut server => ended?,
+        () = stop => {}
+        signal = signals.next() => {
+            tracing::warn!(signal, requests = requests.len(), "told again; what still runs is cut off");
+        }
+    }
+    Ok(())
+}
+
+/// What tells a process to end.
+pub struct Signals([(&'static str, Signal); 3]);
+
+impl Signals {
+    /// From now on they end the process no more. Needs a running runtime.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self([
+            ("SIGTERM", signal(SignalKind::terminate())?),
+            ("SIGINT", signal(SignalKind::interrupt())?),
+            ("SIGQUIT", signal(SignalKind::quit())?),
+        ]))
+    }
+
+    /// The next one's name.
+    async fn next(&mut self) -> &'static str {
+        poll_fn(|cx| {
+            let mut signals = self.0.iter_mut();
+            let came =
+                signals.find_map(|(name, signal)| signal.poll_recv(cx).is_ready().then_some(*name));
+            came.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}

@@ -1,0 +1,152 @@
+//! h2 spoken frame by frame, by whoever wants to get it wrong.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::harness::World;
+use crate::tls::Certificate;
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GO_AWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+/// A connection that sends the frames it is told.
+pub struct H2 {
+    tls: StreamOwned<ClientConnection, TcpStream>,
+    stream: u32,
+}
+
+impl H2 {
+    pub fn connect(world: &World, certificate: &Certificate, settings: &[(u16, u32)]) -> Self {
+        let mut connection = Self { tls: tls(world, certificate, "h2"), stream: 0 };
+        connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("it takes the preface");
+        let settings: Vec<u8> = settings
+            .iter()
+            .flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
+            .collect();
+        connection.send(&frame(SETTINGS, 0, 0, &settings)).expect("it takes settings");
+        // The connection's own window is no setting; replies of a whole test fit into this.
+        let window = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
+        connection.send(&window).expect("it takes a window");
+        connection
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tls.write_all(bytes)
+    }
+
+    /// The id of a stream that is not used yet.
+    pub fn fresh(&mut self) -> u32 {
+        self.stream += if self.stream == 0 { 1 } else { 2 };
+        self.stream
+    }
+
+    /// A whole head.
+    pub fn request(&mut self, head: &[u8], flags: u8) -> (u32, Vec<u8>) {
+        let stream = self.fresh();
+        (stream, frame(HEADERS, flags | END_HEADERS, stream, head))
+    }
+
+    /// Sends what `next` makes until it has come to `most` or is not taken any more.
+    pub fn flood(&mut self, most: usize, mut next: impl FnMut(&mut Self) -> Vec<u8>) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let mut batch = Vec::new();
+            while sent < most && batch.len() < 8 << 10 {
+                batch.extend(next(self));
+                sent += 1;
+            }
+            if self.send(&batch).is_err() {
+                break;
+            }
+        }
+        sent
+    }
+
+    fn read_frame(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.tls.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.tls.read_exact(&mut payload)?;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Ok((head[3], head[4], stream, payload))
+    }
+
+    /// The reply's body on `stream`.
+    pub fn body(&mut self, stream: u32) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let (kind, flags, of, payload) = self.read_frame()?;
+            if kind == DATA && of == stream {
+                body.extend(&payload);
+            }
+            if of == stream && matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+                return Ok(body);
+            }
+            if kind == GO_AWAY || kind == RST_STREAM && of == stream {
+                return Err(io::Error::other(format!("ended: {payload:?}")));
+            }
+        }
+    }
+
+    /// Reads on until the connection has ended.
+    pub fn assert_closed(&mut self) {
+        let began = Instant::now();
+        loop {
+            match self.read_frame() {
+                Ok(_) => assert!(began.elapsed() < Duration::from_secs(30), "it goes on"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("it stays open"),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn tls(
+    world: &World,
+    certificate: &Certificate,
+    protocol: &str,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let tcp = TcpStream::connect(world.gateway.address).expect("it accepts");
+    tcp.set_nodelay(true).expect("an option");
+    tcp.set_read_timeout(Some(Duration::from_secs(30))).expect("an option");
+    tcp.set_write_timeout(Some(Duration::from_secs(30))).expect("an option");
+    let name = "localhost".try_into().expect("a name");
+    let tls = ClientConnection::new(Arc::new(certificate.client(protocol)), name).expect("TLS");
+    StreamOwned::new(tls, tcp)
+}
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// HPACK without a table: each field in full.
+pub fn head(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        for text in [name, value] {
+            assert!(text.len() < 127);
+            bytes.push(text.len() as u8);
+            bytes.extend(text.as_bytes());
+        }
+    }
+    bytes
+}

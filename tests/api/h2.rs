@@ -1,0 +1,211 @@
+//! h2 in the hands of those who mean it ill, frame by frame: each ends with its own connection closed, the gateway's
+//! memory where it was, and everybody else served.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::frames::{
+    CONTINUATION, DATA, END_STREAM, H2, HEADERS, PING, RST_STREAM, SETTINGS, frame, head,
+};
+use crate::harness::{Setup, World, authorization};
+use crate::tls::Certificate;
+
+/// What one connection may cost.
+const LIMIT: u64 = 48 << 10;
+
+/// Frames; more than fit into the kernel's buffers between the two, so that not all can be sent to who reads no more.
+const FLOOD: usize = 4_000_000;
+
+fn get(path: &str) -> Vec<u8> {
+    let of =
+        [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", path)];
+    head(&of)
+}
+
+fn put(path: &str) -> Vec<u8> {
+    let of =
+        [(":method", "PUT"), (":scheme", "https"), (":authority", "localhost"), (":path", path)];
+    head(&[&of[..], &[authorization()]].concat())
+}
+
+/// Runs an attack, then says that nothing came of it.
+fn withstood(attack: &str, run: impl FnOnce(&World, &Certificate) -> usize) {
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new()).start();
+    upload(&world, &certificate);
+    let idle = world.gateway.memory("VmRSS");
+    let began = Instant::now();
+    let sent = run(&world, &certificate);
+    let peak = world.gateway.memory("VmHWM");
+    println!("{attack}: {sent} sent in {:?}; idle {idle} KiB, peak {peak} KiB", began.elapsed());
+    assert!(peak < idle + LIMIT, "{attack}: idle {idle} KiB, peak {peak} KiB");
+    upload(&world, &certificate);
+    assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
+    assert_eq!(world.objects().len(), 1, "{attack}");
+}
+
+/// A small upload by somebody else.
+fn upload(world: &World, certificate: &Certificate) {
+    let mut other = H2::connect(world, certificate, &[]);
+    let (stream, head) = other.request(&put("/v1/files/good.txt"), 0);
+    other.send(&[head, frame(DATA, END_STREAM, stream, b"good")].concat()).expect("it takes it");
+    let body = other.body(stream).expect("a reply");
+    let reply: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(reply["files"][0]["size"], 4, "{reply}");
+}
+
+/// CVE-2023-44487: streams that are begun and reset at once are never too many at a time.
+#[test]
+fn rapid_resets_end_the_connection() {
+    withstood("rapid resets", |world, certificate| {
+        let mut connection = H2::connect(world, certificate, &[]);
+        let head = put("/v1/files/x");
+        let sent = connection.flood(FLOOD, |connection| {
+            let (stream, request) = connection.request(&head, 0);
+            [request, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+        });
+        connection.assert_closed();
+        assert!(sent < FLOOD, "all were taken");
+        let links = world.count("uploadfile");
+        println!("{links} upload links were asked for");
+        assert!(links < 1000, "{links} upload links were asked for");
+        sent
+    });
+}
+
+#[test]
+fn streams_without_end_are_not_kept() {
+    withstood("streams left open", |world, certificate| {
+        let mut connection = H2::connect(world, certificate, &[]);
+        let head = put("/v1/files/x");
+        let sent = connection.flood(FLOOD, |connection| connection.request(&head, 0).1);
+        connection.assert_closed();
+        assert!(sent < FLOOD, "all were taken");
+        sent
+    });
+}
+
+/// Replies that cannot be sent pile up where somebody lets them.
+#[test]
+fn replies_that_nobody_takes_are_not_kept() {
+    withstood("a window of nothing", |world, certificate| {
+        // SETTINGS_INITIAL_WINDOW_SIZE
+        let mut connection = H2::connect(world, certificate, &[(4, 0)]);
+        let head = get("/healthz");
+        let sent = connection.flood(FLOOD, |c| c.request(&head, END_STREAM).1);
+        connection.assert_closed();
+        assert!(sent < FLOOD, "all were taken");
+        sent
+    });
+}
+
+/// An upload whose bytes nobody reads yet, because its link is late.
+fn late_upload(world: &World, certificate: &Certificate) -> (H2, u32) {
+    world.faults(&json!([{"stage": "link", "fault": "delay", "ms": 4000, "path": "late"}]));
+    let mut connection = H2::connect(world, certificate, &[]);
+    let (stream, head) = connection.request(&put("/v1/files/late"), 0);
+    connection.send(&head).expect("it takes it");
+    (connection, stream)
+}
+
+#[test]
+fn pieces_of_nothing_are_not_kept() {
+    for (name, piece) in [("empty pieces", &b""[..]), ("pieces of one byte", b"x")] {
+        withstood(name, |world, certificate| {
+            let (mut connection, stream) = late_upload(world, certificate);
+            let piece = frame(DATA, 0, stream, piece);
+            let sent = connection.flood(FLOOD, |_| piece.clone());
+            connection.assert_closed();
+            assert!(sent < FLOOD, "all were taken");
+            sent
+        });
+    }
+}
+
+#[test]
+fn a_head_without_end_is_given_up() {
+    withstood("continuations", |world, certificate| {
+        let mut connection = H2::connect(world, certificate, &[]);
+        let stream = connection.fresh();
+        connection.send(&frame(HEADERS, 0, stream, &get("/healthz"))).expect("it takes it");
+        let more = frame(CONTINUATION, 0, stream, &head(&[("x", "y")]));
+        let sent = connection.flood(FLOOD, |_| more.clone());
+        connection.assert_closed();
+        assert!(sent < FLOOD, "all were taken");
+        sent
+    });
+}
+
+/// One byte on the wire may stand for a field of the table.
+#[test]
+fn a_head_that_swells_is_given_up() {
+    withstood("a head that swells", |world, certificate| {
+        let mut sent = 0;
+        for _ in 0..20 {
+            let mut connection = H2::connect(world, certificate, &[]);
+            // A field for the table (literal with incremental indexing), then its index again and again.
+            let mut swelling = get("/healthz");
+            let value = "v".repeat(120);
+            swelling.extend([0x40, 1, b'x', 120]);
+            swelling.extend(value.as_bytes());
+            swelling.extend([0x80 | 62; 14_000]);
+            let (_, request) = connection.request(&swelling, END_STREAM);
+            sent += request.len();
+            let _ = connection.send(&request);
+            connection.assert_closed();
+        }
+        sent
+    });
+}
+
+#[test]
+fn frames_for_their_own_sake_end_the_connection() {
+    let ping = frame(PING, 0, 0, &[7; 8]);
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let priority = frame(2, 0, 1, &[0, 0, 0, 0, 1]);
+    for (name, frame) in [("pings", ping), ("settings", settings), ("priorities", priority)] {
+        withstood(name, |world, certificate| {
+            let mut connection = H2::connect(world, certificate, &[]);
+            let sent = connection.flood(FLOOD, |_| frame.clone());
+            connection.assert_closed();
+            assert!(sent < FLOOD, "all were taken");
+            sent
+        });
+    }
+}
+
+/// As many requests as a browser sends at once are all served, and many more one after another.
+#[test]
+fn a_busy_page_is_no_flood() {
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new()).start();
+    let mut connection = H2::connect(&world, &certificate, &[]);
+    for _ in 0..50 {
+        let streams: Vec<_> = (0..100)
+            .map(|_| {
+                let (stream, request) = connection.request(&get("/healthz"), END_STREAM);
+                connection.send(&request).expect("it takes it");
+                stream
+            })
+            .collect();
+        let last = *streams.last().expect("one");
+        assert_eq!(connection.body(last).expect("a reply"), b"{\"status\":\"ok\"}");
+    }
+}
+
+/// h2 has no end that a server waits for: a connection on which nothing happens is closed.
+#[test]
+fn idle_connections_do_not_hold_up_the_end() {
+    let certificate = Certificate::new();
+    let mut world = certificate.shown(Setup::new()).start();
+    let mut idle = H2::connect(&world, &certificate, &[]);
+    let (stream, request) = idle.request(&get("/healthz"), END_STREAM);
+    idle.send(&request).expect("it takes it");
+    idle.body(stream).expect("a reply");
+    let began = Instant::now();
+    world.gateway.signal("TERM");
+    assert_eq!(world.gateway.ended().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    idle.assert_closed();
+}

@@ -1,0 +1,151 @@
+//! Told to end: what still finishes, what is refused, and when it is over.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Client, Form, Reply, Setup, World, authorization, crc64, noise};
+
+const SIZE: usize = 1 << 20;
+
+fn small() -> Form {
+    Form::new().file("file", "x.txt", "text/plain", b"content")
+}
+
+/// An upload of [`SIZE`] bytes to `x.bin` whose first half COS has received.
+fn half_sent(world: &World, content: &[u8]) -> Client {
+    let mut client = world.client();
+    let length = content.len().to_string();
+    let headers = [authorization(), ("content-length", &length)];
+    client.send_head("PUT", "/v1/files/x.bin", &headers);
+    client.send(&content[..content.len() / 2]);
+    let wait = format!("wait?key=x.bin&received={}", content.len() / 2 - (256 << 10));
+    assert_eq!(world.control("GET", &wait, "").status, 200);
+    client
+}
+
+fn asked(world: &World, path: &str) -> Reply {
+    world.call_with("GET", path, &[], "")
+}
+
+fn told_to_end(world: &World) {
+    world.gateway.signal("TERM");
+    world.gateway.log_with("told to end");
+}
+
+#[test]
+fn it_ends_when_it_is_told_to() {
+    for name in ["TERM", "INT", "QUIT"] {
+        let mut world = Setup::new().start();
+        world.post(&small()).stored();
+        // Connections that wait for a next request do not hold it up.
+        let mut idle = world.client();
+        idle.send_request("GET", "/healthz", &[], b"");
+        assert_eq!(idle.reply().status, 200);
+        let began = Instant::now();
+        world.gateway.signal(name);
+        assert_eq!(world.gateway.ended().code(), Some(0), "{name}: {}", world.gateway.log());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn while_an_upload_runs_it_is_not_ready_and_takes_no_other() {
+    let mut world = Setup::new().start();
+    let content = noise(SIZE, 1);
+    let mut idle = world.client();
+    idle.send_request("GET", "/readyz", &[], b"");
+    assert_eq!(idle.reply().status, 200);
+    let mut client = half_sent(&world, &content);
+
+    told_to_end(&world);
+    for _ in 0..2 {
+        let reply = asked(&world, "/readyz");
+        reply.problem(503, "draining");
+        assert!(reply.header("retry-after").is_some());
+        assert_eq!(asked(&world, "/healthz").status, 200);
+        assert_eq!(asked(&world, "/metrics").status, 200);
+
+        let reply = world.post(&small());
+        reply.problem(503, "draining");
+        assert!(reply.header("retry-after").is_some());
+        assert_eq!(reply.header("connection"), Some("close"));
+    }
+    // Nobody learns whether there is room who may not have it.
+    world.call_with("POST", "/v1/files", &[], "").problem(401, "unauthenticated");
+    // On a connection that was there before.
+    idle.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
+    let reply = idle.reply();
+    reply.problem(503, "draining");
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(idle.try_reply().ok().map(|reply| reply.status), None, "it is closed");
+
+    client.send(&content[SIZE / 2..]);
+    let reply = client.reply();
+    assert_eq!(reply.stored()["crc64"], crc64(&content));
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
+    assert!(world.object("x.bin") == content);
+    assert_eq!(world.objects().len(), 1);
+    assert!(TcpStream::connect(world.gateway.address).is_err());
+}
+
+/// A page that is told 503 must be able to read it.
+#[test]
+fn a_large_upload_is_refused_with_an_answer_while_it_drains() {
+    let mut world = Setup::new().start();
+    let content = noise(SIZE, 1);
+    let mut running = half_sent(&world, &content);
+    told_to_end(&world);
+    let large = Form::new().file("file", "x.bin", "text/plain", &noise(20 << 20, 2));
+    world.post(&large).problem(503, "draining");
+    running.send(&content[SIZE / 2..]);
+    running.reply().stored();
+    assert_eq!(world.gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_load_balancer_has_time_to_see_that_it_is_not_ready() {
+    let mut world = Setup::new().set("server.shutdown_delay", "2s").start();
+    let began = Instant::now();
+    told_to_end(&world);
+    while began.elapsed() < Duration::from_millis(1500) {
+        asked(&world, "/readyz").problem(503, "draining");
+        world.post(&small()).problem(503, "draining");
+        // What is no upload is still done.
+        assert_eq!(world.call("DELETE", "/v1/files/none", &Value::Null).status, 204);
+    }
+    assert_eq!(world.gateway.ended().code(), Some(0));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+}
+
+#[test]
+fn what_runs_past_the_grace_is_cut_off_and_not_stored() {
+    let mut world = Setup::new().set("server.shutdown_grace", "1s").start();
+    let mut client = half_sent(&world, &noise(SIZE, 1));
+    let began = Instant::now();
+    told_to_end(&world);
+    assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
+    assert!(client.try_reply().is_err());
+    world.gateway.log_with("the grace is over");
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for second in ["TERM", "INT"] {
+        let mut world = Setup::new().set("server.shutdown_delay", "20s").start();
+        let mut client = half_sent(&world, &noise(SIZE, 1));
+        told_to_end(&world);
+        let began = Instant::now();
+        world.gateway.signal(second);
+        assert!(world.gateway.ended().code().is_some(), "{second}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(client.try_reply().is_err());
+        world.assert_nothing_stored();
+    }
+}
