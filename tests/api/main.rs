@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod commands;
 mod credentials;
+mod dependencies;
 mod deploy;
 mod description;
 mod documents;
