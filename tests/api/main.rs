@@ -28,6 +28,7 @@ mod replicas;
 mod settings;
 mod shared;
 mod shutdown;
+mod soak;
 mod splits;
 mod stand_in;
 mod storage;
