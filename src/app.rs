@@ -111,6 +111,13 @@ impl App {
     }
 }
 
+/// Reads the files that `settings` name, as serving would.
+pub fn check(settings: &Settings) -> Result<(), AppError> {
+    Guard::new(settings)?;
+    settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
+    Ok(())
+}
+
 /// Asks the gateway that listens where `settings` say whether it is alive. With TLS, whether it accepts connections.
 pub fn probe(settings: &Settings) -> io::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(2);

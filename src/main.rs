@@ -36,6 +36,10 @@ fn main() -> ExitCode {
         return ExitCode::from(EX_USAGE);
     }
     if arguments.check {
+        if let Err(error) = app::check(&settings) {
+            eprintln!("the settings cannot be used:\n{error}");
+            return ExitCode::from(EX_USAGE);
+        }
         print!("{}", settings.describe());
         settings.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
         return ExitCode::SUCCESS;

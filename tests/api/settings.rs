@@ -243,6 +243,25 @@ fn check_prints_the_settings_and_no_secrets() {
 }
 
 #[test]
+fn check_reads_the_files_that_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("wrong.pem"), "no key").expect("a file");
+    let tickets = [("GATEWAY__AUTH__JWT__ALGORITHM", "RS256")];
+    let key = |name| [("GATEWAY__AUTH__JWT__KEY_FILE", name)];
+    let tls =
+        [("GATEWAY__SERVER__TLS__CERT", "wrong.pem"), ("GATEWAY__SERVER__TLS__KEY", "wrong.pem")];
+    for (wrong, named) in [
+        (&[&tickets[..], &key("none.pem")].concat()[..], "auth.jwt.key_file: none.pem"),
+        (&[&tickets[..], &key("wrong.pem")].concat()[..], "not a public key in PEM for RS256"),
+        (&tls[..], "TLS: wrong.pem"),
+    ] {
+        let ended = run_in(folder.path(), &["--check"], &variables(&[PRODUCTION, wrong]));
+        assert_refused(&ended, &[named]);
+        assert_eq!(ended.out, "");
+    }
+}
+
+#[test]
 fn what_check_prints_is_a_file_with_the_same_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let given = variables(&[
