@@ -72,8 +72,8 @@ pub fn bars(panels: &[Bars], ours: &str) -> String {
     svg(WIDTH * 2.0, height * panels.len().div_ceil(2) as f64 + 12.0, &content)
 }
 
-/// Lines over two logarithmic axes; nothing where there is nothing to draw. `label` names what is across.
-pub fn lines(title: &str, series: &[Series], label: impl Fn(f64) -> String) -> Option<String> {
+/// Lines over two logarithmic axes; nothing where there is nothing to draw. `marks` are the names of places across.
+pub fn lines(title: &str, series: &[Series], marks: &[(f64, String)]) -> Option<String> {
     const WIDTH: f64 = 560.0;
     const HEIGHT: f64 = 340.0;
     const LEFT: f64 = 60.0;
@@ -93,20 +93,26 @@ pub fn lines(title: &str, series: &[Series], label: impl Fn(f64) -> String) -> O
 
     let mut content = format!("<text class=\"title\" x=\"16\" y=\"28\">{}</text>", escape(title));
     for step in 0..=4 {
-        let part = f64::from(step) / 4.0;
-        let (x, y) = ((left + (right - left) * part).exp(), (low + (high - low) * part).exp());
-        let (at_x, at_y) = (across(x), down(y));
+        let y = (low + (high - low) * f64::from(step) / 4.0).exp();
         let _ = write!(
             content,
-            "<line class=\"rule\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at_y:.0}\" y2=\"{at_y:.0}\"/>\
-             <text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
-             <text x=\"{at_x:.0}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            "<line class=\"rule\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{:.0}\" y2=\"{:.0}\"/>\
+             <text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>",
             WIDTH - 16.0,
+            down(y),
+            down(y),
             LEFT - 8.0,
-            at_y + 4.0,
+            down(y) + 4.0,
             number(y),
+        );
+    }
+    for (x, name) in marks.iter().filter(|(x, _)| (left..=right).contains(&x.ln())) {
+        let _ = write!(
+            content,
+            "<text x=\"{:.0}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            across(*x),
             HEIGHT - 42.0,
-            escape(&label(x)),
+            escape(name),
         );
     }
     for (index, (name, points)) in series.iter().enumerate() {

@@ -84,12 +84,19 @@ fn charts(results: &Results) -> Vec<(&'static str, String)> {
     let over_size = report::over(&sweep, |scenario| scenario.size as f64, Figure::CpuPerGib);
     [
         ("cost", (!panels.is_empty()).then(|| chart::bars(&panels, "gateway"))),
-        ("latency", results.scenario("latency").and_then(report::latency)),
+        (
+            "latency",
+            results.scenario("latency").and_then(|scenario| {
+                report::latency(scenario, &format!("Latency (ms): {}", scenario.what))
+            }),
+        ),
         (
             "sizes",
-            chart::lines("HTTPS to COS: CPU s/GiB over the file's size", &over_size, |x| {
-                size(x as u64)
-            }),
+            chart::lines(
+                "HTTPS to COS: CPU s/GiB over the file's size",
+                &over_size,
+                &report::sizes(&sweep),
+            ),
         ),
     ]
     .into_iter()
@@ -97,7 +104,7 @@ fn charts(results: &Results) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-fn origin(results: &Results) -> String {
+fn origin(results: &Results, language: Language) -> String {
     let versions: Vec<_> = results
         .versions
         .iter()
@@ -107,14 +114,16 @@ fn origin(results: &Results) -> String {
             },
         )
         .collect();
-    format!(
-        "{}, commit {}, on {}; {}. `{}`",
-        results.date,
-        results.commit,
-        results.machine,
-        versions.join(", "),
-        results.command
-    )
+    let Results { date, commit, machine, command, .. } = results;
+    let versions = versions.join(", ");
+    match language {
+        Language::English => {
+            format!("{date}, commit {commit}, on {machine}; {versions}. `{command}`")
+        }
+        Language::Chinese => {
+            format!("{date}，提交 {commit}，机器：{machine}；{versions}。`{command}`")
+        }
+    }
 }
 
 fn section(results: &Results, charts: &[&str], language: Language) -> String {
@@ -130,8 +139,8 @@ fn section(results: &Results, charts: &[&str], language: Language) -> String {
         };
         let _ = write!(text, "\n![{title}]({})\n", place(results, name));
     }
-    let _ = write!(text, "\n{}\n", capacity(results, language));
-    let (origin, date) = (origin(results), &results.date);
+    let _ = write!(text, "\n{}", capacity(results, language));
+    let (origin, date) = (origin(results, language), &results.date);
     let _ = match language {
         Language::English => write!(
             text,
@@ -199,7 +208,7 @@ fn page(results: &Results) -> String {
         "# Load test of {}\n\n{}\n\nMedians over the rounds; CPU ratio: each peer's CPU per GiB against the gateway's \
          in the same round.\n\n{}\n{}\n",
         results.date,
-        origin(results),
+        origin(results, Language::English),
         bars::table(&bars::all(results), Language::English),
         capacity(results, Language::English)
     );

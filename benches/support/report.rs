@@ -33,7 +33,8 @@ pub fn html(results: &Results, bars: &[Bar]) -> String {
     page.push_str("<h2>Charts</h2>");
     let group = |group| results.scenarios.iter().filter(move |scenario| scenario.group == group);
     for scenario in group(Group::Latency).chain(group(Group::Throughput)) {
-        page.push_str(&figure(latency(scenario)));
+        let title = format!("Latency (ms): {}", scenario.title());
+        page.push_str(&figure(latency(scenario, &title)));
     }
     for scheme in ["https", "http"] {
         let prefix = format!("{scheme}-size-");
@@ -44,21 +45,25 @@ pub fn html(results: &Results, bars: &[Bar]) -> String {
         page.push_str(&figure(lines(
             &format!("{scheme} to COS: MiB/s over size"),
             &over_size(Figure::MibPerSecond),
-            |x| super::scenarios::size(x as u64),
+            &sizes(&sweep),
         )));
         page.push_str(&figure(lines(
             &format!("{scheme} to COS: CPU s/GiB over size"),
             &over_size(Figure::CpuPerGib),
-            |x| super::scenarios::size(x as u64),
+            &sizes(&sweep),
         )));
     }
     let slow: Vec<_> = group(Group::Memory)
         .filter(|scenario| scenario.name.starts_with("slow-") && !scenario.name.contains("window"))
         .collect();
+    let marks: Vec<_> = slow
+        .iter()
+        .map(|scenario| (scenario.connections as f64, scenario.connections.to_string()))
+        .collect();
     page.push_str(&figure(lines(
         "Peak RSS (MiB) over slow uploads in flight",
         &over(&slow, |scenario| scenario.connections as f64, Figure::PeakRss),
-        |x| format!("{x:.0}"),
+        &marks,
     )));
     page.push_str("<h2>Tables</h2>");
     for scenario in &results.scenarios {
@@ -88,18 +93,26 @@ pub fn over(scenarios: &[&Measured], x: impl Fn(&Measured) -> f64, figure: Figur
     series
 }
 
-/// Milliseconds over the share of uploads, stretched towards the slowest.
-pub fn latency(scenario: &Measured) -> Option<String> {
+/// What is across, where scenarios differ in size.
+pub fn sizes(scenarios: &[&Measured]) -> Vec<(f64, String)> {
+    let sizes = scenarios.iter().map(|scenario| scenario.size);
+    sizes.map(|bytes| (bytes as f64, super::scenarios::size(bytes))).collect()
+}
+
+/// Milliseconds over the share of uploads, from the median on, stretched towards the slowest.
+pub fn latency(scenario: &Measured, title: &str) -> Option<String> {
+    let across = |share: f64| 1.0 / (1.0 - share);
     let series: Vec<Series> = scenario
         .peers
         .iter()
         .map(|peer| {
-            let points = peer.latency.iter().map(|(share, ms)| (1.0 / (1.0 - share), *ms));
-            (peer.name.clone(), points.collect())
+            let slower = peer.latency.iter().filter(|(share, _)| *share >= 0.5);
+            (peer.name.clone(), slower.map(|(share, ms)| (across(*share), *ms)).collect())
         })
         .collect();
-    let title = format!("Latency (ms): {}", scenario.title());
-    lines(&title, &series, |x| format!("{:.2}%", 100.0 - 100.0 / x))
+    let marks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999]
+        .map(|share| (across(share), format!("{}%", (share * 1e7).round() / 1e5)));
+    lines(title, &series, &marks)
 }
 
 /// What could not be drawn is left out.
