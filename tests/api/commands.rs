@@ -105,6 +105,7 @@ fn commands_that_take_long_are_those_there_are() {
     for (said, file, there) in [
         ("tests/run", "tests/run", "cargo test --release"),
         ("--test api faults::the_matrix", "tests/api/faults.rs", "fn the_matrix"),
+        ("SOAK_MINUTES=60", "tests/api/soak.rs", "\"SOAK_MINUTES\""),
         ("cargo bench --bench relay", "benches/relay.rs", "#[derive(Parser)]"),
         ("-- --check --record", "benches/relay.rs", "record: bool"),
         ("cargo bench --bench encode", "benches/encode.rs", "--instructions"),
