@@ -16,9 +16,8 @@ use actix_web::{App as Actix, guard, web};
 use tokio::net::TcpSocket;
 use tokio_util::task::TaskTracker;
 
-use crate::cos::relay::Timeouts;
 use crate::cos::target::AllowedHosts;
-use crate::cos::upstream::Upstream;
+use crate::cos::upstream::{Timeouts, Upstream};
 use crate::descriptors;
 use crate::guard::auth::Guard;
 use crate::guard::forwarded::Proxies;

@@ -3,8 +3,10 @@
 //! Knows nothing of clients, tokens or HTTP replies: it is given a source of pieces and a link.
 
 pub mod form;
+mod outgoing;
 mod parcel;
 pub mod relay;
+pub mod source;
 pub mod target;
 pub mod upstream;
 pub mod verdict;
@@ -12,7 +14,7 @@ mod wire;
 
 use std::time::Duration;
 
-use relay::BoxError;
+use source::BoxError;
 
 /// Why an object was not stored, or cannot be vouched for.
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::relay::{Outgoing, RelayBody, Timeouts, Waiting};
+use super::outgoing::{Outgoing, RelayBody, Waiting};
 use super::target::{Origin, Target};
 use super::verdict::Reply;
 use super::wire::{Pulse, Tap, Wire};
@@ -42,6 +42,16 @@ const REPLY_LIMIT: usize = 64 * 1024;
 const WRITE_BUFFER: usize = 16 * 1024;
 
 type Http = Connection<TokioIo<Wire>, RelayBody>;
+
+/// How long COS may take for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// Without taking a byte.
+    pub write: Duration,
+    /// For the verdict after the last byte.
+    pub reply: Duration,
+}
 
 /// A worker's connections to COS.
 pub struct Upstream {

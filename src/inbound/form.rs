@@ -17,7 +17,7 @@ use super::InboundError;
 use super::body::{Body, announced_length};
 use super::head::{self, PartHead};
 use super::scan::{Scanner, Step};
-use crate::cos::relay::{End, Piece, Source};
+use crate::cos::source::{End, Piece, Source};
 
 /// Form fields beside the files: this many,
 const MAX_FIELDS: usize = 32;

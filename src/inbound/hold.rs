@@ -3,7 +3,7 @@
 use futures::StreamExt;
 
 use super::InboundError;
-use crate::cos::relay::{BoxError, End, Piece, Source};
+use crate::cos::source::{BoxError, End, Piece, Source};
 use crate::memory::Blocks;
 
 /// How far holding a file got.

@@ -1,6 +1,6 @@
 //! What a client sends: a form or a raw body, read without keeping the file.
 //!
-//! Knows the pieces the relay takes ([`crate::cos::relay::Piece`]), nothing of links, tokens or HTTP statuses.
+//! Knows the pieces the relay takes ([`crate::cos::source::Piece`]), nothing of links, tokens or HTTP statuses.
 
 pub mod body;
 pub mod form;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use futures::StreamExt;
 
-use crate::cos::relay::{Piece, Source};
+use crate::cos::source::{Piece, Source};
 
 /// Why a client's request cannot be taken as a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

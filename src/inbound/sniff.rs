@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
 use super::InboundError;
-use crate::cos::relay::{BoxError, Piece, Source};
+use crate::cos::source::{BoxError, Piece, Source};
 
 /// No signature that counts lies further in.
 const WINDOW: usize = 4 * 1024;
@@ -196,7 +196,7 @@ fn element(tag: &[u8], so_far: Option<&'static str>) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cos::relay::End;
+    use crate::cos::source::End;
     use futures::FutureExt;
 
     const END: Piece = Piece::End(End { last: true, epilogue: b"" });

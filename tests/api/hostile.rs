@@ -37,7 +37,7 @@ fn look_alikes_of_the_boundary_are_stored_bit_for_bit() {
     };
     let random = noise(LENGTH, 1);
     upload(&random);
-    // Ticks are 10 ms and one upload takes a few: each is sent five times, in turn with random bytes.
+    // One upload takes some 10 ms: each is sent five times, in turn with random bytes.
     let mut plain = 0.0;
     let mut hostile = vec![0.0; patterns.len()];
     for _ in 0..5 {

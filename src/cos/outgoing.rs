@@ -1,0 +1,359 @@
+//! One attempt's form as it goes out: the head, the bytes as they come, the tail, in exactly the length that was
+//! announced, with the CRC computed on the way. The first bytes are kept until the window is passed.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use crc_fast::{CrcAlgorithm, Digest};
+use hyper::body::{Body, Frame as BodyFrame, SizeHint};
+use tokio::time::Instant;
+
+use super::CosError;
+use super::form::Frame;
+use super::parcel::Parcel;
+use super::source::{End, Framed, Piece, Source};
+use crate::memory::Blocks;
+
+/// So much of a form goes out at once where it comes in smaller pieces.
+const PARCEL: usize = 32 * 1024;
+
+/// Our tail's epilogue where there is none to mirror.
+const EPILOGUE: &[u8] = b"\r\n";
+
+/// What a [`RelayBody`] draws from; outlives the connection.
+pub struct Outgoing {
+    source: Source,
+    kept: Blocks,
+    ended: Option<End>,
+    whole: bool,
+    window: usize,
+    /// The source ended in an error and must not be asked again.
+    broken: bool,
+    /// That error, while nobody has been told of it.
+    failed: Option<CosError>,
+    /// Read ahead, and not kept.
+    next: Option<Bytes>,
+    pass: Option<Pass>,
+}
+
+/// What the relay waits for, and since when: stalls are blamed on who caused them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// For the client's next bytes; its own timer watches that.
+    Client,
+    /// For COS to take what was handed out.
+    Upstream,
+    /// For the verdict on the whole form, since the last byte was handed out.
+    Verdict(Instant),
+}
+
+impl Outgoing {
+    pub(super) fn new(kept: Blocks, ended: Option<End>, source: Source, window: usize) -> Self {
+        Self {
+            source,
+            kept,
+            ended,
+            whole: true,
+            window,
+            broken: false,
+            failed: None,
+            next: None,
+            pass: None,
+        }
+    }
+
+    /// Whether every byte read so far is still there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether all of a file would be.
+    pub(super) fn fits(&self, framed: Framed) -> bool {
+        framed.length() <= self.window as u64
+    }
+
+    /// The file's length, once all of it was read and is still there.
+    pub(super) fn known_length(&self) -> Option<u64> {
+        (self.whole && self.ended.is_some()).then(|| self.kept.len() as u64)
+    }
+
+    /// The attempt is over.
+    pub(super) fn end(&mut self) -> Option<Pass> {
+        self.pass.take()
+    }
+
+    pub(super) fn waiting(&self) -> Waiting {
+        self.pass.as_ref().map_or(Waiting::Upstream, |pass| pass.waiting)
+    }
+
+    /// A reply has come: whatever has not been sent is not sent any more. Says whether all of it was.
+    pub(super) fn stop(&mut self) -> bool {
+        let Some(pass) = &mut self.pass else {
+            return false;
+        };
+        pass.stopped = true;
+        pass.waiting = Waiting::Verdict(Instant::now());
+        pass.step == Step::Done
+    }
+
+    /// Reads ahead as far as the window goes.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.next.is_none() && self.ended.is_none() && !self.broken {
+            if self.kept.len() >= self.window {
+                break;
+            }
+            match ready!(self.poll_source(cx)) {
+                Ok(Piece::Content(bytes)) => {
+                    let before = self.kept.len();
+                    if before + bytes.len() > self.window || self.kept.push(&bytes).is_err() {
+                        self.next = Some(bytes.slice(self.kept.len() - before..));
+                    }
+                }
+                Ok(Piece::End(end)) => self.ended = Some(end),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether the next bytes are here already, or are the last ones: then they go out with those before them.
+    fn has_more_at_hand(&self) -> bool {
+        self.pass.as_ref().is_some_and(|pass| match pass.step {
+            Step::Head | Step::Kept(_) => true,
+            Step::Source => pass.content + EPILOGUE.len() as u64 >= pass.framed.length(),
+            Step::Done => false,
+        })
+    }
+
+    fn hand_out(&mut self) {
+        if let Some(pass) = &mut self.pass {
+            pass.waiting = Waiting::Upstream;
+        }
+    }
+
+    /// The next piece, whether it was read ahead or not. After an error nothing may be asked for.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, CosError>> {
+        if let Some(bytes) = self.next.take() {
+            return Poll::Ready(Ok(Piece::Content(bytes)));
+        }
+        let piece = ready!(self.source.as_mut().poll_next(cx));
+        self.broken = !matches!(piece, Some(Ok(_)));
+        Poll::Ready(match piece {
+            Some(piece) => piece.map_err(CosError::Source),
+            None => Err(CosError::NoVerdict("the source broke off")),
+        })
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
+        loop {
+            let Some(pass) = &mut self.pass else {
+                return Poll::Ready(Some(Err(Aborted)));
+            };
+            if pass.stopped {
+                return Poll::Pending;
+            }
+            match pass.step {
+                Step::Head => {
+                    pass.step = Step::Kept(0);
+                    return Poll::Ready(Some(Ok(pass.frame.head.clone())));
+                }
+                Step::Kept(index) => match self.kept.run(index) {
+                    Some(bytes) => {
+                        pass.step = Step::Kept(index + 1);
+                        return Poll::Ready(Some(pass.content(bytes)));
+                    }
+                    None => pass.step = Step::Source,
+                },
+                Step::Source => {
+                    if let Some(end) = self.ended {
+                        return Poll::Ready(Some(pass.close(end)));
+                    }
+                    pass.waiting = Waiting::Client;
+                    let piece = ready!(self.poll_source(cx));
+                    let Some(pass) = &mut self.pass else {
+                        return Poll::Ready(Some(Err(Aborted)));
+                    };
+                    pass.waiting = Waiting::Upstream;
+                    match piece {
+                        Ok(Piece::Content(bytes)) => {
+                            if self.whole {
+                                let room = self.kept.len() + bytes.len() <= self.window;
+                                self.whole = room && self.kept.push(&bytes).is_ok();
+                                if !self.whole {
+                                    self.kept.clear();
+                                }
+                            }
+                            return Poll::Ready(Some(pass.content(bytes)));
+                        }
+                        Ok(Piece::End(end)) => self.ended = Some(end),
+                        Err(error) => return Poll::Ready(Some(pass.fail(error))),
+                    }
+                }
+                Step::Done => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Head,
+    /// The next run of what is kept.
+    Kept(usize),
+    Source,
+    /// The tail was handed out.
+    Done,
+}
+
+/// One attempt.
+pub(super) struct Pass {
+    frame: Frame,
+    framed: Framed,
+    step: Step,
+    /// Bytes of the file that were handed out.
+    pub(super) content: u64,
+    pub(super) crc: Digest,
+    waiting: Waiting,
+    /// When the form's last byte was handed out.
+    pub(super) sent: Option<Instant>,
+    stopped: bool,
+    /// What ended the body.
+    pub(super) failure: Option<CosError>,
+}
+
+impl Pass {
+    fn new(frame: Frame, framed: Framed) -> Self {
+        Self {
+            frame,
+            framed,
+            step: Step::Head,
+            content: 0,
+            crc: Digest::new(CrcAlgorithm::Crc64Xz),
+            waiting: Waiting::Upstream,
+            sent: None,
+            stopped: false,
+            failure: None,
+        }
+    }
+
+    /// Whether the whole form was handed out.
+    pub(super) fn is_complete(&self) -> bool {
+        self.step == Step::Done
+    }
+
+    fn total(&self) -> u64 {
+        let epilogue = match self.framed {
+            Framed::Exact(_) => EPILOGUE.len(),
+            Framed::Guess(_) => 0,
+        };
+        self.framed.length() + (self.frame.head.len() + self.frame.closing.len() + epilogue) as u64
+    }
+
+    fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
+        self.content += bytes.len() as u64;
+        if self.content > self.framed.length() {
+            return self.fail(CosError::LengthMismatch {
+                declared: self.framed.length(),
+                got: self.content,
+            });
+        }
+        self.crc.update(&bytes);
+        Ok(bytes)
+    }
+
+    /// The form's tail, if the announced length came true. This is the only place where an object becomes complete.
+    fn close(&mut self, end: End) -> Result<Bytes, Aborted> {
+        let epilogue = match self.framed {
+            Framed::Exact(length) if self.content == length => EPILOGUE,
+            Framed::Exact(declared) => {
+                return self.fail(CosError::LengthMismatch { declared, got: self.content });
+            }
+            Framed::Guess(length)
+                if end.last && self.content + end.epilogue.len() as u64 == length =>
+            {
+                end.epilogue
+            }
+            Framed::Guess(_) => {
+                return self.fail(CosError::NotLast { content: self.content });
+            }
+        };
+        self.step = Step::Done;
+        let now = Instant::now();
+        self.sent = Some(now);
+        self.waiting = Waiting::Verdict(now);
+        let closing = self.frame.closing.clone();
+        Ok(if epilogue.is_empty() { closing } else { [&closing[..], epilogue].concat().into() })
+    }
+
+    fn fail(&mut self, failure: CosError) -> Result<Bytes, Aborted> {
+        self.failure = Some(failure);
+        Err(Aborted)
+    }
+}
+
+/// The body ended without being complete; why is kept by the pass.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload was aborted")]
+pub struct Aborted;
+
+/// A form as hyper sends it.
+pub struct RelayBody {
+    outgoing: Rc<RefCell<Outgoing>>,
+}
+
+impl RelayBody {
+    /// Begins an attempt. What failed while it was read ahead fails here: COS need not hear of it.
+    pub(super) fn begin(
+        outgoing: &Rc<RefCell<Outgoing>>,
+        frame: Frame,
+        framed: Framed,
+    ) -> Result<Self, CosError> {
+        let mut drawn = outgoing.borrow_mut();
+        if let Some(error) = drawn.failed.take() {
+            return Err(error);
+        }
+        drawn.pass = Some(Pass::new(frame, framed));
+        Ok(Self { outgoing: outgoing.clone() })
+    }
+}
+
+impl Body for RelayBody {
+    type Data = Parcel;
+    type Error = Aborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Parcel>, Aborted>>> {
+        let mut outgoing = self.outgoing.borrow_mut();
+        let mut parcel = Parcel::default();
+        while !parcel.is_full() && (parcel.remaining() < PARCEL || outgoing.has_more_at_hand()) {
+            match outgoing.poll_bytes(cx) {
+                Poll::Ready(Some(Ok(bytes))) => parcel.push(bytes),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) if !parcel.has_remaining() => return Poll::Ready(None),
+                Poll::Pending if !parcel.has_remaining() => return Poll::Pending,
+                Poll::Ready(None) => break,
+                Poll::Pending => {
+                    // What is at hand goes out first, and if it does not, that is not the client's doing.
+                    outgoing.hand_out();
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(BodyFrame::data(parcel))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let outgoing = self.outgoing.borrow();
+        outgoing.pass.as_ref().is_none_or(|pass| pass.step == Step::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let outgoing = self.outgoing.borrow();
+        SizeHint::with_exact(outgoing.pass.as_ref().map_or(0, Pass::total))
+    }
+}

@@ -1,0 +1,47 @@
+//! A file on its way to COS, as whoever reads it from the client gives it: pieces in order, and how it ended.
+
+use bytes::Bytes;
+use futures::stream::LocalBoxStream;
+
+/// An error of the source's own kind.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A file's content in order, then how it ended. Whatever follows [`Piece::End`] is never asked for.
+pub type Source = LocalBoxStream<'static, Result<Piece, BoxError>>;
+
+/// A piece of a [`Source`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Content; never empty.
+    Content(Bytes),
+    /// The content is complete, and what was read behind it is valid.
+    End(End),
+}
+
+/// How a file's content ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// No other file follows.
+    pub last: bool,
+    /// What stood behind the client's closing delimiter: nothing or a line break.
+    pub epilogue: &'static [u8],
+}
+
+/// How long the part of our form is that is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framed {
+    /// The file has this many bytes.
+    Exact(u64),
+    /// If the file is the request's last part, it and the client's epilogue have this many bytes together. The
+    /// epilogue is mirrored behind our closing delimiter, so the sum is exact whichever it is.
+    Guess(u64),
+}
+
+impl Framed {
+    /// In bytes.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Exact(length) | Self::Guess(length) => length,
+        }
+    }
+}
