@@ -10,6 +10,7 @@ pub mod docs;
 pub mod drain;
 pub mod files;
 pub mod h2;
+mod intake;
 mod json;
 pub mod links;
 pub mod listener;
