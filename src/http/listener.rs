@@ -113,7 +113,7 @@ type Connection<S> = (Attended<Metered<S>>, Protocol, Option<SocketAddr>);
 
 fn plain(stream: Seated) -> Connection<Seated> {
     let (peer, seat) = (stream.peer(), stream.seat().clone());
-    (Attended { stream: Metered::new(stream), seat, is_h2: false }, Protocol::Http1, peer)
+    (Attended::new(Metered::new(stream), seat, false), Protocol::Http1, peer)
 }
 
 async fn encrypted(
@@ -121,15 +121,15 @@ async fn encrypted(
     stream: Seated,
 ) -> Result<Connection<TlsStream<Seated>>, DispatchError> {
     let (peer, seat) = (stream.peer(), stream.seat().clone());
+    stream.without_delay();
     let stream = timeout(HEAD_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
-            let stream = Metered::unlimited(stream);
-            (Attended { stream, seat, is_h2: true }, Protocol::Http2, peer)
+            (Attended::new(Metered::unlimited(stream), seat, true), Protocol::Http2, peer)
         }
-        _ => (Attended { stream: Metered::new(stream), seat, is_h2: false }, Protocol::Http1, peer),
+        _ => (Attended::new(Metered::new(stream), seat, false), Protocol::Http1, peer),
     })
 }
 

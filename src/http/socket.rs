@@ -30,6 +30,13 @@ impl Seated {
     pub fn seat(&self) -> &Rc<Seat> {
         &self.seat
     }
+
+    /// Short writes go out at once. What h2 tells a sender of its windows is short, and would otherwise wait for the
+    /// answer to what went before, 40 ms where the sender has nothing to say until then.
+    pub fn without_delay(&self) {
+        // Slower without it, and no worse.
+        let _ = self.stream.set_nodelay(true);
+    }
 }
 
 impl Drop for Seated {
@@ -96,6 +103,18 @@ pub struct Attended<S> {
     pub stream: S,
     pub seat: Rc<Seat>,
     pub is_h2: bool,
+    /// Bytes that were read since there was nothing to read, or since its turn ended.
+    read: usize,
+}
+
+/// What is read of an h2 connection before whoever wants its frames has a turn: otherwise a whole window of them is
+/// piled up first, in memory that is new each time (measured: a fifth more CPU for a large upload).
+const TURN: usize = 128 * 1024;
+
+impl<S> Attended<S> {
+    pub fn new(stream: S, seat: Rc<Seat>, is_h2: bool) -> Self {
+        Self { stream, seat, is_h2, read: 0 }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
@@ -104,9 +123,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_h2 && self.read >= TURN {
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.is_h2 && !self.seat.account().came(buffer.filled().len() - before) {
+        let came = buffer.filled().len() - before;
+        self.read = if polled.is_pending() { 0 } else { self.read + came };
+        if self.is_h2 && !self.seat.account().came(came) {
             tracing::warn!(
                 "a client floods its h2 connection with frames that carry nothing; it is closed"
             );

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::harness::World;
+use crate::harness::{World, authorization};
 use crate::tls::Certificate;
 
 pub const DATA: u8 = 0;
@@ -21,6 +21,13 @@ pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
+
+const ACK: u8 = 1;
+/// SETTINGS_INITIAL_WINDOW_SIZE, and the window without it.
+const INITIAL_WINDOW: u8 = 4;
+const UNASKED: i64 = 65_535;
+/// The longest frame that is taken unasked.
+const PIECE: usize = 16 << 10;
 
 /// A connection that sends the frames it is told.
 pub struct H2 {
@@ -102,6 +109,41 @@ impl H2 {
         }
     }
 
+    /// Sends a request's body on `stream` as fast as its windows let it; gives the reply's. The first thing that a
+    /// connection does.
+    pub fn upload(&mut self, stream: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+        let (mut own, mut all) = (UNASKED, UNASKED);
+        let mut pieces = body.chunks(PIECE).peekable();
+        while let Some(piece) = pieces.next() {
+            while own.min(all) < piece.len() as i64 {
+                let (kind, flags, of, payload) = self.read_frame()?;
+                let number = |at: usize| {
+                    i64::from(u32::from_be_bytes(*payload[at..].first_chunk().expect("4 bytes")))
+                };
+                match kind {
+                    SETTINGS if flags & ACK == 0 => {
+                        let windows = (0..payload.len())
+                            .step_by(6)
+                            .filter(|at| payload[*at + 1] == INITIAL_WINDOW);
+                        own += windows.map(|at| number(at + 2) - UNASKED).sum::<i64>();
+                        self.send(&frame(SETTINGS, ACK, 0, &[]))?;
+                    }
+                    WINDOW_UPDATE if of == 0 => all += number(0),
+                    WINDOW_UPDATE => own += number(0),
+                    HEADERS | RST_STREAM | GO_AWAY => {
+                        return Err(io::Error::other(format!("ended: {payload:?}")));
+                    }
+                    _ => {}
+                }
+            }
+            own -= piece.len() as i64;
+            all -= piece.len() as i64;
+            let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
+            self.send(&frame(DATA, flags, stream, piece))?;
+        }
+        self.body(stream)
+    }
+
     /// Reads on until the connection has ended.
     pub fn assert_closed(&mut self) {
         let began = Instant::now();
@@ -127,6 +169,37 @@ fn tls(
     let name = "localhost".try_into().expect("a name");
     let tls = ClientConnection::new(Arc::new(certificate.client(protocol)), name).expect("TLS");
     StreamOwned::new(tls, tcp)
+}
+
+/// The same over HTTP/1.1, for comparison.
+pub struct H1(StreamOwned<ClientConnection, TcpStream>);
+
+impl H1 {
+    pub fn connect(world: &World, certificate: &Certificate) -> Self {
+        let mut tls = tls(world, certificate, "http/1.1");
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock).expect("TLS");
+        }
+        Self(tls)
+    }
+
+    /// Sends a whole file; gives the reply, and is of no more use.
+    pub fn put(&mut self, path: &str, body: &[u8]) -> io::Result<String> {
+        let (name, value) = authorization();
+        let length = body.len();
+        write!(
+            self.0,
+            "PUT {path} HTTP/1.1\r\nhost: localhost\r\n{name}: {value}\r\ncontent-length: {length}\r\n\
+             connection: close\r\n\r\n"
+        )?;
+        for piece in body.chunks(PIECE) {
+            self.0.write_all(piece)?;
+        }
+        let mut reply = Vec::new();
+        // Some end without TLS's own end.
+        let _ = self.0.read_to_end(&mut reply);
+        Ok(String::from_utf8_lossy(&reply).into_owned())
+    }
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -1,14 +1,14 @@
 //! h2 in the hands of those who mean it ill, frame by frame: each ends with its own connection closed, the gateway's
-//! memory where it was, and everybody else served.
+//! memory where it was, and everybody else served. And what it costs those who mean it well.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::frames::{
-    CONTINUATION, DATA, END_STREAM, H2, HEADERS, PING, RST_STREAM, SETTINGS, frame, head,
+    CONTINUATION, DATA, END_STREAM, H1, H2, HEADERS, PING, RST_STREAM, SETTINGS, frame, head,
 };
-use crate::harness::{Setup, World, authorization};
+use crate::harness::{Setup, World, authorization, noise};
 use crate::tls::Certificate;
 
 /// What one connection may cost.
@@ -208,4 +208,49 @@ fn idle_connections_do_not_hold_up_the_end() {
     assert_eq!(world.gateway.ended().code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     idle.assert_closed();
+}
+
+/// By the same client, frames aside. Interleaved, because the machine has other things to do, too.
+#[test]
+fn uploads_over_h2_are_as_fast_as_over_http_1_1() {
+    const ROUNDS: usize = 11;
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new()).set("upload.max_file_size", "1GiB").start();
+    let content = noise(128 << 20, 1);
+    let measured = |send: &mut dyn FnMut()| {
+        let (began, cpu) = (Instant::now(), world.gateway.cpu());
+        send();
+        (began.elapsed().as_secs_f64(), world.gateway.cpu() - cpu)
+    };
+    let over_h1 = || {
+        let mut connection = H1::connect(&world, &certificate);
+        measured(&mut || {
+            let reply = connection.put("/v1/files/x.bin", &content).expect("a reply");
+            assert!(reply.starts_with("HTTP/1.1 201"), "{reply}");
+        })
+    };
+    let over_h2 = || {
+        let mut connection = H2::connect(&world, &certificate, &[]);
+        measured(&mut || {
+            let length = head(&[("content-length", &content.len().to_string())]);
+            let (stream, head) = connection.request(&[put("/v1/files/x.bin"), length].concat(), 0);
+            connection.send(&head).expect("it takes it");
+            let reply = connection.upload(stream, &content).expect("a reply");
+            let reply: Value = serde_json::from_slice(&reply).expect("JSON");
+            assert_eq!(reply["files"][0]["size"], content.len(), "{reply}");
+        })
+    };
+    over_h2();
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| [over_h1(), over_h2()]).collect();
+    for [(h1, h1_cpu), (h2, h2_cpu)] in &rounds {
+        println!("h1 {h1:.2} s, {h1_cpu:.2} s of CPU; h2 {h2:.2} s, {h2_cpu:.2} s of CPU");
+    }
+    // What took longer was held up by somebody else.
+    let fastest = |way: usize| rounds.iter().map(|round| round[way].0).fold(f64::MAX, f64::min);
+    let cpu = |way: usize| rounds.iter().map(|round| round[way].1).sum::<f64>();
+    let (time, cpu) = (fastest(1) / fastest(0), cpu(1) / cpu(0));
+    println!(
+        "h2 to HTTP/1.1: the fastest of {ROUNDS} takes {time:.2} of the time; all take {cpu:.2} of the CPU"
+    );
+    assert!(time < 1.1, "{time:.2}");
 }
