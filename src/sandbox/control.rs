@@ -79,6 +79,7 @@ fn state(world: &World, head: &Head) -> Reply {
         "uploads": world.record.uploads(),
         "objects": objects,
         "refused": world.record.refused(),
+        "tokens": world.tokens.borrow().all().collect::<Vec<_>>(),
     }))
 }
 

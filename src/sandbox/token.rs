@@ -147,6 +147,12 @@ impl Tokens {
         }
     }
 
+    /// Every token there ever was, and what some of them were had by.
+    pub fn all(&self) -> impl Iterator<Item = &String> {
+        let others = [&self.cloudbase, &self.component, &self.refresh];
+        self.issued.keys().chain(others.into_iter().flatten())
+    }
+
     pub fn check_cloudbase(&self, token: &str) -> Verdict {
         if self.cloudbase.as_deref() == Some(token) { Verdict::Good } else { Verdict::Stale }
     }
