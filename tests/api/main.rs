@@ -16,6 +16,7 @@ mod h2;
 mod harness;
 mod hostile;
 mod idempotency;
+mod image;
 mod limits;
 mod links;
 mod measured;
