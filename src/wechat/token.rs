@@ -157,13 +157,16 @@ impl Tokens {
                 let same = entry.is_some_and(|entry| {
                     entry.value().value.expose_secret() == bad.value.expose_secret()
                 });
+                if same {
+                    // Before it is gone: whoever finds none must not take this one from Redis again.
+                    *lock(refused) = Some((bad.value.clone(), Instant::now()));
+                }
                 std::future::ready(if same { Op::Remove } else { Op::Nop })
             })
             .await;
         if !matches!(dropped, CompResult::Removed(_)) {
             return;
         }
-        *lock(refused) = Some((bad.value.clone(), Instant::now()));
         if bad.fetched.elapsed() < YOUNG && !young_refusals.take() {
             let cause = "WeChat refuses each new token at once: ";
             let cause = format!("{cause}{}", advice::bad_token(self.mode()));
