@@ -83,5 +83,7 @@ pub fn machine() -> String {
     let memory = memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024 / 1024;
     let kernel = read("/proc/sys/kernel/osrelease");
     let model = value(&read("/proc/cpuinfo"), "model name");
-    format!("{model}, {cores} cores, {memory} GiB, Linux {}", kernel.trim())
+    // What follows the third number is the distribution's own.
+    let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim();
+    format!("{model}, {cores} cores, {memory} GiB, Linux {kernel}")
 }
