@@ -147,7 +147,10 @@ fn section(results: &Results, charts: &[&str], language: Language) -> String {
             "\nBold: the goal is reached; ✗: the bar does not hold. {origin}\n([all figures](benches/runs/{date}.md)).\n"
         ),
         Language::Chinese => {
-            write!(text, "\n粗体：已达到目标；✗：未达到底线。{origin}\n（[全部数据](benches/runs/{date}.md)）。\n")
+            write!(
+                text,
+                "\n粗体：已达到目标；✗：未达到底线。{origin}\n（[全部数据](benches/runs/{date}.md)）。\n"
+            )
         }
     };
     text

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Form, KEY, Setup, World, noise, wait_until};
+use crate::harness::{Form, KEY, Setup, World, crc64, noise, wait_until};
 
 const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "https://files.example.com";
@@ -194,7 +194,16 @@ fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
         assert!(said(&output).contains("unauthenticated"), "{name}: {}", said(&output));
 
         cancelled(&client, &world, &photo);
-        world.assert_nothing_stored();
+        if name.ends_with("chunked") {
+            // It was held to its end before WeChat was asked: whoever goes away then has sent all of it, and it is
+            // stored as it is or not at all.
+            assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
+            for object in world.objects() {
+                assert_eq!(object["crc64"], crc64(&photo), "{name}");
+            }
+        } else {
+            world.assert_nothing_stored();
+        }
         let row = format!("| {name} | - | ok {:.1} s | ok | ok | ok | ok |\n", took.as_secs_f64());
         println!("{}", row.trim_end());
         table.push_str(&row);
