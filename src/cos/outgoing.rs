@@ -18,7 +18,7 @@ use super::source::{End, Framed, Piece, Source};
 use crate::memory::Blocks;
 
 /// So much of a form goes out at once where it comes in smaller pieces.
-const PARCEL: usize = 32 * 1024;
+const PARCEL: usize = 128 * 1024;
 
 /// Our tail's epilogue where there is none to mirror.
 const EPILOGUE: &[u8] = b"\r\n";

@@ -28,6 +28,10 @@ const INITIAL_WINDOW: u8 = 4;
 const UNASKED: i64 = 65_535;
 /// The longest frame that is taken unasked.
 const PIECE: usize = 16 << 10;
+/// A frame's head.
+const HEAD: usize = 9;
+/// What is written at once. A frame alone is nine bytes more than a TLS record takes, and so two of them.
+const BATCH: usize = 64 << 10;
 
 /// A connection that sends the frames it is told.
 pub struct H2 {
@@ -109,13 +113,13 @@ impl H2 {
         }
     }
 
-    /// Sends a request's body on `stream` as fast as its windows let it; gives the reply's. The first thing that a
-    /// connection does.
-    pub fn upload(&mut self, stream: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+    /// Sends a request's body, in the frames that [`body_of`] made, on `stream` as fast as its windows let it; gives
+    /// the reply's. The first thing that a connection does.
+    pub fn upload(&mut self, stream: u32, mut frames: &[u8]) -> io::Result<Vec<u8>> {
         let (mut own, mut all) = (UNASKED, UNASKED);
-        let mut pieces = body.chunks(PIECE).peekable();
-        while let Some(piece) = pieces.next() {
-            while own.min(all) < piece.len() as i64 {
+        while !frames.is_empty() {
+            let open = usize::try_from(own.min(all)).unwrap_or(0) / PIECE;
+            if open == 0 {
                 let (kind, flags, of, payload) = self.read_frame()?;
                 let number = |at: usize| {
                     i64::from(u32::from_be_bytes(*payload[at..].first_chunk().expect("4 bytes")))
@@ -135,11 +139,14 @@ impl H2 {
                     }
                     _ => {}
                 }
+                continue;
             }
-            own -= piece.len() as i64;
-            all -= piece.len() as i64;
-            let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
-            self.send(&frame(DATA, flags, stream, piece))?;
+            let count = open.min(BATCH / PIECE);
+            let (now, then) = frames.split_at(frames.len().min(count * (HEAD + PIECE)));
+            self.send(now)?;
+            own -= (count * PIECE) as i64;
+            all -= (count * PIECE) as i64;
+            frames = then;
         }
         self.body(stream)
     }
@@ -192,7 +199,7 @@ impl H1 {
             "PUT {path} HTTP/1.1\r\nhost: localhost\r\n{name}: {value}\r\ncontent-length: {length}\r\n\
              connection: close\r\n\r\n"
         )?;
-        for piece in body.chunks(PIECE) {
+        for piece in body.chunks(BATCH) {
             self.0.write_all(piece)?;
         }
         let mut reply = Vec::new();
@@ -208,6 +215,17 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// A request's whole body on `stream`.
+pub fn body_of(stream: u32, content: &[u8]) -> Vec<u8> {
+    let mut pieces = content.chunks(PIECE).peekable();
+    let mut frames = Vec::new();
+    while let Some(piece) = pieces.next() {
+        let flags = if pieces.peek().is_none() { END_STREAM } else { 0 };
+        frames.extend(frame(DATA, flags, stream, piece));
+    }
+    frames
 }
 
 /// HPACK without a table: each field in full.
