@@ -35,11 +35,13 @@ use crate::http::{
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
+use crate::pool::Pool;
 use crate::settings::{Credential as CredentialMode, Settings};
 use crate::shutdown::{self, Patience, Signals};
 use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::direct::Direct;
 use crate::wechat::file::TokenFile;
 use crate::wechat::replicas::Replicas;
 use crate::wechat::token::Tokens;
@@ -173,7 +175,8 @@ impl Upstreams {
     }
 
     pub fn wechat(&self, settings: &Settings) -> Wechat {
-        Wechat::new(self.http(settings), self.wechat.clone())
+        let pool = Pool::new(self.tls.clone(), settings.wechat.connect_timeout);
+        Wechat::new(self.http(settings), Direct::new(pool), self.wechat.clone())
     }
 
     /// How we are let in to WeChat.

@@ -12,6 +12,8 @@
 //!    body has ended validly, its verdict read while it is still being sent.
 //! 6. `http::reply`: the file's id and a stable address.
 //!
+//! The link and the form go over connections that each worker keeps ([`pool`]); awc makes WeChat's other calls.
+//!
 //! Nothing is buffered but a bounded window of each file's beginning ([`memory`]), so that a failed attempt can be
 //! repeated.
 
@@ -20,11 +22,13 @@ pub mod cli;
 pub mod cos;
 pub mod descriptors;
 pub mod guard;
+pub mod heap;
 pub mod http;
 pub mod inbound;
 pub mod key;
 pub mod memory;
 pub mod metrics;
+pub mod pool;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod settings;

@@ -10,7 +10,6 @@ pub mod source;
 pub mod target;
 pub mod upstream;
 pub mod verdict;
-mod wire;
 
 use std::time::Duration;
 

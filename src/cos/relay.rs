@@ -12,9 +12,10 @@ use super::form::Frame;
 use super::outgoing::{Outgoing, RelayBody};
 use super::source::{End, Framed, Source};
 use super::target::Target;
-use super::upstream::{IDLE_FOR, SURE_FOR, Upstream};
+use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
 use crate::memory::Blocks;
+use crate::pool::{IDLE_FOR, SURE_FOR};
 
 /// A file and what is kept of it, over all attempts to store it.
 pub struct Relay {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use hyper::Uri;
 
 use super::CosError;
+use crate::pool::Origin;
 
 /// A link's origin and path, checked against the allowed hosts.
 #[derive(Debug, Clone)]
@@ -14,15 +15,6 @@ pub struct Target {
     pub path: String,
     /// The `Host` header.
     pub authority: String,
-}
-
-/// What connections are pooled by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Origin {
-    pub https: bool,
-    /// Lower case; an IPv6 literal without its brackets.
-    pub host: String,
-    pub port: u16,
 }
 
 /// The hosts of `cos.allowed_hosts`: `host[:port]` or `*.host[:port]`, no port = 443 (any with `allow_http`).

@@ -1,47 +1,33 @@
-//! Connections to COS: a small pool per worker, and one form over one of them.
+//! One form over one connection to COS.
 //!
-//! hyper's connection is polled in the same task as the request, so dropping an upload closes its connection, which
-//! stores nothing. awc cannot carry uploads: it reads a reply only after the whole body is sent, so that an early
-//! refusal is lost or hangs, and it copies every chunk.
+//! awc cannot carry uploads: it reads a reply only after the whole body is sent, so that an early refusal is lost or
+//! hangs, and it copies every chunk.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::client::conn::http1::Connection;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
+use tokio::time::{Instant, sleep_until};
 
 use super::outgoing::{Outgoing, RelayBody, Waiting};
-use super::target::{Origin, Target};
+use super::target::Target;
 use super::verdict::Reply;
-use super::wire::{Pulse, Tap, Wire};
 use super::{CONNECTING, CosError};
+use crate::pool::wire::{Pulse, Wire};
+use crate::pool::{ConnectError, Pool, told};
 
-/// Idle connections kept for one origin and worker, and for how long. COS closes idle ones after a minute or so.
-const IDLE_CONNECTIONS: usize = 64;
-pub(super) const IDLE_FOR: Duration = Duration::from_secs(20);
-/// So long ago an idle connection was in use that COS is not about to close it.
-pub(super) const SURE_FOR: Duration = Duration::from_secs(2);
 /// COS's error documents are below 1 KiB.
 const REPLY_LIMIT: usize = 64 * 1024;
-/// What hyper may hold of the form while COS does not take it.
-const WRITE_BUFFER: usize = 16 * 1024;
-
-type Http = Connection<TokioIo<Wire>, RelayBody>;
 
 /// How long COS may take for what.
 #[derive(Debug, Clone, Copy)]
@@ -55,26 +41,14 @@ pub struct Timeouts {
 
 /// A worker's connections to COS.
 pub struct Upstream {
-    tls: TlsConnector,
+    pool: Rc<Pool<RelayBody>>,
     timeouts: Timeouts,
-    idle: RefCell<HashMap<Origin, Vec<Link>>>,
-}
-
-/// One connection.
-struct Link {
-    sender: SendRequest<RelayBody>,
-    connection: Http,
-    pulse: Rc<Pulse>,
-    since: Instant,
 }
 
 impl Upstream {
-    /// Must be called on a worker: it starts a local task that sweeps idle connections while the pool lives.
+    /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, timeouts: Timeouts) -> Rc<Self> {
-        let idle = RefCell::new(HashMap::new());
-        let upstream = Rc::new(Self { tls: TlsConnector::from(tls), timeouts, idle });
-        actix_web::rt::spawn(sweep(Rc::downgrade(&upstream)));
-        upstream
+        Rc::new(Self { pool: Pool::new(tls, timeouts.connect), timeouts })
     }
 
     /// Posts a form and reads COS's reply, which may come before the form is sent: then the rest is not sent and the
@@ -87,9 +61,9 @@ impl Upstream {
         outgoing: &RefCell<Outgoing>,
         age: Duration,
     ) -> Result<Reply, CosError> {
-        let mut link = match self.pooled(&target.origin, age).await {
+        let mut link = match self.pool.pooled(&target.origin, age).await {
             Some(link) => link,
-            None => self.connect(&target.origin).await?,
+            None => self.pool.connect(&target.origin).await.map_err(unconnected)?,
         };
         let request = Request::post(&target.path)
             .header(HOST, &target.authority)
@@ -108,7 +82,7 @@ impl Upstream {
             self.drive(exchange, &mut link.connection, &link.pulse, outgoing).await?
         };
         if sent_whole {
-            self.put_back(target.origin.clone(), link).await;
+            self.pool.put_back(target.origin.clone(), link).await;
         }
         Ok(reply)
     }
@@ -117,7 +91,7 @@ impl Upstream {
     async fn drive<T>(
         &self,
         exchange: impl Future<Output = Result<T, CosError>>,
-        connection: &mut Http,
+        connection: &mut Connection<TokioIo<Wire>, RelayBody>,
         pulse: &Pulse,
         outgoing: &RefCell<Outgoing>,
     ) -> Result<T, CosError> {
@@ -157,89 +131,6 @@ impl Upstream {
         })
         .await
     }
-
-    async fn connect(&self, origin: &Origin) -> Result<Link, CosError> {
-        let limit = self.timeouts.connect;
-        let pulse = Pulse::new();
-        let wire = timeout(limit, self.wire(origin, pulse.clone()))
-            .await
-            .map_err(|_| CosError::Timeout { waited_for: CONNECTING, limit })?
-            .map_err(|error| CosError::Unreachable(error.to_string()))?;
-        let (sender, connection) = Builder::new()
-            .max_buf_size(WRITE_BUFFER)
-            .handshake(TokioIo::new(wire))
-            .await
-            .map_err(|error| unreachable(&error))?;
-        Ok(Link { sender, connection, pulse, since: Instant::now() })
-    }
-
-    async fn wire(&self, origin: &Origin, pulse: Rc<Pulse>) -> io::Result<Wire> {
-        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
-        // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
-        stream.set_nodelay(true)?;
-        let tap = Tap::new(stream, pulse);
-        if !origin.https {
-            return Ok(Wire::Plain(tap));
-        }
-        let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
-        Ok(Wire::Tls(Box::new(self.tls.connect(name, tap).await?)))
-    }
-
-    /// An idle connection that is still open as far as can be seen without waiting.
-    async fn pooled(&self, origin: &Origin, age: Duration) -> Option<Link> {
-        loop {
-            // The last one put back is the youngest.
-            let mut link = self
-                .idle
-                .borrow_mut()
-                .get_mut(origin)?
-                .pop_if(|link| link.since.elapsed() < age)?;
-            if poll_fn(|cx| Poll::Ready(link.is_usable(cx))).await {
-                return Some(link);
-            }
-        }
-    }
-
-    async fn put_back(&self, origin: Origin, mut link: Link) {
-        link.since = Instant::now();
-        if poll_fn(|cx| Poll::Ready(link.is_open(cx))).await {
-            let mut idle = self.idle.borrow_mut();
-            let links = idle.entry(origin).or_default();
-            if links.len() < IDLE_CONNECTIONS {
-                links.push(link);
-            }
-        }
-    }
-}
-
-impl Link {
-    /// Polls the connection, which sees a close that has arrived.
-    fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        let closed = Pin::new(&mut self.connection).poll(cx).is_ready();
-        !closed && !self.sender.is_closed() && self.since.elapsed() < IDLE_FOR
-    }
-
-    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.is_open(cx) && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
-    }
-}
-
-/// Drops idle connections that are old or closed: nobody polls them otherwise, and they sit in CLOSE_WAIT.
-async fn sweep(upstream: Weak<Upstream>) {
-    loop {
-        tokio::time::sleep(IDLE_FOR / 4).await;
-        let Some(upstream) = upstream.upgrade() else {
-            return;
-        };
-        poll_fn(|cx| {
-            upstream.idle.borrow_mut().retain(|_, links| {
-                links.retain_mut(|link| link.is_open(cx));
-                !links.is_empty()
-            });
-            Poll::Ready(())
-        })
-        .await;
-    }
 }
 
 async fn read(response: Response<Incoming>) -> Result<Reply, CosError> {
@@ -258,7 +149,13 @@ async fn read(response: Response<Incoming>) -> Result<Reply, CosError> {
     Ok(Reply { status, request_id, crc64, body })
 }
 
+fn unconnected(error: ConnectError) -> CosError {
+    match error {
+        ConnectError::Timeout(limit) => CosError::Timeout { waited_for: CONNECTING, limit },
+        ConnectError::Failed(cause) => CosError::Unreachable(cause),
+    }
+}
+
 fn unreachable(error: &hyper::Error) -> CosError {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    CosError::Unreachable(format!("{error}{}", cause.unwrap_or_default()))
+    CosError::Unreachable(told(error))
 }

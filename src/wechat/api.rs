@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use awc::error::SendRequestError;
-use awc::http::StatusCode;
 use awc::http::header::CONTENT_TYPE;
 use awc::{Client, ClientRequest};
 use futures::future::join_all;
@@ -18,13 +17,14 @@ use tokio::time::timeout;
 
 use super::access::Access;
 use super::credential::Mode;
+use super::direct::{Address, Direct};
 use super::links::{DownloadLink, Links};
 use super::wire::{self, Envelope, UploadLink};
 use super::{FileError, WechatError, advice, printable};
 use crate::metrics::Metrics;
 
 /// A reply may be this long.
-const REPLY_LIMIT: usize = 1024 * 1024;
+pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
 /// A call that failed in passing is made at most this often in all.
 const ATTEMPTS: u32 = 3;
 /// What WeChat takes in one call (the vendor's documents of both batch calls).
@@ -32,12 +32,16 @@ const FILES_PER_CALL: usize = 50;
 /// How long a download link is asked for where nobody says.
 pub const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// The call that every upload makes.
+const UPLOAD_LINK: &str = "uploadfile";
+
 /// What a query's parameter must not hold as it is.
 const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// What all workers share.
 pub struct Shared {
     base_url: String,
+    address: Option<Address>,
     env: String,
     timeout: Duration,
     access: Access,
@@ -60,7 +64,8 @@ impl Shared {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let (learned, links) = (Cache::new(1), Links::new());
-        Arc::new(Self { base_url, env, timeout, access, prefix, learned, links, metrics })
+        let address = Address::of(&base_url);
+        Arc::new(Self { base_url, address, env, timeout, access, prefix, learned, links, metrics })
     }
 
     /// How calls are let in.
@@ -73,6 +78,7 @@ impl Shared {
 #[derive(Clone)]
 pub struct Wechat {
     http: Client,
+    direct: Direct,
     shared: Arc<Shared>,
 }
 
@@ -85,9 +91,9 @@ pub struct Wanted {
 }
 
 impl Wechat {
-    /// `http` belongs to the worker, the rest to all.
-    pub fn new(http: Client, shared: Arc<Shared>) -> Self {
-        Self { http, shared }
+    /// `http` and `direct` belong to the worker, the rest to all.
+    pub fn new(http: Client, direct: Direct, shared: Arc<Shared>) -> Self {
+        Self { http, direct, shared }
     }
 
     /// The environment of the settings.
@@ -108,7 +114,7 @@ impl Wechat {
     /// The same in another environment of the app's.
     pub async fn upload_link_in(&self, env: &str, path: &str) -> Result<UploadLink, WechatError> {
         let link: UploadLink =
-            self.call("uploadfile", &wire::UploadFileRequest { env, path }).await?;
+            self.call(UPLOAD_LINK, &wire::UploadFileRequest { env, path }).await?;
         if env == self.shared.env
             && self.shared.prefix.is_none()
             && !self.shared.learned.contains_key(&())
@@ -287,16 +293,19 @@ impl Wechat {
         let mut attempt = 1;
         loop {
             let pass = access.pass(&self.http).await?;
-            // In one piece: awc would parse the URL again for a query of its own.
-            let mut url = format!("{base_url}/tcb/{call}");
+            let mut path = format!("/tcb/{call}");
             if let Some((name, value)) = pass.parameter() {
-                url.extend(["?", name, "="]);
-                url.extend(utf8_percent_encode(value, PARAMETER));
+                path.extend(["?", name, "="]);
+                path.extend(utf8_percent_encode(value, PARAMETER));
             }
-            let request = self.http.post(url);
-            let sent =
-                exchange(call, access.mode(), request, Some(body.clone()), self.shared.timeout);
-            let result = sent.await;
+            let (mode, body) = (access.mode(), body.clone());
+            let result = if call == UPLOAD_LINK {
+                self.exchange_directly(call, mode, &path, body).await
+            } else {
+                // In one piece: awc would parse the URL again for a query of its own.
+                let request = self.http.post(format!("{base_url}{path}"));
+                exchange(call, mode, request, Some(body), self.shared.timeout).await
+            };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
             match result {
                 Err(WechatError::Refused { errcode, .. })
@@ -317,6 +326,23 @@ impl Wechat {
                 result => return result,
             }
         }
+    }
+
+    async fn exchange_directly<R: DeserializeOwned>(
+        &self,
+        call: &'static str,
+        mode: Mode,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<R, WechatError> {
+        let Shared { address, timeout: limit, .. } = &*self.shared;
+        let unreachable = |cause| WechatError::Unreachable { call, cause };
+        let address = address.as_ref().ok_or_else(|| unreachable("its URL is invalid".into()))?;
+        let reply = timeout(*limit, self.direct.post(address, path, body)).await;
+        let reply = reply.map_err(|_| WechatError::Timeout { call, limit: *limit })?;
+        let (status, bytes) = reply.map_err(unreachable)?;
+        accept(call, mode, status.as_u16())?;
+        understand(call, mode, &bytes)
     }
 }
 
@@ -347,7 +373,7 @@ fn by_file<R>(asked: &[&str], answers: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<O
     asked.iter().map(|asked| by_id.remove(*asked)).collect()
 }
 
-/// Sends one request and reads its reply, all of it within `limit`.
+/// Sends one request by awc and reads its reply, all of it within `limit`.
 pub(super) async fn exchange<R: DeserializeOwned>(
     call: &'static str,
     mode: Mode,
@@ -362,31 +388,44 @@ pub(super) async fn exchange<R: DeserializeOwned>(
             None => request.send(),
         };
         let unreachable = |cause: String| WechatError::Unreachable { call, cause };
-        let unusable = |cause| WechatError::Unusable { call, cause };
         let mut reply = sent.await.map_err(|error| match error {
             SendRequestError::Timeout => WechatError::Timeout { call, limit },
             error => unreachable(without_url(&error)),
         })?;
-        let status = reply.status();
-        if status == StatusCode::BAD_GATEWAY && mode == Mode::Open {
-            return Err(unreachable(format!("HTTP status 502; {}", advice::bad_gateway())));
-        }
-        if !status.is_success() {
-            return Err(unreachable(format!("HTTP status {}", status.as_u16())));
-        }
+        accept(call, mode, reply.status().as_u16())?;
         let bytes = reply
             .body()
             .limit(REPLY_LIMIT)
             .await
             .map_err(|error| unreachable(format!("reading the reply: {error}")))?;
-        let envelope: Envelope =
-            serde_json::from_slice(&bytes).map_err(|_| unusable("it is no JSON object"))?;
-        if envelope.errcode != 0 {
-            return Err(WechatError::refused(call, envelope.errcode, &envelope.errmsg, mode));
-        }
-        serde_json::from_slice(&bytes).map_err(|_| unusable("a field is missing"))
+        understand(call, mode, &bytes)
     };
     timeout(limit, work).await.map_err(|_| WechatError::Timeout { call, limit })?
+}
+
+/// WeChat answers everything with success; another status is a proxy's, or the sidecar's.
+fn accept(call: &'static str, mode: Mode, status: u16) -> Result<(), WechatError> {
+    let cause = match status {
+        200..300 => return Ok(()),
+        502 if mode == Mode::Open => format!("HTTP status 502; {}", advice::bad_gateway()),
+        status => format!("HTTP status {status}"),
+    };
+    Err(WechatError::Unreachable { call, cause })
+}
+
+/// A reply, or the error that it holds.
+fn understand<R: DeserializeOwned>(
+    call: &'static str,
+    mode: Mode,
+    reply: &[u8],
+) -> Result<R, WechatError> {
+    let unusable = |cause| WechatError::Unusable { call, cause };
+    let envelope: Envelope =
+        serde_json::from_slice(reply).map_err(|_| unusable("it is no JSON object"))?;
+    if envelope.errcode != 0 {
+        return Err(WechatError::refused(call, envelope.errcode, &envelope.errmsg, mode));
+    }
+    serde_json::from_slice(reply).map_err(|_| unusable("a field is missing"))
 }
 
 /// awc's errors do not name the URL, which holds the secret or the token; this keeps it so by naming the kind only.

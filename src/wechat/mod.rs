@@ -12,6 +12,7 @@ pub mod access;
 pub mod advice;
 pub mod api;
 pub mod credential;
+pub mod direct;
 pub mod file;
 pub mod links;
 pub mod replicas;

@@ -13,18 +13,18 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 /// Shared between a connection and whoever watches it for stalls.
-pub(super) struct Pulse {
+pub struct Pulse {
     written: Cell<Instant>,
     broken: Cell<bool>,
 }
 
 impl Pulse {
-    pub(super) fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self { written: Cell::new(Instant::now()), broken: Cell::new(false) })
     }
 
     /// When the kernel last took bytes from us.
-    pub(super) fn written(&self) -> Instant {
+    pub(crate) fn written(&self) -> Instant {
         self.written.get()
     }
 }
@@ -32,13 +32,13 @@ impl Pulse {
 /// A TCP stream whose failed writes stay pending: COS may refuse an upload and reset the connection while we are
 /// still sending; the refusal is then queued on the read side, and an error from the write would make hyper drop it
 /// (23-45 % of such verdicts were lost without this). Reads end the connection, or the stall timer does.
-pub(super) struct Tap {
+pub struct Tap {
     stream: TcpStream,
     pulse: Rc<Pulse>,
 }
 
 impl Tap {
-    pub(super) fn new(stream: TcpStream, pulse: Rc<Pulse>) -> Self {
+    pub(crate) fn new(stream: TcpStream, pulse: Rc<Pulse>) -> Self {
         Self { stream, pulse }
     }
 
@@ -113,7 +113,7 @@ impl AsyncWrite for Tap {
 }
 
 /// A connection to COS.
-pub(super) enum Wire {
+pub enum Wire {
     Plain(Tap),
     Tls(Box<TlsStream<Tap>>),
 }
