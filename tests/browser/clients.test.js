@@ -7,7 +7,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { after, before, beforeEach, describe, test } from "node:test";
 
 import { launch } from "./browser.js";
-import { MiB, picture } from "./files.js";
+import { MORE_THAN_SOCKETS_HOLD, MiB, picture } from "./files.js";
 import { KEY, keyed, start, ticket } from "./gateway.js";
 import { Matrix } from "./matrix.js";
 import { serve } from "./pages.js";
@@ -118,8 +118,7 @@ for (const client of clients) {
 
     run("cancelled", async (page) => {
       await roomy.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
-      // More than all the sockets on the way hold together.
-      await client.give(page, (await picture("large.png", 32 * MiB)).path);
+      await client.give(page, (await picture("large.png", MORE_THAN_SOCKETS_HOLD)).path);
       await roomy.received(MiB);
       await client.cancel(page);
       await roomy.idle();

@@ -7,6 +7,12 @@ import { deflateSync } from "node:zlib";
 
 export const MiB = 1024 * 1024;
 
+/**
+ * More than all the sockets between a browser and COS hold together, on a kernel that gives each 32 MiB to receive into and
+ * 4 MiB to send from. A file that fits into them is the gateway's already when its upload is cancelled, and is stored.
+ */
+export const MORE_THAN_SOCKETS_HOLD = 96 * MiB;
+
 const [WIDTH, HEIGHT] = [640, 400];
 
 let folder;
