@@ -26,8 +26,9 @@ use tokio_rustls::TlsConnector;
 
 use wire::{Pulse, Tap, Wire};
 
-/// Idle connections kept for one origin and worker, and for how long. COS closes idle ones after a minute or so.
-const IDLE_CONNECTIONS: usize = 64;
+/// Idle connections kept for one origin and worker, never more than were in use at once, and for how long. COS closes idle
+/// ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
+const IDLE_CONNECTIONS: usize = 256;
 pub const IDLE_FOR: Duration = Duration::from_secs(20);
 /// So long ago an idle connection was in use that the other side is not about to close it.
 pub const SURE_FOR: Duration = Duration::from_secs(2);
