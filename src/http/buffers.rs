@@ -1,54 +1,66 @@
 //! Buffers that bodies are read into: each worker has its own, and uses the one that was given back last, which the
-//! processor still has in its cache. Large ones are few; where they are all in use, small ones do.
+//! processor still has in its cache. The larger they are the fewer there are; where all are in use, smaller ones do.
 
 use std::cell::RefCell;
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-/// One read of this much costs a quarter of what four do.
-const LARGE: usize = 256 * 1024;
-/// What most photos of a phone's preview and icons fit into.
-const SMALL: usize = 64 * 1024;
-/// Large buffers that one worker has in use at most: beyond, uploads are many, and memory counts for more than reads.
-const LARGE_IN_USE: usize = 32;
-/// Buffers of each size that are kept for later.
-const KEPT: usize = 16;
+/// Buffers of one size.
+struct Size {
+    bytes: usize,
+    /// That one worker has in use at most: beyond, uploads are many, and memory counts for more than reads.
+    in_use: usize,
+    /// Kept for later.
+    kept: usize,
+}
+
+/// From large to small. For a body of 512 MiB reads of 1 MiB cost half of what reads of 256 KiB do, and these a quarter
+/// of reads of 64 KiB: whoever sends and whoever receives is woken as much less often, and so are we. 64 KiB is what
+/// icons and previews of photos fit into.
+const SIZES: [Size; 3] = [
+    Size { bytes: 1024 * 1024, in_use: 8, kept: 8 },
+    Size { bytes: 256 * 1024, in_use: 32, kept: 16 },
+    Size { bytes: 64 * 1024, in_use: usize::MAX, kept: 16 },
+];
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new()) };
+    static POOL: RefCell<[Shelf; SIZES.len()]> = const { RefCell::new([Shelf::EMPTY; SIZES.len()]) };
 }
 
-struct Pool {
-    large: Vec<Box<[u8]>>,
-    small: Vec<Box<[u8]>>,
-    large_in_use: usize,
+/// A worker's buffers of one size.
+struct Shelf {
+    free: Vec<Box<[u8]>>,
+    in_use: usize,
 }
 
-impl Pool {
-    const fn new() -> Self {
-        Self { large: Vec::new(), small: Vec::new(), large_in_use: 0 }
-    }
+impl Shelf {
+    const EMPTY: Self = Self { free: Vec::new(), in_use: 0 };
 }
 
 /// A buffer, given back when it is dropped.
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
     filled: usize,
+    /// Its place in [`SIZES`].
+    size: usize,
 }
 
 impl Buffer {
     /// One to read at most `most` bytes into, or fewer.
     pub(super) fn take(most: u64) -> Self {
-        let bytes = POOL.with_borrow_mut(|pool| {
-            if most > SMALL as u64 && pool.large_in_use < LARGE_IN_USE {
-                pool.large_in_use += 1;
-                pool.large.pop().unwrap_or_else(|| vec![0; LARGE].into())
-            } else {
-                pool.small.pop().unwrap_or_else(|| vec![0; SMALL].into())
-            }
-        });
-        Self { bytes, filled: 0 }
+        POOL.with_borrow_mut(|shelves| {
+            // A larger one than needed is not taken: what is read would use but a part of it.
+            let fits = |index: usize| {
+                let smaller = SIZES.get(index + 1).map_or(0, |size| size.bytes as u64);
+                most > smaller && shelves[index].in_use < SIZES[index].in_use
+            };
+            let size = (0..SIZES.len()).find(|index| fits(*index)).unwrap_or(SIZES.len() - 1);
+            let shelf = &mut shelves[size];
+            shelf.in_use += 1;
+            let bytes = shelf.free.pop().unwrap_or_else(|| vec![0; SIZES[size].bytes].into());
+            Self { bytes, filled: 0, size }
+        })
     }
 
     /// To be read into, at most `most` bytes.
@@ -75,15 +87,10 @@ impl Drop for Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         // A worker that ends has no pool any more.
         let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            let kept = if bytes.len() == LARGE {
-                pool.large_in_use = pool.large_in_use.saturating_sub(1);
-                &mut pool.large
-            } else {
-                &mut pool.small
-            };
-            if kept.len() < KEPT {
-                kept.push(bytes);
+            let shelf = &mut pool.borrow_mut()[self.size];
+            shelf.in_use = shelf.in_use.saturating_sub(1);
+            if shelf.free.len() < SIZES[self.size].kept {
+                shelf.free.push(bytes);
             }
         });
     }
@@ -94,16 +101,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_and_large_ones_are_few() {
-        let first = Buffer::take(1 << 20);
+    fn a_buffer_comes_back() {
+        let first = Buffer::take(1 << 30);
         let at = first.bytes.as_ptr();
         drop(first.freeze(10));
-        let all: Vec<_> = (0..LARGE_IN_USE + 1).map(|_| Buffer::take(1 << 20)).collect();
-        assert_eq!(all[0].bytes.as_ptr(), at);
-        assert_eq!(all[LARGE_IN_USE - 1].bytes.len(), LARGE);
-        assert_eq!(all[LARGE_IN_USE].bytes.len(), SMALL);
-        drop(all);
-        assert_eq!(Buffer::take(1 << 20).bytes.len(), LARGE);
-        assert_eq!(Buffer::take(10).bytes.len(), SMALL);
+        assert_eq!(Buffer::take(1 << 30).bytes.as_ptr(), at);
+    }
+
+    #[test]
+    fn large_buffers_are_few() {
+        let [large, medium, small] = SIZES;
+        let mut expected = vec![large.bytes; large.in_use];
+        expected.extend(vec![medium.bytes; medium.in_use]);
+        expected.push(small.bytes);
+        for _ in 0..2 {
+            let all: Vec<_> = expected.iter().map(|_| Buffer::take(1 << 30)).collect();
+            assert_eq!(all.iter().map(|buffer| buffer.bytes.len()).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_as_large_as_what_is_left() {
+        for (most, bytes) in [(10, 64), (64 << 10, 64), (65 << 10, 256), (257 << 10, 1024)] {
+            assert_eq!(Buffer::take(most).bytes.len(), bytes << 10, "{most}");
+        }
     }
 }
