@@ -35,6 +35,9 @@ pub const SURE_FOR: Duration = Duration::from_secs(2);
 /// What hyper may hold of a request while the other side does not take it.
 const WRITE_BUFFER: usize = 16 * 1024;
 
+/// Records that are encrypted before they are written: a small file's form goes out in one write. rustls stops at 64 KiB.
+const TLS_BUFFER: usize = 128 * 1024;
+
 /// What connections are pooled by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
@@ -108,7 +111,9 @@ where
             return Ok(Wire::Plain(tap));
         }
         let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
-        Ok(Wire::Tls(Box::new(self.tls.connect(name, tap).await?)))
+        let mut stream = self.tls.connect(name, tap).await?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        Ok(Wire::Tls(Box::new(stream)))
     }
 
     /// An idle connection, in use less than `age` ago, that is still open as far as can be seen without waiting.

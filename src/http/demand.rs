@@ -22,8 +22,9 @@ use super::buffers::Buffer;
 /// How much is asked for at a time; also what a request's head, with what follows it, may bring unasked. A longer head
 /// ends in the timeout for heads.
 const PORTION: usize = 32 * 1024;
-/// A head is read in steps of this size, which nearly all fit into: what follows it is better read by who wants it.
-const HEAD: usize = 8 * 1024;
+/// A head is read in steps of this size, which nearly all fit into: what follows it is better read by who wants it. The
+/// dispatcher's buffer has 8 KiB; filled beyond this it is enlarged and moved.
+const HEAD: usize = 8 * 1024 - SPARE;
 /// Zeros that the dispatcher is shown in one turn: what its buffer holds from the start, or, while it is far behind,
 /// as much as it grows to for a large body. It comes to read again whenever anything happens to the request.
 const SHOWN: usize = 8 * 1024;

@@ -49,7 +49,10 @@ pub(super) async fn deliver(
     let mut link = beside(link, ahead).await?;
     match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
-            worker.wechat.forget_link(&link.file_id).await;
+            // Of a file that was never there nobody has a link.
+            if !path.unique {
+                worker.wechat.forget_link(&link.file_id).await;
+            }
             Ok((link.file_id, receipt))
         }
         Err(problem) => {
