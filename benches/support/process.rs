@@ -71,7 +71,7 @@ fn stat(process: u32) -> Option<Stat> {
     Some(Stat { parent: fields.get(1)?.parse().ok()?, cpu: (ticks(11)? + ticks(12)?) / TICKS })
 }
 
-/// This machine in one line: processor, cores, memory, kernel.
+/// This machine in one line: processor, cores, memory, kernel, and how TCP is paced, on loopback too.
 pub fn machine() -> String {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let value = |text: &str, name: &str| {
@@ -85,5 +85,6 @@ pub fn machine() -> String {
     let model = value(&read("/proc/cpuinfo"), "model name");
     // What follows the third number is the distribution's own.
     let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim();
-    format!("{model}, {cores} cores, {memory} GiB, Linux {kernel}")
+    let congestion = read("/proc/sys/net/ipv4/tcp_congestion_control");
+    format!("{model}, {cores} cores, {memory} GiB, Linux {kernel}, TCP {}", congestion.trim())
 }
