@@ -22,8 +22,9 @@ use super::buffers::Buffer;
 /// How much is asked for at a time; also what a request's head, with what follows it, may bring unasked. A longer head
 /// ends in the timeout for heads.
 const PORTION: usize = 32 * 1024;
-/// A head is read in steps of this size, which nearly all fit into: what follows it is better read by who wants it. The
-/// dispatcher's buffer has 8 KiB; filled beyond this it is enlarged and moved.
+/// A head is read in one step a turn, of this size or of what the dispatcher's buffer still has room for, which nearly
+/// all fit into: what follows it is better read by who wants it. The buffer has 8 KiB; filled beyond this it is enlarged
+/// and moved.
 const HEAD: usize = 8 * 1024 - SPARE;
 /// Zeros that the dispatcher is shown in one turn: what its buffer holds from the start, or, while it is far behind,
 /// as much as it grows to for a large body. It comes to read again whenever anything happens to the request.
@@ -46,6 +47,8 @@ pub struct Inlet<S: ?Sized> {
     owed: Cell<u64>,
     /// What the dispatcher has been given in this turn.
     given: Cell<usize>,
+    /// Whether the last that it was given was all it could take: there may be more.
+    filled: Cell<bool>,
     /// How often the dispatcher has come to read.
     turn: Cell<u64>,
     reader: RefCell<Option<Waker>>,
@@ -150,6 +153,7 @@ impl<S: AsyncRead + Unpin + 'static> Metered<S> {
             at_head: Cell::new(true),
             owed: Cell::default(),
             given: Cell::default(),
+            filled: Cell::default(),
             turn: Cell::default(),
             reader: RefCell::default(),
             stream: RefCell::new(stream.take(u64::MAX)),
@@ -170,13 +174,14 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
         buffer: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, room) = (buffer.filled().len(), buffer.remaining().min(most));
         let mut stream = self.stream.borrow_mut();
         stream.set_limit(most as u64);
         let polled = Pin::new(&mut *stream).poll_read(cx, buffer);
         stream.set_limit(u64::MAX);
         let given = buffer.filled().len() - before;
         self.given.set(self.given.get() + given);
+        self.filled.set(given == room);
         self.allowance.set(self.allowance.get().map(|allowance| allowance - given));
         polled
     }
@@ -203,6 +208,7 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
         buffer.advance(shown);
         self.owed.set(self.owed.get() - shown as u64);
         self.given.set(self.given.get() + shown);
+        self.filled.set(false);
         Poll::Ready(Ok(()))
     }
 
@@ -236,7 +242,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
                 inlet.reader.replace(Some(cx.waker().clone()));
                 Poll::Pending
             }
-            Some(_) if inlet.at_head.get() && inlet.given.get() >= HEAD => return inlet.pause(cx),
+            // Asked once more where it filled less, the socket says for nothing that it is empty.
+            Some(_) if inlet.at_head.get() && inlet.given.get() > 0 && inlet.filled.get() => {
+                return inlet.pause(cx);
+            }
             Some(most) if inlet.at_head.get() => inlet.poll_give(cx, buffer, most.min(HEAD)),
             Some(most) => inlet.poll_give(cx, buffer, most),
             None => inlet.poll_give(cx, buffer, usize::MAX),

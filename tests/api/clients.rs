@@ -451,9 +451,10 @@ fn a_sender_that_closes_its_side_is_answered() {
     }
 }
 
+/// By one client, which has the worker to itself, and by many at once, whose requests are found late.
 #[test]
 fn requests_sent_ahead_are_answered_in_order() {
-    let world = Setup::new().start();
+    let world = Setup::new().set("server.workers", 1).start();
     let (name, key) = authorization();
     let put = |path: &str, content: &[u8]| {
         let head = format!(
@@ -463,26 +464,30 @@ fn requests_sent_ahead_are_answered_in_order() {
         );
         [head.as_bytes(), content].concat()
     };
-    let contents: Vec<_> = [0, 1, 70_000, 5, 1 << 20, 0, 300_000, 7]
+    let contents: Vec<_> = [0, 1, 70_000, 5, 1 << 20, 0, 65_000, 65_000, 300_000, 7]
         .iter()
         .enumerate()
         .map(|(index, size)| noise(*size, 20 + index as u64))
         .collect();
-    let mut all = Vec::new();
-    for (index, content) in contents.iter().enumerate() {
-        all.extend(put(&format!("{index}"), content));
-    }
-    let mut client = world.client();
-    let mut sender = client.sender();
-    std::thread::scope(|scope| {
-        scope.spawn(|| std::io::Write::write_all(&mut sender, &all).expect("it takes them"));
+    let ask = |who: usize| {
+        let mut all = Vec::new();
         for (index, content) in contents.iter().enumerate() {
-            let file = client.reply().stored();
-            assert_eq!(file["path"], index.to_string());
-            assert_eq!(file["crc64"], crc64(content), "{index}");
+            all.extend(put(&format!("{who}-{index}"), content));
         }
-    });
-    assert_eq!(world.objects().len(), contents.len());
+        let mut client = world.client();
+        let mut sender = client.sender();
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::io::Write::write_all(&mut sender, &all).expect("it takes them"));
+            for (index, content) in contents.iter().enumerate() {
+                let file = client.reply().stored();
+                assert_eq!(file["path"], format!("{who}-{index}"));
+                assert_eq!(file["crc64"], crc64(content), "{who}-{index}");
+            }
+        });
+    };
+    ask(0);
+    std::thread::scope(|scope| (1..=32).for_each(|who| drop(scope.spawn(move || ask(who)))));
+    assert_eq!(world.objects().len(), 33 * contents.len());
 }
 
 #[test]
