@@ -154,6 +154,7 @@ impl Wechat {
             }
             known.insert(file, link.map(Ok));
         }
+        let _asking = self.shared.links.asking();
         let calls = missing.chunks(FILES_PER_CALL).map(|files| self.fetch_links(env, files));
         let fetched: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
         for (file, link) in missing.iter().zip(fetched) {

@@ -1,6 +1,7 @@
 //! Download links that are still good, in memory: by file, and by the life they were asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -57,6 +58,17 @@ pub(super) struct Links {
     flights: Cache<Wanted, DownloadLink>,
     /// When a file was replaced or deleted: a link that was asked for before that must not come back.
     forgotten: Cache<String, Instant>,
+    /// Calls for links of any file under way.
+    asking: AtomicUsize,
+}
+
+/// A call for links, from before it is made until its links are [`Links::put`].
+pub(super) struct Asking<'a>(&'a AtomicUsize);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
 }
 
 struct Life;
@@ -94,7 +106,14 @@ impl Links {
             kept: Cache::builder().weigher(size).max_capacity(CAPACITY).expire_after(Life).build(),
             flights: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
             forgotten: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
+            asking: AtomicUsize::new(0),
         }
+    }
+
+    /// A call for links begins.
+    pub fn asking(&self) -> Asking<'_> {
+        self.asking.fetch_add(1, SeqCst);
+        Asking(&self.asking)
     }
 
     pub async fn get(&self, wanted: &Wanted) -> Option<DownloadLink> {
@@ -112,6 +131,7 @@ impl Links {
             return Ok(link);
         }
         let flight = async {
+            let _asking = self.asking();
             let link = fetch().await?;
             self.put(&wanted.file_id, link.clone()).await;
             Ok(link)
@@ -121,6 +141,7 @@ impl Links {
         link.map_err(|error: Arc<FileError>| (*error).clone())
     }
 
+    /// Keeps a link; the call that brought it is still [`Self::asking`].
     pub async fn put(&self, file_id: &str, link: DownloadLink) {
         let asked = link.asked;
         let others = |links: &Kept| {
@@ -142,8 +163,12 @@ impl Links {
         }
     }
 
+    /// Drops a file's links. Only a call under way can bring back what is older than now, so without one nothing is noted:
+    /// a note for each upload would be memory for as many as a few minutes bring.
     pub async fn forget(&self, file_id: &str) {
-        self.forgotten.insert(file_id.to_owned(), Instant::now()).await;
+        if self.asking.load(SeqCst) > 0 {
+            self.forgotten.insert(file_id.to_owned(), Instant::now()).await;
+        }
         self.kept.invalidate(file_id).await;
     }
 }
