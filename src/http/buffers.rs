@@ -15,9 +15,9 @@ struct Size {
     kept: usize,
 }
 
-/// From large to small. For a body of 512 MiB reads of 1 MiB cost half of what reads of 256 KiB do, and these a quarter
-/// of reads of 64 KiB: whoever sends and whoever receives is woken as much less often, and so are we. 64 KiB is what
-/// icons and previews of photos fit into.
+/// From large to small. A body of 512 MiB costs half in reads of 1 MiB of what it does in reads of 256 KiB, since whoever
+/// sends and whoever receives is woken less often, and so are we; 2 MiB gain nothing (`benches/runs/NOTES.md`). 64 KiB is
+/// what icons and previews of photos fit into.
 const SIZES: [Size; 3] = [
     Size { bytes: 1024 * 1024, in_use: 8, kept: 8 },
     Size { bytes: 256 * 1024, in_use: 32, kept: 16 },
