@@ -3,10 +3,11 @@
 //! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324; `$` is expanded in a form's
 //! `key`); the user's documents name the `$` trap themselves.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write};
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
+use jiff::tz::Offset;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use uuid::Uuid;
 
@@ -138,31 +139,33 @@ impl Template {
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
         let dir = values.dir.map(folder).transpose()?.flatten().unwrap_or_default();
         let template = if self.0.contains("{dir}") || dir.is_empty() {
-            self.0.clone()
+            Cow::Borrowed(self.0.as_str())
         } else {
-            match self.0.rsplit_once('/') {
+            Cow::Owned(match self.0.rsplit_once('/') {
                 Some((folders, file)) => format!("{folders}/{{dir}}/{file}"),
                 None => format!("{{dir}}/{}", self.0),
-            }
+            })
         };
-        let date = Zoned::new(values.now, TimeZone::UTC);
+        let date = Offset::UTC.to_datetime(values.now);
         let (stem, extension) = split_name(values.name);
-        let mut path = prefix.to_owned();
-        let mut rest = template.as_str();
+        let mut path = String::with_capacity(128);
+        path.push_str(prefix);
+        let mut rest = &*template;
         while let Some((before, after)) = rest.split_once('{') {
             let (placeholder, behind) = after.split_once('}').unwrap_or((after, ""));
             path.push_str(before);
-            match placeholder {
-                "yyyy" => path.push_str(&format!("{:04}", date.year())),
-                "mm" => path.push_str(&format!("{:02}", date.month())),
-                "dd" => path.push_str(&format!("{:02}", date.day())),
-                "uuid" => path.push_str(&values.uuid.to_string()),
-                "ext" => path.push_str(&extension),
-                "client" => path.push_str(&safe(values.client)),
-                "dir" => path.push_str(&dir),
-                "name" => path.push_str(&stem),
-                _ => {}
-            }
+            // A string takes everything.
+            let _ = match placeholder {
+                "yyyy" => write!(path, "{:04}", date.year()),
+                "mm" => write!(path, "{:02}", date.month()),
+                "dd" => write!(path, "{:02}", date.day()),
+                "uuid" => write!(path, "{}", values.uuid),
+                "ext" => path.write_str(&extension),
+                "client" => path.write_str(&safe(values.client)),
+                "dir" => path.write_str(&dir),
+                "name" => path.write_str(&safe(stem)),
+                _ => Ok(()),
+            };
             rest = behind;
         }
         path.push_str(rest);
@@ -188,10 +191,10 @@ pub fn folder(dir: &str) -> Result<Option<String>, KeyError> {
     }
 }
 
-/// A file's name as `{name}` and `{ext}`: what a key does not take becomes `_`; the extension has its dot, is lower
-/// case, and holds letters and digits only.
-fn split_name(name: &str) -> (String, String) {
-    let (stem, extension) = match name.rsplit_once('.') {
+/// A file's name as `{name}`, which is yet to be made safe, and `{ext}`, which has its dot, is lower case, and holds
+/// letters and digits only.
+fn split_name(name: &str) -> (&str, String) {
+    match name.rsplit_once('.') {
         Some((stem, extension))
             if (1..=16).contains(&extension.len())
                 && extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
@@ -199,10 +202,10 @@ fn split_name(name: &str) -> (String, String) {
             (stem, format!(".{}", extension.to_ascii_lowercase()))
         }
         _ => (name, String::new()),
-    };
-    (safe(stem), extension)
+    }
 }
 
+/// What a key does not take becomes `_`.
 fn safe(text: &str) -> String {
     const LONGEST: usize = 200;
     let mut safe = String::new();

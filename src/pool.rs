@@ -60,10 +60,11 @@ pub enum ConnectError {
 pub struct Pool<B: Body + 'static> {
     tls: TlsConnector,
     connect_timeout: Duration,
-    idle: RefCell<HashMap<Origin, Vec<Link<B>>>>,
+    #[expect(clippy::vec_box, reason = "it is the box that goes from hand to hand")]
+    idle: RefCell<HashMap<Origin, Vec<Box<Link<B>>>>>,
 }
 
-/// One connection.
+/// One connection. Large: it is boxed, so that it is not moved about for every request.
 pub struct Link<B: Body + 'static> {
     pub sender: SendRequest<B>,
     /// To be polled for as long as something is sent or expected.
@@ -87,7 +88,7 @@ where
     }
 
     /// A connection of its own.
-    pub async fn connect(&self, origin: &Origin) -> Result<Link<B>, ConnectError> {
+    pub async fn connect(&self, origin: &Origin) -> Result<Box<Link<B>>, ConnectError> {
         let limit = self.connect_timeout;
         let pulse = Pulse::new();
         let wire = timeout(limit, self.wire(origin, pulse.clone()))
@@ -99,7 +100,7 @@ where
             .handshake(TokioIo::new(wire))
             .await
             .map_err(|error| ConnectError::Failed(told(&error)))?;
-        Ok(Link { sender, connection, pulse, since: Instant::now() })
+        Ok(Box::new(Link { sender, connection, pulse, since: Instant::now() }))
     }
 
     async fn wire(&self, origin: &Origin, pulse: Rc<Pulse>) -> io::Result<Wire> {
@@ -117,7 +118,7 @@ where
     }
 
     /// An idle connection, in use less than `age` ago, that is still open as far as can be seen without waiting.
-    pub async fn pooled(&self, origin: &Origin, age: Duration) -> Option<Link<B>> {
+    pub async fn pooled(&self, origin: &Origin, age: Duration) -> Option<Box<Link<B>>> {
         loop {
             // The last one put back is the youngest.
             let mut link = self
@@ -132,14 +133,16 @@ where
     }
 
     /// Keeps a connection on which nothing is expected any more, if the other side does.
-    pub async fn put_back(&self, origin: Origin, mut link: Link<B>) {
+    pub async fn put_back(&self, origin: &Origin, mut link: Box<Link<B>>) {
         link.since = Instant::now();
-        if poll_fn(|cx| Poll::Ready(link.is_open(cx))).await {
-            let mut idle = self.idle.borrow_mut();
-            let links = idle.entry(origin).or_default();
-            if links.len() < IDLE_CONNECTIONS {
-                links.push(link);
-            }
+        if !poll_fn(|cx| Poll::Ready(link.is_open(cx))).await {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        match idle.get_mut(origin) {
+            Some(links) if links.len() < IDLE_CONNECTIONS => links.push(link),
+            Some(_) => {}
+            None => drop(idle.insert(origin.clone(), vec![link])),
         }
     }
 }

@@ -30,6 +30,9 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What a form's head is longer than its values.
+const FRAMING: usize = 1024;
+
 /// Everything of the form but the file's bytes. Holds a signature: no `Debug`.
 #[derive(Clone)]
 pub struct Frame {
@@ -46,7 +49,8 @@ impl Frame {
     /// Builds the frame. A line break in a value would let it end its part: refused, as WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
         let boundary = format!("gateway-{}", hex::encode(rand::rng().random::<[u8; 16]>()));
-        let mut head = String::with_capacity(2048);
+        let values: usize = fields.ordered().map(|(_, value)| value.len()).sum();
+        let mut head = String::with_capacity(values + FRAMING);
         for (name, value) in fields.ordered() {
             if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
                 return Err(CosError::Link("a form field holds a line break"));

@@ -24,7 +24,7 @@ use super::target::Target;
 use super::verdict::Reply;
 use super::{CONNECTING, CosError};
 use crate::pool::wire::{Pulse, Wire};
-use crate::pool::{ConnectError, Pool, told};
+use crate::pool::{ConnectError, Link, Pool, told};
 
 /// COS's error documents are below 1 KiB.
 const REPLY_LIMIT: usize = 64 * 1024;
@@ -72,17 +72,18 @@ impl Upstream {
             .map_err(|_| CosError::Link("it cannot be sent in a request"))?;
 
         let mut sent_whole = false;
+        let Link { sender, connection, pulse, .. } = &mut *link;
         let reply = {
-            let response = link.sender.send_request(request);
+            let response = sender.send_request(request);
             let exchange = async {
                 let response = response.await.map_err(|error| unreachable(&error))?;
                 sent_whole = outgoing.borrow_mut().stop();
                 read(response).await
             };
-            self.drive(exchange, &mut link.connection, &link.pulse, outgoing).await?
+            self.drive(exchange, connection, pulse, outgoing).await?
         };
         if sent_whole {
-            self.pool.put_back(target.origin.clone(), link).await;
+            self.pool.put_back(&target.origin, link).await;
         }
         Ok(reply)
     }

@@ -4,6 +4,8 @@
 //! be on every list. Types that a browser runs (HTML, SVG, XML, scripts) must be listed by name. Where nothing is
 //! listed they are stored as [`INERT`]: still there, never run.
 
+use std::path::Path;
+
 use mime_guess::{Mime, mime};
 
 use crate::inbound::sniff::{Look, Magic};
@@ -61,9 +63,15 @@ impl Types {
             return Err(TypeError::Declared(mime.essence_str().to_owned()));
         }
         let mut defused = is_active(essence) && !self.allow_by_name(essence);
-        for name in names {
-            // An extension may stand for several types: `.ts` for a video and a script.
-            let guesses = || mime_guess::from_path(name).iter_raw().map(canonical);
+        let [own, object] = names.map(extension);
+        // Nearly always the object is called as the file is.
+        let same =
+            matches!((own, object), (Some(own), Some(object)) if own.eq_ignore_ascii_case(object));
+        let called = [(names[0], own), (names[1], object.filter(|_| !same))];
+        for (name, extension) in called {
+            // It may stand for several types: `.ts` for a video and a script.
+            let guesses = extension.map(mime_guess::from_ext);
+            let guesses = || guesses.iter().flat_map(|guess| guess.iter_raw()).map(canonical);
             if let Some(found) = guesses().next()
                 && !guesses().any(|found| self.allow(found))
             {
@@ -165,6 +173,11 @@ fn patterns(list: &[String]) -> Vec<Pattern> {
         None => Pattern::Name(canonical(text).to_owned()),
     };
     list.iter().map(pattern).collect()
+}
+
+/// What a name ends in, as [`mime_guess::from_path`] sees it.
+fn extension(name: &str) -> Option<&str> {
+    Path::new(name).extension()?.to_str()
 }
 
 /// The declared type, or the one the name tells where the declared one says nothing.
@@ -374,6 +387,23 @@ mod tests {
                 Some(kept),
                 "{declared} {name}"
             );
+        }
+    }
+
+    #[test]
+    fn the_object_s_own_extension_counts_too() {
+        let (any, images) = (types(&[]), types(&[&["image/*"]]));
+        for (names, kept, taken) in [
+            (["x.PNG", "a/x.png"], "image/png", true),
+            (["x.png", "a/x.jpg"], "image/png", true),
+            (["x.png", "a/x"], "image/png", true),
+            (["x.png", "a/x.html"], INERT, false),
+            (["x.html", "a/x.png"], INERT, false),
+            (["x", "a/x.html"], INERT, false),
+        ] {
+            let declared = any.admit(Some("image/png"), names).unwrap();
+            assert_eq!(any.unseen(&declared), kept, "{names:?}");
+            assert_eq!(images.admit(Some("image/png"), names).is_ok(), taken, "{names:?}");
         }
     }
 

@@ -4,7 +4,7 @@ mod clients;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
+use actix_web::http::header::{ContentType, LOCATION};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -146,7 +146,12 @@ fn files(outcomes: &[Outcome], body: Reply<'_>) -> HttpResponse {
     if let ([_], Some(url)) = (outcomes, body.url) {
         reply.insert_header((LOCATION, url));
     }
-    with_problem(reply.json(body), problem)
+    // As `json` does, but that a reply nearly always fits what it is written to.
+    let mut text = Vec::with_capacity(1024);
+    match serde_json::to_writer(&mut text, &body) {
+        Ok(()) => with_problem(reply.content_type(ContentType::json()).body(text), problem),
+        Err(error) => HttpResponse::from_error(error),
+    }
 }
 
 /// The problem goes along for the log.

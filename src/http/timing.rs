@@ -1,6 +1,7 @@
 //! Who was slow in an upload: told to the client in `Server-Timing`, to the operator as metrics.
 
 use std::cell::Cell;
+use std::fmt::Write;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
@@ -31,11 +32,16 @@ impl<'a> Times<'a> {
 
     /// For the reply; `None` while no stage is over.
     pub fn header(&self) -> Option<ServerTiming> {
-        let stages = self.sums.iter().filter_map(|(stage, sum)| {
-            let milliseconds = sum.get()?.as_secs_f64() * 1000.0;
-            Some(format!("{};dur={milliseconds:.1}", stage.name()))
-        });
-        let text = stages.collect::<Vec<_>>().join(", ");
+        let mut text = String::with_capacity(64);
+        for (stage, sum) in &self.sums {
+            let Some(took) = sum.get() else {
+                continue;
+            };
+            let separator = if text.is_empty() { "" } else { ", " };
+            let (milliseconds, tenth) = (took.as_millis(), took.subsec_micros() / 100 % 10);
+            // A string takes everything.
+            let _ = write!(text, "{separator}{};dur={milliseconds}.{tenth}", stage.name());
+        }
         if text.is_empty() {
             return None;
         }

@@ -25,6 +25,8 @@ const MAX_FIELDS: usize = 32;
 const MAX_FIELD_BYTES: usize = 64 * 1024;
 /// and so long may one part's headers be.
 const MAX_HEAD: usize = 16 * 1024;
+/// What is looked through for their end at a time: they are short, and a file is behind them.
+const HEAD_STEP: usize = 512;
 
 /// Fields that say where a file goes, and so must stand before it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -46,8 +48,6 @@ pub struct FilePart {
 
 /// A form being read.
 pub struct Form {
-    request: HeaderMap,
-    boundary: String,
     length: Option<u64>,
     body: Body,
     chunk: Bytes,
@@ -88,16 +88,10 @@ impl Form {
     /// A form from a request's headers and body.
     pub fn new(request: &HeaderMap, body: Body) -> Result<Self, InboundError> {
         let boundary = boundary(request)?;
-        let mut kept = HeaderMap::with_capacity(1);
-        if let Some(value) = request.get(CONTENT_TYPE) {
-            kept.insert(CONTENT_TYPE, value.clone());
-        }
         let mut scanner = Scanner::new(&boundary);
         scanner.at_line_start();
         Ok(Self {
-            request: kept,
             length: announced_length(request),
-            boundary,
             body,
             chunk: Bytes::new(),
             scanner,
@@ -261,7 +255,7 @@ impl Form {
             }
             State::Head(head) => {
                 let before = head.len().saturating_sub(3);
-                let room = (MAX_HEAD + 2 - head.len()).min(self.chunk.len());
+                let room = (MAX_HEAD + 2 - head.len()).min(self.chunk.len()).min(HEAD_STEP);
                 head.extend_from_slice(&self.chunk[..room]);
                 match memchr::memmem::find(&head[before..], b"\r\n\r\n") {
                     Some(at) => {
@@ -301,7 +295,7 @@ impl Form {
     }
 
     fn take_head(&mut self, raw: &[u8]) -> Result<(), InboundError> {
-        let head = head::parse(&self.request, &self.boundary, raw)?;
+        let head = head::parse(raw)?;
         if head.is_file() {
             self.file_seen = true;
             let offset = self.body.offset() - self.chunk.len() as u64;
@@ -367,7 +361,7 @@ fn epilogue(seen: &[u8]) -> Result<&'static [u8], InboundError> {
     }
 }
 
-/// The boundary of a multipart/form-data request, as actix-multipart will read it from the same header.
+/// The boundary of a multipart/form-data request, as actix-multipart reads it.
 fn boundary(request: &HeaderMap) -> Result<String, InboundError> {
     let value = request.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mime: mime_guess::Mime = value.parse().map_err(|_| InboundError::NotMultipart)?;

@@ -6,10 +6,11 @@
 //! bare `\r--boundary` and trusts a part's own Content-Length).
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use actix_multipart::Multipart;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
-use bytes::{Bytes, BytesMut};
+use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use bytes::Bytes;
 use encoding_rs::{Encoding, GB18030};
 use futures::{FutureExt, StreamExt, stream};
 use percent_encoding::percent_decode;
@@ -36,18 +37,19 @@ impl PartHead {
     }
 }
 
-/// Parses the bytes between a part's delimiter line and its content (both line breaks included).
-/// `request` are the request's headers, `boundary` the form's.
-pub fn parse(request: &HeaderMap, boundary: &str, raw: &[u8]) -> Result<PartHead, InboundError> {
-    let shown = StandIn::of(raw);
-    let mut framed = BytesMut::with_capacity(boundary.len() + 4 + raw.len());
-    framed.extend_from_slice(b"--");
-    framed.extend_from_slice(boundary.as_bytes());
-    framed.extend_from_slice(b"\r\n");
-    framed.extend_from_slice(&shown.head);
+/// The headers of the form that the parser is shown: one part, whose boundary is as good as any.
+static REQUEST: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let content_type = HeaderValue::from_static("multipart/form-data; boundary=x");
+    HeaderMap::from_iter([(CONTENT_TYPE, content_type)])
+});
+const BOUNDARY: &[u8] = b"--x\r\n";
 
-    let once = stream::iter([Ok::<Bytes, actix_web::error::PayloadError>(framed.freeze())]);
-    let field = Multipart::new(request, once.chain(stream::pending()))
+/// Parses the bytes between a part's delimiter line and its content (both line breaks included).
+pub fn parse(raw: &[u8]) -> Result<PartHead, InboundError> {
+    let shown = StandIn::of(raw);
+    let framed = Bytes::from([BOUNDARY, &shown.head].concat());
+    let once = stream::iter([Ok::<Bytes, actix_web::error::PayloadError>(framed)]);
+    let field = Multipart::new(&REQUEST, once.chain(stream::pending()))
         .next()
         .now_or_never()
         .flatten()
@@ -198,17 +200,13 @@ fn base_name(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
     use proptest::prelude::*;
 
     fn parsed(disposition: &[u8]) -> Result<PartHead, InboundError> {
-        let mut request = HeaderMap::new();
-        request
-            .insert(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=\"b\""));
         let mut raw = b"Content-Disposition: form-data; ".to_vec();
         raw.extend_from_slice(disposition);
         raw.extend_from_slice(b"\r\nContent-Type: image/png\r\n\r\n");
-        parse(&request, "b", &raw)
+        parse(&raw)
     }
 
     fn name(disposition: &[u8]) -> String {

@@ -23,8 +23,6 @@ pub struct Scanner {
 struct Finder {
     #[cfg(target_arch = "x86_64")]
     vector: Option<packedpair::Finder>,
-    /// For other processors, and for chunks shorter than two vectors.
-    any: memmem::Finder<'static>,
 }
 
 impl Finder {
@@ -35,7 +33,6 @@ impl Finder {
                 .ok()
                 .and_then(|last| Pair::with_indices(delimiter, 0, last))
                 .and_then(|pair| packedpair::Finder::with_pair(delimiter, pair)),
-            any: memmem::Finder::new(delimiter).into_owned(),
         }
     }
 
@@ -46,7 +43,8 @@ impl Finder {
         {
             return vector.find(chunk, delimiter);
         }
-        self.any.find(chunk)
+        // On other processors, and in chunks shorter than two vectors.
+        memmem::find(chunk, delimiter)
     }
 }
 

@@ -19,7 +19,7 @@ use super::access::Access;
 use super::credential::Mode;
 use super::direct::{Address, Direct};
 use super::links::{DownloadLink, Links};
-use super::wire::{self, Envelope, UploadLink};
+use super::wire::{self, Answer, Envelope, UploadLink};
 use super::{FileError, WechatError, advice, printable};
 use crate::metrics::Metrics;
 
@@ -421,12 +421,17 @@ fn understand<R: DeserializeOwned>(
     reply: &[u8],
 ) -> Result<R, WechatError> {
     let unusable = |cause| WechatError::Unusable { call, cause };
-    let envelope: Envelope =
-        serde_json::from_slice(reply).map_err(|_| unusable("it is no JSON object"))?;
+    let (envelope, reply) = match serde_json::from_slice::<Answer<R>>(reply) {
+        Ok(Answer { errcode, errmsg, reply }) => (Envelope { errcode, errmsg }, Some(reply)),
+        // A refusal has no more than the envelope.
+        Err(_) => {
+            (serde_json::from_slice(reply).map_err(|_| unusable("it is no JSON object"))?, None)
+        }
+    };
     if envelope.errcode != 0 {
         return Err(WechatError::refused(call, envelope.errcode, &envelope.errmsg, mode));
     }
-    serde_json::from_slice(reply).map_err(|_| unusable("a field is missing"))
+    reply.ok_or_else(|| unusable("a field is missing"))
 }
 
 /// awc's errors do not name the URL, which holds the secret or the token; this keeps it so by naming the kind only.

@@ -1,10 +1,10 @@
 //! The call that every upload waits for, over connections of our own: awc starts a task and a timer for each call, and
 //! wakes the reactor to set it (benches/runs/NOTES.md). All other calls are awc's.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -77,7 +77,7 @@ impl Direct {
                 .map_err(|_| "its URL is invalid".to_owned())?;
             match exchange(&mut link, request).await {
                 Ok(reply) => {
-                    self.0.put_back(address.origin.clone(), link).await;
+                    self.0.put_back(&address.origin, link).await;
                     return Ok(reply);
                 }
                 // It was being closed when we took it; asking for a link again stores nothing.
@@ -103,23 +103,25 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), Failure> {
     let Link { sender, connection, .. } = link;
     let response = sender.send_request(request);
+    let has_head = Cell::new(false);
     let mut exchange = pin!(async {
         let response = response.await.map_err(|error| Failure::Unanswered(told(&error)))?;
+        has_head.set(true);
         read(response).await
     });
     let mut closed = false;
     poll_fn(|cx| {
-        if !closed {
-            // How it closed is told by the exchange.
-            closed = Pin::new(&mut *connection).poll(cx).is_ready();
-        }
-        match exchange.as_mut().poll(cx) {
-            Poll::Pending if !closed => {
-                // What the exchange has just asked for.
+        loop {
+            if !closed {
+                // How it closed is told by the exchange.
                 closed = Pin::new(&mut *connection).poll(cx).is_ready();
-                Poll::Pending
             }
-            polled => polled,
+            let had_head = has_head.get();
+            let polled = exchange.as_mut().poll(cx);
+            // Once it has the head it has asked for the body, which nearly always is there already.
+            if polled.is_ready() || had_head == has_head.get() {
+                return polled;
+            }
         }
     })
     .await
