@@ -35,4 +35,5 @@ pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod turn;
 pub mod wechat;

@@ -5,22 +5,24 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connections::Seat;
+use crate::turn::Turn;
 
 /// A client's TCP stream in its place.
 pub struct Seated {
     stream: TcpStream,
     seat: Rc<Seat>,
+    turn: Turn,
 }
 
 impl Seated {
     pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        Self { stream, seat }
+        Self { stream, seat, turn: Turn::default() }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -55,7 +57,9 @@ impl AsyncRead for Seated {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_pending() && self.seat.is_over(cx.waker()) {
+        if polled.is_ready() {
+            self.turn.read();
+        } else if self.seat.is_over(cx.waker()) {
             return Poll::Ready(Ok(()));
         }
         polled
@@ -71,6 +75,7 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        ready!(self.turn.poll_write(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -82,6 +87,7 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        ready!(self.turn.poll_write(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

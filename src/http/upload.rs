@@ -27,6 +27,7 @@ use crate::inbound::{InboundError, limited, raw};
 use crate::key::Key;
 use crate::metrics::{InFlight, Metrics};
 use crate::settings::{Action, ReplyProfile};
+use crate::turn;
 
 /// What a request may be longer than its files: heads, fields, delimiters.
 const FORM_OVERHEAD: u64 = 1024 * 1024;
@@ -136,13 +137,15 @@ struct Watch<'a> {
     times: Times<'a>,
     ended: bool,
     _in_flight: InFlight,
+    _busy: turn::Upload,
 }
 
 impl<'a> Watch<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
-        Self { request, metrics, times, ended: false, _in_flight: in_flight }
+        let busy = turn::Upload::begin();
+        Self { request, metrics, times, ended: false, _in_flight: in_flight, _busy: busy }
     }
 
     /// The reply in the profile's shape.

@@ -5,12 +5,14 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
+
+use crate::turn::Turn;
 
 /// Shared between a connection and whoever watches it for stalls.
 pub struct Pulse {
@@ -35,11 +37,12 @@ impl Pulse {
 pub struct Tap {
     stream: TcpStream,
     pulse: Rc<Pulse>,
+    turn: Turn,
 }
 
 impl Tap {
     pub(crate) fn new(stream: TcpStream, pulse: Rc<Pulse>) -> Self {
-        Self { stream, pulse }
+        Self { stream, pulse, turn: Turn::default() }
     }
 
     fn outcome(
@@ -70,7 +73,11 @@ impl AsyncRead for Tap {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if polled.is_ready() {
+            self.turn.read();
+        }
+        polled
     }
 }
 
@@ -83,6 +90,7 @@ impl AsyncWrite for Tap {
         if self.pulse.broken.get() {
             return Poll::Pending;
         }
+        ready!(self.turn.poll_write(cx));
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.outcome(cx, result)
     }
@@ -95,6 +103,7 @@ impl AsyncWrite for Tap {
         if self.pulse.broken.get() {
             return Poll::Pending;
         }
+        ready!(self.turn.poll_write(cx));
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.outcome(cx, result)
     }

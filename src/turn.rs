@@ -1,0 +1,83 @@
+//! Writing together. When a worker comes back from the kernel many of its connections have something to read, and what
+//! each reads makes it write. A write wakes a process on the other side, and waking one that sleeps costs an interrupt to
+//! its processor. So what was read is answered only when all that were ready along with it have been read, too: the
+//! answers then go out one behind the other, and whoever was woken by the first finds the rest.
+//!
+//! It takes one more poll of a task that has read before it writes, and pays where several do
+//! (`benches/runs/NOTES.md`).
+
+use std::cell::Cell;
+use std::task::{Context, Poll};
+
+/// With so many uploads on a worker nobody is waited for.
+const FEW: usize = 4;
+
+thread_local! {
+    static UPLOADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One upload that this worker is busy with, until it is dropped.
+pub struct Upload(());
+
+impl Upload {
+    /// It begins.
+    pub fn begin() -> Self {
+        UPLOADS.set(UPLOADS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        UPLOADS.set(UPLOADS.get() - 1);
+    }
+}
+
+/// One connection's place in the turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    has_read: bool,
+}
+
+impl Turn {
+    /// Something was read.
+    pub fn read(&mut self) {
+        self.has_read = true;
+    }
+
+    /// Ready to write: at once where nothing was read since the last time, otherwise behind all that are ready now.
+    pub fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !std::mem::take(&mut self.has_read) || UPLOADS.get() <= FEW {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn where_several_upload_what_was_read_is_answered_after_the_others() {
+        let cx = Context::from_waker(Waker::noop());
+        let mut turn = Turn::default();
+        let few: Vec<_> = (0..FEW).map(|_| Upload::begin()).collect();
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        let one_more = Upload::begin();
+        turn.read();
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Pending);
+        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        drop(one_more);
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        drop(few);
+        assert_eq!(UPLOADS.get(), 0);
+    }
+}
