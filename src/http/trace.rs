@@ -3,16 +3,16 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, web};
+use actix_web::{Error, HttpMessage, HttpRequest, rt, web};
 use bytes::Bytes;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::caller::CallerName;
@@ -124,24 +124,52 @@ pub async fn requests(
     }
 
     let caller = reply.request().extensions().get::<CallerName>().cloned();
-    let client = caller.as_ref().map(|CallerName(name)| name.as_str());
-    let _entered = span.enter();
-    let status = reply.status().as_u16();
-    let took = started.elapsed();
-    match &problem {
-        // That there is a flood was said once.
-        Some(problem) if refused => {
-            tracing::debug!(%method, path, status, ?took, code = problem.code.name());
-        }
-        Some(problem) if problem.code.status().is_server_error() => {
-            tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
-        }
-        Some(problem) => {
-            tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
-        }
-        None => tracing::info!(%method, path, client, status, ?took),
-    }
+    let line = Line {
+        span,
+        method,
+        path,
+        client: caller.map(|CallerName(name)| name),
+        status: reply.status().as_u16(),
+        took: started.elapsed(),
+        problem,
+        refused,
+    };
+    // The reply does not wait for it.
+    rt::spawn(async move { line.write() });
     Ok(reply)
+}
+
+/// A request's line in the log.
+struct Line {
+    span: Span,
+    method: Method,
+    path: String,
+    client: Option<String>,
+    status: u16,
+    took: Duration,
+    problem: Option<Problem>,
+    /// It came over a connection for which there was no place.
+    refused: bool,
+}
+
+impl Line {
+    fn write(&self) {
+        let Self { span, method, path, client, status, took, problem, refused } = self;
+        let (client, _entered) = (client.as_deref(), span.enter());
+        match problem {
+            // That there is a flood was said once.
+            Some(problem) if *refused => {
+                tracing::debug!(%method, path, status, ?took, code = problem.code.name());
+            }
+            Some(problem) if problem.code.status().is_server_error() => {
+                tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
+            }
+            Some(problem) => {
+                tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
+            }
+            None => tracing::info!(%method, path, client, status, ?took),
+        }
+    }
 }
 
 /// Refuses what a connection may not ask for.
