@@ -18,6 +18,7 @@
 //! repeated.
 
 pub mod app;
+mod buffers;
 pub mod cli;
 pub mod cos;
 pub mod descriptors;

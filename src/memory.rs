@@ -1,13 +1,15 @@
 //! Bytes of files that are kept in memory (replay windows, held parts), and what they cost.
 //!
-//! Everything kept is copied into blocks of our own: a slice of a read buffer would pin the whole buffer (32 MiB of
-//! one-byte chunks kept as slices was measured at 1.2 GiB), and what it pins cannot be known. So the charge is the
-//! blocks' capacity, which is what the process really holds.
+//! What fills most of the buffer that it was read into is kept as it is; everything else is copied into blocks of our
+//! own, since a slice pins the whole buffer (32 MiB of one-byte chunks kept as slices was measured at 1.2 GiB). The
+//! charge is the buffers' and blocks' capacity, which is what the process really holds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::buffers;
 
 /// Blocks grow from this to [`LARGEST_BLOCK`], so that a small file does not pay for a large one.
 const FIRST_BLOCK: usize = 8 * 1024;
@@ -53,8 +55,8 @@ pub struct NoRoom;
 pub struct Blocks {
     budget: Arc<Budget>,
     charged: u64,
-    /// What all of it will be, as far as it is known.
-    expected: usize,
+    /// In blocks.
+    copied: usize,
     len: usize,
     full: Vec<Bytes>,
     tail: BytesMut,
@@ -64,12 +66,7 @@ impl Blocks {
     /// Keeps nothing yet and costs nothing.
     pub fn new(budget: Arc<Budget>) -> Self {
         let (full, tail) = (Vec::new(), BytesMut::new());
-        Self { budget, charged: 0, expected: 0, len: 0, full, tail }
-    }
-
-    /// Says that `bytes` in all are to come: a small file gets one block of its size instead of several that grow.
-    pub fn expect(&mut self, bytes: u64) {
-        self.expected = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self { budget, charged: 0, copied: 0, len: 0, full, tail }
     }
 
     /// Bytes kept.
@@ -82,8 +79,21 @@ impl Blocks {
         self.len == 0
     }
 
-    /// Copies `bytes` behind what is kept already; with [`NoRoom`] a part of them may have been kept.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), NoRoom> {
+    /// Keeps `bytes` behind what is kept already; with [`NoRoom`] a part of them may have been kept.
+    pub fn push(&mut self, bytes: &Bytes) -> Result<(), NoRoom> {
+        match buffers::behind(bytes) {
+            Some(buffer) if bytes.len() > buffer / 2 => {
+                self.charge(buffer)?;
+                self.seal();
+                self.len += bytes.len();
+                self.full.push(bytes.clone());
+                Ok(())
+            }
+            _ => self.copy(bytes),
+        }
+    }
+
+    fn copy(&mut self, mut bytes: &[u8]) -> Result<(), NoRoom> {
         while !bytes.is_empty() {
             let room = self.tail.capacity() - self.tail.len();
             if room == 0 {
@@ -100,9 +110,7 @@ impl Blocks {
 
     /// The `index`-th run of kept bytes, `None` past the last one. Cheap: a reference, no copy.
     pub fn run(&mut self, index: usize) -> Option<Bytes> {
-        if !self.tail.is_empty() {
-            self.full.push(self.tail.split().freeze());
-        }
+        self.seal();
         self.full.get(index).cloned()
     }
 
@@ -110,24 +118,32 @@ impl Blocks {
     pub fn clear(&mut self) {
         self.full = Vec::new();
         self.tail = BytesMut::new();
-        self.len = 0;
+        (self.len, self.copied) = (0, 0);
         self.budget.release(std::mem::take(&mut self.charged));
     }
 
+    /// As much again as is copied already.
     fn grow(&mut self, wanted: usize) -> Result<(), NoRoom> {
-        let doubled = if self.charged == 0 { FIRST_BLOCK } else { self.charged as usize };
-        let capacity = match self.expected.saturating_sub(self.len) {
-            0 => doubled.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK),
-            left => left.min(LARGEST_BLOCK),
-        };
-        if !self.budget.charge(capacity as u64) {
-            return Err(NoRoom);
-        }
-        self.charged += capacity as u64;
+        let capacity = self.copied.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK);
+        self.charge(capacity)?;
+        self.copied += capacity;
+        self.seal();
+        self.tail = BytesMut::with_capacity(capacity);
+        Ok(())
+    }
+
+    /// Ends the block that is being filled; what room it has left is still to be filled.
+    fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.full.push(self.tail.split().freeze());
         }
-        self.tail = BytesMut::with_capacity(capacity);
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if !self.budget.charge(bytes as u64) {
+            return Err(NoRoom);
+        }
+        self.charged += bytes as u64;
         Ok(())
     }
 }
@@ -141,6 +157,7 @@ impl Drop for Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffers::Buffer;
 
     fn joined(blocks: &mut Blocks) -> Vec<u8> {
         let mut all = Vec::new();
@@ -158,7 +175,7 @@ mod tests {
         let mut blocks = Blocks::new(budget.clone());
         let bytes: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         for byte in &bytes {
-            blocks.push(std::slice::from_ref(byte)).unwrap();
+            blocks.push(&Bytes::copy_from_slice(&[*byte])).unwrap();
         }
         assert_eq!(joined(&mut blocks), bytes);
         assert_eq!(blocks.len(), bytes.len());
@@ -171,10 +188,27 @@ mod tests {
     fn what_does_not_fit_is_refused_and_the_room_comes_back() {
         let budget = Budget::new(10 * 1024);
         let mut blocks = Blocks::new(budget.clone());
-        assert_eq!(blocks.push(&[7; 9000]), Ok(()));
-        assert_eq!(blocks.push(&[7; 9000]), Err(NoRoom));
+        assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Ok(()));
+        assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Err(NoRoom));
         blocks.clear();
         assert_eq!(budget.used(), 0);
         assert!(blocks.is_empty());
+    }
+    #[test]
+    fn a_full_buffer_is_kept_as_it_is() {
+        let budget = Budget::new(1 << 20);
+        let mut blocks = Blocks::new(budget.clone());
+        let mut buffer = Buffer::take(64 << 10);
+        buffer.unfilled(64 << 10).initialize_unfilled().fill(7);
+        let read = buffer.freeze(64 << 10);
+        blocks.push(&Bytes::from_static(&[1; 10])).unwrap();
+        blocks.push(&read.slice(..40_000)).unwrap();
+        blocks.push(&read.slice(40_000..)).unwrap();
+        assert_eq!(joined(&mut blocks), [&[1; 10][..], &read].concat());
+        assert_eq!(blocks.run(1).unwrap().as_ptr(), read.as_ptr());
+        let copied = 8192 + 25_536 - (8192 - 10);
+        assert_eq!(budget.used(), copied + (64 << 10));
+        drop(blocks);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
-use super::buffers::Buffer;
+use crate::buffers::Buffer;
 
 /// How much is asked for at a time; also what a request's head, with what follows it, may bring unasked. A longer head
 /// ends in the timeout for heads.

@@ -197,8 +197,7 @@ impl<'a> Upload<'a> {
     }
 
     pub fn streamed(&self, source: Source, framed: Framed) -> File {
-        let mut kept = Blocks::new(self.worker.shared.budget.clone());
-        kept.expect(framed.length());
+        let kept = Blocks::new(self.worker.shared.budget.clone());
         self.file(kept, None, source, framed)
     }
 

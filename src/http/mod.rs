@@ -1,7 +1,6 @@
 //! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
 
 pub mod address;
-mod buffers;
 pub mod caller;
 pub mod connections;
 pub mod console;

@@ -2,6 +2,7 @@
 //! processor still has in its cache. The larger they are the fewer there are; where all are in use, smaller ones do.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
@@ -21,14 +22,23 @@ struct Size {
 const SIZES: [Size; 3] = [
     Size { bytes: 1024 * 1024, in_use: 8, kept: 8 },
     Size { bytes: 256 * 1024, in_use: 32, kept: 16 },
-    Size { bytes: 64 * 1024, in_use: usize::MAX, kept: 16 },
+    Size { bytes: 64 * 1024, in_use: usize::MAX, kept: 64 },
 ];
 
 thread_local! {
-    static POOL: RefCell<[Shelf; SIZES.len()]> = const { RefCell::new([Shelf::EMPTY; SIZES.len()]) };
+    static POOL: RefCell<Pool> = const {
+        RefCell::new(Pool { shelves: [Shelf::EMPTY; SIZES.len()], in_use: BTreeMap::new() })
+    };
 }
 
-/// A worker's buffers of one size.
+/// A worker's buffers.
+struct Pool {
+    shelves: [Shelf; SIZES.len()],
+    /// Where those in use begin, and how long they are.
+    in_use: BTreeMap<usize, usize>,
+}
+
+/// Its buffers of one size.
 struct Shelf {
     free: Vec<Box<[u8]>>,
     in_use: usize,
@@ -39,7 +49,7 @@ impl Shelf {
 }
 
 /// A buffer, given back when it is dropped.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     filled: usize,
     /// Its place in [`SIZES`].
@@ -48,8 +58,8 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// One to read at most `most` bytes into, or fewer.
-    pub(super) fn take(most: u64) -> Self {
-        POOL.with_borrow_mut(|shelves| {
+    pub(crate) fn take(most: u64) -> Self {
+        POOL.with_borrow_mut(|Pool { shelves, in_use }| {
             // A larger one than needed is not taken: what is read would use but a part of it.
             let fits = |index: usize| {
                 let smaller = SIZES.get(index + 1).map_or(0, |size| size.bytes as u64);
@@ -59,21 +69,32 @@ impl Buffer {
             let shelf = &mut shelves[size];
             shelf.in_use += 1;
             let bytes = shelf.free.pop().unwrap_or_else(|| vec![0; SIZES[size].bytes].into());
+            in_use.insert(bytes.as_ptr().addr(), bytes.len());
             Self { bytes, filled: 0, size }
         })
     }
 
     /// To be read into, at most `most` bytes.
-    pub(super) fn unfilled(&mut self, most: u64) -> ReadBuf<'_> {
+    pub(crate) fn unfilled(&mut self, most: u64) -> ReadBuf<'_> {
         let room = self.bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         ReadBuf::new(&mut self.bytes[..room])
     }
 
     /// Its first `filled` bytes.
-    pub(super) fn freeze(mut self, filled: usize) -> Bytes {
+    pub(crate) fn freeze(mut self, filled: usize) -> Bytes {
         self.filled = filled;
         Bytes::from_owner(self)
     }
+}
+
+/// How long the buffer is that `bytes` are a part of, and that is not used again while they are there; `None` where they
+/// are of none of this worker's.
+pub(crate) fn behind(bytes: &[u8]) -> Option<usize> {
+    let at = bytes.as_ptr().addr();
+    POOL.with_borrow(|pool| {
+        let (start, length) = pool.in_use.range(..=at).next_back()?;
+        (at < start + length).then_some(*length)
+    })
 }
 
 impl AsRef<[u8]> for Buffer {
@@ -87,7 +108,9 @@ impl Drop for Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         // A worker that ends has no pool any more.
         let _ = POOL.try_with(|pool| {
-            let shelf = &mut pool.borrow_mut()[self.size];
+            let Pool { shelves, in_use } = &mut *pool.borrow_mut();
+            in_use.remove(&bytes.as_ptr().addr());
+            let shelf = &mut shelves[self.size];
             shelf.in_use = shelf.in_use.saturating_sub(1);
             if shelf.free.len() < SIZES[self.size].kept {
                 shelf.free.push(bytes);
@@ -106,6 +129,16 @@ mod tests {
         let at = first.bytes.as_ptr();
         drop(first.freeze(10));
         assert_eq!(Buffer::take(1 << 30).bytes.as_ptr(), at);
+    }
+
+    #[test]
+    fn what_is_in_a_buffer_is_known() {
+        let whole = Buffer::take(1 << 30).freeze(10);
+        assert_eq!(behind(&whole.slice(9..)), Some(1024 * 1024));
+        assert_eq!(behind(b"elsewhere"), None);
+        let elsewhere = Bytes::copy_from_slice(&whole);
+        drop(whole);
+        assert_eq!(behind(&elsewhere), None);
     }
 
     #[test]
