@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-/// With so many uploads on a worker nobody is waited for.
+/// With so many uploads on a worker nobody is waited for: there is little to gain, and one at a time would take longer.
 const FEW: usize = 4;
 
 thread_local! {
@@ -37,6 +37,8 @@ impl Drop for Upload {
 #[derive(Debug, Default)]
 pub struct Turn {
     has_read: bool,
+    /// It has let the others go first, and not written since.
+    has_waited: bool,
 }
 
 impl Turn {
@@ -45,9 +47,12 @@ impl Turn {
         self.has_read = true;
     }
 
-    /// Ready to write: at once where nothing was read since the last time, otherwise behind all that are ready now.
+    /// Ready to write: at once where nothing was read since the last time, otherwise behind all that are ready now. Only
+    /// once: who sends without a pause, and is read before each write, must not keep an answer from going out.
     pub fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if !std::mem::take(&mut self.has_read) || UPLOADS.get() <= FEW {
+        let has_read = std::mem::take(&mut self.has_read);
+        self.has_waited = has_read && !self.has_waited && UPLOADS.get() > FEW;
+        if !self.has_waited {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -74,6 +79,13 @@ mod tests {
         assert_eq!(turn.poll_write(&cx), Poll::Pending);
         assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
         assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        // One who is read before each write.
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Pending);
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        turn.read();
+        assert_eq!(turn.poll_write(&cx), Poll::Pending);
         drop(one_more);
         turn.read();
         assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
