@@ -22,7 +22,7 @@ use self::examples::Examples;
 use self::failures::{Failures, failures};
 pub use self::schemas::{Folder, IdOrPath};
 use super::problem::{Code, Problem};
-use super::{files, links, ops, tcb, ueditor, upload};
+use super::{batch, files, ops, tcb, ueditor, upload, upload_link};
 
 /// Scripts and styles are the binary's own, the pages talk to this gateway only; Swagger UI's icons are `data:` images.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -95,9 +95,9 @@ pub fn document() -> openapi::OpenApi {
         files::redirect,
         files::delete,
         files::revert,
-        links::download,
-        links::delete,
-        links::upload,
+        batch::download,
+        batch::delete,
+        upload_link::create,
         tcb::upload_file,
         tcb::batch_download_file,
         tcb::batch_delete_file,

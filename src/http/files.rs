@@ -12,7 +12,7 @@ use super::address::{self, PathParameter};
 use super::docs::IdOrPath;
 use super::problem::{Code, Problem};
 use super::trace::RequestId;
-use super::{Worker, caller, json, links, reply};
+use super::{Worker, caller, find, json, reply};
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::FileError;
@@ -127,7 +127,7 @@ async fn named_by_body(
         let detail = "the body of this request is the id or the path of the file to delete";
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
-    let file = links::find_one(worker, &client, name).await?;
+    let file = find::find_one(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
     deleted.map_err(|error| file.problem(&error))
 }

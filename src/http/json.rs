@@ -1,4 +1,5 @@
-//! JSON bodies of requests: read whole within a bound, and what is wrong with one told as a problem.
+//! JSON bodies of requests: read whole within a bound, and what is wrong with one told as a problem. And how a time
+//! stands in a reply.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use actix_web::HttpRequest;
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, Problem};
@@ -58,4 +60,9 @@ fn truncated(error: InboundError) -> Problem {
         InboundError::Truncated => Problem::new(Code::TruncatedBody, error.to_string()),
         error => error.into(),
     }
+}
+
+/// RFC 3339 in UTC, to the second.
+pub fn timestamp(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }

@@ -1,6 +1,7 @@
 //! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
 
 pub mod address;
+pub mod batch;
 pub mod caller;
 pub mod connections;
 pub mod console;
@@ -8,15 +9,16 @@ pub mod demand;
 pub mod docs;
 pub mod drain;
 pub mod files;
+mod find;
 pub mod h2;
 mod intake;
 mod json;
-pub mod links;
 pub mod listener;
 pub mod ops;
 pub mod problem;
 mod repeat;
 pub mod reply;
+pub mod routes;
 pub mod socket;
 mod store;
 pub mod tcb;
@@ -24,6 +26,7 @@ pub mod timing;
 pub mod trace;
 pub mod ueditor;
 pub mod upload;
+pub mod upload_link;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -3,120 +3,34 @@
 //! Requests, replies and error codes are WeChat's, always under HTTP 200; the token is the gateway's own affair. Where
 //! WeChat takes `access_token` (or `cloudbase_access_token`), a key of the gateway's is taken.
 
+mod call;
+mod refusal;
 mod shapes;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::guard::GuardContext;
 use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use self::call::{Call, client, list, parameter, text};
+use self::refusal::Refusal;
 use self::shapes::{
     Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
-    DeletedFile, Failed, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
+    DeletedFile, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
 };
 use super::caller::{self, Refused};
-use super::links::{Lost, confine, path_of};
-use super::problem::{Code, Problem};
+use super::find::{confine, path_of};
+use super::problem::Problem;
 use super::{Worker, json as body};
-use crate::guard::auth::AuthError;
-use crate::guard::policy::Client;
-use crate::guard::ticket::TicketError;
 use crate::settings::{Action, LinkAccess};
+use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
-use crate::wechat::{FileError, WechatError};
 
 /// `errmsg` where nothing is wrong.
 const OK: &str = "ok";
-
-/// What WeChat answers to a call that fails.
-struct Refusal {
-    errcode: i64,
-    errmsg: String,
-    /// What happened, for the log.
-    problem: Option<Problem>,
-}
-
-impl Refusal {
-    fn new(errcode: i64, errmsg: impl Into<String>) -> Self {
-        Self { errcode, errmsg: errmsg.into(), problem: None }
-    }
-
-    fn missing(name: &str) -> Self {
-        Self::new(40101, format!("missing parameter: {name}"))
-    }
-
-    fn invalid(name: &str) -> Self {
-        Self::new(40097, format!("invalid args: {name}"))
-    }
-
-    fn reply(self) -> HttpResponse {
-        let refused = Failed { errcode: self.errcode, errmsg: self.errmsg };
-        let mut reply = HttpResponse::Ok().json(refused);
-        if let Some(problem) = self.problem {
-            reply.extensions_mut().insert(problem);
-        }
-        reply
-    }
-}
-
-impl From<WechatError> for Refusal {
-    fn from(error: WechatError) -> Self {
-        let (errcode, errmsg) = match &error {
-            // The gateway's own token is none of the caller's affair: it would fetch its own again, and try for ever.
-            WechatError::Refused { .. } if error.is_bad_token() => {
-                (-1, format!("system error: {error}"))
-            }
-            WechatError::Refused { errcode, message, .. } => (*errcode, message.clone()),
-            error => (-1, format!("system error: {error}")),
-        };
-        Self { errcode, errmsg, problem: Some(error.into()) }
-    }
-}
-
-/// What the gateway itself refuses, in WeChat's nearest code.
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        let errcode = match problem.code {
-            Code::NotAllowed => 48001,
-            Code::PathNotAllowed | Code::InvalidPath => -501007,
-            Code::RateLimited => 45011,
-            Code::TooManyFiles | Code::FieldsTooLarge | Code::InvalidRequest => 40097,
-            Code::EncodingNotSupported | Code::TruncatedBody => 47001,
-            _ => -1,
-        };
-        Self { errcode, errmsg: problem.detail.clone(), problem: Some(problem) }
-    }
-}
-
-impl From<AuthError> for Refusal {
-    fn from(error: AuthError) -> Self {
-        let (errcode, errmsg) = match &error {
-            AuthError::Missing => (41001, "access_token missing"),
-            AuthError::Ticket(TicketError::Expired) => (42001, "access_token expired"),
-            AuthError::Beyond(_) => return Problem::from(error).into(),
-            AuthError::Scheme
-            | AuthError::Unknown
-            | AuthError::KeyInAddress
-            | AuthError::Ticket(_) => {
-                (40001, "invalid credential, access_token is invalid or not latest")
-            }
-        };
-        Self { errcode, errmsg: errmsg.to_owned(), problem: Some(error.into()) }
-    }
-}
-
-impl From<Refused> for Refusal {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Auth(error) => error.into(),
-            other => Problem::from(other).into(),
-        }
-    }
-}
 
 /// `/tcb/uploadfile`
 #[utoipa::path(
@@ -398,93 +312,4 @@ fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>
         }
     };
     Ok(results.into_iter().map(|result| result.map_err(own)).collect())
-}
-
-/// A call that was let in: who calls, and its parameters.
-struct Call {
-    client: Arc<Client>,
-    body: Map<String, Value>,
-}
-
-impl Call {
-    /// Looks at a request in WeChat's own order: method, token, body, parameters.
-    async fn read(
-        request: &HttpRequest,
-        payload: web::Payload,
-        worker: &Worker,
-        action: Action,
-    ) -> Result<Self, Refusal> {
-        if request.method() != Method::POST {
-            return Err(Refusal::new(43002, "require POST method"));
-        }
-        let client = client(request, worker, action)?;
-        let idle = worker.shared.settings.upload.idle_timeout;
-        let bytes = body::bytes(request, payload, idle, body::LONG).await?;
-        if bytes.is_empty() {
-            return Err(Refusal::new(44002, "empty post data"));
-        }
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(body)) => Ok(Self { client, body }),
-            _ => Err(Refusal::new(47001, "data format error")),
-        }
-    }
-
-    /// Whether the caller may name this file. What is no file's id at all is for WeChat to judge, unless the caller is
-    /// kept to a folder.
-    async fn admit(&self, worker: &Worker, file_id: &str) -> Result<Result<(), Status>, Refusal> {
-        if !self.client.is_confined() {
-            return Ok(Ok(()));
-        }
-        let admitted = match path_of(file_id) {
-            Ok(path) => confine(worker, &self.client, file_id, path).await,
-            Err(problem) => Err(Lost::Name(problem)),
-        };
-        match admitted {
-            Ok(()) => Ok(Ok(())),
-            Err(Lost::Name(problem)) => Ok(Err((-501007, problem.detail))),
-            Err(Lost::Call(problem)) => Err(problem.into()),
-        }
-    }
-
-    /// The environment: ours where the call names none. Who is kept to a folder is kept to our environment, too.
-    fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, Refusal> {
-        let own = worker.wechat.env();
-        match self.body.get("env") {
-            None | Some(Value::Null) => Ok(own),
-            Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
-            Some(Value::String(env)) if !self.client.is_confined() => Ok(env),
-            Some(Value::String(_)) => Err(Refusal::new(-501000, "env not exists, invalid env")),
-            Some(_) => Err(Refusal::invalid("env")),
-        }
-    }
-}
-
-fn client(request: &HttpRequest, worker: &Worker, action: Action) -> Result<Arc<Client>, Refusal> {
-    let client = caller::identify_wechat(request, worker)?;
-    client.may(action).map_err(Problem::from)?;
-    Ok(client)
-}
-
-fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
-    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string()).ok()?;
-    pairs.into_inner().into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
-}
-
-fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {
-    match object.get(name) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text),
-        None | Some(Value::Null | Value::String(_)) => Err(Refusal::missing(name)),
-        Some(_) => Err(Refusal::invalid(name)),
-    }
-}
-
-/// Longer lists than WeChat's own 50 are cut into its calls.
-fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
-    const MOST: usize = 1000;
-    match object.get(name) {
-        Some(Value::Array(items)) if items.len() > MOST => Err(Refusal::invalid(name)),
-        Some(Value::Array(items)) if !items.is_empty() => Ok(items),
-        None | Some(Value::Null | Value::Array(_)) => Err(Refusal::missing(name)),
-        Some(_) => Err(Refusal::invalid(name)),
-    }
 }

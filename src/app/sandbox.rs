@@ -1,0 +1,82 @@
+//! The sandbox in place of WeChat and COS, where the settings want it.
+
+#[cfg(feature = "sandbox")]
+use std::io;
+#[cfg(feature = "sandbox")]
+use std::net::Ipv4Addr;
+
+use super::AppError;
+#[cfg(feature = "sandbox")]
+use crate::settings::Credential;
+use crate::settings::Settings;
+
+#[cfg(feature = "sandbox")]
+pub(crate) type Sandbox = crate::sandbox::Sandbox;
+/// There is none in this build.
+#[cfg(not(feature = "sandbox"))]
+pub(crate) type Sandbox = std::convert::Infallible;
+
+#[cfg(not(feature = "sandbox"))]
+pub(crate) fn with_sandbox(settings: Settings) -> Result<(Settings, Option<Sandbox>), AppError> {
+    if settings.sandbox.enabled { Err(AppError::NoSandbox) } else { Ok((settings, None)) }
+}
+
+/// Starts the sandbox where it is on, and points the settings at it.
+#[cfg(feature = "sandbox")]
+pub(crate) fn with_sandbox(
+    mut settings: Settings,
+) -> Result<(Settings, Option<Sandbox>), AppError> {
+    use crate::sandbox::Options;
+
+    if !settings.sandbox.enabled {
+        return Ok((settings, None));
+    }
+    let mut options = Options {
+        wechat: (Ipv4Addr::LOCALHOST, settings.sandbox.wechat_port).into(),
+        cos: (Ipv4Addr::LOCALHOST, settings.sandbox.cos_port).into(),
+        token_life: settings.sandbox.token_life,
+        token_overlap: settings.sandbox.token_overlap,
+        link_life: settings.sandbox.link_life,
+        ..Options::default()
+    };
+    if let Some(data) = &settings.sandbox.data {
+        options.data.clone_from(data);
+    }
+    settings.wechat.env.clone_from(&options.env);
+    settings.wechat.appid.clone_from(&options.appid);
+    settings.wechat.secret = options.secret.clone().into();
+    let data = options.data.display().to_string();
+    // Each mode works as it would outside, the files of the platforms among the sandbox's own.
+    let token = |name: &str| -> io::Result<(String, std::path::PathBuf)> {
+        let (token, file) = (format!("{:032x}", rand::random::<u128>()), options.data.join(name));
+        std::fs::create_dir_all(&options.data)?;
+        std::fs::write(&file, &token)?;
+        Ok((token, file))
+    };
+    match settings.wechat.credential {
+        Credential::Secret | Credential::Stable => {}
+        Credential::Open => options.open = true,
+        Credential::Cloudbase => {
+            let (token, file) = token("cloudbase_access_token").map_err(AppError::Sandbox)?;
+            (options.cloudbase_token, settings.wechat.cloudbase_token_file) = (Some(token), file);
+        }
+        Credential::Authorizer => {
+            let (token, file) = token("component_access_token").map_err(AppError::Sandbox)?;
+            let authorizer = &mut settings.wechat.authorizer;
+            (options.component_token, authorizer.component_token_file) = (Some(token), file);
+            authorizer.component_appid.clone_from(&options.component_appid);
+            authorizer.authorizer_appid.clone_from(&options.appid);
+            authorizer.refresh_token = options.refresh_token.clone().into();
+        }
+    }
+    let sandbox = Sandbox::start(options).map_err(AppError::Sandbox)?;
+    settings.wechat.base_url = sandbox.wechat_url();
+    settings.cos.allowed_hosts = vec![sandbox.cos_addr().to_string()];
+    settings.cos.allow_http = true;
+    tracing::info!(
+        "sandbox: WeChat on {}, COS on http://{}, objects in {data}",
+        sandbox.wechat_url(),
+        sandbox.cos_addr()
+    );
+    Ok((settings, Some(sandbox)))
+}

@@ -1,0 +1,112 @@
+//! The ways to WeChat and COS that the settings describe.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::AppError;
+use crate::cos::upstream::{Timeouts, Upstream};
+use crate::http::problem::Code;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::settings::{Credential as CredentialMode, Settings};
+use crate::wechat::access::Access;
+use crate::wechat::api::{self, Wechat};
+use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::direct::Direct;
+use crate::wechat::file::TokenFile;
+use crate::wechat::replicas::Replicas;
+use crate::wechat::token::Tokens;
+
+/// Calls to WeChat that one worker makes at once.
+const WECHAT_CONNECTIONS: usize = 256;
+
+/// What all threads share of them; each has its own connections.
+#[derive(Clone)]
+pub(crate) struct Upstreams {
+    tls: Arc<rustls::ClientConfig>,
+    pub wechat: Arc<api::Shared>,
+    timeouts: Timeouts,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Upstreams {
+    pub fn new(settings: &Settings) -> Result<Self, AppError> {
+        let tls = crate::tls::client()?;
+        let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
+        let wechat = shared(settings, &metrics)?;
+        let timeouts = Timeouts {
+            connect: settings.cos.connect_timeout,
+            write: settings.cos.write_timeout,
+            reply: settings.cos.reply_timeout,
+        };
+        Ok(Self { tls, wechat, timeouts, metrics })
+    }
+
+    pub fn http(&self, settings: &Settings) -> awc::Client {
+        client(settings, &self.tls)
+    }
+
+    pub fn wechat(&self, settings: &Settings) -> Wechat {
+        let pool = Pool::new(self.tls.clone(), settings.wechat.connect_timeout);
+        Wechat::new(self.http(settings), Direct::new(pool), self.wechat.clone())
+    }
+
+    /// How we are let in to WeChat.
+    pub fn access(&self) -> &Access {
+        self.wechat.access()
+    }
+
+    pub fn cos(&self) -> Rc<Upstream> {
+        Upstream::new(self.tls.clone(), self.timeouts)
+    }
+}
+
+fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared>, AppError> {
+    let wechat = &settings.wechat;
+    let app = || credential::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
+    let grant = match wechat.credential {
+        CredentialMode::Secret => Some(Grant::Secret(app())),
+        CredentialMode::Stable => Some(Grant::Stable(app(), Forced::default())),
+        CredentialMode::Authorizer => Some(Grant::Authorizer(Authorizer {
+            component_appid: wechat.authorizer.component_appid.clone(),
+            authorizer_appid: wechat.authorizer.authorizer_appid.clone(),
+            component_token: TokenFile::new(&wechat.authorizer.component_token_file),
+            refresh_token: wechat.authorizer.refresh_token.clone(),
+            newest: None.into(),
+        })),
+        CredentialMode::Cloudbase | CredentialMode::Open => None,
+    };
+    let access = match grant {
+        Some(grant) => {
+            let base_url = wechat.base_url.clone();
+            let credential = Credential { grant, base_url, timeout: wechat.timeout };
+            let url = settings.redis.url.as_ref();
+            let replicas =
+                url.map(|url| Replicas::new(url, &credential, metrics.clone())).transpose()?;
+            Access::Fetched(Tokens::new(credential, replicas, metrics.clone()))
+        }
+        None if wechat.credential == CredentialMode::Open => Access::Open,
+        None => Access::File(TokenFile::new(&wechat.cloudbase_token_file)),
+    };
+    let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
+    Ok(api::Shared::new(
+        wechat.base_url.clone(),
+        wechat.env.clone(),
+        wechat.timeout,
+        access,
+        prefix,
+        metrics.clone(),
+    ))
+}
+
+fn client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
+    let connector = awc::Connector::new()
+        .rustls_0_23(tls.clone())
+        .timeout(settings.wechat.connect_timeout)
+        .limit(WECHAT_CONNECTIONS);
+    awc::Client::builder()
+        .connector(connector)
+        .disable_redirects()
+        .timeout(settings.wechat.timeout)
+        .finish()
+}

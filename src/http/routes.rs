@@ -1,0 +1,155 @@
+//! Every address there is, and which pages may call it.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use actix_cors::Cors;
+use actix_web::http::header::HeaderValue;
+use actix_web::{guard, web};
+
+use super::{Shared, batch, console, docs, files, ops, tcb, ueditor, upload, upload_link};
+use crate::settings::Settings;
+
+/// Adds them all; gives each with its methods, for the test that compares them with their description.
+pub fn all(
+    routes: &mut web::ServiceConfig,
+    settings: &Settings,
+) -> Vec<(&'static str, &'static str)> {
+    let mut known = Vec::new();
+    let mut resource = |path: &'static str, methods: &'static str| {
+        known.push((path, methods));
+        let refuse = web::to(move || ready(ops::method_not_allowed(methods)));
+        web::resource(path).default_service(refuse)
+    };
+    routes
+        .service(
+            resource("/v1/files", "GET, POST, DELETE")
+                .route(web::post().to(upload::form))
+                .route(web::delete().to(files::revert))
+                .route(web::get().to(ueditor::ask)),
+        )
+        .service(
+            resource("/v1/files/{path:.*}", "GET, HEAD, PUT, DELETE")
+                .route(web::put().to(upload::raw))
+                .route(web::get().to(files::redirect))
+                .route(web::head().to(files::redirect))
+                .route(web::delete().to(files::delete)),
+        )
+        .service(resource("/v1/download-links", "POST").route(web::post().to(batch::download)))
+        .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
+        .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_link::create)))
+        // Every method: WeChat answers a wrong one in its own way.
+        .service(resource("/tcb/uploadfile", "POST").to(tcb::upload_file))
+        .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::batch_download_file))
+        .service(resource("/tcb/batchdeletefile", "POST").to(tcb::batch_delete_file))
+        .service(resource("/cgi-bin/token", "GET").to(tcb::token))
+        .service(resource("/cgi-bin/stable_token", "POST").to(tcb::stable_token))
+        .service(
+            resource("/", "GET")
+                .guard(guard::Get())
+                .guard(guard::fn_guard(tcb::names_a_file))
+                .to(tcb::sample),
+        )
+        .service(resource("/metrics", "GET").route(web::get().to(ops::metrics)))
+        .service(
+            resource("/healthz", "GET, HEAD")
+                .route(web::get().to(ops::health))
+                .route(web::head().to(ops::health)),
+        )
+        .service(
+            resource("/readyz", "GET, HEAD")
+                .route(web::get().to(ops::ready))
+                .route(web::head().to(ops::ready)),
+        )
+        .service(resource("/openapi.json", "GET").route(web::get().to(docs::description)))
+        .service(resource("/docs", "GET").route(web::get().to(docs::pages)))
+        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(docs::page)));
+    if settings.console.enabled {
+        let mut page = |path: &'static str| {
+            resource(path, "GET, HEAD")
+                .route(web::get().to(console::page))
+                .route(web::head().to(console::page))
+        };
+        if settings.sandbox.enabled {
+            routes.service(page("/"));
+        }
+        routes
+            .service(page("/console"))
+            .service(resource("/console/", "GET").route(web::get().to(console::without_slash)))
+            .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
+    }
+    routes.default_service(web::to(ops::not_found));
+    known
+}
+
+/// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
+pub fn cors(shared: &Arc<Shared>) -> Cors {
+    let shared = shared.clone();
+    Cors::default()
+        .allowed_origin_fn(move |origin: &HeaderValue, _| shared.origins.lists(origin.as_bytes()))
+        .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
+        .allow_any_header()
+        .supports_credentials()
+        .expose_headers([
+            "idempotent-replayed",
+            "location",
+            "retry-after",
+            "server-timing",
+            "x-request-id",
+        ])
+        // The longest that browsers honour.
+        .max_age(7200)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use actix_web::App;
+
+    use super::*;
+
+    /// Pages for people are not described, and the console's file at `/` is where the PHP sample's call is.
+    fn is_page(path: &str) -> bool {
+        ["/console", "/docs"].iter().any(|page| {
+            path.strip_prefix(page).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    #[test]
+    fn the_description_has_every_address_and_no_other() {
+        let mut known = Vec::new();
+        let settings =
+            Settings::from_layers(None, None, Default::default()).expect("the sandbox's");
+        let _app = App::new().configure(|routes| known = all(routes, &settings));
+        let served: BTreeSet<_> = known
+            .iter()
+            .filter(|(path, _)| !is_page(path))
+            .flat_map(|(path, methods)| {
+                methods.split(", ").map(|method| format!("{method} {}", path.replace(":.*", "")))
+            })
+            .filter(|operation| operation != "HEAD /")
+            .collect();
+        let described: BTreeSet<_> = docs::document()
+            .paths
+            .paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let operations = [
+                    ("GET", &item.get),
+                    ("HEAD", &item.head),
+                    ("POST", &item.post),
+                    ("PUT", &item.put),
+                    ("DELETE", &item.delete),
+                    ("OPTIONS", &item.options),
+                    ("PATCH", &item.patch),
+                    ("TRACE", &item.trace),
+                ];
+                let operations =
+                    operations.into_iter().filter(|(_, operation)| operation.is_some());
+                operations.map(move |(method, _)| format!("{method} {path}"))
+            })
+            .collect();
+        assert_eq!(served, described);
+    }
+}

@@ -1,0 +1,112 @@
+//! Reading a call as WeChat reads it: who calls, with what.
+
+use std::sync::Arc;
+
+use actix_web::http::Method;
+use actix_web::{HttpRequest, web};
+use serde_json::{Map, Value};
+
+use super::Status;
+use super::refusal::Refusal;
+use crate::guard::policy::Client;
+use crate::http::find::{Lost, confine, path_of};
+use crate::http::problem::Problem;
+use crate::http::{Worker, caller, json as body};
+use crate::settings::Action;
+
+/// A call that was let in: who calls, and its parameters.
+pub(super) struct Call {
+    pub(super) client: Arc<Client>,
+    pub(super) body: Map<String, Value>,
+}
+
+impl Call {
+    /// Looks at a request in WeChat's own order: method, token, body, parameters.
+    pub(super) async fn read(
+        request: &HttpRequest,
+        payload: web::Payload,
+        worker: &Worker,
+        action: Action,
+    ) -> Result<Self, Refusal> {
+        if request.method() != Method::POST {
+            return Err(Refusal::new(43002, "require POST method"));
+        }
+        let client = client(request, worker, action)?;
+        let idle = worker.shared.settings.upload.idle_timeout;
+        let bytes = body::bytes(request, payload, idle, body::LONG).await?;
+        if bytes.is_empty() {
+            return Err(Refusal::new(44002, "empty post data"));
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(body)) => Ok(Self { client, body }),
+            _ => Err(Refusal::new(47001, "data format error")),
+        }
+    }
+
+    /// Whether the caller may name this file. What is no file's id at all is for WeChat to judge, unless the caller is
+    /// kept to a folder.
+    pub(super) async fn admit(
+        &self,
+        worker: &Worker,
+        file_id: &str,
+    ) -> Result<Result<(), Status>, Refusal> {
+        if !self.client.is_confined() {
+            return Ok(Ok(()));
+        }
+        let admitted = match path_of(file_id) {
+            Ok(path) => confine(worker, &self.client, file_id, path).await,
+            Err(problem) => Err(Lost::Name(problem)),
+        };
+        match admitted {
+            Ok(()) => Ok(Ok(())),
+            Err(Lost::Name(problem)) => Ok(Err((-501007, problem.detail))),
+            Err(Lost::Call(problem)) => Err(problem.into()),
+        }
+    }
+
+    /// The environment: ours where the call names none. Who is kept to a folder is kept to our environment, too.
+    pub(super) fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, Refusal> {
+        let own = worker.wechat.env();
+        match self.body.get("env") {
+            None | Some(Value::Null) => Ok(own),
+            Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
+            Some(Value::String(env)) if !self.client.is_confined() => Ok(env),
+            Some(Value::String(_)) => Err(Refusal::new(-501000, "env not exists, invalid env")),
+            Some(_) => Err(Refusal::invalid("env")),
+        }
+    }
+}
+
+pub(super) fn client(
+    request: &HttpRequest,
+    worker: &Worker,
+    action: Action,
+) -> Result<Arc<Client>, Refusal> {
+    let client = caller::identify_wechat(request, worker)?;
+    client.may(action).map_err(Problem::from)?;
+    Ok(client)
+}
+
+pub(super) fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string()).ok()?;
+    pairs.into_inner().into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+pub(super) fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {
+    match object.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        None | Some(Value::Null | Value::String(_)) => Err(Refusal::missing(name)),
+        Some(_) => Err(Refusal::invalid(name)),
+    }
+}
+
+/// Longer lists than WeChat's own 50 are cut into its calls.
+pub(super) fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
+    const MOST: usize = 1000;
+    match object.get(name) {
+        Some(Value::Array(items)) if items.len() > MOST => Err(Refusal::invalid(name)),
+        Some(Value::Array(items)) if !items.is_empty() => Ok(items),
+        None | Some(Value::Null | Value::Array(_)) => Err(Refusal::missing(name)),
+        Some(_) => Err(Refusal::invalid(name)),
+    }
+}
