@@ -1,0 +1,144 @@
+//! How each section is read: what each of its values must be by itself.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layers::Reader;
+use super::{
+    Authorizer, COS_MAX_FILE_SIZE, Cos, Credential, LogFormat, ReplyProfile, SOME, Sandbox, Server,
+    ServerTls, Telemetry, Upload, Wechat, rules, values,
+};
+
+impl Server {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let path = |text: &str| Ok(PathBuf::from(text));
+        let cert = reader.optional("server.tls.cert", path);
+        let key = reader.optional("server.tls.key", path);
+        if cert.is_some() != key.is_some() {
+            let unset = if cert.is_some() { "server.tls.key" } else { "server.tls.cert" };
+            reader.fault(unset, "is not set; a certificate and its key go together");
+        }
+        let stand_in = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Self {
+            bind: reader.required("server.bind", values::address).unwrap_or(stand_in),
+            workers: reader
+                .optional_number("server.workers", 1..=1024)
+                .map_or_else(cores, |n| n as usize),
+            public_url: reader.optional("server.public_url", values::base_url),
+            max_connections: reader.number("server.max_connections", 1..=1_000_000) as usize,
+            shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
+            shutdown_delay: reader.duration("server.shutdown_delay", Duration::ZERO),
+            drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
+            tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
+            trusted_proxies: reader.list("server.trusted_proxies", values::network),
+        }
+    }
+}
+
+impl Wechat {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        let credential =
+            reader.required("wechat.credential", str::parse).unwrap_or(Credential::Stable);
+        let base_url = reader.required("wechat.base_url", values::base_url).unwrap_or_default();
+        let file = |text: &str| Ok(PathBuf::from(text));
+        Self {
+            // The platform's sidecar takes plain HTTP and nothing else.
+            base_url: match (credential, base_url.as_str()) {
+                (Credential::Open, rules::WECHAT) => rules::WECHAT_OPEN.to_owned(),
+                _ => base_url,
+            },
+            env: reader.optional("wechat.env", values::id).unwrap_or_default(),
+            credential,
+            appid: reader.optional("wechat.appid", values::id).unwrap_or_default(),
+            secret: reader.optional("wechat.secret", values::secret).unwrap_or_default(),
+            file_id_prefix: reader.optional("wechat.file_id_prefix", values::file_id_prefix),
+            cloudbase_token_file: reader
+                .required("wechat.cloudbase_token_file", file)
+                .unwrap_or_default(),
+            authorizer: Authorizer {
+                component_appid: reader
+                    .optional("wechat.authorizer.component_appid", values::id)
+                    .unwrap_or_default(),
+                authorizer_appid: reader
+                    .optional("wechat.authorizer.authorizer_appid", values::id)
+                    .unwrap_or_default(),
+                refresh_token: reader
+                    .optional("wechat.authorizer.refresh_token", values::secret)
+                    .unwrap_or_default(),
+                component_token_file: reader
+                    .optional("wechat.authorizer.component_token_file", file)
+                    .unwrap_or_default(),
+            },
+            timeout: reader.duration("wechat.timeout", SOME),
+            connect_timeout: reader.duration("wechat.connect_timeout", SOME),
+        }
+    }
+}
+
+impl Cos {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            allowed_hosts: reader.list("cos.allowed_hosts", values::host_pattern),
+            allow_http: reader.flag("cos.allow_http"),
+            send_content_type: reader.flag("cos.send_content_type"),
+            verify_crc64: reader.flag("cos.verify_crc64"),
+            connect_timeout: reader.duration("cos.connect_timeout", SOME),
+            write_timeout: reader.duration("cos.write_timeout", SOME),
+            reply_timeout: reader.duration("cos.reply_timeout", SOME),
+        }
+    }
+}
+
+impl Upload {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        // No machine this runs on has more; keeps the sums of several far from overflow.
+        const MEMORY: u64 = 1 << 40;
+        Self {
+            max_file_size: reader.size("upload.max_file_size", 1..=COS_MAX_FILE_SIZE),
+            max_files: reader.number("upload.max_files", 1..=10_000) as usize,
+            allowed_types: reader.list("upload.allowed_types", values::media_type),
+            path_template: reader
+                .required("upload.path_template", values::path_template)
+                .unwrap_or_default(),
+            client_paths: reader.flag("upload.client_paths"),
+            idle_timeout: reader.duration("upload.idle_timeout", SOME),
+            replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
+            hold_limit: reader.size("upload.hold_limit", 0..=MEMORY) as usize,
+            memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
+            max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
+            max_concurrent_per_client: reader
+                .optional_number("upload.max_concurrent_per_client", 1..=1_000_000)
+                .map(|n| n as usize),
+            reply: reader.required("upload.reply", str::parse).unwrap_or(ReplyProfile::Default),
+        }
+    }
+}
+
+impl Telemetry {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            log: reader.required("telemetry.log", values::text).unwrap_or_default(),
+            format: reader.required("telemetry.format", str::parse).unwrap_or(LogFormat::Text),
+        }
+    }
+}
+
+impl Sandbox {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        // WeChat and COS count the life of tokens and links in whole seconds.
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut port = |key| u16::try_from(reader.number(key, 0..=65535)).unwrap_or_default();
+        let (wechat_port, cos_port) = (port("sandbox.wechat_port"), port("sandbox.cos_port"));
+        Self {
+            enabled: reader.flag("sandbox.enabled"),
+            data: reader.optional("sandbox.data", values::text).map(PathBuf::from),
+            wechat_port,
+            cos_port,
+            token_life: reader.duration("sandbox.token_life", SECOND),
+            token_overlap: reader.duration("sandbox.token_overlap", Duration::ZERO),
+            link_life: reader.duration("sandbox.link_life", SECOND),
+        }
+    }
+}
