@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use awc::error::SendRequestError;
-use awc::http::header::CONTENT_TYPE;
-use awc::{Client, ClientRequest};
+use awc::Client;
 use futures::future::join_all;
 use moka::future::Cache;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,12 +17,11 @@ use super::access::Access;
 use super::credential::Mode;
 use super::direct::{Address, Direct};
 use super::links::{DownloadLink, Links};
-use super::wire::{self, Answer, Envelope, UploadLink};
-use super::{FileError, WechatError, advice, printable};
+use super::reply::{accept, exchange, understand};
+use super::wire::{self, UploadLink};
+use super::{FileError, WechatError, printable};
 use crate::metrics::Metrics;
 
-/// A reply may be this long.
-pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
 /// A call that failed in passing is made at most this often in all.
 const ATTEMPTS: u32 = 3;
 /// What WeChat takes in one call (the vendor's documents of both batch calls).
@@ -372,78 +369,6 @@ fn by_file<R>(asked: &[&str], answers: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<O
     let mut by_id: HashMap<String, R> =
         answers.into_iter().map(|answer| (id(&answer).to_owned(), answer)).collect();
     asked.iter().map(|asked| by_id.remove(*asked)).collect()
-}
-
-/// Sends one request by awc and reads its reply, all of it within `limit`.
-pub(super) async fn exchange<R: DeserializeOwned>(
-    call: &'static str,
-    mode: Mode,
-    request: ClientRequest,
-    body: Option<Vec<u8>>,
-    limit: Duration,
-) -> Result<R, WechatError> {
-    let work = async {
-        let request = request.timeout(limit);
-        let sent = match body {
-            Some(body) => request.insert_header((CONTENT_TYPE, "application/json")).send_body(body),
-            None => request.send(),
-        };
-        let unreachable = |cause: String| WechatError::Unreachable { call, cause };
-        let mut reply = sent.await.map_err(|error| match error {
-            SendRequestError::Timeout => WechatError::Timeout { call, limit },
-            error => unreachable(without_url(&error)),
-        })?;
-        accept(call, mode, reply.status().as_u16())?;
-        let bytes = reply
-            .body()
-            .limit(REPLY_LIMIT)
-            .await
-            .map_err(|error| unreachable(format!("reading the reply: {error}")))?;
-        understand(call, mode, &bytes)
-    };
-    timeout(limit, work).await.map_err(|_| WechatError::Timeout { call, limit })?
-}
-
-/// WeChat answers everything with success; another status is a proxy's, or the sidecar's.
-fn accept(call: &'static str, mode: Mode, status: u16) -> Result<(), WechatError> {
-    let cause = match status {
-        200..300 => return Ok(()),
-        502 if mode == Mode::Open => format!("HTTP status 502; {}", advice::bad_gateway()),
-        status => format!("HTTP status {status}"),
-    };
-    Err(WechatError::Unreachable { call, cause })
-}
-
-/// A reply, or the error that it holds.
-fn understand<R: DeserializeOwned>(
-    call: &'static str,
-    mode: Mode,
-    reply: &[u8],
-) -> Result<R, WechatError> {
-    let unusable = |cause| WechatError::Unusable { call, cause };
-    let (envelope, reply) = match serde_json::from_slice::<Answer<R>>(reply) {
-        Ok(Answer { errcode, errmsg, reply }) => (Envelope { errcode, errmsg }, Some(reply)),
-        // A refusal has no more than the envelope.
-        Err(_) => {
-            (serde_json::from_slice(reply).map_err(|_| unusable("it is no JSON object"))?, None)
-        }
-    };
-    if envelope.errcode != 0 {
-        return Err(WechatError::refused(call, envelope.errcode, &envelope.errmsg, mode));
-    }
-    reply.ok_or_else(|| unusable("a field is missing"))
-}
-
-/// awc's errors do not name the URL, which holds the secret or the token; this keeps it so by naming the kind only.
-fn without_url(error: &SendRequestError) -> String {
-    use SendRequestError as E;
-    match error {
-        E::Connect(cause) => format!("connecting: {cause}"),
-        E::Send(cause) => format!("sending: {cause}"),
-        E::Response(cause) => format!("reading the reply's head: {cause}"),
-        E::Url(_) => "its URL is invalid".to_owned(),
-        _ => "the request failed".to_owned(),
-    }
 }
 
 fn file_error(status: i64, message: &str) -> FileError {

@@ -8,8 +8,8 @@ use awc::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::WechatError;
-use super::api::exchange;
 use super::file::TokenFile;
+use super::reply::exchange;
 use super::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };

@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response, StatusCode, Uri};
 
-use super::api::REPLY_LIMIT;
+use super::reply::REPLY_LIMIT;
 use crate::pool::{ConnectError, Link, Origin, Pool, SURE_FOR, told};
 
 type Body = Full<Bytes>;

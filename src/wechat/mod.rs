@@ -16,6 +16,7 @@ pub mod direct;
 pub mod file;
 pub mod links;
 pub mod replicas;
+mod reply;
 pub mod token;
 pub mod wire;
 
