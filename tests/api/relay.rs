@@ -1,7 +1,9 @@
 //! The relay where it is hard: early answers to senders that go on sending, and connections that live on.
 
-use std::io::ErrorKind;
-use std::sync::Arc;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use actix_web::rt::System;
@@ -9,7 +11,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde_json::json;
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
+use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise, wait_until};
 use crate::tls::Certificate;
 
 const SENT: usize = 60_000_000;
@@ -122,6 +124,64 @@ fn a_slow_sender_of_sixty_megabytes_reads_why_it_is_refused() {
             });
         }
     });
+}
+
+/// What many have been answered is written together (`src/turn.rs`), but not put off for as long as they send on.
+#[test]
+fn of_many_who_send_on_without_a_pause_each_hears_its_refusal() {
+    const BUSY: usize = 8;
+    const REFUSED: usize = 32;
+    let world = Setup::new().set("server.workers", 1).start();
+    let form = Form::new().file("file", "x", "text/plain", &noise(200_000, 1));
+    let (kind, body) = (form.content_type(), form.bytes());
+    let (before, behind) = body.split_at(body.len() / 2);
+    let busy: Vec<_> = (0..BUSY)
+        .map(|_| {
+            let mut client = world.client();
+            let length = body.len().to_string();
+            let headers =
+                [authorization(), ("content-type", &kind), ("content-length", length.as_str())];
+            client.send_head("POST", "/v1/files", &headers);
+            client.send(before);
+            client
+        })
+        .collect();
+    wait_until("the uploads have begun", || world.count("uploadfile") == BUSY as u64);
+
+    let all_begin = Barrier::new(REFUSED);
+    std::thread::scope(|scope| {
+        for _ in 0..REFUSED {
+            scope.spawn(|| {
+                let mut client = world.client();
+                let (mut sender, heard) = (client.sender(), AtomicBool::new(false));
+                all_begin.wait();
+                let headers = [("content-type", kind.as_str()), ("content-length", "10000000000")];
+                client.send_head("POST", "/v1/files", &headers);
+                let began = Instant::now();
+                std::thread::scope(|scope| {
+                    // Until the refusal is heard, or the gateway has had enough.
+                    scope.spawn(|| {
+                        let piece = [b'x'; 64 << 10];
+                        while !heard.load(Relaxed) {
+                            if sender.write_all(&piece).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                    let reply = client.try_reply();
+                    heard.store(true, Relaxed);
+                    reply.expect("a reply").problem(401, "unauthenticated");
+                    let took = began.elapsed();
+                    assert!(took < Duration::from_secs(1), "heard after {took:?}");
+                });
+            });
+        }
+    });
+    for mut client in busy {
+        client.send(behind);
+        client.reply().stored();
+    }
+    assert_eq!(world.objects().len(), BUSY);
 }
 
 #[test]
