@@ -7,7 +7,6 @@ use super::AppError;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
-use crate::pool::Pool;
 use crate::settings::{Credential as CredentialMode, Settings};
 use crate::wechat::access::Access;
 use crate::wechat::api::{self, Wechat};
@@ -47,8 +46,8 @@ impl Upstreams {
     }
 
     pub fn wechat(&self, settings: &Settings) -> Wechat {
-        let pool = Pool::new(self.tls.clone(), settings.wechat.connect_timeout);
-        Wechat::new(self.http(settings), Direct::new(pool), self.wechat.clone())
+        let direct = Direct::new(self.tls.clone(), settings.wechat.connect_timeout);
+        Wechat::new(self.http(settings), direct, self.wechat.clone())
     }
 
     /// How we are let in to WeChat.

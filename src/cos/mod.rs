@@ -4,7 +4,6 @@
 
 pub mod form;
 mod outgoing;
-mod parcel;
 pub mod relay;
 pub mod source;
 pub mod target;

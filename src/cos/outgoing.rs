@@ -2,20 +2,19 @@
 //! announced, with the CRC computed on the way. The first bytes are kept until the window is passed.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
-use hyper::body::{Body, Frame as BodyFrame, SizeHint};
 use tokio::time::Instant;
 
 use super::CosError;
 use super::form::Frame;
-use super::parcel::Parcel;
 use super::source::{End, Framed, Piece, Source};
 use crate::memory::Blocks;
+use crate::pool::exchange::{Aborted, Fill, Outflow};
+use crate::pool::parcel::Parcel;
 
 /// So much of a form goes out at once where it comes in smaller pieces.
 const PARCEL: usize = 128 * 1024;
@@ -89,14 +88,11 @@ impl Outgoing {
         self.pass.as_ref().map_or(Waiting::Upstream, |pass| pass.waiting)
     }
 
-    /// A reply has come: whatever has not been sent is not sent any more. Says whether all of it was.
-    pub(super) fn stop(&mut self) -> bool {
-        let Some(pass) = &mut self.pass else {
-            return false;
-        };
-        pass.stopped = true;
-        pass.waiting = Waiting::Verdict(Instant::now());
-        pass.step == Step::Done
+    /// A reply has come: whatever has not been sent is not sent any more.
+    fn stop(&mut self) {
+        if let Some(pass) = &mut self.pass {
+            pass.waiting = Waiting::Verdict(Instant::now());
+        }
     }
 
     /// Reads ahead as far as the window goes.
@@ -152,9 +148,6 @@ impl Outgoing {
             let Some(pass) = &mut self.pass else {
                 return Poll::Ready(Some(Err(Aborted)));
             };
-            if pass.stopped {
-                return Poll::Pending;
-            }
             match pass.step {
                 Step::Head => {
                     pass.step = Step::Kept(0);
@@ -219,7 +212,6 @@ pub(super) struct Pass {
     waiting: Waiting,
     /// When the form's last byte was handed out.
     pub(super) sent: Option<Instant>,
-    stopped: bool,
     /// What ended the body.
     pub(super) failure: Option<CosError>,
 }
@@ -234,7 +226,6 @@ impl Pass {
             crc: Digest::new(CrcAlgorithm::Crc64Xz),
             waiting: Waiting::Upstream,
             sent: None,
-            stopped: false,
             failure: None,
         }
     }
@@ -294,12 +285,7 @@ impl Pass {
     }
 }
 
-/// The body ended without being complete; why is kept by the pass.
-#[derive(Debug, thiserror::Error)]
-#[error("the upload was aborted")]
-pub struct Aborted;
-
-/// A form as hyper sends it.
+/// A form as it goes out behind a request's head.
 pub struct RelayBody {
     outgoing: Rc<RefCell<Outgoing>>,
 }
@@ -318,25 +304,25 @@ impl RelayBody {
         drawn.pass = Some(Pass::new(frame, framed));
         Ok(Self { outgoing: outgoing.clone() })
     }
+
+    /// In bytes, as the request announces it.
+    pub(super) fn length(&self) -> u64 {
+        self.outgoing.borrow().pass.as_ref().map_or(0, Pass::total)
+    }
 }
 
-impl Body for RelayBody {
-    type Data = Parcel;
-    type Error = Aborted;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
+impl Outflow for RelayBody {
+    fn poll_fill(
+        &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<BodyFrame<Parcel>, Aborted>>> {
+        parcel: &mut Parcel,
+    ) -> Poll<Result<Fill, Aborted>> {
         let mut outgoing = self.outgoing.borrow_mut();
-        let mut parcel = Parcel::default();
         while !parcel.is_full() && (parcel.remaining() < PARCEL || outgoing.has_more_at_hand()) {
             match outgoing.poll_bytes(cx) {
-                Poll::Ready(Some(Ok(bytes))) => parcel.push(bytes),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) if !parcel.has_remaining() => return Poll::Ready(None),
+                Poll::Ready(Some(bytes)) => parcel.push(bytes?),
+                Poll::Ready(None) => return Poll::Ready(Ok(Fill::Last)),
                 Poll::Pending if !parcel.has_remaining() => return Poll::Pending,
-                Poll::Ready(None) => break,
                 Poll::Pending => {
                     // What is at hand goes out first, and if it does not, that is not the client's doing.
                     outgoing.hand_out();
@@ -344,16 +330,11 @@ impl Body for RelayBody {
                 }
             }
         }
-        Poll::Ready(Some(Ok(BodyFrame::data(parcel))))
+        let done = outgoing.pass.as_ref().is_none_or(|pass| pass.step == Step::Done);
+        Poll::Ready(Ok(if done { Fill::Last } else { Fill::More }))
     }
 
-    fn is_end_stream(&self) -> bool {
-        let outgoing = self.outgoing.borrow();
-        outgoing.pass.as_ref().is_none_or(|pass| pass.step == Step::Done)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let outgoing = self.outgoing.borrow();
-        SizeHint::with_exact(outgoing.pass.as_ref().map_or(0, Pass::total))
+    fn stop(&mut self) {
+        self.outgoing.borrow_mut().stop();
     }
 }

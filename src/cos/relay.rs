@@ -108,9 +108,6 @@ impl Relay {
         let verdict =
             answer.and_then(|reply| judge(&reply, pass.content, pass.crc.finalize(), self.verify));
         match verdict {
-            Ok(_) if !complete => {
-                Err(CosError::NoVerdict("a success before the last byte was sent"))
-            }
             Err(error) if complete && !error.is_final() => {
                 self.unsettled.set(true);
                 Err(error)

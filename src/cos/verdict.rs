@@ -1,19 +1,53 @@
 //! What COS's reply means: stored and verified, stored, or refused and why.
 
-use hyper::StatusCode;
-use hyper::body::Bytes;
+use bytes::Bytes;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::CosError;
+use crate::pool::reply::Headers;
 
 /// COS's reply, read to its end.
 pub struct Reply {
-    pub status: StatusCode,
+    pub status: u16,
+    pub marks: Marks,
+    pub body: Bytes,
+    /// Whether the whole form was sent before.
+    pub is_sent: bool,
+}
+
+/// So much of a header is worth keeping.
+const LONGEST: usize = 128;
+
+/// What counts of its headers.
+#[derive(Debug, Default)]
+pub struct Marks {
     pub request_id: Option<String>,
     /// `x-cos-hash-crc64ecma`, decimal.
     pub crc64: Option<String>,
-    pub body: Bytes,
+}
+
+impl Headers for Marks {
+    fn see(&mut self, name: &str, value: &[u8]) {
+        let slot = if name.eq_ignore_ascii_case("x-cos-request-id") {
+            &mut self.request_id
+        } else if name.eq_ignore_ascii_case("x-cos-hash-crc64ecma") {
+            &mut self.crc64
+        } else {
+            return;
+        };
+        // They go into logs and replies: not without bound. Of two the first counts.
+        let printable = value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        if slot.is_none() && printable {
+            let value = &value[..value.len().min(LONGEST)];
+            *slot = Some(String::from_utf8_lossy(value).into_owned());
+        }
+    }
+}
+
+/// Whether a status says that it went well.
+pub(super) fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
 }
 
 /// An object that is stored.
@@ -30,22 +64,21 @@ pub struct Receipt {
 /// Judges a reply to `size` bytes of CRC-64 `ours`. A CRC that differs is a failure when `verify` is on.
 pub fn judge(reply: &Reply, size: u64, ours: u64, verify: bool) -> Result<Receipt, CosError> {
     let error = error_in(&reply.body);
-    if !reply.status.is_success() || error.is_some() {
+    if !is_success(reply.status) || error.is_some() {
         let (code, message) = error.map_or_else(
             || (String::new(), "(no error document)".to_owned()),
             |error| (error.code, error.message),
         );
-        let status = reply.status.as_u16();
-        return Err(CosError::Refused {
-            status,
-            code,
-            message,
-            request_id: reply.request_id.clone(),
-        });
+        let (status, request_id) = (reply.status, reply.marks.request_id.clone());
+        return Err(CosError::Refused { status, code, message, request_id });
     }
-    let agrees = reply.crc64.as_deref().map(|theirs| theirs.trim().parse() == Ok(ours));
+    let theirs = reply.marks.crc64.as_deref();
+    let agrees = theirs.map(|theirs| theirs.trim().parse() == Ok(ours));
     if agrees == Some(false) && verify {
-        return Err(CosError::Integrity { ours, theirs: reply.crc64.clone().unwrap_or_default() });
+        return Err(CosError::Integrity { ours, theirs: theirs.unwrap_or_default().to_owned() });
+    }
+    if !reply.is_sent {
+        return Err(CosError::NoVerdict("a success before the last byte was sent"));
     }
     Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
 }
@@ -121,10 +154,10 @@ mod tests {
 
     fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> Reply {
         Reply {
-            status: StatusCode::from_u16(status).unwrap(),
-            request_id: Some("id".into()),
-            crc64: crc64.map(ToString::to_string),
+            status,
+            marks: Marks { request_id: Some("id".into()), crc64: crc64.map(ToString::to_string) },
             body: Bytes::from_static(body.as_bytes()),
+            is_sent: true,
         }
     }
 
@@ -160,6 +193,8 @@ mod tests {
             Err(CosError::Integrity { .. })
         ));
         assert!(!judge(&reply(204, "", Some("8")), 1, 7, false).unwrap().verified);
+        let early = Reply { is_sent: false, ..reply(204, "", Some("7")) };
+        assert!(matches!(judge(&early, 1, 7, true), Err(CosError::NoVerdict(_))));
         let other = "<PostResponse><Location/></PostResponse>";
         assert!(judge(&reply(200, other, Some("7")), 1, 7, true).unwrap().verified);
     }

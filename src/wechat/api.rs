@@ -296,13 +296,13 @@ impl Wechat {
                 path.extend(["?", name, "="]);
                 path.extend(utf8_percent_encode(value, PARAMETER));
             }
-            let (mode, body) = (access.mode(), body.clone());
+            let mode = access.mode();
             let result = if call == UPLOAD_LINK {
-                self.exchange_directly(call, mode, &path, body).await
+                self.exchange_directly(call, mode, &path, &body).await
             } else {
                 // In one piece: awc would parse the URL again for a query of its own.
                 let request = self.http.post(format!("{base_url}{path}"));
-                exchange(call, mode, request, Some(body), self.shared.timeout).await
+                exchange(call, mode, request, Some(body.clone()), self.shared.timeout).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
             match result {
@@ -331,16 +331,16 @@ impl Wechat {
         call: &'static str,
         mode: Mode,
         path: &str,
-        body: Vec<u8>,
+        body: &[u8],
     ) -> Result<R, WechatError> {
         let Shared { address, timeout: limit, .. } = &*self.shared;
         let unreachable = |cause| WechatError::Unreachable { call, cause };
         let address = address.as_ref().ok_or_else(|| unreachable("its URL is invalid".into()))?;
         let reply = timeout(*limit, self.direct.post(address, path, body)).await;
         let reply = reply.map_err(|_| WechatError::Timeout { call, limit: *limit })?;
-        let (status, bytes) = reply.map_err(unreachable)?;
-        accept(call, mode, status.as_u16())?;
-        understand(call, mode, &bytes)
+        let reply = reply.map_err(unreachable)?;
+        accept(call, mode, reply.status)?;
+        understand(call, mode, &reply.body)
     }
 }
 

@@ -1,11 +1,11 @@
-//! Runs of bytes that go out in one write: a form's head, what is there of the file, the form's tail.
+//! Runs of bytes that go out in one write: a request's head, a form's, what is there of the file, the form's tail.
 
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// A head, the runs of a full replay window, a piece and a tail.
-const RUNS: usize = 8;
+/// Two heads, the runs of a full replay window, a piece and a tail.
+pub const RUNS: usize = 9;
 
 /// Some runs in order. Copies nothing and allocates nothing.
 #[derive(Debug, Default)]
@@ -19,12 +19,12 @@ pub struct Parcel {
 
 impl Parcel {
     /// Whether no other run finds room.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.end == RUNS
     }
 
     /// Appends a run; there must be room.
-    pub(super) fn push(&mut self, run: Bytes) {
+    pub fn push(&mut self, run: Bytes) {
         self.remaining += run.len();
         self.runs[self.end] = run;
         self.end += 1;
@@ -64,6 +64,9 @@ impl Buf for Parcel {
                 *run = Bytes::new();
                 self.first += 1;
             }
+        }
+        if self.remaining == 0 {
+            (self.first, self.end) = (0, 0);
         }
     }
 }

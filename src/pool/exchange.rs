@@ -1,0 +1,195 @@
+//! One request and its reply over a connection. What is at hand goes out in one write, the request's head with it, and a
+//! reply that comes early is heard while there is still something to send.
+//!
+//! No client of the libraries does both, and they hand each request from one task or queue to another
+//! (`benches/runs/NOTES.md`).
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+
+use super::Connection;
+use super::parcel::{Parcel, RUNS};
+use super::reply::{Failure, Headers, Reply};
+
+/// The head of a request with a body of `length` bytes. What it names must be of a URL that was parsed, or our own: a line
+/// break would end its line.
+pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+/// The rest of a request, behind its head.
+pub trait Outflow {
+    /// Puts what is at hand into `parcel`, which may hold something already; pending only while it holds nothing.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        parcel: &mut Parcel,
+    ) -> Poll<Result<Fill, Aborted>>;
+
+    /// A reply has come: whatever was not sent is not sent any more.
+    fn stop(&mut self);
+}
+
+/// Whether more is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    More,
+    Last,
+}
+
+/// The request cannot be completed; whoever was to fill it knows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aborted;
+
+/// For a request that is whole from the start.
+impl Outflow for () {
+    fn poll_fill(&mut self, _: &mut Context<'_>, _: &mut Parcel) -> Poll<Result<Fill, Aborted>> {
+        Poll::Ready(Ok(Fill::Last))
+    }
+
+    fn stop(&mut self) {}
+}
+
+/// An exchange under way.
+pub struct Exchange<'c, O, H> {
+    connection: &'c mut Connection,
+    outflow: O,
+    headers: H,
+    parcel: Parcel,
+    sending: Sending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Fill,
+    Write(Fill),
+    Sent,
+    /// A reply came first.
+    Stopped,
+}
+
+/// How an exchange failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ExchangeError {
+    Aborted,
+    Failed(Failure),
+}
+
+impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
+    /// Of a request that begins with `head`, where `headers` is shown those of the reply.
+    pub fn new(
+        connection: &'c mut Connection,
+        head: impl Into<Bytes>,
+        outflow: O,
+        headers: H,
+    ) -> Self {
+        let mut parcel = Parcel::default();
+        parcel.push(head.into());
+        Self { connection, outflow, headers, parcel, sending: Sending::Fill }
+    }
+
+    /// Whether the whole request was sent.
+    pub fn is_sent(&self) -> bool {
+        self.sending == Sending::Sent
+    }
+
+    /// Whoever was shown the reply's headers.
+    pub fn into_headers(self) -> H {
+        self.headers
+    }
+
+    /// When the kernel last took bytes from us.
+    pub fn written(&self) -> tokio::time::Instant {
+        self.connection.pulse.written()
+    }
+
+    /// The reply, read to its end. The connection can be kept if it says so.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, ExchangeError>> {
+        match self.poll_send(cx) {
+            Poll::Ready(Err(SendError::Aborted)) => {
+                return Poll::Ready(Err(ExchangeError::Aborted));
+            }
+            Poll::Ready(Err(SendError::Io(error))) => {
+                return Poll::Ready(Err(ExchangeError::Failed(Failure::Unanswered(
+                    error.to_string(),
+                ))));
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        let had_head = self.connection.receiver.has_head();
+        let polled = self.poll_receive(cx);
+        if !had_head && self.connection.receiver.has_head() {
+            if self.sending != Sending::Sent {
+                self.sending = Sending::Stopped;
+            }
+            self.outflow.stop();
+        }
+        let reply = ready!(polled);
+        self.connection.keeps = self.is_sent() && self.connection.receiver.keeps();
+        Poll::Ready(reply.map_err(ExchangeError::Failed))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        loop {
+            match self.sending {
+                Sending::Fill => {
+                    let filled = ready!(self.outflow.poll_fill(cx, &mut self.parcel));
+                    self.sending = Sending::Write(filled.map_err(|Aborted| SendError::Aborted)?);
+                }
+                Sending::Write(fill) => {
+                    ready!(self.poll_write(cx))?;
+                    self.sending = match fill {
+                        Fill::More => Sending::Fill,
+                        Fill::Last => Sending::Sent,
+                    };
+                }
+                Sending::Sent | Sending::Stopped => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut wire = Pin::new(&mut self.connection.wire);
+        while self.parcel.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); RUNS];
+            let used = self.parcel.chunks_vectored(&mut slices);
+            match ready!(wire.as_mut().poll_write_vectored(cx, &slices[..used]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.parcel.advance(written),
+            }
+        }
+        wire.poll_flush(cx)
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Failure>> {
+        loop {
+            let read = ready!(self.connection.poll_read(cx));
+            let receiver = &mut self.connection.receiver;
+            match read {
+                Ok(0) => return Poll::Ready(receiver.end(None)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(receiver.end(Some(error.to_string()))),
+            }
+            if let Some(reply) = receiver.advance(&mut self.headers)? {
+                return Poll::Ready(Ok(reply));
+            }
+        }
+    }
+}
+
+enum SendError {
+    Aborted,
+    Io(io::Error),
+}
+
+impl From<io::Error> for SendError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
