@@ -1,6 +1,9 @@
 //! Log lines: to standard output, as text for people or as JSON for machines.
 
+mod json;
+
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 
 use crate::settings::{LogFormat, Telemetry};
 
@@ -32,7 +35,9 @@ pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
     match settings.format {
         LogFormat::Text => lines.try_init()?,
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init()?,
+        LogFormat::Json => {
+            lines.fmt_fields(JsonFields::new()).event_format(json::Lines).try_init()?
+        }
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub struct Frame {
 impl Frame {
     /// Builds the frame. A line break in a value would let it end its part: refused, as WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
-        let boundary = format!("gateway-{}", hex::encode(rand::rng().random::<[u8; 16]>()));
+        let boundary = ["gateway-", &hex::encode(rand::rng().random::<[u8; 16]>())].concat();
         let values: usize = fields.ordered().map(|(_, value)| value.len()).sum();
         let mut head = String::with_capacity(values + FRAMING);
         for (name, value) in fields.ordered() {
@@ -71,7 +71,7 @@ impl Frame {
         ] {
             head.push_str(piece);
         }
-        let closing = Bytes::from(format!("\r\n--{boundary}--"));
+        let closing = Bytes::from(["\r\n--", &boundary, "--"].concat());
         Ok(Self { boundary, head: Bytes::from(head), closing })
     }
 }

@@ -58,7 +58,7 @@ impl Upstream {
             Some(connection) => connection,
             None => self.pool.connect(&target.origin).await.map_err(unconnected)?,
         };
-        let content_type = format!("multipart/form-data; boundary={boundary}");
+        let content_type = ["multipart/form-data; boundary=", boundary].concat();
         let head = head(&target.path, &target.authority, &content_type, body.length());
         let exchange = Exchange::new(&mut connection, head, body, Marks::default());
         let reply = self.drive(exchange, outgoing).await?;

@@ -24,7 +24,10 @@ const PATH: &AsciiSet =
 
 /// A file's stable address.
 pub fn of_file(base: &str, key: &Key) -> String {
-    format!("{base}{FILES}{}", utf8_percent_encode(key.as_str(), PATH))
+    let mut address = String::with_capacity(base.len() + FILES.len() + key.as_str().len());
+    address.extend([base, FILES]);
+    address.extend(utf8_percent_encode(key.as_str(), PATH));
+    address
 }
 
 /// The base of the addresses in replies: `public_url`, otherwise what the client called us.

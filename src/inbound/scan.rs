@@ -63,7 +63,7 @@ impl Scanner {
     /// `boundary` as in the Content-Type. It cannot hold a line break (it comes from a header), which is what makes
     /// a failed match easy: a new one cannot begin inside the bytes that matched.
     pub fn new(boundary: &str) -> Self {
-        let delimiter = Bytes::from(format!("\r\n--{boundary}"));
+        let delimiter = Bytes::from(["\r\n--", boundary].concat());
         let finder = Finder::new(&delimiter);
         Self { delimiter, finder, matched: 0, implied: 0 }
     }

@@ -18,9 +18,18 @@ use super::reply::{Failure, Headers, Reply};
 /// The head of a request with a body of `length` bytes. What it names must be of a URL that was parsed, or our own: a line
 /// break would end its line.
 pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> String {
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
-    )
+    let pieces = [
+        "POST ",
+        path,
+        " HTTP/1.1\r\nHost: ",
+        authority,
+        "\r\nContent-Type: ",
+        content_type,
+        "\r\nContent-Length: ",
+        &length.to_string(),
+        "\r\n\r\n",
+    ];
+    pieces.concat()
 }
 
 /// The rest of a request, behind its head.

@@ -53,7 +53,7 @@ impl Direct {
     /// Posts JSON to `path` below the address; gives the whole reply, or says what failed without naming the path, which
     /// holds the token. No timer but that for connecting.
     pub async fn post(&self, address: &Address, path: &str, body: &[u8]) -> Result<Reply, String> {
-        let path = format!("{}{path}", address.path);
+        let path = [&address.path, path].concat();
         let head = head(&path, &address.authority, "application/json", body.len() as u64);
         let request = Bytes::from([head.as_bytes(), body].concat());
         loop {

@@ -1,0 +1,178 @@
+//! A log line as JSON, as tracing-subscriber's own formatter writes it: `timestamp`, `level`, the event's fields, and the
+//! `span` it is in. That one reads the span's fields back from their text for every line, and writes a line in some eighty
+//! pieces, each checked to be UTF-8: a twelfth of what is computed for a small upload (`benches/runs/NOTES.md`).
+
+use std::fmt::{self, Debug};
+use std::io::Write;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// What most lines fit into.
+const LINE: usize = 512;
+
+/// Formats lines. The fields of spans must be JSON already, as `JsonFields` writes them.
+pub struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = Line(Vec::with_capacity(LINE));
+        line.raw("{\"timestamp\":");
+        line.quoted(format_args!("{:.6}", Timestamp::now()));
+        line.raw(",\"level\":");
+        line.value(event.metadata().level().as_str());
+        event.record(&mut line);
+        let span =
+            event.parent().and_then(|id| context.span(id)).or_else(|| context.lookup_current());
+        if let Some(span) = span {
+            let extensions = span.extensions();
+            let fields = extensions.get::<FormattedFields<N>>().map(|fields| fields.as_str());
+            let fields = fields.and_then(|fields| fields.strip_prefix('{')?.strip_suffix('}'));
+            line.raw(",\"span\":{");
+            if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
+                line.raw(fields);
+                line.raw(",");
+            }
+            line.raw("\"name\":");
+            line.value(span.name());
+            line.raw("}");
+        }
+        line.raw("}\n");
+        writer.write_str(std::str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
+    }
+}
+
+struct Line(Vec<u8>);
+
+impl Line {
+    fn raw(&mut self, json: &str) {
+        self.0.extend_from_slice(json.as_bytes());
+    }
+
+    fn value(&mut self, value: impl Serialize) {
+        // Neither numbers nor texts fail, nor does memory.
+        let _ = serde_json::to_writer(&mut self.0, &value);
+    }
+
+    /// What is known to need no escapes.
+    fn quoted(&mut self, text: fmt::Arguments<'_>) {
+        let _ = write!(self.0, "\"{text}\"");
+    }
+
+    fn field(&mut self, field: &Field, value: impl Serialize) {
+        self.raw(",");
+        self.value(field.name());
+        self.raw(":");
+        self.value(value);
+    }
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.field(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.field(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.field(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.field(field, format_args!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+    use tracing_subscriber::fmt::format::JsonFields;
+
+    use super::*;
+
+    /// What is written.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn events() {
+        tracing::info!("no span");
+        tracing::info_span!("bare").in_scope(|| tracing::warn!(number = -1, "in a span"));
+        let outer = tracing::info_span!("outer", id = "a\"b\n中\u{1}", count = 7, ratio = 0.5);
+        let _entered = outer.enter();
+        tracing::info_span!("inner", last = true).in_scope(|| {
+            let nothing: Option<&str> = None;
+            let took = std::time::Duration::from_micros(1500);
+            tracing::error!(text = "\\\t\u{7f}é", nothing, some = Some(1u64), ?took, quote = %'"', "x {}", 1);
+            tracing::debug!(parent: &outer, float = 1e300, yes = true, error = &io::Error::other("e") as &dyn std::error::Error);
+        });
+    }
+
+    /// Without their times.
+    fn lines(subscriber: impl FnOnce(Log) -> tracing::Dispatch) -> Vec<Value> {
+        let log = Log::default();
+        tracing::dispatcher::with_default(&subscriber(log.clone()), events);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let line = |line: &str| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
+            let timestamp = timestamp.as_str().unwrap();
+            assert!(timestamp.parse::<Timestamp>().is_ok(), "{timestamp}");
+            assert_eq!(timestamp.len(), "2026-11-26T18:00:00.000001Z".len());
+            line
+        };
+        text.lines().map(line).collect()
+    }
+
+    #[test]
+    fn lines_are_those_of_the_library() {
+        let all =
+            || tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_target(false);
+        let theirs = lines(|log| {
+            let subscriber = all().json().flatten_event(true).with_span_list(false);
+            subscriber.with_writer(move || log.clone()).finish().into()
+        });
+        let ours = lines(|log| {
+            let subscriber = all().event_format(Lines).fmt_fields(JsonFields::new());
+            subscriber.with_writer(move || log.clone()).finish().into()
+        });
+        assert_eq!(ours.len(), 4);
+        assert_eq!(ours, theirs);
+    }
+}
