@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::turn;
 use reply::Receiver;
 use wire::{Pulse, Tap, Wire};
 
@@ -59,6 +60,8 @@ pub struct Pool {
     connect_timeout: Duration,
     /// Bytes that may follow a reply's head.
     reply_limit: usize,
+    /// Its requests are.
+    holds: bool,
     #[expect(clippy::vec_box, reason = "it is the box that goes from hand to hand")]
     idle: RefCell<HashMap<Origin, Vec<Box<Connection>>>>,
 }
@@ -74,14 +77,33 @@ pub struct Connection {
 }
 
 impl Pool {
-    /// Must be called on a worker: it starts a local task that sweeps idle connections while the pool lives.
+    /// For requests of any length. Must be called on a worker: it starts a local task that sweeps idle connections while
+    /// the pool lives.
     pub fn new(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
         reply_limit: usize,
     ) -> Rc<Self> {
+        Self::with(tls, connect_timeout, reply_limit, false)
+    }
+
+    /// The same for short requests, which may be held to be sent along with others.
+    pub fn for_short(
+        tls: Arc<rustls::ClientConfig>,
+        connect_timeout: Duration,
+        reply_limit: usize,
+    ) -> Rc<Self> {
+        Self::with(tls, connect_timeout, reply_limit, true)
+    }
+
+    fn with(
+        tls: Arc<rustls::ClientConfig>,
+        connect_timeout: Duration,
+        reply_limit: usize,
+        holds: bool,
+    ) -> Rc<Self> {
         let (tls, idle) = (TlsConnector::from(tls), RefCell::default());
-        let pool = Rc::new(Self { tls, connect_timeout, reply_limit, idle });
+        let pool = Rc::new(Self { tls, connect_timeout, reply_limit, holds, idle });
         actix_web::rt::spawn(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -102,6 +124,8 @@ impl Pool {
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
         // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
+        let stream =
+            if self.holds { turn::Stream::holding(stream) } else { turn::Stream::new(stream) };
         let tap = Tap::new(stream, pulse);
         if !origin.https {
             return Ok(Wire::Plain(tap));

@@ -3,8 +3,12 @@
 //! its processor. So what was read is answered only when all that were ready along with it have been read, too: the
 //! answers then go out one behind the other, and whoever was woken by the first finds the rest.
 //!
-//! It takes one more poll of a task that has read before it writes, and pays where several do
-//! (`benches/runs/NOTES.md`).
+//! Short answers are held and sent by one task in one go; long ones take one more poll of the task that has read before it
+//! writes. It pays where several do (`benches/runs/NOTES.md`).
+
+mod stream;
+
+pub use stream::Stream;
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -33,9 +37,14 @@ impl Drop for Upload {
     }
 }
 
+/// Whether there is anybody to go together with.
+fn are_several() -> bool {
+    UPLOADS.get() > FEW
+}
+
 /// One connection's place in the turn.
 #[derive(Debug, Default)]
-pub struct Turn {
+struct Turn {
     has_read: bool,
     /// It has let the others go first, and not written since.
     has_waited: bool,
@@ -43,15 +52,15 @@ pub struct Turn {
 
 impl Turn {
     /// Something was read.
-    pub fn read(&mut self) {
+    fn read(&mut self) {
         self.has_read = true;
     }
 
     /// Ready to write: at once where nothing was read since the last time, otherwise behind all that are ready now. Only
     /// once: who sends without a pause, and is read before each write, must not keep an answer from going out.
-    pub fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
+    fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
         let has_read = std::mem::take(&mut self.has_read);
-        self.has_waited = has_read && !self.has_waited && UPLOADS.get() > FEW;
+        self.has_waited = has_read && !self.has_waited && are_several();
         if !self.has_waited {
             return Poll::Ready(());
         }

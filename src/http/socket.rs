@@ -5,24 +5,23 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connections::Seat;
-use crate::turn::Turn;
+use crate::turn;
 
 /// A client's TCP stream in its place.
 pub struct Seated {
-    stream: TcpStream,
+    stream: turn::Stream,
     seat: Rc<Seat>,
-    turn: Turn,
 }
 
 impl Seated {
     pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        Self { stream, seat, turn: Turn::default() }
+        Self { stream: turn::Stream::holding(stream), seat }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -57,9 +56,7 @@ impl AsyncRead for Seated {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_ready() {
-            self.turn.read();
-        } else if self.seat.is_over(cx.waker()) {
+        if polled.is_pending() && self.seat.is_over(cx.waker()) {
             return Poll::Ready(Ok(()));
         }
         polled
@@ -75,7 +72,6 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(self.turn.poll_write(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -87,7 +83,6 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(self.turn.poll_write(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

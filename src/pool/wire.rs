@@ -5,14 +5,13 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::turn::Turn;
+use crate::turn;
 
 /// Shared between a connection and whoever watches it for stalls.
 pub struct Pulse {
@@ -35,14 +34,13 @@ impl Pulse {
 /// still sending; the refusal is then queued on the read side, and an error from the write would make hyper drop it
 /// (23-45 % of such verdicts were lost without this). Reads end the connection, or the stall timer does.
 pub struct Tap {
-    stream: TcpStream,
+    stream: turn::Stream,
     pulse: Rc<Pulse>,
-    turn: Turn,
 }
 
 impl Tap {
-    pub(crate) fn new(stream: TcpStream, pulse: Rc<Pulse>) -> Self {
-        Self { stream, pulse, turn: Turn::default() }
+    pub(crate) fn new(stream: turn::Stream, pulse: Rc<Pulse>) -> Self {
+        Self { stream, pulse }
     }
 
     fn outcome(
@@ -73,11 +71,7 @@ impl AsyncRead for Tap {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_ready() {
-            self.turn.read();
-        }
-        polled
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -90,7 +84,6 @@ impl AsyncWrite for Tap {
         if self.pulse.broken.get() {
             return Poll::Pending;
         }
-        ready!(self.turn.poll_write(cx));
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.outcome(cx, result)
     }
@@ -103,7 +96,6 @@ impl AsyncWrite for Tap {
         if self.pulse.broken.get() {
             return Poll::Pending;
         }
-        ready!(self.turn.poll_write(cx));
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.outcome(cx, result)
     }

@@ -309,7 +309,8 @@ impl Wechat {
                 Err(WechatError::Refused { errcode, .. })
                     if wire::is_bad_token(errcode)
                         && !token_refused
-                        && access.reject(&pass).await =>
+                        // Rare, and large: every upload would make room for it.
+                        && Box::pin(access.reject(&pass)).await =>
                 {
                     tracing::info!(call, errcode, "access token refused, trying another");
                     token_refused = true;

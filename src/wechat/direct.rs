@@ -47,7 +47,7 @@ pub struct Direct(Rc<Pool>);
 impl Direct {
     /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
-        Self(Pool::new(tls, connect_timeout, REPLY_LIMIT))
+        Self(Pool::for_short(tls, connect_timeout, REPLY_LIMIT))
     }
 
     /// Posts JSON to `path` below the address; gives the whole reply, or says what failed without naming the path, which
