@@ -1,7 +1,7 @@
 //! One file to COS: a link, the form, the verdict; again where that may help and every byte is still there.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -45,8 +45,8 @@ pub(super) async fn deliver(
     times: &Times<'_>,
 ) -> Result<(String, Receipt), Problem> {
     // While WeChat is asked, the client goes on sending.
-    let (link, ahead) = (upload_link(worker, &path.key, times), file.relay.read_ahead());
-    let mut link = beside(link, ahead).await?;
+    let link = pin!(upload_link(worker, &path.key, times));
+    let mut link = beside(link, pin!(file.relay.read_ahead())).await?;
     match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
             // Of a file that was never there nobody has a link.
@@ -66,13 +66,17 @@ pub(super) async fn deliver(
     }
 }
 
-/// Runs `aside` as long as `main` takes, and no longer.
-async fn beside<T>(main: impl Future<Output = T>, aside: impl Future<Output = ()>) -> T {
-    let (mut main, mut aside) = (pin!(main), pin!(aside.fuse()));
+/// Runs `aside` as long as `main` takes, and no longer. They stay where they are: taken by value, they would be there twice,
+/// in every upload.
+async fn beside<T>(
+    mut main: Pin<&mut impl Future<Output = T>>,
+    aside: Pin<&mut impl Future<Output = ()>>,
+) -> T {
+    let mut aside = aside.fuse();
     poll_fn(|cx| {
         let result = main.as_mut().poll(cx);
         if result.is_pending() {
-            let _ = aside.as_mut().poll(cx);
+            let _ = aside.poll_unpin(cx);
         }
         result
     })
@@ -160,7 +164,8 @@ async fn send(
                 tokio::time::sleep(pause).await;
                 attempt += 1;
                 if error.wants_fresh_link() {
-                    let fresh = upload_link(worker, key, times).await;
+                    // Rare, and large: every upload would make room for it.
+                    let fresh = Box::pin(upload_link(worker, key, times)).await;
                     *link = fresh.map_err(SendError::Problem)?;
                 }
             }
