@@ -1,15 +1,20 @@
 //! One part's head: actix-multipart parses it, the file's name is decoded here from the raw bytes.
 //!
-//! The parser is shown a stand-in of the same length in which nothing can trip it: it refuses a whole part when the
-//! file's name is not UTF-8 or its `filename*` is odd, and it drops the backslashes of Windows paths. It sees one head
-//! at a time and no content, so it cannot disagree with our scanner about where a part ends (its `Field` ends at a
-//! bare `\r--boundary` and trusts a part's own Content-Length).
+//! The parser is shown a stand-in in which nothing can trip it: it refuses a whole part when the file's name is not UTF-8
+//! or its `filename*` is odd, and it drops the backslashes of Windows paths. It sees one head at a time and no content, so
+//! it cannot disagree with our scanner about where a part ends (its `Field` ends at a bare `\r--boundary` and trusts a
+//! part's own Content-Length).
+//!
+//! Without the file's name and length the heads of one form are those of the next, so what the parser said of them is
+//! remembered: it was a tenth of a small upload's instructions.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use actix_multipart::Multipart;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use encoding_rs::{Encoding, GB18030};
 use futures::{FutureExt, StreamExt, stream};
@@ -44,10 +49,57 @@ static REQUEST: LazyLock<HeaderMap> = LazyLock::new(|| {
 });
 const BOUNDARY: &[u8] = b"--x\r\n";
 
+/// So many heads are remembered by a worker,
+const REMEMBERED: usize = 64;
+/// and none that is longer.
+const MEMORABLE: usize = 512;
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<Vec<u8>, Parsed>> = RefCell::default();
+}
+
 /// Parses the bytes between a part's delimiter line and its content (both line breaks included).
 pub fn parse(raw: &[u8]) -> Result<PartHead, InboundError> {
-    let shown = StandIn::of(raw);
-    let framed = Bytes::from([BOUNDARY, &shown.head].concat());
+    let StandIn { head, file_name, length } = StandIn::of(raw);
+    let Parsed { field, content_type } = match KNOWN.with_borrow(|known| known.get(&head).cloned())
+    {
+        Some(parsed) => parsed,
+        None => remembered(head)?,
+    };
+    let length = length.map(|digits| {
+        let digits = std::str::from_utf8(digits).ok();
+        digits
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|digits| digits.parse().ok())
+            .ok_or(InboundError::Malformed("a part's Content-Length is not a number"))
+    });
+    Ok(PartHead { field, file_name, content_type, length: length.transpose()? })
+}
+
+/// What the parser finds in a head.
+#[derive(Clone)]
+struct Parsed {
+    field: String,
+    content_type: Option<String>,
+}
+
+/// Parses a head, and keeps it in mind.
+fn remembered(head: Vec<u8>) -> Result<Parsed, InboundError> {
+    let parsed = parsed(&head)?;
+    if head.len() <= MEMORABLE {
+        KNOWN.with_borrow_mut(|known| {
+            // Made up by somebody, or the forms have changed.
+            if known.len() == REMEMBERED {
+                known.clear();
+            }
+            known.insert(head, parsed.clone());
+        });
+    }
+    Ok(parsed)
+}
+
+fn parsed(head: &[u8]) -> Result<Parsed, InboundError> {
+    let framed = Bytes::from([BOUNDARY, head].concat());
     let once = stream::iter([Ok::<Bytes, actix_web::error::PayloadError>(framed)]);
     let field = Multipart::new(&REQUEST, once.chain(stream::pending()))
         .next()
@@ -57,78 +109,96 @@ pub fn parse(raw: &[u8]) -> Result<PartHead, InboundError> {
         .ok_or(InboundError::Malformed(
             "a part's headers cannot be read: each needs `Content-Disposition: form-data; name=\"…\"`",
         ))?;
-
-    let length = match field.headers().get(CONTENT_LENGTH) {
-        None => None,
-        Some(value) => Some(
-            value
-                .to_str()
-                .ok()
-                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|digits| digits.parse().ok())
-                .ok_or(InboundError::Malformed("a part's Content-Length is not a number"))?,
-        ),
-    };
-    Ok(PartHead {
+    Ok(Parsed {
         field: field.name().unwrap_or_default().to_owned(),
-        file_name: shown.file_name,
         content_type: field.content_type().map(ToString::to_string),
-        length,
     })
 }
 
-/// A head with the file's name taken out.
-struct StandIn {
+/// A head with the file's name and length taken out.
+struct StandIn<'a> {
     head: Vec<u8>,
     file_name: Option<String>,
+    length: Option<&'a [u8]>,
 }
 
-impl StandIn {
-    fn of(raw: &[u8]) -> Self {
-        let mut head = raw.to_vec();
-        let (mut plain, mut extended) = (None, None);
-        for (range, starred) in file_name_values(raw) {
+impl<'a> StandIn<'a> {
+    fn of(raw: &'a [u8]) -> Self {
+        let mut head = Vec::with_capacity(raw.len());
+        let (mut plain, mut extended, mut length) = (None, None, None);
+        let mut copied = 0;
+        for (range, taken) in values(raw) {
             let value = &raw[range.clone()];
-            if starred {
-                extended = extended.or_else(|| decode_extended(value));
-                // The star goes too: `filename*=xxx` would be parsed as an extended value again.
-                head[range.start - 2] = b'x';
-            } else {
-                plain.get_or_insert_with(|| decode_plain(value));
+            head.extend_from_slice(&raw[copied..range.start]);
+            copied = range.end;
+            match taken {
+                Taken::Name => {
+                    plain.get_or_insert_with(|| decode_plain(value));
+                    head.push(b'x');
+                }
+                Taken::ExtendedName => {
+                    extended = extended.or_else(|| decode_extended(value));
+                    // Without the star: `filename*=x` would be parsed as an extended value again.
+                    head.truncate(head.len() - b"*=".len());
+                    head.extend_from_slice(b"=x");
+                }
+                Taken::Length => {
+                    length = length.or(Some(value));
+                    head.push(b'0');
+                }
             }
-            head[range].fill(b'x');
         }
+        head.extend_from_slice(&raw[copied..]);
         if std::str::from_utf8(&head).is_err() {
             head.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'x');
         }
-        Self { head, file_name: extended.or(plain) }
+        Self { head, file_name: extended.or(plain), length }
     }
 }
 
-/// Where the values of `filename` and `filename*` (true) stand in a head's Content-Disposition, without quotes.
-fn file_name_values(raw: &[u8]) -> Vec<(Range<usize>, bool)> {
-    const NAME: &[u8] = b"content-disposition:";
+/// A value that is taken out of a head.
+enum Taken {
+    Name,
+    ExtendedName,
+    Length,
+}
+
+/// Where the values of `filename` and `filename*`, without quotes, and of Content-Length stand in a head.
+fn values(raw: &[u8]) -> Vec<(Range<usize>, Taken)> {
     let mut found = Vec::new();
+    let mut disposed = false;
     let mut start = 0;
     for line in raw.split_inclusive(|byte| *byte == b'\n') {
         let end = start + line.trim_ascii_end().len();
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            let mut at = start + NAME.len();
+        if let Some(behind) = behind_name(line, b"content-length:") {
+            let value = start + behind..end.max(start + behind);
+            let padding = value.len() - raw[value.clone()].trim_ascii_start().len();
+            found.push((value.start + padding..value.end, Taken::Length));
+        } else if let Some(behind) =
+            behind_name(line, b"content-disposition:").filter(|_| !disposed)
+        {
+            disposed = true;
+            let mut at = start + behind;
             while let Some(parameter) = next_parameter(raw, &mut at, end) {
                 let name = raw[parameter.name].trim_ascii();
                 if name.eq_ignore_ascii_case(b"filename") {
-                    found.push((parameter.value, false));
+                    found.push((parameter.value, Taken::Name));
                 } else if name.eq_ignore_ascii_case(b"filename*")
                     && raw[..parameter.value.start].ends_with(b"*=")
                 {
-                    found.push((parameter.value, true));
+                    found.push((parameter.value, Taken::ExtendedName));
                 }
             }
-            break;
         }
         start += line.len();
     }
     found
+}
+
+/// Where a header's value begins in its line, if it is the one of this name.
+fn behind_name(line: &[u8], name: &[u8]) -> Option<usize> {
+    let has_it = line.get(..name.len())?.eq_ignore_ascii_case(name);
+    has_it.then_some(name.len())
 }
 
 struct Parameter {
@@ -202,7 +272,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(disposition: &[u8]) -> Result<PartHead, InboundError> {
+    fn part(disposition: &[u8]) -> Result<PartHead, InboundError> {
         let mut raw = b"Content-Disposition: form-data; ".to_vec();
         raw.extend_from_slice(disposition);
         raw.extend_from_slice(b"\r\nContent-Type: image/png\r\n\r\n");
@@ -210,7 +280,7 @@ mod tests {
     }
 
     fn name(disposition: &[u8]) -> String {
-        parsed(disposition).unwrap().file_name.unwrap()
+        part(disposition).unwrap().file_name.unwrap()
     }
 
     #[test]
@@ -241,15 +311,45 @@ mod tests {
 
     #[test]
     fn a_part_is_a_file_by_its_name_or_its_field() {
-        assert!(parsed(b"name=\"anything\"; filename=\"x\"").unwrap().is_file());
-        assert!(parsed(b"name=\"file\"").unwrap().is_file());
-        assert!(!parsed(b"name=\"path\"").unwrap().is_file());
-        assert_eq!(parsed(b"name=\"f; filename=x\"").unwrap().field, "f; filename=x");
+        assert!(part(b"name=\"anything\"; filename=\"x\"").unwrap().is_file());
+        assert!(part(b"name=\"file\"").unwrap().is_file());
+        assert!(!part(b"name=\"path\"").unwrap().is_file());
+        assert_eq!(part(b"name=\"f; filename=x\"").unwrap().field, "f; filename=x");
+    }
+
+    #[test]
+    fn the_parser_is_asked_once_for_heads_that_differ_by_name_and_length() {
+        let known = || KNOWN.with_borrow(HashMap::len);
+        let head = |name: &str, length: &str| {
+            let raw = format!(
+                "Content-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+                 Content-Type: Text/Plain; charset=UTF-8\r\ncontent-length: {length} \r\n\r\n"
+            );
+            parse(raw.as_bytes())
+        };
+        let before = known();
+        for (name, length) in [("a.txt", 1), ("报告.txt", u64::MAX), ("", 0), ("a.txt", 1)] {
+            let length = Some(length);
+            let (field, content_type) = ("file".into(), Some("text/plain; charset=utf-8".into()));
+            let expected = PartHead { field, file_name: Some(name.into()), content_type, length };
+            assert_eq!(head(name, &length.unwrap().to_string()).unwrap(), expected);
+        }
+        assert_eq!(known(), before + 1);
+        for length in ["", "-1", "1 2", "0x1", "18446744073709551616"] {
+            assert!(matches!(head("a", length), Err(InboundError::Malformed(_))), "{length}");
+        }
+
+        for number in 0..2 * REMEMBERED {
+            part(format!("name=\"f{number}\"").as_bytes()).unwrap();
+            part(format!("name=\"{number:MEMORABLE$}\"").as_bytes()).unwrap();
+        }
+        assert!((1..=REMEMBERED).contains(&known()));
+        KNOWN.with_borrow(|known| assert!(known.keys().all(|head| head.len() <= MEMORABLE)));
     }
 
     #[test]
     fn a_head_without_a_field_name_is_refused() {
-        assert!(matches!(parsed(b"filename=\"x\""), Err(InboundError::Malformed(_))));
+        assert!(matches!(part(b"filename=\"x\""), Err(InboundError::Malformed(_))));
     }
 
     proptest! {
@@ -266,7 +366,7 @@ mod tests {
             let disposition: Vec<u8> =
                 pieces.iter().flat_map(|piece| tokens[*piece].iter().copied()).collect();
             for start in [b"name=\"file\"; ".as_slice(), b""] {
-                if let Ok(PartHead { file_name: Some(name), .. }) = parsed(&[start, &disposition].concat()) {
+                if let Ok(PartHead { file_name: Some(name), .. }) = part(&[start, &disposition].concat()) {
                     prop_assert!(!name.contains(['/', '\\']) && !name.contains(char::is_control));
                 }
             }

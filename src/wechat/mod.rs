@@ -10,6 +10,7 @@
 
 pub mod access;
 pub mod advice;
+mod answer;
 pub mod api;
 pub mod credential;
 pub mod direct;

@@ -8,8 +8,8 @@ use awc::http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use super::answer::Answer;
 use super::credential::Mode;
-use super::wire::{Answer, Envelope};
 use super::{WechatError, advice};
 
 /// A reply may be this long.
@@ -63,7 +63,7 @@ pub(super) fn understand<R: DeserializeOwned>(
 ) -> Result<R, WechatError> {
     let unusable = |cause| WechatError::Unusable { call, cause };
     let (envelope, reply) = match serde_json::from_slice::<Answer<R>>(reply) {
-        Ok(Answer { errcode, errmsg, reply }) => (Envelope { errcode, errmsg }, Some(reply)),
+        Ok(Answer { envelope, reply }) => (envelope, Some(reply)),
         // A refusal has no more than the envelope.
         Err(_) => {
             (serde_json::from_slice(reply).map_err(|_| unusable("it is no JSON object"))?, None)

@@ -4,23 +4,12 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 /// What every reply begins with, and all there is of a refusal. `errcode` may be missing in one that succeeded.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Envelope {
     #[serde(default)]
     pub errcode: i64,
     #[serde(default)]
     pub errmsg: String,
-}
-
-/// A whole reply with its [`Envelope`], read in one pass.
-#[derive(Deserialize)]
-pub(super) struct Answer<R> {
-    #[serde(default)]
-    pub errcode: i64,
-    #[serde(default)]
-    pub errmsg: String,
-    #[serde(flatten)]
-    pub reply: R,
 }
 
 #[derive(Debug, Deserialize)]
