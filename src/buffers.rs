@@ -17,12 +17,12 @@ struct Size {
 }
 
 /// From large to small. A body of 512 MiB costs half in reads of 1 MiB of what it does in reads of 256 KiB, since whoever
-/// sends and whoever receives is woken less often, and so are we; 2 MiB gain nothing (`benches/runs/NOTES.md`). 64 KiB is
-/// what icons and previews of photos fit into.
+/// sends and whoever receives is woken less often, and so are we; 2 MiB gain nothing (`benches/runs/NOTES.md`). The
+/// smallest holds what icons and previews of photos fit into, 64 KiB, and the heads before it.
 const SIZES: [Size; 3] = [
     Size { bytes: 1024 * 1024, in_use: 8, kept: 8 },
     Size { bytes: 256 * 1024, in_use: 32, kept: 16 },
-    Size { bytes: 64 * 1024, in_use: usize::MAX, kept: 64 },
+    Size { bytes: 72 * 1024, in_use: usize::MAX, kept: 64 },
 ];
 
 thread_local! {
@@ -57,7 +57,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// One to read at most `most` bytes into, or fewer.
+    /// One to read `most` bytes into, or fewer at a time.
     pub(crate) fn take(most: u64) -> Self {
         POOL.with_borrow_mut(|Pool { shelves, in_use }| {
             // A larger one than needed is not taken: what is read would use but a part of it.
@@ -74,10 +74,9 @@ impl Buffer {
         })
     }
 
-    /// To be read into, at most `most` bytes.
-    pub(crate) fn unfilled(&mut self, most: u64) -> ReadBuf<'_> {
-        let room = self.bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
-        ReadBuf::new(&mut self.bytes[..room])
+    /// To be read into: as much as it holds.
+    pub(crate) fn unfilled(&mut self) -> ReadBuf<'_> {
+        ReadBuf::new(&mut self.bytes)
     }
 
     /// Its first `filled` bytes.
@@ -155,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_as_large_as_what_is_left() {
-        for (most, bytes) in [(10, 64), (64 << 10, 64), (65 << 10, 256), (257 << 10, 1024)] {
+        for (most, bytes) in [(10, 72), (72 << 10, 72), (73 << 10, 256), (257 << 10, 1024)] {
             assert_eq!(Buffer::take(most).bytes.len(), bytes << 10, "{most}");
         }
     }

@@ -199,15 +199,15 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let mut blocks = Blocks::new(budget.clone());
         let mut buffer = Buffer::take(64 << 10);
-        buffer.unfilled(64 << 10).initialize_unfilled().fill(7);
-        let read = buffer.freeze(64 << 10);
+        buffer.unfilled().initialize_unfilled().fill(7);
+        let read = buffer.freeze(72 << 10);
         blocks.push(&Bytes::from_static(&[1; 10])).unwrap();
         blocks.push(&read.slice(..40_000)).unwrap();
         blocks.push(&read.slice(40_000..)).unwrap();
         assert_eq!(joined(&mut blocks), [&[1; 10][..], &read].concat());
         assert_eq!(blocks.run(1).unwrap().as_ptr(), read.as_ptr());
-        let copied = 8192 + 25_536 - (8192 - 10);
-        assert_eq!(budget.used(), copied + (64 << 10));
+        let copied = 8192 + 33_728 - (8192 - 10);
+        assert_eq!(budget.used(), copied + (72 << 10));
         drop(blocks);
         assert_eq!(budget.used(), 0);
     }

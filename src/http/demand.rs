@@ -1,57 +1,63 @@
 //! Sockets towards clients that are read only when somebody wants their bytes, and bodies that are read past actix-http.
 //!
 //! actix-http reads ahead: up to 128 KiB into its own buffer while up to as much again waits in the payload, and a
-//! slow COS makes every upload pin all of it (measured: 0.66 MiB each). So while a request's body is being read, its
-//! socket gives no more than was asked for; the rest stays where TCP can push back, in the kernel.
+//! slow COS makes every upload pin all of it (measured: 0.66 MiB each). And it reads a body in pieces that grow from 8
+//! KiB, with an allocation and a copy for each growth. So it is given each request's head, and is told nothing of a
+//! body: the length in the head that it sees is zero, the true one is put back behind it ([`Meter::begin`]), and whoever
+//! reads the body takes it from the socket, into buffers that are used again and again.
 //!
-//! And it reads a body in pieces that grow from 8 KiB, with an allocation and a copy for each growth. So a body whose
-//! length is known is taken from the socket by whoever reads it, into buffers that are used again and again, and the
-//! dispatcher is shown as many zeros in its place: it counts along, and remains the one that knows where a request ends.
+//! That needs to know where a head ends ([`Framing`]). Where that is in doubt actix-http reads for itself, as much as is
+//! asked for and no more; the rest stays where TCP can push back, in the kernel.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
+use tokio::time::{Sleep, sleep};
 
-use crate::buffers::Buffer;
+use super::framing::Framing;
+use crate::buffers::{self, Buffer};
 
-/// How much is asked for at a time; also what a request's head, with what follows it, may bring unasked. A longer head
+/// How much is asked for at a time; also what the dispatcher is given beyond the request that it is at. A longer head
 /// ends in the timeout for heads.
 const PORTION: usize = 32 * 1024;
-/// A head is read in one step a turn, of this size or of what the dispatcher's buffer still has room for, which nearly
-/// all fit into: what follows it is better read by who wants it. The buffer has 8 KiB; filled beyond this it is enlarged
-/// and moved.
-const HEAD: usize = 8 * 1024 - SPARE;
-/// Zeros that the dispatcher is shown in one turn: what its buffer holds when it has grown once, or, while it is far
-/// behind, as much as it grows to for a large body. Each turn polls all of the request; each growth moves what is held.
-const SHOWN: usize = 16 * 1024;
-const SHOWN_WHEN_BEHIND: usize = 64 * 1024;
-/// With less room than this the dispatcher enlarges its buffer before it reads, and moves all that it holds, even for
-/// nothing: as much is left free (moving zeros was 6 % of a large upload's CPU).
-const SPARE: usize = 1024;
-/// Zeros that the dispatcher may still have to be shown while more is read past it: without a bound, an upload that
-/// never has to wait would leave it ever further behind, and keep its worker to itself.
-const OWED: u64 = 128 * 1024;
+/// A head is read with what follows it, up to this much.
+const FIRST: u64 = 64 * 1024;
+/// What a client sends behind its last reply is read for so long: a reset would take the reply from it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the next bytes of a connection are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// A request.
+    Request,
+    /// So much of a body that the dispatcher knows nothing of.
+    Body(u64),
+    /// What only the dispatcher can tell.
+    Doubtful,
+}
 
 /// The inside of a client's connection.
 pub struct Inlet<S: ?Sized> {
-    /// What the dispatcher may read; `None`: as much as there is.
+    flow: Cell<Flow>,
+    /// What was read for the dispatcher, and that it has not taken yet.
+    due: RefCell<Bytes>,
+    /// What was read behind that.
+    ahead: RefCell<Bytes>,
+    /// What the dispatcher may be given; `None`: as much as there is.
     allowance: Cell<Option<usize>>,
-    /// Between two requests.
-    at_head: Cell<bool>,
-    /// Bytes of the body that were read past the dispatcher and that it has not been shown yet.
-    owed: Cell<u64>,
-    /// What the dispatcher has been given in this turn.
-    given: Cell<usize>,
-    /// Whether the last that it was given was all it could take: there may be more.
-    filled: Cell<bool>,
-    /// How often the dispatcher has come to read.
-    turn: Cell<u64>,
+    /// Requests that the dispatcher was given, and those that have begun.
+    given: Cell<u64>,
+    begun: Cell<u64>,
+    /// The dispatcher, which waits.
     reader: RefCell<Option<Waker>>,
+    lingers: RefCell<Option<Pin<Box<Sleep>>>>,
     stream: RefCell<S>,
 }
 
@@ -59,9 +65,18 @@ pub struct Inlet<S: ?Sized> {
 pub type Meter = Inlet<dyn AsyncRead + Unpin>;
 
 impl Meter {
-    /// A body begins: nothing more is read until it is asked for.
+    /// A request begins. How long its body is, if that is read here.
+    pub fn begin(&self) -> Option<u64> {
+        self.begun.set(self.begun.get() + 1);
+        match self.flow.get() {
+            // It is the last one's; those before it may begin late, too.
+            Flow::Body(length) if self.begun == self.given => Some(length),
+            _ => None,
+        }
+    }
+
+    /// The dispatcher has a body: it gets no more of it until it is asked for.
     pub fn hold(&self) {
-        self.at_head.set(false);
         self.allowance.set(Some(0));
     }
 
@@ -73,7 +88,6 @@ impl Meter {
     /// The body has ended: asks for the next request. Not later: where requests are sent ahead, actix-http keeps the
     /// connection only if it finds the next one before it has answered this one.
     pub fn next(&self) {
-        self.at_head.set(true);
         self.ask();
     }
 
@@ -89,46 +103,72 @@ impl Meter {
         }
     }
 
-    /// Counts the dispatcher's turns: each begins with reading, then everything that was read is decoded.
-    pub fn turn(&self) -> u64 {
-        self.turn.get()
-    }
-
-    /// Whether the dispatcher has counted every byte of the body that was read.
-    pub fn is_settled(&self) -> bool {
-        self.owed.get() == 0
-    }
-
-    /// Reads at most `most` bytes of the body past the dispatcher, which must have been on [`Self::hold`] and have
-    /// nothing left of what it has read. Never empty: an end is an error.
-    pub fn poll_body(&self, cx: &mut Context<'_>, most: u64) -> Poll<io::Result<Bytes>> {
-        if self.owed.get() > OWED {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+    /// What is left of a body that is read here.
+    pub fn left(&self) -> u64 {
+        match self.flow.get() {
+            Flow::Body(left) => left,
+            Flow::Request | Flow::Doubtful => 0,
         }
+    }
+
+    /// Reads on in the body; `None` at its end. Never empty: an early end is an error.
+    pub fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let Flow::Body(left) = self.flow.get() else {
+            return Poll::Ready(None);
+        };
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.is_empty() {
+            match ready!(self.poll_read(cx, left)) {
+                Ok(bytes) if bytes.is_empty() => {
+                    return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Ok(bytes) => *ahead = bytes,
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        let bytes = take(&mut ahead, left);
+        let left = left - bytes.len() as u64;
+        self.flow.set(if left > 0 { Flow::Body(left) } else { Flow::Request });
+        if left == 0 {
+            free(&mut ahead);
+        }
+        Poll::Ready(Some(Ok(bytes)))
+    }
+}
+
+/// Lets go of the buffer that `bytes` are in: what waits for a client would pin it for as long as that one likes.
+fn free(bytes: &mut Bytes) {
+    if !bytes.is_empty() && buffers::behind(bytes).is_some() {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+}
+
+/// The first `most` of `bytes`.
+fn take(bytes: &mut Bytes, most: u64) -> Bytes {
+    bytes.split_to(bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX)))
+}
+
+impl<S: AsyncRead + Unpin + ?Sized> Inlet<S> {
+    /// Reads as much as there is and a buffer for `expected` bytes holds; nothing at the end.
+    fn poll_read(&self, cx: &mut Context<'_>, expected: u64) -> Poll<io::Result<Bytes>> {
         let mut stream = self.stream.borrow_mut();
-        let mut buffer = Buffer::take(most);
-        let mut unfilled = buffer.unfilled(most);
+        let mut buffer = Buffer::take(expected);
+        let mut unfilled = buffer.unfilled();
         // TLS gives one record at a time; a socket that gave less than it was asked for is not asked again.
         let last = loop {
             let filled = unfilled.filled().len();
             match Pin::new(&mut *stream).poll_read(cx, &mut unfilled) {
                 Poll::Ready(Ok(())) if unfilled.filled().len() == filled => {
-                    break Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    break Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) if unfilled.remaining() > 0 => {}
-                Poll::Ready(Ok(())) => break Poll::Pending,
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                Poll::Pending => break Poll::Pending,
+                polled => break polled,
             }
         };
+        // Whatever comes behind what was read will be told again.
         match unfilled.filled().len() {
-            0 => last,
-            // Whatever comes behind these bytes will be told again.
-            filled => {
-                self.owed.set(self.owed.get() + filled as u64);
-                Poll::Ready(Ok(buffer.freeze(filled)))
-            }
+            0 => last.map_ok(|()| Bytes::new()),
+            filled => Poll::Ready(Ok(buffer.freeze(filled))),
         }
     }
 }
@@ -139,23 +179,24 @@ pub struct Metered<S>(Rc<Inlet<Take<S>>>);
 impl<S: AsyncRead + Unpin + 'static> Metered<S> {
     /// For HTTP/1, where one request follows another.
     pub fn new(stream: S) -> Self {
-        Self::with(stream, Some(PORTION))
+        Self::with(stream, Flow::Request, Some(PORTION))
     }
 
     /// For h2, whose streams have windows of their own: as much as there is.
     pub fn unlimited(stream: S) -> Self {
-        Self::with(stream, None)
+        Self::with(stream, Flow::Doubtful, None)
     }
 
-    fn with(stream: S, allowance: Option<usize>) -> Self {
+    fn with(stream: S, flow: Flow, allowance: Option<usize>) -> Self {
         Self(Rc::new(Inlet {
+            flow: Cell::new(flow),
+            due: RefCell::default(),
+            ahead: RefCell::default(),
             allowance: Cell::new(allowance),
-            at_head: Cell::new(true),
-            owed: Cell::default(),
             given: Cell::default(),
-            filled: Cell::default(),
-            turn: Cell::default(),
+            begun: Cell::default(),
             reader: RefCell::default(),
+            lingers: RefCell::default(),
             stream: RefCell::new(stream.take(u64::MAX)),
         }))
     }
@@ -174,53 +215,60 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
         buffer: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<()>> {
-        let (before, room) = (buffer.filled().len(), buffer.remaining().min(most));
+        let before = buffer.filled().len();
         let mut stream = self.stream.borrow_mut();
         stream.set_limit(most as u64);
         let polled = Pin::new(&mut *stream).poll_read(cx, buffer);
         stream.set_limit(u64::MAX);
-        let given = buffer.filled().len() - before;
-        self.given.set(self.given.get() + given);
-        self.filled.set(given == room);
-        self.allowance.set(self.allowance.get().map(|allowance| allowance - given));
+        self.gave(buffer.filled().len() - before);
         polled
     }
 
-    /// Zeros for bytes that were read past the dispatcher.
-    fn poll_show(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let owed = usize::try_from(self.owed.get()).unwrap_or(usize::MAX);
-        let most = if owed > SHOWN_WHEN_BEHIND { SHOWN_WHEN_BEHIND } else { SHOWN };
-        let (room, given) = (buffer.remaining(), self.given.get());
-        let room = match room {
-            // Left free in the last turn: less than that, and the whole buffer is used again, from its beginning.
-            ..=SPARE if given == 0 => 1,
-            ..=SPARE => 0,
-            // Filled, it grows.
-            _ if given + room < most => room,
-            _ => room - SPARE,
-        };
-        let shown = owed.min(room).min(most.saturating_sub(given));
-        if shown == 0 {
-            return self.pause(cx);
-        }
-        buffer.initialize_unfilled_to(shown);
-        buffer.advance(shown);
-        self.owed.set(self.owed.get() - shown as u64);
-        self.given.set(self.given.get() + shown);
-        self.filled.set(false);
-        Poll::Ready(Ok(()))
+    fn gave(&self, bytes: usize) {
+        self.allowance.set(self.allowance.get().map(|allowance| allowance.saturating_sub(bytes)));
     }
 
-    /// Ends the dispatcher's reading for this turn; there is more for it in the next. While a body is held, whoever
-    /// reads it sees to it that there is one.
-    fn pause(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.given.set(0);
-        if self.allowance.get() == Some(0) {
-            self.reader.replace(Some(cx.waker().clone()));
-        } else {
-            cx.waker().wake_by_ref();
+    /// Reads a request's head, and makes it due.
+    fn poll_request(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut ahead = self.ahead.borrow_mut();
+            match Framing::of(&ahead) {
+                Framing::Whole { head, body, digits } => {
+                    self.given.set(self.given.get() + 1);
+                    let head = take(&mut ahead, head as u64);
+                    self.due.replace(if body == 0 {
+                        head
+                    } else {
+                        let mut curtailed = head.to_vec();
+                        curtailed[digits].fill(b'0');
+                        self.flow.set(Flow::Body(body));
+                        curtailed.into()
+                    });
+                    return Poll::Ready(Ok(()));
+                }
+                Framing::Partial if ahead.len() < PORTION => {}
+                Framing::Partial | Framing::Doubtful => {
+                    self.doubt(&mut ahead);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let Poll::Ready(more) = self.poll_read(cx, FIRST)? else {
+                free(&mut ahead);
+                return Poll::Pending;
+            };
+            if more.is_empty() {
+                self.doubt(&mut ahead);
+                return Poll::Ready(Ok(()));
+            }
+            // Nearly always all of it.
+            *ahead = if ahead.is_empty() { more } else { [&ahead[..], &more].concat().into() };
         }
-        Poll::Pending
+    }
+
+    /// The dispatcher gets what there is, and reads on for itself.
+    fn doubt(&self, ahead: &mut Bytes) {
+        self.flow.set(Flow::Doubtful);
+        self.due.replace(std::mem::take(ahead));
     }
 }
 
@@ -231,28 +279,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let inlet = &self.0;
-        inlet.turn.set(inlet.turn.get() + 1);
-        if inlet.owed.get() > 0 {
-            return inlet.poll_show(cx, buffer);
-        }
-        let polled = match inlet.allowance.get() {
-            // A `Take` at its limit would say that the stream has ended.
-            Some(0) => {
-                inlet.reader.replace(Some(cx.waker().clone()));
-                Poll::Pending
+        let flow = inlet.flow.get();
+        if inlet.due.borrow().is_empty() {
+            if matches!(flow, Flow::Body(_)) || inlet.allowance.get() == Some(0) {
+                // A `Take` at its limit would say that the stream has ended.
+                let mut reader = inlet.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
             }
-            // Asked once more where it filled less, the socket says for nothing that it is empty.
-            Some(_) if inlet.at_head.get() && inlet.given.get() > 0 && inlet.filled.get() => {
-                return inlet.pause(cx);
+            if flow == Flow::Request {
+                ready!(inlet.poll_request(cx))?;
             }
-            Some(most) if inlet.at_head.get() => inlet.poll_give(cx, buffer, most.min(HEAD)),
-            Some(most) => inlet.poll_give(cx, buffer, most),
-            None => inlet.poll_give(cx, buffer, usize::MAX),
-        };
-        if polled.is_pending() {
-            inlet.given.set(0);
         }
-        polled
+        let mut due = inlet.due.borrow_mut();
+        if due.is_empty() {
+            return inlet.poll_give(cx, buffer, inlet.allowance.get().unwrap_or(usize::MAX));
+        }
+        let now = take(&mut due, buffer.remaining() as u64);
+        buffer.put_slice(&now);
+        inlet.gave(now.len());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -281,7 +329,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         Pin::new(self.0.stream.borrow_mut().get_mut()).poll_flush(cx)
     }
 
+    /// Where a body was not read to its end, what still comes of it is read and forgotten, as actix-http does with bodies
+    /// that it knows of.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.0.stream.borrow_mut().get_mut()).poll_shutdown(cx)
+        let inlet = &self.0;
+        ready!(Pin::new(inlet.stream.borrow_mut().get_mut()).poll_shutdown(cx))?;
+        if !matches!(inlet.flow.get(), Flow::Body(_)) {
+            return Poll::Ready(Ok(()));
+        }
+        while let Poll::Ready(read) = inlet.poll_read(cx, FIRST) {
+            if read.map_or(true, |bytes| bytes.is_empty()) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let mut lingers = inlet.lingers.borrow_mut();
+        lingers.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx).map(Ok)
     }
 }

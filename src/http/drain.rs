@@ -7,17 +7,17 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::connections::Seat;
 use super::demand::Meter;
-use crate::inbound::body::announced_length;
 use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
 use actix_web::http::Version;
+use actix_web::http::header::{CONTENT_LENGTH, HeaderValue};
 use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -25,27 +25,32 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// A client that sends nothing for this long has read its reply or never will.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// So much of a body is rather read than its connection given up.
+const LITTLE: u64 = 64 * 1024;
+
 /// A request's payload, shared by whoever handles the request and whoever reads what that one left.
 #[derive(Clone)]
 pub struct Inflow(Rc<Shared>);
 
 struct Shared {
-    payload: RefCell<Payload>,
+    body: Body,
     ended: Cell<bool>,
-    /// Of the connection, over HTTP/1.
-    meter: Option<Rc<Meter>>,
-    /// Bytes still to come, where the request announced them.
-    left: Cell<Option<u64>>,
-    /// In which of the dispatcher's turns it had nothing for us.
-    dry: Cell<Option<u64>>,
-    /// Of the connection, over h2, where what is taken shows that it is no flood.
-    seat: Option<Rc<Seat>>,
+}
+
+/// Where the payload comes from.
+enum Body {
+    /// Of HTTP/1, past the dispatcher.
+    Past(Rc<Meter>),
+    /// Of HTTP/1, from the dispatcher, which is told how much may be read.
+    Metered(RefCell<Payload>, Rc<Meter>),
+    /// Of h2, where what is taken shows that it is no flood.
+    Counted(RefCell<Payload>, Option<Rc<Seat>>),
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if !self.ended.get() {
-            self.meter.iter().for_each(|meter| meter.abandon());
+        if let (Body::Metered(_, meter), false) = (&self.body, self.ended.get()) {
+            meter.abandon();
         }
     }
 }
@@ -55,77 +60,76 @@ impl Inflow {
     pub fn tap(request: &mut ServiceRequest) -> Option<Self> {
         let is_h2 = request.version() >= Version::HTTP_2;
         let meter = request.request().conn_data::<Rc<Meter>>().cloned().filter(|_| !is_h2);
-        let seat = request.request().conn_data::<Rc<Seat>>().cloned().filter(|_| is_h2);
-        let payload = request.take_payload();
-        if matches!(payload, Payload::None) {
-            meter.iter().for_each(|meter| meter.next());
-            return None;
+        let past = meter.as_ref().and_then(|meter| meter.begin());
+        if let Some(length) = past {
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        meter.iter().for_each(|meter| meter.hold());
-        let shared = Shared {
-            payload: RefCell::new(payload),
-            ended: Cell::new(false),
-            meter,
-            left: Cell::new(announced_length(request.headers())),
-            dry: Cell::default(),
-            seat,
+        let body = match (request.take_payload(), meter) {
+            (_, Some(meter)) if past.is_some() => Body::Past(meter),
+            (Payload::None, meter) => {
+                meter.iter().for_each(|meter| meter.next());
+                return None;
+            }
+            (payload, Some(meter)) => {
+                meter.hold();
+                Body::Metered(RefCell::new(payload), meter)
+            }
+            (payload, None) => {
+                let seat = request.request().conn_data::<Rc<Seat>>().cloned();
+                Body::Counted(RefCell::new(payload), seat)
+            }
         };
-        let inflow = Self(Rc::new(shared));
+        let inflow = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
         request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
         Some(inflow)
     }
 
-    /// Waits until the dispatcher has counted what was read past it: until then it takes the request for unfinished,
-    /// and closes the connection behind a reply.
-    pub async fn settled(&self) {
-        let Some(meter) = &self.0.meter else {
-            return;
-        };
-        poll_fn(|cx| {
-            if meter.is_settled() {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
     fn end(&self) {
         self.0.ended.set(true);
-        self.0.meter.iter().for_each(|meter| meter.next());
+        match &self.0.body {
+            Body::Past(meter) | Body::Metered(_, meter) => meter.next(),
+            Body::Counted(..) => {}
+        }
     }
 
-    /// The dispatcher has nothing for us. What it had read may not be decoded yet, or wait behind a full payload; it is
-    /// when it still has nothing in its next turn. From then on the body's bytes are taken from the socket.
-    fn poll_past(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
-        let (Some(meter), Some(left)) = (&self.0.meter, self.0.left.get()) else {
-            self.0.meter.iter().for_each(|meter| meter.ask());
-            return Poll::Pending;
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        match &self.0.body {
+            Body::Past(meter) => meter.poll_body(cx).map(|read| {
+                read.map(|read| read.map_err(|error| PayloadError::Incomplete(Some(error))))
+            }),
+            Body::Metered(payload, meter) => {
+                let polled = Pin::new(&mut *payload.borrow_mut()).poll_next(cx);
+                if polled.is_pending() {
+                    meter.ask();
+                }
+                polled
+            }
+            Body::Counted(payload, seat) => {
+                let polled = Pin::new(&mut *payload.borrow_mut()).poll_next(cx);
+                if let (Some(seat), Poll::Ready(Some(Ok(bytes)))) = (seat, &polled) {
+                    seat.account().used(bytes.len());
+                }
+                polled
+            }
+        }
+    }
+
+    /// What is left of a body that the dispatcher knows nothing of; where it is little, and here, it is read and
+    /// forgotten. Otherwise the connection is of no use for another request, and the dispatcher must be told so.
+    pub async fn left(&self) -> u64 {
+        let Body::Past(meter) = &self.0.body else {
+            return 0;
         };
-        let turn = meter.turn();
-        if self.0.dry.get().is_none_or(|dry| dry == turn) {
-            if self.0.dry.replace(Some(turn)).is_none() {
-                cx.waker().wake_by_ref();
+        poll_fn(|cx| {
+            while !self.has_ended() && meter.left() <= LITTLE {
+                match Pin::new(&mut self.clone()).poll_next(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(_) | Poll::Pending => break,
+                }
             }
-            return Poll::Pending;
-        }
-        // The dispatcher forgets what nobody waits for.
-        self.0.payload.replace(Payload::None);
-        if left == 0 {
-            self.end();
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(match ready!(meter.poll_body(cx, left)) {
-            Ok(bytes) => {
-                self.0.left.set(Some(left - bytes.len() as u64));
-                Ok(bytes)
-            }
-            Err(error) => {
-                self.end();
-                Err(PayloadError::Incomplete(Some(error)))
-            }
-        }))
+            Poll::Ready(if self.has_ended() { 0 } else { meter.left() })
+        })
+        .await
     }
 
     /// Whether the client has sent everything, or will not.
@@ -154,21 +158,15 @@ impl Stream for Inflow {
         if self.has_ended() {
             return Poll::Ready(None);
         }
-        if matches!(*self.0.payload.borrow(), Payload::None) {
-            return self.poll_past(cx);
-        }
-        let polled = Pin::new(&mut *self.0.payload.borrow_mut()).poll_next(cx);
-        if let (Some(seat), Poll::Ready(Some(Ok(bytes)))) = (&self.0.seat, &polled) {
-            seat.account().used(bytes.len());
-        }
-        match &polled {
-            Poll::Ready(None | Some(Err(_))) => self.end(),
-            Poll::Ready(Some(Ok(bytes))) => {
-                let left = self.0.left.get();
-                self.0.left.set(left.map(|left| left.saturating_sub(bytes.len() as u64)));
-                self.0.dry.set(None);
-            }
-            Poll::Pending => return self.poll_past(cx),
+        let polled = self.poll(cx);
+        let is_over = match (&polled, &self.0.body) {
+            (Poll::Ready(None | Some(Err(_))), _) => true,
+            // What comes next is another request's.
+            (Poll::Ready(_), Body::Past(meter)) => meter.left() == 0,
+            _ => false,
+        };
+        if is_over {
+            self.end();
         }
         polled
     }

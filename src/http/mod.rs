@@ -10,6 +10,7 @@ pub mod docs;
 pub mod drain;
 pub mod files;
 mod find;
+mod framing;
 pub mod h2;
 mod intake;
 mod json;
