@@ -74,9 +74,10 @@ impl Buffer {
         })
     }
 
-    /// To be read into: as much as it holds.
-    pub(crate) fn unfilled(&mut self) -> ReadBuf<'_> {
-        ReadBuf::new(&mut self.bytes)
+    /// To be read into: `most` bytes, or what it holds.
+    pub(crate) fn unfilled(&mut self, most: usize) -> ReadBuf<'_> {
+        let room = self.bytes.len().min(most);
+        ReadBuf::new(&mut self.bytes[..room])
     }
 
     /// Its first `filled` bytes.

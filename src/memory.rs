@@ -199,7 +199,7 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let mut blocks = Blocks::new(budget.clone());
         let mut buffer = Buffer::take(64 << 10);
-        buffer.unfilled().initialize_unfilled().fill(7);
+        buffer.unfilled(72 << 10).initialize_unfilled().fill(7);
         let read = buffer.freeze(72 << 10);
         blocks.push(&Bytes::from_static(&[1; 10])).unwrap();
         blocks.push(&read.slice(..40_000)).unwrap();

@@ -38,7 +38,7 @@ impl Drop for Upload {
 }
 
 /// Whether there is anybody to go together with.
-fn are_several() -> bool {
+pub fn are_several() -> bool {
     UPLOADS.get() > FEW
 }
 

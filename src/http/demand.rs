@@ -23,12 +23,14 @@ use tokio::time::{Sleep, sleep};
 
 use super::framing::Framing;
 use crate::buffers::{self, Buffer};
+use crate::turn;
 
 /// How much is asked for at a time; also what the dispatcher is given beyond the request that it is at. A longer head
 /// ends in the timeout for heads.
 const PORTION: usize = 32 * 1024;
-/// A head is read with what follows it, up to this much.
-const FIRST: u64 = 64 * 1024;
+/// A head is read with what follows it: all that a small buffer holds where several upload, in one go; otherwise this much,
+/// and the rest while the link is on its way.
+const FIRST: usize = 8 * 1024;
 /// What a client sends behind its last reply is read for so long: a reset would take the reply from it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -118,7 +120,7 @@ impl Meter {
         };
         let mut ahead = self.ahead.borrow_mut();
         if ahead.is_empty() {
-            match ready!(self.poll_read(cx, left)) {
+            match ready!(self.poll_read(cx, Buffer::take(left), usize::MAX)) {
                 Ok(bytes) if bytes.is_empty() => {
                     return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
                 }
@@ -149,11 +151,15 @@ fn take(bytes: &mut Bytes, most: u64) -> Bytes {
 }
 
 impl<S: AsyncRead + Unpin + ?Sized> Inlet<S> {
-    /// Reads as much as there is and a buffer for `expected` bytes holds; nothing at the end.
-    fn poll_read(&self, cx: &mut Context<'_>, expected: u64) -> Poll<io::Result<Bytes>> {
+    /// Reads as much as there is and the buffer holds, `most` bytes at most; nothing at the end.
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        mut buffer: Buffer,
+        most: usize,
+    ) -> Poll<io::Result<Bytes>> {
         let mut stream = self.stream.borrow_mut();
-        let mut buffer = Buffer::take(expected);
-        let mut unfilled = buffer.unfilled();
+        let mut unfilled = buffer.unfilled(most);
         // TLS gives one record at a time; a socket that gave less than it was asked for is not asked again.
         let last = loop {
             let filled = unfilled.filled().len();
@@ -252,7 +258,8 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
                     return Poll::Ready(Ok(()));
                 }
             }
-            let Poll::Ready(more) = self.poll_read(cx, FIRST)? else {
+            let most = if turn::are_several() { usize::MAX } else { FIRST };
+            let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), most)? else {
                 free(&mut ahead);
                 return Poll::Pending;
             };
@@ -337,7 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         if !matches!(inlet.flow.get(), Flow::Body(_)) {
             return Poll::Ready(Ok(()));
         }
-        while let Poll::Ready(read) = inlet.poll_read(cx, FIRST) {
+        while let Poll::Ready(read) = inlet.poll_read(cx, Buffer::take(0), usize::MAX) {
             if read.map_or(true, |bytes| bytes.is_empty()) {
                 return Poll::Ready(Ok(()));
             }
