@@ -11,6 +11,7 @@ mod description;
 mod documents;
 mod faults;
 mod frames;
+mod framing;
 mod guides;
 mod h2;
 mod harness;

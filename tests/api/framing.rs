@@ -1,0 +1,115 @@
+//! Where one request ends and the next begins, whatever stands in them and however they arrive.
+
+use std::io::Write;
+
+use crate::harness::{Form, Setup, authorization, crc64, noise};
+
+/// A file that looks like the end of a form, and of a request.
+const TRICKY: &[u8] = b"\r\n--b\r\n\r\nGET / HTTP/1.1\r\n\r\n--\r";
+
+/// As it stands on the wire.
+fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let (name, value) = authorization();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{name}: {value}\r\n{headers}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+fn upload(path: &str, content: &[u8]) -> Vec<u8> {
+    let form = Form::new().field("path", path).file("f", "x", "text/plain", content);
+    let (kind, body) = (form.content_type(), form.bytes());
+    let headers = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+    request("POST", "/v1/files", &headers, &body)
+}
+
+#[test]
+fn a_request_is_the_same_however_its_head_arrives() {
+    let world = Setup::new().start();
+    let whole = upload("cut", TRICKY);
+    let crc = crc64(TRICKY);
+    let mut client = world.client();
+    for cut in 1..whole.len() {
+        client.send(&whole[..cut]);
+        client.send(&whole[cut..]);
+        assert_eq!(client.reply().stored()["crc64"], *crc, "cut at {cut}");
+    }
+    for byte in &whole {
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.reply().stored()["crc64"], *crc);
+    assert_eq!(world.objects().len(), 1);
+}
+
+/// A body that looks like a request is none, and what is sent behind a body is the next one.
+#[test]
+fn requests_sent_ahead_are_answered_in_their_order() {
+    let world = Setup::new().start();
+    let inner = request("DELETE", "/v1/files/a", "", b"");
+    let length = format!("content-length:{} \r\n", inner.len());
+    let large = noise(300_000, 1);
+    let chunked = b"5\r\nhello\r\n0\r\n\r\n";
+    let requests = [
+        upload("a", TRICKY),
+        request("PUT", "/v1/files/b", &length, &inner),
+        request("GET", "/healthz", "", b""),
+        request("POST", "/nowhere", &length, &inner),
+        upload("c", &large),
+        request("PUT", "/v1/files/empty", "Content-Length: 0\r\n", b""),
+        request("PUT", "/v1/files/d", "Transfer-Encoding: chunked\r\n", chunked),
+        upload("e", &large),
+        request("PUT", "/v1/files/b2", &length, &inner),
+    ];
+    let statuses = [201, 201, 200, 404, 201, 201, 201, 201, 201];
+    for _ in 0..8 {
+        let mut client = world.client();
+        let (mut sender, all) = (client.sender(), requests.concat());
+        std::thread::scope(|scope| {
+            scope.spawn(move || sender.write_all(&all).unwrap());
+            let got = statuses.map(|_| client.reply().status);
+            assert_eq!(got, statuses);
+        });
+    }
+    for (path, content) in [
+        ("a", TRICKY),
+        ("b", &inner),
+        ("c", &large),
+        ("d", b"hello"),
+        ("e", &large),
+        ("b2", &inner),
+        ("empty", b""),
+    ] {
+        assert!(world.object(path) == content, "{path}");
+    }
+}
+
+/// Where it is not plain how long a body is, nothing is stored but what the client meant.
+#[test]
+fn heads_of_two_meanings_are_refused() {
+    let world = Setup::new().start();
+    let body = b"5\r\nhello\r\n0\r\n\r\n";
+    for headers in [
+        "Content-Length: 5\r\nContent-Length: 15\r\n",
+        "Content-Length: 15\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 15\r\n",
+        "Content-Length: +15\r\n",
+        "Content-Length: 15,15\r\n",
+        "Content-Length: \r\n",
+        "Content-Length : 15\r\n",
+        "Content-Length:\r\n 15\r\n",
+        "X: y\r\n Content-Length: 15\r\n",
+        "Content-Length: 99999999999999999999\r\n",
+    ] {
+        let mut client = world.client();
+        client.send(&request("PUT", "/v1/files/x", headers, body));
+        assert_eq!(client.reply().status, 400, "{headers}");
+        assert!(client.try_reply().is_err(), "{headers}");
+    }
+    world.assert_nothing_stored();
+    // Lines that end early are lines all the same.
+    let mut client = world.client();
+    let odd = "X: y\nContent-Length: 15\r\n";
+    client.send(&[&request("PUT", "/v1/files/x", odd, body)[..], &upload("y", TRICKY)].concat());
+    client.reply().stored();
+    client.reply().stored();
+    assert_eq!(world.object("x"), body);
+    assert_eq!(world.object("y"), TRICKY);
+}
