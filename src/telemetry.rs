@@ -1,6 +1,9 @@
 //! Log lines: to standard output, as text for people or as JSON for machines.
 
 mod json;
+mod output;
+
+pub use output::together;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
@@ -32,6 +35,7 @@ pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(settings)?)
         .with_target(false)
+        .with_writer(|| output::Output)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
     match settings.format {
         LogFormat::Text => lines.try_init()?,

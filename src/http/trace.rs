@@ -1,5 +1,6 @@
 //! What every request gets: an id, one log line at its end, and for a failure its problem document.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
 use super::{Worker, h2};
+use crate::telemetry;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// How many times as long the rest of a request is read behind a failure that is dressed as a success.
@@ -138,8 +140,7 @@ pub async fn requests(
         problem,
         refused,
     };
-    // The reply does not wait for it.
-    rt::spawn(async move { line.write() });
+    line.post();
     Ok(reply)
 }
 
@@ -156,7 +157,23 @@ struct Line {
     refused: bool,
 }
 
+thread_local! {
+    /// Lines that are to be written.
+    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Line {
+    /// Writes it soon, with those of all who are answered now: no reply waits for it.
+    fn post(self) {
+        let is_first = LINES.with_borrow_mut(|lines| {
+            lines.push(self);
+            lines.len() == 1
+        });
+        if is_first {
+            rt::spawn(async { telemetry::together(|| LINES.take().iter().for_each(Self::write)) });
+        }
+    }
+
     fn write(&self) {
         let Self { span, method, path, client, status, took, problem, refused } = self;
         let (client, _entered) = (client.as_deref(), span.enter());
