@@ -43,6 +43,8 @@ enum Flow {
     Body(u64),
     /// What only the dispatcher can tell.
     Doubtful,
+    /// Nothing: a body broke off. Whatever comes after all is no request.
+    Over,
 }
 
 /// The inside of a client's connection.
@@ -109,8 +111,13 @@ impl Meter {
     pub fn left(&self) -> u64 {
         match self.flow.get() {
             Flow::Body(left) => left,
-            Flow::Request | Flow::Doubtful => 0,
+            Flow::Request | Flow::Doubtful | Flow::Over => 0,
         }
+    }
+
+    /// Whether a body broke off, and the connection with it.
+    pub fn is_over(&self) -> bool {
+        self.flow.get() == Flow::Over
     }
 
     /// Reads on in the body; `None` at its end. Never empty: an early end is an error.
@@ -120,12 +127,16 @@ impl Meter {
         };
         let mut ahead = self.ahead.borrow_mut();
         if ahead.is_empty() {
-            match ready!(self.poll_read(cx, Buffer::take(left), usize::MAX)) {
-                Ok(bytes) if bytes.is_empty() => {
-                    return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
-                }
+            let read = match ready!(self.poll_read(cx, Buffer::take(left), usize::MAX)) {
+                Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                read => read,
+            };
+            match read {
                 Ok(bytes) => *ahead = bytes,
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(error) => {
+                    self.flow.set(Flow::Over);
+                    return Poll::Ready(Some(Err(error)));
+                }
             }
         }
         let bytes = take(&mut ahead, left);
@@ -296,8 +307,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
                 }
                 return Poll::Pending;
             }
-            if flow == Flow::Request {
-                ready!(inlet.poll_request(cx))?;
+            match flow {
+                Flow::Request => ready!(inlet.poll_request(cx))?,
+                // The dispatcher takes it for the connection's end, and ends it.
+                Flow::Over => return Poll::Ready(Ok(())),
+                Flow::Body(_) | Flow::Doubtful => {}
             }
         }
         let mut due = inlet.due.borrow_mut();

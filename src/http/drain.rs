@@ -114,11 +114,11 @@ impl Inflow {
         }
     }
 
-    /// What is left of a body that the dispatcher knows nothing of; where it is little, and here, it is read and
-    /// forgotten. Otherwise the connection is of no use for another request, and the dispatcher must be told so.
-    pub async fn left(&self) -> u64 {
+    /// Whether the connection is of no use for another request, which the dispatcher must be told, since it knows nothing
+    /// of the body: it broke off, or some of it is left. Where that is little, and here, it is read and forgotten.
+    pub async fn is_in_the_way(&self) -> bool {
         let Body::Past(meter) = &self.0.body else {
-            return 0;
+            return false;
         };
         poll_fn(|cx| {
             while !self.has_ended() && meter.left() <= LITTLE {
@@ -127,7 +127,7 @@ impl Inflow {
                     Poll::Ready(_) | Poll::Pending => break,
                 }
             }
-            Poll::Ready(if self.has_ended() { 0 } else { meter.left() })
+            Poll::Ready(!self.has_ended() || meter.is_over())
         })
         .await
     }

@@ -103,9 +103,9 @@ pub async fn requests(
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
     let dressed = problem.is_some() && reply.status().is_success();
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
-    let left = match &inflow {
-        Some(inflow) => inflow.left().await,
-        None => 0,
+    let in_the_way = match &inflow {
+        Some(inflow) => inflow.is_in_the_way().await,
+        None => false,
     };
     match inflow {
         Some(inflow) if inflow.has_ended() => {}
@@ -117,7 +117,7 @@ pub async fn requests(
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
     let held = (counted, running);
     reply = reply.map_body(|_, body| BoxBody::new(Holding { body, _held: held }));
-    if draining || last || left > 0 {
+    if draining || last || in_the_way {
         // Whoever keeps connections finds a better one.
         reply.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
