@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::harness::{Form, Setup, authorization, crc64, noise};
+use crate::harness::{Form, Setup, authorization, crc64, noise, wait_until};
 
 /// A file that looks like the end of a form, and of a request.
 const TRICKY: &[u8] = b"\r\n--b\r\n\r\nGET / HTTP/1.1\r\n\r\n--\r";
@@ -112,4 +112,28 @@ fn heads_of_two_meanings_are_refused() {
     client.reply().stored();
     assert_eq!(world.object("x"), body);
     assert_eq!(world.object("y"), TRICKY);
+}
+
+#[test]
+fn a_body_that_breaks_off_ends_its_connection() {
+    let world = Setup::new().start();
+    let whole = upload("x", &noise(100_000, 1));
+    for (sent, reset) in [(1_000, false), (50_000, false), (50_000, true)] {
+        let mut client = world.client();
+        client.send(&whole[..sent]);
+        if reset {
+            client.reset();
+        } else {
+            client.finish();
+            let reply = client.reply();
+            reply.problem(400, "truncated_body");
+            assert_eq!(reply.header("connection"), Some("close"));
+            assert!(client.try_reply().is_err());
+        }
+    }
+    wait_until("all are closed", || {
+        let metrics = world.call("GET", "/metrics", &serde_json::Value::Null).text();
+        metrics.lines().any(|line| line == "gateway_connections 1")
+    });
+    world.assert_nothing_stored();
 }
