@@ -43,7 +43,7 @@ enum Flow {
     Body(u64),
     /// What only the dispatcher can tell.
     Doubtful,
-    /// Nothing: a body broke off. Whatever comes after all is no request.
+    /// Nothing: a body broke off, or nobody wants the rest of it. Whatever still comes is no request.
     Over,
 }
 
@@ -97,6 +97,12 @@ impl Meter {
 
     /// Nobody will ask any more: everything may be read, and forgotten.
     pub fn abandon(&self) {
+        self.set(None);
+    }
+
+    /// Nobody will read the rest of a body: the connection ends.
+    pub fn give_up(&self) {
+        self.flow.set(Flow::Over);
         self.set(None);
     }
 
@@ -355,7 +361,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inlet = &self.0;
         ready!(Pin::new(inlet.stream.borrow_mut().get_mut()).poll_shutdown(cx))?;
-        if !matches!(inlet.flow.get(), Flow::Body(_)) {
+        if !matches!(inlet.flow.get(), Flow::Body(_) | Flow::Over) {
             return Poll::Ready(Ok(()));
         }
         while let Poll::Ready(read) = inlet.poll_read(cx, Buffer::take(0), usize::MAX) {

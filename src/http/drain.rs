@@ -114,11 +114,10 @@ impl Inflow {
         }
     }
 
-    /// Whether the connection is of no use for another request, which the dispatcher must be told, since it knows nothing
-    /// of the body: it broke off, or some of it is left. Where that is little, and here, it is read and forgotten.
-    pub async fn is_in_the_way(&self) -> bool {
+    /// Reads, and forgets, what has come already of a body of which little is left.
+    pub async fn skim(&self) {
         let Body::Past(meter) = &self.0.body else {
-            return false;
+            return;
         };
         poll_fn(|cx| {
             while !self.has_ended() && meter.left() <= LITTLE {
@@ -127,9 +126,18 @@ impl Inflow {
                     Poll::Ready(_) | Poll::Pending => break,
                 }
             }
-            Poll::Ready(!self.has_ended() || meter.is_over())
+            Poll::Ready(())
         })
-        .await
+        .await;
+    }
+
+    /// Whether the connection is of no use for another request, which the dispatcher must be told, since it knows nothing
+    /// of the body: it broke off, or nobody reads the rest of it.
+    pub fn is_in_the_way(&self) -> bool {
+        match &self.0.body {
+            Body::Past(meter) => !self.has_ended() || meter.is_over(),
+            Body::Metered(..) | Body::Counted(..) => false,
+        }
     }
 
     /// Whether the client has sent everything, or will not.
@@ -138,7 +146,8 @@ impl Inflow {
     }
 
     /// `reply`, followed by nothing until the client has sent everything: at most `patience`, and not when it falls
-    /// silent.
+    /// silent. It does not say that the connection ends, as it may not: proxies that read so (Node's) stop sending at once,
+    /// and their client, which is still sending too, sees a reset instead of the reply.
     pub fn drain_behind(self, reply: BoxBody, patience: Duration) -> BoxBody {
         let now = Instant::now();
         BoxBody::new(Draining {
@@ -208,6 +217,9 @@ impl MessageBody for Draining {
         while this.timer.as_mut().poll(cx).is_ready() {
             let end = this.until.min(this.heard + SILENCE);
             if Instant::now() >= end {
+                if let Body::Past(meter) = &this.inflow.0.body {
+                    meter.give_up();
+                }
                 return Poll::Ready(None);
             }
             this.timer.as_mut().reset(end);

@@ -103,16 +103,14 @@ pub async fn requests(
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
     let dressed = problem.is_some() && reply.status().is_success();
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
-    let in_the_way = match &inflow {
-        Some(inflow) => inflow.is_in_the_way().await,
-        None => false,
-    };
-    match inflow {
-        Some(inflow) if inflow.has_ended() => {}
-        Some(inflow) if !patience.is_zero() && !last => {
+    let mut in_the_way = false;
+    if let Some(inflow) = inflow {
+        inflow.skim().await;
+        if inflow.has_ended() || patience.is_zero() || last {
+            in_the_way = inflow.is_in_the_way();
+        } else {
             reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
         }
-        _ => {}
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
     let held = (counted, running);

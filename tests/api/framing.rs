@@ -137,3 +137,25 @@ fn a_body_that_breaks_off_ends_its_connection() {
     });
     world.assert_nothing_stored();
 }
+
+/// A proxy that hears of the connection's end stops sending, and its own client gets a reset instead of the reply.
+#[test]
+fn a_connection_outlives_a_reply_that_comes_before_the_body() {
+    let world = Setup::new().set("server.drain_timeout", "1s").start();
+    let refused = request("POST", "/nowhere", "Content-Length: 300000\r\n", &noise(300_000, 1));
+    let (begin, rest) = refused.split_at(1_000);
+    let mut client = world.client();
+    for path in ["a", "b"] {
+        client.send(begin);
+        let reply = client.reply();
+        reply.problem(404, "not_found");
+        assert_eq!(reply.header("connection"), None);
+        client.send(&[rest, &upload(path, TRICKY)].concat());
+        client.reply().stored();
+    }
+    // It ends where the rest does not come.
+    client.send(begin);
+    assert_eq!(client.reply().status, 404);
+    assert!(client.try_reply().is_err());
+    assert_eq!(world.objects().len(), 2);
+}
