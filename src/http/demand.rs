@@ -26,7 +26,7 @@ use crate::buffers::{self, Buffer};
 use crate::turn;
 
 /// How much is asked for at a time; also what the dispatcher is given beyond the request that it is at. A longer head
-/// ends in the timeout for heads.
+/// it reads, and limits, by itself.
 const PORTION: usize = 32 * 1024;
 /// A head is read with what follows it: all that a small buffer holds where several upload, in one go; otherwise this much,
 /// and the rest while the link is on its way.
@@ -54,11 +54,12 @@ pub struct Inlet<S: ?Sized> {
     due: RefCell<Bytes>,
     /// What was read behind that.
     ahead: RefCell<Bytes>,
-    /// What the dispatcher may be given; `None`: as much as there is.
+    /// What the dispatcher may be given while a request runs, where it reads; `None`: as much as there is.
     allowance: Cell<Option<usize>>,
-    /// Requests that the dispatcher was given, and those that have begun.
+    /// Requests that the dispatcher was given, those that have begun, and those that were answered.
     given: Cell<u64>,
     begun: Cell<u64>,
+    answered: Cell<u64>,
     /// The dispatcher, which waits.
     reader: RefCell<Option<Waker>>,
     lingers: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -67,6 +68,24 @@ pub struct Inlet<S: ?Sized> {
 
 /// Says how much may be read from one connection, and reads its bodies.
 pub type Meter = Inlet<dyn AsyncRead + Unpin>;
+
+/// A request that runs: its connection's next one waits until this is dropped, which must be when its reply is encoded.
+/// actix-http would encode it as one to the request that it decoded last, without a body if that is a HEAD.
+pub struct Answering(Rc<Meter>);
+
+impl Answering {
+    /// Of a request that has begun on the connection of `meter`.
+    pub fn new(meter: Rc<Meter>) -> Self {
+        Self(meter)
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answered.set(self.0.answered.get() + 1);
+        self.0.wake();
+    }
+}
 
 impl Meter {
     /// A request begins. How long its body is, if that is read here.
@@ -108,6 +127,10 @@ impl Meter {
 
     fn set(&self, allowance: Option<usize>) {
         self.allowance.set(allowance);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -218,6 +241,7 @@ impl<S: AsyncRead + Unpin + 'static> Metered<S> {
             allowance: Cell::new(allowance),
             given: Cell::default(),
             begun: Cell::default(),
+            answered: Cell::default(),
             reader: RefCell::default(),
             lingers: RefCell::default(),
             stream: RefCell::new(stream.take(u64::MAX)),
@@ -231,6 +255,13 @@ impl<S: AsyncRead + Unpin + 'static> Metered<S> {
 }
 
 impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
+    /// How much the dispatcher may read for itself. While no request runs there is nobody to ask for more of a long head,
+    /// which the dispatcher limits.
+    fn most(&self) -> usize {
+        let runs = self.begun > self.answered;
+        self.allowance.get().map_or(usize::MAX, |most| if runs { most } else { PORTION })
+    }
+
     /// At most `most` bytes from the socket.
     fn poll_give(
         &self,
@@ -243,19 +274,32 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
         stream.set_limit(most as u64);
         let polled = Pin::new(&mut *stream).poll_read(cx, buffer);
         stream.set_limit(u64::MAX);
-        self.gave(buffer.filled().len() - before);
+        let gave = buffer.filled().len() - before;
+        self.allowance.set(self.allowance.get().map(|allowance| allowance.saturating_sub(gave)));
         polled
     }
 
-    fn gave(&self, bytes: usize) {
-        self.allowance.set(self.allowance.get().map(|allowance| allowance.saturating_sub(bytes)));
+    /// The dispatcher is woken when there is something new.
+    fn wait<T>(&self, cx: &Context<'_>) -> Poll<T> {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
-    /// Reads a request's head, and makes it due.
+    /// Reads a request's head, and makes it due when those before it are answered. Until then it reads, too, as long as
+    /// nothing comes: that is how a client's end is seen.
     fn poll_request(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ahead = self.ahead.borrow_mut();
-            match Framing::of(&ahead) {
+            let framing = Framing::of(&ahead);
+            let is_partial = framing == Framing::Partial && ahead.len() < PORTION;
+            if !is_partial && self.given > self.answered {
+                free(&mut ahead);
+                return self.wait(cx);
+            }
+            match framing {
                 Framing::Whole { head, body, digits } => {
                     self.given.set(self.given.get() + 1);
                     let head = take(&mut ahead, head as u64);
@@ -269,7 +313,7 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
                     });
                     return Poll::Ready(Ok(()));
                 }
-                Framing::Partial if ahead.len() < PORTION => {}
+                Framing::Partial if is_partial => {}
                 Framing::Partial | Framing::Doubtful => {
                     self.doubt(&mut ahead);
                     return Poll::Ready(Ok(()));
@@ -303,30 +347,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let inlet = &self.0;
-        let flow = inlet.flow.get();
         if inlet.due.borrow().is_empty() {
-            if matches!(flow, Flow::Body(_)) || inlet.allowance.get() == Some(0) {
-                // A `Take` at its limit would say that the stream has ended.
-                let mut reader = inlet.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
-                return Poll::Pending;
-            }
-            match flow {
+            // A `Take` at its limit would say that the stream has ended.
+            match inlet.flow.get() {
                 Flow::Request => ready!(inlet.poll_request(cx))?,
+                Flow::Body(_) => return inlet.wait(cx),
+                Flow::Doubtful if inlet.most() == 0 => return inlet.wait(cx),
+                Flow::Doubtful => {}
                 // The dispatcher takes it for the connection's end, and ends it.
                 Flow::Over => return Poll::Ready(Ok(())),
-                Flow::Body(_) | Flow::Doubtful => {}
             }
         }
         let mut due = inlet.due.borrow_mut();
         if due.is_empty() {
-            return inlet.poll_give(cx, buffer, inlet.allowance.get().unwrap_or(usize::MAX));
+            return inlet.poll_give(cx, buffer, inlet.most());
         }
         let now = take(&mut due, buffer.remaining() as u64);
         buffer.put_slice(&now);
-        inlet.gave(now.len());
         Poll::Ready(Ok(()))
     }
 }

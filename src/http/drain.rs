@@ -49,8 +49,10 @@ enum Body {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let (Body::Metered(_, meter), false) = (&self.body, self.ended.get()) {
-            meter.abandon();
+        match &self.body {
+            Body::Metered(_, meter) if !self.ended.get() => meter.abandon(),
+            Body::Past(meter) if !self.ended.get() => meter.give_up(),
+            _ => {}
         }
     }
 }
@@ -217,9 +219,6 @@ impl MessageBody for Draining {
         while this.timer.as_mut().poll(cx).is_ready() {
             let end = this.until.min(this.heard + SILENCE);
             if Instant::now() >= end {
-                if let Body::Past(meter) = &this.inflow.0.body {
-                    meter.give_up();
-                }
                 return Poll::Ready(None);
             }
             this.timer.as_mut().reset(end);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
-use actix_web::http::{ConnectionType, Method};
+use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, rt, web};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::caller::CallerName;
 use super::connections::{Running, Seat};
+use super::demand::{Answering, Meter};
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
@@ -83,6 +84,8 @@ pub async fn requests(
     let seat = request.conn_data::<Rc<Seat>>().cloned();
     let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
     let inflow = Inflow::tap(&mut request);
+    let meter = request.conn_data::<Rc<Meter>>().cloned();
+    let answering = meter.filter(|_| request.version() < Version::HTTP_2).map(Answering::new);
 
     let reply = match running.as_ref().map_or(Ok(()), |running| admit(&request, running)) {
         Ok(()) => {
@@ -106,14 +109,17 @@ pub async fn requests(
     let mut in_the_way = false;
     if let Some(inflow) = inflow {
         inflow.skim().await;
-        if inflow.has_ended() || patience.is_zero() || last {
+        // Nobody asks an empty body for more.
+        let is_empty =
+            matches!(reply.response().body().size(), BodySize::None | BodySize::Sized(0));
+        if inflow.has_ended() || patience.is_zero() || last || is_empty {
             in_the_way = inflow.is_in_the_way();
         } else {
             reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
         }
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
-    let held = (counted, running);
+    let held = (counted, running, answering);
     reply = reply.map_body(|_, body| BoxBody::new(Holding { body, _held: held }));
     if draining || last || in_the_way {
         // Whoever keeps connections finds a better one.

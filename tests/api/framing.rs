@@ -159,3 +159,56 @@ fn a_connection_outlives_a_reply_that_comes_before_the_body() {
     assert!(client.try_reply().is_err());
     assert_eq!(world.objects().len(), 2);
 }
+
+/// An empty reply is not followed by anything, so nobody reads on behind it.
+#[test]
+fn a_connection_ends_with_an_empty_reply_that_comes_before_the_body() {
+    let world = Setup::new().start();
+    let delete = request("DELETE", "/v1/files/x", "Content-Length: 100000\r\n", &noise(100_000, 1));
+    for sent in [0, 1_000, 100_000] {
+        let mut client = world.client();
+        client.send(&upload("x", TRICKY));
+        client.reply().stored();
+        client.send(&delete[..delete.len() - 100_000 + sent]);
+        let reply = client.reply();
+        assert_eq!(reply.status, 204);
+        assert_eq!(reply.header("connection"), Some("close"), "{sent}");
+        assert!(client.try_reply().is_err());
+    }
+}
+
+/// A reply is that to its request, whatever was sent behind it.
+#[test]
+fn what_is_sent_ahead_does_not_change_a_reply() {
+    let world = Setup::new().start();
+    let put = request("PUT", "/v1/files/x", "Content-Length: 5\r\n", b"hello");
+    let missing = request("GET", "/v1/files/missing", "", b"");
+    for (first, status) in [(put, 201), (missing, 404)] {
+        for next in ["HEAD /healthz HTTP/1.1", "GET /healthz HTTP/1.0"] {
+            let mut client = world.client();
+            client.send(&[&first[..], format!("{next}\r\nhost: a\r\n\r\n").as_bytes()].concat());
+            let reply = client.reply();
+            assert_eq!(reply.status, status, "{next}");
+            assert_eq!(reply.header("connection"), None, "{next}");
+            assert!(reply.json().is_object(), "{next}");
+            assert_eq!(client.reply_head().expect("a reply").0, 200, "{next}");
+        }
+    }
+}
+
+#[test]
+fn a_head_without_an_end_ends_its_connection() {
+    let world = Setup::new().start();
+    let mut clients = [(); 5].map(|()| world.client());
+    for (client, length) in clients.iter_mut().zip([1, 20_000, 40_000, 100_000, 200_000]) {
+        client.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(client.reply().status, 200);
+        // It may be refused before all of it was sent.
+        let _ = client.try_send(format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(length)).as_bytes());
+    }
+    drop(clients);
+    wait_until("all are closed", || {
+        let metrics = world.call("GET", "/metrics", &serde_json::Value::Null).text();
+        metrics.lines().any(|line| line == "gateway_connections 1")
+    });
+}
