@@ -56,10 +56,8 @@ pub struct Inlet<S: ?Sized> {
     ahead: RefCell<Bytes>,
     /// What the dispatcher may be given while a request runs, where it reads; `None`: as much as there is.
     allowance: Cell<Option<usize>>,
-    /// Requests that the dispatcher was given, those that have begun, and those that were answered.
-    given: Cell<u64>,
-    begun: Cell<u64>,
-    answered: Cell<u64>,
+    /// The dispatcher was given a request, and has not answered it yet.
+    runs: Cell<bool>,
     /// The dispatcher, which waits.
     reader: RefCell<Option<Waker>>,
     lingers: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -82,7 +80,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answered.set(self.0.answered.get() + 1);
+        self.0.runs.set(false);
         self.0.wake();
     }
 }
@@ -90,11 +88,10 @@ impl Drop for Answering {
 impl Meter {
     /// A request begins. How long its body is, if that is read here.
     pub fn begin(&self) -> Option<u64> {
-        self.begun.set(self.begun.get() + 1);
+        self.runs.set(true);
         match self.flow.get() {
-            // It is the last one's; those before it may begin late, too.
-            Flow::Body(length) if self.begun == self.given => Some(length),
-            _ => None,
+            Flow::Body(length) => Some(length),
+            Flow::Request | Flow::Doubtful | Flow::Over => None,
         }
     }
 
@@ -239,9 +236,7 @@ impl<S: AsyncRead + Unpin + 'static> Metered<S> {
             due: RefCell::default(),
             ahead: RefCell::default(),
             allowance: Cell::new(allowance),
-            given: Cell::default(),
-            begun: Cell::default(),
-            answered: Cell::default(),
+            runs: Cell::default(),
             reader: RefCell::default(),
             lingers: RefCell::default(),
             stream: RefCell::new(stream.take(u64::MAX)),
@@ -258,8 +253,7 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
     /// How much the dispatcher may read for itself. While no request runs there is nobody to ask for more of a long head,
     /// which the dispatcher limits.
     fn most(&self) -> usize {
-        let runs = self.begun > self.answered;
-        self.allowance.get().map_or(usize::MAX, |most| if runs { most } else { PORTION })
+        self.allowance.get().map_or(usize::MAX, |most| if self.runs.get() { most } else { PORTION })
     }
 
     /// At most `most` bytes from the socket.
@@ -288,20 +282,20 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
         Poll::Pending
     }
 
-    /// Reads a request's head, and makes it due when those before it are answered. Until then it reads, too, as long as
+    /// Reads a request's head, and makes it due when the one before it is answered. Until then it reads, too, as long as
     /// nothing comes: that is how a client's end is seen.
     fn poll_request(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ahead = self.ahead.borrow_mut();
             let framing = Framing::of(&ahead);
             let is_partial = framing == Framing::Partial && ahead.len() < PORTION;
-            if !is_partial && self.given > self.answered {
+            if !is_partial && self.runs.get() {
                 free(&mut ahead);
                 return self.wait(cx);
             }
             match framing {
                 Framing::Whole { head, body, digits } => {
-                    self.given.set(self.given.get() + 1);
+                    self.runs.set(true);
                     let head = take(&mut ahead, head as u64);
                     self.due.replace(if body == 0 {
                         head
@@ -313,7 +307,7 @@ impl<S: AsyncRead + Unpin> Inlet<Take<S>> {
                     });
                     return Poll::Ready(Ok(()));
                 }
-                Framing::Partial if is_partial => {}
+                _ if is_partial => {}
                 Framing::Partial | Framing::Doubtful => {
                     self.doubt(&mut ahead);
                     return Poll::Ready(Ok(()));

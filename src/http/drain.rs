@@ -16,7 +16,6 @@ use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
-use actix_web::http::Version;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderValue};
 use bytes::Bytes;
 use futures::Stream;
@@ -58,10 +57,9 @@ impl Drop for Shared {
 }
 
 impl Inflow {
-    /// Puts itself between a request and its payload; `None` where there is none.
-    pub fn tap(request: &mut ServiceRequest) -> Option<Self> {
-        let is_h2 = request.version() >= Version::HTTP_2;
-        let meter = request.request().conn_data::<Rc<Meter>>().cloned().filter(|_| !is_h2);
+    /// Puts itself between a request and its payload; `None` where there is none. With the meter of its connection, for
+    /// HTTP/1.
+    pub fn tap(request: &mut ServiceRequest, meter: Option<Rc<Meter>>) -> Option<Self> {
         let past = meter.as_ref().and_then(|meter| meter.begin());
         if let Some(length) = past {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));

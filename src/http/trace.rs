@@ -83,9 +83,10 @@ pub async fn requests(
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
     let seat = request.conn_data::<Rc<Seat>>().cloned();
     let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
-    let inflow = Inflow::tap(&mut request);
     let meter = request.conn_data::<Rc<Meter>>().cloned();
-    let answering = meter.filter(|_| request.version() < Version::HTTP_2).map(Answering::new);
+    let meter = meter.filter(|_| request.version() < Version::HTTP_2);
+    let inflow = Inflow::tap(&mut request, meter.clone());
+    let answering = meter.map(Answering::new);
 
     let reply = match running.as_ref().map_or(Ok(()), |running| admit(&request, running)) {
         Ok(()) => {

@@ -1,6 +1,7 @@
 //! Where one request ends and the next begins, whatever stands in them and however they arrive.
 
 use std::io::Write;
+use std::time::Instant;
 
 use crate::harness::{Form, Setup, authorization, crc64, noise, wait_until};
 
@@ -211,4 +212,33 @@ fn a_head_without_an_end_ends_its_connection() {
         let metrics = world.call("GET", "/metrics", &serde_json::Value::Null).text();
         metrics.lines().any(|line| line == "gateway_connections 1")
     });
+}
+
+/// What a client sends ahead of its replies waits, and costs nothing while it does.
+#[test]
+fn thousands_of_requests_sent_ahead_wait_for_their_turn() {
+    let world = Setup::new().start();
+    world.faults(&serde_json::json!([{"stage": "download", "fault": "delay", "ms": 250}]));
+    let headers = format!("X: {}\r\n", "z".repeat(100));
+    let all: Vec<u8> = (0..3_000)
+        .flat_map(|number| request("GET", &format!("/v1/files/{number}"), &headers, b""))
+        .collect();
+    let mut client = world.client();
+    let mut sender = client.sender();
+    let (mut took, mut began) = (0.0, Instant::now());
+    std::thread::scope(|scope| {
+        // It ends with the connection, wherever it is.
+        scope.spawn(move || sender.write_all(&all));
+        for number in 0..12 {
+            assert_eq!(client.reply().status, 404);
+            // Their buffers are full by then.
+            if number == 4 {
+                (took, began) = (world.gateway.cpu(), Instant::now());
+            }
+        }
+        took = world.gateway.cpu() - took;
+        client.reset();
+    });
+    let share = took / began.elapsed().as_secs_f64();
+    assert!(share < 0.3, "{share:.2} of a core");
 }
