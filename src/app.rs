@@ -198,6 +198,10 @@ fn crowd(settings: &Settings, metrics: &Arc<Metrics>) -> Crowd {
         );
     }
     let share = |all: usize| (all / workers).max(1);
-    let room = Room { connections: share(connections), requests: share(requests) };
+    let room = Room {
+        connections: share(connections),
+        requests: share(requests),
+        write_timeout: settings.server.write_timeout,
+    };
     Crowd { room, shedding: Shedding::new(metrics.clone()) }
 }

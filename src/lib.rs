@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod pool;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod server;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;

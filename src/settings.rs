@@ -171,6 +171,8 @@ pub struct Server {
     pub shutdown_delay: Duration,
     /// Zero: what a sender still sends after an early answer is not read.
     pub drain_timeout: Duration,
+    /// At least 1 s.
+    pub write_timeout: Duration,
     /// `None`: plain HTTP.
     pub tls: Option<ServerTls>,
     pub trusted_proxies: Vec<IpNet>,

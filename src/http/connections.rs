@@ -1,9 +1,10 @@
 //! The connections of one worker: how many there may be, and which of them goes when there are too many.
 //!
 //! A flood of connections must neither take the descriptors that running uploads need nor keep a probe of `/healthz`
-//! waiting. So nobody is left before the door: who comes last is let in, and who has waited longest without a request
-//! must leave. Where nobody waits, because requests run on all connections, the newcomer has no place: he is told how
-//! we are, and refused whatever else he asks for; and the newest of those without a place push the oldest out.
+//! waiting. At the limit a new connection is accepted, and another one is closed: one whose request was answered and is
+//! only read to be discarded, otherwise the one that has been idle longest, otherwise one whose response the client does
+//! not read. Where requests are handled on all of them the new connection is over the limit: it is told of the gateway's
+//! health, and refused whatever else it asks for; and the newest of those over the limit close the oldest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,19 @@ pub struct Room {
     pub connections: usize,
     /// That run at once: each may need descriptors of its own.
     pub requests: usize,
+    /// How long a client may take none of a response.
+    pub write_timeout: Duration,
+}
+
+/// What a connection without a running request does; the first is the first to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rest {
+    /// The rest of an answered request is read and discarded.
+    Draining,
+    /// There is no request.
+    Idle,
+    /// A response is being sent.
+    Responding,
 }
 
 /// The connections of one worker.
@@ -37,8 +51,8 @@ pub struct Connections {
     seated: Cell<usize>,
     /// Requests that run.
     served: Cell<usize>,
-    /// Connections on which no request runs, in the order in which they began to wait.
-    waiting: RefCell<BTreeMap<u64, Rc<Seat>>>,
+    /// Connections on which no request runs, in the order in which they are closed.
+    waiting: RefCell<BTreeMap<(Rest, u64), Rc<Seat>>>,
     standing: RefCell<VecDeque<Rc<Seat>>>,
     turn: Cell<u64>,
     shedding: Arc<Shedding>,
@@ -48,9 +62,16 @@ pub struct Connections {
 pub struct Seat {
     connections: Rc<Connections>,
     standing: bool,
-    /// Its place among those who wait, and since when.
-    waits: Cell<Option<(u64, Instant)>>,
-    requests: Cell<usize>,
+    /// Its key among those without a running request, and since when.
+    waits: Cell<Option<((Rest, u64), Instant)>>,
+    /// Requests that are handled.
+    running: Cell<usize>,
+    /// Responses that are not sent to their end.
+    responding: Cell<usize>,
+    /// Those of them behind which the rest of a request is discarded.
+    draining: Cell<usize>,
+    /// When some of a response was last taken from its handler.
+    progress: Cell<Option<Instant>>,
     /// It ends as soon as there is nothing to read: what has come already is answered.
     leaving: Cell<bool>,
     /// It ends at once.
@@ -80,7 +101,10 @@ impl Connections {
             connections: self.clone(),
             standing: !room,
             waits: Cell::new(None),
-            requests: Cell::new(0),
+            running: Cell::new(0),
+            responding: Cell::new(0),
+            draining: Cell::new(0),
+            progress: Cell::new(None),
             leaving: Cell::new(false),
             broken: Cell::new(false),
             reader: RefCell::default(),
@@ -88,16 +112,14 @@ impl Connections {
         });
         if room {
             self.seated.set(self.seated.get() + 1);
-            seat.wait();
+            seat.rest();
         } else {
             let mut standing = self.standing.borrow_mut();
             let oldest = if standing.len() >= STANDING { standing.pop_front() } else { None };
             standing.push_back(seat.clone());
             drop(standing);
-            match oldest {
-                Some(oldest) if oldest.requests() > 0 => oldest.break_off(),
-                Some(oldest) => oldest.leave(),
-                None => {}
+            if let Some(oldest) = oldest {
+                oldest.close();
             }
         }
         seat
@@ -105,15 +127,17 @@ impl Connections {
 
     fn longest_waiting_leaves(&self) -> bool {
         self.shedding.began();
-        let longest = self.waiting.borrow().first_key_value().map(|(_, seat)| seat.clone());
-        longest.as_ref().inspect(|seat| seat.leave()).is_some()
+        let first = self.waiting.borrow().first_key_value().map(|(_, seat)| seat.clone());
+        first.as_ref().inspect(|seat| seat.close()).is_some()
     }
 
     /// Closes every connection on which no request runs and no reply is being sent any more.
     pub fn close_idle(&self) {
         let now = Instant::now();
         let settled = |seat: &&Rc<Seat>| {
-            seat.waits.get().is_some_and(|(_, since)| now.duration_since(since) >= SETTLED)
+            seat.waits.get().is_some_and(|((rest, _), since)| {
+                rest == Rest::Idle && now.duration_since(since) >= SETTLED
+            })
         };
         let idle: Vec<_> = self.waiting.borrow().values().filter(settled).cloned().collect();
         idle.iter().for_each(|seat| seat.leave());
@@ -121,10 +145,11 @@ impl Connections {
 }
 
 impl Seat {
-    /// A request has come; it runs until what is returned is dropped. One that only asks how we are is never refused.
+    /// A request has come; it runs until what is returned is dropped or answered. One that only asks for the gateway's
+    /// health is never refused.
     pub fn begin(self: &Rc<Self>, asks_for_health: bool) -> Running {
-        self.rise();
-        self.requests.set(self.requests.get() + 1);
+        self.running.set(self.running.get() + 1);
+        self.rest();
         let connections = &self.connections;
         let room = connections.served.get() < connections.room.requests && !self.is_standing();
         let (served, refused) = (room && !asks_for_health, !room && !asks_for_health);
@@ -137,19 +162,32 @@ impl Seat {
         Running { seat: self.clone(), served, refused }
     }
 
-    /// Whether it has no place, or has it no more.
+    /// Whether it is over the limit, or about to be closed.
     fn is_standing(&self) -> bool {
         self.standing || self.leaving.get()
     }
 
-    /// Requests that run on it.
+    /// Requests that run on it, and responses that are not sent to their end.
     pub fn requests(&self) -> usize {
-        self.requests.get()
+        self.running.get() + self.responding.get()
     }
 
     /// What came over it, if it is one of h2.
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// How long its client may take none of what is sent.
+    pub fn write_timeout(&self) -> Duration {
+        self.connections.room.write_timeout
+    }
+
+    /// When its client will have taken nothing of any response for too long; `None` where none is being sent.
+    pub fn response_deadline(&self) -> Option<Instant> {
+        self.progress
+            .get()
+            .filter(|_| self.responding.get() > self.draining.get())
+            .map(|last| last + self.write_timeout())
     }
 
     /// Ends the connection, whatever runs on it.
@@ -163,9 +201,9 @@ impl Seat {
         self.broken.get()
     }
 
-    /// There is nothing to read from it. Whether that is its end; otherwise `reader` is woken when it must leave.
+    /// There is nothing to read from it. Whether that is its end; otherwise `reader` is woken when it must close.
     pub fn is_over(&self, reader: &Waker) -> bool {
-        let over = self.leaving.get() && self.requests() == 0;
+        let over = self.broken.get() || (self.leaving.get() && self.requests() == 0);
         let mut known = self.reader.borrow_mut();
         if !over && !known.as_ref().is_some_and(|known| known.will_wake(reader)) {
             *known = Some(reader.clone());
@@ -183,6 +221,11 @@ impl Seat {
         self.connections.shedding.may_be_over();
     }
 
+    /// Makes room: at once where something runs or is being sent.
+    fn close(&self) {
+        if self.requests() > 0 { self.break_off() } else { self.leave() }
+    }
+
     fn leave(&self) {
         if !self.leaving.replace(true) && !self.standing {
             self.connections.seated.set(self.connections.seated.get() - 1);
@@ -193,19 +236,30 @@ impl Seat {
         }
     }
 
-    fn wait(self: &Rc<Self>) {
-        if self.is_standing() {
+    /// Puts it where it belongs among those that may be closed.
+    fn rest(self: &Rc<Self>) {
+        let rest = match (self.running.get(), self.responding.get(), self.draining.get()) {
+            (1.., _, _) => None,
+            (0, 0, _) => Some(Rest::Idle),
+            (0, responding, draining) if responding == draining => Some(Rest::Draining),
+            _ => Some(Rest::Responding),
+        };
+        if self.waits.get().map(|((rest, _), _)| rest) == rest {
             return;
         }
+        self.rise();
+        let Some(rest) = rest.filter(|_| !self.is_standing()) else {
+            return;
+        };
         let turn = self.connections.turn.get();
         self.connections.turn.set(turn + 1);
-        self.waits.set(Some((turn, Instant::now())));
-        self.connections.waiting.borrow_mut().insert(turn, self.clone());
+        self.waits.set(Some(((rest, turn), Instant::now())));
+        self.connections.waiting.borrow_mut().insert((rest, turn), self.clone());
     }
 
     fn rise(&self) {
-        if let Some((turn, _)) = self.waits.take() {
-            self.connections.waiting.borrow_mut().remove(&turn);
+        if let Some((key, _)) = self.waits.take() {
+            self.connections.waiting.borrow_mut().remove(&key);
         }
     }
 }
@@ -232,6 +286,16 @@ impl Running {
     pub fn seat(&self) -> &Seat {
         &self.seat
     }
+
+    /// Its response is made. From here on the request needs nothing but its connection, which may be closed to make room.
+    /// `drains`: the rest of the request is discarded behind the response.
+    pub fn answered(self, drains: bool) -> Responding {
+        let seat = &self.seat;
+        seat.responding.set(seat.responding.get() + 1);
+        seat.draining.set(seat.draining.get() + usize::from(drains));
+        seat.progress.set(Some(Instant::now()));
+        Responding { seat: seat.clone(), drains }
+    }
 }
 
 impl Drop for Running {
@@ -240,10 +304,31 @@ impl Drop for Running {
         if *served {
             seat.connections.served.set(seat.connections.served.get() - 1);
         }
-        seat.requests.set(seat.requests.get() - 1);
-        if seat.requests.get() == 0 {
-            seat.wait();
-        }
+        seat.running.set(seat.running.get() - 1);
+        seat.rest();
+    }
+}
+
+/// A response that is not sent to its end.
+pub struct Responding {
+    seat: Rc<Seat>,
+    drains: bool,
+}
+
+impl Responding {
+    /// Some of it was taken from its handler.
+    pub fn progressed(&self) {
+        self.seat.progress.set(Some(Instant::now()));
+    }
+}
+
+impl Drop for Responding {
+    fn drop(&mut self) {
+        let Self { seat, drains } = self;
+        seat.responding.set(seat.responding.get() - 1);
+        seat.draining.set(seat.draining.get() - usize::from(*drains));
+        seat.progress.set(Some(Instant::now()));
+        seat.rest();
     }
 }
 
@@ -276,8 +361,8 @@ impl Shedding {
             None => {
                 *episode = Some(Episode { began: now, last: now });
                 tracing::warn!(
-                    "too many connections: those that wait longest are closed, and while none waits, requests on new \
-                     ones are refused"
+                    "too many connections: those without a running request are closed, and while there are none, \
+                     requests on new connections are refused"
                 );
             }
         }

@@ -1,7 +1,7 @@
-//! What a client still sends after it was answered.
+//! A request's body, shared by the handler that reads it and by what discards the rest of it.
 //!
-//! Browsers and most clients read a reply only when their request is sent; a reset before that is all they see, as a
-//! "network error". So an early answer goes out at once and the rest of the request is read and forgotten, for a while.
+//! Browsers and most clients read a response only when their request is sent; a reset before that is all they see, as a
+//! "network error". So an early response goes out at once and the rest of the request is read and discarded, for a while.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -10,24 +10,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::connections::Seat;
-use super::demand::Meter;
 use actix_web::HttpMessage;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A client that sends nothing for this long has read its reply or never will.
+use super::connections::Seat;
+use crate::server::h1::head_scan::{BodyFraming, MASKED_TRANSFER_ENCODING};
+use crate::server::h1::reader::BodyReader;
+
+/// A client that sends nothing for this long has read its response or never will.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// So much of a body is rather read than its connection given up.
 const LITTLE: u64 = 64 * 1024;
 
-/// A request's payload, shared by whoever handles the request and whoever reads what that one left.
+/// A request's body, which may be read from two places.
 #[derive(Clone)]
 pub struct Inflow(Rc<Shared>);
 
@@ -36,75 +38,70 @@ struct Shared {
     ended: Cell<bool>,
 }
 
-/// Where the payload comes from.
+/// Where the body comes from.
 enum Body {
-    /// Of HTTP/1, past the dispatcher.
-    Past(Rc<Meter>),
-    /// Of HTTP/1, from the dispatcher, which is told how much may be read.
-    Metered(RefCell<Payload>, Rc<Meter>),
-    /// Of h2, where what is taken shows that it is no flood.
-    Counted(RefCell<Payload>, Option<Rc<Seat>>),
+    /// Over HTTP/1: from the connection, past actix-http.
+    Http1(Rc<BodyReader>),
+    /// Over h2: from the stream. What is read shows that the connection is no flood.
+    Http2(RefCell<Payload>, Option<Rc<Seat>>),
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        match &self.body {
-            Body::Metered(_, meter) if !self.ended.get() => meter.abandon(),
-            Body::Past(meter) if !self.ended.get() => meter.give_up(),
-            _ => {}
+        if let (Body::Http1(reader), false) = (&self.body, self.ended.get()) {
+            reader.close();
         }
     }
 }
 
 impl Inflow {
-    /// Puts itself between a request and its payload; `None` where there is none. With the meter of its connection, for
-    /// HTTP/1.
-    pub fn tap(request: &mut ServiceRequest, meter: Option<Rc<Meter>>) -> Option<Self> {
-        let past = meter.as_ref().and_then(|meter| meter.begin());
-        if let Some(length) = past {
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    /// Puts itself between an HTTP/1 request and its body, and unmasks how that is framed; `None` where there is no body.
+    pub fn of_http1(
+        request: &mut ServiceRequest,
+        reader: &Rc<BodyReader>,
+        framing: BodyFraming,
+        is_refused: bool,
+    ) -> Option<Self> {
+        const MASKED: HeaderName = HeaderName::from_static(MASKED_TRANSFER_ENCODING);
+        let headers = request.headers_mut();
+        match framing {
+            BodyFraming::None if is_refused => {}
+            BodyFraming::None => return None,
+            BodyFraming::Length(length) => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+                if length == 0 {
+                    return None;
+                }
+            }
+            BodyFraming::Chunked => {
+                headers.remove(&MASKED);
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
         }
-        let body = match (request.take_payload(), meter) {
-            (_, Some(meter)) if past.is_some() => Body::Past(meter),
-            (Payload::None, meter) => {
-                meter.iter().for_each(|meter| meter.next());
-                return None;
-            }
-            (payload, Some(meter)) => {
-                meter.hold();
-                Body::Metered(RefCell::new(payload), meter)
-            }
-            (payload, None) => {
-                let seat = request.request().conn_data::<Rc<Seat>>().cloned();
-                Body::Counted(RefCell::new(payload), seat)
-            }
-        };
-        let inflow = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
-        request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
-        Some(inflow)
+        Some(Self::between(request, Body::Http1(reader.clone())))
     }
 
-    fn end(&self) {
-        self.0.ended.set(true);
-        match &self.0.body {
-            Body::Past(meter) | Body::Metered(_, meter) => meter.next(),
-            Body::Counted(..) => {}
+    /// The same for a request over h2.
+    pub fn of_http2(request: &mut ServiceRequest) -> Option<Self> {
+        let seat = request.conn_data::<Rc<Seat>>().cloned();
+        match request.take_payload() {
+            Payload::None => None,
+            payload => Some(Self::between(request, Body::Http2(RefCell::new(payload), seat))),
         }
+    }
+
+    fn between(request: &mut ServiceRequest, body: Body) -> Self {
+        let inflow = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
+        request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
+        inflow
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         match &self.0.body {
-            Body::Past(meter) => meter.poll_body(cx).map(|read| {
+            Body::Http1(reader) => reader.poll_body(cx).map(|read| {
                 read.map(|read| read.map_err(|error| PayloadError::Incomplete(Some(error))))
             }),
-            Body::Metered(payload, meter) => {
-                let polled = Pin::new(&mut *payload.borrow_mut()).poll_next(cx);
-                if polled.is_pending() {
-                    meter.ask();
-                }
-                polled
-            }
-            Body::Counted(payload, seat) => {
+            Body::Http2(payload, seat) => {
                 let polled = Pin::new(&mut *payload.borrow_mut()).poll_next(cx);
                 if let (Some(seat), Poll::Ready(Some(Ok(bytes)))) = (seat, &polled) {
                     seat.account().used(bytes.len());
@@ -114,15 +111,19 @@ impl Inflow {
         }
     }
 
-    /// Reads, and forgets, what has come already of a body of which little is left.
+    /// Reads, and discards, what has come already of a body of which little is left.
     pub async fn skim(&self) {
-        let Body::Past(meter) = &self.0.body else {
+        let Body::Http1(reader) = &self.0.body else {
             return;
         };
+        let mut left = reader.known_rest().unwrap_or(LITTLE);
+        if left > LITTLE {
+            return;
+        }
         poll_fn(|cx| {
-            while !self.has_ended() && meter.left() <= LITTLE {
+            while !self.has_ended() && left > 0 {
                 match Pin::new(&mut self.clone()).poll_next(cx) {
-                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Ok(bytes))) => left = left.saturating_sub(bytes.len() as u64),
                     Poll::Ready(_) | Poll::Pending => break,
                 }
             }
@@ -131,12 +132,23 @@ impl Inflow {
         .await;
     }
 
-    /// Whether the connection is of no use for another request, which the dispatcher must be told, since it knows nothing
-    /// of the body: it broke off, or nobody reads the rest of it.
-    pub fn is_in_the_way(&self) -> bool {
+    /// Whether the connection is of no use for another request, which actix-http must be told, since it knows nothing of
+    /// the body: it broke off, or its rest is not read.
+    pub fn must_close(&self) -> bool {
         match &self.0.body {
-            Body::Past(meter) => !self.has_ended() || meter.is_over(),
-            Body::Metered(..) | Body::Counted(..) => false,
+            Body::Http1(reader) => !self.has_ended() || reader.is_closed(),
+            Body::Http2(..) => false,
+        }
+    }
+
+    /// The client waits to be told to send the body, and will not be. Whether that is so.
+    pub fn skip_continue(&self) -> bool {
+        match &self.0.body {
+            Body::Http1(reader) if reader.awaits_continue() => {
+                reader.skip_continue();
+                true
+            }
+            _ => false,
         }
     }
 
@@ -147,7 +159,7 @@ impl Inflow {
 
     /// `reply`, followed by nothing until the client has sent everything: at most `patience`, and not when it falls
     /// silent. It does not say that the connection ends, as it may not: proxies that read so (Node's) stop sending at once,
-    /// and their client, which is still sending too, sees a reset instead of the reply.
+    /// and their client, which is still sending too, sees a reset instead of the response.
     pub fn drain_behind(self, reply: BoxBody, patience: Duration) -> BoxBody {
         let now = Instant::now();
         BoxBody::new(Draining {
@@ -171,11 +183,11 @@ impl Stream for Inflow {
         let is_over = match (&polled, &self.0.body) {
             (Poll::Ready(None | Some(Err(_))), _) => true,
             // What comes next is another request's.
-            (Poll::Ready(_), Body::Past(meter)) => meter.left() == 0,
+            (Poll::Ready(_), Body::Http1(reader)) => reader.known_rest() == Some(0),
             _ => false,
         };
         if is_over {
-            self.end();
+            self.0.ended.set(true);
         }
         polled
     }
@@ -188,6 +200,9 @@ struct Draining {
     heard: Instant,
     timer: Pin<Box<Sleep>>,
 }
+
+/// Pieces of a body that are discarded in one go; then other connections have their turn.
+const PIECES_A_TURN: usize = 64;
 
 impl MessageBody for Draining {
     type Error = Box<dyn std::error::Error>;
@@ -207,11 +222,17 @@ impl MessageBody for Draining {
                 other => return other,
             }
         }
+        let mut pieces = 0;
         loop {
             match Pin::new(&mut this.inflow).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => this.heard = Instant::now(),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending => break,
+            }
+            pieces += 1;
+            if pieces == PIECES_A_TURN {
+                cx.waker().wake_by_ref();
+                break;
             }
         }
         while this.timer.as_mut().poll(cx).is_ready() {

@@ -25,13 +25,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::connections::{Connections, Room, SPARE, Seat, Shedding};
-use super::demand::{Meter, Metered};
 use super::socket::{Attended, Seated};
+use crate::server::h1::reader::{BodyReader, ReaderIo};
 
-/// Longer than the usual load balancer keeps its own side, so that it never writes to a connection we just closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// For a request's head, and for a TLS handshake.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between PINGs that ask whether an h2 client is still there. Longer than what HTTP/1 connections are given where their
+/// heads are read.
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(90);
 /// After a connection's last reply, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -109,11 +109,11 @@ where
     Ok(server.run())
 }
 
-type Connection<S> = (Attended<Metered<S>>, Protocol, Option<SocketAddr>);
+type Connection<S> = (Attended<ReaderIo<S>>, Protocol, Option<SocketAddr>);
 
 fn plain(stream: Seated) -> Connection<Seated> {
     let (peer, seat) = (stream.peer(), stream.seat().clone());
-    (Attended::new(Metered::new(stream), seat, false), Protocol::Http1, peer)
+    (Attended::new(ReaderIo::http1(stream), seat, false), Protocol::Http1, peer)
 }
 
 async fn encrypted(
@@ -122,18 +122,18 @@ async fn encrypted(
 ) -> Result<Connection<TlsStream<Seated>>, DispatchError> {
     let (peer, seat) = (stream.peer(), stream.seat().clone());
     stream.without_delay();
-    let stream = timeout(HEAD_TIMEOUT, acceptor.accept(stream))
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
-            (Attended::new(Metered::unlimited(stream), seat, true), Protocol::Http2, peer)
+            (Attended::new(ReaderIo::passthrough(stream), seat, true), Protocol::Http2, peer)
         }
-        _ => (Attended::new(Metered::new(stream), seat, false), Protocol::Http1, peer),
+        _ => (Attended::new(ReaderIo::http1(stream), seat, false), Protocol::Http1, peer),
     })
 }
 
-/// HTTP over a connection. Its meter and its seat are where a request can find them.
+/// HTTP over a connection, whose body reader and whose seat its requests can find.
 fn http<C, I, S, B>(
     app: I,
     stopping: GracefulShutdownSignal,
@@ -159,11 +159,12 @@ where
             let stopping = stopping.clone();
             async move { stopping.notified().await }
         })
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(HEAD_TIMEOUT)
+        // HTTP/1 heads are timed where they are read (`server::h1::reader`), and refused in words.
+        .client_request_timeout(Duration::ZERO)
+        .keep_alive(H2_KEEP_ALIVE)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .on_connect_ext(|connection: &Attended<Metered<C>>, data| {
-            data.insert::<Rc<Meter>>(connection.stream.meter());
+        .on_connect_ext(|connection: &Attended<ReaderIo<C>>, data| {
+            data.insert::<Rc<BodyReader>>(connection.stream.reader());
             data.insert::<Rc<Seat>>(connection.seat.clone());
         })
         .finish(map_config(app, |()| AppConfig::default()))

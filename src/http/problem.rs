@@ -17,6 +17,7 @@ use crate::guard::policy::PolicyError;
 use crate::guard::types::TypeError;
 use crate::inbound::InboundError;
 use crate::key::KeyError;
+use crate::server::h1::head_scan::HeadError;
 use crate::wechat::credential::Mode;
 use crate::wechat::{FileError, WechatError, advice};
 
@@ -306,6 +307,23 @@ impl From<InboundError> for Problem {
         };
         let problem = Self::new(code, format!("{error}{advice}"));
         if code == Code::Overloaded { problem.retry_after(5) } else { problem }
+    }
+}
+
+impl From<HeadError> for Problem {
+    fn from(error: HeadError) -> Self {
+        use HeadError as E;
+        let code = match &error {
+            E::NotHttp | E::RequestLine | E::Version | E::TargetForm => Code::InvalidRequest,
+            E::Target(..) | E::TargetEncoding => Code::InvalidRequest,
+            E::FoldedField(_) | E::Field(_) | E::Host => Code::InvalidRequest,
+            E::Length | E::TwoFramings | E::TransferEncoding => Code::InvalidRequest,
+            E::Connect => Code::MethodNotAllowed,
+            E::TooManyFields | E::TooLong => Code::FieldsTooLarge,
+            E::LengthRequired => Code::LengthRequired,
+            E::TimedOut(_) => Code::ClientStalled,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -5,10 +5,12 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connections::Seat;
 use crate::turn;
@@ -17,11 +19,12 @@ use crate::turn;
 pub struct Seated {
     stream: turn::Stream,
     seat: Rc<Seat>,
+    blocked: Alarm,
 }
 
 impl Seated {
     pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        Self { stream: turn::Stream::holding(stream), seat }
+        Self { stream: turn::Stream::holding(stream), seat, blocked: Alarm::default() }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -37,6 +40,47 @@ impl Seated {
     pub fn without_delay(&self) {
         // Slower without it, and no worse.
         let _ = self.stream.set_nodelay(true);
+    }
+}
+
+/// A deadline, with a timer that is moved only when it fires too early: most deadlines are forgotten before.
+#[derive(Default)]
+struct Alarm {
+    end: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    /// Whether the time is over.
+    fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if timer.deadline() > end {
+            timer.as_mut().reset(end);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(end);
+        }
+    }
+
+    /// The outcome of a write: an error once the client has taken nothing for `limit`.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: Duration,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.end = None;
+            return written;
+        }
+        let end = *self.end.get_or_insert_with(|| Instant::now() + limit);
+        ready!(self.poll(cx, end));
+        tracing::debug!("a client takes none of its response; its connection is closed");
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -72,7 +116,9 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let this = &mut *self;
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.blocked.watch(cx, this.seat.write_timeout(), written)
     }
 
     fn poll_write_vectored(
@@ -83,7 +129,9 @@ impl AsyncWrite for Seated {
         if self.seat.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let this = &mut *self;
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.blocked.watch(cx, this.seat.write_timeout(), written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -91,7 +139,12 @@ impl AsyncWrite for Seated {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.seat.is_broken() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let this = &mut *self;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.blocked.watch(cx, this.seat.write_timeout(), flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,6 +159,8 @@ pub struct Attended<S> {
     pub is_h2: bool,
     /// Bytes that were read since there was nothing to read, or since its turn ended.
     read: usize,
+    /// When the responses on its streams must have moved on.
+    stuck: Alarm,
 }
 
 /// What is read of an h2 connection before whoever wants its frames has a turn: otherwise a whole window of them is
@@ -115,7 +170,7 @@ const TURN: usize = 512 * 1024;
 
 impl<S> Attended<S> {
     pub fn new(stream: S, seat: Rc<Seat>, is_h2: bool) -> Self {
-        Self { stream, seat, is_h2, read: 0 }
+        Self { stream, seat, is_h2, read: 0, stuck: Alarm::default() }
     }
 }
 
@@ -140,8 +195,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
             );
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if polled.is_pending() && self.seat.is_over(cx.waker()) {
-            return Poll::Ready(Ok(()));
+        if polled.is_pending() {
+            if self.seat.is_over(cx.waker()) {
+                return Poll::Ready(Ok(()));
+            }
+            // A peer that opens no window is not seen by the socket, which takes everything.
+            if self.is_h2
+                && let Some(end) = self.seat.response_deadline()
+                && self.stuck.poll(cx, end.into()).is_ready()
+            {
+                tracing::debug!(
+                    "a client takes none of its responses; its h2 connection is closed"
+                );
+                self.seat.break_off();
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
         polled
     }

@@ -17,12 +17,12 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::caller::CallerName;
-use super::connections::{Running, Seat};
-use super::demand::{Answering, Meter};
+use super::connections::{Responding, Running, Seat};
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
 use super::{Worker, h2};
+use crate::server::h1::reader::{BodyReader, ResponseInProgress};
 use crate::telemetry;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -83,18 +83,28 @@ pub async fn requests(
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
     let seat = request.conn_data::<Rc<Seat>>().cloned();
     let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
-    let meter = request.conn_data::<Rc<Meter>>().cloned();
-    let meter = meter.filter(|_| request.version() < Version::HTTP_2);
-    let inflow = Inflow::tap(&mut request, meter.clone());
-    let answering = meter.map(Answering::new);
-
-    let reply = match running.as_ref().map_or(Ok(()), |running| admit(&request, running)) {
-        Ok(()) => {
-            let reply = next.call(request).instrument(span.clone()).await?;
-            reply.map_into_boxed_body()
+    let reader = request.conn_data::<Rc<BodyReader>>().cloned();
+    let reader = reader.filter(|_| request.version() < Version::HTTP_2);
+    let (inflow, bad_head) = match &reader {
+        Some(reader) => {
+            let started = reader.started();
+            let is_refused = started.refused.is_some();
+            let inflow = Inflow::of_http1(&mut request, reader, started.body, is_refused);
+            (inflow, started.refused)
         }
-        Err(problem) => request.error_response(problem),
+        None => (Inflow::of_http2(&mut request), None),
     };
+    let in_progress = reader.map(ResponseInProgress::new);
+    let admitted = match (bad_head, &running) {
+        (Some(error), _) => Err(error.into()),
+        (None, Some(running)) => admit(&request, running),
+        (None, None) => Ok(()),
+    };
+    if let Err(problem) = admitted {
+        request.extensions_mut().insert(Refusal(problem));
+    }
+
+    let reply = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
     let problem = reply.response().error().and_then(|error| error.as_error::<Problem>()).cloned();
     let mut reply = match &problem {
         Some(problem) => with_document(reply, problem, id.as_str()),
@@ -104,26 +114,31 @@ pub async fn requests(
     let last = running.as_ref().is_some_and(Running::is_last);
     // An editor's own shape was answered already.
     let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
+    let caller = reply.request().extensions().get::<CallerName>().cloned();
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
-    let dressed = problem.is_some() && reply.status().is_success();
+    // The query chooses the shape, so only a known caller can make its connection be read that long.
+    let dressed = problem.is_some() && reply.status().is_success() && caller.is_some();
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
-    let mut in_the_way = false;
+    let (mut must_close, mut drains) = (false, false);
     if let Some(inflow) = inflow {
+        must_close = inflow.skip_continue();
         inflow.skim().await;
-        // Nobody asks an empty body for more.
+        // An empty body is not asked for more.
         let is_empty =
             matches!(reply.response().body().size(), BodySize::None | BodySize::Sized(0));
         if inflow.has_ended() || patience.is_zero() || last || is_empty {
-            in_the_way = inflow.is_in_the_way();
+            must_close |= inflow.must_close();
         } else {
+            drains = true;
             reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
         }
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
-    let held = (counted, running, answering);
-    reply = reply.map_body(|_, body| BoxBody::new(Holding { body, _held: held }));
-    if draining || last || in_the_way {
-        // Whoever keeps connections finds a better one.
+    let responding = running.map(|running| running.answered(drains));
+    reply = reply
+        .map_body(|_, body| BoxBody::new(Sending { body, responding, _in_progress: in_progress }));
+    if draining || last || must_close {
+        // A client that keeps connections finds a better one.
         reply.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     let timing = reply.request().extensions().get::<ServerTiming>().cloned();
@@ -134,7 +149,6 @@ pub async fn requests(
         reply.headers_mut().insert(REQUEST_ID, value);
     }
 
-    let caller = reply.request().extensions().get::<CallerName>().cloned();
     let line = Line {
         span,
         method,
@@ -206,13 +220,14 @@ fn admit(request: &ServiceRequest, running: &Running) -> Result<(), Problem> {
     h2::admit(request, running.seat())
 }
 
-/// A reply's body with what must not be dropped before the body is sent.
-struct Holding<G> {
+/// A response's body with what must not be dropped before the body is sent.
+struct Sending {
     body: BoxBody,
-    _held: G,
+    responding: Option<Responding>,
+    _in_progress: Option<ResponseInProgress>,
 }
 
-impl<G: Unpin> MessageBody for Holding<G> {
+impl MessageBody for Sending {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
@@ -223,7 +238,11 @@ impl<G: Unpin> MessageBody for Holding<G> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
+        let polled = Pin::new(&mut self.body).poll_next(cx);
+        if let (Some(responding), Poll::Ready(Some(_))) = (&self.responding, &polled) {
+            responding.progressed();
+        }
+        polled
     }
 }
 
@@ -242,11 +261,19 @@ fn with_document<B>(
     reply.into_response(document)
 }
 
-/// Refuses pages of foreign origins.
+/// Why a request is refused before it is looked at: by its head, or for want of room. [`origins`] tells, so that the
+/// response has what CORS asks for.
+struct Refusal(Problem);
+
+/// Refuses what [`requests`] found wrong, and pages of foreign origins.
 pub async fn origins(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let refusal = request.extensions_mut().remove::<Refusal>();
+    if let Some(Refusal(problem)) = refusal {
+        return Ok(request.error_response(problem));
+    }
     let admitted = request.app_data::<web::Data<Worker>>().is_none_or(|worker| {
         let (headers, peer) = (request.headers(), request.peer_addr().map(|peer| peer.ip()));
         let authority = request.uri().authority().map(|host| host.as_str());

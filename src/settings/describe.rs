@@ -35,6 +35,7 @@ impl Settings {
         line("server.shutdown_grace", duration(server.shutdown_grace));
         line("server.shutdown_delay", duration(server.shutdown_delay));
         line("server.drain_timeout", duration(server.drain_timeout));
+        line("server.write_timeout", duration(server.write_timeout));
         let file = |file: fn(&super::ServerTls) -> &std::path::PathBuf| {
             server.tls.as_ref().map(|tls| file(tls).display().to_string())
         };

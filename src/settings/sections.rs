@@ -31,6 +31,7 @@ impl Server {
             shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
             shutdown_delay: reader.duration("server.shutdown_delay", Duration::ZERO),
             drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
+            write_timeout: reader.duration("server.write_timeout", Duration::from_secs(1)),
             tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
             trusted_proxies: reader.list("server.trusted_proxies", values::network),
         }

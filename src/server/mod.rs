@@ -1,0 +1,3 @@
+//! Client connections below the HTTP handlers: how HTTP/1 requests are taken off a socket.
+
+pub mod h1;
