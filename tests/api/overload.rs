@@ -9,7 +9,7 @@ use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_unti
 /// So few file descriptors leave room for 80 connections and 40 uploads.
 const FEW: u32 = 256;
 const FLOOD: usize = 2000;
-const SAID: &str = "those that wait longest are closed";
+const SAID: &str = "those without a running request are closed";
 
 fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"content")
