@@ -1,14 +1,15 @@
 //! Who sent a request: its address, its credential, and whether it is not too much.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest, web};
 use serde::Deserialize;
 
-use super::Worker;
 use super::problem::{Code, Problem};
+use super::{Worker, connections};
 use crate::guard::auth::{AuthError, InAddress};
 use crate::guard::limits::{LimitError, neighbours};
 use crate::guard::policy::Client;
@@ -121,6 +122,9 @@ fn identified(
     }
     request.extensions_mut().insert(CallerName(client.name.clone()));
     worker.shared.limits.count(&client)?;
+    if let Some(caller) = request.extensions().get::<Rc<connections::Caller>>() {
+        caller.is_known();
+    }
     Ok(client)
 }
 

@@ -3,8 +3,9 @@
 //! A flood of connections must neither take the descriptors that running uploads need nor keep a probe of `/healthz`
 //! waiting. At the limit a new connection is accepted, and another one is closed: one whose request was answered and is
 //! only read to be discarded, otherwise the one that has been idle longest, otherwise one whose response the client does
-//! not read. Where requests are handled on all of them the new connection is over the limit: it is told of the gateway's
-//! health, and refused whatever else it asks for; and the newest of those over the limit close the oldest.
+//! not read, otherwise one whose request has been handled for a while without its caller being known. Where requests of
+//! known callers are handled on all of them the new connection is over the limit: it is told of the gateway's health, and
+//! refused whatever else it asks for; and the newest of those over the limit close the oldest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,7 +34,10 @@ pub struct Room {
     pub write_timeout: Duration,
 }
 
-/// What a connection without a running request does; the first is the first to be closed.
+/// A request of an unknown caller is not given up before this: most have their response much sooner.
+const UNKNOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// What a connection does that may be closed to make room; the first is the first to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rest {
     /// The rest of an answered request is read and discarded.
@@ -42,6 +46,8 @@ enum Rest {
     Idle,
     /// A response is being sent.
     Responding,
+    /// Requests are handled, none of which has shown who calls.
+    Unknown,
 }
 
 /// The connections of one worker.
@@ -51,7 +57,7 @@ pub struct Connections {
     seated: Cell<usize>,
     /// Requests that run.
     served: Cell<usize>,
-    /// Connections on which no request runs, in the order in which they are closed.
+    /// Connections on which no request of a known caller runs, in the order in which they are closed.
     waiting: RefCell<BTreeMap<(Rest, u64), Rc<Seat>>>,
     standing: RefCell<VecDeque<Rc<Seat>>>,
     turn: Cell<u64>,
@@ -62,10 +68,12 @@ pub struct Connections {
 pub struct Seat {
     connections: Rc<Connections>,
     standing: bool,
-    /// Its key among those without a running request, and since when.
+    /// Its key among those that may be closed, and since when.
     waits: Cell<Option<((Rest, u64), Instant)>>,
     /// Requests that are handled.
     running: Cell<usize>,
+    /// Those of them whose callers are known.
+    known: Cell<usize>,
     /// Responses that are not sent to their end.
     responding: Cell<usize>,
     /// Those of them behind which the rest of a request is discarded.
@@ -102,6 +110,7 @@ impl Connections {
             standing: !room,
             waits: Cell::new(None),
             running: Cell::new(0),
+            known: Cell::new(0),
             responding: Cell::new(0),
             draining: Cell::new(0),
             progress: Cell::new(None),
@@ -128,7 +137,18 @@ impl Connections {
     fn longest_waiting_leaves(&self) -> bool {
         self.shedding.began();
         let first = self.waiting.borrow().first_key_value().map(|(_, seat)| seat.clone());
-        first.as_ref().inspect(|seat| seat.close()).is_some()
+        first.filter(|seat| seat.may_go()).inspect(|seat| seat.close()).is_some()
+    }
+
+    /// Whether there is room for one more request, which the longest running one of an unknown caller may have to make.
+    fn serves_one_more(&self) -> bool {
+        if self.served.get() < self.room.requests {
+            return true;
+        }
+        let last = self.waiting.borrow();
+        let longest = last.range((Rest::Unknown, 0)..).next().map(|(_, seat)| seat.clone());
+        drop(last);
+        longest.filter(|seat| seat.may_go()).inspect(|seat| seat.close()).is_some()
     }
 
     /// Closes every connection on which no request runs and no reply is being sent any more.
@@ -151,7 +171,7 @@ impl Seat {
         self.running.set(self.running.get() + 1);
         self.rest();
         let connections = &self.connections;
-        let room = connections.served.get() < connections.room.requests && !self.is_standing();
+        let room = !self.is_standing() && (asks_for_health || connections.serves_one_more());
         let (served, refused) = (room && !asks_for_health, !room && !asks_for_health);
         if served {
             connections.served.set(connections.served.get() + 1);
@@ -159,7 +179,15 @@ impl Seat {
         if refused {
             connections.shedding.began();
         }
-        Running { seat: self.clone(), served, refused }
+        let caller = Caller { seat: self.clone(), is_known: Cell::new(false) };
+        Running { seat: self.clone(), caller: Rc::new(caller), served, refused }
+    }
+
+    /// Whether it may be closed now to make room.
+    fn may_go(&self) -> bool {
+        self.waits.get().is_some_and(|((rest, _), since)| {
+            rest != Rest::Unknown || since.elapsed() >= UNKNOWN_GRACE
+        })
     }
 
     /// Whether it is over the limit, or about to be closed.
@@ -175,6 +203,13 @@ impl Seat {
     /// What came over it, if it is one of h2.
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// Has the connection read on, and so look at its clocks: h2 has one for responses.
+    pub fn wake_reader(&self) {
+        if let Some(reader) = self.reader.borrow().as_ref() {
+            reader.wake_by_ref();
+        }
     }
 
     /// How long its client may take none of what is sent.
@@ -239,7 +274,8 @@ impl Seat {
     /// Puts it where it belongs among those that may be closed.
     fn rest(self: &Rc<Self>) {
         let rest = match (self.running.get(), self.responding.get(), self.draining.get()) {
-            (1.., _, _) => None,
+            (1.., _, _) if self.known.get() > 0 => None,
+            (1.., _, _) => Some(Rest::Unknown),
             (0, 0, _) => Some(Rest::Idle),
             (0, responding, draining) if responding == draining => Some(Rest::Draining),
             _ => Some(Rest::Responding),
@@ -267,6 +303,7 @@ impl Seat {
 /// A request that runs on a connection.
 pub struct Running {
     seat: Rc<Seat>,
+    caller: Rc<Caller>,
     served: bool,
     refused: bool,
 }
@@ -287,6 +324,11 @@ impl Running {
         &self.seat
     }
 
+    /// What is to be told once its caller is known.
+    pub fn caller(&self) -> Rc<Caller> {
+        self.caller.clone()
+    }
+
     /// Its response is made. From here on the request needs nothing but its connection, which may be closed to make room.
     /// `drains`: the rest of the request is discarded behind the response.
     pub fn answered(self, drains: bool) -> Responding {
@@ -300,12 +342,29 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Self { seat, served, .. } = self;
+        let Self { seat, served, caller, .. } = self;
+        seat.known.set(seat.known.get() - usize::from(caller.is_known.get()));
         if *served {
             seat.connections.served.set(seat.connections.served.get() - 1);
         }
         seat.running.set(seat.running.get() - 1);
         seat.rest();
+    }
+}
+
+/// The caller of a running request, as its connection knows it.
+pub struct Caller {
+    seat: Rc<Seat>,
+    is_known: Cell<bool>,
+}
+
+impl Caller {
+    /// A valid credential was shown, or none is asked for: the request runs to its end.
+    pub fn is_known(&self) {
+        if !self.is_known.replace(true) && self.seat.running.get() > 0 {
+            self.seat.known.set(self.seat.known.get() + 1);
+            self.seat.rest();
+        }
     }
 }
 
@@ -316,6 +375,11 @@ pub struct Responding {
 }
 
 impl Responding {
+    /// Its connection.
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
     /// Some of it was taken from its handler.
     pub fn progressed(&self) {
         self.seat.progress.set(Some(Instant::now()));

@@ -100,6 +100,9 @@ pub async fn requests(
         (None, Some(running)) => admit(&request, running),
         (None, None) => Ok(()),
     };
+    if let Some(running) = &running {
+        request.extensions_mut().insert(running.caller());
+    }
     if let Err(problem) = admitted {
         request.extensions_mut().insert(Refusal(problem));
     }
@@ -135,6 +138,9 @@ pub async fn requests(
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
     let responding = running.map(|running| running.answered(drains));
+    if let (Some(responding), Version::HTTP_2) = (&responding, reply.request().version()) {
+        responding.seat().wake_reader();
+    }
     reply = reply
         .map_body(|_, body| BoxBody::new(Sending { body, responding, _in_progress: in_progress }));
     if draining || last || must_close {
@@ -181,6 +187,47 @@ thread_local! {
     static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Lines that one worker writes in a second of refused requests of unknown callers: a stranger can have as many refused
+/// as the network carries, and must not fill the disk with them.
+const REFUSALS_A_SECOND: u32 = 100;
+
+thread_local! {
+    static REFUSALS: RefCell<Refusals> = const { RefCell::new(Refusals { written: 0, omitted: 0, counts: false }) };
+}
+
+/// Refused requests of unknown callers in the current second.
+struct Refusals {
+    written: u32,
+    omitted: u32,
+    /// A second has begun that will be ended by a task.
+    counts: bool,
+}
+
+impl Refusals {
+    /// Whether one more is written.
+    fn admit(&mut self) -> bool {
+        if !std::mem::replace(&mut self.counts, true) {
+            rt::spawn(async {
+                rt::time::sleep(Duration::from_secs(1)).await;
+                let ended = REFUSALS.replace(Self { written: 0, omitted: 0, counts: false });
+                if ended.omitted > 0 {
+                    tracing::warn!(
+                        requests = ended.omitted,
+                        "more requests of unknown callers were refused"
+                    );
+                }
+            });
+        }
+        let room = self.written < REFUSALS_A_SECOND;
+        if room {
+            self.written += 1
+        } else {
+            self.omitted += 1
+        }
+        room
+    }
+}
+
 impl Line {
     /// Writes it soon, with those of all who are answered now: no reply waits for it.
     fn post(self) {
@@ -204,6 +251,7 @@ impl Line {
             Some(problem) if problem.code.status().is_server_error() => {
                 tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
             }
+            Some(_) if client.is_none() && !REFUSALS.with_borrow_mut(Refusals::admit) => {}
             Some(problem) => {
                 tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
             }

@@ -4,6 +4,7 @@ mod access;
 mod cli;
 mod clients;
 mod commands;
+mod connections;
 mod credentials;
 mod dependencies;
 mod deploy;

@@ -1,0 +1,459 @@
+//! What connections carry before a handler sees it, and what they may hold: refused heads, pipelines, `Expect`, responses
+//! that are not read, and bodies that are dribbled in.
+//!
+//! | cases.md | test |
+//! |---|---|
+//! | A10 | `refused_heads_are_problem_documents`, `raw_utf8_in_the_url_is_taken` |
+//! | B1a-B1d | `strangers_hold_nothing_that_uploads_need`, `responses_that_are_not_read_end_their_connection`, `only_a_known_caller_is_drained_for_long` |
+//! | B4 | `pipelines_are_answered_in_step_wherever_they_are_cut` |
+//! | also wanted: `Expect` | `a_refused_caller_is_not_told_to_go_on` |
+//! | also wanted: TLS, h2 on the plain port | `other_protocols_are_closed_at_once` |
+//! | lesser: heads of 32 KiB, each within 5 s | `heads_have_a_size_and_a_time` |
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::frames::{END_STREAM, H2, head};
+use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_until};
+use crate::tls::Certificate;
+
+const PANEL: &str = "https://panel.test";
+
+/// Heads that are refused before they are a request, with what the response's `detail` names.
+const REFUSED: [(&str, u16, &str, &str); 23] = [
+    ("POST /v1/files?dir=a b HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "%20"),
+    ("POST /v1/files/ HTTP/1.1 x\r\nhost: a\r\n", 400, "invalid_request", "METHOD"),
+    ("GET /v1/files?dir=\"a\" HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "%22"),
+    ("GET /v1/files/a<b> HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "%3C"),
+    ("PUT /v1/files/a#b.png HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "%23"),
+    ("GET v1/files HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "begin with `/`"),
+    ("POST /v1/files HTTP/1.1\r\n", 400, "invalid_request", "Host"),
+    ("POST /v1/files HTTP/1.1\r\nhost: a\r\nhost: b\r\n", 400, "invalid_request", "Host"),
+    ("POST /v1/files HTTP/2.0\r\nhost: a\r\n", 400, "invalid_request", "version"),
+    ("POST /v1/files HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n", 400, "invalid_request", "line 4"),
+    ("POST /v1/files HTTP/1.1\r\nhost: a\r\nx\r\n", 400, "invalid_request", "line 3"),
+    ("POST /v1/files HTTP/1.1\r\nhost: a\r\nx : y\r\n", 400, "invalid_request", "line 3"),
+    ("POST /v1/files HTTP/1.1\r\nhost: a\r\nx: \x01\r\n", 400, "invalid_request", "line 3"),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n",
+        400,
+        "invalid_request",
+        "Content-Length",
+    ),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n",
+        400,
+        "invalid_request",
+        "Content-Length",
+    ),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-length: 5, 5\r\n",
+        400,
+        "invalid_request",
+        "Content-Length",
+    ),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\n",
+        400,
+        "invalid_request",
+        "chunked",
+    ),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n",
+        400,
+        "invalid_request",
+        "chunked",
+    ),
+    (
+        "POST /v1/files HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n",
+        400,
+        "invalid_request",
+        "disagree",
+    ),
+    ("POST /v1/files HTTP/1.0\r\n", 411, "length_required", "Content-Length"),
+    (
+        "POST /v1/files HTTP/1.0\r\ntransfer-encoding: chunked\r\n",
+        400,
+        "invalid_request",
+        "chunked",
+    ),
+    ("CONNECT a:443 HTTP/1.1\r\nhost: a\r\n", 405, "method_not_allowed", "CONNECT"),
+    ("G(T / HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "METHOD"),
+];
+
+/// Each with 9 MB behind it that are sent whatever comes back: the response is read all the same, by a page of a listed
+/// origin as well, and stands in the log.
+#[test]
+fn refused_heads_are_problem_documents() {
+    let world = Setup::new().set("cors.origins", PANEL).start();
+    let body = noise(9_000_000, 1);
+    let gbk = b"POST /v1/files?dir=\xb1\xa8\xb8\xe6 HTTP/1.1\r\nhost: a\r\n";
+    let many = format!("POST /v1/files HTTP/1.1\r\nhost: a\r\n{}", "x: y\r\n".repeat(95));
+    let refused = REFUSED
+        .iter()
+        .map(|(head, status, code, detail)| (head.as_bytes(), *status, *code, *detail))
+        .chain([
+            (&gbk[..], 400, "invalid_request", "UTF-8"),
+            (many.as_bytes(), 413, "fields_too_large", "96 fields"),
+        ]);
+    for (number, (head, status, code, detail)) in refused.enumerate() {
+        let shown = String::from_utf8_lossy(head).into_owned();
+        let id = format!("refused-{number}");
+        let own = format!("origin: {PANEL}\r\nx-request-id: {id}\r\n\r\n");
+        let mut client = world.client();
+        let mut sender = client.sender();
+        let whole = [head, own.as_bytes(), &body].concat();
+        std::thread::scope(|scope| {
+            let sent = scope.spawn(move || {
+                let sent = sender.write_all(&whole);
+                let _ = sender.shutdown(Shutdown::Write);
+                sent
+            });
+            let reply = client.reply();
+            let problem = reply.problem(status, code);
+            assert!(problem["detail"].as_str().unwrap().contains(detail), "{shown}: {problem}");
+            assert_eq!(reply.header("x-request-id"), Some(&*id), "{shown}");
+            assert_eq!(reply.header("access-control-allow-origin"), Some(PANEL), "{shown}");
+            assert_eq!(reply.header("connection"), Some("close"), "{shown}");
+            // All of it was taken, and the connection ended in order.
+            sent.join().unwrap().unwrap_or_else(|error| panic!("{shown}: {error}"));
+            let end = client.try_reply().expect_err("nothing follows");
+            assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{shown}: {end}");
+            world.gateway.log_with(&id);
+        });
+    }
+    world.assert_nothing_stored();
+}
+
+#[test]
+fn raw_utf8_in_the_url_is_taken() {
+    let world = Setup::new().start();
+    for (number, dir) in
+        ["报告", "a/é ü".split(' ').next().unwrap(), "данные/😀"].iter().enumerate()
+    {
+        let form = Form::new().file("f", "x.txt", "text/plain", b"text");
+        let (kind, body) = (form.content_type(), form.bytes());
+        let mut client = world.client();
+        let headers = [authorization(), ("content-type", &kind)];
+        client.send_request("POST", &format!("/v1/files?dir={dir}"), &headers, &body);
+        let path = client.reply().stored()["path"].as_str().unwrap().to_owned();
+        assert!(path.contains(&format!("/{dir}/")), "{path}");
+        client.send_request(
+            "PUT",
+            &format!("/v1/files/{dir}/{number}.txt"),
+            &[authorization()],
+            b"raw",
+        );
+        assert_eq!(client.reply().stored()["path"], format!("{dir}/{number}.txt"));
+        client.send_head("GET", &format!("/v1/files/{dir}/{number}.txt"), &[authorization()]);
+        assert_eq!(client.reply().status, 302);
+    }
+    assert_eq!(world.objects().len(), 6);
+}
+
+fn request(line: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let (name, value) = authorization();
+    let head = format!("{line} HTTP/1.1\r\nhost: a\r\n{name}: {value}\r\n{headers}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+/// A request, whether its response has no body, and its status.
+type Exchange = (Vec<u8>, bool, u16);
+
+fn pipeline() -> Vec<Exchange> {
+    let chunked = "transfer-encoding: chunked\r\n";
+    let hello = b"5\r\nhello\r\n0\r\n\r\n";
+    let trailer = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nx: y\r\n\r\n";
+    vec![
+        (request("PUT /v1/files/a", chunked, hello), false, 201),
+        (request("HEAD /healthz", "", b""), true, 200),
+        ([b"\r\n", &request("HEAD /healthz", "", b"")[..]].concat(), true, 200),
+        (request("GET /healthz", "", b""), false, 200),
+        (request("POST /nowhere", chunked, hello), false, 404),
+        (request("GET /healthz", "", b""), false, 200),
+        (request("PUT /v1/files/b", "X: y\nTransfer-Encoding: Chunked\r\n", trailer), false, 201),
+        (request("PUT /v1/files/c", "content-length: 5\r\n", b"GET /"), false, 201),
+        (
+            request(
+                "GET /v1/files/none?reply=x",
+                "upgrade: websocket\r\nconnection: upgrade\r\n",
+                b"",
+            ),
+            false,
+            404,
+        ),
+        (request("HEAD /v1/files/none", "", b""), true, 404),
+        (request("GET /healthz", "", b""), false, 200),
+    ]
+}
+
+#[test]
+fn pipelines_are_answered_in_step_wherever_they_are_cut() {
+    let world = Setup::new().start();
+    let exchanges = pipeline();
+    let all: Vec<u8> = exchanges.iter().flat_map(|(request, ..)| request.clone()).collect();
+    let read = |client: &mut Client, cut: usize| {
+        for (number, (_, has_no_body, status)) in exchanges.iter().enumerate() {
+            if *has_no_body {
+                assert_eq!(
+                    client.reply_head().expect("a head").0,
+                    *status,
+                    "{number} cut at {cut}"
+                );
+            } else {
+                let reply = client.reply();
+                assert_eq!(reply.status, *status, "{number} cut at {cut}: {}", reply.text());
+                assert!(reply.json().is_object(), "{number} cut at {cut}");
+            }
+        }
+    };
+    let mut client = world.client();
+    for cut in 0..all.len() {
+        client.send(&all[..cut]);
+        client.send(&all[cut..]);
+        read(&mut client, cut);
+    }
+    for byte in &all {
+        client.send(&[*byte]);
+    }
+    read(&mut client, all.len());
+    for (path, content) in [("a", &b"hello"[..]), ("b", b"abcde"), ("c", b"GET /")] {
+        assert_eq!(world.object(path), content);
+    }
+    // Behind a body that breaks its rules there is no other request.
+    for broken in
+        [&b"5\r\nhello0\r\n\r\n"[..], b"5\nhello\r\n0\r\n\r\n", b"x\r\n\r\n", b"0\r\n\n\r\n"]
+    {
+        let mut client = world.client();
+        let put = request("PUT /v1/files/broken", "transfer-encoding: chunked\r\n", broken);
+        client.send(&[&put[..], &request("DELETE /v1/files/a", "", b"")].concat());
+        client.reply().problem(400, "truncated_body");
+        assert!(client.try_reply().is_err());
+    }
+    assert_eq!(world.objects().len(), 3);
+}
+
+#[test]
+fn a_refused_caller_is_not_told_to_go_on() {
+    let world = Setup::new().set("upload.max_file_size", "1MiB").start();
+    let wrong = ("authorization", "Bearer wrong");
+    let form = "multipart/form-data; boundary=b";
+    for (method, path, key, length, status) in [
+        ("PUT", "/v1/files/a", wrong, "5", 401),
+        ("PUT", "/v1/files/../a", authorization(), "5", 400),
+        ("PUT", "/v1/files/a", authorization(), "9000000", 413),
+        ("POST", "/v1/files", authorization(), "90000000", 413),
+        ("POST", "/v1/files?reply=wangeditor", wrong, "5", 200),
+        ("POST", "/nowhere", authorization(), "5", 404),
+    ] {
+        let mut client = world.client();
+        let kind = if method == "POST" { form } else { "text/plain" };
+        let headers =
+            [key, ("content-type", kind), ("content-length", length), ("expect", "100-continue")];
+        client.send_head(method, path, &headers);
+        let (got, headers) = client.reply_head().expect("a response");
+        assert_eq!(got, status, "{method} {path}");
+        let close = ("connection".to_owned(), "close".to_owned());
+        assert!(headers.contains(&close), "{method} {path}: {headers:?}");
+    }
+    // A caller who is let in gets it, once, and only while it waits.
+    let mut client = world.client();
+    for (sent, is_told) in [(0, true), (2, false), (0, true)] {
+        let headers = [authorization(), ("content-length", "5"), ("expect", "100-Continue")];
+        let head: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("PUT /v1/files/a HTTP/1.1\r\nhost: a\r\n{head}\r\n");
+        client.send(&[head.as_bytes(), &b"hello"[..sent]].concat());
+        if is_told {
+            assert_eq!(client.reply_head().expect("an interim response").0, 100);
+        }
+        client.send(&b"hello"[sent..]);
+        assert_eq!(client.reply_head().expect("a response").0, 201);
+        // The rest of the response.
+        client = world.client();
+    }
+    assert_eq!(world.object("a"), b"hello");
+}
+
+#[test]
+fn other_protocols_are_closed_at_once() {
+    let world = Setup::new().start();
+    let hello = [&b"\x16\x03\x01\x00\xf0\x01\x00\x00\xec\x03\x03"[..], &noise(200, 1)].concat();
+    for bytes in [&hello[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", b"\x16"] {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(world.gateway.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("an orderly end");
+        assert!(got.is_empty(), "{got:?}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn heads_have_a_size_and_a_time() {
+    let world = Setup::new().start();
+    let healthy = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    for first in [&b""[..], healthy] {
+        // As large as may be, and a byte more.
+        for (room, status) in [(0, 200), (1, 413)] {
+            let begin = "GET /healthz HTTP/1.1\r\nhost: a\r\nx: ";
+            let filler = "a".repeat((32 << 10) - begin.len() - 4 + room);
+            let mut client = world.client();
+            client.send(first);
+            if !first.is_empty() {
+                assert_eq!(client.reply().status, 200);
+            }
+            client.send(format!("{begin}{filler}\r\n\r\n").as_bytes());
+            assert_eq!(client.reply().status, status, "{room} behind {}", first.len());
+        }
+    }
+    // Slow ones, the first of a connection and a later one.
+    let mut clients = [world.client(), world.client()];
+    clients[1].send(healthy);
+    assert_eq!(clients[1].reply().status, 200);
+    let began = Instant::now();
+    for client in &mut clients {
+        client.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx");
+    }
+    for client in &mut clients {
+        let reply = client.reply();
+        reply.problem(408, "client_stalled");
+        assert_eq!(reply.header("x-request-id"), Some("slow-head"));
+        assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+    clients.iter_mut().for_each(|client| assert!(client.try_reply().is_err()));
+}
+
+/// A large response that is asked for again and again.
+const LARGE: &[u8] = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n";
+
+#[test]
+fn responses_that_are_not_read_end_their_connection() {
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new().set("server.write_timeout", "2s")).start();
+    let plain = Setup::new().set("server.write_timeout", "2s").start();
+    let connections = |world: &World| {
+        let metrics = world.call("GET", "/metrics", &serde_json::Value::Null).text();
+        metrics.lines().any(|line| line == "gateway_connections 1")
+    };
+    let mut unread = Client::connect(plain.gateway.address);
+    unread.send(&LARGE.repeat(20));
+    wait_until("the connection is closed", || connections(&plain));
+    drop(unread);
+    // No window: nothing but the gateway's own clock can tell.
+    let mut unread = H2::connect(&world, &certificate, &[(4, 0)]);
+    let docs = head(&[
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/docs/swagger-ui-bundle.js"),
+    ]);
+    let (_, get) = unread.request(&docs, END_STREAM);
+    unread.send(&get).unwrap();
+    unread.assert_closed();
+}
+
+#[test]
+fn only_a_known_caller_is_drained_for_long() {
+    let world = Setup::new().set("server.drain_timeout", "1s").start();
+    let form = ("content-type", "multipart/form-data; boundary=b");
+    let took = |key| {
+        let mut client = world.client();
+        // Refused at once: nothing that begins like a form.
+        let length = ("content-length", "1000000");
+        client.send_head("POST", "/v1/files?reply=wangeditor", &[key, form, length]);
+        client.send(b"--c\r\n--b x");
+        let began = Instant::now();
+        assert_eq!(client.reply().status, 200);
+        while client.try_send(b"x").is_ok() && began.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        began.elapsed()
+    };
+    let unknown = took(("authorization", "Bearer wrong"));
+    assert!(unknown < Duration::from_secs(4), "{unknown:?}");
+    let known = took(authorization());
+    assert!(known >= Duration::from_secs(5), "{known:?}");
+}
+
+/// For so long strangers hold what they can.
+const SIEGE: Duration = Duration::from_secs(60);
+/// Of each kind of stranger; more than there are places.
+const STRANGERS: usize = 30;
+
+/// Responses that are not read over HTTP/1 and h2, a body for which no key is asked before it is read, and the rest of a
+/// refused one: whoever has a key uploads beside them, and the gateway ends when it is told to.
+#[test]
+fn strangers_hold_nothing_that_uploads_need() {
+    let certificate = Certificate::new();
+    let over_tls = certificate.shown(Setup::new().set("server.max_connections", STRANGERS)).start();
+    let plain = Setup::new().set("server.max_connections", STRANGERS).start();
+    besieged(
+        plain,
+        |world| {
+            let mut held: Vec<Client> = Vec::new();
+            for number in 0..3 * STRANGERS {
+                let mut client = Client::connect(world.gateway.address);
+                let length = ("content-length", "16000");
+                match number % 3 {
+                    0 => client.send(&LARGE.repeat(20)),
+                    1 => client.send_head("POST", "/cgi-bin/stable_token", &[length]),
+                    _ => {
+                        let wrong =
+                            [("authorization", "Bearer wrong"), ("content-length", "1000000")];
+                        client.send_head("POST", "/v1/files?reply=wangeditor", &wrong);
+                    }
+                }
+                held.push(client);
+            }
+            held
+        },
+        |client| drop(client.try_send(b"x")),
+    );
+    besieged(
+        over_tls,
+        |world| {
+            let docs = head(&[
+                (":method", "GET"),
+                (":scheme", "https"),
+                (":authority", "localhost"),
+                (":path", "/docs/swagger-ui-bundle.js"),
+            ]);
+            let connect = || {
+                let mut unread = H2::connect(world, &certificate, &[(4, 0)]);
+                let (_, get) = unread.request(&docs, END_STREAM);
+                unread.send(&get).expect("it takes it");
+                unread
+            };
+            (0..STRANGERS).map(|_| connect()).collect()
+        },
+        |_: &mut H2| (),
+    );
+}
+
+fn besieged<S: Send>(
+    mut world: World,
+    begin: impl FnOnce(&World) -> Vec<S>,
+    dribble: impl Fn(&mut S) + Sync,
+) {
+    world.post(&Form::new().field("path", "first").file("f", "x", "text/plain", b"x")).stored();
+    let mut held = begin(&world);
+    let (began, mut times) = (Instant::now(), Vec::new());
+    while began.elapsed() < SIEGE {
+        let upload = Instant::now();
+        world.post(&Form::new().field("path", "file").file("f", "x", "text/plain", b"x")).stored();
+        times.push(upload.elapsed());
+        held.iter_mut().for_each(&dribble);
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(upload.elapsed()));
+    }
+    times.sort();
+    println!("{} uploads among strangers: slowest {:?}", times.len(), times[times.len() - 1]);
+    assert!(times[times.len() - 1] < Duration::from_secs(1), "{times:?}");
+    let told = Instant::now();
+    world.gateway.signal("TERM");
+    assert!(world.gateway.ended().success());
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    drop(held);
+}
