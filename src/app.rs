@@ -26,7 +26,7 @@ use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
 use crate::http::connections::{Room, SPARE, Shedding};
 use crate::http::listener::Crowd;
-use crate::http::{self, Shared, Worker, routes, trace};
+use crate::http::{self, Shared, Worker, json, routes, trace};
 use crate::key::Template;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
@@ -145,13 +145,15 @@ fn serve(
     let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let crowd = crowd(&settings, &upstreams.metrics);
+    let budget = Budget::new(settings.upload.memory_budget as u64);
     let shared = Arc::new(Shared {
         guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
         allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
         template: Template::new(&settings.upload.path_template),
-        budget: Budget::new(settings.upload.memory_budget as u64),
-        limits: Limits::new(&settings),
+        limits: Limits::new(&settings, budget.clone()),
+        budget,
+        json_budget: Budget::new(json::ALL),
         links: Links::new(&settings.links),
         proxies: Proxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),

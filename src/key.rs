@@ -46,6 +46,10 @@ pub struct Key(String);
 impl Key {
     /// Checks a path and brings it into NFC.
     pub fn parse(path: &str) -> Result<Self, KeyError> {
+        // Before it is normalized. No text becomes shorter than a third of itself by that (UAX 15, 9.1).
+        if path.len() > 4 * MAX_KEY {
+            return Err(KeyError::TooLong);
+        }
         let path = if is_nfc(path) { path.to_owned() } else { path.nfc().collect() };
         if path.is_empty() {
             return Err(KeyError::Empty);
@@ -85,6 +89,11 @@ impl Key {
     /// The key without `/` at either end.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Likewise.
+    pub fn into_string(self) -> String {
+        self.0
     }
 }
 
@@ -252,6 +261,10 @@ mod tests {
     #[test]
     fn keys_are_in_nfc() {
         assert_eq!(Key::parse("e\u{301}.png"), Key::parse("\u{e9}.png"));
+        // Hangul shrinks most: nine bytes become three.
+        let syllables = "\u{1112}\u{1161}\u{11ab}".repeat(283);
+        assert_eq!(Key::parse(&syllables).map(|key| key.as_str().len()), Ok(849));
+        assert_eq!(Key::parse(&"e\u{301}".repeat(1_000_000)), Err(KeyError::TooLong));
     }
 
     fn rendered(

@@ -32,29 +32,87 @@ impl Budget {
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
+}
 
+/// How many times what is free one client may hold.
+const SHARE: u64 = 3;
+
+/// One client's use of a [`Budget`]: at most [`SHARE`] times what it leaves free. Alone, a client can hold three
+/// quarters; two that take all they can hold three sevenths each; and however many they are, something is left for the
+/// next one.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    used: AtomicU64,
+}
+
+impl Share {
+    /// Of a client that holds nothing yet.
+    pub fn new(budget: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { budget, used: AtomicU64::new(0) })
+    }
+
+    /// A client's uploads run on several workers: together they may pass its share by what two of them take at once.
     fn charge(&self, bytes: u64) -> bool {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|total| *total <= self.limit)
-            })
-            .is_ok()
+        let own = self.used.load(Ordering::Relaxed).saturating_add(bytes);
+        let charged = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            let total = used.checked_add(bytes)?;
+            let free = self.budget.limit.checked_sub(total)?;
+            (own <= free.saturating_mul(SHARE)).then_some(total)
+        });
+        if charged.is_ok() {
+            self.used.fetch_add(bytes, Ordering::Relaxed);
+        }
+        charged.is_ok()
     }
 
     fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// The budget has no room for what was to be kept.
+/// Bytes charged to a [`Share`], given back when dropped.
+#[derive(Debug)]
+pub struct Charge {
+    share: Arc<Share>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Of nothing yet.
+    pub fn new(share: Arc<Share>) -> Self {
+        Self { share, bytes: 0 }
+    }
+
+    /// Charges so many bytes more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if !self.share.charge(bytes as u64) {
+            return Err(NoRoom);
+        }
+        self.bytes += bytes as u64;
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.share.release(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The budget has no room for what was to be kept, or none for this client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// Bytes kept in order, charged to a [`Budget`] by capacity until they are dropped.
+/// Bytes kept in order, charged to a client's [`Share`] by capacity until they are dropped.
 #[derive(Debug)]
 pub struct Blocks {
-    budget: Arc<Budget>,
-    charged: u64,
+    charge: Charge,
     /// In blocks.
     copied: usize,
     len: usize,
@@ -64,9 +122,9 @@ pub struct Blocks {
 
 impl Blocks {
     /// Keeps nothing yet and costs nothing.
-    pub fn new(budget: Arc<Budget>) -> Self {
+    pub fn new(share: Arc<Share>) -> Self {
         let (full, tail) = (Vec::new(), BytesMut::new());
-        Self { budget, charged: 0, copied: 0, len: 0, full, tail }
+        Self { charge: Charge::new(share), copied: 0, len: 0, full, tail }
     }
 
     /// Bytes kept.
@@ -83,7 +141,7 @@ impl Blocks {
     pub fn push(&mut self, bytes: &Bytes) -> Result<(), NoRoom> {
         match buffers::behind(bytes) {
             Some(buffer) if bytes.len() > buffer / 2 => {
-                self.charge(buffer)?;
+                self.charge.grow(buffer)?;
                 self.seal();
                 self.len += bytes.len();
                 self.full.push(bytes.clone());
@@ -119,13 +177,13 @@ impl Blocks {
         self.full = Vec::new();
         self.tail = BytesMut::new();
         (self.len, self.copied) = (0, 0);
-        self.budget.release(std::mem::take(&mut self.charged));
+        self.charge.clear();
     }
 
     /// As much again as is copied already.
     fn grow(&mut self, wanted: usize) -> Result<(), NoRoom> {
         let capacity = self.copied.max(wanted).clamp(FIRST_BLOCK, LARGEST_BLOCK);
-        self.charge(capacity)?;
+        self.charge.grow(capacity)?;
         self.copied += capacity;
         self.seal();
         self.tail = BytesMut::with_capacity(capacity);
@@ -137,20 +195,6 @@ impl Blocks {
         if !self.tail.is_empty() {
             self.full.push(self.tail.split().freeze());
         }
-    }
-
-    fn charge(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        if !self.budget.charge(bytes as u64) {
-            return Err(NoRoom);
-        }
-        self.charged += bytes as u64;
-        Ok(())
-    }
-}
-
-impl Drop for Blocks {
-    fn drop(&mut self) {
-        self.budget.release(self.charged);
     }
 }
 
@@ -172,7 +216,7 @@ mod tests {
     #[test]
     fn one_byte_pieces_cost_their_blocks_and_come_back_in_order() {
         let budget = Budget::new(1 << 20);
-        let mut blocks = Blocks::new(budget.clone());
+        let mut blocks = Blocks::new(Share::new(budget.clone()));
         let bytes: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         for byte in &bytes {
             blocks.push(&Bytes::copy_from_slice(&[*byte])).unwrap();
@@ -185,9 +229,30 @@ mod tests {
     }
 
     #[test]
+    fn no_client_holds_more_than_three_times_what_it_leaves_free() {
+        const BLOCK: Bytes = Bytes::from_static(&[7; LARGEST_BLOCK]);
+        let budget = Budget::new(4 << 20);
+        let mut clients: Vec<Blocks> = Vec::new();
+        // How much one more client gets that takes all it can.
+        let mut greedy = || {
+            let mut blocks = Blocks::new(Share::new(budget.clone()));
+            while blocks.push(&BLOCK).is_ok() {}
+            clients.push(blocks);
+            clients.last().map(Blocks::len).unwrap_or_default()
+        };
+        assert_eq!(greedy(), 3 << 20);
+        assert_eq!(greedy(), 3 << 18);
+        assert_eq!(greedy(), 3 << 16);
+        let mut small = Blocks::new(Share::new(budget.clone()));
+        assert_eq!(small.push(&Bytes::from_static(&[7; 100])), Ok(()));
+        drop((clients, small));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_and_the_room_comes_back() {
-        let budget = Budget::new(10 * 1024);
-        let mut blocks = Blocks::new(budget.clone());
+        let budget = Budget::new(16 * 1024);
+        let mut blocks = Blocks::new(Share::new(budget.clone()));
         assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Ok(()));
         assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Err(NoRoom));
         blocks.clear();
@@ -197,7 +262,7 @@ mod tests {
     #[test]
     fn a_full_buffer_is_kept_as_it_is() {
         let budget = Budget::new(1 << 20);
-        let mut blocks = Blocks::new(budget.clone());
+        let mut blocks = Blocks::new(Share::new(budget.clone()));
         let mut buffer = Buffer::take(64 << 10);
         buffer.unfilled(72 << 10).initialize_unfilled().fill(7);
         let read = buffer.freeze(72 << 10);

@@ -20,7 +20,7 @@ use crate::cos::relay::Relay;
 use crate::cos::source::{End, Framed, Piece, Source};
 use crate::cos::target::{AllowedHosts, Target};
 use crate::key::{Key, Template, Values};
-use crate::memory::{Blocks, Budget};
+use crate::memory::{Blocks, Budget, Share};
 use crate::settings::Settings;
 use crate::tls;
 use crate::wechat::advice::advice;
@@ -236,7 +236,8 @@ impl Examiner<'_> {
         let link = wechat.upload_link(key.as_str()).await;
         let link = link.map_err(|error| self.wechat_fault(&error))?;
         let hosts = AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http);
-        let target = hosts.check(&link.url).map_err(|error| self.cos_fault(&error, &link.url))?;
+        let target = hosts.check(&link.url, &link.file_id, key.as_str());
+        let target = target.map_err(|error| self.cos_fault(&error, &link.url))?;
         let said = format!("{key} in {}, to {}", settings.wechat.env, target.authority);
         Ok(((key, link, target), said))
     }
@@ -252,7 +253,7 @@ impl Examiner<'_> {
             content_type: cos.send_content_type.then_some(CONTENT_TYPE),
         })
         .map_err(fault)?;
-        let kept = Blocks::new(Budget::new(0));
+        let kept = Blocks::new(Share::new(Budget::new(0)));
         let relay = Relay::new(kept, None, one_byte(), 0, cos.verify_crc64);
         let framed = Framed::Exact(CONTENT.len() as u64);
         let sent = relay.attempt(&self.upstreams.cos(), target, frame, framed).await;

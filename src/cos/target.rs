@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::Uri;
+use percent_encoding::percent_decode_str;
 
 use super::CosError;
 use crate::pool::Origin;
@@ -42,9 +43,30 @@ impl AllowedHosts {
         Self { patterns: patterns.iter().map(split).collect(), allow_http }
     }
 
-    /// Parses a link. A lying WeChat must not be able to make us post elsewhere: user info is refused, IP literals
-    /// count only when they are listed, wildcards match whole labels.
-    pub fn check(&self, link: &str) -> Result<Target, CosError> {
+    /// Takes apart the link that was asked for `key`; `file_id` is the id that the file will have. A lying WeChat must not
+    /// be able to make us post elsewhere, or store another file: user info is refused, IP literals count only when they
+    /// are listed, wildcards match whole labels, and the path is the one that was asked for.
+    pub fn check(&self, link: &str, file_id: &str, key: &str) -> Result<Target, CosError> {
+        let target = self.target(link)?;
+        // `/<bucket>/<key>`, or `/<key>` where the host names the bucket.
+        let (path, _) = target.path.split_once('?').unwrap_or((&target.path, ""));
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let behind_bucket = path.split_once('/').map(|(_, path)| path);
+        if !is_key(path, key) && !behind_bucket.is_some_and(|path| is_key(path, key)) {
+            return Err(CosError::Link(
+                "it is not for the path that was asked for; look at what stands at wechat.base_url",
+            ));
+        }
+        let id = file_id.strip_prefix("cloud://").and_then(|rest| rest.split_once('/'));
+        if !id.is_some_and(|(_, path)| is_key(path, key)) {
+            return Err(CosError::Link(
+                "its file id is not of the path that was asked for; look at what stands at wechat.base_url",
+            ));
+        }
+        Ok(target)
+    }
+
+    fn target(&self, link: &str) -> Result<Target, CosError> {
         let uri: Uri = link.parse().map_err(|_| CosError::Link("it is no URL"))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
@@ -96,6 +118,11 @@ impl AllowedHosts {
     }
 }
 
+/// Whether `text`, as it stands or percent-decoded, is `key`.
+fn is_key(text: &str, key: &str) -> bool {
+    text == key || percent_decode_str(text).eq(key.bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +145,7 @@ mod tests {
             "https://127.0.0.1:9000/b",
             "https://[::1]:9/b",
         ] {
-            assert!(hosts.check(link).is_ok(), "{link}");
+            assert!(hosts.target(link).is_ok(), "{link}");
         }
         for link in [
             "http://cos.ap-shanghai.myqcloud.com/b",
@@ -135,16 +162,47 @@ mod tests {
             "//cos.myqcloud.com/b",
             "",
         ] {
-            assert!(hosts.check(link).is_err(), "{link}");
+            assert!(hosts.target(link).is_err(), "{link}");
         }
     }
 
     #[test]
     fn a_link_is_taken_apart_without_changing_its_path() {
         let target =
-            allowed(&["localhost"], true).check("http://localhost:81/b/%E4%B8%AD?q=1").unwrap();
+            allowed(&["localhost"], true).target("http://localhost:81/b/%E4%B8%AD?q=1").unwrap();
         assert_eq!(target.path, "/b/%E4%B8%AD?q=1");
         assert_eq!(target.authority, "localhost:81");
         assert_eq!(target.origin, Origin { https: false, host: "localhost".into(), port: 81 });
+    }
+
+    #[test]
+    fn a_link_is_for_the_path_that_was_asked_for() {
+        let hosts = allowed(&["*.myqcloud.com"], false);
+        let check = |path: &str, id: &str, key: &str| {
+            let link = format!("https://cos.ap-shanghai.myqcloud.com/{path}");
+            hosts.check(&link, &format!("cloud://env.bucket/{id}"), key).is_ok()
+        };
+        let key = "a/中 x?.png";
+        for path in ["a/%E4%B8%AD%20x%3F.png", "a/%e4%b8%ad%20x%3f.png?sign=1"] {
+            assert!(check(path, key, key), "{path}");
+            assert!(check(&format!("bucket-125/{path}"), key, key), "{path}");
+        }
+        assert!(check("bucket/100%25.png", "100%.png", "100%.png"));
+        assert!(check("bucket/a%2Fb.png", "a%2Fb.png", "a/b.png"));
+        for (path, id) in [
+            ("bucket/other", "a/b"),
+            ("bucket/a/b", "other"),
+            ("bucket/a/b", "x/a/b"),
+            ("bucket/x/a/b", "a/b"),
+            ("bucket/a/b/", "a/b"),
+            ("bucket/a/b%2F..%2Fc", "a/b"),
+            ("bucket/a/c?a/b", "a/b"),
+            ("bucket/A/b", "a/b"),
+            ("", "a/b"),
+            ("bucket/a/b", ""),
+        ] {
+            assert!(!check(path, id, "a/b"), "{path} {id}");
+        }
+        assert!(hosts.check("https://cos.myqcloud.com/b/k", "k", "k").is_err());
     }
 }

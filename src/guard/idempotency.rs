@@ -18,14 +18,20 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::policy::Client;
 use crate::settings::Settings;
 
 /// How long a reply is kept.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
-/// For all replies that are kept, in bytes.
+/// For all entries together, in bytes. Since none weighs less than [`OVERHEAD`], there are at most 65,536 of them.
 const ROOM: u64 = 32 * 1024 * 1024;
-/// What an entry costs beside its reply.
+/// What an entry costs beside its reply: the cache's own bookkeeping, the key's and the request's hash, the channel.
 const OVERHEAD: usize = 512;
+/// What a kept header costs beside its name and value.
+const HEADER_OVERHEAD: usize = 64;
+
+/// SHA-256: of fixed size however long what it stands for.
+type Hash = [u8; 32];
 
 /// An upload's reply, to be given again.
 #[derive(Debug)]
@@ -35,28 +41,35 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+impl Answer {
+    /// In bytes.
+    fn weight(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers =
+            headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
+        self.body.len() + headers.sum::<usize>()
+    }
+}
+
 /// All that is known of repeats; shared by all workers.
 pub struct Idempotency {
-    seed: [u8; 32],
+    seed: Hash,
     entries: Cache<Scope, Entry>,
 }
 
-/// Whose key it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    client: String,
-    key: String,
-}
+/// Whose key it is: a hash of the client, of what its ticket claims, and of the key. Two tickets of one user that allow
+/// different things share no replies and no names.
+type Scope = Hash;
 
 #[derive(Clone)]
 enum Entry {
     /// Its end is told by the sender's going away.
     Running {
-        request: Arc<str>,
+        request: Hash,
         end: watch::Receiver<()>,
     },
     Done {
-        request: Arc<str>,
+        request: Hash,
         answer: Arc<Answer>,
     },
 }
@@ -75,45 +88,43 @@ pub enum Begun {
 pub struct Turn {
     entries: Cache<Scope, Entry>,
     scope: Scope,
-    request: Arc<str>,
+    request: Hash,
     /// Dropped behind the entry: who wakes must find it gone or done.
     end: Option<watch::Sender<()>>,
     /// Nobody else's names come from this.
-    names: [u8; 32],
+    names: Hash,
 }
 
 impl Idempotency {
     /// Names come from what all replicas have in common: the environment, the app and its secret.
     pub fn new(settings: &Settings) -> Self {
         let wechat = &settings.wechat;
-        let mut seed = Sha256::new();
-        for part in ["names of repeats", &wechat.env, &wechat.appid, wechat.secret.expose_secret()]
-        {
-            seed.update((part.len() as u64).to_be_bytes());
-            seed.update(part);
-        }
+        let secret = wechat.secret.expose_secret();
+        let seed = ["names of repeats", &wechat.env, &wechat.appid, secret].map(str::as_bytes);
         let entries = Cache::builder()
             .max_capacity(ROOM)
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_: &Scope, entry: &Entry| entry.weight())
             .expire_after(Lives)
             .build();
-        Self { seed: seed.finalize().into(), entries }
+        Self { seed: hash(&seed), entries }
     }
 
-    /// Waits for its turn. `request` is what must be the same in a repeat.
-    pub async fn begin(&self, client: &str, key: &str, request: &str) -> Begun {
-        let scope = Scope { client: client.to_owned(), key: key.to_owned() };
+    /// Waits for its turn. `request` is what must be the same in a repeat, in parts.
+    pub async fn begin(&self, client: &Client, key: &str, request: &[&str]) -> Begun {
+        let claims = client.claims.as_ref().map_or(&[][..], |claims| claims);
+        let scope = hash(&[client.id.as_bytes(), claims, key.as_bytes()]);
+        let request: Hash = hash(&request.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
         loop {
             let (end, running) = watch::channel(());
-            let new = || Entry::Running { request: request.into(), end: running };
-            let entry = self.entries.entry(scope.clone()).or_insert_with(new);
+            let new = || Entry::Running { request, end: running };
+            let entry = self.entries.entry(scope).or_insert_with(new);
             let first = entry.is_fresh();
             match entry.into_value() {
                 Entry::Running { request, .. } if first => {
                     let turn = Turn {
                         entries: self.entries.clone(),
-                        names: self.names(&scope),
+                        names: hmac(&self.seed, &[&scope]),
                         scope,
                         request,
                         end: Some(end),
@@ -121,7 +132,7 @@ impl Idempotency {
                     return Begun::Turn(turn);
                 }
                 Entry::Running { request: known, .. } | Entry::Done { request: known, .. }
-                    if *known != *request =>
+                    if known != request =>
                 {
                     return Begun::Other;
                 }
@@ -130,12 +141,6 @@ impl Idempotency {
                 Entry::Done { answer, .. } => return Begun::Done(answer),
             }
         }
-    }
-
-    fn names(&self, scope: &Scope) -> [u8; 32] {
-        let client = scope.client.as_bytes();
-        let length = (client.len() as u64).to_be_bytes();
-        hmac(&self.seed, &[&length, client, scope.key.as_bytes()])
     }
 }
 
@@ -150,8 +155,8 @@ impl Turn {
 
     /// It was done; repeats get this answer.
     pub fn done(mut self, answer: Answer) {
-        let done = Entry::Done { request: self.request.clone(), answer: Arc::new(answer) };
-        self.entries.insert(self.scope.clone(), done);
+        let done = Entry::Done { request: self.request, answer: Arc::new(answer) };
+        self.entries.insert(self.scope, done);
         self.end = None;
     }
 }
@@ -164,7 +169,17 @@ impl Drop for Turn {
     }
 }
 
-fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+/// Of several parts, each with its length, so that no two lists of parts run together.
+fn hash(parts: &[&[u8]]) -> Hash {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+fn hmac(key: &Hash, parts: &[&[u8]]) -> Hash {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("a key of any length"));
     parts.iter().for_each(|part| mac.update(part));
@@ -175,7 +190,7 @@ impl Entry {
     fn weight(&self) -> u32 {
         let answer = match self {
             Self::Running { .. } => 0,
-            Self::Done { answer, .. } => answer.body.len(),
+            Self::Done { answer, .. } => answer.weight(),
         };
         u32::try_from(OVERHEAD + answer).unwrap_or(u32::MAX)
     }

@@ -1,8 +1,9 @@
 //! How many uploads may run at once, of all clients and of one, and how many requests may come.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -11,9 +12,11 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::policy::Client;
+use crate::memory::{Budget, Share};
 use crate::settings::{Rate, Settings};
 
-/// Clients, and addresses, that are remembered; those not seen for longest are forgotten first.
+/// Clients, and addresses, that are remembered; those not seen for longest are forgotten first. A client's id is at most
+/// 133 bytes long (a ticket's `sub` and its kind), so each map is at most some 40 MB.
 const REMEMBERED: u64 = 100_000;
 /// The longest that any [`Rate`] takes to forgive, and more.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
@@ -35,20 +38,28 @@ pub enum LimitError {
 /// Counts places and requests; shared by all workers.
 pub struct Limits {
     all: Arc<Slots>,
-    per_client: Option<usize>,
+    per_client: usize,
+    budget: Arc<Budget>,
+    running: Arc<Running>,
     address_rate: Option<Quota>,
-    clients: Cache<String, Arc<Share>>,
+    clients: Cache<String, Arc<DefaultDirectRateLimiter>>,
     addresses: Cache<IpAddr, Arc<DefaultDirectRateLimiter>>,
 }
 
-/// One client's part.
-struct Share {
-    rate: Option<DefaultDirectRateLimiter>,
-    slots: Option<Arc<Slots>>,
+/// The clients that have uploads running, by their id. As many as there are uploads at most.
+#[derive(Debug, Default)]
+struct Running(Mutex<HashMap<String, Uploads>>);
+
+/// What runs of one client.
+#[derive(Debug)]
+struct Uploads {
+    count: usize,
+    memory: Arc<Share>,
 }
 
 impl Limits {
-    pub fn new(settings: &Settings) -> Self {
+    /// `budget` is what uploads may keep in memory, together.
+    pub fn new(settings: &Settings, budget: Arc<Budget>) -> Self {
         fn remembered<
             K: std::hash::Hash + Eq + Send + Sync + 'static,
             V: Clone + Send + Sync + 'static,
@@ -62,7 +73,9 @@ impl Limits {
         }
         Self {
             all: Slots::new(settings.upload.max_concurrent),
-            per_client: settings.upload.max_concurrent_per_client,
+            per_client: settings.upload.max_concurrent_per_client.unwrap_or(usize::MAX),
+            budget,
+            running: Arc::default(),
             address_rate: settings.auth.address_rate.and_then(quota),
             clients: remembered(),
             addresses: remembered(),
@@ -81,33 +94,45 @@ impl Limits {
 
     /// Counts a request of a client.
     pub fn count(&self, client: &Client) -> Result<(), LimitError> {
-        match client.rate {
-            None => Ok(()),
-            Some(_) => self.share(client).rate.as_ref().map_or(Ok(()), check),
-        }
-    }
-
-    /// Takes a place for an upload.
-    pub fn take(&self, client: &Client) -> Result<Slot, LimitError> {
-        let all = Slots::take(&self.all).map_err(LimitError::Overloaded)?;
-        let own = match self.per_client {
-            None => Ok(None),
-            Some(_) => self.share(client).slots.as_ref().map(Slots::take).transpose(),
-        };
-        Ok(Slot { _all: all, _own: own.map_err(LimitError::ClientBusy)? })
-    }
-
-    fn share(&self, client: &Client) -> Arc<Share> {
-        let new = || {
-            Arc::new(Share {
-                rate: client.rate.and_then(quota).map(RateLimiter::direct),
-                slots: self.per_client.map(Slots::new),
-            })
+        let Some(quota) = client.rate.and_then(quota) else {
+            return Ok(());
         };
         match self.clients.get(&client.id) {
-            Some(share) => share,
-            None => self.clients.get_with(client.id.clone(), new),
+            Some(limiter) => check(&limiter),
+            None => {
+                let new = || Arc::new(RateLimiter::direct(quota));
+                check(&self.clients.get_with(client.id.clone(), new))
+            }
         }
+    }
+
+    /// Takes a place for an upload, of all and of its client's.
+    pub fn take(&self, client: &Client) -> Result<Slot, LimitError> {
+        let all = Slots::take(&self.all).map_err(LimitError::Overloaded)?;
+        let mut running = self.running.lock();
+        let memory = match running.get_mut(&client.id) {
+            Some(uploads) if uploads.count >= self.per_client => {
+                return Err(LimitError::ClientBusy(self.per_client));
+            }
+            Some(uploads) => {
+                uploads.count += 1;
+                uploads.memory.clone()
+            }
+            None => {
+                let memory = Share::new(self.budget.clone());
+                let uploads = Uploads { count: 1, memory: memory.clone() };
+                running.insert(client.id.clone(), uploads);
+                memory
+            }
+        };
+        Ok(Slot { client: client.id.clone(), memory, running: self.running.clone(), _all: all })
+    }
+}
+
+impl Running {
+    /// Nothing is left half done under this lock.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Uploads>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,8 +165,29 @@ struct Slots {
 /// A taken place, of all and of its client's; given back when dropped.
 #[derive(Debug)]
 pub struct Slot {
+    client: String,
+    memory: Arc<Share>,
+    running: Arc<Running>,
     _all: Place,
-    _own: Option<Place>,
+}
+
+impl Slot {
+    /// What the client's uploads may keep in memory, together.
+    pub fn memory(&self) -> Arc<Share> {
+        self.memory.clone()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut running = self.running.lock();
+        if let Some(uploads) = running.get_mut(&self.client) {
+            uploads.count -= 1;
+            if uploads.count == 0 {
+                running.remove(&self.client);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]

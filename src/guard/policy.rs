@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sha2::{Digest, Sha256};
+
 use super::types::Types;
 use crate::key::{Key, KeyError};
 use crate::settings::{Action, Policy, Rate, Settings};
@@ -30,6 +32,8 @@ pub struct Client {
     pub rate: Option<Rate>,
     /// Its files are held to bounds of its own, which somebody who posts to COS directly would pass by.
     pub bounded: bool,
+    /// A hash of the ticket's claims that narrowed it: the same `id` may come with tickets that allow different things.
+    pub claims: Option<[u8; 32]>,
 }
 
 /// Why a client may not do something.
@@ -47,6 +51,8 @@ pub enum PolicyError {
     Outside { client: String, prefix: String },
     #[error("`{client}` may only use the path `{path}`")]
     OtherPath { client: String, path: Key },
+    #[error("`{client}` may not store any file: its ticket claims `max_files` 0")]
+    NoFiles { client: String },
     #[error(transparent)]
     Key(#[from] KeyError),
 }
@@ -61,6 +67,30 @@ pub struct Narrowing {
     pub max_file_size: Option<u64>,
     pub max_files: Option<usize>,
     pub types: Option<Vec<String>>,
+}
+
+impl Narrowing {
+    /// The same for claims that allow the same. Each part is written with its length, so that no two sets of claims
+    /// run together.
+    fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |name: &str, values: Option<Vec<&str>>| {
+            let Some(values) = values else { return };
+            for text in [name].into_iter().chain(values) {
+                hash.update((text.len() as u64).to_be_bytes());
+                hash.update(text);
+            }
+        };
+        let (size, files) =
+            (self.max_file_size.map(|n| n.to_string()), self.max_files.map(|n| n.to_string()));
+        part("can", self.can.as_ref().map(|can| can.iter().map(|action| action.name()).collect()));
+        part("prefix", self.prefix.as_deref().map(|prefix| vec![prefix]));
+        part("path", self.path.as_ref().map(|path| vec![path.as_str()]));
+        part("max_file_size", size.as_deref().map(|size| vec![size]));
+        part("max_files", files.as_deref().map(|files| vec![files]));
+        part("types", self.types.as_ref().map(|types| types.iter().map(String::as_str).collect()));
+        hash.finalize().into()
+    }
 }
 
 impl Client {
@@ -80,6 +110,7 @@ impl Client {
             types: Types::new([&upload.allowed_types, &policy.types]),
             rate: policy.rate.or(settings.auth.rate),
             bounded: policy.max_file_size.is_some() || !policy.types.is_empty(),
+            claims: None,
         }
     }
 
@@ -100,6 +131,7 @@ impl Client {
 
     /// Takes away what `claims` do not allow; nothing is added. Fails where nothing would be left to reach.
     pub fn narrowed(mut self, claims: Narrowing) -> Result<Self, PolicyError> {
+        self.claims = Some(claims.hash());
         if let Some(can) = claims.can {
             self.can.retain(|action| can.contains(action));
         }
@@ -137,6 +169,9 @@ impl Client {
         }
         if action == Action::Link && self.bounded {
             return Err(PolicyError::Unbounded { client: self.name.clone() });
+        }
+        if matches!(action, Action::Upload | Action::Link) && self.max_files == 0 {
+            return Err(PolicyError::NoFiles { client: self.name.clone() });
         }
         Ok(())
     }
@@ -193,6 +228,7 @@ mod tests {
             types: Types::default(),
             rate: None,
             bounded: false,
+            claims: None,
         }
     }
 

@@ -41,6 +41,8 @@ pub enum TicketError {
     Malformed,
     #[error("its algorithm is not {0}")]
     Algorithm(&'static str),
+    #[error("its header names extensions (`crit`) that must be understood, and none is")]
+    Critical,
     #[error("its signature is wrong")]
     Signature,
     #[error("it has ended")]
@@ -120,7 +122,12 @@ impl Tickets {
     /// A ticket's user and claims, if it holds now.
     pub fn check(&self, token: &str) -> Result<Ticket, TicketError> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation);
-        let claims = decoded.map_err(|error| self.told(error.kind()))?.claims;
+        let decoded = decoded.map_err(|error| self.told(error.kind()))?;
+        // Of extensions that must be understood (RFC 7515 4.1.11) none is.
+        if decoded.header.crit.is_some() || decoded.header.extras.inner().contains_key("b64") {
+            return Err(TicketError::Critical);
+        }
+        let claims = decoded.claims;
         if claims
             .nbf
             .is_some_and(|from| from > (jsonwebtoken::get_current_timestamp() + CLOCKS) as f64)

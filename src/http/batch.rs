@@ -126,8 +126,7 @@ pub async fn download(
 ) -> Result<HttpResponse, Problem> {
     let client = caller::identify(&request, &worker)?;
     client.may(Action::Download)?;
-    let idle = worker.shared.settings.upload.idle_timeout;
-    let asked: LinksRequest = json::read(&request, payload, idle).await?;
+    let asked: LinksRequest = json::read(&request, payload, &worker, json::LONG).await?;
     let common = life(asked.max_age)?;
     let files = resolve(&worker, &client, &asked.files).await?;
     let mut wanted = Vec::new();
@@ -159,8 +158,7 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let client = caller::identify(&request, &worker)?;
     client.may(Action::Delete)?;
-    let idle = worker.shared.settings.upload.idle_timeout;
-    let asked: DeleteRequest = json::read(&request, payload, idle).await?;
+    let asked: DeleteRequest = json::read(&request, payload, &worker, json::LONG).await?;
     let files = resolve(&worker, &client, &asked.files).await?;
     let found = files.iter().filter_map(|file| file.found.as_ref().ok());
     let ids: Vec<_> = found.map(|file| file.file_id.clone()).collect();

@@ -86,9 +86,19 @@ pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Cli
     identified(request, worker, given.wechat_token().or(given.ticket()))
 }
 
-/// Whether `key` is anybody's key or ticket, shown in a way of its caller's own.
-pub fn holds(request: &HttpRequest, worker: &Worker, key: &str) -> Result<(), Refused> {
+/// Counts a request whose credential stands in its body, before a byte of that is read. A wrong credential in the
+/// headers is refused here, too.
+pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), Refused> {
     count_address(request, worker)?;
+    let headers = request.headers();
+    if worker.shared.guard.is_shown(headers) {
+        worker.shared.guard.identify(headers, None)?;
+    }
+    Ok(())
+}
+
+/// Whether `key` is anybody's key or ticket, shown in a way of its caller's own, whose address is counted already.
+pub fn holds(worker: &Worker, key: &str) -> Result<(), Refused> {
     let client =
         worker.shared.guard.identify(&HeaderMap::new(), Some(InAddress::KeyOrTicket(key)))?;
     Ok(worker.shared.limits.count(&client)?)
@@ -100,9 +110,25 @@ pub fn identify_if_given(
     worker: &Worker,
 ) -> Result<Option<Arc<Client>>, Refused> {
     let given = Given::of(request)?;
-    let shown = given.ticket().is_some() || worker.shared.guard.is_shown(request.headers());
-    if shown {
-        return identified(request, worker, given.ticket()).map(Some);
+    identified_if_given(request, worker, given.ticket())
+}
+
+/// Likewise of one of WeChat's addresses.
+pub fn identify_wechat_if_given(
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<Option<Arc<Client>>, Refused> {
+    let given = Given::of(request)?;
+    identified_if_given(request, worker, given.wechat_token().or(given.ticket()))
+}
+
+fn identified_if_given(
+    request: &HttpRequest,
+    worker: &Worker,
+    token: Option<InAddress<'_>>,
+) -> Result<Option<Arc<Client>>, Refused> {
+    if token.is_some() || worker.shared.guard.is_shown(request.headers()) {
+        return identified(request, worker, token).map(Some);
     }
     count_address(request, worker)?;
     Ok(None)

@@ -120,8 +120,7 @@ async fn named_by_body(
 ) -> Result<(), Problem> {
     let client = caller::identify(request, worker)?;
     client.may(Action::Delete)?;
-    let idle = worker.shared.settings.upload.idle_timeout;
-    let body = json::bytes(request, payload, idle, json::SHORT).await?;
+    let body = json::bytes(request, payload, worker, json::SHORT).await?;
     let name = std::str::from_utf8(&body).unwrap_or_default().trim();
     if name.is_empty() {
         let detail = "the body of this request is the id or the path of the file to delete";

@@ -70,7 +70,7 @@ pub(super) struct Upload<'a> {
     base: String,
     pub turn: Option<Turn>,
     times: &'a Times<'a>,
-    _slot: Slot,
+    slot: Slot,
 }
 
 /// Why a file was not stored.
@@ -102,7 +102,7 @@ impl<'a> Upload<'a> {
         }
         let slot = shared.limits.take(&client)?;
         let base = address::base(request, shared);
-        Ok(Self { worker, client, query, profile, base, turn, times, _slot: slot })
+        Ok(Self { worker, client, query, profile, base, turn, times, slot })
     }
 
     pub fn settings(&self) -> &'a settings::Upload {
@@ -197,7 +197,7 @@ impl<'a> Upload<'a> {
     }
 
     pub fn streamed(&self, source: Source, framed: Framed) -> File {
-        let kept = Blocks::new(self.worker.shared.budget.clone());
+        let kept = Blocks::new(self.slot.memory());
         self.file(kept, None, source, framed)
     }
 
@@ -208,7 +208,7 @@ impl<'a> Upload<'a> {
         limit: usize,
         guess: Option<u64>,
     ) -> Result<File, Problem> {
-        let mut kept = Blocks::new(self.worker.shared.budget.clone());
+        let mut kept = Blocks::new(self.slot.memory());
         let (source, held) = hold(source, &mut kept, limit)
             .await
             .map_err(|error| Problem::from(CosError::Source(error)))?;

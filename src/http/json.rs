@@ -1,5 +1,5 @@
-//! JSON bodies of requests: read whole within a bound, and what is wrong with one told as a problem. And how a time
-//! stands in a reply.
+//! JSON bodies of requests: read whole within a bound and a time, and what is wrong with one told as a problem. And how a
+//! time stands in a reply.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -9,43 +9,89 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
+use super::Worker;
 use super::problem::{Code, Problem};
 use crate::inbound::InboundError;
 use crate::inbound::body::{Body, refuse_encoding};
+use crate::memory::{Charge, Share};
 
 /// For a thousand file ids of the longest kind.
 pub const LONG: usize = 4 * 1024 * 1024;
 /// For one file's id, or a few parameters.
 pub const SHORT: usize = 16 * 1024;
+/// What all bodies longer than [`SHORT`] may take together, in bytes.
+pub const ALL: u64 = 64 * 1024 * 1024;
+/// A body may take this long from its first byte to its last, however it is dribbled in. Unlike a file it is short.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Values in one body: a thousand files of four members each, and room. A value of two bytes takes a hundred times as much
+/// once it is parsed.
+const MOST_VALUES: usize = 16 * 1024;
 
-/// The whole body, of at most `limit` bytes; `idle` is how long its sender may be silent.
+/// The whole body, of at most `limit` bytes, within [`LONGEST`] and without a silence longer than `upload.idle_timeout`.
 pub async fn bytes(
     request: &HttpRequest,
     payload: Payload,
-    idle: Duration,
+    worker: &Worker,
     limit: usize,
 ) -> Result<Bytes, Problem> {
     refuse_encoding(request.headers())?;
-    let mut body = Body::new(payload.into_inner(), idle);
+    let idle = worker.shared.settings.upload.idle_timeout;
+    let body = Body::new(payload.into_inner(), idle);
+    let charge = Charge::new(Share::new(worker.shared.json_budget.clone()));
+    timeout(LONGEST, whole(body, charge, limit)).await.unwrap_or_else(|_| {
+        let detail = format!(
+            "the body did not arrive within {} s; send it again, over a better connection or in smaller requests",
+            LONGEST.as_secs()
+        );
+        Err(Problem::new(Code::ClientStalled, detail))
+    })
+}
+
+async fn whole(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes, Problem> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await.map_err(truncated)? {
         if whole.len() + chunk.len() > limit {
-            let detail = format!("a request of JSON is at most {limit} bytes long");
+            let detail = format!("the body of this request is at most {limit} bytes long");
             return Err(Problem::new(Code::FieldsTooLarge, detail));
         }
+        // Short ones are bounded by the number of connections.
+        if whole.len() + chunk.len() > SHORT && charge.grow(chunk.len()).is_err() {
+            return Err(Problem::crowded("too many long requests are being read already"));
+        }
         whole.extend_from_slice(&chunk);
+    }
+    if values(&whole) > MOST_VALUES {
+        let detail = format!("the body holds more than {MOST_VALUES} values; name fewer files");
+        return Err(Problem::new(Code::TooManyFiles, detail));
     }
     Ok(whole.freeze())
 }
 
-/// The body as a value.
+/// How many values there are at most in what may be JSON: it is looked at before it is parsed.
+fn values(text: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
+/// The body as a value; at most `limit` bytes.
 pub async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
-    idle: Duration,
+    worker: &Worker,
+    limit: usize,
 ) -> Result<T, Problem> {
-    let bytes = bytes(request, payload, idle, LONG).await?;
+    let bytes = bytes(request, payload, worker, limit).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
         Problem::new(
             Code::InvalidRequest,
@@ -65,4 +111,21 @@ fn truncated(error: InboundError) -> Problem {
 /// RFC 3339 in UTC, to the second.
 pub fn timestamp(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::values;
+
+    #[test]
+    fn values_are_counted_outside_of_strings_only() {
+        for (text, count) in [
+            (r#"{"files":["a,b","[{"]}"#, 3),
+            (r#"["\\",1,{"a\",b":2}]"#, 4),
+            ("not JSON, at all", 1),
+            ("", 0),
+        ] {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ pub mod files;
 mod find;
 pub mod h2;
 mod intake;
-mod json;
+pub mod json;
 pub mod listener;
 pub mod ops;
 pub mod problem;
@@ -61,6 +61,8 @@ pub struct Shared {
     pub allowed_hosts: AllowedHosts,
     pub template: Template,
     pub budget: Arc<Budget>,
+    /// What bodies of JSON may take, all of them together.
+    pub json_budget: Arc<Budget>,
     pub limits: Limits,
     pub links: Links,
     pub proxies: Proxies,

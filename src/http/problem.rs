@@ -354,6 +354,7 @@ impl From<PolicyError> for Problem {
             PolicyError::Paths { .. }
             | PolicyError::Outside { .. }
             | PolicyError::OtherPath { .. } => Code::PathNotAllowed,
+            PolicyError::NoFiles { .. } => Code::TooManyFiles,
             PolicyError::Key(_) => Code::InvalidPath,
         };
         Self::new(code, error.to_string())

@@ -2,8 +2,9 @@
 
 use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, LOCATION};
+use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
 
 use super::Worker;
 use super::problem::{Code, Problem};
@@ -40,7 +41,11 @@ pub async fn begin(
             format!("an Idempotency-Key is 1 to {LONGEST_KEY} printable characters without blanks");
         Problem::new(Code::InvalidRequest, detail)
     })?;
-    match worker.shared.idempotency.begin(&client.id, key, &essence(request)).await {
+    // A ticket may be a new one in a repeat, as a form's boundary is.
+    let query = request.query_string().split('&').filter(|pair| !pair.starts_with("ticket="));
+    let mut parts = vec![request.method().as_str(), request.path()];
+    parts.extend(query);
+    match worker.shared.idempotency.begin(client, key, &parts).await {
         Begun::Turn(turn) => Ok(Repeat::Go(Some(turn))),
         Begun::Done(answer) => Ok(Repeat::Reply(reply(&answer))),
         Begun::Other => Err(Problem::new(
@@ -55,14 +60,13 @@ pub fn keep(turn: Turn, reply: HttpResponse) -> HttpResponse {
     let (head, body) = reply.into_parts();
     match body.try_into_bytes() {
         Ok(body) => {
-            let headers = [CONTENT_TYPE, LOCATION];
-            let kept = |name: &HeaderName| {
-                head.headers().get(name).cloned().map(|value| (name.clone(), value))
-            };
+            // All of them: the request's own (its id, its timing, CORS) are added further out.
+            let headers = head.headers().iter();
             turn.done(Answer {
                 status: head.status().as_u16(),
-                headers: headers.iter().filter_map(kept).collect(),
-                body: body.clone(),
+                headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
+                // A copy: a body that was written piece by piece may have twice its room.
+                body: Bytes::copy_from_slice(&body),
             });
             head.set_body(body).map_into_boxed_body()
         }
@@ -74,13 +78,7 @@ fn reply(answer: &Answer) -> HttpResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut reply = HttpResponse::build(status);
     for header in &answer.headers {
-        reply.insert_header(header.clone());
+        reply.append_header(header.clone());
     }
     reply.insert_header((REPLAYED, "true")).body(answer.body.clone())
-}
-
-/// What a repeat has in common with the first: a ticket may be a new one, a form's boundary is.
-fn essence(request: &HttpRequest) -> String {
-    let query = request.query_string().split('&').filter(|pair| !pair.starts_with("ticket="));
-    format!("{} {}?{}", request.method(), request.path(), query.collect::<Vec<_>>().join("&"))
 }

@@ -128,7 +128,7 @@ async fn send(
     };
     let mut attempt = 1;
     loop {
-        let target = shared.allowed_hosts.check(&link.url)?;
+        let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
         let frame = Frame::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),

@@ -7,6 +7,7 @@ mod call;
 mod refusal;
 mod shapes;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::guard::GuardContext;
@@ -28,6 +29,7 @@ use super::{Worker, json as body};
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
+use crate::wechat::links::DownloadLink;
 
 /// `errmsg` where nothing is wrong.
 const OK: &str = "ok";
@@ -89,8 +91,11 @@ pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpRespo
     if request.method() != Method::GET {
         return Refusal::new(43001, "require GET method").reply();
     }
+    if let Err(refused) = caller::count_before_body(&request, &worker) {
+        return Refusal::from(refused).reply();
+    }
     let given = |name| parameter(&request, name);
-    grant(&request, &worker, given("grant_type"), given("appid"), given("secret"))
+    grant(&worker, given("grant_type"), given("appid"), given("secret"))
 }
 
 /// `POST /cgi-bin/stable_token`: likewise.
@@ -108,8 +113,10 @@ pub async fn stable_token(
     if request.method() != Method::POST {
         return Refusal::new(43002, "require POST method").reply();
     }
-    let idle = worker.shared.settings.upload.idle_timeout;
-    let bytes = match body::bytes(&request, payload, idle, body::SHORT).await {
+    if let Err(refused) = caller::count_before_body(&request, &worker) {
+        return Refusal::from(refused).reply();
+    }
+    let bytes = match body::bytes(&request, payload, &worker, body::SHORT).await {
         Ok(bytes) => bytes,
         Err(problem) => return Refusal::from(problem).reply(),
     };
@@ -117,11 +124,10 @@ pub async fn stable_token(
         return Refusal::new(47001, "data format error").reply();
     };
     let given = |name| object.get(name).and_then(Value::as_str).map(str::to_owned);
-    grant(&request, &worker, given("grant_type"), given("appid"), given("secret"))
+    grant(&worker, given("grant_type"), given("appid"), given("secret"))
 }
 
 fn grant(
-    request: &HttpRequest,
     worker: &Worker,
     grant: Option<String>,
     appid: Option<String>,
@@ -137,7 +143,7 @@ fn grant(
     let Some(key) = secret.filter(|secret| !secret.is_empty()) else {
         return refused(41004, "appsecret missing");
     };
-    match caller::holds(request, worker, &key) {
+    match caller::holds(worker, &key) {
         Ok(()) => {
             HttpResponse::Ok().json(TokenReply { access_token: &key, expires_in: TOKEN_LIFE })
         }
@@ -182,13 +188,20 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
             .content_type("text/html; charset=utf-8")
             .body("没有要下载的文件"));
     }
-    // As open as the file's stable address is.
-    if worker.shared.settings.links.access != LinkAccess::Public {
-        let client = client(request, worker, Action::Download)?;
-        confine(worker, &client, &file_id, path_of(&file_id)?).await.map_err(Problem::from)?;
-    }
+    // As open as the file's stable address is, and counted as that is.
+    let client = match worker.shared.settings.links.access {
+        LinkAccess::Public => caller::identify_wechat_if_given(request, worker)?,
+        LinkAccess::Signed | LinkAccess::Authenticated => {
+            Some(client(request, worker, Action::Download)?)
+        }
+    };
+    let path = path_of(&file_id)?;
+    confine(worker, client.as_deref(), &file_id, path).await.map_err(Problem::from)?;
     let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
-    links_reply(worker, worker.wechat.env(), &[(wanted, Ok(()))]).await
+    let link = worker.wechat.download_link(&wanted).await;
+    let link = whole(vec![link])?.pop().unwrap_or_else(unnamed);
+    let file_list = vec![linked(&wanted.file_id, link)];
+    Ok(HttpResponse::Ok().json(BatchDownloadReply { errcode: 0, errmsg: OK, file_list }))
 }
 
 async fn upload_link(
@@ -196,17 +209,21 @@ async fn upload_link(
     payload: web::Payload,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
-    let call = Call::read(request, payload, worker, Action::Link).await?;
+    let call = Call::read(request, payload, worker, Action::Link, body::SHORT).await?;
     let env = call.env(worker)?;
     let path = text(&call.body, "path")?;
-    // As it was given: the caller puts it into its form itself. Who is kept to a folder is held to our rules for paths;
-    // for the others WeChat's count.
-    match call.client.is_confined() {
-        true => drop(call.client.own_key(path).map_err(Problem::from)?),
-        false => call.client.may_name_paths().map_err(Problem::from)?,
-    }
-    let link = worker.wechat.upload_link_in(env, path).await?;
-    worker.shared.allowed_hosts.check(&link.url).map_err(Problem::from)?;
+    // A client that is kept to a folder is held to our rules for paths, and gets a link for the path that was checked:
+    // in NFC. For the others WeChat's rules count.
+    let path = match call.client.is_confined() {
+        true => Cow::Owned(call.client.own_key(path).map_err(Problem::from)?.into_string()),
+        false => {
+            call.client.may_name_paths().map_err(Problem::from)?;
+            Cow::Borrowed(path)
+        }
+    };
+    let link = worker.wechat.upload_link_in(env, &path).await?;
+    let hosts = &worker.shared.allowed_hosts;
+    hosts.check(&link.url, &link.file_id, &path).map_err(Problem::from)?;
     worker.wechat.forget_link(&link.file_id).await;
     Ok(HttpResponse::Ok().json(UploadFileReply {
         errcode: 0,
@@ -224,7 +241,7 @@ async fn download_links(
     payload: web::Payload,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
-    let call = Call::read(request, payload, worker, Action::Download).await?;
+    let call = Call::read(request, payload, worker, Action::Download, body::LONG).await?;
     let env = call.env(worker)?;
     let mut files = Vec::new();
     for item in list(&call.body, "file_list")? {
@@ -258,14 +275,18 @@ async fn links_reply(
     let mut links = whole(worker.wechat.download_links(env, &admitted, true).await)?.into_iter();
     let files = files.iter().map(|(file, admitted)| {
         let link = admitted.clone().and_then(|()| links.next().unwrap_or_else(unnamed));
-        let (download_url, status, errmsg) = match link {
-            Ok(link) => (link.url, 0, OK.to_owned()),
-            Err((status, errmsg)) => (String::new(), status, errmsg),
-        };
-        LinkedFile { fileid: &file.file_id, download_url, status, errmsg }
+        linked(&file.file_id, link)
     });
     let reply = BatchDownloadReply { errcode: 0, errmsg: OK, file_list: files.collect() };
     Ok(HttpResponse::Ok().json(reply))
+}
+
+fn linked(fileid: &str, link: Result<DownloadLink, Status>) -> LinkedFile<'_> {
+    let (download_url, status, errmsg) = match link {
+        Ok(link) => (link.url, 0, OK.to_owned()),
+        Err((status, errmsg)) => (String::new(), status, errmsg),
+    };
+    LinkedFile { fileid, download_url, status, errmsg }
 }
 
 fn unnamed<T>() -> Result<T, Status> {
@@ -277,7 +298,7 @@ async fn delete_files(
     payload: web::Payload,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
-    let call = Call::read(request, payload, worker, Action::Delete).await?;
+    let call = Call::read(request, payload, worker, Action::Delete, body::LONG).await?;
     let env = call.env(worker)?;
     let mut files = Vec::new();
     for item in list(&call.body, "fileid_list")? {

@@ -70,7 +70,7 @@ pub async fn create(
     let client = caller::identify(&request, &worker)?;
     client.may(Action::Link)?;
     let settings = &worker.shared.settings;
-    let asked: UploadRequest = json::read(&request, payload, settings.upload.idle_timeout).await?;
+    let asked: UploadRequest = json::read(&request, payload, &worker, json::SHORT).await?;
     let name = asked.name.as_deref().unwrap_or_default();
     // Also where a path makes it idle.
     asked.dir.as_deref().map(key::folder).transpose()?;
@@ -94,7 +94,7 @@ pub async fn create(
     let link = worker.wechat.upload_link(key.as_str()).await;
     let link = link.map_err(|error| Problem::from(error).about(key.as_str()))?;
     // A browser that posts elsewhere is as wrong as we would be.
-    worker.shared.allowed_hosts.check(&link.url)?;
+    worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
     worker.wechat.forget_link(&link.file_id).await;
     let fields = Fields {
         key: key.as_str(),

@@ -62,6 +62,7 @@ pub enum Kind {
     /// Answers, then closes the connection that it promised to keep.
     CloseIdle,
     ExpiredLink,
+    /// The link's `url` is this one; `{path}` in it is the path that was asked for.
     ForeignHost,
 }
 

@@ -183,6 +183,11 @@ impl Links {
     }
 }
 
+/// A key as it stands in a URL.
+pub fn encoded(path: &str) -> String {
+    utf8_percent_encode(path, PATH).to_string()
+}
+
 /// The length of a key as COS counts it: encoded.
 pub fn encoded_length(path: &str) -> usize {
     utf8_percent_encode(path, PATH).map(str::len).sum()

@@ -282,7 +282,9 @@ fn upload_file(world: &World, request: &Request, rule: Option<&Rule>) -> Result<
     };
     let link = world.links.upload(path, age);
     let url = match rule {
-        Some(rule) if rule.is(Kind::ForeignHost) => rule.url.clone().unwrap_or_default(),
+        Some(rule) if rule.is(Kind::ForeignHost) => {
+            rule.url.clone().unwrap_or_default().replace("{path}", &link::encoded(path))
+        }
         _ => link.url,
     };
     Ok(json!({

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 
+use super::lenient;
 use super::wire::Envelope;
 
 /// A reply `R` with its [`Envelope`].
@@ -48,6 +49,12 @@ struct Others<'a, A> {
 }
 
 #[derive(Deserialize)]
+struct Number(#[serde(deserialize_with = "lenient::number")] i64);
+
+#[derive(Deserialize)]
+struct Text(#[serde(deserialize_with = "lenient::text")] String);
+
+#[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Others<'_, A> {
@@ -59,8 +66,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Others<'_, A> {
     ) -> Result<Option<K::Value>, A::Error> {
         while let Some(Name(name)) = self.fields.next_key()? {
             match &*name {
-                "errcode" => self.envelope.errcode = self.fields.next_value()?,
-                "errmsg" => self.envelope.errmsg = self.fields.next_value()?,
+                "errcode" => self.envelope.errcode = self.fields.next_value::<Number>()?.0,
+                "errmsg" => self.envelope.errmsg = self.fields.next_value::<Text>()?.0,
                 _ => return seed.deserialize(name.into_deserializer()).map(Some),
             }
         }
@@ -104,7 +111,16 @@ mod tests {
             .unwrap(),
             (-2, "ä".into())
         );
-        assert!(read(json!({ "errcode": "1" })).is_err());
+        for (errcode, read_as) in
+            [(json!("1"), 1), (json!("0"), 0), (json!(" -501007 "), -501007), (json!(2.0), 2)]
+        {
+            let answer = read(json!({ "errcode": errcode, "errmsg": null })).unwrap();
+            assert_eq!(answer, (read_as, String::new(), 0));
+        }
+        assert_eq!(read(json!({ "errcode": null, "file_list": null })).unwrap().0, 0);
+        for wrong in [json!("one"), json!([]), json!(1.5), json!(true)] {
+            assert!(read(json!({ "errcode": wrong })).is_err(), "{wrong}");
+        }
         assert!(read(json!([1, "ok", []])).is_err());
     }
 }

@@ -29,8 +29,15 @@ const FILES_PER_CALL: usize = 50;
 /// How long a download link is asked for where nobody says.
 pub const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// In bytes; it becomes a header's value.
+const LONGEST_URL: usize = 8 * 1024;
+
 /// The call that every upload makes.
 const UPLOAD_LINK: &str = "uploadfile";
+
+/// The path that a link is asked for to learn what file ids begin with. Never one that a request names: WeChat might not
+/// take that, and the next request would ask again.
+const PROBE: &str = "probe";
 
 /// What a query's parameter must not hold as it is.
 const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -96,6 +103,18 @@ impl Wechat {
     /// The environment of the settings.
     pub fn env(&self) -> &str {
         &self.shared.env
+    }
+
+    /// Whether a file id may be of our environment, as far as can be told without asking: its bucket may be another's.
+    pub fn may_be_own(&self, file_id: &str) -> bool {
+        let Shared { prefix, env, .. } = &*self.shared;
+        match prefix {
+            Some(prefix) => file_id.starts_with(prefix.as_str()),
+            None => file_id
+                .strip_prefix("cloud://")
+                .and_then(|rest| rest.strip_prefix(env.as_str()))
+                .is_some_and(|rest| rest.starts_with('.')),
+        }
     }
 
     /// Whether a call can be made: what it shows of who we are can be had.
@@ -191,7 +210,10 @@ impl Wechat {
             }
             // It becomes a redirect's target.
             let url = result.download_url;
-            if !url.starts_with("http") || url.contains(|c: char| c.is_control() || c == ' ') {
+            if !url.starts_with("http")
+                || url.len() > LONGEST_URL
+                || url.contains(|c: char| c.is_control() || c == ' ')
+            {
                 let cause = "a download_url is no URL";
                 return Err(WechatError::Unusable { call: CALL, cause }.into());
             }
@@ -266,8 +288,8 @@ impl Wechat {
             return Ok(format!("{prefix}{path}"));
         }
         let probe = async {
-            let link = self.upload_link(path).await.map_err(Probe::Failed)?;
-            prefix_of(&link, path).ok_or(Probe::Odd)
+            let link = self.upload_link(PROBE).await.map_err(Probe::Failed)?;
+            prefix_of(&link, PROBE).ok_or(Probe::Odd)
         };
         match learned.try_get_with((), probe).await {
             Ok(prefix) => Ok(format!("{prefix}{path}")),
@@ -354,7 +376,9 @@ enum Probe {
 
 /// What precedes `path` in a link's file id.
 fn prefix_of(link: &UploadLink, path: &str) -> Option<Arc<str>> {
-    link.file_id.strip_suffix(path).filter(|prefix| prefix.ends_with('/')).map(Arc::from)
+    let prefix = link.file_id.strip_suffix(path)?;
+    let place = prefix.strip_prefix("cloud://")?.strip_suffix('/')?;
+    (!place.contains('/')).then(|| Arc::from(prefix))
 }
 
 /// Finds each asked file's answer: by its place where the id there is the file's own or none, otherwise by its id.

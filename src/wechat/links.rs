@@ -15,8 +15,12 @@ use super::api::Wanted;
 const MARGIN: Duration = Duration::from_secs(5 * 60);
 /// Whatever was asked for, a link is kept for no longer: that WeChat gives longer lives is not documented.
 const LONGEST_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Memory for links.
+/// Memory for links,
 const CAPACITY: u64 = 64 * 1024 * 1024;
+/// for calls under way, and for notes of files that were replaced.
+const NOTES: u64 = 8 * 1024 * 1024;
+/// What an entry costs beside what is in it: the cache's own bookkeeping, and the entry's allocations.
+const OVERHEAD: usize = 256;
 /// Links of different lives that are kept of one file.
 const LIVES: usize = 4;
 /// No call for links takes as long.
@@ -47,6 +51,11 @@ impl DownloadLink {
     fn is_usable(&self) -> bool {
         Instant::now() < self.usable_until
     }
+}
+
+/// In bytes.
+fn weight(content: usize) -> u32 {
+    u32::try_from(OVERHEAD + content).unwrap_or(u32::MAX)
 }
 
 type Kept = Arc<Vec<DownloadLink>>;
@@ -100,12 +109,22 @@ impl Links {
     pub fn new() -> Self {
         let size = |file_id: &String, links: &Kept| {
             let urls: usize = links.iter().map(|link| link.url.len() + size_of_val(link)).sum();
-            u32::try_from(file_id.len() + urls).unwrap_or(u32::MAX)
+            weight(file_id.len() + urls)
         };
         Self {
             kept: Cache::builder().weigher(size).max_capacity(CAPACITY).expire_after(Life).build(),
-            flights: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
-            forgotten: Cache::builder().max_capacity(100_000).time_to_live(LONGEST_CALL).build(),
+            flights: Cache::builder()
+                .weigher(|wanted: &Wanted, link: &DownloadLink| {
+                    weight(wanted.file_id.len() + link.url.len())
+                })
+                .max_capacity(NOTES)
+                .time_to_live(LONGEST_CALL)
+                .build(),
+            forgotten: Cache::builder()
+                .weigher(|file_id: &String, _: &Instant| weight(file_id.len()))
+                .max_capacity(NOTES)
+                .time_to_live(LONGEST_CALL)
+                .build(),
             asking: AtomicUsize::new(0),
         }
     }

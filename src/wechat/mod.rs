@@ -15,6 +15,7 @@ pub mod api;
 pub mod credential;
 pub mod direct;
 pub mod file;
+mod lenient;
 pub mod links;
 pub mod replicas;
 mod reply;

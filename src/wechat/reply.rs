@@ -62,6 +62,8 @@ pub(super) fn understand<R: DeserializeOwned>(
     reply: &[u8],
 ) -> Result<R, WechatError> {
     let unusable = |cause| WechatError::Unusable { call, cause };
+    // Some of WeChat's servers, and proxies in front of them, begin with a byte order mark.
+    let reply = reply.strip_prefix(b"\xef\xbb\xbf").unwrap_or(reply);
     let (envelope, reply) = match serde_json::from_slice::<Answer<R>>(reply) {
         Ok(Answer { envelope, reply }) => (envelope, Some(reply)),
         // A refusal has no more than the envelope.

@@ -3,12 +3,14 @@
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use super::lenient;
+
 /// What every reply begins with, and all there is of a refusal. `errcode` may be missing in one that succeeded.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Envelope {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::number")]
     pub errcode: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub errmsg: String,
 }
 
@@ -16,6 +18,7 @@ pub(super) struct Envelope {
 pub(super) struct TokenReply {
     pub access_token: SecretString,
     /// Seconds.
+    #[serde(deserialize_with = "lenient::seconds")]
     pub expires_in: u64,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct AuthorizerTokenRequest<'a> {
 pub(super) struct AuthorizerTokenReply {
     pub authorizer_access_token: SecretString,
     /// Seconds.
+    #[serde(deserialize_with = "lenient::seconds")]
     pub expires_in: u64,
     pub authorizer_refresh_token: Option<SecretString>,
 }
@@ -78,20 +82,20 @@ pub(super) struct DownloadItem<'a> {
 
 #[derive(Deserialize)]
 pub(super) struct BatchDownloadReply {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::list")]
     pub file_list: Vec<DownloadResult>,
 }
 
 /// One file's answer. Its id key has been seen in three spellings, and may be missing.
 #[derive(Deserialize)]
 pub(super) struct DownloadResult {
-    #[serde(default, alias = "files", alias = "file_id")]
+    #[serde(default, alias = "files", alias = "file_id", deserialize_with = "lenient::text")]
     pub fileid: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub download_url: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::number")]
     pub status: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub errmsg: String,
 }
 
@@ -103,7 +107,7 @@ pub(super) struct BatchDeleteRequest<'a> {
 
 #[derive(Deserialize)]
 pub(super) struct BatchDeleteReply {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::list")]
     pub delete_list: Vec<DeleteResult>,
 }
 
@@ -114,11 +118,11 @@ pub(super) enum DeleteResult {
     /// The id of a file that is deleted.
     Id(String),
     Item {
-        #[serde(default, alias = "files", alias = "file_id")]
+        #[serde(default, alias = "files", alias = "file_id", deserialize_with = "lenient::text")]
         fileid: String,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lenient::number")]
         status: i64,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lenient::text")]
         errmsg: String,
     },
 }

@@ -92,7 +92,7 @@ const MATRIX: &[(&str, &str, &str, Told)] = &[
 
     ("cos", "refuse", "cos refuse", NO_VERDICT),
     ("cos", "refuse once", "cos refuse times=1", BROKEN_EARLY_ONCE),
-    ("cos", "not listening", "link foreign_host url=http://CLOSED/b/k", NO_VERDICT),
+    ("cos", "not listening", "link foreign_host url=http://CLOSED/b/{path}", NO_VERDICT),
     ("cos", "reset before", "cos reset_before", NO_VERDICT),
     ("cos", "reset before once", "cos reset_before times=1", BROKEN_EARLY_ONCE),
     ("cos", "reset within", "cos reset_within after=HALF", NO_VERDICT),
@@ -119,8 +119,8 @@ const MATRIX: &[(&str, &str, &str, Told)] = &[
     ("cos", "pooled reset", "cos refuse times=0", STORED),
     ("cos", "link expired once", "link expired_link times=1", ["201", "201", "201 | 502 cos_refused AccessDenied"]),
     ("cos", "link expired", "link expired_link", DENIED),
-    ("cos", "DNS failure", "link foreign_host url=https://cos.invalid/b/k", ["502 cos_unreachable | 504 cos_timeout"; 3]),
-    ("cos", "TLS failure", "link foreign_host url=https://COS/b/k", NO_VERDICT),
+    ("cos", "DNS failure", "link foreign_host url=https://cos.invalid/b/{path}", ["502 cos_unreachable | 504 cos_timeout"; 3]),
+    ("cos", "TLS failure", "link foreign_host url=https://COS/b/{path}", NO_VERDICT),
 ];
 
 /// How a file is uploaded.

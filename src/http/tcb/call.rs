@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Status;
 use super::refusal::Refusal;
 use crate::guard::policy::Client;
-use crate::http::find::{Lost, confine, path_of};
+use crate::http::find::{FILE_ID, Lost, confine, path_of};
 use crate::http::problem::Problem;
 use crate::http::{Worker, caller, json as body};
 use crate::settings::Action;
@@ -21,19 +21,19 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Looks at a request in WeChat's own order: method, token, body, parameters.
+    /// Looks at a request in WeChat's own order: method, token, body (of at most `limit` bytes), parameters.
     pub(super) async fn read(
         request: &HttpRequest,
         payload: web::Payload,
         worker: &Worker,
         action: Action,
+        limit: usize,
     ) -> Result<Self, Refusal> {
         if request.method() != Method::POST {
             return Err(Refusal::new(43002, "require POST method"));
         }
         let client = client(request, worker, action)?;
-        let idle = worker.shared.settings.upload.idle_timeout;
-        let bytes = body::bytes(request, payload, idle, body::LONG).await?;
+        let bytes = body::bytes(request, payload, worker, limit).await?;
         if bytes.is_empty() {
             return Err(Refusal::new(44002, "empty post data"));
         }
@@ -50,11 +50,9 @@ impl Call {
         worker: &Worker,
         file_id: &str,
     ) -> Result<Result<(), Status>, Refusal> {
-        if !self.client.is_confined() {
-            return Ok(Ok(()));
-        }
         let admitted = match path_of(file_id) {
-            Ok(path) => confine(worker, &self.client, file_id, path).await,
+            Err(_) if !self.client.is_confined() && !file_id.starts_with(FILE_ID) => Ok(()),
+            Ok(path) => confine(worker, Some(&self.client), file_id, path).await,
             Err(problem) => Err(Lost::Name(problem)),
         };
         match admitted {
