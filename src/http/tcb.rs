@@ -190,7 +190,9 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
     }
     // As open as the file's stable address is, and counted as that is.
     let client = match worker.shared.settings.links.access {
-        LinkAccess::Public => caller::identify_wechat_if_given(request, worker)?,
+        // A key that is kept to a folder opens no less than none does.
+        LinkAccess::Public => caller::identify_wechat_if_given(request, worker)?
+            .filter(|client| !client.is_confined()),
         LinkAccess::Signed | LinkAccess::Authenticated => {
             Some(client(request, worker, Action::Download)?)
         }

@@ -35,6 +35,7 @@ mod soak;
 mod splits;
 mod stand_in;
 mod storage;
+mod strangers;
 mod streaming;
 mod tcb;
 mod threats;

@@ -50,6 +50,7 @@ pub struct Upstream {
 }
 
 struct Shared {
+    address: String,
     seen: Vec<Seen>,
     /// Whole replies, by what the target begins with.
     replies: BTreeMap<&'static str, Vec<u8>>,
@@ -61,11 +62,14 @@ impl Upstream {
         let address = listener.local_addr().expect("an address");
         let replies = BTreeMap::from([
             ("/cgi-bin/stable_token", ok(&json!({"access_token": token(), "expires_in": 7200}))),
-            ("/tcb/uploadfile", ok(&link(&format!("http://{address}{BUCKET}/as/given?x=%2f")))),
             ("/tcb/batchdeletefile", ok(&json!({"errcode": 0, "delete_list": []}))),
             (BUCKET, STORED.to_vec()),
         ]);
-        let shared = Arc::new(Mutex::new(Shared { seen: Vec::new(), replies }));
+        let shared = Arc::new(Mutex::new(Shared {
+            address: address.to_string(),
+            seen: Vec::new(),
+            replies,
+        }));
         let all = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -98,10 +102,16 @@ pub fn ok(body: &Value) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-pub fn link(url: &str) -> Value {
+/// Where a file of this path is posted to; with a query, which is to be kept as it is.
+pub fn url(address: &str, path: &str) -> String {
+    let encoded = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
+    format!("http://{address}{BUCKET}/{encoded}?x=%2f")
+}
+
+pub fn link(url: &str, path: &str) -> Value {
     json!({
         "errcode": 0, "errmsg": "ok", "url": url, "token": "security+token/==",
-        "authorization": SIGNATURE, "file_id": "cloud://env.7465-bucket-125/as/given",
+        "authorization": SIGNATURE, "file_id": format!("cloud://env.7465-bucket-125/{path}"),
         "cos_file_id": FILE_ID,
     })
 }
@@ -116,6 +126,14 @@ fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
             let reply = known.map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
                 |(_, reply)| reply.clone()
             });
+            // Unless the test says otherwise, a link is for the path that is asked for.
+            let reply = match known {
+                None if seen.target.starts_with("/tcb/uploadfile") => {
+                    let path = seen.json()["path"].as_str().expect("a path").to_owned();
+                    ok(&link(&url(&shared.address, &path), &path))
+                }
+                _ => reply,
+            };
             shared.seen.push(seen);
             reply
         };

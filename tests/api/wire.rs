@@ -7,7 +7,9 @@ use std::net::TcpListener;
 use serde_json::json;
 
 use crate::harness::{Client, Form, Gateway, Reply, authorization, crc64, noise};
-use crate::stand_in::{BUCKET, FILE_ID, SIGNATURE, STORED, Upstream, gateway, link, ok, token};
+use crate::stand_in::{
+    BUCKET, FILE_ID, SIGNATURE, STORED, Upstream, gateway, link, ok, token, url,
+};
 
 /// A request for one file with `content`, one of several ways to send it.
 fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
@@ -75,13 +77,13 @@ fn cos_is_sent_the_fields_in_order_then_the_file_and_nothing_more() {
             let file = send(&gateway, way, &content).stored();
             assert_eq!(file["verified"], false, "COS has named no CRC");
             assert_eq!(file["crc64"], crc64(&content), "{way}");
-            assert_eq!(file["file_id"], "cloud://env.7465-bucket-125/as/given");
+            assert_eq!(file["file_id"], "cloud://env.7465-bucket-125/a/中 x.png");
 
             let posts = upstream.seen(BUCKET);
             assert_eq!(posts.len(), 1, "{way}");
             let post = &posts[0];
             assert_eq!(post.method, "POST");
-            assert_eq!(post.target, format!("{BUCKET}/as/given?x=%2f"));
+            assert_eq!(post.target, format!("{BUCKET}/a%2F%E4%B8%AD%20x%2Epng?x=%2f"), "as given");
             assert_eq!(post.header("host"), Some(upstream.address.to_string().as_str()));
             assert_eq!(post.header("transfer-encoding"), None);
             assert_eq!(post.header("expect"), None);
@@ -243,7 +245,7 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
         "/b/k".to_owned(),
         String::new(),
     ] {
-        upstream.reply("/tcb/uploadfile", ok(&link(&url)));
+        upstream.reply("/tcb/uploadfile", ok(&link(&url, "a/中 x.png")));
         for way in WAYS {
             let problem = send(&gateway, way, &noise(400_000, 3)).problem(502, "link_not_allowed");
             let detail = problem["detail"].as_str().expect("a text");
@@ -254,9 +256,43 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(upstream.seen(BUCKET).len(), 0);
 
+    // Nor one for another path than was asked for, or whose file will have another id.
+    let path = "a/中 x.png";
+    let own = |path: &str| url(&known.to_string(), path);
+    for forged in [
+        link(&own("a/other.png"), path),
+        link(&own(path), "a/other.png"),
+        link(&own(&format!("b/{path}")), path),
+        link(&own(path), &format!("b/{path}")),
+        link(&format!("http://{known}{BUCKET}/{path}/.."), path),
+        link(&format!("http://{known}/?/{path}"), path),
+        link(&format!("http://{known}{BUCKET}/a"), path),
+    ] {
+        upstream.reply("/tcb/uploadfile", ok(&forged));
+        for way in WAYS {
+            let problem = send(&gateway, way, b"x").problem(502, "link_not_allowed");
+            let detail = problem["detail"].as_str().expect("a text");
+            assert!(detail.contains("the path that was asked for"), "{forged}: {detail}");
+        }
+        assert_eq!(upstream.seen(BUCKET).len(), 0, "{forged}");
+        // Nor is it handed on.
+        let mut client = Client::connect(gateway.address);
+        let reply = client.post_json("/v1/upload-links", &json!({ "path": path }));
+        reply.problem(502, "link_not_allowed");
+        let reply = client.post_json("/tcb/uploadfile", &json!({ "path": path }));
+        assert_eq!(reply.json()["errcode"], -1, "{}", reply.text());
+    }
+    // In the path or in the host, the bucket may stand where COS has it.
+    for url in [format!("http://{known}/a/%E4%B8%AD%20x.png"), own(path)] {
+        upstream.reply("/tcb/uploadfile", ok(&link(&url, path)));
+        upstream.reply("/a/", STORED);
+        send(&gateway, "form", b"x").stored();
+    }
+    upstream.forget();
+
     // Nor may a value end its part of the form and begin another.
     for name in ["authorization", "token", "cos_file_id"] {
-        let mut forged = link(&format!("http://{known}{BUCKET}/k"));
+        let mut forged = link(&url(&known.to_string(), "a/中 x.png"), "a/中 x.png");
         forged[name] = json!("x\r\n--gateway\r\nContent-Disposition: form-data; name=\"key\"");
         upstream.reply("/tcb/uploadfile", ok(&forged));
         let reply = send(&gateway, "form", b"x");

@@ -61,13 +61,15 @@ const FORM: &[Code] = &[
 pub fn failures(id: &str) -> Vec<Code> {
     let groups: &[&[Code]] = match id {
         "upload" => &[CALLER, PATH, BODY, FORM, UPLOAD, WECHAT],
-        "upload_raw" => &[CALLER, PATH, BODY, UPLOAD, WECHAT],
+        "upload_raw" => &[CALLER, PATH, BODY, &[Code::TooManyFiles], UPLOAD, WECHAT],
         "file" | "file_head" => &[CALLER, PATH, &[Code::FileNotFound], WECHAT],
         "revert" => &[CALLER, PATH, BODY, WECHAT],
         "ueditor" => &[&[Code::InvalidRequest, Code::MethodNotAllowed]],
         "delete_file" => &[CALLER, PATH, WECHAT],
-        "download_links" | "delete_files" => &[CALLER, BODY, &[Code::TooManyFiles], WECHAT],
-        "upload_link" => &[CALLER, PATH, BODY, &[Code::LinkNotAllowed], WECHAT],
+        "download_links" | "delete_files" => {
+            &[CALLER, BODY, &[Code::TooManyFiles, Code::Overloaded], WECHAT]
+        }
+        "upload_link" => &[CALLER, PATH, BODY, &[Code::TooManyFiles, Code::LinkNotAllowed], WECHAT],
         // Without the parameter, and without the console, there is nothing.
         "sample" => &[&[Code::NotFound]],
         "ready" | "ready_head" => &[&[Code::Draining], WECHAT],
