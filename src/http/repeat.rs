@@ -42,7 +42,8 @@ pub async fn begin(
         Problem::new(Code::InvalidRequest, detail)
     })?;
     // A ticket may be a new one in a repeat, as a form's boundary is.
-    let query = request.query_string().split('&').filter(|pair| !pair.starts_with("ticket="));
+    let query = request.query_string().split('&');
+    let query = query.filter(|pair| !pair.is_empty() && !pair.starts_with("ticket="));
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
     match worker.shared.idempotency.begin(client, key, &parts).await {
