@@ -214,3 +214,39 @@ impl Expiry<Scope, Entry> for Lives {
         matches!(entry, Entry::Done { .. }).then_some(REMEMBERED)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Policy;
+
+    #[tokio::test]
+    async fn what_is_kept_has_a_bound_in_bytes_and_in_entries() {
+        let settings = Settings::from_layers(None, None, Default::default()).unwrap();
+        let policy = Policy {
+            can: [].into(),
+            prefix: None,
+            client_paths: None,
+            max_file_size: None,
+            max_files: None,
+            types: Vec::new(),
+            rate: None,
+        };
+        let client = Client::new("key", "k", &policy, &settings);
+        for (length, many) in [(0, 80_000), (4000, 10_000), (1 << 20, 100)] {
+            let idempotency = Idempotency::new(&settings);
+            let request = "x".repeat(10_000);
+            let body = Bytes::from(vec![b'x'; length]);
+            for n in 0..many {
+                let begun = idempotency.begin(&client, &n.to_string(), &[&request]).await;
+                let Begun::Turn(turn) = begun else { panic!("not the first: {n}") };
+                turn.done(Answer { status: 201, headers: Vec::new(), body: body.clone() });
+            }
+            idempotency.entries.run_pending_tasks();
+            let entries = &idempotency.entries;
+            assert!(entries.weighted_size() <= ROOM, "{}", entries.weighted_size());
+            assert!(entries.weighted_size() > ROOM / 2, "{}", entries.weighted_size());
+            assert!(entries.entry_count() <= ROOM / OVERHEAD as u64);
+        }
+    }
+}

@@ -215,3 +215,65 @@ impl Drop for Place {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Policy;
+
+    const FIVE: Rate =
+        Rate { requests: std::num::NonZeroU32::new(5).unwrap(), per: Duration::from_secs(60) };
+
+    fn limits(change: impl FnOnce(&mut Settings)) -> (Limits, Client) {
+        let mut settings = Settings::from_layers(None, None, Default::default()).unwrap();
+        change(&mut settings);
+        let policy = Policy {
+            can: [].into(),
+            prefix: None,
+            client_paths: None,
+            max_file_size: None,
+            max_files: None,
+            types: Vec::new(),
+            rate: Some(FIVE),
+        };
+        let client = Client::new("user", "u", &policy, &settings);
+        (Limits::new(&settings, Budget::new(1 << 20)), client)
+    }
+
+    #[test]
+    fn more_addresses_and_clients_than_are_remembered_displace_the_oldest() {
+        let (limits, client) = limits(|settings| settings.auth.address_rate = Some(FIVE));
+        for n in 0..120_000u32 {
+            limits.count_address(IpAddr::V4(n.into())).unwrap();
+            limits.count(&client.named("u", format!("user:{n:0>128}"))).unwrap();
+        }
+        limits.addresses.run_pending_tasks();
+        limits.clients.run_pending_tasks();
+        assert!(limits.addresses.entry_count() <= REMEMBERED);
+        assert!(limits.clients.entry_count() <= REMEMBERED);
+        // Those seen last are known.
+        for _ in 0..4 {
+            limits.count_address(IpAddr::V4(119_999.into())).unwrap();
+        }
+        assert!(limits.count_address(IpAddr::V4(119_999.into())).is_err());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_client_without_uploads() {
+        let (limits, client) =
+            limits(|settings| settings.upload.max_concurrent_per_client = Some(2));
+        let other = client.named("v", "user:v".to_owned());
+        let slots = [limits.take(&client).unwrap(), limits.take(&client).unwrap()];
+        assert_eq!(limits.take(&client).unwrap_err(), LimitError::ClientBusy(2));
+        let others = limits.take(&other).unwrap();
+        assert!(Arc::ptr_eq(&slots[0].memory(), &slots[1].memory()));
+        assert!(!Arc::ptr_eq(&slots[0].memory(), &others.memory()));
+        assert_eq!(limits.running.lock().len(), 2);
+        drop(slots);
+        assert_eq!(limits.running.lock().len(), 1);
+        let again = limits.take(&client).unwrap();
+        drop((again, others));
+        assert!(limits.running.lock().is_empty());
+        assert_eq!(limits.all.taken.load(Ordering::Relaxed), 0);
+    }
+}

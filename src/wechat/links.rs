@@ -191,3 +191,29 @@ impl Links {
         self.kept.invalidate(file_id).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn notes_and_links_have_a_bound_in_bytes() {
+        let links = Links::new();
+        let asking = links.asking();
+        let long = "x".repeat(800);
+        for n in 0..20_000 {
+            links.forget(&format!("cloud://env.bucket/{long}{n}")).await;
+        }
+        links.forgotten.run_pending_tasks().await;
+        assert!(links.forgotten.weighted_size() <= NOTES);
+        assert!(links.forgotten.weighted_size() > NOTES / 2);
+        drop(asking);
+        let url = format!("https://cos/{}", "x".repeat(8000));
+        for n in 0..10_000 {
+            let link = DownloadLink::new(url.clone(), Duration::from_secs(7200), Instant::now());
+            links.put(&format!("cloud://env.bucket/{long}{n}"), link).await;
+        }
+        links.kept.run_pending_tasks().await;
+        assert!(links.kept.weighted_size() <= CAPACITY);
+    }
+}
