@@ -13,6 +13,7 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App as Actix, web};
 use tokio::net::TcpSocket;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cos::target::AllowedHosts;
@@ -65,6 +66,7 @@ pub struct App {
     address: SocketAddr,
     server: Server,
     requests: TaskTracker,
+    shutdown: CancellationToken,
     patience: Patience,
     signals: Signals,
     /// Runs as long as it is kept.
@@ -80,11 +82,12 @@ impl App {
         let address = listener.local_addr().map_err(bind)?;
         let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
         let (delay, grace) = (settings.server.shutdown_delay, settings.server.shutdown_grace);
-        let (requests, signals) = (TaskTracker::new(), Signals::listen()?);
-        let server = serve(settings, listener, requests.clone())?;
+        let (requests, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let signals = Signals::listen()?;
+        let server = serve(settings, listener, requests.clone(), shutdown.clone())?;
         tracing::info!("listening on {scheme}://{address}");
         let patience = Patience { delay, grace };
-        Ok(Self { address, server, requests, patience, signals, _sandbox: sandbox })
+        Ok(Self { address, server, requests, shutdown, patience, signals, _sandbox: sandbox })
     }
 
     /// Where it listens.
@@ -94,7 +97,8 @@ impl App {
 
     /// Serves until a signal; running uploads are given `server.shutdown_grace`.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
-        shutdown::serve(self.server, &self.requests, self.patience, self.signals).await?;
+        shutdown::serve(self.server, &self.requests, &self.shutdown, self.patience, self.signals)
+            .await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -140,6 +144,7 @@ fn serve(
     settings: Settings,
     listener: TcpListener,
     requests: TaskTracker,
+    shutdown: CancellationToken,
 ) -> Result<Server, AppError> {
     let upstreams = Upstreams::new(&settings)?;
     let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
@@ -158,6 +163,7 @@ fn serve(
         proxies: Proxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
         requests,
+        shutdown,
         metrics: upstreams.metrics.clone(),
         wechat: upstreams.wechat.clone(),
         settings,

@@ -10,6 +10,7 @@ use actix_web::dev::Server;
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// For connections to end once no request runs: those of h2 cannot be told to.
@@ -24,11 +25,12 @@ pub struct Patience {
     pub grace: Duration,
 }
 
-/// Serves until a signal, then until no request runs: `requests` is closed meanwhile, which whoever would begin an
-/// upload can see. A second signal ends it at once.
+/// Serves until a signal, then until no request runs: `requests` is closed meanwhile, so that no upload is begun, and
+/// `begun` is cancelled. A second signal ends it at once.
 pub async fn serve(
     server: Server,
     requests: &TaskTracker,
+    begun: &CancellationToken,
     patience: Patience,
     mut signals: Signals,
 ) -> io::Result<()> {
@@ -39,6 +41,7 @@ pub async fn serve(
         signal = signals.next() => signal,
     };
     requests.close();
+    begun.cancel();
     tracing::info!(signal, requests = requests.len(), "told to end; no upload is begun any more");
 
     let stop = async {

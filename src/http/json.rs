@@ -9,7 +9,8 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::select;
+use tokio::time::{sleep, timeout};
 
 use super::Worker;
 use super::problem::{Code, Problem};
@@ -25,6 +26,8 @@ pub const SHORT: usize = 16 * 1024;
 pub const ALL: u64 = 64 * 1024 * 1024;
 /// A body may take this long from its first byte to its last, however it is dribbled in. Unlike a file it is short.
 const LONGEST: Duration = Duration::from_secs(10);
+/// And this long once the gateway is told to end.
+const LONGEST_AT_SHUTDOWN: Duration = Duration::from_secs(2);
 /// Values in one body: a thousand files of four members each, and room. A value of two bytes takes a hundred times as much
 /// once it is parsed.
 const MOST_VALUES: usize = 16 * 1024;
@@ -40,13 +43,20 @@ pub async fn bytes(
     let idle = worker.shared.settings.upload.idle_timeout;
     let body = Body::new(payload.into_inner(), idle);
     let charge = Charge::new(Share::new(worker.shared.json_budget.clone()));
-    timeout(LONGEST, whole(body, charge, limit)).await.unwrap_or_else(|_| {
-        let detail = format!(
-            "the body did not arrive within {} s; send it again, over a better connection or in smaller requests",
-            LONGEST.as_secs()
-        );
-        Err(Problem::new(Code::ClientStalled, detail))
-    })
+    let shutdown = async {
+        worker.shared.shutdown.cancelled().await;
+        sleep(LONGEST_AT_SHUTDOWN).await;
+    };
+    select! {
+        read = timeout(LONGEST, whole(body, charge, limit)) => read.unwrap_or_else(|_| {
+            let detail = format!(
+                "the body did not arrive within {} s; send it again, over a better connection or in smaller requests",
+                LONGEST.as_secs()
+            );
+            Err(Problem::new(Code::ClientStalled, detail))
+        }),
+        () = shutdown => Err(Problem::draining()),
+    }
 }
 
 async fn whole(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes, Problem> {

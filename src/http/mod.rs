@@ -30,6 +30,7 @@ pub mod upload_link;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cos::target::AllowedHosts;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub idempotency: Idempotency,
     /// The requests that run; closed once the process was told to end.
     pub requests: TaskTracker,
+    /// Cancelled then.
+    pub shutdown: CancellationToken,
     pub metrics: Arc<Metrics>,
     /// How calls to WeChat are let in.
     pub wechat: Arc<api::Shared>,

@@ -360,7 +360,7 @@ pub fn stand_in(head: &[u8]) -> Vec<u8> {
     stand_in.extend_from_slice(b" ");
     stand_in.extend_from_slice(path.as_deref().unwrap_or("/").as_bytes());
     stand_in.extend_from_slice(b" HTTP/1.1\r\nhost: -\r\nconnection: close\r\n");
-    for line in lines.take_while(|line| !line.is_empty()).take(MAX_FIELDS) {
+    for line in lines.take_while(|line| !line.is_empty()) {
         let Some(colon) = memchr(b':', line) else { continue };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is_copied = COPIED.iter().any(|copied| name.eq_ignore_ascii_case(copied));
