@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_server::ServerBuilder;
-use actix_web::dev::Server;
+use actix_web::dev::{Server, Service};
 use actix_web::middleware::from_fn;
 use actix_web::{App as Actix, web};
 use tokio::net::TcpSocket;
@@ -178,6 +178,10 @@ fn serve(
         Actix::new()
             .app_data(web::Data::new(worker))
             .configure(|addresses| drop(routes::all(addresses, &shared.settings)))
+            .wrap_fn(|mut request, service| {
+                routes::trim_slash(&mut request);
+                service.call(request)
+            })
             .wrap(from_fn(trace::origins))
             .wrap(routes::cors(&shared))
             .wrap(from_fn(trace::requests))

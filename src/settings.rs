@@ -188,8 +188,7 @@ pub struct ServerTls {
 
 #[derive(Clone, Debug)]
 pub struct Cors {
-    /// Lower case, without the scheme's own port: equal to the `Origin` header byte for byte. May
-    /// contain `null`.
+    /// Lower case, without the scheme's own port. May contain `null`, and origins without a host (`file://`).
     pub origins: Vec<String>,
 }
 

@@ -66,23 +66,35 @@ pub async fn serve(
     Ok(())
 }
 
-/// What tells a process to end.
-pub struct Signals([(&'static str, Signal); 3]);
+/// The signals that a process is told to end by, and SIGHUP, which would end it by default: a terminal that closes
+/// sends it, and service managers ask for a reload with it.
+pub struct Signals {
+    ending: [(&'static str, Signal); 3],
+    hangup: Signal,
+}
 
 impl Signals {
-    /// From now on they end the process no more. Needs a running runtime.
+    /// From now on none of them ends the process by itself. Needs a running runtime.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self([
-            ("SIGTERM", signal(SignalKind::terminate())?),
-            ("SIGINT", signal(SignalKind::interrupt())?),
-            ("SIGQUIT", signal(SignalKind::quit())?),
-        ]))
+        Ok(Self {
+            ending: [
+                ("SIGTERM", signal(SignalKind::terminate())?),
+                ("SIGINT", signal(SignalKind::interrupt())?),
+                ("SIGQUIT", signal(SignalKind::quit())?),
+            ],
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The next one's name.
+    /// The name of the next signal to end. Each SIGHUP before it is logged.
     async fn next(&mut self) -> &'static str {
         poll_fn(|cx| {
-            let mut signals = self.0.iter_mut();
+            while let Poll::Ready(Some(())) = self.hangup.poll_recv(cx) {
+                tracing::info!(
+                    "SIGHUP: the gateway goes on; settings are read at its start only, so restart it to change them"
+                );
+            }
+            let mut signals = self.ending.iter_mut();
             let came =
                 signals.find_map(|(name, signal)| signal.poll_recv(cx).is_ready().then_some(*name));
             came.map_or(Poll::Pending, Poll::Ready)

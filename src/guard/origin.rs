@@ -16,14 +16,15 @@ impl Origins {
         let own = public_url.map(|url| {
             let authority = url.find("://").map_or(0, |at| at + 3);
             let end = url[authority..].find('/').map_or(url.len(), |slash| authority + slash);
-            url[..end].to_ascii_lowercase()
+            url[..end].to_owned()
         });
         Self { listed: listed.to_vec(), own }
     }
 
     /// Whether `origin` is listed.
     pub fn lists(&self, origin: &[u8]) -> bool {
-        self.listed.iter().any(|listed| origin.eq_ignore_ascii_case(listed.as_bytes()))
+        std::str::from_utf8(origin)
+            .is_ok_and(|origin| self.listed.iter().any(|listed| same(listed, origin)))
     }
 
     /// Whether a request may be answered as far as its `Origin` goes; `host` is what its client called us.
@@ -37,14 +38,38 @@ impl Origins {
         let Ok(origin) = origin.to_str() else {
             return false;
         };
-        match &self.own {
-            Some(own) => origin.eq_ignore_ascii_case(own),
-            None => {
-                let authority = origin.split_once("://").map(|(_, authority)| authority);
-                host.is_some() && authority.is_some_and(|own| host == Some(own))
+        match (&self.own, host, origin.split_once("://")) {
+            (Some(own), _, _) => same(own, origin),
+            (None, Some(host), Some((scheme, authority))) => {
+                let [host, authority] =
+                    [host, authority].map(|authority| without_default_port(scheme, authority));
+                !authority.is_empty() && host.eq_ignore_ascii_case(authority)
             }
+            _ => false,
         }
     }
+}
+
+/// Whether two origins are the same (RFC 6454 5): scheme and host in any case, with or without the scheme's own port.
+fn same(one: &str, other: &str) -> bool {
+    match (one.split_once("://"), other.split_once("://")) {
+        (Some((scheme, one)), Some((other_scheme, other))) => {
+            let [one, other] = [one, other].map(|text| without_default_port(scheme, text));
+            scheme.eq_ignore_ascii_case(other_scheme) && one.eq_ignore_ascii_case(other)
+        }
+        // `null` is the only origin without a scheme.
+        _ => one == other,
+    }
+}
+
+/// Proxies write the port into `Host` where browsers leave it out of `Origin`.
+fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
+    let port = match scheme {
+        _ if scheme.eq_ignore_ascii_case("https") => ":443",
+        _ if scheme.eq_ignore_ascii_case("http") => ":80",
+        _ => return authority,
+    };
+    authority.strip_suffix(port).unwrap_or(authority)
 }
 
 #[cfg(test)]
@@ -74,8 +99,41 @@ mod tests {
         ] {
             assert!(!admitted(&by_host, Some(foreign)), "{foreign}");
         }
-        let by_url = Origins::new(&[], Some("https://files.example.com/gw"));
+        let by_url = Origins::new(&[], Some("https://files.example.com:443/gw"));
         assert!(admitted(&by_url, Some("https://files.example.com")));
         assert!(!admitted(&by_url, Some("http://gateway.local:8080")));
+    }
+
+    #[test]
+    fn an_origin_is_the_same_in_any_case_and_with_its_scheme_s_own_port() {
+        for (one, other, equal) in [
+            ("https://a.example.com", "HTTPS://A.Example.com:443", true),
+            ("http://[::1]", "http://[::1]:80", true),
+            ("http://a.example.com", "http://a.example.com:443", false),
+            ("http://a.example.com:80", "https://a.example.com:443", false),
+            ("capacitor://localhost", "CAPACITOR://localhost", true),
+            ("capacitor://localhost", "ionic://localhost", false),
+            ("file://", "file://", true),
+            ("file://", "null", false),
+            ("null", "null", true),
+            ("null", "NULL", false),
+        ] {
+            assert_eq!(same(one, other), equal, "{one} {other}");
+        }
+        let by_host = Origins::new(&[], None);
+        for (host, origin, admitted) in [
+            ("gw.test:80", "http://gw.test", true),
+            ("gw.test", "http://gw.test:80", true),
+            ("gw.test:443", "https://gw.test", true),
+            ("GW.test:8080", "http://gw.TEST:8080", true),
+            ("gw.test:80", "https://gw.test", false),
+            ("gw.test:8080", "http://gw.test", false),
+            ("", "file://", false),
+            (":80", "http://", false),
+        ] {
+            let origin_header = HeaderValue::from_static(origin);
+            let headers = HeaderMap::from_iter([(ORIGIN, origin_header)]);
+            assert_eq!(by_host.admit(&headers, Some(host)), admitted, "{host} {origin}");
+        }
     }
 }

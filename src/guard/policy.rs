@@ -45,7 +45,11 @@ pub enum PolicyError {
         "`{client}` may not have upload links: its files are limited in size or type, and a link is not"
     )]
     Unbounded { client: String },
-    #[error("`{client}` may not name paths")]
+    #[error(
+        "`{client}` may not name paths: leave the path out and the gateway makes one, or allow it with \
+         `upload.client_paths = true` for all callers, or with `client_paths = true` of the caller's own key \
+         (`auth.keys.NAME.client_paths`) or of tickets (`auth.jwt.client_paths`)"
+    )]
     Paths { client: String },
     #[error("`{client}` may only use paths under `{prefix}`")]
     Outside { client: String, prefix: String },

@@ -13,6 +13,9 @@ use crate::inbound::sniff::{Look, Magic};
 /// What a file is stored as that would be run otherwise.
 pub const INERT: &str = "application/octet-stream";
 
+/// Of a type and subtype, which have at most 127 characters each (RFC 6838 4.2).
+const LONGEST: usize = 255;
+
 /// Lists of media types, each of which must hold a file's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Types {
@@ -57,7 +60,7 @@ impl Types {
 
     /// What a file is that is declared as `declared` and called by all of `names`: its own and its object's.
     pub fn admit(&self, declared: Option<&str>, names: [&str; 2]) -> Result<Declared, TypeError> {
-        let mime = effective(declared, names[0]);
+        let mime = effective(declared, names);
         let essence = canonical(mime.essence_str());
         if !self.allow(essence) {
             return Err(TypeError::Declared(mime.essence_str().to_owned()));
@@ -180,24 +183,69 @@ fn extension(name: &str) -> Option<&str> {
     Path::new(name).extension()?.to_str()
 }
 
-/// The declared type, or the one the name tells where the declared one says nothing.
-fn effective(declared: Option<&str>, name: &str) -> Mime {
-    let declared = declared.and_then(|declared| declared.parse::<Mime>().ok());
-    match declared {
-        Some(mime) if !says_nothing(mime.essence_str()) => mime,
-        _ => mime_guess::from_path(name).first_or_octet_stream(),
-    }
+/// The declared type, or the one the names tell where the declared one is none or says nothing.
+fn effective(declared: Option<&str>, names: [&str; 2]) -> Mime {
+    let declared = declared.and_then(parsed);
+    declared.filter(|mime| !says_nothing(mime.essence_str())).unwrap_or_else(|| {
+        let mut extensions = names.into_iter().filter_map(extension);
+        let told = extensions.find_map(|extension| mime_guess::from_ext(extension).first());
+        told.unwrap_or(mime::APPLICATION_OCTET_STREAM)
+    })
 }
 
-/// The last three make a browser look at the bytes, and run what looks like a page (WHATWG MIME sniffing 7.1).
+/// A media type as RFC 9110 5.6.6 has it: with blanks around its semicolons, and empty parameters.
+fn parsed(text: &str) -> Option<Mime> {
+    let tidied = || {
+        let mut quoted = false;
+        let outside = |character: char| {
+            quoted ^= character == '"';
+            character == ';' && !quoted
+        };
+        let pieces = text.split(outside).map(str::trim).filter(|piece| !piece.is_empty());
+        pieces.collect::<Vec<_>>().join(";").parse().ok()
+    };
+    text.parse().ok().or_else(tidied)
+}
+
+/// Types by which clients mean any bytes, or a form. `*/*` and the unknown ones would make a browser look at the bytes,
+/// and run what looks like a page (WHATWG MIME sniffing 7.1).
 fn says_nothing(essence: &str) -> bool {
-    const NOTHING: &[&str] = &[INERT, "*/*", "application/unknown", "unknown/unknown"];
-    NOTHING.contains(&essence) || essence.contains('*')
+    /// Of `application/`; others of them begin with `x-`.
+    const APPLICATION: &[&str] = &[
+        "binary",
+        "data",
+        "download",
+        "downloadable",
+        "file",
+        "force-download",
+        "force-save",
+        "forcedownload",
+        "form-data",
+        "octet",
+        "octet-binary",
+        "octet-string",
+        "octet_stream",
+        "octetstream",
+        "octet-stream",
+        "save",
+        "save-as",
+        "www-form-urlencoded",
+    ];
+    let Some((kind, subtype)) = essence.split_once('/') else {
+        return true;
+    };
+    let [bare_kind, bare] = [kind, subtype].map(|text| text.strip_prefix("x-").unwrap_or(text));
+    essence.len() > LONGEST
+        || subtype.is_empty()
+        || essence.contains('*')
+        || matches!(bare_kind, "unknown" | "binary" | "file" | "multipart")
+        || bare.starts_with("unknown")
+        || (kind == "application" && APPLICATION.contains(&bare))
 }
 
 /// The type and, of texts, the charset: browsers read some parameters in ways of their own.
 fn stored_as(mime: &Mime) -> String {
-    let essence = mime.essence_str();
+    let essence = standard(mime.essence_str());
     let token =
         |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     match mime.get_param(mime::CHARSET) {
@@ -226,46 +274,149 @@ fn is_plain_text(mime: &Mime) -> bool {
     mime.type_() == mime::TEXT && !is_active(mime.essence_str())
 }
 
-/// Other names of the types that [`infer`] knows, by its name.
-const ALIASES: &[(&str, &str)] = &[
-    ("application/ogg", "audio/ogg"),
-    ("application/x-bzip", "application/x-bzip2"),
+/// Names that clients send, and the standard's name of the same type; sorted. Where browsers and the registry disagree,
+/// the name that browsers go by.
+const STANDARD: &[(&str, &str)] = &[
+    ("application/acrobat", "application/pdf"),
+    ("application/csv", "text/csv"),
+    ("application/doc", "application/msword"),
+    ("application/excel", "application/vnd.ms-excel"),
+    ("application/font-woff", "font/woff"),
+    ("application/font-woff2", "font/woff2"),
+    ("application/gzip-compressed", "application/gzip"),
+    ("application/javascript", "text/javascript"),
+    ("application/msexcel", "application/vnd.ms-excel"),
+    ("application/mspowerpoint", "application/vnd.ms-powerpoint"),
+    ("application/powerpoint", "application/vnd.ms-powerpoint"),
+    ("application/rar", "application/vnd.rar"),
+    ("application/vnd.msword", "application/msword"),
+    ("application/vnd.pdf", "application/pdf"),
+    ("application/winword", "application/msword"),
+    ("application/x-compressed-zip", "application/zip"),
+    ("application/x-csv", "text/csv"),
+    ("application/x-excel", "application/vnd.ms-excel"),
+    ("application/x-font-opentype", "font/otf"),
+    ("application/x-font-otf", "font/otf"),
+    ("application/x-font-truetype", "font/ttf"),
+    ("application/x-font-ttf", "font/ttf"),
+    ("application/x-font-woff", "font/woff"),
+    ("application/x-font-woff2", "font/woff2"),
+    ("application/x-gunzip", "application/gzip"),
     ("application/x-gzip", "application/gzip"),
     ("application/x-javascript", "text/javascript"),
-    ("application/javascript", "text/javascript"),
-    ("application/x-msdownload", "application/vnd.microsoft.portable-executable"),
+    ("application/x-json", "application/json"),
+    ("application/x-ms-excel", "application/vnd.ms-excel"),
+    ("application/x-msexcel", "application/vnd.ms-excel"),
+    ("application/x-mspowerpoint", "application/vnd.ms-powerpoint"),
+    ("application/x-msword", "application/msword"),
     ("application/x-pdf", "application/pdf"),
     ("application/x-rar", "application/vnd.rar"),
     ("application/x-rar-compressed", "application/vnd.rar"),
-    ("application/x-sqlite3", "application/vnd.sqlite3"),
+    ("application/x-rtf", "application/rtf"),
+    ("application/x-xls", "application/vnd.ms-excel"),
+    ("application/x-zip", "application/zip"),
     ("application/x-zip-compressed", "application/zip"),
+    ("application/xls", "application/vnd.ms-excel"),
+    ("application/zip-compressed", "application/zip"),
+    ("audio/m4a", "audio/mp4"),
+    ("audio/mid", "audio/midi"),
+    ("audio/mp3", "audio/mpeg"),
+    ("audio/mpeg3", "audio/mpeg"),
+    ("audio/mpg", "audio/mpeg"),
+    ("audio/vnd.wave", "audio/wav"),
+    ("audio/wave", "audio/wav"),
+    ("audio/x-aac", "audio/aac"),
+    ("audio/x-amr", "audio/amr"),
+    ("audio/x-flac", "audio/flac"),
+    ("audio/x-m4a", "audio/mp4"),
+    ("audio/x-mid", "audio/midi"),
+    ("audio/x-midi", "audio/midi"),
+    ("audio/x-mp3", "audio/mpeg"),
+    ("audio/x-mp4", "audio/mp4"),
+    ("audio/x-mpeg", "audio/mpeg"),
+    ("audio/x-mpeg-3", "audio/mpeg"),
+    ("audio/x-mpg", "audio/mpeg"),
+    ("audio/x-ogg", "audio/ogg"),
+    ("audio/x-pn-wav", "audio/wav"),
+    ("audio/x-wav", "audio/wav"),
+    ("font/x-ttf", "font/ttf"),
+    ("image/jpe", "image/jpeg"),
+    ("image/jpg", "image/jpeg"),
+    ("image/pjpeg", "image/jpeg"),
+    ("image/svg", "image/svg+xml"),
+    ("image/svg-xml", "image/svg+xml"),
+    ("image/tif", "image/tiff"),
+    ("image/x-bmp", "image/bmp"),
+    ("image/x-citrix-gif", "image/gif"),
+    ("image/x-citrix-jpeg", "image/jpeg"),
+    ("image/x-citrix-png", "image/png"),
+    ("image/x-gif", "image/gif"),
+    ("image/x-jpeg", "image/jpeg"),
+    ("image/x-jpg", "image/jpeg"),
+    ("image/x-ms-bmp", "image/bmp"),
+    ("image/x-png", "image/png"),
+    ("image/x-tif", "image/tiff"),
+    ("image/x-tiff", "image/tiff"),
+    ("image/x-webp", "image/webp"),
+    ("image/x-windows-bmp", "image/bmp"),
+    ("text/comma-separated-values", "text/csv"),
+    ("text/json", "application/json"),
+    ("text/pdf", "application/pdf"),
+    ("text/rtf", "application/rtf"),
+    ("text/x-comma-separated-values", "text/csv"),
+    ("text/x-csv", "text/csv"),
+    ("text/x-javascript", "text/javascript"),
+    ("text/x-json", "application/json"),
+    ("text/x-markdown", "text/markdown"),
+    ("text/x-pdf", "application/pdf"),
+    ("text/x-web-markdown", "text/markdown"),
+    ("video/3gp", "video/3gpp"),
+    ("video/avi", "video/x-msvideo"),
+    ("video/m4v", "video/mp4"),
+    ("video/mov", "video/quicktime"),
+    ("video/mpg", "video/mpeg"),
+    ("video/msvideo", "video/x-msvideo"),
+    ("video/x-m4v", "video/mp4"),
+    ("video/x-mp4", "video/mp4"),
+    ("video/x-mpeg", "video/mpeg"),
+    ("video/x-mpg", "video/mpeg"),
+    ("video/x-quicktime", "video/quicktime"),
+    ("video/x-webm", "video/webm"),
+];
+
+/// Standard names of types that [`infer`] has another name for, or tells only by what they contain; sorted.
+const INFERRED: &[(&str, &str)] = &[
+    ("application/ogg", "audio/ogg"),
+    ("application/x-bzip", "application/x-bzip2"),
+    ("application/x-msdownload", "application/vnd.microsoft.portable-executable"),
+    ("application/x-sqlite3", "application/vnd.sqlite3"),
     ("application/xml", "text/xml"),
     ("audio/aiff", "audio/x-aiff"),
     ("audio/flac", "audio/x-flac"),
-    ("audio/mp3", "audio/mpeg"),
-    ("audio/vnd.wave", "audio/x-wav"),
     ("audio/wav", "audio/x-wav"),
-    ("audio/wave", "audio/x-wav"),
-    ("audio/x-m4a", "audio/m4a"),
     ("font/otf", "application/font-sfnt"),
     ("font/ttf", "application/font-sfnt"),
     ("font/woff", "application/font-woff"),
     ("font/woff2", "application/font-woff"),
     ("image/apng", "image/png"),
     ("image/heic", "image/heif"),
-    ("image/jpg", "image/jpeg"),
-    ("image/pjpeg", "image/jpeg"),
-    ("image/x-bmp", "image/bmp"),
     ("image/x-icon", "image/vnd.microsoft.icon"),
-    ("image/x-ms-bmp", "image/bmp"),
-    ("image/x-png", "image/png"),
-    ("text/rtf", "application/rtf"),
-    ("video/avi", "video/x-msvideo"),
-    ("video/msvideo", "video/x-msvideo"),
 ];
 
+fn look_up(table: &[(&str, &'static str)], essence: &str) -> Option<&'static str> {
+    let index = table.binary_search_by_key(&essence, |(name, _)| name).ok()?;
+    table.get(index).map(|(_, other)| *other)
+}
+
+/// The standard's name of a type: what it is stored as.
+fn standard(essence: &str) -> &str {
+    look_up(STANDARD, essence).unwrap_or(essence)
+}
+
+/// The one name by which types are compared: [`infer`]'s.
 fn canonical(essence: &str) -> &str {
-    ALIASES.iter().find(|(alias, _)| *alias == essence).map_or(essence, |(_, name)| name)
+    let essence = standard(essence);
+    look_up(INFERRED, essence).unwrap_or(essence)
 }
 
 /// Formats that share a container, whose first bytes need not say which of them it is.
@@ -315,11 +466,12 @@ fn agree(declared: &str, found: &str) -> bool {
         || (declared.ends_with("+xml") && found == "text/xml")
 }
 
-/// Whether a file of this type can be told by its first bytes. XML may begin with any element.
+/// Whether a file of this type can be told by its first bytes. XML may begin with any element, and bytes with any.
 fn has_magic(essence: &str) -> bool {
     let free =
         essence == "text/xml" || (essence.ends_with("+xml") && container(essence).next().is_none());
     !free
+        && essence != INERT
         && (infer::is_mime_supported(essence)
             || container(essence).next().is_some()
             || is_zip(essence))
@@ -379,6 +531,8 @@ mod tests {
             ("unknown/unknown", "x", None, INERT),
             ("image/*", "x", None, INERT),
             ("multipart/x-mixed-replace", "x", None, INERT),
+            ("multipart/x-mixed-replace", "x.html", None, INERT),
+            ("image/svg", "x", None, INERT),
             ("message/rfc822", "x.eml", None, INERT),
             ("application/x-shockwave-flash", "x", None, INERT),
         ] {
@@ -412,7 +566,7 @@ mod tests {
         let images = types(&[&["image/*"]]);
         for (declared, name, found, kept) in [
             ("image/png", "x.png", Some("image/png"), Some("image/png")),
-            ("image/jpg", "x.jpeg", Some("image/jpeg"), Some("image/jpg")),
+            ("image/jpg", "x.jpeg", Some("image/jpeg"), Some("image/jpeg")),
             ("", "x.png", Some("image/png"), Some("image/png")),
             ("image/heic", "x.heic", Some("image/heif"), Some("image/heic")),
             ("image/png", "x", Some("image/gif"), Some("image/png")),
@@ -485,10 +639,104 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_sorted_out_to_names_that_are_known() {
-        for (alias, name) in ALIASES {
-            assert!(infer::is_mime_supported(name) || is_active(name), "{alias} → {name}");
-            assert_eq!(canonical(name), *name, "{alias}");
+    fn a_type_that_says_nothing_leaves_it_to_the_extension() {
+        let any = types(&[]);
+        let long = format!("application/{}", "a".repeat(LONGEST));
+        for declared in [
+            "",
+            "application/octet-stream",
+            "Application/Octet-Stream; charset=binary",
+            "binary/octet-stream",
+            "application/binary",
+            "application/x-binary",
+            "application/x-www-form-urlencoded; charset=UTF-8",
+            "application/force-download",
+            "application/x-force-download",
+            "application/download",
+            "application/x-download",
+            "application/unknown",
+            "application/x-unknown",
+            "application/x-unknown-content-type",
+            "unknown/unknown",
+            "content/unknown",
+            "x-unknown/x-unknown",
+            "multipart/form-data; boundary=x",
+            "MULTIPART/mixed",
+            "*/*",
+            "image/*",
+            &long,
+            // No types at all.
+            "image",
+            "image/",
+            "/png",
+            "undefined",
+            "image/png; charset",
+            "image/png, text/html",
+            "image/png,text/html",
+            "\"image/png\"",
+            "image/png; a=\"b",
+            "image png",
+            ".png",
+        ] {
+            for (name, kept) in [("x.PDF", "application/pdf"), ("x", INERT)] {
+                let stored = stored(&any, declared, name, None);
+                assert_eq!(stored.as_deref(), Some(kept), "{declared} {name}");
+            }
+        }
+        // The object's name tells where the file's does not.
+        let declared = any.admit(Some("binary/octet-stream"), ["blob", "a/x.png"]).unwrap();
+        assert_eq!(any.unseen(&declared), "image/png");
+    }
+
+    #[test]
+    fn a_type_is_stored_by_its_standard_name() {
+        let any = types(&[]);
+        for (declared, kept) in [
+            ("image/jpg", "image/jpeg"),
+            ("IMAGE/PJPEG", "image/jpeg"),
+            (" image/png ; ; charset=binary ;", "image/png; charset=binary"),
+            ("text/plain; a=\";\" ;charset=\"utf-8\"", "text/plain; charset=utf-8"),
+            ("image/x-png", "image/png"),
+            ("application/x-zip-compressed", "application/zip"),
+            ("audio/x-wav", "audio/wav"),
+            ("video/x-m4v", "video/mp4"),
+            ("text/x-csv; charset=gbk", "text/csv; charset=gbk"),
+            ("image/heic", "image/heic"),
+            ("application/vnd.ms-excel", "application/vnd.ms-excel"),
+        ] {
+            assert_eq!(stored(&any, declared, "x", None).as_deref(), Some(kept), "{declared}");
+        }
+    }
+
+    #[test]
+    fn a_listed_type_is_taken_under_each_of_its_names() {
+        for (listed, declared, name, found) in [
+            ("image/jpeg", "image/pjpeg", "x.jpg", "image/jpeg"),
+            ("image/jpg", "image/jpeg", "x.jpg", "image/jpeg"),
+            ("audio/wav", "audio/vnd.wave", "x.wav", "audio/x-wav"),
+            ("audio/x-wav", "audio/wav", "x.wav", "audio/x-wav"),
+            ("audio/mp4", "audio/x-m4a", "x.m4a", "audio/m4a"),
+            ("video/mp4", "video/x-m4v", "x.m4v", "video/x-m4v"),
+            ("audio/flac", "audio/x-flac", "x.flac", "audio/x-flac"),
+            ("application/x-rar-compressed", "application/vnd.rar", "x.rar", "application/vnd.rar"),
+            ("font/woff", "application/font-woff", "x.woff", "application/font-woff"),
+            ("image/x-icon", "image/vnd.microsoft.icon", "x.ico", "image/vnd.microsoft.icon"),
+        ] {
+            let kept = stored(&types(&[&[listed]]), declared, name, Some(found));
+            assert!(kept.is_some(), "{listed}: {declared}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_sorted_and_lead_to_names_that_are_known() {
+        for table in [STANDARD, INFERRED] {
+            assert!(table.is_sorted_by(|(one, _), (next, _)| one < next));
+        }
+        for (alias, name) in STANDARD {
+            assert_eq!(standard(name), *name, "{alias}");
+        }
+        for (standard, name) in INFERRED {
+            assert!(infer::is_mime_supported(name), "{standard} → {name}");
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Paths in addresses: a file's stable address, and the path an address names.
 
-use actix_web::HttpRequest;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::borrow::Cow;
 
-use super::Shared;
-use crate::key::{Key, KeyError};
+use actix_web::HttpRequest;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::problem::{Code, Problem};
+use super::{Shared, query};
+use crate::key::Key;
 
 /// Where files live below the gateway's base.
 pub const FILES: &str = "/v1/files/";
@@ -54,10 +57,9 @@ pub fn base(request: &HttpRequest, shared: &Shared) -> String {
 }
 
 /// The path behind `/v1/files/`, decoded once.
-pub fn path(request: &HttpRequest) -> Result<String, KeyError> {
+pub fn path(request: &HttpRequest) -> Result<String, Problem> {
     let encoded = request.uri().path().strip_prefix(FILES).unwrap_or_default();
-    percent_decode_str(encoded)
-        .decode_utf8()
-        .map(|path| path.into_owned())
-        .map_err(|_| KeyError::Encoding)
+    query::decode(encoded)
+        .map(Cow::into_owned)
+        .map_err(|fault| Problem::new(Code::InvalidPath, format!("the path in the URL {fault}")))
 }

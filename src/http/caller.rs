@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::http::header::HeaderMap;
-use actix_web::{HttpMessage, HttpRequest, web};
-use serde::Deserialize;
+use actix_web::{HttpMessage, HttpRequest};
 
-use super::problem::{Code, Problem};
+use super::problem::Problem;
+use super::query::{self, QueryError};
 use super::{Worker, connections};
 use crate::guard::auth::{AuthError, InAddress};
 use crate::guard::limits::{LimitError, neighbours};
@@ -20,8 +20,8 @@ pub struct CallerName(pub String);
 
 /// Why a request goes no further.
 pub enum Refused {
-    /// The address's query cannot be read.
-    Query(String),
+    /// The credential in the URL's query cannot be read.
+    Query(QueryError),
     Auth(AuthError),
     Limit(LimitError),
 }
@@ -29,10 +29,16 @@ pub enum Refused {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Query(error) => Self::new(Code::InvalidRequest, format!("the query: {error}")),
+            Refused::Query(error) => error.into(),
             Refused::Auth(error) => error.into(),
             Refused::Limit(error) => error.into(),
         }
+    }
+}
+
+impl From<QueryError> for Refused {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
     }
 }
 
@@ -49,7 +55,6 @@ impl From<LimitError> for Refused {
 }
 
 /// The credential that an address may carry.
-#[derive(Debug, Default, Deserialize)]
 struct Given {
     ticket: Option<String>,
     access_token: Option<String>,
@@ -58,9 +63,9 @@ struct Given {
 
 impl Given {
     fn of(request: &HttpRequest) -> Result<Self, Refused> {
-        web::Query::from_query(request.query_string())
-            .map(web::Query::into_inner)
-            .map_err(|error| Refused::Query(error.to_string()))
+        let names = ["ticket", "access_token", "cloudbase_access_token"];
+        let [ticket, access_token, cloudbase_access_token] = query::parameters(request, names)?;
+        Ok(Self { ticket, access_token, cloudbase_access_token })
     }
 
     fn ticket(&self) -> Option<InAddress<'_>> {

@@ -5,14 +5,13 @@ use std::time::Instant;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
-use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::address::{self, PathParameter};
 use super::docs::IdOrPath;
 use super::problem::{Code, Problem};
 use super::trace::RequestId;
-use super::{Worker, caller, find, json, reply};
+use super::{Worker, caller, find, json, query, reply};
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::FileError;
@@ -78,9 +77,10 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-#[derive(Deserialize, IntoParams)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct RevertQuery {
+#[expect(dead_code, reason = "a description; `revert` reads it")]
+struct RevertQuery {
     /// The shape of a failure's reply.
     #[param(value_type = ReplyProfile, required = false)]
     reply: Option<String>,
@@ -103,9 +103,9 @@ pub async fn revert(
     request: HttpRequest,
     payload: web::Payload,
     worker: web::Data<Worker>,
-    query: web::Query<RevertQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let profile = query.reply.as_deref().map(reply::named).transpose()?;
+    let [profile] = query::parameters(&request, ["reply"])?;
+    let profile = profile.as_deref().map(reply::named).transpose()?;
     let deleted = named_by_body(&request, payload, &worker).await;
     deleted.map(|()| HttpResponse::NoContent().finish()).or_else(|problem| {
         let id = RequestId::of_running(&request);
@@ -121,7 +121,11 @@ async fn named_by_body(
     let client = caller::identify(request, worker)?;
     client.may(Action::Delete)?;
     let body = json::bytes(request, payload, worker, json::SHORT).await?;
-    let name = std::str::from_utf8(&body).unwrap_or_default().trim();
+    let name = std::str::from_utf8(&body).map_err(|_| {
+        let detail = "the body of this request, which names the file to delete, is not UTF-8";
+        Problem::new(Code::InvalidPath, detail)
+    })?;
+    let name = name.trim();
     if name.is_empty() {
         let detail = "the body of this request is the id or the path of the file to delete";
         return Err(Problem::new(Code::InvalidRequest, detail));
@@ -132,8 +136,9 @@ async fn named_by_body(
 }
 
 /// What a signed link says of itself.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "a description; `admit` reads it")]
 struct Signature {
     /// Of a signed link: as it stands there.
     #[param(required = false, nullable = false)]
@@ -146,11 +151,8 @@ struct Signature {
 /// Whether who asks may have the file, as `links.access` says; tells whether its answer may be kept.
 fn admit(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
     let links = &worker.shared.links;
-    let query = web::Query::<Signature>::from_query(request.query_string())
-        .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))?;
-    if let (LinkAccess::Signed, Signature { expires: Some(expires), signature: Some(signature) }) =
-        (links.access(), query.into_inner())
-    {
+    let signature = query::parameters(request, ["expires", "signature"])?;
+    if let (LinkAccess::Signed, [Some(expires), Some(signature)]) = (links.access(), signature) {
         caller::identify_if_given(request, worker)?;
         links.check(key, &expires, &signature, Timestamp::now())?;
         return Ok(false);

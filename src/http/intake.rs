@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::{HttpRequest, web};
+use actix_web::HttpRequest;
 use jiff::Timestamp;
-use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -15,7 +14,7 @@ use super::problem::{Code, Problem};
 use super::reply::Stored;
 use super::store::{File, Path, deliver};
 use super::timing::Times;
-use super::{Worker, address, reply};
+use super::{Worker, address, query, reply};
 use crate::cos::CosError;
 use crate::cos::relay::Relay;
 use crate::cos::source::{End, Framed, Source};
@@ -32,7 +31,7 @@ use crate::memory::Blocks;
 use crate::settings::{self, ReplyProfile};
 
 /// What an upload's address may say.
-#[derive(Debug, Default, Deserialize, IntoParams)]
+#[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Query {
     /// The object's path, where the caller may choose it and the form has one file.
@@ -50,9 +49,9 @@ pub(super) struct Query {
 
 impl Query {
     pub fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        web::Query::from_query(request.query_string())
-            .map(web::Query::into_inner)
-            .map_err(|error| Problem::new(Code::InvalidRequest, format!("the query: {error}")))
+        let names = ["path", "dir", "reply", "multiple"];
+        let [path, dir, reply, multiple] = query::parameters(request, names)?;
+        Ok(Self { path, dir, reply, multiple })
     }
 
     pub fn profile(&self, worker: &Worker) -> Result<ReplyProfile, Problem> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::web::Payload;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio::select;
@@ -32,7 +32,11 @@ const LONGEST_AT_SHUTDOWN: Duration = Duration::from_secs(2);
 /// once it is parsed.
 const MOST_VALUES: usize = 16 * 1024;
 
-/// The whole body, of at most `limit` bytes, within [`LONGEST`] and without a silence longer than `upload.idle_timeout`.
+/// Of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The whole body without a byte order mark, of at most `limit` bytes, within [`LONGEST`] and without a silence longer than
+/// `upload.idle_timeout`.
 pub async fn bytes(
     request: &HttpRequest,
     payload: Payload,
@@ -76,7 +80,12 @@ async fn whole(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes
         let detail = format!("the body holds more than {MOST_VALUES} values; name fewer files");
         return Err(Problem::new(Code::TooManyFiles, detail));
     }
-    Ok(whole.freeze())
+    let mut whole = whole.freeze();
+    // .NET and PowerShell put it before what they send as UTF-8.
+    if whole.starts_with(BYTE_ORDER_MARK) {
+        whole.advance(BYTE_ORDER_MARK.len());
+    }
+    Ok(whole)
 }
 
 /// How many values there are at most in what may be JSON: it is looked at before it is parsed.

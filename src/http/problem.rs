@@ -288,6 +288,7 @@ impl From<InboundError> for Problem {
             E::FileTooLarge(_) => Code::FileTooLarge,
             E::Stalled(_) => Code::ClientStalled,
             E::NoRoom => Code::Overloaded,
+            E::Digest(_) | E::DigestMismatch { .. } => Code::InvalidRequest,
         };
         let advice = match &error {
             E::NotMultipart => {
@@ -303,6 +304,9 @@ impl From<InboundError> for Problem {
             }
             E::NoRoom => "; send a Content-Length, or try again later",
             E::Truncated => "; nothing was stored",
+            E::DigestMismatch { .. } => {
+                "; nothing was stored: the file changed while it was read, or was damaged on its way; send it again"
+            }
             _ => "",
         };
         let problem = Self::new(code, format!("{error}{advice}"));

@@ -4,10 +4,14 @@ use std::future::ready;
 use std::sync::Arc;
 
 use actix_cors::Cors;
+use actix_web::dev::{RequestHead, ServiceRequest};
 use actix_web::http::header::HeaderValue;
+use actix_web::http::{Method, Uri};
 use actix_web::{guard, web};
 
-use super::{Shared, batch, console, docs, files, ops, tcb, ueditor, upload, upload_link};
+use super::{
+    Shared, address, batch, console, docs, files, ops, query, tcb, ueditor, upload, upload_link,
+};
 use crate::settings::Settings;
 
 /// Adds them all; gives each with its methods, for the test that compares them with their description.
@@ -82,6 +86,60 @@ pub fn all(
     known
 }
 
+/// Calls that are the same with a slash behind their path, as clients make them that append a path to a base URL. Pages
+/// are not among them: what they name relative to themselves differs by that slash.
+const CALLS: &[&str] = &[
+    "/v1/files",
+    "/v1/download-links",
+    "/v1/delete",
+    "/v1/upload-links",
+    "/tcb/uploadfile",
+    "/tcb/batchdownloadfile",
+    "/tcb/batchdeletefile",
+    "/cgi-bin/token",
+    "/cgi-bin/stable_token",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/openapi.json",
+];
+
+/// Removes the slash behind a call's path. Not by a second pattern of each resource: the router would match every
+/// request by regular expressions then.
+pub fn trim_slash(request: &mut ServiceRequest) {
+    let uri = &request.head().uri;
+    let Some(path) = uri.path().strip_suffix('/').filter(|path| CALLS.contains(path)) else {
+        return;
+    };
+    if lacks_its_path(request.head()) {
+        return;
+    }
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = target.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
+}
+
+/// Whether a call of `/v1/files/` is one of a file whose path is missing, not one of `/v1/files`.
+fn lacks_its_path(head: &RequestHead) -> bool {
+    let asks_ueditor = || {
+        let mut parameters = query::pairs(head.uri.query().unwrap_or_default());
+        parameters.any(|(name, _)| name == "action")
+    };
+    head.uri.path() == address::FILES
+        && match head.method {
+            Method::PUT | Method::HEAD => true,
+            Method::GET => !asks_ueditor(),
+            _ => false,
+        }
+}
+
 /// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
 pub fn cors(shared: &Arc<Shared>) -> Cors {
     let shared = shared.clone();
@@ -122,6 +180,10 @@ mod tests {
         let settings =
             Settings::from_layers(None, None, Default::default()).expect("the sandbox's");
         let _app = App::new().configure(|routes| known = all(routes, &settings));
+        let calls = known.iter().map(|(path, _)| *path);
+        let calls: BTreeSet<_> =
+            calls.filter(|path| !is_page(path) && !path.ends_with(['/', '}'])).collect();
+        assert_eq!(calls, CALLS.iter().copied().collect(), "with and without a slash");
         let served: BTreeSet<_> = known
             .iter()
             .filter(|(path, _)| !is_page(path))

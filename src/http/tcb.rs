@@ -16,7 +16,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use self::call::{Call, client, list, parameter, text};
+use self::call::{Call, client, list, text};
 use self::refusal::Refusal;
 use self::shapes::{
     Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
@@ -25,7 +25,7 @@ use self::shapes::{
 use super::caller::{self, Refused};
 use super::find::{confine, path_of};
 use super::problem::Problem;
-use super::{Worker, json as body};
+use super::{Worker, json as body, query};
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::FileError;
 use crate::wechat::api::{LINK_LIFE, Wanted};
@@ -94,8 +94,10 @@ pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpRespo
     if let Err(refused) = caller::count_before_body(&request, &worker) {
         return Refusal::from(refused).reply();
     }
-    let given = |name| parameter(&request, name);
-    grant(&worker, given("grant_type"), given("appid"), given("secret"))
+    match query::parameters(&request, ["grant_type", "appid", "secret"]) {
+        Ok([kind, appid, secret]) => grant(&worker, kind, appid, secret),
+        Err(error) => Refusal::from(Problem::from(error)).reply(),
+    }
 }
 
 /// `POST /cgi-bin/stable_token`: likewise.
@@ -182,7 +184,8 @@ pub fn names_a_file(context: &GuardContext<'_>) -> bool {
 }
 
 async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Refusal> {
-    let file_id = parameter(request, "cloudid").unwrap_or_default();
+    let [file_id] = query::parameters(request, ["cloudid"]).map_err(Problem::from)?;
+    let file_id = file_id.unwrap_or_default();
     if file_id.is_empty() {
         return Ok(HttpResponse::Ok()
             .content_type("text/html; charset=utf-8")

@@ -4,12 +4,11 @@
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use super::problem::{Code, Problem};
-use super::{Worker, address, ops};
+use super::{Worker, address, ops, query};
 use crate::settings::Upload;
 
 /// Extensions as in the editor's own `config.json`.
@@ -23,9 +22,10 @@ const DOCUMENTS: &[&str] = &[
     ".ppt", ".pptx", ".pdf", ".txt", ".md", ".xml",
 ];
 
-#[derive(Deserialize, IntoParams)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Query {
+#[expect(dead_code, reason = "a description; `ask` reads it")]
+struct Query {
     /// `config` for its settings; to anything else the answer is a `state` that says why not.
     #[param(required = true, nullable = false)]
     action: Option<String>,
@@ -49,18 +49,15 @@ pub struct Query {
         (String = "text/javascript"),
     )))
 )]
-pub async fn ask(
-    request: HttpRequest,
-    worker: web::Data<Worker>,
-    query: web::Query<Query>,
-) -> Result<HttpResponse, Problem> {
+pub async fn ask(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let settings = &worker.shared.settings;
-    let answer = match query.action.as_deref() {
+    let [action, callback] = query::parameters(&request, ["action", "callback"])?;
+    let answer = match action.as_deref() {
         None => return Ok(ops::method_not_allowed("POST, DELETE")),
         Some("config") => config(&settings.upload, &address::base(&request, &worker.shared)),
         Some(_) => json!({ "state": "this server takes uploads; it has no list of files to show" }),
     };
-    let (content_type, body) = match &query.callback {
+    let (content_type, body) = match &callback {
         None => ("application/json", answer.to_string()),
         Some(name) if is_function(name) => {
             ("text/javascript; charset=utf-8", format!("{name}({answer})"))

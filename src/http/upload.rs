@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
@@ -17,11 +17,12 @@ use super::reply::{self, Outcome};
 use super::store::Path;
 use super::timing::Times;
 use super::trace::RequestId;
-use super::{Worker, address, caller};
+use super::{Worker, address, caller, partial};
 use crate::cos::source::Framed;
 use crate::guard::idempotency::Turn;
 use crate::guard::policy::Client;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
+use crate::inbound::digest::{Digests, verified};
 use crate::inbound::form::Form;
 use crate::inbound::{InboundError, limited, raw};
 use crate::key::Key;
@@ -89,7 +90,9 @@ pub async fn form(
 #[utoipa::path(
     put, path = "/v1/files/{path}", operation_id = "upload_raw", tag = "upload",
     summary = "Upload one file to a path",
-    description = "The body is the file. Its type is the request's Content-Type, or what the path's extension tells.",
+    description = "The body is the whole file. Its type is the request's Content-Type, or what the path's extension tells. \
+                   Digests that the request names (`Content-MD5`; `Content-Digest` and `Repr-Digest` with `sha-256`, \
+                   `sha-512` or `md5`) are checked: a file of another digest is not stored.",
     params(
         PathParameter,
         ("reply" = Option<ReplyProfile>, Query, description = "The shape of the reply; not set: `upload.reply`"),
@@ -256,6 +259,8 @@ async fn raw_file(
 ) -> Result<Done, Problem> {
     let client = may_upload(request, worker)?;
     let key = client.own_key(&address::path(request)?)?;
+    refuse_form(request.headers())?;
+    let digests = Digests::announced(request.headers())?;
     let turn = match repeat::begin(request, worker, &client).await? {
         Repeat::Go(turn) => turn,
         Repeat::Reply(reply) => return Ok(Done::Before(reply)),
@@ -263,14 +268,8 @@ async fn raw_file(
     let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
     let settings = upload.settings();
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-    let declared = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        // What curl says of a body it knows nothing of.
-        .filter(|value| *value != "application/x-www-form-urlencoded");
     let types = &upload.client.types;
-    let declared = types.admit(declared, [&name, key.as_str()])?;
+    let declared = types.admit(declared_type(request.headers()), [&name, key.as_str()])?;
 
     let max = upload.client.max_file_size;
     let length = announced_length(request.headers());
@@ -278,6 +277,10 @@ async fn raw_file(
         return Err(InboundError::FileTooLarge(max).into());
     }
     let source = raw::content(Body::new(payload.into_inner(), settings.idle_timeout));
+    let source = match digests {
+        Some(digests) => verified(source, digests),
+        None => source,
+    };
     let (source, magic) = looked_at(source, types.look(&declared)).await?;
     let content_type = types.confirm(&declared, magic)?;
     let source = limited(source, max);
@@ -295,6 +298,30 @@ async fn raw_file(
 fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
     let client = caller::identify(request, worker)?;
     client.may(Action::Upload)?;
+    partial::refuse(request)?;
     refuse_encoding(request.headers())?;
     Ok(client)
+}
+
+/// A form's delimiters and heads would be stored as a part of the file.
+fn refuse_form(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_multipart = |value: &&HeaderValue| {
+        let kind = value.as_bytes().trim_ascii_start().get(..10);
+        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"))
+    };
+    if headers.get_all(CONTENT_TYPE).find(is_multipart).is_none() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::TypeNotAllowed,
+        "the body of a PUT is the file itself, and the Content-Type of this one says that it is a form (multipart): \
+         POST the form to /v1/files, or PUT the file's own bytes under the file's own type",
+    ))
+}
+
+/// The type that a raw body is declared as; none where there are several, of which each may be meant.
+fn declared_type(headers: &HeaderMap) -> Option<&str> {
+    let mut lines = headers.get_all(CONTENT_TYPE);
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    only.to_str().ok()
 }

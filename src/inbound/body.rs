@@ -65,9 +65,15 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
 
 /// A compressed body has no length of ours to announce, and COS would store it compressed.
 pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
-    match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
-        None | Some(b"" | b"identity") => Ok(()),
-        Some(other) => Err(InboundError::Encoding(String::from_utf8_lossy(other).into_owned())),
+    // A list, also over several lines (RFC 9110 8.4); `identity` should not be there, and says nothing.
+    let mut codings = headers
+        .get_all(CONTENT_ENCODING)
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+    let coded =
+        codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
+    match coded {
+        None => Ok(()),
+        Some(coding) => Err(InboundError::Encoding(String::from_utf8_lossy(coding).into_owned())),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows the pieces the relay takes ([`crate::cos::source::Piece`]), nothing of links, tokens or HTTP statuses.
 
 pub mod body;
+pub mod digest;
 pub mod form;
 pub mod head;
 pub mod hold;
@@ -44,6 +45,10 @@ pub enum InboundError {
     TooManyFiles(usize),
     #[error("the file is larger than {}", ByteSize(*.0))]
     FileTooLarge(u64),
+    #[error("{0}")]
+    Digest(String),
+    #[error("the {algorithm} digest of what came is `{got}`, and {header} names another")]
+    DigestMismatch { header: String, algorithm: &'static str, got: String },
     #[error("nothing was sent for {0:?}")]
     Stalled(Duration),
     #[error("no memory to hold a file of unknown length")]

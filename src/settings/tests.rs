@@ -147,12 +147,23 @@ fn lists_come_as_arrays_or_with_commas() {
             "GATEWAY__COS__ALLOWED_HOSTS",
             "127.0.0.1:9000, *.MyQcloud.com,,[::1]:9000 ,::1,cos.local",
         ),
-        ("GATEWAY__CORS__ORIGINS", "https://A.example.com:443,null,http://localhost:5173"),
+        (
+            "GATEWAY__CORS__ORIGINS",
+            "https://A.example.com:443,null,http://localhost:5173,file://,Capacitor://localhost,app://.",
+        ),
     ])
     .expect("no faults");
     let hosts = ["127.0.0.1:9000", "*.myqcloud.com", "[::1]:9000", "[::1]", "cos.local"];
     assert_eq!(settings.cos.allowed_hosts, hosts);
-    assert_eq!(settings.cors.origins, ["https://a.example.com", "null", "http://localhost:5173"]);
+    let origins = [
+        "https://a.example.com",
+        "null",
+        "http://localhost:5173",
+        "file://",
+        "capacitor://localhost",
+        "app://.",
+    ];
+    assert_eq!(settings.cors.origins, origins);
 
     let settings =
         with_file("cors.origins = ['https://a.example.com', 'https://b.example.com']", &[]);
@@ -393,6 +404,12 @@ fn hosts_and_origins_and_urls_are_checked() {
                 "https://",
                 "1x://a.com",
                 "https://a.com?x",
+                "http://",
+                "file:",
+                "file:///",
+                "app://a b",
+                "app://a@b",
+                "Null",
             ],
         ),
         (

@@ -200,7 +200,8 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{authority}{}", path.trim_end_matches('/')))
 }
 
-/// An origin as a browser sends it: scheme, host, and the port where it is not the scheme's own.
+/// An origin as a browser or an app's web view sends it: scheme, host, and the port where it is not the scheme's own.
+/// Schemes of apps and of files have hosts of their own kind, or none: `file://`, `app://.`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     if text == "null" {
         return Ok(text.to_owned());
@@ -222,6 +223,13 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
         || !letters.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     {
         return Err("does not begin with a scheme such as https://".to_owned());
+    }
+    if !["http", "https"].contains(&scheme.as_str()) {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+        return match rest.bytes().all(plain) {
+            true => Ok(format!("{scheme}://{}", rest.to_ascii_lowercase())),
+            false => Err("has a host with characters that no host has".to_owned()),
+        };
     }
     let mut authority = Authority::parse(rest)?;
     if matches!((scheme.as_str(), authority.port), ("https", Some(443)) | ("http", Some(80))) {

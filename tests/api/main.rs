@@ -28,6 +28,7 @@ mod profiles;
 mod readme;
 mod relay;
 mod replicas;
+mod requests;
 mod settings;
 mod shared;
 mod shutdown;

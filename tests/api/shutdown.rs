@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, crc64, noise};
+use crate::harness::{Client, Form, Reply, Setup, World, authorization, crc64, noise, wait_until};
 
 const SIZE: usize = 1 << 20;
 
@@ -148,4 +148,33 @@ fn a_second_signal_ends_it_at_once() {
         assert!(client.try_reply().is_err());
         world.assert_nothing_stored();
     }
+}
+
+/// By default SIGHUP ends a process, and an upload with it.
+#[test]
+fn a_hangup_is_logged_and_ends_nothing() {
+    let mut world = Setup::new().set("server.shutdown_delay", "1s").start();
+    let hangups = |world: &World| world.gateway.log().matches("SIGHUP").count();
+    let hang_up = |world: &World| {
+        let before = hangups(world);
+        world.gateway.signal("HUP");
+        wait_until("the signal is logged", || hangups(world) > before);
+    };
+    hang_up(&world);
+    let content = noise(SIZE, 1);
+    let mut client = half_sent(&world, &content);
+    hang_up(&world);
+    hang_up(&world);
+    world.post(&small()).stored();
+    client.send(&content[SIZE / 2..]);
+    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert!(world.object("x.bin") == content);
+
+    // It is not the second signal that cuts off what runs, either.
+    let mut client = half_sent(&world, &content);
+    told_to_end(&world);
+    hang_up(&world);
+    client.send(&content[SIZE / 2..]);
+    client.reply().stored();
+    assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
 }

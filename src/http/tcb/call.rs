@@ -85,11 +85,6 @@ pub(super) fn client(
     Ok(client)
 }
 
-pub(super) fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
-    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string()).ok()?;
-    pairs.into_inner().into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
-}
-
 pub(super) fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {
     match object.get(name) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
