@@ -13,9 +13,9 @@ use crate::cos::verdict::Receipt;
 use crate::key::Key;
 use crate::settings::ReplyProfile;
 
-/// The profile that `name` of `?reply=` stands for, in any case: editors write their own names with capitals.
+/// The profile that `name` of `?reply=` stands for.
 pub fn named(name: &str) -> Result<ReplyProfile, Problem> {
-    name.to_ascii_lowercase().parse().map_err(|_| {
+    name.parse().map_err(|_| {
         let name: String = name.chars().take(40).collect();
         let known: Vec<_> = ReplyProfile::ALL.iter().map(|profile| profile.name()).collect();
         let detail = format!("there is no reply profile `{name}`; there are {}", known.join(", "));
