@@ -403,6 +403,6 @@ fn host(url: &str) -> &str {
 }
 
 fn one_byte() -> Source {
-    let end = Piece::End(End { last: true, epilogue: b"" });
+    let end = Piece::End(End { last: true, epilogue: Bytes::new() });
     Box::pin(stream::iter([Ok(Piece::Content(Bytes::from_static(CONTENT))), Ok(end)]))
 }

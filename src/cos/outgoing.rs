@@ -161,7 +161,7 @@ impl Outgoing {
                     None => pass.step = Step::Source,
                 },
                 Step::Source => {
-                    if let Some(end) = self.ended {
+                    if let Some(end) = &self.ended {
                         return Poll::Ready(Some(pass.close(end)));
                     }
                     pass.waiting = Waiting::Client;
@@ -256,7 +256,7 @@ impl Pass {
     }
 
     /// The form's tail, if the announced length came true. This is the only place where an object becomes complete.
-    fn close(&mut self, end: End) -> Result<Bytes, Aborted> {
+    fn close(&mut self, end: &End) -> Result<Bytes, Aborted> {
         let epilogue = match self.framed {
             Framed::Exact(length) if self.content == length => EPILOGUE,
             Framed::Exact(declared) => {
@@ -265,7 +265,7 @@ impl Pass {
             Framed::Guess(length)
                 if end.last && self.content + end.epilogue.len() as u64 == length =>
             {
-                end.epilogue
+                &end.epilogue[..]
             }
             Framed::Guess(_) => {
                 return self.fail(CosError::NotLast { content: self.content });

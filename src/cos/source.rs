@@ -19,12 +19,13 @@ pub enum Piece {
 }
 
 /// How a file's content ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
     /// No other file follows.
     pub last: bool,
-    /// What stood behind the client's closing delimiter: nothing or a line break.
-    pub epilogue: &'static [u8],
+    /// What stood behind the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF.
+    /// The source sees to it that it is short.
+    pub epilogue: Bytes,
 }
 
 /// How long the part of our form is that is not ours.

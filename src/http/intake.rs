@@ -22,7 +22,7 @@ use crate::guard::idempotency::Turn;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
 use crate::guard::types::Declared;
-use crate::inbound::form::{FilePart, Form};
+use crate::inbound::form::{FilePart, Form, MAX_EPILOGUE};
 use crate::inbound::hold::{Held, hold};
 use crate::inbound::sniff::{Look, Magic, peek};
 use crate::inbound::{InboundError, limited};
@@ -175,7 +175,9 @@ impl<'a> Upload<'a> {
         }
         let file = match part.framed {
             // Too long if it is the last part; if it is not, only what fits the window can be saved.
-            Some(framed) if framed > max.saturating_add(2) && !self.expects_more(part) => {
+            Some(framed)
+                if framed > max.saturating_add(MAX_EPILOGUE as u64) && !self.expects_more(part) =>
+            {
                 let file = self.held(source, settings.replay_window, Some(framed)).await?;
                 if let Framed::Guess(_) = file.framed {
                     return Err(InboundError::FileTooLarge(max).into());

@@ -64,7 +64,7 @@ codes! {
     MalformedForm = "malformed_form" 400 "The form cannot be read",
         "Build the form with a library (`FormData`, `curl -F`) and let it set the Content-Type with its boundary.";
     NoFile = "no_file" 400 "The form has no file",
-        "Send a part that has a file name or is called `file`; an empty file input is no file.";
+        "Send a part that has a file name, or is called `file` and has a Content-Type; an empty file input is no file.";
     FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it",
         "Append `path` and `dir` to the form before the file, or put them into the address.";
     FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
@@ -105,8 +105,8 @@ codes! {
         "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
     TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not taken",
         "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
-    EncodingNotSupported = "encoding_not_supported" 415 "Compressed requests are not taken",
-        "Send the request without a Content-Encoding.";
+    EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not taken",
+        "Send the request without a Content-Encoding, and files without a Content-Transfer-Encoding.";
     RateLimited = "rate_limited" 429 "Too many requests",
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
     Internal = "internal" 500 "The gateway failed",
@@ -275,15 +275,24 @@ impl From<InboundError> for Problem {
     fn from(error: InboundError) -> Self {
         use InboundError as E;
         let code = match &error {
-            E::NotMultipart => Code::NotMultipart,
-            E::Encoding(_) => Code::EncodingNotSupported,
-            E::Malformed(_) => Code::MalformedForm,
-            E::NoFile => Code::NoFile,
+            E::NotMultipart(_) => Code::NotMultipart,
+            E::Encoding(_) | E::PartEncoding { .. } => Code::EncodingNotSupported,
+            E::Boundary(_)
+            | E::BoundaryNotFound { .. }
+            | E::EmptyBody
+            | E::FieldEncoding { .. }
+            | E::Malformed(_)
+            | E::Head { .. }
+            | E::LineFeeds => Code::MalformedForm,
+            E::NoFile | E::TextForFile { .. } | E::MediaWithoutName { .. } => Code::NoFile,
+            E::FilePiece { .. } | E::ContentRange => Code::InvalidRequest,
             E::FieldAfterFile(_) => Code::FieldAfterFile,
-            E::Truncated => Code::TruncatedBody,
+            E::Truncated | E::Unclosed(_) => Code::TruncatedBody,
             E::LengthMismatch { .. } => Code::LengthMismatch,
             E::LengthRequired => Code::LengthRequired,
-            E::FieldsTooLarge { .. } | E::HeadTooLarge(_) => Code::FieldsTooLarge,
+            E::FieldsTooLarge { .. } | E::FieldTooLarge { .. } | E::HeadTooLarge(_) => {
+                Code::FieldsTooLarge
+            }
             E::TooManyFiles(_) => Code::TooManyFiles,
             E::FileTooLarge(_) => Code::FileTooLarge,
             E::Stalled(_) => Code::ClientStalled,
@@ -291,19 +300,50 @@ impl From<InboundError> for Problem {
             E::Digest(_) | E::DigestMismatch { .. } => Code::InvalidRequest,
         };
         let advice = match &error {
-            E::NotMultipart => {
+            E::NotMultipart(_) => {
                 "; post a form with a file, or PUT the file itself to /v1/files/{path}"
             }
+            E::Boundary(_) | E::BoundaryNotFound { .. } => {
+                "; this happens where the Content-Type is set by hand: leave it out, and the client (fetch, axios, a \
+                 form library) writes it with the boundary of the form that it sends"
+            }
+            E::EmptyBody => {
+                "; append the file to the form, and send that form as the request's body"
+            }
             E::Encoding(_) => "; send it as it is",
+            E::PartEncoding { .. } => {
+                "; send the file's bytes as they are (`binary`), without this header"
+            }
+            E::LineFeeds => {
+                " (RFC 2046): write `\\r\\n` behind each boundary and header, and before each boundary"
+            }
             E::NoFile => {
-                "; a part is a file when it has a filename or is called `file`, and an empty file input is none"
+                "; a part is a file when it has a filename, or is called `file` and has a Content-Type, and an empty \
+                 file input is none"
+            }
+            E::TextForFile { .. } => {
+                ": the page appended text and no File. Append the File or Blob itself (`input.files[0]`), or give the \
+                 part a filename"
+            }
+            E::MediaWithoutName { .. } | E::FieldTooLarge { .. } => {
+                "; if it is a file, send it with one: `Content-Disposition: form-data; name=\"…\"; filename=\"…\"`"
+            }
+            E::FilePiece { cure, .. } => {
+                let detail = format!(
+                    "{error}; stored, it would be taken for the whole: switch chunking off ({cure})"
+                );
+                return Self::new(code, detail);
+            }
+            E::ContentRange => {
+                "; stored, it would be taken for the whole: switch chunking off (`maxChunkSize` in jQuery File Upload), \
+                 and send the file in one request without the header"
             }
             E::FieldAfterFile(_) => "; append it to the form before the file",
             E::LengthRequired => {
                 "; send a Content-Length with the request or with the file's part, or a smaller file"
             }
             E::NoRoom => "; send a Content-Length, or try again later",
-            E::Truncated => "; nothing was stored",
+            E::Truncated | E::Unclosed(_) => "; nothing was stored",
             E::DigestMismatch { .. } => {
                 "; nothing was stored: the file changed while it was read, or was damaged on its way; send it again"
             }

@@ -2,31 +2,38 @@
 //!
 //! One state machine reads the body from its first byte to its last. It hands out a file's bytes as they come, and
 //! says that a file has ended only when everything up to the next file, or the form's end, has been read and is valid:
-//! whoever waits for [`Piece::End`] before finishing an object cannot finish a truncated one.
+//! an object that is finished only behind [`Piece::End`] is never a truncated one.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
-use bytes::Bytes;
+use actix_web::http::header::HeaderMap;
+use bytes::{Buf, Bytes};
 use futures::stream;
+use memchr::memmem;
+use tokio::task::coop;
 
-use super::InboundError;
 use super::body::{Body, announced_length};
 use super::head::{self, PartHead};
 use super::scan::{Scanner, Step};
+use super::stray::{self, Tail};
+use super::{InboundError, boundary, chunking, printable};
 use crate::cos::source::{End, Piece, Source};
 
-/// Form fields beside the files: this many,
+/// Form fields beside the files, and parts that a file input without a file sends: this many,
 const MAX_FIELDS: usize = 32;
 /// this many bytes together,
 const MAX_FIELD_BYTES: usize = 64 * 1024;
-/// and so long may one part's headers be.
+/// and so long may one part's headers be, or what stands before the first delimiter.
 const MAX_HEAD: usize = 16 * 1024;
 /// What is looked through for their end at a time: they are short, and a file is behind them.
 const HEAD_STEP: usize = 512;
+/// White space between a delimiter and its line break (RFC 2046 5.1.1 allows it).
+const MAX_PADDING: usize = 256;
+/// White space behind the closing delimiter. It is mirrored towards COS where the file's length is a guess.
+pub const MAX_EPILOGUE: usize = 4 * 1024;
 
 /// Fields that say where a file goes, and so must stand before it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -56,20 +63,31 @@ pub struct Form {
     fields: Fields,
     field_count: usize,
     field_bytes: usize,
+    /// Parts whose head was read.
+    part_count: usize,
     file_seen: bool,
+    /// A field that may have been meant to be a file, and what its text looks like.
+    text: Option<(String, &'static str)>,
     next: Option<FilePart>,
+    /// The last bytes of the file that is being read.
+    tail: Tail,
     /// A file's content ended in an error: where the reading stands means nothing any more.
     broken: bool,
 }
 
 enum State {
-    /// Before the first delimiter: bytes skipped.
-    Preamble(usize),
-    /// A delimiter was read; the next two bytes say what follows (the first, once it is there).
-    Delimiter(Option<u8>),
+    /// Before the first delimiter: what came.
+    Preamble(Vec<u8>),
+    /// A delimiter was read; what follows it in its line.
+    Delimiter {
+        /// White space so far.
+        padding: usize,
+        /// The first of the two bytes that say what follows.
+        first: Option<u8>,
+    },
     Head(Vec<u8>),
     Field {
-        name: String,
+        head: PartHead,
         value: Vec<u8>,
     },
     /// Within a file.
@@ -80,29 +98,45 @@ enum State {
     Epilogue(Vec<u8>),
     /// The body has ended validly.
     Ended {
-        epilogue: &'static [u8],
+        epilogue: Bytes,
     },
+}
+
+impl State {
+    const DELIMITER: Self = Self::Delimiter { padding: 0, first: None };
 }
 
 impl Form {
     /// A form from a request's headers and body.
     pub fn new(request: &HeaderMap, body: Body) -> Result<Self, InboundError> {
-        let boundary = boundary(request)?;
-        let mut scanner = Scanner::new(&boundary);
-        scanner.at_line_start();
+        let boundary = boundary::of(request)?;
         Ok(Self {
             length: announced_length(request),
             body,
             chunk: Bytes::new(),
-            scanner,
-            state: State::Preamble(0),
+            scanner: Scanner::new(&boundary),
+            state: State::Preamble(Vec::new()),
             fields: Fields::default(),
             field_count: 0,
             field_bytes: 0,
+            part_count: 0,
             file_seen: false,
+            text: None,
             next: None,
+            tail: Tail::default(),
             broken: false,
         })
+    }
+
+    /// Why a form that has ended without a file has none.
+    pub fn no_file(&self) -> InboundError {
+        match &self.text {
+            // Not where a file input was left empty.
+            Some((field, what)) if !self.file_seen => {
+                InboundError::TextForFile { field: printable(field.as_bytes()), what }
+            }
+            _ => InboundError::NoFile,
+        }
     }
 
     /// The fields read so far.
@@ -149,6 +183,7 @@ impl Form {
     fn enter_file(&mut self) {
         debug_assert!(matches!(self.state, State::AtFile));
         self.scanner.at_line_start();
+        self.tail.clear();
         self.state = State::Content;
     }
 
@@ -170,85 +205,122 @@ impl Form {
         while let State::Content = self.state {
             ready!(self.poll_fill(cx))?;
             match self.scanner.step(&mut self.chunk) {
-                Step::Content(bytes) => return Poll::Ready(Ok(Piece::Content(bytes))),
-                Step::Delimiter => self.state = State::Delimiter(None),
+                Step::Content(bytes) => {
+                    self.tail.push(&bytes);
+                    return Poll::Ready(Ok(Piece::Content(bytes)));
+                }
+                Step::Delimiter => {
+                    self.tail.refuse_part(self.scanner.opening())?;
+                    self.state = State::DELIMITER;
+                }
                 Step::More => {}
             }
         }
         ready!(self.poll_to_file_or_end(cx))?;
-        Poll::Ready(Ok(match self.state {
+        Poll::Ready(Ok(Piece::End(match &self.state {
             // Nothing but the epilogue stood behind the file when no field was read since; fields do not matter to
             // an exact length, and a guess notices them by its sum.
-            State::Ended { epilogue } => Piece::End(End { last: true, epilogue }),
-            _ => Piece::End(End { last: false, epilogue: b"" }),
-        }))
+            State::Ended { epilogue } => End { last: true, epilogue: epilogue.clone() },
+            _ => End { last: false, epilogue: Bytes::new() },
+        })))
     }
 
     fn poll_to_file_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboundError>> {
-        loop {
-            if matches!(self.state, State::AtFile | State::Ended { .. }) {
-                return Poll::Ready(Ok(()));
-            }
-            if let State::Epilogue(seen) = &mut self.state {
-                if self.chunk.is_empty()
-                    && let Some(chunk) = ready!(self.body.poll_chunk(cx))?
-                {
-                    self.chunk = chunk;
-                }
-                if self.chunk.is_empty() {
-                    let epilogue = epilogue(seen)?;
-                    self.state = State::Ended { epilogue };
-                    continue;
-                }
-                seen.extend_from_slice(&self.chunk[..self.chunk.len().min(3)]);
-                self.chunk.clear();
-                if !b"\r\n".starts_with(seen) {
-                    return Poll::Ready(Err(JUNK));
-                }
-                continue;
-            }
+        while !matches!(self.state, State::AtFile | State::Ended { .. }) {
+            // A form may consist of nothing but tiny parts: others have their turn between them.
+            let turn = ready!(coop::poll_proceed(cx));
             ready!(self.poll_fill(cx))?;
+            turn.made_progress();
             self.step()?;
         }
+        Poll::Ready(Ok(()))
     }
 
-    /// Makes sure that a byte is there; a body that ends here is cut short.
+    /// Makes sure that a byte is there, or that the form has ended: a body that ends elsewhere is an error.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboundError>> {
         if self.chunk.is_empty() {
             match ready!(self.body.poll_chunk(cx))? {
                 Some(chunk) => self.chunk = chunk,
-                None => return Poll::Ready(Err(InboundError::Truncated)),
+                None => return Poll::Ready(self.end()),
             }
         }
         Poll::Ready(Ok(()))
     }
 
+    /// The body has ended: validly, or what is wrong with it.
+    fn end(&mut self) -> Result<(), InboundError> {
+        if self.length.is_some_and(|length| self.body.offset() < length) {
+            return Err(InboundError::Truncated);
+        }
+        let opening = self.scanner.opening();
+        match &self.state {
+            State::Epilogue(seen) => {
+                let epilogue = match seen.as_slice() {
+                    b"\r\n" => Bytes::from_static(b"\r\n"),
+                    seen => Bytes::copy_from_slice(seen),
+                };
+                self.state = State::Ended { epilogue };
+                return Ok(());
+            }
+            State::Preamble(_) if self.body.offset() == 0 => return Err(InboundError::EmptyBody),
+            State::Preamble(seen) => return Err(self.boundary_not_found(seen)),
+            State::Head(head) => stray::in_head(head)?,
+            State::Field { value, .. } => stray::in_field(value, opening)?,
+            State::Content => self.tail.refuse_delimiter(opening)?,
+            _ => {}
+        }
+        Err(InboundError::Unclosed(printable(self.scanner.boundary())))
+    }
+
+    fn boundary_not_found(&self, seen: &[u8]) -> InboundError {
+        InboundError::BoundaryNotFound {
+            declared: printable(self.scanner.boundary()),
+            found: stray::first_delimiter(seen).map(printable),
+        }
+    }
+
     /// Takes what it can from the chunk, outside of files.
     fn step(&mut self) -> Result<(), InboundError> {
         match &mut self.state {
-            State::Preamble(skipped) => match self.scanner.step(&mut self.chunk) {
-                Step::Content(bytes) => {
-                    *skipped += bytes.len();
-                    if *skipped > MAX_HEAD {
-                        return Err(InboundError::Malformed(
-                            "the form does not begin with its boundary",
-                        ));
-                    }
+            State::Preamble(seen) => {
+                let opening = self.scanner.opening();
+                // Nearly always.
+                if seen.is_empty() && self.chunk.starts_with(opening) {
+                    self.chunk.advance(opening.len());
+                    self.state = State::DELIMITER;
+                    return Ok(());
                 }
-                Step::Delimiter => self.state = State::Delimiter(None),
-                Step::More => {}
-            },
-            State::Delimiter(first) => {
-                let byte = self.chunk.split_to(1)[0];
-                match (*first, byte) {
-                    (None, b'\r' | b'-') => *first = Some(byte),
+                let from = seen.len().saturating_sub(opening.len() - 1);
+                let taken = self.chunk.len().min(HEAD_STEP);
+                seen.extend_from_slice(&self.chunk[..taken]);
+                match memmem::find(&seen[from..], opening) {
+                    Some(at) => {
+                        let unused = seen.len() - (from + at + opening.len());
+                        stray::in_preamble(&seen[..from + at])?;
+                        self.chunk.advance(taken - unused);
+                        self.state = State::DELIMITER;
+                    }
+                    None if seen.len() > MAX_HEAD => {
+                        let seen = std::mem::take(seen);
+                        return Err(self.boundary_not_found(&seen));
+                    }
+                    None => self.chunk.advance(taken),
+                }
+            }
+            State::Delimiter { padding, first } => {
+                match (*first, self.chunk.get_u8()) {
+                    (None, b' ' | b'\t') if *padding < MAX_PADDING => *padding += 1,
+                    (None, b'\r') => *first = Some(b'\r'),
+                    (None, b'-') if *padding == 0 => *first = Some(b'-'),
+                    (None, b'\n') => return Err(InboundError::LineFeeds),
                     // The head's lines begin behind this line break, which also counts as the first half of the
                     // blank line that ends an empty head.
                     (Some(b'\r'), b'\n') => self.state = State::Head(b"\r\n".to_vec()),
                     (Some(b'-'), b'-') => self.state = State::Epilogue(Vec::new()),
                     _ => {
                         return Err(InboundError::Malformed(
-                            "a boundary is followed by something other than a line break or `--`",
+                            "a boundary is followed by something other than a line break or `--`; the Content-Type may \
+                             not name all of it",
                         ));
                     }
                 }
@@ -257,85 +329,135 @@ impl Form {
                 let before = head.len().saturating_sub(3);
                 let room = (MAX_HEAD + 2 - head.len()).min(self.chunk.len()).min(HEAD_STEP);
                 head.extend_from_slice(&self.chunk[..room]);
-                match memchr::memmem::find(&head[before..], b"\r\n\r\n") {
+                match memmem::find(&head[before..], b"\r\n\r\n") {
                     Some(at) => {
                         let end = before + at + 4;
                         let unused = head.len() - end;
                         head.truncate(end);
-                        let _ = self.chunk.split_to(room - unused);
+                        self.chunk.advance(room - unused);
                         let head = std::mem::take(head);
-                        self.take_head(&head[2..])?;
+                        self.take_head(&head)?;
                     }
                     None if head.len() >= MAX_HEAD + 2 => {
+                        stray::in_head(head)?;
                         return Err(InboundError::HeadTooLarge(MAX_HEAD));
                     }
-                    None => {
-                        let _ = self.chunk.split_to(room);
-                    }
+                    None => self.chunk.advance(room),
                 }
             }
-            State::Field { name, value } => match self.scanner.step(&mut self.chunk) {
+            State::Field { head, value } => match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
                     self.field_bytes += bytes.len();
                     if self.field_bytes > MAX_FIELD_BYTES {
-                        return Err(FIELDS);
+                        stray::in_field(value, self.scanner.opening())?;
+                        let field = printable(head.field.as_bytes());
+                        return Err(InboundError::FieldTooLarge { field, bytes: MAX_FIELD_BYTES });
                     }
                     value.extend_from_slice(&bytes);
                 }
                 Step::Delimiter => {
-                    let (name, value) = (std::mem::take(name), std::mem::take(value));
-                    self.state = State::Delimiter(None);
-                    self.take_field(&name, value)?;
+                    stray::in_field(value, self.scanner.opening())?;
+                    let (head, value) = (std::mem::take(head), std::mem::take(value));
+                    self.state = State::DELIMITER;
+                    self.take_field(head, value)?;
                 }
                 Step::More => {}
             },
-            State::Content | State::AtFile | State::Epilogue(_) | State::Ended { .. } => {}
+            State::Epilogue(seen) => {
+                let chunk = std::mem::take(&mut self.chunk);
+                if !chunk.iter().all(|byte| stray::is_blank(*byte)) {
+                    return Err(InboundError::Malformed(
+                        "something other than white space follows the form's last boundary",
+                    ));
+                }
+                if seen.len() + chunk.len() > MAX_EPILOGUE {
+                    return Err(InboundError::Malformed(
+                        "more than 4 KiB of white space follow the form's last boundary",
+                    ));
+                }
+                seen.extend_from_slice(&chunk);
+            }
+            State::Content | State::AtFile | State::Ended { .. } => {}
         }
         Ok(())
     }
 
+    /// `raw` begins with the line break that ended the delimiter.
     fn take_head(&mut self, raw: &[u8]) -> Result<(), InboundError> {
-        let head = head::parse(raw)?;
-        if head.is_file() {
-            self.file_seen = true;
-            let offset = self.body.offset() - self.chunk.len() as u64;
-            let framed = match self.length {
-                None => None,
-                // What is left must at least hold the closing delimiter.
-                Some(length) => Some(
-                    length
-                        .checked_sub(offset)
-                        .and_then(|left| left.checked_sub(self.scanner.closing_len()))
-                        // A part without a body ends with the line break of its head.
-                        .or(length
-                            .saturating_add(2)
-                            .checked_sub(offset + self.scanner.closing_len())
-                            .map(|_| 0))
-                        .ok_or(InboundError::Truncated)?,
-                ),
-            };
-            self.next = Some(FilePart { head, framed });
-            self.state = State::AtFile;
-            return Ok(());
+        self.part_count += 1;
+        let part = self.part_count;
+        stray::in_head(&raw[..raw.len() - 1])?;
+        let head = head::parse(&raw[2..]).map_err(|fault| InboundError::Head { part, fault })?;
+        // An empty file input is no file, and there is no other limit on such parts.
+        if !head.is_file() || head.file_name.as_deref() == Some("") {
+            self.field_count += 1;
+            self.field_bytes += head.field.len();
+            if self.field_count > MAX_FIELDS || self.field_bytes > MAX_FIELD_BYTES {
+                return Err(FIELDS);
+            }
         }
-        self.field_count += 1;
-        self.field_bytes += head.field.len();
-        if self.field_count > MAX_FIELDS || self.field_bytes > MAX_FIELD_BYTES {
-            return Err(FIELDS);
+        if head.is_file() {
+            return self.take_file_head(head);
         }
         if self.file_seen && matches!(head.field.as_str(), "path" | "dir") {
             return Err(InboundError::FieldAfterFile(head.field));
         }
         self.scanner.at_line_start();
-        self.state = State::Field { name: head.field, value: Vec::new() };
+        self.state = State::Field { head, value: Vec::new() };
         Ok(())
     }
 
-    fn take_field(&mut self, name: &str, value: Vec<u8>) -> Result<(), InboundError> {
-        let slot = match name {
+    fn take_file_head(&mut self, head: PartHead) -> Result<(), InboundError> {
+        let encoded = match (head.transfer_encoding.name(), &head.compression) {
+            (Some(name), _) => Some(("Content-Transfer-Encoding", name)),
+            (None, Some(name)) => Some(("Content-Encoding", name.as_str())),
+            (None, None) => None,
+        };
+        if let Some((header, encoding)) = encoded {
+            let (part, encoding) = (self.part_count, encoding.to_owned());
+            return Err(InboundError::PartEncoding { part, header, encoding });
+        }
+        self.file_seen = true;
+        let offset = self.body.offset() - self.chunk.len() as u64;
+        let framed = match self.length {
+            None => None,
+            // What is left must at least hold the closing delimiter.
+            Some(length) => Some(
+                length
+                    .checked_sub(offset)
+                    .and_then(|left| left.checked_sub(self.scanner.closing_len()))
+                    // A part without a body ends with the line break of its head.
+                    .or(length
+                        .saturating_add(2)
+                        .checked_sub(offset + self.scanner.closing_len())
+                        .map(|_| 0))
+                    .ok_or(InboundError::Truncated)?,
+            ),
+        };
+        self.next = Some(FilePart { head, framed });
+        self.state = State::AtFile;
+        Ok(())
+    }
+
+    fn take_field(&mut self, head: PartHead, value: Vec<u8>) -> Result<(), InboundError> {
+        let shown = |head: &PartHead| printable(head.field.as_bytes());
+        if head.is_media() {
+            let content_type = head.content_type.clone().unwrap_or_default();
+            return Err(InboundError::MediaWithoutName { field: shown(&head), content_type });
+        }
+        let Some(value) = head.transfer_encoding.decode(value) else {
+            let encoding = head.transfer_encoding.name().unwrap_or_default().to_owned();
+            return Err(InboundError::FieldEncoding { field: shown(&head), encoding });
+        };
+        let field = head.field;
+        chunking::refuse(&field, &value)?;
+        let slot = match field.as_str() {
             "path" => &mut self.fields.path,
             "dir" => &mut self.fields.dir,
-            _ => return Ok(()),
+            _ => {
+                self.note_text(field, &value);
+                return Ok(());
+            }
         };
         let value = String::from_utf8(value)
             .map_err(|_| InboundError::Malformed("the fields `path` and `dir` must be UTF-8"))?;
@@ -346,31 +468,17 @@ impl Form {
         }
         Ok(())
     }
+
+    /// Remembers the field that was most likely meant to be the file, should the form end without one.
+    fn note_text(&mut self, field: String, value: &[u8]) {
+        let what = stray::looks_like(value);
+        let likely = |field: &str, what: &str| (field == "file", !what.is_empty());
+        let known = self.text.as_ref().map(|(field, what)| likely(field, what));
+        if known.is_none_or(|known| known < likely(&field, what)) {
+            self.text = Some((field, what));
+        }
+    }
 }
 
 const FIELDS: InboundError =
     InboundError::FieldsTooLarge { fields: MAX_FIELDS, bytes: MAX_FIELD_BYTES };
-const JUNK: InboundError =
-    InboundError::Malformed("something other than a line break follows the form's last boundary");
-
-fn epilogue(seen: &[u8]) -> Result<&'static [u8], InboundError> {
-    match seen {
-        b"" => Ok(b""),
-        b"\r\n" => Ok(b"\r\n"),
-        _ => Err(JUNK),
-    }
-}
-
-/// The boundary of a multipart/form-data request, as actix-multipart reads it.
-fn boundary(request: &HeaderMap) -> Result<String, InboundError> {
-    let value = request.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mime: mime_guess::Mime = value.parse().map_err(|_| InboundError::NotMultipart)?;
-    if mime.type_() != mime_guess::mime::MULTIPART || mime.subtype() != "form-data" {
-        return Err(InboundError::NotMultipart);
-    }
-    match mime.get_param("boundary").map(|name| name.as_str().to_owned()) {
-        // RFC 2046 5.1.1 allows 70 characters.
-        Some(boundary) if (1..=70).contains(&boundary.len()) => Ok(boundary),
-        _ => Err(InboundError::Malformed("the Content-Type has no usable boundary")),
-    }
-}

@@ -1,45 +1,77 @@
-//! One part's head: actix-multipart parses it, the file's name is decoded here from the raw bytes.
+//! One part's head: its lines are read here, leniently; actix-multipart judges what is left of them.
 //!
-//! The parser is shown a stand-in in which nothing can trip it: it refuses a whole part when the file's name is not UTF-8
-//! or its `filename*` is odd, and it drops the backslashes of Windows paths. It sees one head at a time and no content, so
-//! it cannot disagree with our scanner about where a part ends (its `Field` ends at a bare `\r--boundary` and trusts a
-//! part's own Content-Length).
+//! The parser is shown a stand-in of two lines, in which nothing can trip it: it refuses a whole part when the file's name
+//! is not UTF-8, its `filename*` is odd, a line is folded or its type is multipart. It sees one head at a time and no
+//! content, so it cannot disagree with our scanner about where a part ends (its `Field` ends at a bare `\r--boundary`
+//! and trusts a part's own Content-Length).
 //!
 //! Without the file's name and length the heads of one form are those of the next, so what the parser said of them is
 //! remembered: it was a tenth of a small upload's instructions.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::LazyLock;
 
 use actix_multipart::Multipart;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use encoding_rs::{Encoding, GB18030};
 use futures::{FutureExt, StreamExt, stream};
-use percent_encoding::percent_decode;
 
-use super::InboundError;
+use super::disposition::Disposition;
+use super::encoding::TransferEncoding;
+use super::printable;
 
 /// What a part says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartHead {
     /// The form field's name.
     pub field: String,
     /// The file's name without any folder; `Some("")` when it was given and empty, `None` when it was not given.
     pub file_name: Option<String>,
-    /// The declared media type.
+    /// The declared media type; `None` where none is declared or where it says nothing of the content: multipart.
     pub content_type: Option<String>,
+    /// Whether there is a Content-Type at all.
+    pub is_typed: bool,
     /// The part's own Content-Length, which OkHttp sends.
     pub length: Option<u64>,
+    /// The part's Content-Transfer-Encoding.
+    pub transfer_encoding: TransferEncoding,
+    /// The part's Content-Encoding, where it is one that changes the bytes.
+    pub compression: Option<String>,
 }
 
 impl PartHead {
-    /// A part is a file when it has a file name or is called `file`.
+    /// A part is a file when it has a file name, or is called `file` and has a Content-Type. Text that a page appended
+    /// under that name has none.
     pub fn is_file(&self) -> bool {
-        self.file_name.is_some() || self.field == "file"
+        self.file_name.is_some() || (self.field == "file" && self.is_typed)
     }
+
+    /// Whether its type is one of pictures, sounds or videos, which no text field has.
+    pub fn is_media(&self) -> bool {
+        let kind = self.content_type.as_deref().and_then(|kind| kind.split('/').next());
+        matches!(kind, Some("image" | "audio" | "video"))
+    }
+}
+
+/// Why a part's head cannot be read. Lines are counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadFault {
+    #[error("line {0} of its headers is no `Name: value`")]
+    Line(usize),
+    #[error("a boundary stands within its headers, which must end in an empty line")]
+    Unended,
+    #[error("it has no Content-Disposition header, which must be `form-data; name=\"…\"`")]
+    NoDisposition,
+    #[error("its Content-Disposition has no `name`: `form-data; name=\"…\"` is needed")]
+    NoName,
+    #[error("its Content-Length is not a number")]
+    Length,
+    #[error("it is a {0} of parts of its own: send each file as a part of the form instead")]
+    Nested(String),
+    #[error("its Content-Disposition cannot be read: `form-data; name=\"…\"` is needed")]
+    Unreadable,
 }
 
 /// The headers of the form that the parser is shown: one part, whose boundary is as good as any.
@@ -47,7 +79,8 @@ static REQUEST: LazyLock<HeaderMap> = LazyLock::new(|| {
     let content_type = HeaderValue::from_static("multipart/form-data; boundary=x");
     HeaderMap::from_iter([(CONTENT_TYPE, content_type)])
 });
-const BOUNDARY: &[u8] = b"--x\r\n";
+/// With its delimiter line.
+const STAND_IN: &[u8] = b"--x\r\nContent-Disposition: form-data; name=\"";
 
 /// So many heads are remembered by a worker,
 const REMEMBERED: usize = 64;
@@ -59,21 +92,152 @@ thread_local! {
 }
 
 /// Parses the bytes between a part's delimiter line and its content (both line breaks included).
-pub fn parse(raw: &[u8]) -> Result<PartHead, InboundError> {
-    let StandIn { head, file_name, length } = StandIn::of(raw);
-    let Parsed { field, content_type } = match KNOWN.with_borrow(|known| known.get(&head).cloned())
+pub fn parse(raw: &[u8]) -> Result<PartHead, HeadFault> {
+    let raw = unfold(raw);
+    let lines = Lines::of(&raw)?;
+    let Disposition { name, file_name } =
+        Disposition::of(lines.disposition.ok_or(HeadFault::NoDisposition)?);
+    let name = name.filter(|name| !name.is_empty()).ok_or(HeadFault::NoName)?;
+    let declared = lines.content_type.filter(|value| !value.is_empty());
+    let multipart = declared.and_then(multipart_subtype);
+    if let (Some(subtype), None) = (multipart, &file_name)
+        && !subtype.eq_ignore_ascii_case(b"form-data")
     {
-        Some(parsed) => parsed,
-        None => remembered(head)?,
-    };
-    let length = length.map(|digits| {
-        let digits = std::str::from_utf8(digits).ok();
-        digits
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|digits| digits.parse().ok())
-            .ok_or(InboundError::Malformed("a part's Content-Length is not a number"))
-    });
-    Ok(PartHead { field, file_name, content_type, length: length.transpose()? })
+        return Err(HeadFault::Nested(format!("multipart/{}", printable(subtype))));
+    }
+    let stand_in = stand_in(&name, declared.filter(|_| multipart.is_none()));
+    let Parsed { field, content_type } =
+        match KNOWN.with_borrow(|known| known.get(&stand_in).cloned()) {
+            Some(parsed) => parsed,
+            None => remembered(stand_in)?,
+        };
+    Ok(PartHead {
+        field,
+        file_name,
+        content_type,
+        is_typed: declared.is_some(),
+        length: lines.length.map(number).transpose()?,
+        transfer_encoding: lines.transfer_encoding,
+        compression: lines.compression,
+    })
+}
+
+/// `raw` with each line that was folded (RFC 5322 2.2.3) in one piece.
+fn unfold(raw: &[u8]) -> Cow<'_, [u8]> {
+    let folds = |at: usize| matches!(raw.get(at + 1), Some(b' ' | b'\t'));
+    if !memchr::memchr_iter(b'\n', raw).any(folds) {
+        return Cow::Borrowed(raw);
+    }
+    let mut unfolded = Vec::with_capacity(raw.len());
+    for line in raw.split_inclusive(|byte| *byte == b'\n') {
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            let end = unfolded.trim_ascii_end().len();
+            unfolded.truncate(end);
+            if end > 0 {
+                unfolded.push(b' ');
+            }
+            unfolded.extend_from_slice(line.trim_ascii_start());
+            // The line was blank, but for what folds it.
+            if !unfolded.ends_with(b"\n") {
+                unfolded.extend_from_slice(b"\r\n");
+            }
+        } else {
+            unfolded.extend_from_slice(line);
+        }
+    }
+    Cow::Owned(unfolded)
+}
+
+/// The lines of a head that matter here; of several the first.
+#[derive(Default)]
+struct Lines<'a> {
+    disposition: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
+    length: Option<&'a [u8]>,
+    transfer_encoding: TransferEncoding,
+    compression: Option<String>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(raw: &'a [u8]) -> Result<Self, HeadFault> {
+        let mut found = Self::default();
+        for (index, line) in raw.split(|byte| *byte == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let fault = || match line.starts_with(b"--") {
+                true => HeadFault::Unended,
+                false => HeadFault::Line(index + 1),
+            };
+            let colon = memchr::memchr(b':', line).ok_or_else(fault)?;
+            let (name, value) = (line[..colon].trim_ascii_end(), line[colon + 1..].trim_ascii());
+            let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+            if is(b"content-disposition") {
+                found.disposition.get_or_insert(value);
+            } else if is(b"content-type") {
+                found.content_type.get_or_insert(value);
+            } else if is(b"content-length") {
+                found.length.get_or_insert(value);
+            } else if is(b"content-transfer-encoding") {
+                if found.transfer_encoding == TransferEncoding::Identity {
+                    found.transfer_encoding = TransferEncoding::of(value);
+                }
+            } else if is(b"content-encoding") {
+                found.compression = found.compression.or_else(|| compression(value));
+            } else if HeaderName::from_bytes(name).is_err() {
+                return Err(fault());
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A Content-Encoding that changes the bytes. Senders also put a charset there, which does not.
+fn compression(value: &[u8]) -> Option<String> {
+    const CODINGS: [&str; 8] =
+        ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "aws-chunked"];
+    let name = printable(value);
+    let mut codings = name.split(',').map(str::trim);
+    codings
+        .any(|coding| CODINGS.iter().any(|known| coding.eq_ignore_ascii_case(known)))
+        .then_some(name)
+}
+
+fn number(digits: &[u8]) -> Result<u64, HeadFault> {
+    let digits = std::str::from_utf8(digits).ok();
+    digits
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(HeadFault::Length)
+}
+
+/// The subtype of a multipart media type.
+fn multipart_subtype(content_type: &[u8]) -> Option<&[u8]> {
+    let (kind, subtype) = content_type.split_at_checked(b"multipart/".len())?;
+    let end = subtype.iter().position(|byte| matches!(byte, b';' | b' ' | b'\t'));
+    kind.eq_ignore_ascii_case(b"multipart/").then(|| &subtype[..end.unwrap_or(subtype.len())])
+}
+
+/// A head of the same field and type.
+fn stand_in(name: &str, content_type: Option<&[u8]>) -> Vec<u8> {
+    const TYPE: &[u8] = b"\"\r\nContent-Type: ";
+    let length = STAND_IN.len() + name.len() + TYPE.len() + content_type.map_or(0, <[u8]>::len) + 4;
+    let mut head = Vec::with_capacity(length);
+    head.extend_from_slice(STAND_IN);
+    for byte in name.bytes() {
+        match byte {
+            b'"' | b'\\' => head.extend_from_slice(&[b'\\', byte]),
+            0..=31 | 127 => head.push(b' '),
+            _ => head.push(byte),
+        }
+    }
+    match content_type.filter(|value| value.iter().all(|byte| (b' '..=b'~').contains(byte))) {
+        Some(value) => head.extend_from_slice(&[TYPE, value].concat()),
+        None => head.push(b'"'),
+    }
+    head.extend_from_slice(b"\r\n\r\n");
+    head
 }
 
 /// What the parser finds in a head.
@@ -83,12 +247,12 @@ struct Parsed {
     content_type: Option<String>,
 }
 
-/// Parses a head, and keeps it in mind.
-fn remembered(head: Vec<u8>) -> Result<Parsed, InboundError> {
+/// Parses a head, and remembers what was found.
+fn remembered(head: Vec<u8>) -> Result<Parsed, HeadFault> {
     let parsed = parsed(&head)?;
     if head.len() <= MEMORABLE {
         KNOWN.with_borrow_mut(|known| {
-            // Made up by somebody, or the forms have changed.
+            // The names were made up, or the forms have changed.
             if known.len() == REMEMBERED {
                 known.clear();
             }
@@ -98,173 +262,19 @@ fn remembered(head: Vec<u8>) -> Result<Parsed, InboundError> {
     Ok(parsed)
 }
 
-fn parsed(head: &[u8]) -> Result<Parsed, InboundError> {
-    let framed = Bytes::from([BOUNDARY, head].concat());
+fn parsed(head: &[u8]) -> Result<Parsed, HeadFault> {
+    let framed = Bytes::copy_from_slice(head);
     let once = stream::iter([Ok::<Bytes, actix_web::error::PayloadError>(framed)]);
     let field = Multipart::new(&REQUEST, once.chain(stream::pending()))
         .next()
         .now_or_never()
         .flatten()
         .and_then(Result::ok)
-        .ok_or(InboundError::Malformed(
-            "a part's headers cannot be read: each needs `Content-Disposition: form-data; name=\"…\"`",
-        ))?;
+        .ok_or(HeadFault::Unreadable)?;
     Ok(Parsed {
         field: field.name().unwrap_or_default().to_owned(),
         content_type: field.content_type().map(ToString::to_string),
     })
-}
-
-/// A head with the file's name and length taken out.
-struct StandIn<'a> {
-    head: Vec<u8>,
-    file_name: Option<String>,
-    length: Option<&'a [u8]>,
-}
-
-impl<'a> StandIn<'a> {
-    fn of(raw: &'a [u8]) -> Self {
-        let mut head = Vec::with_capacity(raw.len());
-        let (mut plain, mut extended, mut length) = (None, None, None);
-        let mut copied = 0;
-        for (range, taken) in values(raw) {
-            let value = &raw[range.clone()];
-            head.extend_from_slice(&raw[copied..range.start]);
-            copied = range.end;
-            match taken {
-                Taken::Name => {
-                    plain.get_or_insert_with(|| decode_plain(value));
-                    head.push(b'x');
-                }
-                Taken::ExtendedName => {
-                    extended = extended.or_else(|| decode_extended(value));
-                    // Without the star: `filename*=x` would be parsed as an extended value again.
-                    head.truncate(head.len() - b"*=".len());
-                    head.extend_from_slice(b"=x");
-                }
-                Taken::Length => {
-                    length = length.or(Some(value));
-                    head.push(b'0');
-                }
-            }
-        }
-        head.extend_from_slice(&raw[copied..]);
-        if std::str::from_utf8(&head).is_err() {
-            head.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'x');
-        }
-        Self { head, file_name: extended.or(plain), length }
-    }
-}
-
-/// A value that is taken out of a head.
-enum Taken {
-    Name,
-    ExtendedName,
-    Length,
-}
-
-/// Where the values of `filename` and `filename*`, without quotes, and of Content-Length stand in a head.
-fn values(raw: &[u8]) -> Vec<(Range<usize>, Taken)> {
-    let mut found = Vec::new();
-    let mut disposed = false;
-    let mut start = 0;
-    for line in raw.split_inclusive(|byte| *byte == b'\n') {
-        let end = start + line.trim_ascii_end().len();
-        if let Some(behind) = behind_name(line, b"content-length:") {
-            let value = start + behind..end.max(start + behind);
-            let padding = value.len() - raw[value.clone()].trim_ascii_start().len();
-            found.push((value.start + padding..value.end, Taken::Length));
-        } else if let Some(behind) =
-            behind_name(line, b"content-disposition:").filter(|_| !disposed)
-        {
-            disposed = true;
-            let mut at = start + behind;
-            while let Some(parameter) = next_parameter(raw, &mut at, end) {
-                let name = raw[parameter.name].trim_ascii();
-                if name.eq_ignore_ascii_case(b"filename") {
-                    found.push((parameter.value, Taken::Name));
-                } else if name.eq_ignore_ascii_case(b"filename*")
-                    && raw[..parameter.value.start].ends_with(b"*=")
-                {
-                    found.push((parameter.value, Taken::ExtendedName));
-                }
-            }
-        }
-        start += line.len();
-    }
-    found
-}
-
-/// Where a header's value begins in its line, if it is the one of this name.
-fn behind_name(line: &[u8], name: &[u8]) -> Option<usize> {
-    let has_it = line.get(..name.len())?.eq_ignore_ascii_case(name);
-    has_it.then_some(name.len())
-}
-
-struct Parameter {
-    name: Range<usize>,
-    value: Range<usize>,
-}
-
-/// The next `name=value` behind a semicolon, looking from `at`; moves `at` behind it.
-fn next_parameter(raw: &[u8], at: &mut usize, end: usize) -> Option<Parameter> {
-    let semicolon = *at + raw[*at..end].iter().position(|byte| *byte == b';')?;
-    let equals = semicolon + raw[semicolon..end].iter().position(|byte| *byte == b'=')?;
-    let name = semicolon + 1..equals;
-    let value = if raw.get(equals + 1) == Some(&b'"') && equals + 2 <= end {
-        let open = equals + 2;
-        let close = closing_quote(&raw[open..end]).map_or(end, |length| open + length);
-        *at = (close + 1).min(end);
-        open..close
-    } else {
-        let length = raw[equals + 1..end].iter().position(|byte| *byte == b';');
-        let close = length.map_or(end, |length| equals + 1 + length);
-        *at = close;
-        equals + 1..close
-    };
-    Some(Parameter { name, value })
-}
-
-/// Only `\"` is an escape: Windows paths come with bare backslashes. Where that leaves no closing quote, the path
-/// itself ended in a backslash.
-fn closing_quote(value: &[u8]) -> Option<usize> {
-    let unescaped = (0..value.len())
-        .find(|&index| value[index] == b'"' && (index == 0 || value[index - 1] != b'\\'));
-    unescaped.or_else(|| value.iter().rposition(|byte| *byte == b'"'))
-}
-
-fn decode_plain(value: &[u8]) -> String {
-    let text = match std::str::from_utf8(value) {
-        Ok(text) => text.replace("\\\"", "\""),
-        // What is not UTF-8 comes from old Chinese Windows clients.
-        Err(_) => GB18030.decode_without_bom_handling(value).0.replace("\\\"", "\""),
-    };
-    base_name(&unescape_percent(&text))
-}
-
-/// Browsers encode only quotes and line breaks, aiohttp every byte that is not unreserved. A name with a character
-/// that the latter would have encoded was not encoded throughout.
-fn unescape_percent(text: &str) -> String {
-    let throughout =
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-_.~/".contains(&byte));
-    match percent_decode(text.as_bytes()).decode_utf8() {
-        Ok(decoded) if throughout => decoded.into_owned(),
-        _ => text.replace("%22", "\"").replace("%0D", "").replace("%0A", ""),
-    }
-}
-
-/// RFC 5987: `charset'language'percent-encoded`.
-fn decode_extended(value: &[u8]) -> Option<String> {
-    let mut pieces = value.trim_ascii().splitn(3, |byte| *byte == b'\'');
-    let charset = Encoding::for_label(pieces.next()?)?;
-    let encoded = pieces.nth(1)?;
-    let bytes: Vec<u8> = percent_decode(encoded).collect();
-    Some(base_name(&charset.decode_without_bom_handling(&bytes).0))
-}
-
-fn base_name(path: &str) -> String {
-    let name = path.rsplit(['/', '\\']).next().unwrap_or_default();
-    name.chars().filter(|character| !character.is_control()).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -272,7 +282,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn part(disposition: &[u8]) -> Result<PartHead, InboundError> {
+    fn part(disposition: &[u8]) -> Result<PartHead, HeadFault> {
         let mut raw = b"Content-Disposition: form-data; ".to_vec();
         raw.extend_from_slice(disposition);
         raw.extend_from_slice(b"\r\nContent-Type: image/png\r\n\r\n");
@@ -313,6 +323,9 @@ mod tests {
     fn a_part_is_a_file_by_its_name_or_its_field() {
         assert!(part(b"name=\"anything\"; filename=\"x\"").unwrap().is_file());
         assert!(part(b"name=\"file\"").unwrap().is_file());
+        assert!(part(b"name=\"photo\"; filename*=").unwrap().is_file());
+        let untyped = parse(b"Content-Disposition: form-data; name=\"file\"\r\n\r\n").unwrap();
+        assert!(!untyped.is_file());
         assert!(!part(b"name=\"path\"").unwrap().is_file());
         assert_eq!(part(b"name=\"f; filename=x\"").unwrap().field, "f; filename=x");
     }
@@ -334,13 +347,15 @@ mod tests {
                 field,
                 file_name: Some(name.into()),
                 content_type,
+                is_typed: true,
                 length: Some(length),
+                ..PartHead::default()
             };
             assert_eq!(head(name, &length.to_string()).unwrap(), expected);
         }
         assert_eq!(known(), before + 1);
         for length in ["", "-1", "1 2", "0x1", "18446744073709551616"] {
-            assert!(matches!(head("a", length), Err(InboundError::Malformed(_))), "{length}");
+            assert_eq!(head("a", length), Err(HeadFault::Length), "{length}");
         }
 
         for number in 0..2 * REMEMBERED {
@@ -353,7 +368,77 @@ mod tests {
 
     #[test]
     fn a_head_without_a_field_name_is_refused() {
-        assert!(matches!(part(b"filename=\"x\""), Err(InboundError::Malformed(_))));
+        assert_eq!(part(b"filename=\"x\""), Err(HeadFault::NoName));
+        assert_eq!(part(b"name=\"\"; filename=\"x\""), Err(HeadFault::NoName));
+    }
+
+    #[test]
+    fn lines_as_senders_write_them() {
+        let file = |head: &str| {
+            let head = parse(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(head.field, "f");
+            (head.file_name, head.content_type)
+        };
+        let expected = (Some("a b.png".to_owned()), Some("image/png".to_owned()));
+        for head in [
+            "Content-Disposition: form-data; name=\"f\"; filename=\"a b.png\"\r\nContent-Type: image/png",
+            "Content-Disposition: form-data;\r\n name=\"f\";\r\n\tfilename=\"a b.png\"\r\nContent-Type:\r\n image/png",
+            "content-type:image/png\r\nCONTENT-DISPOSITION:form-data;name=f;filename=\"a\r\n  b.png\"",
+            "Content-Disposition : attachment; name=\"f\"; filename=\"a b.png\"\r\nContent-Type: image/png",
+            "X-Mine: 1:2\nContent-Disposition: name=\"f\"; filename=\"a b.png\"\nContent-Type: image/png",
+        ] {
+            assert_eq!(file(head), expected, "{head}");
+        }
+        for kind in [
+            "multipart/form-data",
+            "Multipart/Form-Data; charset=utf-8",
+            "multipart/mixed; boundary=x",
+        ] {
+            let disposition = "Content-Disposition: form-data; name=\"f\"; filename=\"x.png\"";
+            let head = format!("{disposition}\r\nContent-Type: {kind}");
+            assert_eq!(file(&head), (Some("x.png".to_owned()), None), "{kind}");
+        }
+        for kind in ["", "png", "/", "image/png\u{1}", "图片/png"] {
+            let head =
+                format!("Content-Disposition: form-data; name=\"f\"\r\nContent-Type: {kind}");
+            assert_eq!(file(&head), (None, None), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let disposition = "Content-Disposition: form-data; name=\"f\"";
+        let nested = format!("{disposition}\r\nContent-Type: multipart/mixed; boundary=y");
+        for (head, fault) in [
+            (String::new(), HeadFault::NoDisposition),
+            ("Content-Type: image/png".into(), HeadFault::NoDisposition),
+            ("Content-Disposition: form-data".into(), HeadFault::NoName),
+            (format!("{disposition}\r\nnonsense"), HeadFault::Line(2)),
+            (format!("{disposition}\r\nA b: c"), HeadFault::Line(2)),
+            (format!("{disposition}\r\n: c"), HeadFault::Line(2)),
+            (format!("{disposition}\r\n--bo"), HeadFault::Unended),
+            (nested, HeadFault::Nested("multipart/mixed".into())),
+        ] {
+            assert_eq!(parse(format!("{head}\r\n\r\n").as_bytes()), Err(fault), "{head}");
+        }
+    }
+
+    #[test]
+    fn encodings_of_a_part() {
+        let head = |line: &str| {
+            parse(
+                format!("Content-Disposition: form-data; name=\"f\"\r\n{line}\r\n\r\n").as_bytes(),
+            )
+            .unwrap()
+        };
+        let encoding =
+            |value: &str| head(&format!("Content-Transfer-Encoding: {value}")).transfer_encoding;
+        assert_eq!(encoding("Base64 "), TransferEncoding::Base64);
+        assert_eq!(encoding("BINARY"), TransferEncoding::Identity);
+        assert_eq!(encoding("8bit\r\ncontent-transfer-encoding: base64"), TransferEncoding::Base64);
+        assert_eq!(encoding("x-gzip64"), TransferEncoding::Other("x-gzip64".into()));
+        assert_eq!(head("Content-Encoding: GZIP").compression.as_deref(), Some("GZIP"));
+        assert_eq!(head("Content-Encoding: utf-8").compression, None);
     }
 
     proptest! {

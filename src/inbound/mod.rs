@@ -3,42 +3,84 @@
 //! Knows the pieces the relay takes ([`crate::cos::source::Piece`]), nothing of links, tokens or HTTP statuses.
 
 pub mod body;
+pub mod boundary;
+pub mod chunking;
 pub mod digest;
+pub mod disposition;
+pub mod encoding;
 pub mod form;
 pub mod head;
 pub mod hold;
 pub mod raw;
 pub mod scan;
 pub mod sniff;
+mod stray;
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use futures::StreamExt;
 
+use self::boundary::BoundaryFault;
+use self::head::HeadFault;
 use crate::cos::source::{Piece, Source};
 
 /// Why a client's request cannot be taken as a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InboundError {
-    #[error("the request is not multipart/form-data")]
-    NotMultipart,
+    #[error("{}", not_multipart(.0.as_deref()))]
+    NotMultipart(Option<String>),
+    #[error("{0}")]
+    Boundary(#[from] BoundaryFault),
+    #[error(
+        "the boundary `{declared}` of the Content-Type does not occur in the body{}",
+        begins_with(.found.as_deref())
+    )]
+    BoundaryNotFound {
+        declared: String,
+        /// What the body's first line looks to be delimited by.
+        found: Option<String>,
+    },
+    #[error("the body is empty")]
+    EmptyBody,
     #[error("the request's body is compressed ({0})")]
     Encoding(String),
+    #[error("the file in part {part} of the form is encoded ({header}: {encoding})")]
+    PartEncoding { part: usize, header: &'static str, encoding: String },
+    #[error("the field `{field}` is not the {encoding} that its Content-Transfer-Encoding says")]
+    FieldEncoding { field: String, encoding: String },
     #[error("{0}")]
     Malformed(&'static str),
+    #[error("part {part} of the form: {fault}")]
+    Head { part: usize, fault: HeadFault },
+    #[error("the form's lines end in LF alone, and must end in CRLF")]
+    LineFeeds,
     #[error("the form has no file")]
     NoFile,
+    #[error("the form has no file: its part `{field}` has no filename and holds text{what}")]
+    TextForFile { field: String, what: &'static str },
+    #[error("the part `{field}` is of type {content_type}, and its filename is missing")]
+    MediaWithoutName { field: String, content_type: String },
+    #[error("the field `{told_by}` says that this is a piece of a file, as {widget} sends it")]
+    FilePiece { told_by: &'static str, widget: &'static str, cure: &'static str },
+    #[error("the request has a Content-Range, so it holds a piece of a file")]
+    ContentRange,
     #[error("the field `{0}` stands after the file")]
     FieldAfterFile(String),
     #[error("the body ended before it was complete")]
     Truncated,
+    #[error("the body ended without the boundary that closes the form, `--{0}--`")]
+    Unclosed(String),
     #[error("{got} bytes came where {declared} were declared")]
     LengthMismatch { declared: u64, got: u64 },
     #[error("the file's length cannot be known")]
     LengthRequired,
     #[error("the form's fields are more than {fields} or longer than {bytes} bytes")]
     FieldsTooLarge { fields: usize, bytes: usize },
+    #[error(
+        "the part `{field}` is longer than a field may be ({bytes} bytes), and its filename is missing"
+    )]
+    FieldTooLarge { field: String, bytes: usize },
     #[error("a part's headers are longer than {0} bytes")]
     HeadTooLarge(usize),
     #[error("more than {0} files")]
@@ -53,6 +95,24 @@ pub enum InboundError {
     Stalled(Duration),
     #[error("no memory to hold a file of unknown length")]
     NoRoom,
+}
+
+fn not_multipart(found: Option<&str>) -> String {
+    match found {
+        None => "the request is not multipart/form-data: it has no Content-Type".to_owned(),
+        Some(found) => format!("the request is not multipart/form-data but `{found}`"),
+    }
+}
+
+fn begins_with(found: Option<&str>) -> String {
+    found.map_or_else(String::new, |found| format!(", which begins with `{found}`"))
+}
+
+/// A client's own bytes as they may stand in an error: short, in one line.
+fn printable(bytes: &[u8]) -> String {
+    const LONGEST: usize = 80;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// `source` with a bound on its content: [`InboundError::FileTooLarge`] as soon as it is passed.

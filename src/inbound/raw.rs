@@ -1,5 +1,6 @@
 //! A raw body as one file: `PUT` with the file's bytes and nothing else.
 
+use bytes::Bytes;
 use futures::stream;
 
 use super::InboundError;
@@ -12,7 +13,7 @@ pub fn content(mut body: Body) -> Source {
         body.poll_chunk(cx).map(|chunk| {
             Some(match chunk {
                 Ok(Some(bytes)) => Ok(Piece::Content(bytes)),
-                Ok(None) => Ok(Piece::End(End { last: true, epilogue: b"" })),
+                Ok(None) => Ok(Piece::End(End { last: true, epilogue: Bytes::new() })),
                 Err(error) => Err(InboundError::into(error)),
             })
         })

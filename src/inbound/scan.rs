@@ -62,13 +62,23 @@ pub enum Step {
 impl Scanner {
     /// `boundary` as in the Content-Type. It cannot hold a line break (it comes from a header), which is what makes
     /// a failed match easy: a new one cannot begin inside the bytes that matched.
-    pub fn new(boundary: &str) -> Self {
-        let delimiter = Bytes::from(["\r\n--", boundary].concat());
+    pub fn new(boundary: impl AsRef<[u8]>) -> Self {
+        let delimiter = Bytes::from([b"\r\n--", boundary.as_ref()].concat());
         let finder = Finder::new(&delimiter);
         Self { delimiter, finder, matched: 0, implied: 0 }
     }
 
-    /// To be called where a line begins: at the start of the form and behind a part's head.
+    /// `--boundary`, which begins a form.
+    pub fn opening(&self) -> &[u8] {
+        &self.delimiter[2..]
+    }
+
+    /// As in the Content-Type.
+    pub fn boundary(&self) -> &[u8] {
+        &self.delimiter[4..]
+    }
+
+    /// To be called where a line begins: behind a part's head.
     pub fn at_line_start(&mut self) {
         self.matched = 2;
         self.implied = 2;

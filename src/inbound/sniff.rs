@@ -199,7 +199,7 @@ mod tests {
     use crate::cos::source::End;
     use futures::FutureExt;
 
-    const END: Piece = Piece::End(End { last: true, epilogue: b"" });
+    const END: Piece = Piece::End(End { last: true, epilogue: Bytes::new() });
 
     fn told(bytes: &[u8]) -> Option<&'static str> {
         tell(bytes, Look::All).media_type

@@ -1,5 +1,5 @@
 //! A strict, streaming multipart/form-data parser: no preamble, no padding, nothing behind the closing delimiter but
-//! one CRLF. It knows the syntax only; which fields a COS form needs, and in which order, is `fields.rs`.
+//! white space (RFC 2046 5.1.1 allows any epilogue). It knows the syntax only; which fields a COS form needs, and in which order, is `fields.rs`.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -150,9 +150,10 @@ impl Form {
                     return Ok(Some(Event::Data(self.held.split_to(length))));
                 }
                 State::Epilogue => {
-                    if !b"\r\n".starts_with(&self.held) {
+                    if !self.held.iter().all(|byte| b" \t\r\n".contains(byte)) {
                         return Err(Malformed("junk behind the closing delimiter"));
                     }
+                    self.held.clear();
                     return Ok(None);
                 }
             }
@@ -166,8 +167,7 @@ impl Form {
     pub fn finish(&self) -> Result<(), FormError> {
         match self.state {
             State::Epilogue if !self.file_seen => Err(Malformed("a form without a file")),
-            // One CR alone is a CRLF cut in two.
-            State::Epilogue if self.held.is_empty() || self.held == b"\r\n"[..] => Ok(()),
+            State::Epilogue if self.held.is_empty() => Ok(()),
             _ => Err(Malformed("the form ends before its closing delimiter")),
         }
     }
@@ -350,11 +350,16 @@ mod tests {
     #[test]
     fn every_truncated_prefix_is_refused() {
         let form = sample();
-        let whole_without_crlf = form.len() - 2;
-        for end in (0..form.len()).filter(|end| *end != whole_without_crlf) {
+        // White space behind the closing delimiter may be there or not.
+        let closed = form.len() - 2;
+        for end in 0..closed {
             assert!(read(&[&form[..end]]).is_err(), "{end} bytes");
         }
-        assert_eq!(read(&[&form[..whole_without_crlf]]), Ok(expected()));
+        for epilogue in ["", "\r", "\n", "\r\n", "\r\n\r\n", " \t\n"] {
+            let whole = [&form[..closed], epilogue.as_bytes()].concat();
+            assert_eq!(read(&[&whole]), Ok(expected()), "{epilogue:?}");
+            assert_eq!(read(&[&whole[..closed], &whole[closed..]]), Ok(expected()));
+        }
     }
 
     #[test]
@@ -363,8 +368,10 @@ mod tests {
         let part =
             "--bOUNDa\r\nContent-Disposition: form-data; name=\"late\"\r\n\r\n1\r\n--bOUNDa--\r\n";
         for wrong in [
-            format!("{form}\r\n"),
-            format!("{form} "),
+            format!("{form}x"),
+            format!("{form}\r\nx"),
+            format!("{form}\0"),
+            format!("{form}--bOUNDa--"),
             format!("\r\n{form}"),
             format!("preamble\r\n{form}"),
             form.replace("a--\r\n", "a--x"),

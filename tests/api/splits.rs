@@ -67,7 +67,7 @@ fn assert_read(chunks: &[&[u8]], whole: &[u8], epilogue: &'static str) {
     assert_eq!(fields.path.as_deref(), Some("a/b"));
     assert_eq!(content, TRICKY);
     assert_eq!(framed, (TRICKY.len() + epilogue.len()) as u64);
-    assert_eq!(end, End { last: true, epilogue: epilogue.as_bytes() });
+    assert_eq!(end, End { last: true, epilogue: Bytes::from_static(epilogue.as_bytes()) });
 }
 
 #[test]
@@ -104,11 +104,6 @@ fn every_prefix_is_cut_short() {
     for end in 0..whole.len() {
         match read(&[&whole[..end]], whole.len()) {
             Err(InboundError::Truncated) => {}
-            // The line break behind the last delimiter may be missing: the relay holds the sum to the byte.
-            Ok((_, content, framed, last)) if end == whole.len() - 2 => {
-                assert_ne!(content.len() as u64 + last.epilogue.len() as u64, framed);
-            }
-            Err(InboundError::Malformed(_)) if end == whole.len() - 1 => {}
             other => panic!("{end} of {}: {other:?}", whole.len()),
         }
     }
@@ -127,12 +122,12 @@ proptest! {
         // A delimiter of its own ends the file, and a file that begins with one has no content.
         prop_assume!(memchr::memmem::find(&content, b"\r\n--bo").is_none());
         prop_assume!(!content.starts_with(b"--bo"));
-        let mut whole = b"--bo\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".to_vec();
+        let mut whole = b"--bo\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n".to_vec();
         whole.extend_from_slice(&content);
         let follows: &[u8] = if closed {
             b"\r\n--bo--\r\n"
         } else {
-            b"\r\n--bo\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nsecond\r\n--bo--"
+            b"\r\n--bo\r\nContent-Disposition: form-data; name=\"f\"; filename=\"y\"\r\n\r\nsecond\r\n--bo--"
         };
         whole.extend_from_slice(follows);
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(whole.len())).collect();

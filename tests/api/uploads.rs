@@ -253,8 +253,8 @@ fn forms_that_are_none() {
     send("multipart/form-data", &[], b"x").problem(400, "malformed_form");
     send(&kind, &[("content-encoding", "gzip")], &form.bytes())
         .problem(415, "encoding_not_supported");
-    send(&kind, &[], b"no boundary here").problem(400, "truncated_body");
-    for junk in [" ", "\n", "\r\n ", "\r\n\r\n", "junk", "\r\n--"] {
+    send(&kind, &[], b"no boundary here").problem(400, "malformed_form");
+    for junk in ["junk", "\0", "\r\n--", "\r\njunk", "\r\n \r\njunk"] {
         let reply = send(&kind, &[], &form.ending(junk));
         reply.problem(400, "malformed_form");
     }

@@ -98,7 +98,7 @@ export const problems = {
   fields_too_large: "表单字段太大",
   not_multipart: "请求不是 multipart/form-data",
   type_not_allowed: "不允许这种类型的文件",
-  encoding_not_supported: "不支持压缩过的请求",
+  encoding_not_supported: "不支持压缩或编码过的内容",
   rate_limited: "请求太频繁",
   internal: "网关内部错误",
   wechat_refused: "微信接口拒绝了请求",
