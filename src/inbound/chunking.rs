@@ -38,6 +38,16 @@ const WIDGETS: &[Widget] = &[
         cure: "set `chunkSize` to more than the largest file",
     },
     Widget {
+        total: "chunkCount",
+        name: "bootstrap-fileinput",
+        cure: "set `enableResumableUpload: false`",
+    },
+    Widget {
+        total: "total-chunk",
+        name: "Syncfusion's Uploader",
+        cure: "set `asyncSettings.chunkSize: 0`",
+    },
+    Widget {
         total: "qqtotalparts",
         name: "Fine Uploader",
         cure: "set `chunking: { enabled: false }`",

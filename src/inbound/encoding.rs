@@ -35,7 +35,8 @@ pub enum TransferEncoding {
 impl TransferEncoding {
     /// From the header's value.
     pub fn of(value: &[u8]) -> Self {
-        let name = value.trim_ascii();
+        // Some senders put a parameter behind it.
+        let name = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         if name.is_empty() || is(b"binary") || is(b"8bit") || is(b"7bit") {
             Self::Identity
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn transfer_encodings() {
-        for says_nothing in ["", "binary", "8bit", "7BIT", " Binary\t"] {
+        for says_nothing in ["", "binary", "8bit", "7BIT", " Binary\t", "8bit; x=y"] {
             assert_eq!(TransferEncoding::of(says_nothing.as_bytes()).name(), None);
         }
         let decode = |name: &str, value: &str| {

@@ -69,7 +69,9 @@ pub struct Form {
     /// A field that may have been meant to be a file, and what its text looks like.
     text: Option<(String, &'static str)>,
     next: Option<FilePart>,
-    /// The last bytes of the file that is being read.
+    /// How long the file that is being read can still be, as far as the request's length tells.
+    room: Option<u64>,
+    /// Its last bytes.
     tail: Tail,
     /// A file's content ended in an error: where the reading stands means nothing any more.
     broken: bool,
@@ -123,6 +125,7 @@ impl Form {
             file_seen: false,
             text: None,
             next: None,
+            room: None,
             tail: Tail::default(),
             broken: false,
         })
@@ -207,7 +210,15 @@ impl Form {
             match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
                     self.tail.push(&bytes);
-                    return Poll::Ready(Ok(Piece::Content(bytes)));
+                    let length = bytes.len() as u64;
+                    match self.room.map(|room| room.checked_sub(length)) {
+                        // The closing delimiter does not fit behind it any more. The body's end tells why.
+                        Some(None) => {}
+                        room => {
+                            self.room = room.flatten();
+                            return Poll::Ready(Ok(Piece::Content(bytes)));
+                        }
+                    }
                 }
                 Step::Delimiter => {
                     self.tail.refuse_part(self.scanner.opening())?;
@@ -347,13 +358,14 @@ impl Form {
             }
             State::Field { head, value } => match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
+                    let room = MAX_FIELD_BYTES.saturating_sub(self.field_bytes);
+                    value.extend_from_slice(&bytes[..bytes.len().min(room)]);
                     self.field_bytes += bytes.len();
                     if self.field_bytes > MAX_FIELD_BYTES {
                         stray::in_field(value, self.scanner.opening())?;
                         let field = printable(head.field.as_bytes());
                         return Err(InboundError::FieldTooLarge { field, bytes: MAX_FIELD_BYTES });
                     }
-                    value.extend_from_slice(&bytes);
                 }
                 Step::Delimiter => {
                     stray::in_field(value, self.scanner.opening())?;
@@ -434,6 +446,7 @@ impl Form {
                     .ok_or(InboundError::Truncated)?,
             ),
         };
+        self.room = framed;
         self.next = Some(FilePart { head, framed });
         self.state = State::AtFile;
         Ok(())

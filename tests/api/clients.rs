@@ -118,9 +118,10 @@ fn a_field_may_be_called_like_the_file() {
 }
 
 #[test]
-fn a_part_called_file_is_one_without_a_name() {
+fn a_part_called_file_is_one_without_a_name_where_it_has_a_type() {
     let world = Setup::new().start();
-    let form = Form::new().field("file", "content");
+    let head = b"Content-Disposition: form-data; name=\"file\"\r\nContent-Type: text/plain";
+    let form = Form::new().part(head, b"content");
     let file = post(&world, &[], &form).stored();
     assert_eq!((file["name"].clone(), file["size"].clone()), (json!(""), json!(7)));
     assert_eq!(only_crc(&world), crc64(b"content"));

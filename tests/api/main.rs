@@ -29,6 +29,7 @@ mod readme;
 mod relay;
 mod replicas;
 mod requests;
+mod senders;
 mod settings;
 mod shared;
 mod shutdown;

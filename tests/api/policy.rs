@@ -55,7 +55,10 @@ fn only_listed_types_are_taken() {
         ("a table that is a page", file("x.csv", "text/csv", HTML)),
         ("SVG, which is not named", file("x.svg", "image/svg+xml", SVG)),
         ("no type and no name", file("x", "application/octet-stream", PNG)),
-        ("no type at all", Form::new().part(b"Content-Disposition: form-data; name=\"file\"", PNG)),
+        (
+            "no type at all",
+            Form::new().part(b"Content-Disposition: form-data; name=\"file\"; filename=x", PNG),
+        ),
         ("a type that is none", file("x.bin", "nonsense", PNG)),
     ] {
         let reply = world.post(&form);

@@ -98,6 +98,67 @@ fn every_cut_in_two_three_and_four() {
     });
 }
 
+/// Blanks around the form and its delimiters, folded lines, encoded fields.
+#[test]
+fn every_cut_of_forms_as_some_senders_write_them() {
+    let leads = ["\u{feff}", "\n", " \r\n\t\u{feff}\r", "a text\r\n"];
+    for (lead, epilogue) in leads.into_iter().zip(["\r\n\r\n", "\n", " \t\r", "  \r\n"]) {
+        let mut whole = lead.as_bytes().to_vec();
+        whole.extend_from_slice(
+            b"--bo \t\r\nContent-Disposition: form-data;\r\n name=path\r\n\
+              Content-Transfer-Encoding: base64\r\n\r\nYS9\r\ni\r\n\
+              --bo\r\nContent-Disposition: form-data; name=f; filename*=x\r\n\r\n",
+        );
+        whole.extend_from_slice(TRICKY);
+        whole.extend_from_slice(b"\r\n--bo--");
+        whole.extend_from_slice(epilogue.as_bytes());
+        for a in 0..=whole.len() {
+            for b in a..=whole.len() {
+                assert_read(&[&whole[..a], &whole[a..b], &whole[b..]], &whole, epilogue);
+            }
+        }
+        for end in 0..whole.len() {
+            let cut = read(&[&whole[..end]], whole.len());
+            assert_eq!(cut.map(drop), Err(InboundError::Truncated), "{end} bytes");
+        }
+    }
+}
+
+/// A refusal, too, is the same however the form is cut.
+#[test]
+fn every_cut_of_forms_that_are_refused() {
+    let file = "--bo\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\ncontent";
+    let field = "Content-Disposition: form-data; name=x\r\n\r\nvalue";
+    for whole in [
+        format!("text\n{file}\r\n--bo--"),
+        format!("text{file}\r\n--bo--"),
+        format!("--bo\n{field}\r\n{file}\r\n--bo--"),
+        format!("--bo\r\n{field}\n{file}\r\n--bo--"),
+        format!("--bo\r\n{field}{file}\r\n--bo--"),
+        format!("{file}\n--bo--\n"),
+        format!("{file}--bo--\r\n"),
+        format!("{file}\n--bo\r\n{field}\r\n--bo--"),
+        format!("{file}\r\n--bo"),
+        format!("{file}\r\n--bo--\r\nx"),
+        format!("--bx{}\r\n--bx--", &file[4..]),
+    ] {
+        let whole = whole.as_bytes();
+        let uncut = read(&[whole], whole.len()).expect_err("a refusal");
+        assert_ne!(uncut, InboundError::Truncated);
+        for a in 0..=whole.len() {
+            for b in a..=whole.len() {
+                let cut = read(&[&whole[..a], &whole[a..b], &whole[b..]], whole.len());
+                assert_eq!(
+                    cut.as_ref(),
+                    Err(&uncut),
+                    "{a} {b}: {}",
+                    String::from_utf8_lossy(whole)
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_prefix_is_cut_short() {
     let whole = small_form("\r\n");
