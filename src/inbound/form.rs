@@ -18,7 +18,7 @@ use tokio::task::coop;
 use super::body::{Body, announced_length};
 use super::head::{self, PartHead};
 use super::scan::{Scanner, Step};
-use super::stray::{self, Tail};
+use super::stray::{self, Passed};
 use super::{InboundError, boundary, chunking, printable};
 use crate::cos::source::{End, Piece, Source};
 
@@ -71,8 +71,8 @@ pub struct Form {
     next: Option<FilePart>,
     /// How long the file that is being read can still be, as far as the request's length tells.
     room: Option<u64>,
-    /// Its last bytes.
-    tail: Tail,
+    /// What has passed of it.
+    passed: Passed,
     /// A file's content ended in an error: where the reading stands means nothing any more.
     broken: bool,
 }
@@ -126,7 +126,7 @@ impl Form {
             text: None,
             next: None,
             room: None,
-            tail: Tail::default(),
+            passed: Passed::default(),
             broken: false,
         })
     }
@@ -186,7 +186,7 @@ impl Form {
     fn enter_file(&mut self) {
         debug_assert!(matches!(self.state, State::AtFile));
         self.scanner.at_line_start();
-        self.tail.clear();
+        self.passed.clear();
         self.state = State::Content;
     }
 
@@ -209,7 +209,9 @@ impl Form {
             ready!(self.poll_fill(cx))?;
             match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
-                    self.tail.push(&bytes);
+                    let (opening, look_alikes) =
+                        (self.scanner.opening(), self.scanner.look_alikes());
+                    self.passed.push(&bytes, opening, look_alikes)?;
                     let length = bytes.len() as u64;
                     match self.room.map(|room| room.checked_sub(length)) {
                         // The closing delimiter does not fit behind it any more. The body's end tells why.
@@ -220,10 +222,7 @@ impl Form {
                         }
                     }
                 }
-                Step::Delimiter => {
-                    self.tail.refuse_part(self.scanner.opening())?;
-                    self.state = State::DELIMITER;
-                }
+                Step::Delimiter => self.state = State::DELIMITER,
                 Step::More => {}
             }
         }
@@ -277,7 +276,7 @@ impl Form {
             State::Preamble(seen) => return Err(self.boundary_not_found(seen)),
             State::Head(head) => stray::in_head(head)?,
             State::Field { value, .. } => stray::in_field(value, opening)?,
-            State::Content => self.tail.refuse_delimiter(opening)?,
+            State::Content => self.passed.refuse_closing(opening)?,
             _ => {}
         }
         Err(InboundError::Unclosed(printable(self.scanner.boundary())))

@@ -233,7 +233,10 @@ fn stand_in(name: &str, content_type: Option<&[u8]>) -> Vec<u8> {
         }
     }
     match content_type.filter(|value| value.iter().all(|byte| (b' '..=b'~').contains(byte))) {
-        Some(value) => head.extend_from_slice(&[TYPE, value].concat()),
+        Some(value) => {
+            head.extend_from_slice(TYPE);
+            head.extend_from_slice(value);
+        }
         None => head.push(b'"'),
     }
     head.extend_from_slice(b"\r\n\r\n");

@@ -7,10 +7,17 @@ use memchr::arch::{all::packedpair::Pair, x86_64::avx2::packedpair};
 use memchr::memmem;
 use memchr::memrchr;
 
+/// So many boundaries that are no delimiters are told of, in one part; bytes made of them cost no more than others.
+const LOOK_ALIKES: u8 = 64;
+
 /// Looks for `\r\n--boundary`.
 pub struct Scanner {
     delimiter: Bytes,
     finder: Finder,
+    /// Of the delimiter without its line break.
+    opening_finder: Finder,
+    /// Boundaries in the part so far that are not behind CRLF.
+    look_alikes: u8,
     /// How much of the delimiter the bytes so far end in.
     matched: usize,
     /// How much of `matched` was never content: the line break that ended the head also begins a delimiter
@@ -64,8 +71,8 @@ impl Scanner {
     /// a failed match easy: a new one cannot begin inside the bytes that matched.
     pub fn new(boundary: impl AsRef<[u8]>) -> Self {
         let delimiter = Bytes::from([b"\r\n--", boundary.as_ref()].concat());
-        let finder = Finder::new(&delimiter);
-        Self { delimiter, finder, matched: 0, implied: 0 }
+        let (finder, opening_finder) = (Finder::new(&delimiter), Finder::new(&delimiter[2..]));
+        Self { delimiter, finder, opening_finder, look_alikes: 0, matched: 0, implied: 0 }
     }
 
     /// `--boundary`, which begins a form.
@@ -82,6 +89,13 @@ impl Scanner {
     pub fn at_line_start(&mut self) {
         self.matched = 2;
         self.implied = 2;
+        self.look_alikes = 0;
+    }
+
+    /// How many boundaries that are no delimiters were found within chunks of the part; `None` when they are too many
+    /// to be looked for.
+    pub fn look_alikes(&self) -> Option<u8> {
+        (self.look_alikes < LOOK_ALIKES).then_some(self.look_alikes)
     }
 
     /// Length of `\r\n--boundary--`, the delimiter that closes a form.
@@ -113,7 +127,7 @@ impl Scanner {
                 return Step::Content(carried);
             }
         }
-        match self.finder.find(chunk, &self.delimiter) {
+        match self.find(chunk) {
             Some(0) => {
                 chunk.advance(self.delimiter.len());
                 Step::Delimiter
@@ -126,6 +140,20 @@ impl Scanner {
                 if content.is_empty() { Step::More } else { Step::Content(content) }
             }
         }
+    }
+
+    /// The first delimiter that is whole in `chunk`.
+    fn find(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut from = 0;
+        while self.look_alikes < LOOK_ALIKES {
+            let at = from + self.opening_finder.find(&chunk[from..], self.opening())?;
+            if chunk[..at].ends_with(b"\r\n") {
+                return Some(at - 2);
+            }
+            self.look_alikes += 1;
+            from = at + 1;
+        }
+        self.finder.find(&chunk[from..], &self.delimiter).map(|at| from + at)
     }
 
     /// How many bytes at the end of `chunk` may be the beginning of a delimiter. It begins with its only `\r`, so the
@@ -177,6 +205,23 @@ mod tests {
         let mut chunk = Bytes::from_static(b"--b--");
         assert_eq!(scanner.step(&mut chunk), Step::Delimiter);
         assert_eq!(&chunk[..], b"--");
+    }
+
+    #[test]
+    fn look_alikes_are_counted_up_to_a_limit() {
+        let mut scanner = Scanner::new("b");
+        scanner.at_line_start();
+        for count in 1..LOOK_ALIKES {
+            let mut chunk = Bytes::from_static(b"x\n--b");
+            assert_eq!(scanner.step(&mut chunk), Step::Content(Bytes::from_static(b"x\n--b")));
+            assert_eq!(scanner.look_alikes(), Some(count));
+        }
+        let mut chunk = Bytes::from_static(b"x--b--b\r\n--b");
+        assert_eq!(scanner.step(&mut chunk), Step::Content(Bytes::from_static(b"x--b--b")));
+        assert_eq!(scanner.look_alikes(), None);
+        assert_eq!(scanner.step(&mut chunk), Step::Delimiter);
+        scanner.at_line_start();
+        assert_eq!(scanner.look_alikes(), Some(0));
     }
 
     #[test]

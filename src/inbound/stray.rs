@@ -118,46 +118,120 @@ fn holds_disposition(bytes: &[u8]) -> bool {
     bytes.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME))
 }
 
-/// The last bytes of a file's content, to see whether a delimiter in them was meant to end it. The copy costs some 10 ns
-/// for a chunk, where a search through all content would cost a fifth of the relay's CPU.
-pub struct Tail {
-    bytes: [u8; Tail::LENGTH],
+/// A file's content as it passes: whether a delimiter in it was meant to end it. A file may hold anything that looks like
+/// one, but no line with the form's boundary and a part's header behind it.
+pub struct Passed {
+    /// The last bytes.
+    tail: [u8; Passed::TAIL],
     length: usize,
+    /// Boundaries that the scanner has told of and that were looked at.
+    seen: u8,
 }
 
-impl Default for Tail {
+impl Default for Passed {
     fn default() -> Self {
-        Self { bytes: [0; Self::LENGTH], length: 0 }
+        Self { tail: [0; Self::TAIL], length: 0, seen: 0 }
     }
 }
 
-impl Tail {
-    /// A delimiter, a head as browsers send it and a short value.
-    const LENGTH: usize = 512;
+impl Passed {
+    /// A delimiter with some white space, a line break and the beginning of a header: `MARK`.
+    const TAIL: usize = 128;
 
     pub fn clear(&mut self) {
-        self.length = 0;
+        (self.length, self.seen) = (0, 0);
     }
 
-    pub fn push(&mut self, content: &[u8]) {
-        let content = &content[content.len().saturating_sub(Self::LENGTH)..];
-        let stays = self.length.min(Self::LENGTH - content.len());
-        if stays > 0 {
-            self.bytes.copy_within(self.length - stays..self.length, 0);
+    /// Refuses content behind what has passed if a part begins in it. `look_alikes` is what the scanner says, behind it.
+    pub fn push(
+        &mut self,
+        content: &[u8],
+        opening: &[u8],
+        look_alikes: Option<u8>,
+    ) -> Result<(), InboundError> {
+        if let Some(look_alikes) = look_alikes {
+            let mut seam = [0; 2 * Self::TAIL];
+            let start = &content[..content.len().min(Self::TAIL)];
+            let end = self.length + start.len();
+            seam[..self.length].copy_from_slice(&self.tail[..self.length]);
+            seam[self.length..end].copy_from_slice(start);
+            refuse(&seam[..end], opening, begins_part)?;
+            if look_alikes != self.seen {
+                self.seen = look_alikes;
+                refuse(content, opening, begins_part)?;
+            }
         }
-        self.bytes[stays..stays + content.len()].copy_from_slice(content);
+        self.keep(content);
+        Ok(())
+    }
+
+    fn keep(&mut self, content: &[u8]) {
+        let content = &content[content.len().saturating_sub(Self::TAIL)..];
+        let stays = self.length.min(Self::TAIL - content.len());
+        self.tail.copy_within(self.length - stays..self.length, 0);
+        self.tail[stays..stays + content.len()].copy_from_slice(content);
         self.length = stays + content.len();
     }
 
-    /// At the body's end: a delimiter that was meant to be the last one.
-    pub fn refuse_delimiter(&self, opening: &[u8]) -> Result<(), InboundError> {
+    /// At the body's end: refuses a delimiter that was meant to be the last one.
+    pub fn refuse_closing(&self, opening: &[u8]) -> Result<(), InboundError> {
         let closes = |_, behind: &[u8]| behind.starts_with(b"--") || ends_line(behind);
-        refuse(&self.bytes[..self.length], opening, closes)
+        refuse(&self.tail[..self.length], opening, closes)
+    }
+}
+
+fn begins_part(_: Option<u8>, behind: &[u8]) -> bool {
+    const MARK: &[u8] = b"content-";
+    let line_end = behind.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
+    let behind = &behind[line_end.unwrap_or(behind.len())..];
+    let next = behind.strip_prefix(b"\r\n").or_else(|| behind.strip_prefix(b"\n"));
+    let next = next.and_then(|next| next.get(..MARK.len()));
+    next.is_some_and(|next| next.eq_ignore_ascii_case(MARK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made of a file's content in pieces of `size`.
+    fn pass(content: &[u8], size: usize) -> Result<(), InboundError> {
+        let mut passed = Passed::default();
+        let mut told = 0;
+        for piece in content.chunks(size) {
+            told += memmem::find_iter(piece, b"--bound").count() as u8;
+            passed.push(piece, b"--bound", Some(told))?;
+        }
+        passed.refuse_closing(b"--bound")
     }
 
-    /// At the file's end: a part that was meant to follow it. A file may hold anything else that looks like a delimiter.
-    pub fn refuse_part(&self, opening: &[u8]) -> Result<(), InboundError> {
-        let begins_part = |_, behind: &[u8]| ends_line(behind) && holds_disposition(behind);
-        refuse(&self.bytes[..self.length], opening, begins_part)
+    #[test]
+    fn a_part_within_a_file_is_found_however_it_is_cut() {
+        let filler = |length: usize| "x".repeat(length);
+        for before in [0, 1, 100, 126, 127, 128, 129, 1000] {
+            for (delimiter, fault) in [
+                ("\n--bound\r\nContent-Type: x", InboundError::LineFeeds),
+                ("--bound \t\ncontent-disposition: x", TEXT_BEFORE),
+                ("\n--bound--\n", InboundError::LineFeeds),
+            ] {
+                let ends = delimiter.contains("--bound--");
+                let after = if ends { String::new() } else { filler(before) };
+                let content = format!("{}{delimiter}{after}", filler(before));
+                for size in 1..content.len() + 1 {
+                    assert_eq!(
+                        pass(content.as_bytes(), size),
+                        Err(fault.clone()),
+                        "{size}: {content}"
+                    );
+                }
+            }
+            for innocent in
+                ["\n--bound--\r\n", "--bound", "\r--bound\r\nX: y", "\n--boun\r\nContent-"]
+            {
+                let content = format!("{}{innocent}{}", filler(before), filler(200));
+                for size in 1..content.len() + 1 {
+                    assert_eq!(pass(content.as_bytes(), size), Ok(()), "{size}: {content}");
+                }
+            }
+        }
     }
 }

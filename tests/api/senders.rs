@@ -203,6 +203,19 @@ fn no_part_is_swallowed_by_the_one_before() {
             assert_refused(&send_b(&world, &body), 400, "malformed_form", &[cause], &what);
         }
     }
+    // A second file, of any size.
+    for size in [1, 3_000, 300_000] {
+        let (one, two) = (noise(size, 1), noise(size, 2));
+        let first = form_b("", &[(FILE, &one)]);
+        let first = &first[..first.len() - "\r\n--b--\r\n".len()];
+        for (glue, cause) in [("\n", "LF"), ("", "behind other text")] {
+            let body = [first, glue.as_bytes(), &form_b("", &[(FILE, &two)])].concat();
+            let what = format!("two files of {size} glued by {glue:?}");
+            assert_refused(&send_b(&world, &body), 400, "malformed_form", &[cause], &what);
+            let reply = send_chunked(&world, "multipart/form-data; boundary=b", &body, 777);
+            assert_refused(&reply, 400, "malformed_form", &[cause], &what);
+        }
+    }
     // A head that ends in LF LF reaches into the next part.
     let body = format!("--b\r\n{note}\n\nvalue\r\n{}", String::from_utf8_lossy(&album_b("")));
     assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &["LF"], "LF LF");
