@@ -3,7 +3,7 @@
 //! | a client's bytes, by kind | tests |
 //! |---|---|
 //! | 1 a first part lost in silence | [`a_form_may_begin_behind_blanks`] [`a_preamble_is_skipped`] [`a_boundary_where_none_counts_is_refused`] [`no_part_is_swallowed_by_the_one_before`] [`white_space_behind_a_boundary_is_taken`] |
-//! | 2 transfer encodings | [`a_file_in_a_transfer_encoding_is_refused`] [`a_transfer_encoding_that_says_nothing_is_taken`] [`a_field_in_a_transfer_encoding_is_decoded`] |
+//! | 2 transfer encodings | [`a_file_in_a_transfer_encoding_is_refused`] [`curl_s_encoders_and_lists_of_files`] [`a_transfer_encoding_that_says_nothing_is_taken`] [`a_field_in_a_transfer_encoding_is_decoded`] |
 //! | 3 text taken for a file | [`text_in_a_file_s_place_is_no_file`] [`a_typed_part_called_file_is_one`] |
 //! | 4 a piece of a file | [`a_piece_of_a_file_is_refused`] [`a_file_in_one_piece_is_stored`] [`a_content_range_is_refused`] |
 //! | 6 part heads | [`a_multipart_type_says_nothing`] [`folded_lines_are_unfolded`] [`a_head_that_cannot_be_read_is_named`] |
@@ -15,6 +15,7 @@
 //! | B 3 parts without a name | [`parts_without_a_name_are_refused_early`] |
 
 use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -274,6 +275,43 @@ fn a_file_in_a_transfer_encoding_is_refused() {
     let reply = world.post(&form.part(head.as_bytes(), b"Yg=="));
     assert_ne!(reply.status, 201, "{}", reply.text());
     world.assert_nothing_stored();
+}
+
+/// What the real client sends.
+#[test]
+fn curl_s_encoders_and_lists_of_files() {
+    let world = Setup::new().start();
+    let (photo, text) = (world.folder().join("photo.png"), world.folder().join("a.txt"));
+    std::fs::write(&photo, PNG).expect("a file");
+    std::fs::write(&text, "text").expect("a file");
+    let (photo, text) = (photo.display().to_string(), text.display().to_string());
+    let curl = |forms: &[&str]| {
+        let (name, value) = authorization();
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-H", &format!("{name}: {value}")]);
+        for form in forms {
+            command.args(["-F", form]);
+        }
+        let output = command.arg(format!("http://{}/v1/files", world.gateway.address)).output();
+        let output = output.expect("curl").stdout;
+        serde_json::from_slice::<Value>(&output).expect("JSON")
+    };
+    for encoder in ["base64", "quoted-printable"] {
+        let problem = curl(&[&format!("file=@{photo};encoder={encoder}")]);
+        assert_eq!(problem["code"], "encoding_not_supported", "{problem}");
+        assert!(problem["detail"].as_str().expect("a text").contains(encoder), "{problem}");
+    }
+    let problem = curl(&[&format!("files=@{photo},{text}")]);
+    assert_eq!(problem["code"], "malformed_form", "{problem}");
+    assert!(problem["detail"].as_str().expect("a text").contains("multipart/mixed"), "{problem}");
+    world.assert_nothing_stored();
+    for encoder in ["binary", "8bit"] {
+        let file = curl(&[&format!("file=@{photo};encoder={encoder}")]);
+        assert_eq!(file["files"][0]["crc64"], crc64(PNG), "{file}");
+    }
+    let dir = "dir=album;type=text/plain;encoder=base64";
+    let file = curl(&[dir, &format!("file=@{photo}")]);
+    assert!(file["files"][0]["path"].as_str().expect("a path").contains("/album/"), "{file}");
 }
 
 #[test]
