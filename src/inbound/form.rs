@@ -16,17 +16,15 @@ use memchr::memmem;
 use tokio::task::coop;
 
 use super::body::{Body, announced_length};
+pub use super::fields::Fields;
+use super::fields::{self, FormFields};
 use super::head::{self, PartHead};
 use super::scan::{Scanner, Step};
 use super::stray::{self, Passed};
-use super::{InboundError, boundary, chunking, printable};
+use super::{InboundError, boundary, printable};
 use crate::cos::source::{End, Piece, Source};
 
-/// Form fields beside the files, and parts that a file input without a file sends: this many,
-const MAX_FIELDS: usize = 32;
-/// this many bytes together,
-const MAX_FIELD_BYTES: usize = 64 * 1024;
-/// and so long may one part's headers be, or what stands before the first delimiter.
+/// So long may one part's headers be, or what stands before the first delimiter.
 const MAX_HEAD: usize = 16 * 1024;
 /// What is looked through for their end at a time: they are short, and a file is behind them.
 const HEAD_STEP: usize = 512;
@@ -34,15 +32,6 @@ const HEAD_STEP: usize = 512;
 const MAX_PADDING: usize = 256;
 /// White space behind the closing delimiter. It is mirrored towards COS where the file's length is a guess.
 pub const MAX_EPILOGUE: usize = 4 * 1024;
-
-/// Fields that say where a file goes, and so must stand before it.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Fields {
-    /// The object's key, as the client names it.
-    pub path: Option<String>,
-    /// A folder for the template.
-    pub dir: Option<String>,
-}
 
 /// A file part whose content is next.
 #[derive(Debug)]
@@ -60,14 +49,10 @@ pub struct Form {
     chunk: Bytes,
     scanner: Scanner,
     state: State,
-    fields: Fields,
-    field_count: usize,
-    field_bytes: usize,
+    fields: FormFields,
     /// Parts whose head was read.
     part_count: usize,
     file_seen: bool,
-    /// A field that may have been meant to be a file, and what its text looks like.
-    text: Option<(String, &'static str)>,
     next: Option<FilePart>,
     /// How long the file that is being read can still be, as far as the request's length tells.
     room: Option<u64>,
@@ -118,12 +103,9 @@ impl Form {
             chunk: Bytes::new(),
             scanner: Scanner::new(&boundary),
             state: State::Preamble(Vec::new()),
-            fields: Fields::default(),
-            field_count: 0,
-            field_bytes: 0,
+            fields: FormFields::default(),
             part_count: 0,
             file_seen: false,
-            text: None,
             next: None,
             room: None,
             passed: Passed::default(),
@@ -133,18 +115,13 @@ impl Form {
 
     /// Why a form that has ended without a file has none.
     pub fn no_file(&self) -> InboundError {
-        match &self.text {
-            // Not where a file input was left empty.
-            Some((field, what)) if !self.file_seen => {
-                InboundError::TextForFile { field: printable(field.as_bytes()), what }
-            }
-            _ => InboundError::NoFile,
-        }
+        // Where a file input was left empty the fields are not to blame.
+        if self.file_seen { InboundError::NoFile } else { self.fields.no_file() }
     }
 
     /// The fields read so far.
     pub fn fields(&self) -> &Fields {
-        &self.fields
+        &self.fields.named
     }
 
     /// Reads on to the next file part; `None` at the form's valid end. The content of the file before must have been
@@ -357,20 +334,18 @@ impl Form {
             }
             State::Field { head, value } => match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
-                    let room = MAX_FIELD_BYTES.saturating_sub(self.field_bytes);
-                    value.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                    self.field_bytes += bytes.len();
-                    if self.field_bytes > MAX_FIELD_BYTES {
+                    let room = self.fields.room(bytes.len());
+                    value.extend_from_slice(&bytes[..room]);
+                    if room < bytes.len() {
                         stray::in_field(value, self.scanner.opening())?;
-                        let field = printable(head.field.as_bytes());
-                        return Err(InboundError::FieldTooLarge { field, bytes: MAX_FIELD_BYTES });
+                        return Err(fields::too_large(head));
                     }
                 }
                 Step::Delimiter => {
                     stray::in_field(value, self.scanner.opening())?;
                     let (head, value) = (std::mem::take(head), std::mem::take(value));
                     self.state = State::DELIMITER;
-                    self.take_field(head, value)?;
+                    self.fields.take(head, value)?;
                 }
                 Step::More => {}
             },
@@ -401,11 +376,7 @@ impl Form {
         let head = head::parse(&raw[2..]).map_err(|fault| InboundError::Head { part, fault })?;
         // An empty file input is no file, and there is no other limit on such parts.
         if !head.is_file() || head.file_name.as_deref() == Some("") {
-            self.field_count += 1;
-            self.field_bytes += head.field.len();
-            if self.field_count > MAX_FIELDS || self.field_bytes > MAX_FIELD_BYTES {
-                return Err(FIELDS);
-            }
+            self.fields.count(&head)?;
         }
         if head.is_file() {
             return self.take_file_head(head);
@@ -450,47 +421,4 @@ impl Form {
         self.state = State::AtFile;
         Ok(())
     }
-
-    fn take_field(&mut self, head: PartHead, value: Vec<u8>) -> Result<(), InboundError> {
-        let shown = |head: &PartHead| printable(head.field.as_bytes());
-        if head.is_media() {
-            let content_type = head.content_type.clone().unwrap_or_default();
-            return Err(InboundError::MediaWithoutName { field: shown(&head), content_type });
-        }
-        let Some(value) = head.transfer_encoding.decode(value) else {
-            let encoding = head.transfer_encoding.name().unwrap_or_default().to_owned();
-            return Err(InboundError::FieldEncoding { field: shown(&head), encoding });
-        };
-        let field = head.field;
-        chunking::refuse(&field, &value)?;
-        let slot = match field.as_str() {
-            "path" => &mut self.fields.path,
-            "dir" => &mut self.fields.dir,
-            _ => {
-                self.note_text(field, &value);
-                return Ok(());
-            }
-        };
-        let value = String::from_utf8(value)
-            .map_err(|_| InboundError::Malformed("the fields `path` and `dir` must be UTF-8"))?;
-        if slot.replace(value).is_some() {
-            return Err(InboundError::Malformed(
-                "the field `path` or `dir` stands in the form twice",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Remembers the field that was most likely meant to be the file, should the form end without one.
-    fn note_text(&mut self, field: String, value: &[u8]) {
-        let what = stray::looks_like(value);
-        let likely = |field: &str, what: &str| (field == "file", !what.is_empty());
-        let known = self.text.as_ref().map(|(field, what)| likely(field, what));
-        if known.is_none_or(|known| known < likely(&field, what)) {
-            self.text = Some((field, what));
-        }
-    }
 }
-
-const FIELDS: InboundError =
-    InboundError::FieldsTooLarge { fields: MAX_FIELDS, bytes: MAX_FIELD_BYTES };

@@ -8,6 +8,7 @@ pub mod chunking;
 pub mod digest;
 pub mod disposition;
 pub mod encoding;
+mod fields;
 pub mod form;
 pub mod head;
 pub mod hold;

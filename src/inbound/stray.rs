@@ -78,31 +78,6 @@ pub fn first_delimiter(body: &[u8]) -> Option<&[u8]> {
     is_one.then_some(boundary)
 }
 
-/// What the text of a field looks like that was meant to be a file. Says nothing of any other text.
-pub fn looks_like(value: &[u8]) -> &'static str {
-    let is = |known: &[u8]| value.eq_ignore_ascii_case(known);
-    let begins = |known: &[u8]| {
-        value.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known))
-    };
-    if is(b"undefined") {
-        " (`undefined`)"
-    } else if is(b"null") {
-        " (`null`)"
-    } else if begins(b"[object ") {
-        " (`[object …]`)"
-    } else if begins(b"data:") {
-        " (a data URL)"
-    } else if begins(b"blob:") {
-        " (a blob URL)"
-    } else if begins(b"c:\\fakepath\\") {
-        " (the value of a file input)"
-    } else if value.is_empty() {
-        " (none)"
-    } else {
-        ""
-    }
-}
-
 fn without_blanks(mut bytes: &[u8]) -> &[u8] {
     loop {
         bytes = match bytes {
