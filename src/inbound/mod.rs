@@ -54,7 +54,9 @@ pub enum InboundError {
     Malformed(&'static str),
     #[error("part {part} of the form: {fault}")]
     Head { part: usize, fault: HeadFault },
-    #[error("the form's lines end in LF alone, and must end in CRLF")]
+    #[error(
+        "the form's lines must end in CRLF, and a boundary or an empty line stands at a bare LF"
+    )]
     LineFeeds,
     #[error("the form has no file")]
     NoFile,
