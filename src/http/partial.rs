@@ -7,10 +7,8 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 
 use super::problem::{Code, Problem};
 use super::query;
+use crate::inbound::{InboundError, chunking};
 
-/// Parameters with the number of pieces: of plupload and WebUploader, Dropzone, resumable.js, Flow and Fine Uploader.
-const PIECES: [&str; 5] =
-    ["chunks", "dztotalchunkcount", "resumabletotalchunks", "flowtotalchunks", "qqtotalparts"];
 /// The parameter of S3's Upload Part.
 const PART: &str = "partnumber";
 /// Characters of a header or a parameter that are worth repeating.
@@ -18,15 +16,15 @@ const SHOWN: usize = 60;
 
 /// Refuses a request that says that its body is not the whole file.
 pub fn refuse(request: &HttpRequest) -> Result<(), Problem> {
-    let sign = by_headers(request.headers()).or_else(|| by_query(request.query_string()));
+    let sign = by_headers(request.headers()).or(by_query(request.query_string())?);
     sign.map_or(Ok(()), |sign| {
         let sign: String = sign.chars().take(SHOWN).collect();
         Err(Problem::new(
             Code::InvalidRequest,
             format!(
                 "`{sign}` says that this request carries a piece of a file, and each request must carry a whole one: \
-                 send the file from its first byte to its last (curl: without -C; an upload widget: with chunked or \
-                 resumable uploads switched off)"
+                 send the file from its first byte to its last (curl: without -C; jQuery File Upload: without \
+                 `maxChunkSize`; other widgets: with chunked or resumable uploads switched off)"
             ),
         ))
     })
@@ -71,14 +69,15 @@ fn is_piece_type(value: &[u8]) -> bool {
         || essence.eq_ignore_ascii_case(b"application/partial-upload")
 }
 
-/// The parameter that tells. A file of a single piece is whole.
-fn by_query(query: &str) -> Option<String> {
-    let tells = |(name, value): &(&str, &str)| {
-        let pieces = || value.parse::<u64>().is_ok_and(|count| count > 1);
-        name.eq_ignore_ascii_case(PART)
-            || (PIECES.iter().any(|known| name.eq_ignore_ascii_case(known)) && pieces())
-    };
-    query::pairs(query).find(tells).map(|(name, value)| format!("{name}={value}"))
+/// The parameter that tells. Widgets can be told to put their fields into the query.
+fn by_query(query: &str) -> Result<Option<String>, InboundError> {
+    for (name, value) in query::pairs(query) {
+        if name.eq_ignore_ascii_case(PART) {
+            return Ok(Some(format!("{name}={value}")));
+        }
+        chunking::refuse(name, value.as_bytes())?;
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -124,7 +123,8 @@ mod tests {
             ("path=chunks", false),
             ("", false),
         ] {
-            assert_eq!(by_query(query).is_some(), piece, "{query}");
+            let told = !matches!(by_query(query), Ok(None));
+            assert_eq!(told, piece, "{query}");
         }
     }
 }

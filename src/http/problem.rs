@@ -285,7 +285,7 @@ impl From<InboundError> for Problem {
             | E::Head { .. }
             | E::LineFeeds => Code::MalformedForm,
             E::NoFile | E::TextForFile { .. } | E::MediaWithoutName { .. } => Code::NoFile,
-            E::FilePiece { .. } | E::ContentRange => Code::InvalidRequest,
+            E::FilePiece { .. } => Code::InvalidRequest,
             E::FieldAfterFile(_) => Code::FieldAfterFile,
             E::Truncated | E::Unclosed(_) => Code::TruncatedBody,
             E::LengthMismatch { .. } => Code::LengthMismatch,
@@ -333,10 +333,6 @@ impl From<InboundError> for Problem {
                     "{error}; stored, it would be taken for the whole: switch chunking off ({cure})"
                 );
                 return Self::new(code, detail);
-            }
-            E::ContentRange => {
-                "; stored, it would be taken for the whole: switch chunking off (`maxChunkSize` in jQuery File Upload), \
-                 and send the file in one request without the header"
             }
             E::FieldAfterFile(_) => "; append it to the form before the file",
             E::LengthRequired => {

@@ -24,7 +24,7 @@ use crate::guard::policy::Client;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::digest::{Digests, verified};
 use crate::inbound::form::Form;
-use crate::inbound::{InboundError, chunking, limited, raw};
+use crate::inbound::{InboundError, limited, raw};
 use crate::key::Key;
 use crate::metrics::{InFlight, Metrics};
 use crate::settings::{Action, ReplyProfile};
@@ -216,7 +216,6 @@ async fn form_files(
     if announced_length(request.headers()).is_some_and(|length| length > most) {
         return Err(InboundError::FileTooLarge(client.max_file_size).into());
     }
-    chunking::refuse_request(request.headers(), request.query_string())?;
     let body = Body::new(payload.into_inner(), settings.idle_timeout);
     let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
 

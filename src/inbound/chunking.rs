@@ -1,8 +1,6 @@
 //! Upload widgets that cut a file and send each piece as a form of its own, told by the fields they add. A piece stored
 //! as a file is a damaged file under a success.
 
-use actix_web::http::header::{CONTENT_RANGE, HeaderMap};
-
 use super::InboundError;
 
 /// One kind of widget.
@@ -54,9 +52,9 @@ const WIDGETS: &[Widget] = &[
     },
 ];
 
-/// Refuses a field that says that a file comes in more than one piece.
+/// Refuses a field, or a parameter of the query, that says that a file comes in more than one piece.
 pub fn refuse(field: &str, value: &[u8]) -> Result<(), InboundError> {
-    let widget = WIDGETS.iter().find(|widget| widget.total == field);
+    let widget = WIDGETS.iter().find(|widget| widget.total.eq_ignore_ascii_case(field));
     match widget {
         Some(widget) if is_several(value) => Err(InboundError::FilePiece {
             told_by: widget.total,
@@ -65,15 +63,6 @@ pub fn refuse(field: &str, value: &[u8]) -> Result<(), InboundError> {
         }),
         _ => Ok(()),
     }
-}
-
-/// The same for a form's request: by a Content-Range, and by its query, where widgets can be told to put these fields.
-pub fn refuse_request(headers: &HeaderMap, query: &str) -> Result<(), InboundError> {
-    if headers.contains_key(CONTENT_RANGE) {
-        return Err(InboundError::ContentRange);
-    }
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.try_for_each(|(name, value)| refuse(name, value.as_bytes()))
 }
 
 /// Whether a count is more than one. What is no number says nothing.
@@ -87,7 +76,6 @@ fn is_several(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::HeaderValue;
 
     #[test]
     fn only_a_count_of_several_is_a_piece() {
@@ -100,11 +88,5 @@ mod tests {
             }
         }
         assert_eq!(refuse("chunk", b"3"), Ok(()));
-        let mut headers = HeaderMap::new();
-        assert!(refuse_request(&headers, "chunk=0&chunks=3").is_err());
-        assert_eq!(refuse_request(&headers, "chunks=1&dir=chunks&chunks"), Ok(()));
-        assert_eq!(refuse_request(&headers, ""), Ok(()));
-        headers.insert(CONTENT_RANGE, HeaderValue::from_static("bytes 0-9/20"));
-        assert_eq!(refuse_request(&headers, ""), Err(InboundError::ContentRange));
     }
 }

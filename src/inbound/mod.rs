@@ -66,8 +66,6 @@ pub enum InboundError {
     MediaWithoutName { field: String, content_type: String },
     #[error("the field `{told_by}` says that this is a piece of a file, as {widget} sends it")]
     FilePiece { told_by: &'static str, widget: &'static str, cure: &'static str },
-    #[error("the request has a Content-Range, so it holds a piece of a file")]
-    ContentRange,
     #[error("the field `{0}` stands after the file")]
     FieldAfterFile(String),
     #[error("the body ended before it was complete")]
