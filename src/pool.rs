@@ -2,6 +2,7 @@
 //!
 //! A connection belongs to the upload that uses it, so dropping the upload closes it, which stores nothing.
 
+mod chunked;
 pub mod exchange;
 pub mod parcel;
 pub mod reply;
@@ -27,8 +28,8 @@ use crate::turn;
 use reply::Receiver;
 use wire::{Pulse, Tap, Wire};
 
-/// Idle connections kept for one origin and worker, never more than were in use at once, and for how long. COS closes idle
-/// ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
+/// Idle connections kept for one worker, whatever their origins, never more than were in use at once, and for how long.
+/// COS closes idle ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
 const IDLE_CONNECTIONS: usize = 256;
 pub const IDLE_FOR: Duration = Duration::from_secs(20);
 /// So long ago an idle connection was in use that the other side is not about to close it.
@@ -117,7 +118,14 @@ impl Pool {
             .map_err(|_| ConnectError::Timeout(limit))?
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
         let receiver = Receiver::new(self.reply_limit);
-        Ok(Box::new(Connection { wire, pulse, receiver, keeps: false, since: Instant::now() }))
+        let since = Instant::now();
+        let mut connection = Box::new(Connection { wire, pulse, receiver, keeps: false, since });
+        // What came before the request would pass for its response.
+        if !connection.is_open() {
+            let cause = "it was closed, or something came over it, before the request was sent";
+            return Err(ConnectError::Failed(cause.to_owned()));
+        }
+        Ok(connection)
     }
 
     async fn wire(&self, origin: &Origin, pulse: Rc<Pulse>) -> io::Result<Wire> {
@@ -151,7 +159,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection, if its last exchange ended so that another may follow.
+    /// Keeps a connection, if its last exchange ended so that another may follow: with a success read to its end.
     pub fn put_back(&self, origin: &Origin, mut connection: Box<Connection>) {
         if !std::mem::take(&mut connection.keeps) {
             return;
@@ -159,9 +167,11 @@ impl Pool {
         connection.receiver.clear();
         connection.since = Instant::now();
         let mut idle = self.idle.borrow_mut();
+        if idle.values().map(Vec::len).sum::<usize>() >= IDLE_CONNECTIONS {
+            return;
+        }
         match idle.get_mut(origin) {
-            Some(kept) if kept.len() < IDLE_CONNECTIONS => kept.push(connection),
-            Some(_) => {}
+            Some(kept) => kept.push(connection),
             None => drop(idle.insert(origin.clone(), vec![connection])),
         }
     }

@@ -49,6 +49,16 @@ pub(super) enum Waiting {
     Verdict(Instant),
 }
 
+impl Waiting {
+    /// Since when the verdict is waited for.
+    pub(super) fn verdict_since(self) -> Option<Instant> {
+        match self {
+            Self::Verdict(since) => Some(since),
+            Self::Client | Self::Upstream => None,
+        }
+    }
+}
+
 impl Outgoing {
     pub(super) fn new(kept: Blocks, ended: Option<End>, source: Source, window: usize) -> Self {
         Self {
@@ -90,7 +100,9 @@ impl Outgoing {
 
     /// A reply has come: whatever has not been sent is not sent any more.
     fn stop(&mut self) {
-        if let Some(pass) = &mut self.pass {
+        if let Some(pass) = &mut self.pass
+            && !matches!(pass.waiting, Waiting::Verdict(_))
+        {
             pass.waiting = Waiting::Verdict(Instant::now());
         }
     }

@@ -62,7 +62,9 @@ impl Upstream {
         let head = head(&target.path, &target.authority, &content_type, body.length());
         let exchange = Exchange::new(&mut connection, head, body, Marks::default());
         let reply = self.drive(exchange, outgoing).await?;
-        self.pool.put_back(&target.origin, connection);
+        if !reply.is_refusal() {
+            self.pool.put_back(&target.origin, connection);
+        }
         Ok(reply)
     }
 
@@ -73,28 +75,25 @@ impl Upstream {
         outgoing: &RefCell<Outgoing>,
     ) -> Result<Reply, CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
-        let mut verdict_due = None;
+        let mut reply_since = None;
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = exchange.poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            // The timer is moved only when it fires or the verdict becomes due, not for every chunk.
-            if let Waiting::Verdict(since) = outgoing.borrow().waiting()
-                && verdict_due.replace(since) != Some(since)
-            {
-                timer.as_mut().reset(since + self.timeouts.reply);
+            let waiting = outgoing.borrow().waiting();
+            // The timer is brought forward when a reply becomes due or begins, not moved for every chunk.
+            let since = exchange.reply_began().or(waiting.verdict_since());
+            if reply_since != since {
+                reply_since = since;
+                if let Some(due) = since.map(|since| since + self.timeouts.reply)
+                    && due < timer.deadline()
+                {
+                    timer.as_mut().reset(due);
+                }
             }
             while timer.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
-                let (waited_for, limit, since) = match outgoing.borrow().waiting() {
-                    Waiting::Client => ("taking the file", self.timeouts.write, now),
-                    Waiting::Upstream => {
-                        ("taking the file", self.timeouts.write, exchange.written())
-                    }
-                    Waiting::Verdict(since) => {
-                        ("the verdict", self.timeouts.reply, since.max(exchange.written()))
-                    }
-                };
+                let Due { waited_for, limit, since } = self.due(&exchange, waiting, now);
                 if now >= since + limit {
                     return Poll::Ready(Err(CosError::Timeout { waited_for, limit }));
                 }
@@ -102,25 +101,61 @@ impl Upstream {
             }
             Poll::Pending
         })
-        .await?;
+        .await;
+        let refused = exchange.status().filter(|status| !is_success(*status));
         let (status, body) = match result {
-            Ok(reply) => (reply.status, reply.body),
+            Ok(Ok(reply)) => (reply.status, reply.body),
             // A refusal stands by its status; a success that cannot be read to its end may hold an error.
-            Err(ExchangeError::Failed(Failure::CutShort { status, .. })) if !is_success(status) => {
+            Err(timeout) => (refused.ok_or(timeout)?, Bytes::new()),
+            Ok(Err(ExchangeError::Failed(Failure::CutShort { status, .. })))
+                if !is_success(status) =>
+            {
                 (status, Bytes::new())
             }
-            Err(ExchangeError::Failed(Failure::CutShort { .. })) => {
+            Ok(Err(ExchangeError::Failed(Failure::CutShort { .. }))) => {
                 return Err(CosError::NoVerdict("its body cannot be read"));
             }
-            Err(ExchangeError::Failed(Failure::Unanswered(cause))) => {
+            Ok(Err(ExchangeError::Failed(Failure::Unanswered(cause)))) => {
                 return Err(CosError::Unreachable(cause));
             }
             // The cause is told by whoever was to fill the form.
-            Err(ExchangeError::Aborted) => return Err(CosError::NoVerdict("the form broke off")),
+            Ok(Err(ExchangeError::Aborted)) => {
+                return Err(CosError::NoVerdict("the form broke off"));
+            }
         };
         let is_sent = exchange.is_sent();
         Ok(Reply { status, marks: exchange.into_headers(), body, is_sent })
     }
+
+    /// What of COS is waited for at `now`. A reply that has begun must come to its end in time whatever else is waited
+    /// for: COS could otherwise hold an upload for as long as its client takes.
+    fn due(
+        &self,
+        exchange: &Exchange<'_, RelayBody, Marks>,
+        waiting: Waiting,
+        now: Instant,
+    ) -> Due {
+        let Timeouts { write, reply, .. } = self.timeouts;
+        let verdict = |since| Due { waited_for: "the verdict", limit: reply, since };
+        let taking = |since| Due { waited_for: "taking the file", limit: write, since };
+        let due = match waiting {
+            // Its own timer watches the client.
+            Waiting::Client => taking(now),
+            Waiting::Upstream => taking(exchange.written()),
+            Waiting::Verdict(since) => verdict(since.max(exchange.written())),
+        };
+        match exchange.reply_began().map(verdict) {
+            Some(begun) if begun.since + begun.limit < due.since + due.limit => begun,
+            _ => due,
+        }
+    }
+}
+
+/// What of COS is waited for, for how long at most, and since when.
+struct Due {
+    waited_for: &'static str,
+    limit: Duration,
+    since: Instant,
 }
 
 fn unconnected(error: ConnectError) -> CosError {

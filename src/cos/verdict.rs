@@ -16,6 +16,13 @@ pub struct Reply {
     pub is_sent: bool,
 }
 
+impl Reply {
+    /// Whether COS refused: by its status, or by an error document behind a status of success.
+    pub(super) fn is_refusal(&self) -> bool {
+        !is_success(self.status) || !self.body.is_empty() && error_in(&self.body).is_some()
+    }
+}
+
 /// So much of a header is worth keeping.
 const LONGEST: usize = 128;
 

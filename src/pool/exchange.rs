@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use super::Connection;
 use super::parcel::{Parcel, RUNS};
@@ -72,6 +73,8 @@ pub struct Exchange<'c, O, H> {
     headers: H,
     parcel: Parcel,
     sending: Sending,
+    /// Since when a reply is under way.
+    began: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +103,7 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
     ) -> Self {
         let mut parcel = Parcel::default();
         parcel.push(head.into());
-        Self { connection, outflow, headers, parcel, sending: Sending::Fill }
+        Self { connection, outflow, headers, parcel, sending: Sending::Fill, began: None }
     }
 
     /// Whether the whole request was sent.
@@ -114,11 +117,23 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
     }
 
     /// When the kernel last took bytes from us.
-    pub fn written(&self) -> tokio::time::Instant {
+    pub fn written(&self) -> Instant {
         self.connection.pulse.written()
     }
 
-    /// The reply, read to its end. The connection can be kept if it says so.
+    /// Since when a part of a reply is there whose end is not, whether or not the request is sent. Whole interim
+    /// responses do not count.
+    pub fn reply_began(&self) -> Option<Instant> {
+        self.began
+    }
+
+    /// The reply's status, once its head has come.
+    pub fn status(&self) -> Option<u16> {
+        self.connection.receiver.status()
+    }
+
+    /// The reply, read to its end. The connection can be kept if it says so, and if it is a success: after a refusal the
+    /// other side may close it, whatever it says.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, ExchangeError>> {
         match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Aborted)) => {
@@ -139,9 +154,10 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
             }
             self.outflow.stop();
         }
-        let reply = ready!(polled);
-        self.connection.keeps = self.is_sent() && self.connection.receiver.keeps();
-        Poll::Ready(reply.map_err(ExchangeError::Failed))
+        let reply = ready!(polled).map_err(ExchangeError::Failed)?;
+        self.connection.keeps =
+            reply.is_success() && self.is_sent() && self.connection.receiver.keeps();
+        Poll::Ready(Ok(reply))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
@@ -187,6 +203,10 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
             }
             if let Some(reply) = receiver.advance(&mut self.headers)? {
                 return Poll::Ready(Ok(reply));
+            }
+            match receiver.has_begun() {
+                true => drop(self.began.get_or_insert_with(Instant::now)),
+                false => self.began = None,
             }
         }
     }
