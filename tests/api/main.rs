@@ -45,4 +45,5 @@ mod tickets;
 mod tls;
 mod tokens;
 mod uploads;
+mod upstreams;
 mod wire;

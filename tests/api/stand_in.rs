@@ -28,7 +28,12 @@ pub struct Seen {
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The number of the connection it came over.
+    pub connection: usize,
 }
+
+/// What is done with a connection once a request's head has come over it, in place of a reply.
+type Takeover = Arc<dyn Fn(&Seen, BufReader<TcpStream>) + Send + Sync>;
 
 impl Seen {
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -54,6 +59,9 @@ struct Shared {
     seen: Vec<Seen>,
     /// Whole replies, by what the target begins with.
     replies: BTreeMap<&'static str, Vec<u8>>,
+    takeovers: BTreeMap<&'static str, Takeover>,
+    /// What stands before each reply.
+    interim: Vec<u8>,
 }
 
 impl Upstream {
@@ -69,12 +77,14 @@ impl Upstream {
             address: address.to_string(),
             seen: Vec::new(),
             replies,
+            takeovers: BTreeMap::new(),
+            interim: Vec::new(),
         }));
         let all = shared.clone();
         std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for (connection, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 let shared = all.clone();
-                std::thread::spawn(move || serve(stream, &shared));
+                std::thread::spawn(move || serve(stream, connection, &shared));
             }
         });
         Self { address, shared }
@@ -83,6 +93,27 @@ impl Upstream {
     /// From now on, targets that begin so are answered so.
     pub fn reply(&self, target: &'static str, reply: impl Into<Vec<u8>>) {
         self.shared.lock().expect("the state").replies.insert(target, reply.into());
+    }
+
+    /// From now on, these interim responses come before each reply.
+    pub fn interim(&self, responses: impl Into<Vec<u8>>) {
+        self.shared.lock().expect("the state").interim = responses.into();
+    }
+
+    /// From now on, `takeover` gets the connections over which targets come that begin so, with the requests' bodies
+    /// still to be read.
+    pub fn take_over(
+        &self,
+        target: &'static str,
+        takeover: impl Fn(&Seen, BufReader<TcpStream>) + Send + Sync + 'static,
+    ) {
+        let mut shared = self.shared.lock().expect("the state");
+        shared.takeovers.insert(target, Arc::new(takeover));
+    }
+
+    /// From now on, targets that begin so are answered as before [`Self::take_over`].
+    pub fn give_back(&self, target: &str) {
+        self.shared.lock().expect("the state").takeovers.remove(target);
     }
 
     /// The requests so far whose target begins so.
@@ -117,9 +148,23 @@ pub fn link(url: &str, path: &str) -> Value {
 }
 
 /// Serves one connection until it is closed, or until a reply has said that it will be.
-fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
+fn serve(stream: TcpStream, connection: usize, shared: &Mutex<Shared>) {
     let mut stream = BufReader::new(stream);
-    while let Ok(seen) = request(&mut stream) {
+    while let Ok(mut seen) = request_head(&mut stream) {
+        seen.connection = connection;
+        let takeover = {
+            let mut shared = shared.lock().expect("the state");
+            let mut takeovers = shared.takeovers.iter();
+            let found = takeovers.find(|(start, _)| seen.target.starts_with(**start));
+            let takeover = found.map(|(_, takeover)| takeover.clone());
+            takeover.inspect(|_| shared.seen.push(seen.clone()))
+        };
+        if let Some(takeover) = takeover {
+            return takeover(&seen, stream);
+        }
+        if read_body(&mut seen, &mut stream).is_err() {
+            return;
+        }
         let reply = {
             let mut shared = shared.lock().expect("the state");
             let known = shared.replies.iter().find(|(start, _)| seen.target.starts_with(*start));
@@ -135,7 +180,7 @@ fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
                 _ => reply,
             };
             shared.seen.push(seen);
-            reply
+            [&shared.interim[..], &reply].concat()
         };
         let closes = memchr::memmem::find(&reply, b"connection: close").is_some();
         if stream.get_mut().write_all(&reply).is_err() || closes {
@@ -144,8 +189,8 @@ fn serve(stream: TcpStream, shared: &Mutex<Shared>) {
     }
 }
 
-/// The next request; whatever follows its announced length would be read as the head of another one.
-fn request(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
+/// The next request without its body; whatever follows its announced length would be read as the head of another one.
+fn request_head(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -162,11 +207,15 @@ fn request(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
     let (method, target) = (word()?, word()?);
     let pairs = lines[1..].iter().filter_map(|line| line.split_once(": "));
     let headers = pairs.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    let mut seen = Seen { method, target, headers: headers.collect(), body: Vec::new() };
+    let headers = headers.collect();
+    Ok(Seen { method, target, headers, body: Vec::new(), connection: 0 })
+}
+
+/// Reads a request's body.
+pub fn read_body(seen: &mut Seen, stream: &mut BufReader<TcpStream>) -> io::Result<()> {
     let length = seen.header("content-length").and_then(|length| length.parse().ok());
     seen.body.resize(length.unwrap_or(0), 0);
-    stream.read_exact(&mut seen.body)?;
-    Ok(seen)
+    stream.read_exact(&mut seen.body)
 }
 
 /// A gateway in production in front of it.
