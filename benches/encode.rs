@@ -23,7 +23,9 @@ use tcb_upload_gateway::inbound::scan::{Scanner, Step};
 use tcb_upload_gateway::key::{Key, Template, Values};
 use tcb_upload_gateway::metrics::Metrics;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
+use tcb_upload_gateway::tls;
 use tcb_upload_gateway::wechat::credential::{App, Credential, Forced, Grant};
+use tcb_upload_gateway::wechat::direct::Direct;
 use tcb_upload_gateway::wechat::token::Tokens;
 use uuid::Uuid;
 
@@ -166,7 +168,11 @@ fn token_from_the_cache(bencher: Bencher) {
 }
 
 thread_local! {
-    static CLIENT: awc::Client = actix_web::rt::System::new().block_on(async { awc::Client::new() });
+    static CLIENT: Direct = actix_web::rt::System::new().block_on(async { connections() });
+}
+
+fn connections() -> Direct {
+    Direct::new(tls::client().expect("TLS"), Duration::from_secs(5))
 }
 
 fn tokens() -> &'static Tokens {
@@ -184,7 +190,7 @@ fn tokens() -> &'static Tokens {
         let tokens = Tokens::new(credential, None, metrics);
         let fetched = tokens.clone();
         actix_web::rt::System::new()
-            .block_on(async move { fetched.get(&awc::Client::new()).await.map(drop) })
+            .block_on(async move { fetched.get(&connections()).await.map(drop) })
             .expect("a token");
         // It is wanted only once.
         std::mem::forget(sandbox);

@@ -12,7 +12,7 @@
 //!    body has ended validly, its verdict read while it is still being sent.
 //! 6. `http::reply`: the file's id and a stable address.
 //!
-//! The link and the form go over connections that each worker keeps ([`pool`]); awc makes WeChat's other calls.
+//! WeChat's calls and the form go over connections that each worker keeps ([`pool`]).
 //!
 //! Nothing is buffered but a bounded window of each file's beginning ([`memory`]), so that a failed attempt can be
 //! repeated.

@@ -16,9 +16,6 @@ use crate::wechat::file::TokenFile;
 use crate::wechat::replicas::Replicas;
 use crate::wechat::token::Tokens;
 
-/// Calls to WeChat that one worker makes at once.
-const WECHAT_CONNECTIONS: usize = 256;
-
 /// What all threads share of them; each has its own connections.
 #[derive(Clone)]
 pub(crate) struct Upstreams {
@@ -41,13 +38,14 @@ impl Upstreams {
         Ok(Self { tls, wechat, timeouts, metrics })
     }
 
+    /// A client for any other server.
     pub fn http(&self, settings: &Settings) -> awc::Client {
         client(settings, &self.tls)
     }
 
     pub fn wechat(&self, settings: &Settings) -> Wechat {
         let direct = Direct::new(self.tls.clone(), settings.wechat.connect_timeout);
-        Wechat::new(self.http(settings), direct, self.wechat.clone())
+        Wechat::new(direct, self.wechat.clone())
     }
 
     /// How we are let in to WeChat.
@@ -89,7 +87,7 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared
     };
     let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
     Ok(api::Shared::new(
-        wechat.base_url.clone(),
+        &wechat.base_url,
         wechat.env.clone(),
         wechat.timeout,
         access,
@@ -99,10 +97,8 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared
 }
 
 fn client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
-    let connector = awc::Connector::new()
-        .rustls_0_23(tls.clone())
-        .timeout(settings.wechat.connect_timeout)
-        .limit(WECHAT_CONNECTIONS);
+    let connector =
+        awc::Connector::new().rustls_0_23(tls.clone()).timeout(settings.wechat.connect_timeout);
     awc::Client::builder()
         .connector(connector)
         .disable_redirects()

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use awc::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::WechatError;
 use super::credential::Mode;
+use super::direct::Direct;
 use super::file::TokenFile;
 use super::replicas::Away;
 use super::token::{Token, Tokens};
@@ -47,7 +47,7 @@ impl Access {
     }
 
     /// Something to show; `http` is used only if a token must be fetched.
-    pub async fn pass(&self, http: &Client) -> Result<Pass, WechatError> {
+    pub async fn pass(&self, http: &Direct) -> Result<Pass, WechatError> {
         Ok(match self {
             Self::Fetched(tokens) => Pass::Fetched(tokens.get(http).await?),
             Self::File(file) => Pass::File(file.token()?),

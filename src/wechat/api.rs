@@ -5,19 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use awc::Client;
 use futures::future::join_all;
 use moka::future::Cache;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
 
 use super::access::Access;
-use super::credential::Mode;
-use super::direct::{Address, Direct};
+use super::direct::{Address, Direct, with_query};
 use super::links::{DownloadLink, Links};
-use super::reply::{accept, exchange, understand};
+use super::reply::exchange;
 use super::wire::{self, UploadLink};
 use super::{FileError, WechatError, printable};
 use crate::metrics::Metrics;
@@ -39,12 +35,8 @@ const UPLOAD_LINK: &str = "uploadfile";
 /// take that, and the next request would ask again.
 const PROBE: &str = "probe";
 
-/// What a query's parameter must not hold as it is.
-const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
 /// What all workers share.
 pub struct Shared {
-    base_url: String,
     address: Option<Address>,
     env: String,
     timeout: Duration,
@@ -60,7 +52,7 @@ pub struct Shared {
 impl Shared {
     /// `base_url` without a trailing slash; `timeout` for one call.
     pub fn new(
-        base_url: String,
+        base_url: &str,
         env: String,
         timeout: Duration,
         access: Access,
@@ -68,8 +60,8 @@ impl Shared {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let (learned, links) = (Cache::new(1), Links::new());
-        let address = Address::of(&base_url);
-        Arc::new(Self { base_url, address, env, timeout, access, prefix, learned, links, metrics })
+        let address = Address::of(base_url);
+        Arc::new(Self { address, env, timeout, access, prefix, learned, links, metrics })
     }
 
     /// How calls are let in.
@@ -81,7 +73,6 @@ impl Shared {
 /// A worker's way to WeChat.
 #[derive(Clone)]
 pub struct Wechat {
-    http: Client,
     direct: Direct,
     shared: Arc<Shared>,
 }
@@ -95,9 +86,9 @@ pub struct Wanted {
 }
 
 impl Wechat {
-    /// `http` and `direct` belong to the worker, the rest to all.
-    pub fn new(http: Client, direct: Direct, shared: Arc<Shared>) -> Self {
-        Self { http, direct, shared }
+    /// `direct` belongs to the worker, the rest to all.
+    pub fn new(direct: Direct, shared: Arc<Shared>) -> Self {
+        Self { direct, shared }
     }
 
     /// The environment of the settings.
@@ -119,7 +110,7 @@ impl Wechat {
 
     /// Whether a call can be made: what it shows of who we are can be had.
     pub async fn ready(&self) -> Result<(), WechatError> {
-        self.shared.access.pass(&self.http).await.map(drop)
+        self.shared.access.pass(&self.direct).await.map(drop)
     }
 
     /// A link to upload `path` with. Asking stores nothing.
@@ -306,25 +297,22 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
-        let Shared { base_url, access, metrics, .. } = &*self.shared;
+        let Shared { address, access, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
         let body = serde_json::to_vec(body).map_err(|_| unusable("its request"))?;
+        let invalid = || WechatError::Unreachable { call, cause: "its URL is invalid".to_owned() };
+        let address = address.as_ref().ok_or_else(invalid)?;
+        let path = ["/tcb/", call].concat();
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
-            let pass = access.pass(&self.http).await?;
-            let mut path = format!("/tcb/{call}");
-            if let Some((name, value)) = pass.parameter() {
-                path.extend(["?", name, "="]);
-                path.extend(utf8_percent_encode(value, PARAMETER));
-            }
-            let mode = access.mode();
+            let pass = access.pass(&self.direct).await?;
+            let path = with_query(&path, pass.parameter().as_slice());
+            let (mode, limit) = (access.mode(), self.shared.timeout);
             let result = if call == UPLOAD_LINK {
-                self.exchange_directly(call, mode, &path, &body).await
+                exchange(call, mode, self.direct.post_at_once(address, &path, &body), limit).await
             } else {
-                // In one piece: awc would parse the URL again for a query of its own.
-                let request = self.http.post(format!("{base_url}{path}"));
-                exchange(call, mode, request, Some(body.clone()), self.shared.timeout).await
+                exchange(call, mode, self.direct.post(address, &path, &body), limit).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
             match result {
@@ -347,23 +335,6 @@ impl Wechat {
                 result => return result,
             }
         }
-    }
-
-    async fn exchange_directly<R: DeserializeOwned>(
-        &self,
-        call: &'static str,
-        mode: Mode,
-        path: &str,
-        body: &[u8],
-    ) -> Result<R, WechatError> {
-        let Shared { address, timeout: limit, .. } = &*self.shared;
-        let unreachable = |cause| WechatError::Unreachable { call, cause };
-        let address = address.as_ref().ok_or_else(|| unreachable("its URL is invalid".into()))?;
-        let reply = timeout(*limit, self.direct.post(address, path, body)).await;
-        let reply = reply.map_err(|_| WechatError::Timeout { call, limit: *limit })?;
-        let reply = reply.map_err(unreachable)?;
-        accept(call, mode, reply.status)?;
-        understand(call, mode, &reply.body)
     }
 }
 

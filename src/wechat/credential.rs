@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use awc::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::WechatError;
+use super::direct::{Address, Direct, with_query};
 use super::file::TokenFile;
 use super::reply::exchange;
 use super::wire::{
@@ -162,7 +162,7 @@ impl Credential {
     /// request. `refresh` is the newest refresh token that another gateway knows.
     pub(super) async fn fetch(
         &self,
-        http: &Client,
+        http: &Direct,
         refused: Option<&SecretString>,
         refresh: Option<SecretString>,
     ) -> Result<Issued, WechatError> {
@@ -173,7 +173,7 @@ impl Credential {
 
     async fn fetch_at_leisure(
         &self,
-        http: &Client,
+        http: &Direct,
         refused: Option<&SecretString>,
         refresh: Option<SecretString>,
     ) -> Result<Issued, WechatError> {
@@ -190,30 +190,37 @@ impl Credential {
         Ok(Issued { token, life, refresh })
     }
 
-    async fn plain(&self, http: &Client, app: &App) -> Result<Fetched, WechatError> {
-        let url = format!("{}/cgi-bin/token", self.base_url);
-        let query = [
-            ("grant_type", "client_credential"),
-            ("appid", app.appid.as_str()),
-            ("secret", app.secret.expose_secret()),
-        ];
-        let request = http.get(url).query(&query).map_err(|_| unusable("its URL"))?;
-        let reply: TokenReply =
-            exchange("token", Mode::Secret, request, None, self.timeout).await?;
+    fn address(&self) -> Result<Address, WechatError> {
+        let cause = || "wechat.base_url is invalid".to_owned();
+        let invalid = || WechatError::Unreachable { call: "token", cause: cause() };
+        Address::of(&self.base_url).ok_or_else(invalid)
+    }
+
+    async fn plain(&self, http: &Direct, app: &App) -> Result<Fetched, WechatError> {
+        let path = with_query(
+            "/cgi-bin/token",
+            &[
+                ("grant_type", "client_credential"),
+                ("appid", app.appid.as_str()),
+                ("secret", app.secret.expose_secret()),
+            ],
+        );
+        let address = self.address()?;
+        let sent = http.get(&address, &path);
+        let reply: TokenReply = exchange("token", Mode::Secret, sent, self.timeout).await?;
         Ok((reply.access_token, reply.expires_in, None))
     }
 
     /// A normal fetch; a forced one only where that hands back the token that was just refused.
     async fn stable(
         &self,
-        http: &Client,
+        http: &Direct,
         app: &App,
         forced: &Forced,
         refused: Option<&SecretString>,
     ) -> Result<Fetched, WechatError> {
         let mut force_refresh = false;
         loop {
-            let url = format!("{}/cgi-bin/stable_token", self.base_url);
             let body = StableTokenRequest {
                 grant_type: "client_credential",
                 appid: &app.appid,
@@ -221,9 +228,10 @@ impl Credential {
                 force_refresh,
             };
             let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
-            let request = http.post(url);
+            let address = self.address()?;
+            let sent = http.post(&address, "/cgi-bin/stable_token", &body);
             let reply: TokenReply =
-                exchange("stable_token", Mode::Stable, request, Some(body), self.timeout).await?;
+                exchange("stable_token", Mode::Stable, sent, self.timeout).await?;
             let same = refused.is_some_and(|refused| {
                 refused.expose_secret() == reply.access_token.expose_secret()
             });
@@ -245,7 +253,7 @@ impl Credential {
 
     async fn authorizer(
         &self,
-        http: &Client,
+        http: &Direct,
         authorizer: &Authorizer,
         refresh: Option<SecretString>,
     ) -> Result<Fetched, WechatError> {
@@ -256,20 +264,20 @@ impl Credential {
         let mut read_again = false;
         loop {
             let component = authorizer.component_token.token()?;
-            let url = format!("{}/cgi-bin/component/api_authorizer_token", self.base_url);
             let body = AuthorizerTokenRequest {
                 component_appid: &authorizer.component_appid,
                 authorizer_appid: &authorizer.authorizer_appid,
                 authorizer_refresh_token: refresh.expose_secret(),
             };
             let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
-            let request = http
-                .post(url)
-                .query(&[("component_access_token", component.expose_secret())])
-                .map_err(|_| unusable("its URL"))?;
-            let mode = Mode::Authorizer;
+            let path = with_query(
+                "/cgi-bin/component/api_authorizer_token",
+                &[("component_access_token", component.expose_secret())],
+            );
+            let address = self.address()?;
+            let sent = http.post(&address, &path, &body);
             let reply: Result<AuthorizerTokenReply, _> =
-                exchange(CALL, mode, request, Some(body), self.timeout).await;
+                exchange(CALL, Mode::Authorizer, sent, self.timeout).await;
             match reply {
                 // The platform's token may have been renewed just now.
                 Err(WechatError::Refused { errcode, .. })

@@ -1,5 +1,6 @@
-//! The call that every upload waits for, over connections of our own: awc starts a task and a timer for each call, and
-//! wakes the reactor to set it (benches/runs/NOTES.md). All other calls are awc's.
+//! WeChat's calls, over connections of our own. awc starts a task and a timer for each call, and wakes the reactor to set
+//! it (benches/runs/NOTES.md); it takes an interim response for the response and uses the connection again, where the
+//! response itself is then that to the next call; and it does so after refusals, and with bytes left over.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -8,11 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::Semaphore;
 
 use super::reply::REPLY_LIMIT;
 use crate::pool::exchange::{Exchange, ExchangeError, head};
 use crate::pool::reply::{Failure, Reply};
-use crate::pool::{ConnectError, Origin, Pool, SURE_FOR};
+use crate::pool::{ConnectError, IDLE_FOR, Origin, Pool, SURE_FOR};
+
+/// Calls other than those for upload links that one worker makes at once; more wait, within their time.
+const CALLS: usize = 256;
+
+/// What a query's parameter must not hold as it is.
+const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// WeChat's address, taken apart once.
 #[derive(Debug, Clone)]
@@ -40,28 +49,68 @@ impl Address {
     }
 }
 
+/// `path` with a query of these parameters.
+pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
+    let mut path = path.to_owned();
+    for (index, (name, value)) in parameters.iter().enumerate() {
+        path.extend([if index == 0 { "?" } else { "&" }, name, "="]);
+        path.extend(utf8_percent_encode(value, PARAMETER));
+    }
+    path
+}
+
 /// A worker's connections for it.
 #[derive(Clone)]
-pub struct Direct(Rc<Pool>);
+pub struct Direct {
+    pool: Rc<Pool>,
+    calls: Rc<Semaphore>,
+}
 
 impl Direct {
     /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
-        Self(Pool::for_short(tls, connect_timeout, REPLY_LIMIT))
+        let pool = Pool::for_short(tls, connect_timeout, REPLY_LIMIT);
+        Self { pool, calls: Rc::new(Semaphore::new(CALLS)) }
     }
 
-    /// Posts JSON to `path` below the address; gives the whole reply, or says what failed without naming the path, which
-    /// holds the token. No timer but that for connecting.
+    /// Posts JSON to `path` below the address, as every upload does; gives the whole reply, or says what failed without
+    /// naming the path, which holds the token. No timer but that for connecting.
+    pub async fn post_at_once(
+        &self,
+        address: &Address,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Reply, String> {
+        self.exchange(address, posted(address, path, body), SURE_FOR).await
+    }
+
+    /// The same, of [`CALLS`] at a time.
     pub async fn post(&self, address: &Address, path: &str, body: &[u8]) -> Result<Reply, String> {
-        let path = [&address.path, path].concat();
-        let head = head(&path, &address.authority, "application/json", body.len() as u64);
-        let request = Bytes::from([head.as_bytes(), body].concat());
+        let _call = self.calls.acquire().await;
+        self.exchange(address, posted(address, path, body), IDLE_FOR).await
+    }
+
+    /// Gets `path`, likewise.
+    pub async fn get(&self, address: &Address, path: &str) -> Result<Reply, String> {
+        let head =
+            ["GET ", &address.path, path, " HTTP/1.1\r\nHost: ", &address.authority, "\r\n\r\n"];
+        let _call = self.calls.acquire().await;
+        self.exchange(address, head.concat().into(), IDLE_FOR).await
+    }
+
+    /// Sends a request over a connection that was idle for less than `age`, or a new one.
+    async fn exchange(
+        &self,
+        address: &Address,
+        request: Bytes,
+        age: Duration,
+    ) -> Result<Reply, String> {
         loop {
-            let kept = self.0.pooled(&address.origin, SURE_FOR);
+            let kept = self.pool.pooled(&address.origin, age);
             let is_kept = kept.is_some();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.0.connect(&address.origin).await.map_err(|error| match error {
+                None => self.pool.connect(&address.origin).await.map_err(|error| match error {
                     ConnectError::Timeout(_) => format!("connecting: {error}"),
                     ConnectError::Failed(cause) => format!("connecting: {cause}"),
                 })?,
@@ -69,10 +118,10 @@ impl Direct {
             let mut exchange = Exchange::new(&mut connection, request.clone(), (), ());
             match poll_fn(|cx| exchange.poll(cx)).await {
                 Ok(reply) => {
-                    self.0.put_back(&address.origin, connection);
+                    self.pool.put_back(&address.origin, connection);
                     return Ok(reply);
                 }
-                // It was being closed when we took it; asking for a link again stores nothing.
+                // It was being closed when we took it; no call does anything else when it is made again.
                 Err(ExchangeError::Failed(Failure::Unanswered(_))) if is_kept => {}
                 Err(ExchangeError::Failed(Failure::Unanswered(cause))) => {
                     return Err(format!("sending: {cause}"));
@@ -84,4 +133,10 @@ impl Direct {
             }
         }
     }
+}
+
+fn posted(address: &Address, path: &str, body: &[u8]) -> Bytes {
+    let path = [&address.path, path].concat();
+    let head = head(&path, &address.authority, "application/json", body.len() as u64);
+    Bytes::from([head.as_bytes(), body].concat())
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::rt;
-use awc::Client;
 use moka::Expiry;
 use moka::future::Cache;
 use moka::ops::compute::{CompResult, Op};
@@ -15,6 +14,7 @@ use tracing::Instrument;
 use super::WechatError;
 use super::advice;
 use super::credential::{Allowance, Credential, Issued, Mode};
+use super::direct::Direct;
 use super::replicas::{Away, Origin, Replicas};
 use crate::metrics::Metrics;
 
@@ -137,8 +137,8 @@ impl Tokens {
         }
     }
 
-    /// A usable token. `http` is the calling worker's client; it is used only if a token must be fetched.
-    pub async fn get(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+    /// A usable token. `http` are the calling worker's connections; they are used only if a token must be fetched.
+    pub async fn get(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
         let token = match self.shared.cache.get(&()).await {
             Some(token) => token,
             None => self.fetched(http).await?,
@@ -192,7 +192,7 @@ impl Tokens {
 
     /// Waits for a fetch that runs as a task of its own, so that it survives whoever asked first going away. All
     /// tasks of all workers share one fetch through the cache.
-    async fn fetched(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+    async fn fetched(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
         let (tokens, client) = (self.clone(), http.clone());
         let fetch = async move {
             let init = tokens.fetch(&client);
@@ -209,7 +209,7 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, http: &Client) -> Result<Arc<Token>, WechatError> {
+    async fn fetch(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
         if let Some(backoff) = &*self.backoff()
             && Instant::now() < backoff.until
         {
@@ -239,7 +239,7 @@ impl Tokens {
     /// A token other than `old` and the one that was refused last: another gateway's, or a fetched one.
     async fn obtain(
         &self,
-        http: &Client,
+        http: &Direct,
         old: Option<&SecretString>,
     ) -> Result<(Issued, Origin), WechatError> {
         let Shared { credential, replicas, metrics, refused, .. } = &*self.shared;
@@ -286,7 +286,7 @@ impl Tokens {
     }
 
     /// Renews `token` before its end, if it was used until then. Runs on the worker that fetched it.
-    fn renew_ahead(&self, http: &Client, token: &Arc<Token>) {
+    fn renew_ahead(&self, http: &Direct, token: &Arc<Token>) {
         let (tokens, http, own) = (self.clone(), http.clone(), Arc::downgrade(token));
         let after = token.renew_after;
         rt::spawn(async move {
