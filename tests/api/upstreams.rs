@@ -8,7 +8,7 @@
 //! | B6, WeChat's other calls | `nothing_that_wechat_answers_to_another_call_is_…`, `…_to_a_token_call_is_…` |
 //! | B6, a few interim responses | `a_few_interim_responses_are_read_past` |
 //! | lesser: pooled after a refusal | `a_connection_is_not_used_again_after_a_refusal` |
-//! | the same kind: what comes before a request or behind a response | `what_comes_unasked_is_no_response` |
+//! | the same kind: what comes behind a response, lives without end | `what_comes_unasked_is_no_response`, `a_token_of_any_life_is_used` |
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
@@ -219,6 +219,9 @@ fn put(gateway: &Gateway, content: &[u8]) -> Reply {
     })
 }
 
+/// A request and its reply.
+type Call = fn(&Gateway) -> Reply;
+
 /// A file that fits the replay window.
 fn small(gateway: &Gateway) -> Reply {
     put(gateway, &noise(1000, 1))
@@ -268,7 +271,7 @@ fn delete(gateway: &Gateway) -> Reply {
 #[test]
 fn nothing_that_cos_answers_is_held_or_waited_for_without_a_bound() {
     const FAR: usize = 1_000_000;
-    type Way = (&'static str, bool, fn(&Gateway) -> Reply);
+    type Way = (&'static str, bool, Call);
     let ways: [Way; 4] = [
         ("small, once it is sent", true, small),
         ("small", false, small),
@@ -304,8 +307,7 @@ fn of_wechat(told: &str) -> String {
 
 #[test]
 fn nothing_that_wechat_answers_to_a_link_call_is_held_or_waited_for_without_a_bound() {
-    let ways: [(&str, fn(&Gateway) -> Reply); 2] =
-        [("small", small), ("slow", |gateway| slow(gateway, 1_000_000))];
+    let ways: [(&str, Call); 2] = [("small", small), ("slow", |gateway| slow(gateway, 1_000_000))];
     std::thread::scope(|scope| {
         for (name, call) in ways {
             scope.spawn(move || {
@@ -335,7 +337,7 @@ fn wechat_told(case: &Endless) -> String {
 
 #[test]
 fn nothing_that_wechat_answers_to_another_call_is_held_or_waited_for_without_a_bound() {
-    let calls: [(&str, fn(&Gateway) -> Reply); 2] = [(DOWNLOAD, download), (DELETE, delete)];
+    let calls: [(&str, Call); 2] = [(DOWNLOAD, download), (DELETE, delete)];
     std::thread::scope(|scope| {
         for (target, call) in calls {
             scope.spawn(move || {
@@ -453,7 +455,7 @@ fn a_connection_is_not_used_again_after_a_refusal() {
         (&error, true),
     ];
     for (refusal, again) in refusals {
-        for (target, call) in [(DOWNLOAD, download as fn(&Gateway) -> Reply), (DELETE, delete)] {
+        for (target, call) in [(DOWNLOAD, download as Call), (DELETE, delete)] {
             world.upstream.forget();
             world.upstream.reply(target, refusal);
             call(gateway);
@@ -505,5 +507,17 @@ fn what_comes_unasked_is_no_response() {
             world.upstream.seen(BUCKET).iter().map(|seen| seen.connection).collect();
         assert_eq!(connections.len(), 2, "{behind:?}, {later}");
         assert_ne!(connections[0], connections[1], "{behind:?}, {later}");
+    }
+}
+
+/// Lives beyond all clocks are lives all the same.
+#[test]
+fn a_token_of_any_life_is_used() {
+    for life in [1_u64, 1 << 31, 1 << 40, u64::MAX / 1000, u64::MAX] {
+        let world = World::new();
+        world.upstream.reply(TOKEN, ok(&json!({ "access_token": "a-token", "expires_in": life })));
+        for _ in 0..2 {
+            assert_eq!(small(&world.gateway).status, 201, "{life}");
+        }
     }
 }
