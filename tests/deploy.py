@@ -83,6 +83,36 @@ def kubernetes(binary):
     ):
         assert selector.items() <= labels.items(), selector
     assert kinds["HorizontalPodAutoscaler"]["spec"]["minReplicas"] > 1
+    ingress(kinds["Ingress"])
+
+
+def ingress(document):
+    """What is published is what clients call; figures and health stay inside."""
+    (rule,) = document["spec"]["rules"]
+    assert "defaultBackend" not in document["spec"], "it would publish everything"
+
+    def published(path):
+        elements = path.rstrip("/").split("/")
+        for one in rule["http"]["paths"]:
+            prefix = one["path"].rstrip("/").split("/")
+            if one["pathType"] == "Exact" and path == one["path"]:
+                return True
+            if one["pathType"] == "Prefix" and elements[: len(prefix)] == prefix:
+                return True
+        return False
+
+    inside = ("/metrics", "/metrics/", "/healthz", "/readyz")
+    outside = (
+        "/v1/files", "/v1/files/reports/photo.png", "/v1/download-links", "/v1/delete", "/v1/upload-links",
+        "/tcb/uploadfile", "/tcb/batchdownloadfile", "/tcb/batchdeletefile", "/cgi-bin/token",
+        "/cgi-bin/stable_token", "/docs", "/docs/index.css", "/openapi.json", "/",
+    )  # fmt: skip
+    for path in inside:
+        assert not published(path), f"the ingress publishes {path}"
+    for path in outside:
+        assert published(path), f"the ingress hides {path}"
+    for one in rule["http"]["paths"]:
+        assert one["backend"]["service"] == {"name": "upload-gateway", "port": {"name": "http"}}, one
 
 
 def main():

@@ -10,21 +10,21 @@ use tempfile::TempDir;
 use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise, wait_until};
 
 /// nginx, in a process of its own.
-struct Proxy {
+pub struct Proxy {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     folder: TempDir,
 }
 
 /// Settings of nginx, and what in them is of another machine: what it listens on, and where the gateway is.
-struct Text {
+pub struct Text {
     text: String,
     listen: &'static str,
     upstream: &'static str,
 }
 
 /// Of several gateways, and the README's of one.
-fn texts() -> [Text; 2] {
+pub fn texts() -> [Text; 2] {
     let several = std::fs::read_to_string(project().join("config/deploy/nginx.conf"));
     let readme = std::fs::read_to_string(project().join("README.md")).expect("the README");
     let (_, one) = readme.split_once("```nginx\n").expect("its settings of nginx");
@@ -52,7 +52,7 @@ fn project() -> &'static Path {
 }
 
 impl Proxy {
-    fn start(world: &World, text: Text) -> Self {
+    pub fn start(world: &World, text: Text) -> Self {
         // A port that was free a moment ago: nginx does not tell which one it got.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -122,9 +122,15 @@ fn behind_nginx_a_file_that_is_too_large_is_refused_by_the_gateway_in_its_own_wo
         client.reply().problem(413, "file_too_large");
         world.assert_nothing_stored();
 
-        let mut client = Client::connect(proxy.address);
-        client.send_request("GET", "/metrics", &[], b"");
-        assert_eq!(client.reply().status, 404, "figures are for inside");
+        for path in
+            ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/v1/../metrics", "/metrics?x"]
+        {
+            let mut client = Client::connect(proxy.address);
+            client.send_request("GET", path, &[], b"");
+            let reply = client.reply();
+            assert_eq!(reply.status, 404, "{path}: figures are for inside");
+            assert!(reply.text().contains("nginx"), "{path} reached the gateway");
+        }
     }
 }
 
