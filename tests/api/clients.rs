@@ -28,19 +28,20 @@ fn who_asks_whether_to_continue_is_told_so() {
     let world = Setup::new().start();
     let content = noise(3 << 20, 1);
     let form = Form::new().file("file", "x.bin", "text/plain", &content);
-    let (kind, body) = (form.content_type(), form.bytes());
-    let length = body.len().to_string();
+    let (kind, form) = (form.content_type(), form.bytes());
 
-    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/own.bin")] {
-        let kind = if method == "POST" { kind.as_str() } else { "application/octet-stream" };
-        let expecting =
-            [("content-type", kind), ("content-length", &length), ("expect", "100-continue")];
+    for (method, address, kind, body) in [
+        ("POST", "/v1/files", kind.as_str(), &form),
+        ("PUT", "/v1/files/own.bin", "text/plain", &content),
+    ] {
+        let length = body.len().to_string();
+        let headers = [("content-type", kind), ("content-length", &length)];
+        let expecting = [&headers[..], &[("expect", "100-continue")]].concat();
         let mut client = world.client();
         client.send_head(method, address, &[&expecting[..], &[authorization()]].concat());
         assert_eq!(client.reply_head().expect("a head"), (100, Vec::new()));
-        client.send(&body);
-        let sent = if method == "POST" { &content } else { &body };
-        assert_eq!(client.reply().stored()["crc64"], crc64(sent));
+        client.send(body);
+        assert_eq!(client.reply().stored()["crc64"], crc64(&content));
 
         // Who may not upload need not send it to hear so.
         let mut client = world.client();
@@ -117,11 +118,17 @@ fn a_field_may_be_called_like_the_file() {
     assert_eq!(only_crc(&world), crc64(b"content"));
 }
 
+/// With a type it is one; text that a page appended where it meant a File has none.
 #[test]
 fn a_part_called_file_is_one_without_a_name_where_it_has_a_type() {
     let world = Setup::new().start();
-    let head = b"Content-Disposition: form-data; name=\"file\"\r\nContent-Type: text/plain";
-    let form = Form::new().part(head, b"content");
+    for text in ["undefined", "null", "[object FileList]", "C:\\fakepath\\photo.png", ""] {
+        let form = Form::new().field("file", text);
+        post(&world, &[], &form).problem(400, "no_file");
+    }
+    world.assert_nothing_stored();
+    let head = format!("{NAME}\"file\"\r\nContent-Type: application/octet-stream");
+    let form = Form::new().part(head.as_bytes(), b"content");
     let file = post(&world, &[], &form).stored();
     assert_eq!((file["name"].clone(), file["size"].clone()), (json!(""), json!(7)));
     assert_eq!(only_crc(&world), crc64(b"content"));
@@ -263,6 +270,173 @@ fn curl_s_ways_to_send_a_file() {
     assert!(world.object("streamed.bin") == content);
 }
 
+/// What curl can be told that would store something else than the file, and what it is told then.
+#[test]
+fn curl_s_ways_to_send_something_else_than_the_file_are_refused() {
+    let world = Setup::new().start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("photo.png");
+    std::fs::write(&path, noise(3000, 12)).expect("a file");
+    let path = path.display().to_string();
+    let base = format!("http://{}/v1/files", world.gateway.address);
+    let key = format!("authorization: {}", authorization().1);
+    let (raw, file) = (format!("{base}/raw.png"), format!("file=@{path}"));
+    let encoder = |name: &str| format!("{file};encoder={name}");
+    let (base64, quoted) = (encoder("base64"), encoder("quoted-printable"));
+    let text = format!("file=<{path}.txt");
+    std::fs::write(format!("{path}.txt"), "undefined").expect("a file");
+    let form = "content-type: multipart/form-data; boundary=b";
+    for (arguments, status, words) in [
+        (&["-C", "1000", "-T", &path, &raw][..], 400, "Content-Range"),
+        (&["-C", "2999", "-T", &path, &raw], 400, "Content-Range"),
+        (&["-H", "Content-Range: bytes 0-999/3000", "-F", &file, &base], 400, "Content-Range"),
+        (&["-F", &base64, &base], 415, "Content-Transfer-Encoding"),
+        (&["-F", &quoted, &base], 415, "Content-Transfer-Encoding"),
+        (&["-F", "dir=reports", "-F", &base64, &base], 415, "Content-Transfer-Encoding"),
+        // The file's text as a field, where the file was meant.
+        (&["-F", &text, &base], 400, "filename"),
+        (&["-F", "file=photo.png", &base], 400, "filename"),
+        // Only the boundary is missing to the name that curl writes by itself.
+        (&["-X", "PUT", "-F", &file, &raw], 415, "POST"),
+        (&["-H", form, "-T", &path, &raw], 415, "POST"),
+        (&["-H", form, "-F", &file, &base], 400, "boundary"),
+    ] {
+        let output = Command::new("curl").args(["-sS", "-H", &key]).args(arguments).output();
+        let output = output.expect("curl");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let problem: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+        assert_eq!(problem["status"], status, "{arguments:?}: {problem}");
+        let detail = problem["detail"].as_str().expect("a detail").to_lowercase();
+        assert!(detail.contains(&words.to_lowercase()), "{arguments:?}: {detail}");
+    }
+    world.assert_nothing_stored();
+
+    // The same file, sent as it is.
+    for arguments in [
+        &["-C", "0", "-T", &path, &raw][..],
+        &["-F", &encoder("binary"), &base],
+        &["-F", &encoder("8bit"), &base],
+    ] {
+        let output = Command::new("curl").args(["-sS", "-H", &key]).args(arguments).output();
+        let reply: Value =
+            serde_json::from_slice(&output.expect("curl").stdout).expect("a response in JSON");
+        assert_eq!(reply["files"][0]["crc64"], crc64(&noise(3000, 12)), "{arguments:?}: {reply}");
+    }
+}
+
+/// Forms as libraries write them that tests/clients cannot run in each version, byte for byte. Each has the field `dir`
+/// and a file that is called `报告.png`.
+#[test]
+fn forms_as_libraries_write_them() {
+    const PART: &str = "Content-Disposition: form-data; name=";
+    const WORD: &str = "=?utf-8?B?5oql5ZGKLnBuZw==?=";
+    const STAR: &str = "filename*=utf-8''%E6%8A%A5%E5%91%8A.png";
+    let binary = "Content-Transfer-Encoding: binary";
+    let content = noise(70_000, 11);
+    let length = format!("Content-Length: {}", content.len());
+    let utf_8 = |name: &str| format!("{PART}\"dir\"{name}");
+    for (client, field, file, epilogue) in [
+        // An empty line behind the last delimiter: 2.0 of Debian, and 2.1 and later as far as they write it.
+        (
+            "Ruby multipart-post",
+            utf_8(""),
+            format!(
+                "{PART}\"file\"; filename=\"报告.png\"\r\n{length}\r\nContent-Type: image/png\r\n{binary}"
+            ),
+            "\r\n\r\n",
+        ),
+        (
+            "form-data-encoder, of got",
+            utf_8(""),
+            format!("{PART}\"file\"; filename=\"报告.png\"\r\nContent-Type: image/png"),
+            "\r\n\r\n",
+        ),
+        // `@Part("dir") RequestBody` and `@Part MultipartBody.Part`, each with the type of the whole form.
+        (
+            "Retrofit",
+            utf_8(&format!(
+                "\r\n{binary}\r\nContent-Type: multipart/form-data; charset=utf-8\r\nContent-Length: 7"
+            )),
+            format!(
+                "{PART}\"file\"; filename=\"报告.png\"\r\nContent-Type: multipart/form-data\r\n{length}"
+            ),
+            "\r\n",
+        ),
+        // The same in the words of Retrofit's own manual, with the wildcard type of many tutorials.
+        (
+            "Retrofit, */*",
+            utf_8(&format!(
+                "\r\n{binary}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 7"
+            )),
+            format!(
+                "{PART}\"file\"; filename=\"报告.png\"\r\n{binary}\r\nContent-Type: */*\r\n{length}"
+            ),
+            "\r\n",
+        ),
+        // `MultipartFormDataContent.Add(content, name, fileName)`: names without quotes, the file's twice.
+        (
+            ".NET HttpClient",
+            format!("Content-Type: text/plain; charset=utf-8\r\n{PART}dir"),
+            format!("Content-Type: image/png\r\n{PART}file; filename=\"{WORD}\"; {STAR}"),
+            "\r\n",
+        ),
+        // RestSharp, and .NET code that sets `FileName` alone.
+        (
+            ".NET, FileName alone",
+            format!("{PART}\"dir\""),
+            format!(
+                "{PART}\"file\"; filename=\"{WORD}\"\r\nContent-Type: application/octet-stream"
+            ),
+            "\r\n",
+        ),
+        // `MultipartEntityBuilder` in its strict and its extended mode.
+        (
+            "Apache HttpClient",
+            utf_8(
+                "\r\nContent-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit",
+            ),
+            format!("{PART}\"file\"; filename=\"报告.png\"\r\nContent-Type: image/png\r\n{binary}"),
+            "\r\n",
+        ),
+        // `FormHttpMessageConverter` with a multipart charset.
+        (
+            "Spring RestTemplate",
+            utf_8("\r\nContent-Type: text/plain;charset=UTF-8\r\nContent-Length: 7"),
+            format!(
+                "{PART}\"file\"; filename=\"=?UTF-8?Q?=E6=8A=A5=E5=91=8A.png?=\"; filename*=UTF-8''%E6%8A%A5%E5%91%8A.png\r\n\
+                 Content-Type: image/png\r\n{length}"
+            ),
+            "\r\n",
+        ),
+        // Folded, as mail libraries write long heads.
+        (
+            "Python email",
+            format!(
+                "Content-Type: text/plain; charset=\"us-ascii\"\r\nMIME-Version: 1.0\r\n{binary}\r\n{PART}\"dir\""
+            ),
+            format!(
+                "Content-Type: image/png\r\nMIME-Version: 1.0\r\n{binary}\r\nContent-Disposition: form-data; name=\"file\";\r\n {STAR}"
+            ),
+            "\r\n",
+        ),
+    ] {
+        let world = Setup::new().set("upload.path_template", "{dir}/{uuid}{ext}").start();
+        let form = Form::new().part(field.as_bytes(), b"reports").part(file.as_bytes(), &content);
+        let mut sender = world.client();
+        let kind = form.content_type();
+        let headers = [authorization(), ("content-type", kind.as_str())];
+        sender.send_request("POST", "/v1/files", &headers, &form.ending(epilogue));
+        let reply = sender.reply();
+        assert_eq!(reply.status, 201, "{client}: {}", reply.text());
+        let stored = reply.stored();
+        assert_eq!(stored["name"], "报告.png", "{client}");
+        assert_eq!(stored["content_type"], "image/png", "{client}");
+        let path = stored["path"].as_str().expect("a path");
+        assert!(path.starts_with("reports/") && path.ends_with(".png"), "{client}: {path}");
+        assert_eq!(only_crc(&world), crc64(&content), "{client}");
+    }
+}
+
 #[test]
 fn raw_bodies_of_every_kind() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
@@ -278,6 +452,12 @@ fn raw_bodies_of_every_kind() {
     client.send_head("PUT", "/v1/files/empty-too.txt", &chunked);
     client.send(b"0\r\n\r\n");
     assert_eq!(client.reply().stored()["size"], 0);
+
+    // A form was meant for POST: stored as it is, it would be the file and what is around it.
+    let form = Form::new().file("f", "x", "text/plain", b"x");
+    let refused = put(&[("content-type", &form.content_type())], "/v1/files/form", &form.bytes());
+    assert_eq!(refused.status, 415, "{}", refused.text());
+    assert!(refused.json()["detail"].as_str().is_some_and(|detail| detail.contains("POST")));
 
     let before = world.objects().len();
     let gzip = put(&[("content-encoding", "gzip")], "/v1/files/packed", b"x");

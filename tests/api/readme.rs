@@ -1,11 +1,13 @@
 //! The README's clients, run as they stand there, and a few more of tests/clients. `tests/clients/install` brings what
 //! they need; `tests/run` runs it and then these.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::deploy::{Proxy, texts};
 use crate::harness::{Form, KEY, Setup, World, crc64, noise, wait_until};
 
 const README: &str = include_str!("../../README.md");
@@ -47,9 +49,9 @@ impl Client {
     }
 
     /// Puts the program and its photo into a folder of their own.
-    fn prepare(&self, world: &World, photo: &[u8]) -> tempfile::TempDir {
+    fn prepare(&self, gateway: SocketAddr, photo: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
-        let code = self.code.replace(ADDRESS, &format!("http://{}", world.gateway.address));
+        let code = self.code.replace(ADDRESS, &format!("http://{gateway}"));
         std::fs::write(folder.path().join(self.file), code).expect("written");
         std::fs::write(folder.path().join("photo.png"), photo).expect("written");
         let modules = Path::new(CLIENTS).join("node_modules");
@@ -74,7 +76,11 @@ impl Client {
     }
 
     fn run(&self, world: &World, photo: &[u8], key: &str) -> Output {
-        let folder = self.prepare(world, photo);
+        self.run_at(world.gateway.address, photo, key)
+    }
+
+    fn run_at(&self, gateway: SocketAddr, photo: &[u8], key: &str) -> Output {
+        let folder = self.prepare(gateway, photo);
         let output = self.command(folder.path(), key).output();
         output.unwrap_or_else(|error| panic!("{}: {error}; see tests/clients/install", self.name))
     }
@@ -128,6 +134,32 @@ fn clients() -> Vec<Client> {
             &["java", "-cp", OKHTTP, "Upload.java"],
             clients("Android: OkHttp"),
         ),
+        Client::new(
+            "OkHttp, as Retrofit",
+            "Retrofit.java",
+            &["java", "-cp", OKHTTP, "Retrofit.java"],
+            of_ours("Retrofit.java"),
+        ),
+        Client::new(
+            ".NET HttpClient",
+            "Upload.cs",
+            &["sh", "-c", "mcs -r:System.Net.Http Upload.cs && mono Upload.exe"],
+            of_ours("HttpClient.cs"),
+        ),
+        Client::new("got", "got.mjs", &["node", "got.mjs"], of_ours("got.js")),
+        Client::new(
+            "Ruby multipart-post",
+            "upload.rb",
+            &["ruby", "upload.rb"],
+            of_ours("multipart_post.rb"),
+        ),
+        Client::new(
+            "requests-toolbelt",
+            "toolbelt.py",
+            &[&venv, "toolbelt.py"],
+            of_ours("toolbelt.py"),
+        ),
+        Client::new("urllib3", "urllib3.py", &[&venv, "urllib3.py"], of_ours("urllib3.py")),
         Client::new("aiohttp", "aiohttp.py", &[&venv, "aiohttp.py"], of_ours("aiohttp.py")),
         Client::new(
             "aiohttp, chunked",
@@ -175,6 +207,7 @@ fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
         assert!(bytes == photo, "{name}");
         assert_eq!(kind, "image/png", "{name}");
         assert!(stdout.contains("/v1/files/reports/"), "{name}: {stdout}");
+        assert!(stdout.trim_end().ends_with(".png"), "{name}: {stdout}");
         let took = began.elapsed();
 
         world.control("POST", "reset", "");
@@ -213,11 +246,53 @@ fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
         .expect("written");
 }
 
+/// A gateway that has ended, behind a proxy that says so in HTML and then without: no client takes that for the gateway's
+/// JSON, and each says what happened.
+#[test]
+#[ignore = "tests/clients/install brings what it needs"]
+fn every_client_of_the_readme_understands_a_proxy_s_error_and_no_answer_at_all() {
+    let mut world = Setup::new().start();
+    let [_, text] = texts();
+    let proxy = Proxy::start(&world, text);
+    let gateway = world.gateway.address;
+    world.gateway.signal("KILL");
+    world.gateway.ended();
+    let photo = noise(100_000, 4);
+    // What programs say that read a response which is not there.
+    let misread = [
+        "undefined: undefined",
+        "Cannot read properties",
+        "SyntaxError",
+        "Unexpected token",
+        "JSONDecodeError",
+        "NullPointer",
+        "array offset on",
+    ];
+    for client in clients() {
+        let name = client.name;
+        for (address, words) in [
+            (proxy.address, &["502"][..]),
+            (gateway, &["connect", "ECONNREFUSED", "Connection refused", "uploadFile:fail"]),
+        ] {
+            let output = client.run_at(address, &photo, KEY);
+            let said = said(&output);
+            println!(
+                "{name}: {}",
+                said.lines().find(|line| line.contains(words[0])).unwrap_or(&said)
+            );
+            assert!(!output.status.success(), "{name}: {said}");
+            assert!(words.iter().any(|word| said.contains(word)), "{name}: {said}");
+            assert!(!misread.iter().any(|word| said.contains(word)), "{name}: {said}");
+        }
+    }
+    world.assert_nothing_stored();
+}
+
 /// The client is killed in the middle of its file.
 fn cancelled(client: &Client, world: &World, photo: &[u8]) {
     world.control("POST", "reset", "");
     world.faults(&serde_json::json!([{"stage": "link", "fault": "delay", "ms": 3000}]));
-    let folder = client.prepare(world, photo);
+    let folder = client.prepare(world.gateway.address, photo);
     let mut command = client.command(folder.path(), KEY);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     // What it starts (a shell's curl, what Go has compiled) goes with it.
@@ -327,14 +402,33 @@ fn signature_of(signed: &str) -> String {
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
 fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
-    let world = Setup::new().start();
     let code = code("Moving from the official SDKs", "Node");
     let client = Client::new("tcb", "moved.mjs", &["node", "moved.mjs"], code);
     let photo = noise(SIZE, 3);
+
+    // As the production profile has it: the refusal names what the README says to set.
+    let world = Setup::new().set("upload.client_paths", false).start();
+    let output = client.run(&world, &photo, KEY);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("-501007"), "{}", said(&output));
+    assert!(said(&output).contains("client_paths"), "{}", said(&output));
+    world.assert_nothing_stored();
+
+    let (name, value) = setting("Moving from the official SDKs");
+    let world = Setup::new().set("upload.client_paths", false).variable(&name, value).start();
     let output = client.run(&world, &photo, KEY);
     assert!(output.status.success(), "{}", said(&output));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("http"), "{}", said(&output));
     assert!(world.object("moved/photo.png") == photo);
+}
+
+/// The first variable that a section exports, and its value.
+fn setting(heading: &str) -> (String, String) {
+    let (_, section) = README.split_once(&format!("\n## {heading}\n")).expect("the section");
+    let (_, export) = section.split_once("\nexport ").expect("a variable");
+    let (name, value) =
+        export.lines().next().and_then(|line| line.split_once('=')).expect("a value");
+    (name.to_owned(), value.to_owned())
 }
 
 /// No code stands in the README that nobody runs.

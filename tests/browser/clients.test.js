@@ -15,12 +15,24 @@ import { serve } from "./pages.js";
 /** Each has a page, `clients/NAME.page.js`, and what its user does there, `clients/NAME.js`. */
 const NAMES = [
   "own-page", "plain-form", "element-plus", "antd", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs",
-  "vditor", "ueditor", "filepond", "dropzone",
+  "vditor", "ueditor", "filepond", "dropzone", "dropzone-chunks", "webuploader", "resumable", "flow",
+  "fine-uploader",
 ];
+/** Those that can cut a file into chunks, which other servers put together. */
+const CHUNKING = ["dropzone-chunks", "webuploader", "resumable", "flow", "fine-uploader"];
 const LIMIT = 8 * MiB;
 
 /** What a refusal says, to users of clients that pass it on. */
-const WORDS = { "server error": /AccessDenied/, "too large": /8\.0 MiB/, "wrong key": /key|ticket/ };
+const WORDS = {
+  "server error": /AccessDenied/,
+  "too large": /8\.0 MiB/,
+  "wrong key": /key|ticket/,
+  "no network": /fail|error|connection|code/i,
+  "proxy error": /502|Bad Gateway/,
+  "in chunks": /chunk/i,
+};
+/** What a page shows that took something else for the gateway's JSON. */
+const NONSENSE = /undefined|\[object|is not valid JSON|Unexpected token/;
 
 /** For clients that do not say otherwise. */
 const USUAL = {
@@ -30,6 +42,8 @@ const USUAL = {
   words: {},
   // A key goes into a header, and nowhere else.
   setsHeaders: true,
+  // It tells its user of a failure that is not the gateway's, too.
+  explains: true,
   // It has no button for that: its user leaves the page.
   cancel: (page) => page.goto("about:blank"),
 };
@@ -41,7 +55,7 @@ const matrix = new Matrix("client", ["with a ticket", "with a key"]);
 // Scripts, servers and apps, as tests/api/readme.rs has seen them.
 const others = new URL("../../target/tmp/clients.md", import.meta.url);
 if (existsSync(others)) matrix.add(await readFile(others, "utf8"));
-let browser, pages, limited, roomy;
+let browser, pages, limited, roomy, nobody;
 
 before(async () => {
   // One after the other: what was started before a failure is ended.
@@ -51,6 +65,9 @@ before(async () => {
   limited = await start({ ...settings, "upload.max_file_size": LIMIT });
   // Files of unknown length, too, go on to COS while they come.
   roomy = await start({ ...settings, "upload.hold_limit": MiB });
+  // The URL of a gateway that has ended.
+  nobody = await start();
+  await nobody.stop();
 });
 
 after(async () => {
@@ -60,12 +77,15 @@ after(async () => {
 
 beforeEach(() => Promise.all([limited.reset(), roomy.reset()]));
 
-/** Has `body` use the client's page, which was told of a gateway and given a ticket. */
-async function visit(client, label, body, { gateway = () => limited, credential = ticket() } = {}) {
+/**
+ * Has `body` use the client's page, which was told of a gateway and given a ticket. `upstream` is what the page's own
+ * origin passes `/v1` on to.
+ */
+async function visit(client, label, body, { gateway = () => limited, upstream = gateway, credential = ticket(), chunk = 0 } = {}) {
   const page = await browser.open({ viewport: { width: 900, height: 700 } });
   await client.prepare(page);
-  pages.upstream = gateway().url;
-  const query = new URLSearchParams({ gateway: gateway().url, ticket: credential });
+  pages.upstream = upstream().url;
+  const query = new URLSearchParams({ gateway: gateway().url, ticket: credential, chunk });
   await page.goto(`${pages.origin}/${client.name}?${query}`);
   try {
     await body(page);
@@ -126,6 +146,30 @@ for (const client of clients) {
     }, { gateway: () => roomy });
 
     run("wrong key", async (page) => refuses(page, "wrong key", await picture("picture.png")), { credential: "wrong" });
+
+    /** A failure that is not the gateway's, in words all the same. */
+    async function explains(page, label) {
+      await client.give(page, (await picture("picture.png")).path);
+      const said = await (client.explained ?? client.said)(page);
+      assert.match(said, client.words[label] ?? WORDS[label]);
+      assert.doesNotMatch(said, NONSENSE);
+      if (!client.showsPages) assert.doesNotMatch(said, /<\w+>/);
+    }
+
+    const ways = {
+      "no network": { gateway: () => nobody },
+      "proxy error": { gateway: () => ({ url: pages.origin }), upstream: () => nobody },
+    };
+    for (const [label, way] of Object.entries(ways)) {
+      if (client.explains) run(label, (page) => explains(page, label), way);
+      else matrix.skip(client.title, label);
+    }
+
+    if (!CHUNKING.includes(client.name)) return;
+
+    run("in chunks", async (page) => refuses(page, "in chunks", await picture("large.png", 3 * MiB)), { chunk: MiB });
+
+    run("one chunk", stores, { chunk: 4 * MiB });
   });
 }
 
@@ -166,4 +210,31 @@ describe("what only one of them does", () => {
     await client.image(page).waitFor();
     assert.equal((await limited.objects()).length, 1);
   });
+});
+
+describe("a page that appends something else than its File", () => {
+  /** Runs in the page: posts what `expression` makes of its file input, and gives the response. */
+  async function append(input, { expression, url }) {
+    const form = new FormData();
+    form.append("file", new Function("input", `return ${expression}`)(input));
+    return (await fetch(url, { method: "POST", body: form })).json();
+  }
+
+  const plain = clients.find((client) => client.name === "plain-form");
+  const url = () => `${limited.url}/v1/files?ticket=${ticket()}`;
+
+  for (const expression of ["undefined", "null", "{}", "input", "input.files", "input.value", "JSON.stringify(input.files[0])"]) {
+    test(`${expression} is told so`, () => visit(plain, "text", async (page) => {
+      const { path, content } = await picture("picture.png");
+      const input = page.locator("input[type=file]");
+      await input.setInputFiles(path);
+      const problem = await input.evaluate(append, { expression, url: url() });
+      assert.equal(problem.code, "no_file", JSON.stringify(problem));
+      assert.match(problem.detail, /text/);
+      assert.deepEqual(await limited.objects(), []);
+
+      const { files } = await input.evaluate(append, { expression: "input.files[0]", url: url() });
+      assert.equal(files[0].size, content.length);
+    }));
+  }
 });

@@ -92,7 +92,12 @@ function pass(request, response, upstream) {
   const passed = ask(new URL(url, upstream), { method, headers }, (answer) => {
     pipeline(answer, response.writeHead(answer.statusCode, answer.headers), () => {});
   });
-  passed.on("error", () => response.destroy());
+  passed.on("error", () => {
+    if (response.headersSent) return response.destroy();
+    // As nginx says it.
+    const page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
+    response.writeHead(502, { "content-type": "text/html" }).end(page);
+  });
   pipeline(request, passed, () => {});
 }
 

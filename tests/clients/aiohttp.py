@@ -23,10 +23,9 @@ async def main():
     headers = {"Authorization": f"Bearer {os.environ['GATEWAY_KEY']}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         async with session.post("https://files.example.com/v1/files", data=form) as reply:
-            answer = await reply.json(content_type=None)
             if reply.status != 201:
-                sys.exit(f"{answer['code']}: {answer['detail']}")
-            print(answer["files"][0]["url"])
+                sys.exit(f"HTTP {reply.status}: {await reply.text()}")
+            print((await reply.json())["files"][0]["url"])
 
 
 asyncio.run(main())

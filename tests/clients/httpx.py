@@ -24,7 +24,6 @@ else:
             files={"file": ("photo.png", file, "image/png")},
             headers=headers,
         )
-answer = reply.json()
 if reply.status_code != 201:
-    sys.exit(f"{answer['code']}: {answer['detail']}")
-print(answer["files"][0]["url"])
+    sys.exit(f"HTTP {reply.status_code}: {reply.text}")
+print(reply.json()["files"][0]["url"])

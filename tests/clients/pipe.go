@@ -19,7 +19,10 @@ func main() {
 			log.Fatal(err)
 		}
 		writer.WriteField("dir", "reports")
-		part, _ := writer.CreateFormFile("file", "photo.png")
+		part, err := writer.CreateFormFile("file", "photo.png")
+		if err != nil {
+			return // There is no connection.
+		}
 		if _, err := io.Copy(part, file); err != nil {
 			return // The gateway has answered already.
 		}
@@ -36,7 +39,7 @@ func main() {
 	defer reply.Body.Close()
 	if reply.StatusCode != http.StatusCreated {
 		answer, _ := io.ReadAll(reply.Body)
-		log.Fatal(string(answer))
+		log.Fatal(reply.Status, ": ", string(answer))
 	}
 	fmt.Println(reply.Header.Get("Location"))
 }

@@ -2,6 +2,10 @@ import { drop } from "../browser.js";
 
 export const title = "CKEditor 5";
 
+/** Failures that are not the gateway's have its own words. */
+const word = /Couldn't upload file/;
+export const words = { "no network": word, "proxy error": word };
+
 export const give = (page, path) => drop(page, ".ck-editor__editable", path);
 
 /** What was dropped is shown from memory until it is stored. */

@@ -4,7 +4,9 @@ export const title = "Editor.js";
 
 /** It says the same of every failure. */
 const word = /upload image/i;
-export const words = { "server error": word, "too large": word, "wrong key": word };
+export const words = {
+  "server error": word, "too large": word, "wrong key": word, "no network": word, "proxy error": word,
+};
 
 export async function give(page, path) {
   await page.locator(".ce-paragraph").click();

@@ -17,6 +17,9 @@ export async function image(page) {
 }
 
 export const said = (page) => page.locator("pre").innerText();
+/** The browser's own page, or the proxy's. */
+export const explained = (page) => page.locator("h1").innerText();
+export const words = { "no network": /reached/ };
 
 /** The browser's own stop button. */
 export async function cancel(page) {

@@ -15,3 +15,6 @@ export const prepare = (page) =>
 export const give = (page, path) => choose(page, ".vditor-toolbar [data-type=upload] input, .vditor-toolbar input[type=file]", path);
 export const image = (page) => page.locator(".vditor-content img[src*='/v1/files/']");
 export const said = (page) => page.locator(".vditor-tip", { hasNotText: "上传中" }).innerText();
+/** What is not the gateway's refusal, its page shows. */
+export const explained = (page) => page.locator("#error").innerText();
+export const words = { "no network": /cannot be reached/, "proxy error": /cannot be reached/ };

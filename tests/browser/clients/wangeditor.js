@@ -1,6 +1,7 @@
 import { choose } from "../browser.js";
 
 export const title = "wangEditor 5";
+export const words = { "proxy error": /Upload error/ };
 
 export async function give(page, path) {
   // Its menu is dead until the cursor is in the text.

@@ -1,0 +1,3 @@
+export { give, said, showsPages } from "./dropzone.js";
+
+export const title = "Dropzone, chunking";

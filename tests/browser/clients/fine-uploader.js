@@ -1,0 +1,2 @@
+export const title = "Fine Uploader";
+export { cancel, give } from "./own-buttons.js";

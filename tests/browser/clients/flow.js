@@ -1,0 +1,2 @@
+export const title = "Flow.js";
+export { cancel, give } from "./own-buttons.js";

@@ -1,0 +1,9 @@
+// Widgets without a face of their own: their pages give them two buttons.
+
+import { choose } from "../browser.js";
+
+export const give = (page, path) => choose(page, "#choose", path);
+
+export async function cancel(page) {
+  await page.locator("#cancel").click();
+}

@@ -1,0 +1,4 @@
+export const title = "resumable.js";
+/** It passes no status on. */
+export const words = { "proxy error": /by a proxy/ };
+export { cancel, give } from "./own-buttons.js";
