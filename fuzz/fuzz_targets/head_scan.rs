@@ -1,0 +1,116 @@
+//! A request's head and a chunked body on any bytes, against actix-http's own decoder. A head that is served, and the
+//! stand-in of a refused one, is a whole request without a body to actix-http; where it takes the head that was sent, it
+//! finds the same end and a body where there is one. Chunks mean the same to both. However the bytes are cut, nothing else
+//! is found.
+#![no_main]
+
+use actix_http::h1::{Codec, Message, MessageType};
+use actix_web::rt::task::yield_now;
+use actix_web::rt::{System, SystemRunner};
+use bytes::{Bytes, BytesMut};
+use libfuzzer_sys::fuzz_target;
+use tcb_upload_gateway::server::h1::chunked::{Chunked, Step};
+use tcb_upload_gateway::server::h1::head_scan::{self, BodyFraming, MAX_HEAD};
+use tokio_util::codec::Decoder;
+
+thread_local! {
+    /// The codec's clock needs one.
+    static SYSTEM: SystemRunner = System::new();
+}
+
+/// What actix-http reads: how much of `bytes` the head was, and whether a body follows.
+fn decoded(bytes: &[u8]) -> Result<Option<(usize, bool)>, ()> {
+    let (mut codec, mut rest) = (Codec::default(), BytesMut::from(bytes));
+    match codec.decode(&mut rest) {
+        Ok(None) => Ok(None),
+        Ok(Some(Message::Item(_))) => {
+            let has_body = !matches!(codec.message_type(), MessageType::None);
+            Ok(Some((bytes.len() - rest.len(), has_body)))
+        }
+        Ok(Some(Message::Chunk(_))) | Err(_) => Err(()),
+    }
+}
+
+fn check_head(bytes: &[u8]) {
+    let bytes = &bytes[head_scan::leading_line_breaks(bytes)..];
+    let Some(end) = head_scan::find_end(bytes, 0).filter(|end| *end <= MAX_HEAD) else {
+        return;
+    };
+    for length in 0..end {
+        let begun = &bytes[..length];
+        assert_eq!(head_scan::find_end(begun, 0), None);
+        assert_eq!(head_scan::find_end(bytes, head_scan::scanned(begun)), Some(end));
+    }
+    let sent = &bytes[..end];
+    match head_scan::read(sent) {
+        Ok(read) => {
+            let given = read.rewritten.as_deref().unwrap_or(sent);
+            assert_eq!(decoded(given), Ok(Some((given.len(), false))));
+            if let Ok(Some((length, has_body))) = decoded(sent) {
+                let is_none = matches!(read.body, BodyFraming::None | BodyFraming::Length(0));
+                // A WebSocket's request has a body to actix-http; here the upgrade is ignored, as RFC 9110 7.8 allows.
+                let upgrades = memchr::memmem::find(&sent.to_ascii_lowercase(), b"websocket").is_some();
+                assert_eq!(length, end);
+                assert!(has_body != is_none || upgrades);
+            }
+        }
+        Err(_) => {
+            let given = head_scan::stand_in(sent);
+            assert_eq!(decoded(&given), Ok(Some((given.len(), false))));
+        }
+    }
+}
+
+/// The data, and how much is left behind the end of the body.
+type Body = (Vec<u8>, Option<usize>);
+
+fn read(pieces: &[&[u8]]) -> Result<Body, ()> {
+    let (mut chunked, mut data) = (Chunked::new(), Vec::new());
+    let mut behind: usize = pieces.iter().map(|piece| piece.len()).sum();
+    for piece in pieces {
+        let mut bytes = Bytes::copy_from_slice(piece);
+        behind -= piece.len();
+        loop {
+            match chunked.step(&mut bytes).map_err(drop)? {
+                Step::Data(some) => data.extend_from_slice(&some),
+                Step::More => break,
+                Step::End => return Ok((data, Some(bytes.len() + behind))),
+            }
+        }
+    }
+    Ok((data, None))
+}
+
+fn by_actix(body: &[u8]) -> Result<(Vec<u8>, bool), ()> {
+    let head = b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (mut codec, mut data) = (Codec::default(), Vec::new());
+    let mut bytes = BytesMut::from(&[&head[..], body].concat()[..]);
+    loop {
+        match codec.decode(&mut bytes).map_err(drop)? {
+            Some(Message::Item(_)) => {}
+            Some(Message::Chunk(Some(some))) => data.extend_from_slice(&some),
+            Some(Message::Chunk(None)) => return Ok((data, true)),
+            None => return Ok((data, false)),
+        }
+    }
+}
+
+fn check_chunks(bytes: &[u8]) {
+    let whole = read(&[bytes]);
+    let cut = bytes.first().map_or(0, |first| usize::from(*first) % bytes.len());
+    assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), whole);
+    if let (Ok((data, rest)), Ok((theirs, ended))) = (whole, by_actix(bytes)) {
+        assert_eq!((data, rest.is_some()), (theirs, ended));
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    SYSTEM.with(|system| {
+        system.block_on(async {
+            check_head(input);
+            check_chunks(input);
+            // The tasks of the codecs' clocks are done with, and are freed.
+            yield_now().await;
+        });
+    });
+});
