@@ -154,7 +154,9 @@ fn nginx_as_the_readme_has_it_logs_no_ticket_and_says_who_calls() {
     // What a client writes into X-Forwarded-For is not believed: nginx puts the address behind it.
     let statuses = ["1", "2", "3"].map(|last| call(&format!("X-Forwarded-For: 203.0.113.{last}")));
     assert_eq!(statuses, ["401", "401", "429"]);
-    let log = std::fs::read_to_string(proxy.folder.path().join("gateway.log")).expect("its log");
-    assert_eq!(log.matches("GET /v1/files/x\"").count(), 3, "{log}");
+    // A line is written behind its response.
+    let log = || std::fs::read_to_string(proxy.folder.path().join("gateway.log")).expect("its log");
+    wait_until("each request has its line", || log().matches("GET /v1/files/x\"").count() == 3);
+    let log = log();
     assert!(!log.contains("secret-ticket"), "{log}");
 }

@@ -242,7 +242,7 @@ fn slow_heads_and_floods_of_headers_hold_nothing_up() {
     }
     for client in &mut clients {
         if let Ok(reply) = client.try_reply() {
-            assert!(matches!(reply.status, 408 | 431), "{}", reply.status);
+            assert!(matches!(reply.status, 408 | 413), "{}", reply.status);
         }
     }
     let grown = world.gateway.memory("VmHWM").saturating_sub(idle);

@@ -102,7 +102,7 @@ fn a_piece_of_a_file_is_never_stored_as_the_whole() {
     for query in queries {
         let address = format!("/v1/files/x.png?{query}");
         let problem = put(&world, &address, &[], b"a piece").problem(400, "invalid_request");
-        assert!(detail(&problem).contains("chunked"), "{problem}");
+        assert!(detail(&problem).contains("chunk"), "{problem}");
         post(&world, &format!("/v1/files?{query}"), &[], &small()).problem(400, "invalid_request");
     }
     // A raw body that was posted, as some widgets do.
