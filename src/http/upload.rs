@@ -4,7 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::Version;
+use actix_web::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
@@ -260,6 +263,7 @@ async fn raw_file(
     let client = may_upload(request, worker)?;
     let key = client.own_key(&address::path(request)?)?;
     refuse_form(request.headers())?;
+    refuse_undelimited(request)?;
     let digests = Digests::announced(request.headers())?;
     let turn = match repeat::begin(request, worker, &client).await? {
         Repeat::Go(turn) => turn,
@@ -301,6 +305,21 @@ fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Pro
     partial::refuse(request)?;
     refuse_encoding(request.headers())?;
     Ok(client)
+}
+
+/// Over HTTP/1 a request without a length has no body (RFC 9112, 6.3). Old senders mean one that the connection's end
+/// delimits, and would have an empty file stored in its place.
+fn refuse_undelimited(request: &HttpRequest) -> Result<(), Problem> {
+    let delimits = |name| request.headers().contains_key(name);
+    if request.version() >= Version::HTTP_2
+        || delimits(CONTENT_LENGTH)
+        || delimits(TRANSFER_ENCODING)
+    {
+        return Ok(());
+    }
+    let detail = "the request has neither a Content-Length nor `Transfer-Encoding: chunked`, and so no body; an empty \
+                  file is sent with `Content-Length: 0`";
+    Err(Problem::new(Code::LengthRequired, detail))
 }
 
 /// A form's delimiters and heads would be stored as a part of the file.

@@ -41,7 +41,8 @@ impl<'de> Visitor<'de> for Number {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<i64, E> {
-        i64::try_from(value).map_err(E::custom)
+        // No code comes near the end; a life that does is as good as endless.
+        Ok(i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {

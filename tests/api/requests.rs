@@ -710,3 +710,19 @@ fn a_refused_path_names_the_setting() {
     assert!(reply["errmsg"].as_str().is_some_and(|text| text.contains("upload.client_paths")));
     world.assert_nothing_stored();
 }
+
+/// A file that the connection's end was to delimit is not an empty one.
+#[test]
+fn a_body_without_a_length_is_not_an_empty_file() {
+    let world = Setup::new().start();
+    let (name, value) = authorization();
+    for (version, body) in [("1.0", &b"hello"[..]), ("1.1", b"hello"), ("1.1", b""), ("1.0", b"")] {
+        let mut client = world.client();
+        let head = format!("PUT /v1/files/x HTTP/{version}\r\nhost: a\r\n{name}: {value}\r\n\r\n");
+        client.send(&[head.as_bytes(), body].concat());
+        client.reply().problem(411, "length_required");
+    }
+    world.assert_nothing_stored();
+    put(&world, "/v1/files/empty", &[], b"").stored();
+    assert_eq!(world.object("empty"), b"");
+}
