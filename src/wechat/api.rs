@@ -2,6 +2,7 @@
 //! a call.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -310,9 +311,11 @@ impl Wechat {
             let path = with_query(&path, pass.parameter().as_slice());
             let (mode, limit) = (access.mode(), self.shared.timeout);
             let result = if call == UPLOAD_LINK {
-                exchange(call, mode, self.direct.post_at_once(address, &path, &body), limit).await
+                let sent = pin!(self.direct.post_at_once(address, &path, &body));
+                exchange(call, mode, sent, limit).await
             } else {
-                exchange(call, mode, self.direct.post(address, &path, &body), limit).await
+                let sent = Box::pin(self.direct.post(address, &path, &body));
+                exchange(call, mode, pin!(sent), limit).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
             match result {

@@ -1,6 +1,7 @@
 //! How an access token is fetched: one request for each credential mode that needs one.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -206,7 +207,7 @@ impl Credential {
             ],
         );
         let address = self.address()?;
-        let sent = http.get(&address, &path);
+        let sent = pin!(http.get(&address, &path));
         let reply: TokenReply = exchange("token", Mode::Secret, sent, self.timeout).await?;
         Ok((reply.access_token, reply.expires_in, None))
     }
@@ -229,7 +230,7 @@ impl Credential {
             };
             let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
             let address = self.address()?;
-            let sent = http.post(&address, "/cgi-bin/stable_token", &body);
+            let sent = pin!(http.post(&address, "/cgi-bin/stable_token", &body));
             let reply: TokenReply =
                 exchange("stable_token", Mode::Stable, sent, self.timeout).await?;
             let same = refused.is_some_and(|refused| {
@@ -275,7 +276,7 @@ impl Credential {
                 &[("component_access_token", component.expose_secret())],
             );
             let address = self.address()?;
-            let sent = http.post(&address, &path, &body);
+            let sent = pin!(http.post(&address, &path, &body));
             let reply: Result<AuthorizerTokenReply, _> =
                 exchange(CALL, Mode::Authorizer, sent, self.timeout).await;
             match reply {

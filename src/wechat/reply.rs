@@ -1,5 +1,6 @@
 //! A call's reply: read within its bounds, and taken for what it says.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -13,11 +14,12 @@ use crate::pool::reply::Reply;
 /// A reply may be this long.
 pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
 
-/// What a call's reply says, as soon as `sent` has brought it, all within `limit`.
+/// What a call's reply says, as soon as `sent` has brought it, all within `limit`. `sent` is pinned by the caller: moved
+/// here it would be in the caller's future twice.
 pub(super) async fn exchange<R: DeserializeOwned>(
     call: &'static str,
     mode: Mode,
-    sent: impl Future<Output = Result<Reply, String>>,
+    sent: Pin<&mut impl Future<Output = Result<Reply, String>>>,
     limit: Duration,
 ) -> Result<R, WechatError> {
     let reply = timeout(limit, sent).await;

@@ -5,6 +5,7 @@
 //! actix-http is given only heads that it takes: the framing of the body, which is read past it, is masked in place, and
 //! a refused head is replaced by a plain one that leads to the refusal.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use actix_web::http::{Method, Uri};
@@ -234,9 +235,9 @@ impl Mask {
 }
 
 fn fields(head: &[u8]) -> Result<Fields, HeadError> {
-    let mut parsed = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut parsed);
-    match request.parse(head) {
+    let mut parsed = [MaybeUninit::uninit(); MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut parsed) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(HeadError::RequestLine),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
