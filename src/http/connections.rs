@@ -78,13 +78,17 @@ pub struct Seat {
     responding: Cell<usize>,
     /// Those of them behind which the rest of a request is discarded.
     draining: Cell<usize>,
-    /// When some of a response was last taken from its handler.
+    /// Responses of which a piece waits for the client to take it.
+    unsent: Cell<usize>,
+    /// When a piece of a response was last taken from its handler, which is when the one before was sent.
     progress: Cell<Option<Instant>>,
     /// It ends as soon as there is nothing to read: what has come already is answered.
     leaving: Cell<bool>,
     /// It ends at once.
     broken: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// h2: its reader has a clock for responses, which wait for windows rather than for the socket.
+    is_h2: Cell<bool>,
     account: Account,
 }
 
@@ -113,10 +117,12 @@ impl Connections {
             known: Cell::new(0),
             responding: Cell::new(0),
             draining: Cell::new(0),
+            unsent: Cell::new(0),
             progress: Cell::new(None),
             leaving: Cell::new(false),
             broken: Cell::new(false),
             reader: RefCell::default(),
+            is_h2: Cell::new(false),
             account: Account::default(),
         });
         if room {
@@ -205,8 +211,18 @@ impl Seat {
         &self.account
     }
 
-    /// Has the connection read on, and so look at its clocks: h2 has one for responses.
-    pub fn wake_reader(&self) {
+    /// It carries h2.
+    pub fn set_h2(&self) {
+        self.is_h2.set(true);
+    }
+
+    /// Whether it carries h2.
+    pub fn is_h2(&self) -> bool {
+        self.is_h2.get()
+    }
+
+    /// Has the connection read on, and so look at its clock.
+    fn wake_reader(&self) {
         if let Some(reader) = self.reader.borrow().as_ref() {
             reader.wake_by_ref();
         }
@@ -217,12 +233,10 @@ impl Seat {
         self.connections.room.write_timeout
     }
 
-    /// When its client will have taken nothing of any response for too long; `None` where none is being sent.
+    /// When its client will have taken nothing of any response for too long; `None` where none waits for it.
     pub fn response_deadline(&self) -> Option<Instant> {
-        self.progress
-            .get()
-            .filter(|_| self.responding.get() > self.draining.get())
-            .map(|last| last + self.write_timeout())
+        let last = self.progress.get().filter(|_| self.unsent.get() > 0);
+        last.map(|last| last + self.write_timeout())
     }
 
     /// Ends the connection, whatever runs on it.
@@ -335,8 +349,9 @@ impl Running {
         let seat = &self.seat;
         seat.responding.set(seat.responding.get() + 1);
         seat.draining.set(seat.draining.get() + usize::from(drains));
-        seat.progress.set(Some(Instant::now()));
-        Responding { seat: seat.clone(), drains }
+        let responding = Responding { seat: seat.clone(), drains, is_unsent: Cell::new(false) };
+        responding.gave();
+        responding
     }
 }
 
@@ -372,23 +387,34 @@ impl Caller {
 pub struct Responding {
     seat: Rc<Seat>,
     drains: bool,
+    /// A piece of it waits for the client.
+    is_unsent: Cell<bool>,
 }
 
 impl Responding {
-    /// Its connection.
-    pub fn seat(&self) -> &Seat {
-        &self.seat
+    /// Its handler gave a piece, which the client has yet to take.
+    pub fn gave(&self) {
+        self.seat.progress.set(Some(Instant::now()));
+        if !self.is_unsent.replace(true) {
+            self.seat.unsent.set(self.seat.unsent.get() + 1);
+            if self.seat.is_h2() {
+                self.seat.wake_reader();
+            }
+        }
     }
 
-    /// Some of it was taken from its handler.
-    pub fn progressed(&self) {
-        self.seat.progress.set(Some(Instant::now()));
+    /// Its handler was asked for a piece and has none yet: the client has taken all before.
+    pub fn awaits_handler(&self) {
+        if self.is_unsent.replace(false) {
+            self.seat.unsent.set(self.seat.unsent.get() - 1);
+        }
     }
 }
 
 impl Drop for Responding {
     fn drop(&mut self) {
-        let Self { seat, drains } = self;
+        self.awaits_handler();
+        let Self { seat, drains, .. } = self;
         seat.responding.set(seat.responding.get() - 1);
         seat.draining.set(seat.draining.get() - usize::from(*drains));
         seat.progress.set(Some(Instant::now()));

@@ -113,10 +113,11 @@ impl Inflow {
 
     /// Reads, and discards, what has come already of a body of which little is left.
     pub async fn skim(&self) {
-        let Body::Http1(reader) = &self.0.body else {
-            return;
+        let mut left = match &self.0.body {
+            Body::Http1(reader) => reader.known_rest().unwrap_or(LITTLE),
+            // A request without a body is told from others by reading it.
+            Body::Http2(..) => LITTLE,
         };
-        let mut left = reader.known_rest().unwrap_or(LITTLE);
         if left > LITTLE {
             return;
         }

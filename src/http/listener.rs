@@ -113,7 +113,7 @@ type Connection<S> = (Attended<ReaderIo<S>>, Protocol, Option<SocketAddr>);
 
 fn plain(stream: Seated) -> Connection<Seated> {
     let (peer, seat) = (stream.peer(), stream.seat().clone());
-    (Attended::new(ReaderIo::http1(stream), seat, false), Protocol::Http1, peer)
+    (Attended::new(ReaderIo::http1(stream), seat), Protocol::Http1, peer)
 }
 
 async fn encrypted(
@@ -127,9 +127,10 @@ async fn encrypted(
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
-            (Attended::new(ReaderIo::passthrough(stream), seat, true), Protocol::Http2, peer)
+            seat.set_h2();
+            (Attended::new(ReaderIo::passthrough(stream), seat), Protocol::Http2, peer)
         }
-        _ => (Attended::new(ReaderIo::http1(stream), seat, false), Protocol::Http1, peer),
+        _ => (Attended::new(ReaderIo::http1(stream), seat), Protocol::Http1, peer),
     })
 }
 

@@ -156,7 +156,6 @@ impl AsyncWrite for Seated {
 pub struct Attended<S> {
     pub stream: S,
     pub seat: Rc<Seat>,
-    pub is_h2: bool,
     /// Bytes that were read since there was nothing to read, or since its turn ended.
     read: usize,
     /// When the responses on its streams must have moved on.
@@ -169,8 +168,8 @@ pub struct Attended<S> {
 const TURN: usize = 512 * 1024;
 
 impl<S> Attended<S> {
-    pub fn new(stream: S, seat: Rc<Seat>, is_h2: bool) -> Self {
-        Self { stream, seat, is_h2, read: 0, stuck: Alarm::default() }
+    pub fn new(stream: S, seat: Rc<Seat>) -> Self {
+        Self { stream, seat, read: 0, stuck: Alarm::default() }
     }
 }
 
@@ -180,7 +179,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_h2 && self.read >= TURN {
+        if self.seat.is_h2() && self.read >= TURN {
             self.read = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -189,7 +188,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let came = buffer.filled().len() - before;
         self.read = if polled.is_pending() { 0 } else { self.read + came };
-        if self.is_h2 && !self.seat.account().came(came) {
+        if self.seat.is_h2() && !self.seat.account().came(came) {
             tracing::warn!(
                 "a client floods its h2 connection with frames that carry nothing; it is closed"
             );
@@ -200,7 +199,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
                 return Poll::Ready(Ok(()));
             }
             // A peer that opens no window is not seen by the socket, which takes everything.
-            if self.is_h2
+            if self.seat.is_h2()
                 && let Some(end) = self.seat.response_deadline()
                 && self.stuck.poll(cx, end.into()).is_ready()
             {

@@ -138,11 +138,10 @@ pub async fn requests(
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
     let responding = running.map(|running| running.answered(drains));
-    if let (Some(responding), Version::HTTP_2) = (&responding, reply.request().version()) {
-        responding.seat().wake_reader();
-    }
-    reply = reply
-        .map_body(|_, body| BoxBody::new(Sending { body, responding, _in_progress: in_progress }));
+    reply = reply.map_body(|_, body| {
+        let rest = Bytes::new();
+        BoxBody::new(Sending { body, rest, responding, _in_progress: in_progress })
+    });
     if draining || last || must_close {
         // A client that keeps connections finds a better one.
         reply.response_mut().head_mut().set_connection_type(ConnectionType::Close);
@@ -268,9 +267,15 @@ fn admit(request: &ServiceRequest, running: &Running) -> Result<(), Problem> {
     h2::admit(request, running.seat())
 }
 
-/// A response's body with what must not be dropped before the body is sent.
+/// Bytes of a response that a client takes at once: each is progress, however long the whole is. A window of h2 without
+/// settings holds four.
+const PIECE: usize = 16 * 1024;
+
+/// A response's body, in pieces, with what must not be dropped before the body is sent.
 struct Sending {
     body: BoxBody,
+    /// Of what the body gave.
+    rest: Bytes,
     responding: Option<Responding>,
     _in_progress: Option<ResponseInProgress>,
 }
@@ -286,11 +291,23 @@ impl MessageBody for Sending {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_next(cx);
-        if let (Some(responding), Poll::Ready(Some(_))) = (&self.responding, &polled) {
-            responding.progressed();
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            match Pin::new(&mut this.body).poll_next(cx) {
+                Poll::Ready(Some(Ok(bytes))) => this.rest = bytes,
+                polled => {
+                    if let (Some(responding), true) = (&this.responding, polled.is_pending()) {
+                        responding.awaits_handler();
+                    }
+                    return polled;
+                }
+            }
         }
-        polled
+        if let Some(responding) = &this.responding {
+            responding.gave();
+        }
+        let length = this.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(this.rest.split_to(length))))
     }
 }
 

@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::frames::{END_STREAM, H1, H2, head};
+use crate::frames::{END_STREAM, H1, H2, WINDOW_UPDATE, frame, head};
 use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_until};
 use crate::tls::Certificate;
 
@@ -342,17 +342,38 @@ fn responses_that_are_not_read_end_their_connection() {
     unread.send(&LARGE.repeat(20));
     wait_until("the connection is closed", || connections(&plain));
     drop(unread);
-    // No window: nothing but the gateway's own clock can tell.
-    let mut unread = H2::connect(&world, &certificate, &[(4, 0)]);
-    let docs = head(&[
-        (":method", "GET"),
-        (":scheme", "https"),
-        (":authority", "localhost"),
-        (":path", "/docs/swagger-ui-bundle.js"),
-    ]);
-    let (_, get) = unread.request(&docs, END_STREAM);
-    unread.send(&get).unwrap();
-    unread.assert_closed();
+    // No window: nothing but the gateway's own clock can tell. Also where the rest of a refused request is awaited.
+    let of = [(":method", "GET"), (":path", LARGE_PATH)];
+    let refused = [(":method", "PUT"), (":path", "/v1/files/a"), ("authorization", "Bearer x")];
+    for (fields, flags) in [(&of[..], END_STREAM), (&of[..], 0), (&refused[..], 0)] {
+        let mut unread = H2::connect(&world, &certificate, &[(4, 0)]);
+        let (_, request) = unread.request(&h2_head(fields), flags);
+        unread.send(&request).unwrap();
+        unread.assert_closed();
+    }
+    // A client that takes a little at a time, each time within the timeout, gets the whole response.
+    let mut slow = H2::connect(&world, &certificate, &[(4, 0)]);
+    let (stream, get) = slow.request(&h2_head(&of), END_STREAM);
+    slow.send(&get).unwrap();
+    let began = Instant::now();
+    for _ in 0..12 {
+        std::thread::sleep(Duration::from_millis(500));
+        slow.send(&frame(WINDOW_UPDATE, 0, stream, &20_000u32.to_be_bytes())).unwrap();
+    }
+    slow.send(&frame(WINDOW_UPDATE, 0, stream, &(1u32 << 24).to_be_bytes())).unwrap();
+    let length = slow.body(stream).expect("the whole of it").len();
+    assert!(length > 400_000, "{length}");
+    assert!(began.elapsed() > Duration::from_secs(4));
+}
+
+const LARGE_PATH: &str = "/docs/swagger-ui-bundle.js";
+
+fn h2_head(fields: &[(&str, &str)]) -> Vec<u8> {
+    // What stands first begins with a colon.
+    let (pseudo, others): (Vec<_>, Vec<_>) =
+        fields.iter().copied().partition(|(name, _)| name.starts_with(':'));
+    let own = [(":scheme", "https"), (":authority", "localhost")];
+    head(&[&pseudo[..], &own[..], &others[..]].concat())
 }
 
 #[test]
@@ -419,12 +440,7 @@ fn strangers_hold_nothing_that_uploads_need() {
     besieged(
         over_tls,
         |world| {
-            let docs = head(&[
-                (":method", "GET"),
-                (":scheme", "https"),
-                (":authority", "localhost"),
-                (":path", "/docs/swagger-ui-bundle.js"),
-            ]);
+            let docs = h2_head(&[(":method", "GET"), (":path", LARGE_PATH)]);
             let connect = || {
                 let mut unread = H2::connect(world, &certificate, &[(4, 0)]);
                 let (_, get) = unread.request(&docs, END_STREAM);
