@@ -54,7 +54,14 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
     let mut path = path.to_owned();
     for (index, (name, value)) in parameters.iter().enumerate() {
         path.extend([if index == 0 { "?" } else { "&" }, name, "="]);
-        path.extend(utf8_percent_encode(value, PARAMETER));
+        // A token is plain and long, and every call carries it.
+        let is_plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+        if value.bytes().all(is_plain) {
+            path.push_str(value);
+        } else {
+            path.extend(utf8_percent_encode(value, PARAMETER));
+        }
     }
     path
 }
