@@ -23,6 +23,18 @@ const CALLS: usize = 256;
 /// What a query's parameter must not hold as it is.
 const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
+/// What it may hold.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128_u8 {
+        plain[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+        byte += 1;
+    }
+    plain
+};
+
 /// WeChat's address, taken apart once.
 #[derive(Debug, Clone)]
 pub struct Address {
@@ -55,9 +67,7 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
     for (index, (name, value)) in parameters.iter().enumerate() {
         path.extend([if index == 0 { "?" } else { "&" }, name, "="]);
         // A token is plain and long, and every call carries it.
-        let is_plain =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-        if value.bytes().all(is_plain) {
+        if value.bytes().all(|byte| PLAIN[usize::from(byte)]) {
             path.push_str(value);
         } else {
             path.extend(utf8_percent_encode(value, PARAMETER));
@@ -146,4 +156,17 @@ fn posted(address: &Address, path: &str, body: &[u8]) -> Bytes {
     let path = [&address.path, path].concat();
     let head = head(&path, &address.authority, "application/json", body.len() as u64);
     Bytes::from([head.as_bytes(), body].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_query;
+
+    #[test]
+    fn parameters_are_encoded_where_they_must_be() {
+        let query = |value| with_query("/a", &[("x", value), ("y", "1")]);
+        assert_eq!(query("62_Abc-9.~"), "/a?x=62_Abc-9.~&y=1");
+        assert_eq!(query("a+/=é &"), "/a?x=a%2B%2F%3D%C3%A9%20%26&y=1");
+        assert_eq!(query(""), "/a?x=&y=1");
+    }
 }
