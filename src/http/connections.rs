@@ -86,6 +86,8 @@ pub struct Seat {
     leaving: Cell<bool>,
     /// It ends at once.
     broken: Cell<bool>,
+    /// The client does not take what was written last.
+    blocked: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     /// h2: its reader has a clock for responses, which wait for windows rather than for the socket.
     is_h2: Cell<bool>,
@@ -121,6 +123,7 @@ impl Connections {
             progress: Cell::new(None),
             leaving: Cell::new(false),
             broken: Cell::new(false),
+            blocked: Cell::new(false),
             reader: RefCell::default(),
             is_h2: Cell::new(false),
             account: Account::default(),
@@ -270,9 +273,14 @@ impl Seat {
         self.connections.shedding.may_be_over();
     }
 
-    /// Makes room: at once where something runs or is being sent.
+    /// Whether the client takes what is written.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.blocked.set(blocked);
+    }
+
+    /// Makes room: at once where something runs or is being sent, be it the end of an answered request's response.
     fn close(&self) {
-        if self.requests() > 0 { self.break_off() } else { self.leave() }
+        if self.requests() > 0 || self.blocked.get() { self.break_off() } else { self.leave() }
     }
 
     fn leave(&self) {
@@ -358,7 +366,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Self { seat, served, caller, .. } = self;
-        seat.known.set(seat.known.get() - usize::from(caller.is_known.get()));
+        // Told later it changes nothing: the request is over.
+        seat.known.set(seat.known.get() - usize::from(caller.is_known.replace(true)));
         if *served {
             seat.connections.served.set(seat.connections.served.get() - 1);
         }
@@ -376,7 +385,7 @@ pub struct Caller {
 impl Caller {
     /// A valid credential was shown, or none is asked for: the request runs to its end.
     pub fn is_known(&self) {
-        if !self.is_known.replace(true) && self.seat.running.get() > 0 {
+        if !self.is_known.replace(true) {
             self.seat.known.set(self.seat.known.get() + 1);
             self.seat.rest();
         }

@@ -29,9 +29,12 @@ use super::socket::{Attended, Seated};
 use crate::server::h1::reader::{BodyReader, ReaderIo};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between PINGs that ask whether an h2 client is still there. Longer than what HTTP/1 connections are given where their
-/// heads are read.
-const H2_KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// For what an h2 client sends first. Over HTTP/1, where heads are timed as they are read (`server::h1::reader`) and
+/// refused in words, a connection's first byte and first head together have less.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between requests over HTTP/1, and between PINGs that ask whether an h2 client is still there: longer than the usual load
+/// balancer keeps its own side, so that it never writes to a connection that was just closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After a connection's last reply, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -160,9 +163,8 @@ where
             let stopping = stopping.clone();
             async move { stopping.notified().await }
         })
-        // HTTP/1 heads are timed where they are read (`server::h1::reader`), and refused in words.
-        .client_request_timeout(Duration::ZERO)
-        .keep_alive(H2_KEEP_ALIVE)
+        .client_request_timeout(PREFACE_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .on_connect_ext(|connection: &Attended<ReaderIo<C>>, data| {
             data.insert::<Rc<BodyReader>>(connection.stream.reader());

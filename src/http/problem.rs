@@ -359,7 +359,7 @@ impl From<HeadError> for Problem {
             E::FoldedField(_) | E::Field(_) | E::Host => Code::InvalidRequest,
             E::Length | E::TwoFramings | E::TransferEncoding => Code::InvalidRequest,
             E::Connect => Code::MethodNotAllowed,
-            E::TooManyFields | E::TooLong => Code::FieldsTooLarge,
+            E::TooManyFields | E::TooLong | E::TargetTooLong => Code::FieldsTooLarge,
             E::LengthRequired => Code::LengthRequired,
             E::TimedOut(_) => Code::ClientStalled,
         };

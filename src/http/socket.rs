@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,12 +18,15 @@ use crate::turn;
 pub struct Seated {
     stream: turn::Stream,
     seat: Rc<Seat>,
+    /// The socket takes no more; until when that may be so.
+    blocked_until: Option<Instant>,
     blocked: Alarm,
 }
 
 impl Seated {
     pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        Self { stream: turn::Stream::holding(stream), seat, blocked: Alarm::default() }
+        let stream = turn::Stream::holding(stream);
+        Self { stream, seat, blocked_until: None, blocked: Alarm::default() }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -41,12 +43,29 @@ impl Seated {
         // Slower without it, and no worse.
         let _ = self.stream.set_nodelay(true);
     }
+
+    /// The outcome of a write: an error once the client has taken nothing for `server.write_timeout`.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.seat.set_blocked(written.is_pending());
+        if written.is_ready() {
+            self.blocked_until = None;
+            return written;
+        }
+        let limit = self.seat.write_timeout();
+        let end = *self.blocked_until.get_or_insert_with(|| Instant::now() + limit);
+        ready!(self.blocked.poll(cx, end));
+        tracing::debug!("a client takes none of its response; its connection is closed");
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
-/// A deadline, with a timer that is moved only when it fires too early: most deadlines are forgotten before.
+/// A timer that is moved only when it fires too early: most deadlines are forgotten before.
 #[derive(Default)]
 struct Alarm {
-    end: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -64,23 +83,6 @@ impl Alarm {
             }
             timer.as_mut().reset(end);
         }
-    }
-
-    /// The outcome of a write: an error once the client has taken nothing for `limit`.
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        limit: Duration,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.end = None;
-            return written;
-        }
-        let end = *self.end.get_or_insert_with(|| Instant::now() + limit);
-        ready!(self.poll(cx, end));
-        tracing::debug!("a client takes none of its response; its connection is closed");
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -118,7 +120,7 @@ impl AsyncWrite for Seated {
         }
         let this = &mut *self;
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.blocked.watch(cx, this.seat.write_timeout(), written)
+        this.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -131,7 +133,7 @@ impl AsyncWrite for Seated {
         }
         let this = &mut *self;
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.blocked.watch(cx, this.seat.write_timeout(), written)
+        this.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,7 +146,7 @@ impl AsyncWrite for Seated {
         }
         let this = &mut *self;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        this.blocked.watch(cx, this.seat.write_timeout(), flushed)
+        this.watch(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,6 +181,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // At once, even if a handler runs or TLS holds something to read.
+        if self.seat.is_broken() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if self.seat.is_h2() && self.read >= TURN {
             self.read = 0;
             cx.waker().wake_by_ref();

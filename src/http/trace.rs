@@ -85,14 +85,14 @@ pub async fn requests(
     let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
     let reader = request.conn_data::<Rc<BodyReader>>().cloned();
     let reader = reader.filter(|_| request.version() < Version::HTTP_2);
-    let (inflow, bad_head) = match &reader {
+    let (inflow, closes, bad_head) = match &reader {
         Some(reader) => {
             let started = reader.started();
             let is_refused = started.refused.is_some();
             let inflow = Inflow::of_http1(&mut request, reader, started.body, is_refused);
-            (inflow, started.refused)
+            (inflow, started.closes, started.refused)
         }
-        None => (Inflow::of_http2(&mut request), None),
+        None => (Inflow::of_http2(&mut request), false, None),
     };
     let in_progress = reader.map(ResponseInProgress::new);
     let admitted = match (bad_head, &running) {
@@ -122,9 +122,9 @@ pub async fn requests(
     // The query chooses the shape, so only a known caller can make its connection be read that long.
     let dressed = problem.is_some() && reply.status().is_success() && caller.is_some();
     let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
-    let (mut must_close, mut drains) = (false, false);
+    let (mut must_close, mut drains) = (closes, false);
     if let Some(inflow) = inflow {
-        must_close = inflow.skip_continue();
+        must_close |= inflow.skip_continue();
         inflow.skim().await;
         // An empty body is not asked for more.
         let is_empty =

@@ -90,12 +90,14 @@ fn refused_heads_are_problem_documents() {
     let body = noise(9_000_000, 1);
     let gbk = b"POST /v1/files?dir=\xb1\xa8\xb8\xe6 HTTP/1.1\r\nhost: a\r\n";
     let many = format!("POST /v1/files HTTP/1.1\r\nhost: a\r\n{}", "x: y\r\n".repeat(95));
+    let long = format!("GET /v1/files/{} HTTP/1.1\r\nhost: a\r\n", "报".repeat(7400));
     let refused = REFUSED
         .iter()
         .map(|(head, status, code, detail)| (head.as_bytes(), *status, *code, *detail))
         .chain([
             (&gbk[..], 400, "invalid_request", "UTF-8"),
             (many.as_bytes(), 413, "fields_too_large", "96 fields"),
+            (long.as_bytes(), 413, "fields_too_large", "65534 bytes"),
         ]);
     for (number, (head, status, code, detail)) in refused.enumerate() {
         let shown = String::from_utf8_lossy(head).into_owned();
@@ -234,6 +236,32 @@ fn pipelines_are_answered_in_step_wherever_they_are_cut() {
     assert_eq!(world.objects().len(), 3);
 }
 
+/// With so much of a pipeline behind it that most is not read by then, and a reset would take the response with it.
+#[test]
+fn a_connection_ends_in_order_behind_the_response_that_closes_it() {
+    let world = Setup::new().start();
+    let behind = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(5000);
+    for options in
+        ["close", "Close", "TE, close", "close, te", "keep-alive,close", "x\r\nconnection: close"]
+    {
+        for _ in 0..3 {
+            let connection = format!("connection: {options}\r\ncontent-length: 3\r\n");
+            let mut client = world.client();
+            let put = request("PUT /v1/files/last", &connection, b"abc");
+            let mut sender = client.sender();
+            std::thread::scope(|scope| {
+                // It may be ended before all is sent.
+                scope.spawn(|| drop(sender.write_all(&[&put[..], &behind].concat())));
+                let reply = client.reply();
+                assert_eq!(reply.status, 201, "{options}: {}", reply.text());
+                assert_eq!(reply.header("connection"), Some("close"), "{options}");
+            });
+            let end = client.try_reply().expect_err("nothing follows");
+            assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{options}: {end}");
+        }
+    }
+}
+
 #[test]
 fn a_refused_caller_is_not_told_to_go_on() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
@@ -309,14 +337,22 @@ fn heads_have_a_size_and_a_time() {
             assert_eq!(client.reply().status, status, "{room} behind {}", first.len());
         }
     }
+    // A URL that alone is longer than any may be.
+    let mut client = world.client();
+    client.send(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(100_000)).as_bytes());
+    client.reply().problem(413, "fields_too_large");
     // Slow ones, the first of a connection and a later one.
-    let mut clients = [world.client(), world.client()];
+    let mut clients = vec![world.client(), world.client()];
     clients[1].send(healthy);
     assert_eq!(clients[1].reply().status, 200);
     let began = Instant::now();
-    for client in &mut clients {
-        client.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx");
-    }
+    let part = b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx";
+    clients.iter_mut().for_each(|client| client.send(part));
+    // And one that began before the response to the request before it.
+    let mut early = world.client();
+    early.send(&[&healthy[..], part].concat());
+    assert_eq!(early.reply().status, 200);
+    clients.push(early);
     for client in &mut clients {
         let reply = client.reply();
         reply.problem(408, "client_stalled");

@@ -13,6 +13,8 @@ use memchr::{memchr, memchr_iter, memrchr};
 
 /// Bytes of a head, its blank line included.
 pub const MAX_HEAD: usize = 32 * 1024;
+/// Bytes of a target, which percent-encoding may treble; the `http` crate takes no more.
+const MAX_TARGET: usize = u16::MAX as usize - 1;
 /// Fields of a head; actix-http takes no more.
 pub const MAX_FIELDS: usize = 96;
 
@@ -36,6 +38,8 @@ pub struct Head {
     pub body: BodyFraming,
     /// The client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// `Connection: close`, alone or among other options.
+    pub closes: bool,
 }
 
 /// Why a head cannot be served.
@@ -51,6 +55,8 @@ pub enum HeadError {
     Target(&'static str, &'static str),
     #[error("the request's URL holds bytes that are not UTF-8: percent-encode it in UTF-8")]
     TargetEncoding,
+    #[error("the request's URL has more than {MAX_TARGET} bytes once it is percent-encoded")]
+    TargetTooLong,
     #[error("the request's URL does not begin with `/`")]
     TargetForm,
     #[error("CONNECT is for proxies; this is a server of its own")]
@@ -131,9 +137,10 @@ pub fn read(head: &[u8]) -> Result<Head, HeadError> {
     let read = fields(rewritten.as_deref().unwrap_or(head))?;
     if !read.masks.is_empty() {
         let bytes = rewritten.get_or_insert_with(|| head.to_vec());
-        read.masks.into_iter().for_each(|mask| mask.apply(bytes));
+        read.masks.iter().for_each(|mask| mask.apply(bytes));
     }
-    Ok(Head { rewritten, body: read.body, expects_continue: read.expects_continue })
+    let Fields { body, expects_continue, closes, .. } = read;
+    Ok(Head { rewritten, body, expects_continue, closes })
 }
 
 /// Where the request's target stands, in a line that is a request line.
@@ -193,6 +200,9 @@ fn escaped(head: &[u8], target: Range<usize>) -> Result<Option<Vec<u8>>, HeadErr
         return Ok(None);
     }
     let escaped = escape(&head[target.clone()])?;
+    if escaped.len() > MAX_TARGET {
+        return Err(HeadError::TargetTooLong);
+    }
     Ok(Some([&head[..target.start], escaped.as_bytes(), &head[target.end..]].concat()))
 }
 
@@ -206,6 +216,7 @@ fn escape(target: &[u8]) -> Result<String, HeadError> {
 struct Fields {
     body: BodyFraming,
     expects_continue: bool,
+    closes: bool,
     masks: Vec<Mask>,
 }
 
@@ -226,10 +237,11 @@ enum Filler {
 pub const MASKED_TRANSFER_ENCODING: &str = "x-gateway-chunked";
 
 impl Mask {
-    fn apply(self, head: &mut [u8]) {
+    fn apply(&self, head: &mut [u8]) {
+        let bytes = &mut head[self.at.clone()];
         match self.with {
-            Filler::Byte(byte) => head[self.at].fill(byte),
-            Filler::Name(name) => head[self.at].copy_from_slice(name),
+            Filler::Byte(byte) => bytes.fill(byte),
+            Filler::Name(name) => bytes.copy_from_slice(name),
         }
     }
 }
@@ -252,7 +264,7 @@ fn fields(head: &[u8]) -> Result<Fields, HeadError> {
 
     let mut masks = Vec::new();
     let (mut hosts, mut length, mut chunked) = (0, None, false);
-    let mut expects_continue = false;
+    let (mut expects_continue, mut closes) = (false, false);
     for header in request.headers.iter() {
         // Names are compared only where their length fits.
         match header.name.len() {
@@ -266,6 +278,8 @@ fn fields(head: &[u8]) -> Result<Fields, HeadError> {
             }
             // With an upgrade in it actix-http would end the connection behind its response.
             10 if header.name.eq_ignore_ascii_case("connection") => {
+                // actix-http knows only a `close` that stands alone.
+                closes |= has_token(header.value, b"close");
                 let options = tokens(header.value);
                 let upgrades = options.filter(|option| option.eq_ignore_ascii_case(b"upgrade"));
                 masks.extend(upgrades.map(|option| fill(option, b' ')));
@@ -304,7 +318,7 @@ fn fields(head: &[u8]) -> Result<Fields, HeadError> {
     };
     // Old clients do not know of interim responses (RFC 9110, 10.1.1).
     let expects_continue = expects_continue && !is_old && !matches!(body, BodyFraming::None);
-    Ok(Fields { body, expects_continue, masks })
+    Ok(Fields { body, expects_continue, closes, masks })
 }
 
 /// The members of a list, without their parameters' quotes being looked at: none that matters here has any.
@@ -352,10 +366,8 @@ pub fn stand_in(head: &[u8]) -> Vec<u8> {
     let method = Some(method).filter(|method| Method::from_bytes(method).is_ok());
     // A preflight is told what is wrong, too, and not that it may go on; a CONNECT would have no response body.
     let method = method.filter(|method| *method != b"CONNECT").unwrap_or(b"POST");
-    let path = match target(head) {
-        Ok(target) => escape(&head[target]).ok(),
-        Err(_) => readable_path(first),
-    };
+    let whole = target(head).ok().and_then(|target| escape(&head[target]).ok());
+    let path = whole.filter(|path| path.len() <= MAX_TARGET).or_else(|| readable_path(first));
     let path = path.filter(|path| path.starts_with('/'));
     let mut stand_in = method.to_vec();
     stand_in.extend_from_slice(b" ");

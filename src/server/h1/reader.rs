@@ -35,10 +35,7 @@ const FIRST_READ: usize = 8 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the first byte of a connection.
 const FIRST_BYTE_TIMEOUT: Duration = HEAD_TIMEOUT;
-/// Between requests: longer than the usual load balancer keeps its own side, so that it never writes to a connection
-/// that was just closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// What a client sends behind its last response is read for so long: a reset would take the response from it.
+/// What a client sends behind its last response is read for so long.
 const LINGER: Duration = Duration::from_secs(1);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -71,6 +68,8 @@ enum Remaining {
 pub struct Started {
     /// How its body is framed.
     pub body: BodyFraming,
+    /// The client asks for the connection's end behind the response.
+    pub closes: bool,
     /// Why the request cannot be served, if the head that actix-http was given stands in for a refused one.
     pub refused: Option<HeadError>,
 }
@@ -99,7 +98,7 @@ pub struct ConnReader<S: ?Sized> {
     interim: Cell<&'static [u8]>,
     /// The dispatcher's task, while there is nothing for it to read.
     waker: RefCell<Option<Waker>>,
-    /// When a head must be here.
+    /// When a head must be here, or a connection's first byte; between requests actix-http keeps the time.
     deadline: Cell<Option<Instant>>,
     timer: RefCell<Option<Pin<Box<Sleep>>>>,
     linger: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -329,6 +328,10 @@ impl<S: Socket + ?Sized> ConnReader<S> {
             if self.scanned.get() == 0 {
                 let line_breaks = head_scan::leading_line_breaks(&ahead);
                 ahead.advance(line_breaks);
+                if !ahead.is_empty() {
+                    // A head's time runs from its first bytes.
+                    self.deadline.set(None);
+                }
             }
             let next = self.next(&ahead);
             if is_busy && next != Next::Partial {
@@ -355,7 +358,8 @@ impl<S: Socket + ?Sized> ConnReader<S> {
             let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), most)? else {
                 unpin(&mut ahead);
                 if is_busy {
-                    return Poll::Pending;
+                    // The time for the rest of a head begins when it may be served.
+                    return if ahead.is_empty() { Poll::Pending } else { self.wait(cx) };
                 }
                 ready!(self.poll_deadline(cx, !ahead.is_empty()));
                 if ahead.is_empty() {
@@ -370,23 +374,19 @@ impl<S: Socket + ?Sized> ConnReader<S> {
                 self.state.set(ReadState::Closed);
                 return Poll::Ready(Ok(()));
             }
-            if ahead.is_empty() {
-                // A head's time runs from its first byte.
-                self.deadline.set(None);
-                *ahead = more;
-            } else {
-                *ahead = [&ahead[..], &more].concat().into();
-            }
+            *ahead = if ahead.is_empty() { more } else { [&ahead[..], &more].concat().into() };
         }
     }
 
-    /// Whether the time for a head, or for its first byte, is over. The timer is moved only when it fires too early.
+    /// Whether the time for a head, or for a connection's first byte, is over. The timer is moved only when it fires too
+    /// early.
     fn poll_deadline(&self, cx: &mut Context<'_>, has_begun: bool) -> Poll<()> {
-        let end = self.deadline.get().unwrap_or_else(|| {
-            let end = Instant::now() + if has_begun { HEAD_TIMEOUT } else { KEEP_ALIVE };
-            self.deadline.set(Some(end));
-            end
-        });
+        let end = match self.deadline.get() {
+            Some(end) => end,
+            None if has_begun => Instant::now() + HEAD_TIMEOUT,
+            None => return Poll::Pending,
+        };
+        self.deadline.set(Some(end));
         let mut timer = self.timer.borrow_mut();
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if timer.deadline() > end {
@@ -406,13 +406,13 @@ impl<S: Socket + ?Sized> ConnReader<S> {
         self.scanned.set(0);
         self.deadline.set(None);
         self.in_progress.set(true);
-        let (head, body, refused) = match read {
+        let (head, body, closes, refused) = match read {
             Ok(read) => {
                 // A client that has sent some of the body does not wait.
                 self.interim.set(if read.expects_continue && is_all { CONTINUE } else { b"" });
-                (read.rewritten.map_or(head, Bytes::from), read.body, None)
+                (read.rewritten.map_or(head, Bytes::from), read.body, read.closes, None)
             }
-            Err(error) => (head_scan::stand_in(&head).into(), BodyFraming::None, Some(error)),
+            Err(error) => (head_scan::stand_in(&head).into(), BodyFraming::None, true, Some(error)),
         };
         self.state.set(match body {
             _ if refused.is_some() => ReadState::Body(Remaining::UntilClosed),
@@ -421,7 +421,7 @@ impl<S: Socket + ?Sized> ConnReader<S> {
             BodyFraming::None | BodyFraming::Length(0) => ReadState::Head,
         });
         self.head_for_actix.replace(head);
-        self.started.replace(Some(Started { body, refused }));
+        self.started.replace(Some(Started { body, closes, refused }));
     }
 }
 
@@ -538,12 +538,12 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Where a body was not read to its end, what still comes of it is read and discarded, as actix-http does with bodies
-    /// that it knows of.
+    /// What still comes is read and discarded for a while, be it the rest of a body, or of a pipeline behind the last
+    /// response: a reset would take that from the client (RFC 9112, 9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let reader = &self.0;
         ready!(Pin::new(&mut *reader.stream.borrow_mut()).poll_shutdown(cx))?;
-        if !matches!(reader.state.get(), ReadState::Body(_) | ReadState::Closed) {
+        if reader.state.get() == ReadState::Passthrough {
             return Poll::Ready(Ok(()));
         }
         while let Poll::Ready(read) = reader.poll_read(cx, Buffer::take(0), usize::MAX) {
