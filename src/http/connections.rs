@@ -3,7 +3,7 @@
 //! A flood of connections must neither take the descriptors that running uploads need nor keep a probe of `/healthz`
 //! waiting. At the limit a new connection is accepted, and another one is closed: one whose request was answered and is
 //! only read to be discarded, otherwise the one that has been idle longest, otherwise one whose response the client does
-//! not read, otherwise one whose request has been handled for a while without its caller being known. Where requests of
+//! not read, otherwise the one whose request has been handled longest without its caller being known. Where requests of
 //! known callers are handled on all of them the new connection is over the limit: it is told of the gateway's health, and
 //! refused whatever else it asks for; and the newest of those over the limit close the oldest.
 
@@ -33,9 +33,6 @@ pub struct Room {
     /// How long a client may take none of a response.
     pub write_timeout: Duration,
 }
-
-/// A request of an unknown caller is not given up before this: most have their response much sooner.
-const UNKNOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// What a connection does that may be closed to make room; the first is the first to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,18 +143,20 @@ impl Connections {
     fn longest_waiting_leaves(&self) -> bool {
         self.shedding.began();
         let first = self.waiting.borrow().first_key_value().map(|(_, seat)| seat.clone());
-        first.filter(|seat| seat.may_go()).inspect(|seat| seat.close()).is_some()
+        first.inspect(|seat| seat.close()).is_some()
     }
 
-    /// Whether there is room for one more request, which the longest running one of an unknown caller may have to make.
-    fn serves_one_more(&self) -> bool {
+    /// Whether there is room for one more request, on `seat`, which the longest running one of an unknown caller may have to
+    /// make.
+    fn serves_one_more(&self, seat: &Rc<Seat>) -> bool {
         if self.served.get() < self.room.requests {
             return true;
         }
         let last = self.waiting.borrow();
-        let longest = last.range((Rest::Unknown, 0)..).next().map(|(_, seat)| seat.clone());
+        let mut unknown = last.range((Rest::Unknown, 0)..).map(|(_, seat)| seat);
+        let longest = unknown.find(|other| !Rc::ptr_eq(other, seat)).cloned();
         drop(last);
-        longest.filter(|seat| seat.may_go()).inspect(|seat| seat.close()).is_some()
+        longest.inspect(|seat| seat.close()).is_some()
     }
 
     /// Closes every connection on which no request runs and no reply is being sent any more.
@@ -180,7 +179,7 @@ impl Seat {
         self.running.set(self.running.get() + 1);
         self.rest();
         let connections = &self.connections;
-        let room = !self.is_standing() && (asks_for_health || connections.serves_one_more());
+        let room = !self.is_standing() && (asks_for_health || connections.serves_one_more(self));
         let (served, refused) = (room && !asks_for_health, !room && !asks_for_health);
         if served {
             connections.served.set(connections.served.get() + 1);
@@ -190,13 +189,6 @@ impl Seat {
         }
         let caller = Caller { seat: self.clone(), is_known: Cell::new(false) };
         Running { seat: self.clone(), caller: Rc::new(caller), served, refused }
-    }
-
-    /// Whether it may be closed now to make room.
-    fn may_go(&self) -> bool {
-        self.waits.get().is_some_and(|((rest, _), since)| {
-            rest != Rest::Unknown || since.elapsed() >= UNKNOWN_GRACE
-        })
     }
 
     /// Whether it is over the limit, or about to be closed.

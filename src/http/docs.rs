@@ -7,12 +7,14 @@ mod examples;
 mod failures;
 mod schemas;
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
 };
 use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
@@ -71,7 +73,12 @@ pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
             if file.gzpipped {
                 page.insert_header((CONTENT_ENCODING, "gzip"));
             }
-            Ok(page.body(file.bytes.into_owned()))
+            // Not copied for each response: a client may ask for many at once and take none.
+            let body = match file.bytes {
+                Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                Cow::Owned(bytes) => bytes.into(),
+            };
+            Ok(page.body(body))
         }
         Ok(None) => Err(Problem::new(Code::NotFound, "there is nothing at this address")),
         Err(error) => {

@@ -186,38 +186,38 @@ thread_local! {
     static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lines that one worker writes in a second of refused requests of unknown callers: a stranger can have as many refused
-/// as the network carries, and must not fill the disk with them.
-const REFUSALS_A_SECOND: u32 = 100;
+/// Lines that one worker writes in a second of requests of unknown callers, refused or not: a stranger can have as many
+/// answered as the network carries, of probes, pages and preflights, too, and must not fill the disk with them.
+const STRANGERS_A_SECOND: u32 = 100;
 
 thread_local! {
-    static REFUSALS: RefCell<Refusals> = const { RefCell::new(Refusals { written: 0, omitted: 0, counts: false }) };
+    static STRANGERS: RefCell<Strangers> = const { RefCell::new(Strangers { written: 0, omitted: 0, counts: false }) };
 }
 
-/// Refused requests of unknown callers in the current second.
-struct Refusals {
+/// Requests of unknown callers in the current second.
+struct Strangers {
     written: u32,
     omitted: u32,
     /// A second has begun that will be ended by a task.
     counts: bool,
 }
 
-impl Refusals {
+impl Strangers {
     /// Whether one more is written.
     fn admit(&mut self) -> bool {
         if !std::mem::replace(&mut self.counts, true) {
             rt::spawn(async {
                 rt::time::sleep(Duration::from_secs(1)).await;
-                let ended = REFUSALS.replace(Self { written: 0, omitted: 0, counts: false });
+                let ended = STRANGERS.replace(Self { written: 0, omitted: 0, counts: false });
                 if ended.omitted > 0 {
                     tracing::warn!(
                         requests = ended.omitted,
-                        "more requests of unknown callers were refused"
+                        "more requests of unknown callers were answered; their lines are left out"
                     );
                 }
             });
         }
-        let room = self.written < REFUSALS_A_SECOND;
+        let room = self.written < STRANGERS_A_SECOND;
         if room {
             self.written += 1
         } else {
@@ -247,10 +247,10 @@ impl Line {
             Some(problem) if *refused => {
                 tracing::debug!(%method, path, status, ?took, code = problem.code.name());
             }
+            _ if client.is_none() && !STRANGERS.with_borrow_mut(Strangers::admit) => {}
             Some(problem) if problem.code.status().is_server_error() => {
                 tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
             }
-            Some(_) if client.is_none() && !REFUSALS.with_borrow_mut(Refusals::admit) => {}
             Some(problem) => {
                 tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
             }

@@ -435,6 +435,53 @@ fn only_a_known_caller_is_drained_for_long() {
     assert!(known >= Duration::from_secs(5), "{known:?}");
 }
 
+/// Connections that hold every slot, all of the same kind, and that an upload finds at once.
+#[test]
+fn an_upload_finds_a_slot_whatever_holds_them_all() {
+    let setup = || Setup::new().set("server.max_connections", STRANGERS);
+    let world = setup().set("server.write_timeout", "30s").start();
+    world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
+    let body = "content-length: 16000\r\n\r\n";
+    let chunked = "transfer-encoding: chunked\r\n\r\n";
+    let token = "POST /cgi-bin/stable_token HTTP/1.1\r\nhost: a\r\n";
+    let expect = format!("{token}expect: 100-continue\r\n{body}");
+    // The end of a small response that does not fit into the socket: its request is over.
+    let unread = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(30_000);
+    for (name, sent) in [
+        ("nothing", String::new()),
+        ("half a head", "GET /healthz HTTP/1.1\r\nho".to_owned()),
+        ("half a body", format!("{token}{body}{{")),
+        ("half a chunk's size", format!("{token}{chunked}0")),
+        ("extensions", format!("{token}{chunked}5;a=b")),
+        ("trailers", format!("{token}{chunked}2\r\n{{}}\r\n0\r\na: b\r\n")),
+        ("a body that waits", expect),
+        ("a refused body", format!("PUT /v1/files/a HTTP/1.1\r\nhost: a\r\n{body}x")),
+        ("small responses", unread),
+    ] {
+        let held: Vec<_> = (0..2 * STRANGERS)
+            .map(|_| {
+                let mut stream = TcpStream::connect(world.gateway.address).unwrap();
+                stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+                // What is not taken is of no matter.
+                let _ = stream.write_all(sent.as_bytes());
+                stream
+            })
+            .collect();
+        // More than there are connections to spare.
+        for number in 0..2 * STRANGERS {
+            let began = Instant::now();
+            let mut client = world.client();
+            client.send_request("PUT", "/v1/files/file", &[authorization()], b"x");
+            let reply = client.reply();
+            assert_eq!(reply.status, 201, "{name}, {number}: {}", reply.text());
+            assert!(began.elapsed() < Duration::from_secs(1), "{name}: {:?}", began.elapsed());
+        }
+        drop(held);
+    }
+    let lines = world.gateway.log().lines().filter(|line| line.contains("/healthz")).count();
+    assert!(lines < 20_000, "{lines} lines of what strangers asked for");
+}
+
 /// For so long strangers hold what they can.
 const SIEGE: Duration = Duration::from_secs(60);
 /// Of each kind of stranger; more than there are places.
