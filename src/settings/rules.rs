@@ -183,7 +183,7 @@ fn links(settings: &Settings, reader: &mut Reader) {
 impl Settings {
     /// What is allowed, but most likely not meant, or at least to be known.
     pub fn warnings(&self) -> Vec<String> {
-        let Self { profile, server, wechat, cos, upload, auth, redis, sandbox, .. } = self;
+        let Self { profile, server, wechat, cos, upload, auth, links, redis, sandbox, .. } = self;
         let production = *profile == Profile::Production;
         let uploads = |policy: &Policy| policy.can.contains(&Action::Upload);
         let may_upload = auth.anonymous
@@ -205,6 +205,10 @@ impl Settings {
             (
                 production && auth.anonymous,
                 "auth.anonymous is true: whoever reaches the gateway may upload, download and delete",
+            ),
+            (
+                production && links.access == LinkAccess::Public && auth.address_rate.is_none(),
+                "links.access is public and auth.address_rate is not set: without a key, each GET of a path that is not cached asks WeChat, and spends its quota",
             ),
             (
                 auth.trust_wx_headers,

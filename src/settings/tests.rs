@@ -85,6 +85,20 @@ fn production_starts_with_its_credentials_alone() {
 }
 
 #[test]
+fn public_links_without_a_rate_of_addresses_are_warned_of() {
+    let warned = |pairs: &[(&str, &str)]| {
+        let warnings = production(pairs).expect("no faults").warnings();
+        warnings.iter().any(|warning| warning.contains("auth.address_rate"))
+    };
+    let keys = ("GATEWAY__LINKS__SIGNING_KEYS", "a-signing-key-of-tests");
+    assert!(warned(&[]));
+    assert!(warned(&[("GATEWAY__AUTH__RATE", "10/s")]));
+    assert!(!warned(&[("GATEWAY__AUTH__ADDRESS_RATE", "10/s")]));
+    assert!(!warned(&[("GATEWAY__LINKS__ACCESS", "signed"), keys]));
+    assert!(!warned(&[("GATEWAY__LINKS__ACCESS", "authenticated")]));
+}
+
+#[test]
 fn production_refuses_to_start_without_credentials_or_with_the_sandbox() {
     let result = Settings::from_layers(Some("production"), None, env(&[]));
     assert_eq!(keys(&result), ["wechat.appid", "wechat.env", "wechat.secret"]);
