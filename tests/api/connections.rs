@@ -9,6 +9,7 @@
 //! | also wanted: `Expect` | `a_refused_caller_is_not_told_to_go_on` |
 //! | also wanted: TLS, h2 on the plain port | `other_protocols_are_closed_at_once` |
 //! | lesser: heads of 32 KiB, each within 5 s | `heads_have_a_size_and_a_time` |
+//! | log volume | `floods_of_strangers_leave_few_lines_in_the_log` |
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -346,6 +347,7 @@ fn heads_have_a_size_and_a_time() {
     clients[1].send(healthy);
     assert_eq!(clients[1].reply().status, 200);
     let began = Instant::now();
+    let mut silent = world.client();
     let part = b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx";
     clients.iter_mut().for_each(|client| client.send(part));
     // And one that began before the response to the request before it.
@@ -359,6 +361,8 @@ fn heads_have_a_size_and_a_time() {
         assert_eq!(reply.header("x-request-id"), Some("slow-head"));
         assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
+    assert!(silent.try_reply().is_err());
+    assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     clients.iter_mut().for_each(|client| assert!(client.try_reply().is_err()));
 }
 
@@ -480,6 +484,63 @@ fn an_upload_finds_a_slot_whatever_holds_them_all() {
     }
     let lines = world.gateway.log().lines().filter(|line| line.contains("/healthz")).count();
     assert!(lines < 20_000, "{lines} lines of what strangers asked for");
+}
+
+/// What a caller without a valid credential asks for again and again leaves few lines, and a count of the rest.
+#[test]
+fn floods_of_strangers_leave_few_lines_in_the_log() {
+    const TOTAL: usize = 1000;
+    let world = Setup::new().start();
+    let host = "HTTP/1.1\r\nhost: a\r\n";
+    let began = Instant::now();
+    let mut asked = 0;
+    for (status, request) in [
+        (401, format!("PUT /v1/files/flood {host}authorization: Bearer wrong\r\n\r\n")),
+        (401, format!("GET /v1/files/flood?ticket=wrong {host}\r\n")),
+        (404, format!("GET /flood {host}\r\n")),
+        (400, format!("GET /flood {host}host: b\r\n\r\n")),
+    ] {
+        // A refused head ends its connection.
+        let at_once = if status == 400 { 1 } else { 50 };
+        let mut client = world.client();
+        for _ in 0..TOTAL / at_once {
+            if status == 400 {
+                client = world.client();
+            }
+            client.send(request.repeat(at_once).as_bytes());
+            for _ in 0..at_once {
+                assert_eq!(client.reply().status, status, "{request}");
+            }
+        }
+        asked += TOTAL;
+    }
+    let took = began.elapsed();
+    // Of each worker's seconds the first and the last are not whole.
+    let most = 2 * 100 * (took.as_secs() as usize + 2);
+    let written = |log: &str| log.lines().filter(|line| line.contains("/flood\"")).count();
+    let omitted = |log: &str| -> usize {
+        let lines = log.lines().filter(|line| line.contains("their lines are left out"));
+        lines
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                line["requests"].as_u64().expect("a count") as usize
+            })
+            .sum()
+    };
+    wait_until("all are written or counted", || {
+        let log = world.gateway.log();
+        written(&log) + omitted(&log) >= asked
+    });
+    let written = written(&world.gateway.log());
+    println!("{asked} requests in {took:?}: {written} lines");
+    assert!(written <= most, "{written} lines within {took:?}");
+    // A caller with a key has a line for each request.
+    for _ in 0..300 {
+        world.call_with("DELETE", "/v1/files/known", &[authorization()], "");
+    }
+    wait_until("each has its line", || {
+        world.gateway.log().lines().filter(|line| line.contains("/v1/files/known\"")).count() == 300
+    });
 }
 
 /// For so long strangers hold what they can.

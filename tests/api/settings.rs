@@ -214,6 +214,7 @@ fn check_prints_the_settings_and_no_secrets() {
             ("GATEWAY__AUTH__KEYS__PANEL__PREFIX", "panel"),
             ("GATEWAY__UPLOAD__MAX_FILE_SIZE", "1048576"),
             ("GATEWAY__SERVER__PUBLIC_URL", "https://files.example.com/"),
+            ("GATEWAY__AUTH__ADDRESS_RATE", "20/s"),
         ],
     ]);
     let Ended { code, out, err } = run(&["--check"], &given);

@@ -5,6 +5,7 @@
 //! | 1c bodies dribbled in | `small_bodies_have_ten_seconds_in_all` `a_wrong_credential_is_refused_before_the_body` |
 //! | 2 calls to WeChat without a key | `the_sample_s_address_is_counted_like_a_file_s` `the_sample_s_links_are_of_our_own_bucket_and_cached` `every_address_that_asks_wechat_for_strangers_is_counted` |
 //! | 3 work that grows faster than what is sent | `lists_of_a_million_values_are_refused_before_they_are_parsed` `paths_of_megabytes_cost_nothing`, and the units `http::reply::clients` and `key` |
+//! | 1c long bodies of known callers, together | `long_json_bodies_have_a_bound_together` |
 //! | 5 what repeats keep | `long_requests_are_kept_as_hashes` |
 //! | 7 one key, several tickets | `tickets_that_allow_different_things_share_no_repeats` |
 //! | 8 checked in one form, sent in another | `an_upload_link_is_for_the_path_that_was_checked` `file_ids_that_may_become_others_are_refused` |
@@ -267,6 +268,52 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
     let files: Vec<Value> =
         (0..1000).map(|n| json!({"path": format!("a,b,[{n}"), "max_age": 60})).collect();
     let reply = world.call("POST", "/v1/download-links", &json!({"files": files, "max_age": 60}));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+#[test]
+fn long_json_bodies_have_a_bound_together() {
+    const ALL: usize = 64 << 20;
+    const EACH: usize = 4 << 20;
+    const MANY: usize = 20;
+    let world = Setup::new().start();
+    let mut body = br#"{"files":["x"]}"#.to_vec();
+    body.resize(EACH, b' ');
+    let length = EACH.to_string();
+    let headers = [authorization(), ("content-length", length.as_str())];
+    let mut clients: Vec<Client> = (0..MANY)
+        .map(|_| {
+            let mut client = world.client();
+            client.send_head("POST", "/v1/delete", &headers);
+            let _ = client.try_send(&body[..EACH - 1]);
+            client
+        })
+        .collect();
+    // No body is whole yet.
+    wait_until("what does not fit is refused", || {
+        let log = world.gateway.log();
+        log.lines().filter(|line| line.contains("too many long requests")).count()
+            > MANY - ALL / EACH
+    });
+    let mut taken = 0;
+    for client in &mut clients {
+        let _ = client.try_send(b" ");
+        let reply = client.reply();
+        match reply.status {
+            200 => taken += 1,
+            _ => drop(reply.problem(503, "overloaded")),
+        }
+    }
+    assert!((13..ALL / EACH).contains(&taken), "{taken} of {MANY} taken");
+    // What they took is given back, and short ones never needed it.
+    let reply = world.call_with("POST", "/v1/delete", &[authorization()], r#"{"files":["x"]}"#);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let reply = world.call_with(
+        "POST",
+        "/v1/delete",
+        &[authorization()],
+        std::str::from_utf8(&body).expect("text"),
+    );
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
