@@ -240,8 +240,12 @@ fn says_nothing(essence: &str) -> bool {
     let [bare_kind, bare] = [kind, subtype].map(|text| text.strip_prefix("x-").unwrap_or(text));
     essence.len() > LONGEST
         || subtype.is_empty()
+        // What scripts make of a missing value or of an extension with its dot: `image/undefined`, `image/.png`. The
+        // first character of a subtype is a letter or a digit (RFC 6838 4.2).
+        || matches!(subtype, "undefined" | "null" | "none")
+        || subtype.starts_with('.')
         || essence.contains('*')
-        || matches!(bare_kind, "unknown" | "binary" | "file" | "multipart")
+        || matches!(bare_kind, "unknown" | "undefined" | "null" | "binary" | "octet" | "file" | "multipart")
         || bare.starts_with("unknown")
         || (kind == "application" && APPLICATION.contains(&bare))
 }

@@ -36,9 +36,15 @@ impl TransferEncoding {
     /// From the header's value.
     pub fn of(value: &[u8]) -> Self {
         // Some senders put a parameter behind it.
-        let name = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let name = value.split(|byte| *byte == b';').next().unwrap_or_default();
+        let name = name.trim_ascii();
+        let unquoted = name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\""));
+        let name = unquoted.unwrap_or(name);
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
-        if name.is_empty() || is(b"binary") || is(b"8bit") || is(b"7bit") {
+        const IDENTITY: [&[u8]; 7] =
+            [b"binary", b"8bit", b"7bit", b"8-bit", b"7-bit", b"identity", b"none"];
+        // A charset, put there by mistake, changes nothing.
+        if name.is_empty() || IDENTITY.into_iter().any(is) || charset(name).is_some() {
             Self::Identity
         } else if is(b"base64") {
             Self::Base64

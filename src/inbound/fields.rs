@@ -2,7 +2,7 @@
 //! no file.
 
 use super::head::PartHead;
-use super::{InboundError, chunking, printable};
+use super::{InboundError, chunking, printable, sniff};
 
 /// Form fields beside the files, and parts that a file input without a file sends: this many,
 const MAX_FIELDS: usize = 32;
@@ -26,6 +26,8 @@ pub struct FormFields {
     bytes: usize,
     /// A field that may have been meant to be a file, and what its text looks like.
     text: Option<(String, &'static str)>,
+    /// A field without a type whose value is no text and has no known signature.
+    bytes_for_text: Option<String>,
 }
 
 impl FormFields {
@@ -52,21 +54,30 @@ impl FormFields {
     /// A field that is complete.
     pub fn take(&mut self, head: PartHead, value: Vec<u8>) -> Result<(), InboundError> {
         let shown = |head: &PartHead| printable(head.field.as_bytes());
+        let unnamed = |head: &PartHead, content_type: &str| InboundError::MediaWithoutName {
+            field: shown(head),
+            content_type: content_type.to_owned(),
+        };
         if head.is_media() {
-            let content_type = head.content_type.clone().unwrap_or_default();
-            return Err(InboundError::MediaWithoutName { field: shown(&head), content_type });
+            return Err(unnamed(&head, head.content_type.as_deref().unwrap_or_default()));
         }
         let Some(value) = head.transfer_encoding.decode(value) else {
             let encoding = head.transfer_encoding.name().unwrap_or_default().to_owned();
             return Err(InboundError::FieldEncoding { field: shown(&head), encoding });
         };
-        let field = head.field;
-        chunking::refuse(&field, &value)?;
-        let slot = match field.as_str() {
+        chunking::refuse(&head.field, &value)?;
+        let slot = match head.field.as_str() {
             "path" => &mut self.named.path,
             "dir" => &mut self.named.dir,
             _ => {
-                self.note_text(field, &value);
+                match sniff::file_type(&value) {
+                    None => self.note_text(head.field, &value),
+                    // A field may hold bytes of the page's own, a digest or a text in UTF-16.
+                    Some("application/octet-stream") if !head.is_binary() => {
+                        self.bytes_for_text.get_or_insert(head.field);
+                    }
+                    Some(found) => return Err(unnamed(&head, found)),
+                }
                 return Ok(());
             }
         };
@@ -92,11 +103,15 @@ impl FormFields {
 
     /// Why a form of these fields has no file.
     pub fn no_file(&self) -> InboundError {
-        match &self.text {
-            Some((field, what)) => {
+        match (&self.bytes_for_text, &self.text) {
+            (Some(field), _) => InboundError::MediaWithoutName {
+                field: printable(field.as_bytes()),
+                content_type: "application/octet-stream".to_owned(),
+            },
+            (None, Some((field, what))) => {
                 InboundError::TextForFile { field: printable(field.as_bytes()), what }
             }
-            None => InboundError::NoFile,
+            (None, None) => InboundError::NoFile,
         }
     }
 }

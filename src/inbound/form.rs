@@ -18,7 +18,7 @@ use tokio::task::coop;
 use super::body::{Body, announced_length};
 pub use super::fields::Fields;
 use super::fields::{self, FormFields};
-use super::head::{self, PartHead};
+use super::head::{self, HeadFault, PartHead};
 use super::scan::{Scanner, Step};
 use super::stray::{self, Passed};
 use super::{InboundError, boundary, printable};
@@ -32,6 +32,14 @@ const HEAD_STEP: usize = 512;
 const MAX_PADDING: usize = 256;
 /// White space behind the closing delimiter. It is mirrored towards COS where the file's length is a guess.
 pub const MAX_EPILOGUE: usize = 4 * 1024;
+
+const BARE_CR: InboundError = InboundError::Malformed(
+    "a boundary's line ends in a CR without an LF, and must end in both (RFC 2046): write `\\r\\n`",
+);
+const WRITTEN_OUT: InboundError = InboundError::Malformed(
+    "a boundary is followed by a backslash: the line breaks of the form were sent as the letters `\\r\\n` and not as the \
+     two bytes CR and LF (in PHP and in shells, single quotes do that)",
+);
 
 /// A file part whose content is next.
 #[derive(Debug)]
@@ -251,12 +259,27 @@ impl Form {
             }
             State::Preamble(_) if self.body.offset() == 0 => return Err(InboundError::EmptyBody),
             State::Preamble(seen) => return Err(self.boundary_not_found(seen)),
-            State::Head(head) => stray::in_head(head)?,
+            State::Head(head) => self.refuse_head(head)?,
             State::Field { value, .. } => stray::in_field(value, opening)?,
             State::Content => self.passed.refuse_closing(opening)?,
             _ => {}
         }
         Err(InboundError::Unclosed(printable(self.scanner.boundary())))
+    }
+
+    /// Refuses a head that has not ended and will not, where it shows why: the empty line behind it is missing.
+    fn refuse_head(&self, head: &[u8]) -> Result<(), InboundError> {
+        stray::in_head(head)?;
+        // The first two bytes are the delimiter's line break; the last line may be cut off.
+        let end = head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let closing = [self.scanner.opening(), b"--"].concat();
+        let end = if head[end..].starts_with(&closing) { head.len() } else { end };
+        match head::parse(&head[2..end]) {
+            Err(fault @ (HeadFault::Line(_) | HeadFault::Unended)) => {
+                Err(InboundError::Head { part: self.part_count + 1, fault })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn boundary_not_found(&self, seen: &[u8]) -> InboundError {
@@ -283,6 +306,11 @@ impl Form {
                 match memmem::find(&seen[from..], opening) {
                     Some(at) => {
                         let unused = seen.len() - (from + at + opening.len());
+                        // The boundary that the body has is longer: it begins with hyphens that the declared one lacks.
+                        if stray::is_hyphens(&seen[..from + at]) {
+                            let seen = std::mem::take(seen);
+                            return Err(self.boundary_not_found(&seen));
+                        }
                         stray::in_preamble(&seen[..from + at])?;
                         self.chunk.advance(taken - unused);
                         self.state = State::DELIMITER;
@@ -303,6 +331,8 @@ impl Form {
                     // The head's lines begin behind this line break, which also counts as the first half of the
                     // blank line that ends an empty head.
                     (Some(b'\r'), b'\n') => self.state = State::Head(b"\r\n".to_vec()),
+                    (Some(b'\r'), _) => return Err(BARE_CR),
+                    (None, b'\\') => return Err(WRITTEN_OUT),
                     (Some(b'-'), b'-') => self.state = State::Epilogue(Vec::new()),
                     _ => {
                         return Err(InboundError::Malformed(
@@ -326,7 +356,8 @@ impl Form {
                         self.take_head(&head)?;
                     }
                     None if head.len() >= MAX_HEAD + 2 => {
-                        stray::in_head(head)?;
+                        let head = std::mem::take(head);
+                        self.refuse_head(&head)?;
                         return Err(InboundError::HeadTooLarge(MAX_HEAD));
                     }
                     None => self.chunk.advance(room),

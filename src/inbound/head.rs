@@ -48,6 +48,11 @@ impl PartHead {
         self.file_name.is_some() || (self.field == "file" && self.is_typed)
     }
 
+    /// Whether its type is one that no text has.
+    pub fn is_binary(&self) -> bool {
+        self.content_type.as_deref().is_some_and(|kind| !kind.starts_with("text/"))
+    }
+
     /// Whether its type is one of pictures, sounds or videos, which no text field has.
     pub fn is_media(&self) -> bool {
         let kind = self.content_type.as_deref().and_then(|kind| kind.split('/').next());
@@ -58,7 +63,9 @@ impl PartHead {
 /// Why a part's head cannot be read. Lines are counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadFault {
-    #[error("line {0} of its headers is no `Name: value`")]
+    #[error(
+        "line {0} of its headers is no `Name: value`; an empty line must stand between the headers and the content"
+    )]
     Line(usize),
     #[error("a boundary stands within its headers, which must end in an empty line")]
     Unended,

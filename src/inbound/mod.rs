@@ -44,11 +44,14 @@ pub enum InboundError {
     },
     #[error("the body is empty")]
     EmptyBody,
-    #[error("the request's body is compressed ({0})")]
+    #[error("the request's body is encoded (Content-Encoding: {0})")]
     Encoding(String),
     #[error("the file in part {part} of the form is encoded ({header}: {encoding})")]
     PartEncoding { part: usize, header: &'static str, encoding: String },
-    #[error("the field `{field}` is not the {encoding} that its Content-Transfer-Encoding says")]
+    #[error(
+        "the field `{field}` cannot be read as the {encoding} that its Content-Transfer-Encoding says; base64 and \
+         quoted-printable are decoded, and `binary` needs no decoding"
+    )]
     FieldEncoding { field: String, encoding: String },
     #[error("{0}")]
     Malformed(&'static str),
@@ -65,7 +68,7 @@ pub enum InboundError {
     #[error("the part `{field}` is of type {content_type}, and its filename is missing")]
     MediaWithoutName { field: String, content_type: String },
     #[error("the field `{told_by}` says that this is a piece of a file, as {widget} sends it")]
-    FilePiece { told_by: &'static str, widget: &'static str, cure: &'static str },
+    FilePiece { told_by: String, widget: &'static str, cure: &'static str },
     #[error("the field `{0}` stands after the file")]
     FieldAfterFile(String),
     #[error("the body ended before it was complete")]
@@ -82,7 +85,9 @@ pub enum InboundError {
         "the part `{field}` is longer than a field may be ({bytes} bytes), and its filename is missing"
     )]
     FieldTooLarge { field: String, bytes: usize },
-    #[error("a part's headers are longer than {0} bytes")]
+    #[error(
+        "a part's headers are longer than {0} bytes; an empty line must stand between them and the content"
+    )]
     HeadTooLarge(usize),
     #[error("more than {0} files")]
     TooManyFiles(usize),

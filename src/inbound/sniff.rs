@@ -57,6 +57,22 @@ pub async fn peek(mut source: Source, look: Look) -> Result<(Source, Magic), Box
     }
 }
 
+/// The media type of a short file whose bytes are all here; `None` where they may be a text. Signatures that consist of
+/// letters begin texts as well, a PDF's apart.
+pub fn file_type(bytes: &[u8]) -> Option<&'static str> {
+    let seen = &bytes[..bytes.len().min(WINDOW)];
+    if is_text(seen) && !seen.starts_with(b"%PDF-") {
+        return None;
+    }
+    tell(seen, Look::All).media_type.or(Some("application/octet-stream"))
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    // WHATWG's binary data bytes.
+    let binary = |byte: &u8| matches!(byte, 0..=8 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f);
+    !bytes.iter().any(binary)
+}
+
 fn is_enough(bytes: &[u8], look: Look) -> bool {
     bytes.len() >= WINDOW || (look == Look::Markup && !matches!(markup(bytes), Markup::Open(_)))
 }
@@ -71,9 +87,7 @@ fn tell(bytes: &[u8], look: Look) -> Magic {
             .map(|found| found.mime_type())
             .filter(|found| !found.starts_with("text/") && *found != "application/octet-stream"),
     };
-    // WHATWG's binary data bytes.
-    let binary = |byte: &u8| matches!(byte, 0..=8 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f);
-    Magic { media_type, text: !bytes.iter().any(binary) }
+    Magic { media_type, text: is_text(bytes) }
 }
 
 const HTML: &str = "text/html";

@@ -90,6 +90,12 @@ fn without_blanks(mut bytes: &[u8]) -> &[u8] {
     }
 }
 
+/// Whether nothing but hyphens stands there, behind blanks.
+pub fn is_hyphens(before: &[u8]) -> bool {
+    let hyphens = without_blanks(before);
+    !hyphens.is_empty() && hyphens.iter().all(|byte| *byte == b'-')
+}
+
 fn holds_disposition(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"content-disposition";
     bytes.windows(NAME.len()).any(|window| window.eq_ignore_ascii_case(NAME))

@@ -11,7 +11,7 @@
 //! | 8 epilogue | [`white_space_may_follow_the_form`] [`white_space_is_mirrored_behind_a_large_file`] [`anything_else_behind_the_form_is_refused`] |
 //! | 9 file names | [`names_that_mail_libraries_encode`] [`any_extended_name_makes_a_file`] [`names_hold_nothing_that_cannot_be_seen`] [`field_names_are_decoded`] |
 //! | 12 a boundary that is never found | [`a_boundary_that_does_not_occur`] [`an_empty_body_is_called_empty`] |
-//! | 13 texts | [`lf_line_ends_are_told`] [`a_missing_file_name_is_told`] [`a_form_that_is_not_closed`] |
+//! | 13 texts | [`lf_line_ends_are_told`] [`a_missing_file_name_is_told`] [`line_breaks_that_are_none_are_told`] [`a_form_that_is_not_closed`] |
 //! | B 3 parts without a name | [`parts_without_a_name_are_refused_early`] |
 
 use std::io::Write;
@@ -260,6 +260,7 @@ fn a_file_in_a_transfer_encoding_is_refused() {
         ("Content-Transfer-Encoding: quoted-printable", "quoted-printable"),
         ("Content-Transfer-Encoding: x-uuencode", "x-uuencode"),
         ("Content-Transfer-Encoding:\r\n base64", "base64"),
+        ("Content-Transfer-Encoding: \"base64\"", "base64"),
     ] {
         let form = Form::new().part(format!("{FILE}\r\n{line}").as_bytes(), b"aGVsbG8=");
         let words = ["Content-Transfer-Encoding", name, "part 1"];
@@ -317,7 +318,18 @@ fn curl_s_encoders_and_lists_of_files() {
 #[test]
 fn a_transfer_encoding_that_says_nothing_is_taken() {
     let world = Setup::new().start();
-    for value in ["binary", "8bit", "7bit", "BINARY", " 8Bit ", ""] {
+    for value in [
+        "binary",
+        "8bit",
+        "7bit",
+        "BINARY",
+        " 8Bit ",
+        "",
+        "\"binary\"",
+        "8-bit",
+        "identity",
+        "UTF-8",
+    ] {
         let head = format!("{FILE}\r\nContent-Transfer-Encoding: {value}");
         let file = world.post(&Form::new().part(head.as_bytes(), PNG)).stored();
         assert_eq!(file["crc64"], crc64(PNG), "{value}");
@@ -772,6 +784,13 @@ fn a_boundary_that_does_not_occur() {
             assert_refused(&reply, 400, "malformed_form", &words, kind);
         }
     }
+    // The body's has hyphens that the header lacks.
+    for hyphens in ["-", "--", "----"] {
+        let boundary = format!("{hyphens}b");
+        let body = String::from_utf8_lossy(&album_b("")).replace("--b", &format!("--{boundary}"));
+        let words = ["`b`", "does not occur in the body", &format!("begins with `{boundary}`")];
+        assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, hyphens);
+    }
     for body in ["{\"file\":1}", "file=x", "--", "-", "\r\n"] {
         let words = ["does not occur in the body"];
         assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, body);
@@ -839,6 +858,45 @@ fn a_missing_file_name_is_told() {
         // A small one is not dropped beside a file.
         let form = Form::new().part(head.as_bytes(), PNG).part(FILE.as_bytes(), PNG);
         assert_refused(&world.post(&form), 400, "no_file", &[words[0], words[1], kind], kind);
+    }
+    // Nor is one that only its bytes tell.
+    for (kind, content, told) in [
+        ("", PNG, "image/png"),
+        ("application/octet-stream", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", "image/jpeg"),
+        ("application/pdf", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", "application/pdf"),
+        ("application/x-own", b"\x00\x01\x02", "application/octet-stream"),
+    ] {
+        let typed = if kind.is_empty() { "" } else { "\r\nContent-Type: " };
+        let head = format!("{}{typed}{kind}", field("photo"));
+        let words = ["photo", "filename is missing", told];
+        let alone = Form::new().part(head.as_bytes(), content);
+        assert_refused(&world.post(&alone), 400, "no_file", &words, told);
+        let before = Form::new().part(head.as_bytes(), content).part(FILE.as_bytes(), PNG);
+        assert_refused(&world.post(&before), 400, "no_file", &words, told);
+        let behind = Form::new().part(FILE.as_bytes(), PNG).part(head.as_bytes(), content);
+        assert_refused(&world.post(&behind), 400, "no_file", &words, told);
+    }
+    world.assert_nothing_stored();
+    // Texts that begin like files, and a digest of the page's own.
+    for value in [&b"BM hello"[..], b"GIF of the day", b"\xd6\xd0\xce\xc4", b"\x00\x01\x02\xff"] {
+        let form = Form::new().part(field("note").as_bytes(), value).part(FILE.as_bytes(), PNG);
+        assert_eq!(world.post(&form).stored()["crc64"], crc64(PNG), "{value:?}");
+    }
+}
+
+#[test]
+fn line_breaks_that_are_none_are_told() {
+    let world = Setup::new().start();
+    let good = format!("--b\r\n{FILE}\r\n\r\ncontent\r\n--b--\r\n");
+    for (body, words) in [
+        (good.replace("\r\n", "\\r\\n"), ["backslash", "letters"]),
+        (good.replace("\r\n", "\r"), ["CR without an LF", "RFC 2046"]),
+        (good.replace("\r\n\r\n", "\r\n"), ["part 1", "empty line"]),
+        (good.replace("\r\n\r\ncontent", ""), ["part 1", "empty line"]),
+        (format!("--b\r\n{FILE}\r\n{}", "content\r\n".repeat(4000)), ["line 3", "empty line"]),
+    ] {
+        let what: String = body.chars().take(150).collect();
+        assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, &what);
     }
     world.assert_nothing_stored();
 }
