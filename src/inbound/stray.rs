@@ -90,10 +90,10 @@ fn without_blanks(mut bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether nothing but hyphens stands there, behind blanks.
+/// Whether nothing but hyphens stands there, behind blanks, and more than one: that is no slip.
 pub fn is_hyphens(before: &[u8]) -> bool {
     let hyphens = without_blanks(before);
-    !hyphens.is_empty() && hyphens.iter().all(|byte| *byte == b'-')
+    hyphens.len() > 1 && hyphens.iter().all(|byte| *byte == b'-')
 }
 
 fn holds_disposition(bytes: &[u8]) -> bool {
