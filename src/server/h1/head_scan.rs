@@ -123,9 +123,13 @@ pub fn is_other_protocol(bytes: &[u8]) -> bool {
     bytes.first() == Some(&TLS_HANDSHAKE) || bytes.starts_with(b"PRI * HTTP/2.0")
 }
 
-/// Whether the bytes can become a request line: a method, and a blank behind it.
+/// Whether the bytes can become a request line: a method, and a blank behind it. Or the first half of a line break in front
+/// of one.
 pub fn may_be_http(bytes: &[u8]) -> bool {
     const LONGEST_METHOD: usize = 64;
+    if bytes == b"\r" {
+        return true;
+    }
     let method = bytes.iter().take_while(|byte| is_token(**byte)).count();
     (1..=LONGEST_METHOD).contains(&method) && matches!(bytes.get(method), None | Some(b' '))
 }
