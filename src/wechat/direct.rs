@@ -23,17 +23,13 @@ const CALLS: usize = 256;
 /// What a query's parameter must not hold as it is.
 const PARAMETER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// What it may hold.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128_u8 {
-        plain[byte as usize] =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-        byte += 1;
-    }
-    plain
-};
+/// Whether a parameter holds nothing that [`PARAMETER`] encodes. No branch on a byte, so that the compiler looks at
+/// sixteen at a time: every call carries a token, which is plain and long.
+fn is_plain(value: &str) -> bool {
+    value.bytes().fold(true, |plain, byte| {
+        plain & (byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'_' | b'.' | b'~'))
+    })
+}
 
 /// WeChat's address, taken apart once.
 #[derive(Debug, Clone)]
@@ -63,11 +59,12 @@ impl Address {
 
 /// `path` with a query of these parameters.
 pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
-    let mut path = path.to_owned();
+    let values: usize = parameters.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let (given, mut path) = (path, String::with_capacity(path.len() + values));
+    path.push_str(given);
     for (index, (name, value)) in parameters.iter().enumerate() {
         path.extend([if index == 0 { "?" } else { "&" }, name, "="]);
-        // A token is plain and long, and every call carries it.
-        if value.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+        if is_plain(value) {
             path.push_str(value);
         } else {
             path.extend(utf8_percent_encode(value, PARAMETER));
