@@ -77,14 +77,17 @@ impl Types {
         for (name, extension) in called {
             // It may stand for several types: `.ts` for a video and a script.
             let guesses = extension.map(mime_guess::from_ext);
-            let guesses = || guesses.iter().flat_map(|guess| guess.iter_raw()).map(canonical);
-            if let Some(found) = guesses().next()
-                && !guesses().any(|found| self.allow(found))
-            {
+            let guesses = guesses.iter().flat_map(|guess| guess.iter_raw()).map(canonical);
+            let (mut first, mut allowed) = (None, false);
+            for found in guesses {
+                first.get_or_insert(found);
+                allowed |= self.allow(found);
+                defused |= is_active(found) && !self.allow_by_name(found);
+            }
+            if let Some(found) = first.filter(|_| !allowed) {
                 let called = name.rsplit('/').next().unwrap_or_default().to_owned();
                 return Err(TypeError::Extension { called, found: found.to_owned() });
             }
-            defused |= guesses().any(|found| is_active(found) && !self.allow_by_name(found));
         }
         Ok(Declared { mime, defused })
     }
@@ -108,13 +111,12 @@ impl Types {
 
     /// What it is stored as, now that its first bytes are known (`None`: not looked at).
     pub fn confirm(&self, declared: &Declared, magic: Option<Magic>) -> Result<String, TypeError> {
-        let essence = canonical(declared.mime.essence_str());
         let found = magic.and_then(|magic| magic.media_type).map(canonical);
         if self.is_any() {
-            let hidden = found.is_some_and(is_active);
-            let defused = declared.defused || hidden;
-            return Ok(self.unseen(&Declared { defused, ..declared.clone() }));
+            let defused = declared.defused || found.is_some_and(is_active);
+            return Ok(if defused { INERT.to_owned() } else { stored_as(&declared.mime) });
         }
+        let essence = canonical(declared.mime.essence_str());
         // Short signatures are in texts by chance: "BM" begins a bitmap.
         let by_chance = |found: &str| {
             !is_active(found) && !has_magic(essence) && magic.is_some_and(|magic| magic.text)
