@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cos::target::AllowedHosts;
-use crate::descriptors;
 use crate::guard::auth::Guard;
 use crate::guard::forwarded::Proxies;
 use crate::guard::idempotency::Idempotency;
@@ -25,12 +24,13 @@ use crate::guard::limits::Limits;
 use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
-use crate::http::connections::{Room, SPARE, Shedding};
-use crate::http::listener::Crowd;
-use crate::http::{self, Shared, Worker, json, routes, trace};
+use crate::http::{Shared, Worker, json, routes, trace};
 use crate::key::Template;
-use crate::memory::Budget;
+use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
+use crate::server::connection_limit::{Room, SPARE, Shedding};
+use crate::server::fd_limit;
+use crate::server::listener::{self, Crowd};
 use crate::settings::Settings;
 use crate::shutdown::{self, Patience, Signals};
 
@@ -48,7 +48,7 @@ pub enum AppError {
     #[error("{0}")]
     Tickets(#[from] KeyFault),
     #[error("TLS: {0}")]
-    Tls(#[from] crate::tls::TlsError),
+    Tls(#[from] crate::net::tls::TlsError),
     #[error("the sandbox: {0}")]
     Sandbox(io::Error),
     #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
@@ -107,7 +107,7 @@ impl App {
 /// Reads the files that `settings` name, as serving would.
 pub fn check(settings: &Settings) -> Result<(), AppError> {
     Guard::new(settings)?;
-    settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
+    settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
     Ok(())
 }
 
@@ -147,7 +147,7 @@ fn serve(
     shutdown: CancellationToken,
 ) -> Result<Server, AppError> {
     let upstreams = Upstreams::new(&settings)?;
-    let server_tls = settings.server.tls.as_ref().map(crate::tls::server).transpose()?;
+    let server_tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let crowd = crowd(&settings, &upstreams.metrics);
     let budget = Budget::new(settings.upload.memory_budget as u64);
@@ -190,7 +190,7 @@ fn serve(
         .workers(workers)
         .disable_signals()
         .shutdown_timeout(grace.as_secs());
-    Ok(http::listener::serve(server, listener, server_tls, crowd, app)?)
+    Ok(listener::serve(server, listener, server_tls, crowd, app)?)
 }
 
 /// As many connections as the settings and the limit of file descriptors allow, and as many requests on them as then
@@ -199,8 +199,8 @@ fn crowd(settings: &Settings, metrics: &Arc<Metrics>) -> Crowd {
     let (workers, uploads) = (settings.server.workers, settings.upload.max_concurrent);
     // To WeChat and COS; in the sandbox, their own ends, too.
     let upstream = if settings.sandbox.enabled { 4 } else { 2 };
-    let limit = descriptors::raise().unwrap_or(usize::MAX);
-    let free = limit.saturating_sub(descriptors::RESERVE + workers * SPARE);
+    let limit = fd_limit::raise().unwrap_or(usize::MAX);
+    let free = limit.saturating_sub(fd_limit::RESERVE + workers * SPARE);
     let connections = settings.server.max_connections.min(free / 2);
     let requests = (free - connections) / upstream;
     if requests < uploads.min(connections) {

@@ -18,24 +18,20 @@
 //! repeated.
 
 pub mod app;
-mod buffers;
 pub mod cli;
 pub mod cos;
-pub mod descriptors;
+pub mod file_stream;
 pub mod guard;
-pub mod heap;
 pub mod http;
 pub mod inbound;
 pub mod key;
 pub mod memory;
 pub mod metrics;
-pub mod pool;
+pub mod net;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod server;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
-pub mod tls;
-pub mod turn;
 pub mod wechat;

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use tcb_upload_gateway::app::{self, App};
 use tcb_upload_gateway::cli::{self, Arguments, Command};
+use tcb_upload_gateway::memory::malloc;
 use tcb_upload_gateway::settings::Settings;
-use tcb_upload_gateway::{heap, telemetry};
+use tcb_upload_gateway::telemetry;
 
 /// sysexits.h: a configuration that cannot be used.
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    heap::keep();
+    malloc::keep();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

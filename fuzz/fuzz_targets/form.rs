@@ -12,7 +12,7 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderVal
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libfuzzer_sys::fuzz_target;
-use tcb_upload_gateway::cos::source::Piece;
+use tcb_upload_gateway::file_stream::Piece;
 use tcb_upload_gateway::inbound::InboundError;
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::form::{Fields, Form};

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcb_upload_gateway::pool::reply::{Failure, Headers, Receiver, Reply};
+use tcb_upload_gateway::net::http_client::response::{Failure, Headers, Receiver, Reply};
 
 /// Bytes that may follow a head.
 const LIMIT: usize = 1024;

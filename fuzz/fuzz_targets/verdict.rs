@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::cos::CosError;
-use tcb_upload_gateway::cos::verdict::{Marks, Reply, judge};
+use tcb_upload_gateway::cos::verdict::{judge, Marks, Reply};
 
 fuzz_target!(|input: &[u8]| {
     let body = Bytes::copy_from_slice(input);

@@ -7,8 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::AppError;
 #[cfg(feature = "sandbox")]
-use crate::settings::Credential;
-use crate::settings::Settings;
+use crate::settings::{Credential, Settings};
 
 #[cfg(feature = "sandbox")]
 pub(crate) type Sandbox = crate::sandbox::Sandbox;

@@ -27,7 +27,7 @@ pub(crate) struct Upstreams {
 
 impl Upstreams {
     pub fn new(settings: &Settings) -> Result<Self, AppError> {
-        let tls = crate::tls::client()?;
+        let tls = crate::net::tls::client()?;
         let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
         let wechat = shared(settings, &metrics)?;
         let timeouts = Timeouts {

@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::tls;
+use crate::net::tls;
 
 /// Where it goes below the gateway's address.
 const FILES: &str = "/v1/files";

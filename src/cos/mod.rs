@@ -5,14 +5,13 @@
 pub mod form;
 mod outgoing;
 pub mod relay;
-pub mod source;
 pub mod target;
 pub mod upstream;
 pub mod verdict;
 
 use std::time::Duration;
 
-use source::BoxError;
+use crate::file_stream::BoxError;
 
 /// Why an object was not stored, or cannot be vouched for.
 #[derive(Debug, thiserror::Error)]

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::CosError;
 use super::form::Frame;
-use super::source::{End, Framed, Piece, Source};
-use crate::memory::Blocks;
-use crate::pool::exchange::{Aborted, Fill, Outflow};
-use crate::pool::parcel::Parcel;
+use crate::file_stream::{End, Framed, Piece, Source};
+use crate::memory::budget::Blocks;
+use crate::net::http_client::exchange::{Aborted, Fill, Outflow};
+use crate::net::http_client::write_queue::Parcel;
 
 /// So much of a form goes out at once where it comes in smaller pieces.
 const PARCEL: usize = 128 * 1024;

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::CosError;
 use super::form::Frame;
 use super::outgoing::{Outgoing, RelayBody};
-use super::source::{End, Framed, Source};
 use super::target::Target;
 use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
-use crate::memory::Blocks;
-use crate::pool::{IDLE_FOR, SURE_FOR};
+use crate::file_stream::{End, Framed, Source};
+use crate::memory::budget::Blocks;
+use crate::net::http_client::{IDLE_FOR, SURE_FOR};
 
 /// A file and what is kept of it, over all attempts to store it.
 pub struct Relay {

@@ -6,7 +6,7 @@ use hyper::Uri;
 use percent_encoding::percent_decode_str;
 
 use super::CosError;
-use crate::pool::Origin;
+use crate::net::http_client::Origin;
 
 /// A link's origin and path, checked against the allowed hosts.
 #[derive(Debug, Clone)]

@@ -15,9 +15,9 @@ use super::outgoing::{Outgoing, RelayBody, Waiting};
 use super::target::Target;
 use super::verdict::{Marks, Reply, is_success};
 use super::{CONNECTING, CosError};
-use crate::pool::exchange::{Exchange, ExchangeError, head};
-use crate::pool::reply::Failure;
-use crate::pool::{ConnectError, Pool};
+use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
+use crate::net::http_client::response::Failure;
+use crate::net::http_client::{ConnectError, Pool};
 
 /// COS's error documents are below 1 KiB.
 const REPLY_LIMIT: usize = 64 * 1024;

@@ -5,7 +5,7 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::CosError;
-use crate::pool::reply::Headers;
+use crate::net::http_client::response::Headers;
 
 /// COS's reply, read to its end.
 pub struct Reply {

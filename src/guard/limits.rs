@@ -12,7 +12,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::policy::Client;
-use crate::memory::{Budget, Share};
+use crate::memory::budget::{Budget, Share};
 use crate::settings::{Rate, Settings};
 
 /// Clients, and addresses, that are remembered; those not seen for longest are forgotten first. A client's id is at most

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest};
 
+use super::Worker;
 use super::problem::Problem;
 use super::query::{self, QueryError};
-use super::{Worker, connections};
 use crate::guard::auth::{AuthError, InAddress};
 use crate::guard::limits::{LimitError, neighbours};
 use crate::guard::policy::Client;
+use crate::server::connection_limit;
 
 /// The caller's name, for the request's line in the log.
 #[derive(Debug, Clone)]
@@ -153,7 +154,7 @@ fn identified(
     }
     request.extensions_mut().insert(CallerName(client.name.clone()));
     worker.shared.limits.count(&client)?;
-    if let Some(caller) = request.extensions().get::<Rc<connections::Caller>>() {
+    if let Some(caller) = request.extensions().get::<Rc<connection_limit::Caller>>() {
         caller.is_known();
     }
     Ok(client)

@@ -20,9 +20,9 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
 use utoipa::{Modify, OpenApi};
 
-use self::examples::Examples;
-use self::failures::{Failures, failures};
-pub use self::schemas::{Folder, IdOrPath};
+use super::docs::examples::Examples;
+use super::docs::failures::{Failures, failures};
+pub use super::docs::schemas::{Folder, IdOrPath};
 use super::problem::{Code, Problem};
 use super::{batch, files, ops, tcb, ueditor, upload, upload_link};
 

@@ -19,9 +19,9 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connections::Seat;
+use crate::server::connection_limit::Seat;
+use crate::server::h1::body_reader::BodyReader;
 use crate::server::h1::head_scan::{BodyFraming, MASKED_TRANSFER_ENCODING};
-use crate::server::h1::reader::BodyReader;
 
 /// A client that sends nothing for this long has read its response or never will.
 const SILENCE: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Version;
 
-use super::connections::Seat;
 use super::problem::{Code, Problem};
+use crate::server::connection_limit::Seat;
 
 /// Requests at once; browsers take 100 for granted and send no more than 256. One more is refused.
 const REQUESTS: usize = 256;

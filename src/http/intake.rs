@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use super::docs::Folder;
 use super::problem::{Code, Problem};
-use super::reply::Stored;
+use super::reply::{self, Stored};
 use super::store::{File, Path, deliver};
 use super::timing::Times;
-use super::{Worker, address, query, reply};
+use super::{Worker, address, query};
 use crate::cos::CosError;
 use crate::cos::relay::Relay;
-use crate::cos::source::{End, Framed, Source};
+use crate::file_stream::{End, Framed, Source};
 use crate::guard::idempotency::Turn;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
@@ -27,7 +27,7 @@ use crate::inbound::hold::{Held, hold};
 use crate::inbound::sniff::{Look, Magic, peek};
 use crate::inbound::{InboundError, limited};
 use crate::key::{self, Key, Values};
-use crate::memory::Blocks;
+use crate::memory::budget::Blocks;
 use crate::settings::{self, ReplyProfile};
 
 /// What an upload's address may say.

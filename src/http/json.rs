@@ -16,7 +16,7 @@ use super::Worker;
 use super::problem::{Code, Problem};
 use crate::inbound::InboundError;
 use crate::inbound::body::{Body, refuse_encoding};
-use crate::memory::{Charge, Share};
+use crate::memory::budget::{Charge, Share};
 
 /// For a thousand file ids of the longest kind.
 pub const LONG: usize = 4 * 1024 * 1024;

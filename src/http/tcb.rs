@@ -16,15 +16,15 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use self::call::{Call, client, list, text};
-use self::refusal::Refusal;
-use self::shapes::{
-    Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
-    DeletedFile, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
-};
 use super::caller::{self, Refused};
 use super::find::{confine, path_of};
 use super::problem::Problem;
+use super::tcb::call::{Call, client, list, text};
+use super::tcb::refusal::Refusal;
+use super::tcb::shapes::{
+    Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
+    DeletedFile, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
+};
 use super::{Worker, json as body, query};
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::FileError;

@@ -17,12 +17,12 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::caller::CallerName;
-use super::connections::{Responding, Running, Seat};
 use super::drain::Inflow;
 use super::problem::{Code, Problem};
 use super::timing::ServerTiming;
 use super::{Worker, h2};
-use crate::server::h1::reader::{BodyReader, ResponseInProgress};
+use crate::server::connection_limit::{Responding, Running, Seat};
+use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
 use crate::telemetry;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

@@ -11,7 +11,7 @@ use actix_web::http::header::{
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
-use super::address::PathParameter;
+use super::address::{self, PathParameter};
 use super::docs::Folder;
 use super::intake::{Failure, Query, Upload, looked_at};
 use super::problem::{Code, Problem};
@@ -20,8 +20,8 @@ use super::reply::{self, Outcome};
 use super::store::Path;
 use super::timing::Times;
 use super::trace::RequestId;
-use super::{Worker, address, caller, partial};
-use crate::cos::source::Framed;
+use super::{Worker, caller, partial};
+use crate::file_stream::Framed;
 use crate::guard::idempotency::Turn;
 use crate::guard::policy::Client;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
@@ -30,8 +30,8 @@ use crate::inbound::form::Form;
 use crate::inbound::{InboundError, limited, raw};
 use crate::key::Key;
 use crate::metrics::{InFlight, Metrics};
+use crate::net::write_batch;
 use crate::settings::{Action, ReplyProfile};
-use crate::turn;
 
 /// What a request may be longer than its files: heads, fields, delimiters.
 const FORM_OVERHEAD: u64 = 1024 * 1024;
@@ -143,14 +143,14 @@ struct Watch<'a> {
     times: Times<'a>,
     ended: bool,
     _in_flight: InFlight,
-    _busy: turn::Upload,
+    _busy: write_batch::Upload,
 }
 
 impl<'a> Watch<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
-        let busy = turn::Upload::begin();
+        let busy = write_batch::Upload::begin();
         Self { request, metrics, times, ended: false, _in_flight: in_flight, _busy: busy }
     }
 

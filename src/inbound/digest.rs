@@ -9,7 +9,7 @@ use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 
 use super::InboundError;
-use crate::cos::source::{Piece, Source};
+use crate::file_stream::{Piece, Source};
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// Of the bytes sent, and of the file; the same here, where a body is the whole file and has no content coding.

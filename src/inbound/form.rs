@@ -22,7 +22,7 @@ use super::head::{self, HeadFault, PartHead};
 use super::scan::{Scanner, Step};
 use super::stray::{self, Passed};
 use super::{InboundError, boundary, printable};
-use crate::cos::source::{End, Piece, Source};
+use crate::file_stream::{End, Piece, Source};
 
 /// So long may one part's headers be, or what stands before the first delimiter.
 const MAX_HEAD: usize = 16 * 1024;

@@ -3,8 +3,8 @@
 use futures::StreamExt;
 
 use super::InboundError;
-use crate::cos::source::{BoxError, End, Piece, Source};
-use crate::memory::Blocks;
+use crate::file_stream::{BoxError, End, Piece, Source};
+use crate::memory::budget::Blocks;
 
 /// How far holding a file got.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What a client sends: a form or a raw body, read without keeping the file.
 //!
-//! Knows the pieces the relay takes ([`crate::cos::source::Piece`]), nothing of links, tokens or HTTP statuses.
+//! Knows the pieces the relay takes ([`crate::file_stream::Piece`]), nothing of links, tokens or HTTP statuses.
 
 pub mod body;
 pub mod boundary;
@@ -24,7 +24,7 @@ use futures::StreamExt;
 
 use self::boundary::BoundaryFault;
 use self::head::HeadFault;
-use crate::cos::source::{Piece, Source};
+use crate::file_stream::{Piece, Source};
 
 /// Why a client's request cannot be taken as a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

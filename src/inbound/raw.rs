@@ -5,7 +5,7 @@ use futures::stream;
 
 use super::InboundError;
 use super::body::Body;
-use crate::cos::source::{End, Piece, Source};
+use crate::file_stream::{End, Piece, Source};
 
 /// The body as a file's content. It ends validly where the body does; its length is checked by whoever announced it.
 pub fn content(mut body: Body) -> Source {

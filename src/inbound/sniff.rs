@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
 use super::InboundError;
-use crate::cos::source::{BoxError, Piece, Source};
+use crate::file_stream::{BoxError, Piece, Source};
 
 /// No signature that counts lies further in.
 const WINDOW: usize = 4 * 1024;
@@ -210,7 +210,7 @@ fn element(tag: &[u8], so_far: Option<&'static str>) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cos::source::End;
+    use crate::file_stream::End;
     use futures::FutureExt;
 
     const END: Piece = Piece::End(End { last: true, epilogue: Bytes::new() });

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::sandbox::http::{Broken, Content, Head, Reply, parse_head, reason};
+use super::http::{Broken, Content, Head, Reply, parse_head, reason};
 
 const HEAD_MAX: usize = 64 * 1024;
 const READ: usize = 64 * 1024;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::conn::{Conn, Flow};
-use crate::sandbox::fault::{Kind, Rule};
-use crate::sandbox::http::{Broken, Content, Head, Reply};
-use crate::sandbox::world::World;
+use super::conn::{Conn, Flow};
+use super::fault::{Kind, Rule};
+use super::http::{Broken, Content, Head, Reply};
+use super::world::World;
 
 pub const PREFIX: &str = "/_sandbox/";
 const BODY_MAX: usize = 1024 * 1024;

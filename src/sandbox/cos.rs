@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::sandbox::conn::{Conn, Flow};
-use crate::sandbox::fault::{self, Kind, Rule, Stage};
-use crate::sandbox::http::{Broken, Content, Head, Reply};
-use crate::sandbox::post_object;
-use crate::sandbox::world::World;
+use super::conn::{Conn, Flow};
+use super::fault::{self, Kind, Rule, Stage};
+use super::http::{Broken, Content, Head, Reply};
+use super::post_object;
+use super::world::World;
 
 /// The words that a form out of order is answered with (seed 003).
 const MALFORMED: &str = "The body of your POST request is not well-formed multipart/form-data.";

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::sandbox::conn::{Conn, Delivery, Flow, first_of};
-use crate::sandbox::http::{Broken, Content, Reply};
+use super::conn::{Conn, Delivery, Flow, first_of};
+use super::http::{Broken, Content, Reply};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,9 +1,9 @@
 //! The fields of a POST Object form (wire.md): which, how often, in which order, and whether they belong together.
 //! Knows links, but neither the form's syntax nor sockets.
 
-use crate::sandbox::cos::Refusal;
-use crate::sandbox::form::FormError;
-use crate::sandbox::link::{LinkError, Links};
+use super::cos::Refusal;
+use super::form::FormError;
+use super::link::{LinkError, Links};
 
 /// Each at most once and in this order; the file comes behind them all.
 const ORDER: [&str; 5] =

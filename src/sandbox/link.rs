@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::sandbox::sign::{self, Authorization};
+use super::sign::{self, Authorization};
 
 /// In a path everything is encoded but what RFC 3986 leaves alone, and the slash.
 const PATH: &AsciiSet =

@@ -3,15 +3,15 @@
 
 use std::rc::Rc;
 
-use crate::sandbox::conn::{Conn, Flow};
-use crate::sandbox::cos::{self, LINGER, Refusal};
-use crate::sandbox::fault::{self, Kind, Rule, Stage, Then};
-use crate::sandbox::fields::{Fields, Ticket};
-use crate::sandbox::form::{self, Event, Form};
-use crate::sandbox::http::{Broken, Content, Head, Reply};
-use crate::sandbox::record::InFlight;
-use crate::sandbox::store::{Draft, Object};
-use crate::sandbox::world::World;
+use super::conn::{Conn, Flow};
+use super::cos::{self, LINGER, Refusal};
+use super::fault::{self, Kind, Rule, Stage, Then};
+use super::fields::{Fields, Ticket};
+use super::form::{self, Event, Form};
+use super::http::{Broken, Content, Head, Reply};
+use super::record::InFlight;
+use super::store::{Draft, Object};
+use super::world::World;
 
 /// At most 5 GB an object, and some room for the form around it.
 const BODY_MAX: u64 = 5 * 1024 * 1024 * 1024 + 64 * 1024;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::sandbox::conn::{Conn, Flow, Socket, first_of};
-use crate::sandbox::http::{Broken, Head, Reply};
-use crate::sandbox::world::World;
-use crate::sandbox::{control, cos, wechat};
+use super::conn::{Conn, Flow, Socket, first_of};
+use super::http::{Broken, Head, Reply};
+use super::world::World;
+use super::{control, cos, wechat};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Options, Sandbox};
+use super::{Options, Sandbox};
 
 const BUCKET: &str = "7361-sandbox-1a2b3c-1250000000";
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::sandbox::conn::{Conn, Flow};
-use crate::sandbox::fault::{self, Kind, Rule, Stage};
-use crate::sandbox::http::{Broken, Head, Reply};
-use crate::sandbox::link;
-use crate::sandbox::token::Verdict;
-use crate::sandbox::world::World;
+use super::conn::{Conn, Flow};
+use super::fault::{self, Kind, Rule, Stage};
+use super::http::{Broken, Head, Reply};
+use super::link;
+use super::token::Verdict;
+use super::world::World;
 
 const BODY_MAX: usize = 1024 * 1024;
 const FILES_MAX: usize = 50;

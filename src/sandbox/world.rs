@@ -5,11 +5,11 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::sandbox::fault::Faults;
-use crate::sandbox::link::Links;
-use crate::sandbox::record::Record;
-use crate::sandbox::store::Store;
-use crate::sandbox::token::Tokens;
+use super::fault::Faults;
+use super::link::Links;
+use super::record::Record;
+use super::store::Store;
+use super::token::Tokens;
 
 pub struct World {
     pub env: String,

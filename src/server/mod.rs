@@ -1,3 +1,7 @@
 //! Client connections below the HTTP handlers: how HTTP/1 requests are taken off a socket.
 
+pub mod client_stream;
+pub mod connection_limit;
+pub mod fd_limit;
 pub mod h1;
+pub mod listener;

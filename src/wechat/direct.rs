@@ -13,9 +13,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::Semaphore;
 
 use super::reply::REPLY_LIMIT;
-use crate::pool::exchange::{Exchange, ExchangeError, head};
-use crate::pool::reply::{Failure, Reply};
-use crate::pool::{ConnectError, IDLE_FOR, Origin, Pool, SURE_FOR};
+use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
+use crate::net::http_client::response::{Failure, Reply};
+use crate::net::http_client::{ConnectError, IDLE_FOR, Origin, Pool, SURE_FOR};
 
 /// Calls other than those for upload links that one worker makes at once; more wait, within their time.
 const CALLS: usize = 256;

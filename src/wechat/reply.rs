@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::credential::Mode;
 use super::{WechatError, advice};
-use crate::pool::reply::Reply;
+use crate::net::http_client::response::Reply;
 
 /// A reply may be this long.
 pub(super) const REPLY_LIMIT: usize = 1024 * 1024;

@@ -11,11 +11,10 @@ use moka::ops::compute::{CompResult, Op};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
-use super::WechatError;
-use super::advice;
 use super::credential::{Allowance, Credential, Issued, Mode};
 use super::direct::Direct;
 use super::replicas::{Away, Origin, Replicas};
+use super::{WechatError, advice};
 use crate::metrics::Metrics;
 
 /// A token is not used in its last minutes: this many,

@@ -10,7 +10,7 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderVal
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use proptest::prelude::*;
-use tcb_upload_gateway::cos::source::{End, Piece};
+use tcb_upload_gateway::file_stream::{End, Piece};
 use tcb_upload_gateway::inbound::InboundError;
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::form::{Fields, Form as Inbound};

@@ -11,12 +11,12 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connections::Seat;
-use crate::turn;
+use super::connection_limit::Seat;
+use crate::net::write_batch;
 
 /// A client's TCP stream in its place.
 pub struct Seated {
-    stream: turn::Stream,
+    stream: write_batch::Stream,
     seat: Rc<Seat>,
     /// The socket takes no more; until when that may be so.
     blocked_until: Option<Instant>,
@@ -25,7 +25,7 @@ pub struct Seated {
 
 impl Seated {
     pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        let stream = turn::Stream::holding(stream);
+        let stream = write_batch::Stream::holding(stream);
         Self { stream, seat, blocked_until: None, blocked: Alarm::default() }
     }
 

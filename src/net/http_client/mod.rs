@@ -2,11 +2,11 @@
 //!
 //! A connection belongs to the upload that uses it, so dropping the upload closes it, which stores nothing.
 
-mod chunked;
+pub mod chunked;
 pub mod exchange;
-pub mod parcel;
-pub mod reply;
-pub mod wire;
+pub mod response;
+pub mod stream;
+pub mod write_queue;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,9 +24,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::turn;
-use reply::Receiver;
-use wire::{Pulse, Tap, Wire};
+use super::write_batch;
+use response::Receiver;
+use stream::{Pulse, Tap, Wire};
 
 /// Idle connections kept for one worker, whatever their origins, never more than were in use at once, and for how long.
 /// COS closes idle ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
@@ -132,8 +132,11 @@ impl Pool {
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
         // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
-        let stream =
-            if self.holds { turn::Stream::holding(stream) } else { turn::Stream::new(stream) };
+        let stream = if self.holds {
+            write_batch::Stream::holding(stream)
+        } else {
+            write_batch::Stream::new(stream)
+        };
         let tap = Tap::new(stream, pulse);
         if !origin.https {
             return Ok(Wire::Plain(tap));

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::turn;
+use crate::net::write_batch;
 
 /// Shared between a connection and whoever watches it for stalls.
 pub struct Pulse {
@@ -34,12 +34,12 @@ impl Pulse {
 /// still sending; the refusal is then queued on the read side, and an error from the write would make hyper drop it
 /// (23-45 % of such verdicts were lost without this). Reads end the connection, or the stall timer does.
 pub struct Tap {
-    stream: turn::Stream,
+    stream: write_batch::Stream,
     pulse: Rc<Pulse>,
 }
 
 impl Tap {
-    pub(crate) fn new(stream: turn::Stream, pulse: Rc<Pulse>) -> Self {
+    pub(crate) fn new(stream: write_batch::Stream, pulse: Rc<Pulse>) -> Self {
         Self { stream, pulse }
     }
 

@@ -24,9 +24,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connections::{Connections, Room, SPARE, Seat, Shedding};
-use super::socket::{Attended, Seated};
-use crate::server::h1::reader::{BodyReader, ReaderIo};
+use super::client_stream::{Attended, Seated};
+use super::connection_limit::{Connections, Room, SPARE, Seat, Shedding};
+use super::h1::body_reader::{BodyReader, ReaderIo};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For what an h2 client sends first. Over HTTP/1, where heads are timed as they are read (`server::h1::reader`) and

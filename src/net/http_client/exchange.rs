@@ -13,8 +13,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::Connection;
-use super::parcel::{Parcel, RUNS};
-use super::reply::{Failure, Headers, Reply};
+use super::response::{Failure, Headers, Reply};
+use super::write_queue::{Parcel, RUNS};
 
 /// The head of a request with a body of `length` bytes. What it names must be of a URL that was parsed, or our own: a line
 /// break would end its line.

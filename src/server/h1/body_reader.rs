@@ -25,8 +25,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::chunked::{Chunked, Step};
 use super::head_scan::{self, BodyFraming, HeadError, MAX_HEAD};
-use crate::buffers::{self, Buffer};
-use crate::turn;
+use crate::memory::buffer_pool::{self, Buffer};
+use crate::net::write_batch;
 
 /// What is read with a head: all that a small buffer holds where several upload, in one go; otherwise this much, and the
 /// rest while the link is on its way.
@@ -225,7 +225,7 @@ impl BodyReader {
 
 /// Lets go of the pooled buffer that `bytes` are in: what waits for a client would pin it for as long as that one likes.
 fn unpin(bytes: &mut Bytes) {
-    if !bytes.is_empty() && buffers::behind(bytes).is_some() {
+    if !bytes.is_empty() && buffer_pool::behind(bytes).is_some() {
         *bytes = Bytes::copy_from_slice(bytes);
     }
 }
@@ -354,7 +354,7 @@ impl<S: Socket + ?Sized> ConnReader<S> {
                 }
                 Next::Partial => self.scanned.set(head_scan::scanned(&ahead)),
             }
-            let most = if turn::are_several() { usize::MAX } else { FIRST_READ };
+            let most = if write_batch::are_several() { usize::MAX } else { FIRST_READ };
             let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), most)? else {
                 unpin(&mut ahead);
                 if is_busy {

@@ -6,7 +6,7 @@
 //! Short answers are held and sent by one task in one go; long ones take one more poll of the task that has read before it
 //! writes. It pays where several do (`benches/runs/NOTES.md`).
 
-mod stream;
+pub mod stream;
 
 pub use stream::Stream;
 

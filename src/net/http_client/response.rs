@@ -1,5 +1,8 @@
 //! A reply as its bytes come: where its head ends, what follows it, and whether another may follow that (RFC 9112, 6.3).
 
+#[cfg(test)]
+mod tests;
+
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
@@ -269,6 +272,3 @@ fn length_of(value: &[u8]) -> Option<usize> {
 fn last_word(value: &[u8]) -> &[u8] {
     value.rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii()
 }
-
-#[cfg(test)]
-mod tests;

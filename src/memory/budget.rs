@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::buffers;
+use super::buffer_pool;
 
 /// Blocks grow from this to [`LARGEST_BLOCK`], so that a small file does not pay for a large one.
 const FIRST_BLOCK: usize = 8 * 1024;
@@ -139,7 +139,7 @@ impl Blocks {
 
     /// Keeps `bytes` behind what is kept already; with [`NoRoom`] a part of them may have been kept.
     pub fn push(&mut self, bytes: &Bytes) -> Result<(), NoRoom> {
-        match buffers::behind(bytes) {
+        match buffer_pool::behind(bytes) {
             Some(buffer) if bytes.len() > buffer / 2 => {
                 self.charge.grow(buffer)?;
                 self.seal();
@@ -200,8 +200,8 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
+    use super::buffer_pool::Buffer;
     use super::*;
-    use crate::buffers::Buffer;
 
     fn joined(blocks: &mut Blocks) -> Vec<u8> {
         let mut all = Vec::new();

@@ -192,7 +192,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::turn::{FEW, Upload};
+    use crate::net::write_batch::{FEW, Upload};
 
     const LONG: [u8; SHORT + 1] = [7; SHORT + 1];
 
