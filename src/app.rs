@@ -24,7 +24,10 @@ use crate::guard::limits::Limits;
 use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
-use crate::http::{Shared, Worker, json, routes, trace};
+use crate::http::extract::json;
+use crate::http::middleware::request;
+use crate::http::routes;
+use crate::http::state::{Shared, Worker};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
@@ -182,9 +185,9 @@ fn serve(
                 routes::trim_slash(&mut request);
                 service.call(request)
             })
-            .wrap(from_fn(trace::origins))
+            .wrap(from_fn(request::origins))
             .wrap(routes::cors(&shared))
-            .wrap(from_fn(trace::requests))
+            .wrap(from_fn(request::requests))
     };
     let server = ServerBuilder::default()
         .workers(workers)

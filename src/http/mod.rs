@@ -1,77 +1,13 @@
 //! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
 
-pub mod address;
-pub mod batch;
-pub mod caller;
+pub mod api;
 pub mod console;
-pub mod docs;
-pub mod drain;
-pub mod files;
-mod find;
-pub mod h2;
-mod intake;
-pub mod json;
-pub mod ops;
-mod partial;
+pub mod extract;
+pub mod middleware;
+pub mod openapi;
 pub mod problem;
-mod query;
-mod repeat;
-pub mod reply;
+pub mod response;
 pub mod routes;
-mod store;
+pub mod state;
 pub mod tcb;
-pub mod timing;
-pub mod trace;
-pub mod ueditor;
 pub mod upload;
-pub mod upload_link;
-
-use std::rc::Rc;
-use std::sync::Arc;
-
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-use crate::cos::target::AllowedHosts;
-use crate::cos::upstream::Upstream;
-use crate::guard::auth::Guard;
-use crate::guard::forwarded::Proxies;
-use crate::guard::idempotency::Idempotency;
-use crate::guard::limits::Limits;
-use crate::guard::links::Links;
-use crate::guard::origin::Origins;
-use crate::key::Template;
-use crate::memory::budget::Budget;
-use crate::metrics::Metrics;
-use crate::settings::Settings;
-use crate::wechat::api::{self, Wechat};
-
-/// What a worker's handlers need; made by `app.rs`.
-pub struct Worker {
-    pub shared: Arc<Shared>,
-    pub wechat: Wechat,
-    pub upstream: Rc<Upstream>,
-}
-
-/// What all workers share.
-pub struct Shared {
-    pub settings: Settings,
-    pub guard: Guard,
-    pub origins: Origins,
-    pub allowed_hosts: AllowedHosts,
-    pub template: Template,
-    pub budget: Arc<Budget>,
-    /// What bodies of JSON may take, all of them together.
-    pub json_budget: Arc<Budget>,
-    pub limits: Limits,
-    pub links: Links,
-    pub proxies: Proxies,
-    pub idempotency: Idempotency,
-    /// The requests that run; closed once the process was told to end.
-    pub requests: TaskTracker,
-    /// Cancelled then.
-    pub shutdown: CancellationToken,
-    pub metrics: Arc<Metrics>,
-    /// How calls to WeChat are let in.
-    pub wechat: Arc<api::Shared>,
-}

@@ -9,9 +9,11 @@ use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, Uri};
 use actix_web::{guard, web};
 
-use super::{
-    Shared, address, batch, console, docs, files, ops, query, tcb, ueditor, upload, upload_link,
-};
+use super::api::{batch, fallback, files, health, ueditor_config, upload_links};
+use super::extract::{file_url, query};
+use super::state::Shared;
+use super::upload::handler;
+use super::{console, openapi, tcb};
 use crate::settings::Settings;
 
 /// Adds them all; gives each with its methods, for the test that compares them with their description.
@@ -22,26 +24,26 @@ pub fn all(
     let mut known = Vec::new();
     let mut resource = |path: &'static str, methods: &'static str| {
         known.push((path, methods));
-        let refuse = web::to(move || ready(ops::method_not_allowed(methods)));
+        let refuse = web::to(move || ready(fallback::method_not_allowed(methods)));
         web::resource(path).default_service(refuse)
     };
     routes
         .service(
             resource("/v1/files", "GET, POST, DELETE")
-                .route(web::post().to(upload::form))
+                .route(web::post().to(handler::form))
                 .route(web::delete().to(files::revert))
-                .route(web::get().to(ueditor::ask)),
+                .route(web::get().to(ueditor_config::ask)),
         )
         .service(
             resource("/v1/files/{path:.*}", "GET, HEAD, PUT, DELETE")
-                .route(web::put().to(upload::raw))
+                .route(web::put().to(handler::raw))
                 .route(web::get().to(files::redirect))
                 .route(web::head().to(files::redirect))
                 .route(web::delete().to(files::delete)),
         )
         .service(resource("/v1/download-links", "POST").route(web::post().to(batch::download)))
         .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
-        .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_link::create)))
+        .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_links::create)))
         // Every method: WeChat answers a wrong one in its own way.
         .service(resource("/tcb/uploadfile", "POST").to(tcb::upload_file))
         .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::batch_download_file))
@@ -54,20 +56,20 @@ pub fn all(
                 .guard(guard::fn_guard(tcb::names_a_file))
                 .to(tcb::sample),
         )
-        .service(resource("/metrics", "GET").route(web::get().to(ops::metrics)))
+        .service(resource("/metrics", "GET").route(web::get().to(health::metrics)))
         .service(
             resource("/healthz", "GET, HEAD")
-                .route(web::get().to(ops::health))
-                .route(web::head().to(ops::health)),
+                .route(web::get().to(health::health))
+                .route(web::head().to(health::health)),
         )
         .service(
             resource("/readyz", "GET, HEAD")
-                .route(web::get().to(ops::ready))
-                .route(web::head().to(ops::ready)),
+                .route(web::get().to(health::ready))
+                .route(web::head().to(health::ready)),
         )
-        .service(resource("/openapi.json", "GET").route(web::get().to(docs::description)))
-        .service(resource("/docs", "GET").route(web::get().to(docs::pages)))
-        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(docs::page)));
+        .service(resource("/openapi.json", "GET").route(web::get().to(openapi::description)))
+        .service(resource("/docs", "GET").route(web::get().to(openapi::pages)))
+        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(openapi::page)));
     if settings.console.enabled {
         let mut page = |path: &'static str| {
             resource(path, "GET, HEAD")
@@ -82,7 +84,7 @@ pub fn all(
             .service(resource("/console/", "GET").route(web::get().to(console::without_slash)))
             .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
     }
-    routes.default_service(web::to(ops::not_found));
+    routes.default_service(web::to(fallback::not_found));
     known
 }
 
@@ -132,7 +134,7 @@ fn lacks_its_path(head: &RequestHead) -> bool {
         let mut parameters = query::pairs(head.uri.query().unwrap_or_default());
         parameters.any(|(name, _)| name == "action")
     };
-    head.uri.path() == address::FILES
+    head.uri.path() == file_url::FILES
         && match head.method {
             Method::PUT | Method::HEAD => true,
             Method::GET => !asks_ueditor(),
@@ -192,7 +194,7 @@ mod tests {
             })
             .filter(|operation| operation != "HEAD /")
             .collect();
-        let described: BTreeSet<_> = docs::document()
+        let described: BTreeSet<_> = openapi::document()
             .paths
             .paths
             .iter()

@@ -322,7 +322,7 @@ fn both_readmes_have_the_same_settings_and_pictures() {
 /// `/docs` begins with it.
 #[test]
 fn the_guide_in_docs_names_every_reply_profile() {
-    let guide = include_str!("../../src/http/docs/introduction.md");
+    let guide = include_str!("../../src/http/openapi/introduction.md");
     let readme = read(READMES[0]);
     let (_, table) = readme.split_once("| `reply` | success | failure |").expect("the table");
     let (_, table) = table.split_once("|---|---|---|\n").expect("its rows");

@@ -1,0 +1,215 @@
+//! The API's description (OpenAPI 3.1), put together from the handlers' own, and the pages that show it.
+//!
+//! The handlers say what they take and give; what can go wrong in each call, and the examples, are added here. Both are
+//! served wherever the gateway runs: they hold no secret and nothing of its settings.
+
+pub mod examples;
+pub mod failures;
+pub mod schemas;
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
+};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
+use utoipa::{Modify, OpenApi};
+
+use super::api::{batch, files, health, ueditor_config, upload_links};
+pub use super::extract::schemas::{Folder, IdOrPath};
+use super::openapi::examples::Examples;
+use super::openapi::failures::{Failures, failures};
+use super::problem::{Code, Problem};
+use super::tcb;
+use super::upload::handler;
+
+/// Scripts and styles are the binary's own, the pages talk to this gateway only; Swagger UI's icons are `data:` images.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                   form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/// `GET /openapi.json`
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "description", tag = "operation",
+    summary = "This description",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub async fn description() -> HttpResponse {
+    static DESCRIPTION: LazyLock<String> =
+        LazyLock::new(|| document().to_json().unwrap_or_default());
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .body(DESCRIPTION.as_str())
+}
+
+/// `GET /docs`: the pages name their files relative to `/docs/`.
+pub async fn pages() -> HttpResponse {
+    HttpResponse::PermanentRedirect().insert_header((LOCATION, "docs/")).finish()
+}
+
+/// `GET /docs/{file}`: Swagger UI.
+pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    static CONFIG: LazyLock<Arc<utoipa_swagger_ui::Config<'_>>> = LazyLock::new(|| {
+        let config = utoipa_swagger_ui::Config::new(["../openapi.json"])
+            // It would send the description to another host.
+            .validator_url("none")
+            .use_base_layout()
+            .try_it_out_enabled(true)
+            .display_request_duration(true);
+        Arc::new(config)
+    });
+    let file = request.match_info().query("file");
+    match utoipa_swagger_ui::serve(file, CONFIG.clone()) {
+        Ok(Some(file)) => {
+            let mut page = HttpResponse::Ok();
+            page.insert_header((CONTENT_TYPE, file.content_type))
+                .insert_header((CONTENT_SECURITY_POLICY, CSP))
+                .insert_header((CACHE_CONTROL, "max-age=3600"))
+                .insert_header(("x-content-type-options", "nosniff"));
+            // Compressed when the gateway was built; what shows such pages takes it.
+            if file.gzpipped {
+                page.insert_header((CONTENT_ENCODING, "gzip"));
+            }
+            // Not copied for each response: a client may ask for many at once and take none.
+            let body = match file.bytes {
+                Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                Cow::Owned(bytes) => bytes.into(),
+            };
+            Ok(page.body(body))
+        }
+        Ok(None) => Err(Problem::new(Code::NotFound, "there is nothing at this address")),
+        Err(error) => {
+            tracing::error!(%error, "a page of the documentation cannot be made");
+            Err(Problem::new(Code::Internal, "the page cannot be made"))
+        }
+    }
+}
+
+/// What `GET /openapi.json` answers.
+pub fn document() -> openapi::OpenApi {
+    Description::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(description = include_str!("introduction.md")),
+    paths(
+        handler::form,
+        handler::raw,
+        files::redirect,
+        files::delete,
+        files::revert,
+        batch::download,
+        batch::delete,
+        upload_links::create,
+        tcb::upload_file,
+        tcb::batch_download_file,
+        tcb::batch_delete_file,
+        tcb::sample,
+        tcb::token,
+        tcb::stable_token,
+        ueditor_config::ask,
+        health::health,
+        health::ready,
+        health::metrics,
+        description,
+    ),
+    tags(
+        (name = "upload", description = "Files from clients"),
+        (name = "editors", description = "What editors ask besides uploading"),
+        (name = "one file", description = "A stored file by its path"),
+        (name = "many files", description = "Up to 1000 stored files by id or path, in calls of 50 that run together"),
+        (name = "links to COS", description = "For clients that post to COS themselves"),
+        (name = "WeChat's own API", description = "What WeChat takes and gives, HTTP 200 and `errcode` included: \
+            back ends change only the base URL. `access_token` is the gateway's key"),
+        (name = "operation", description = "For probes, Prometheus and tools"),
+    ),
+    components(schemas(super::problem::Document, crate::settings::ReplyProfile)),
+    modifiers(&Here, &Heads, &Keys, &Failures, &Examples),
+)]
+struct Description;
+
+/// The gateway is where its description is, whatever it is mounted under.
+struct Here;
+
+impl Modify for Here {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        openapi.servers = Some(vec![ServerBuilder::new().url(".").build()]);
+    }
+}
+
+/// HEAD answers as GET does, under an id of its own and without a body.
+struct Heads;
+
+impl Modify for Heads {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        for operation in openapi.paths.paths.values_mut().filter_map(|item| item.head.as_mut()) {
+            if let Some(id) = &mut operation.operation_id {
+                id.push_str("_head");
+            }
+            for response in operation.responses.responses.values_mut() {
+                if let RefOr::T(response) = response {
+                    response.content.clear();
+                }
+            }
+        }
+    }
+}
+
+/// How a caller says who it is.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, openapi: &mut openapi::OpenApi) {
+        let header = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A key of `auth.keys`, or a ticket"));
+        let parameter = |name, description| {
+            let value = ApiKeyValue::with_description(name, description);
+            SecurityScheme::ApiKey(ApiKey::Query(value))
+        };
+        let components = openapi.components.get_or_insert_default();
+        for (name, scheme) in [
+            ("key", SecurityScheme::Http(header.build())),
+            ("ticket", parameter("ticket", "A ticket, where a client can set no headers")),
+            (
+                "access_token",
+                parameter("access_token", "A key or a ticket, as WeChat has its token"),
+            ),
+        ] {
+            components.add_security_scheme(name, scheme);
+        }
+        let one_of = |names: &[&str]| {
+            let names = names.iter();
+            names
+                .map(|name| SecurityRequirement::new(*name, Vec::<String>::new()))
+                .collect::<Vec<_>>()
+        };
+        for operation in operations(openapi) {
+            let id = operation.operation_id.as_deref().unwrap_or_default();
+            operation.security = match id {
+                // What is needed is for `links.access` to say.
+                "file" | "file_head" => Some(
+                    [one_of(&["key", "ticket"]), vec![SecurityRequirement::default()]].concat(),
+                ),
+                _ if id.starts_with("tcb_") => Some(one_of(&["key", "ticket", "access_token"])),
+                _ if failures(id).contains(&Code::Unauthenticated) => {
+                    Some(one_of(&["key", "ticket"]))
+                }
+                _ => None,
+            };
+        }
+    }
+}
+
+fn operations(openapi: &mut openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+    openapi.paths.paths.values_mut().flat_map(|item| {
+        let PathItem { get, put, post, delete, head, .. } = item;
+        [get, put, post, delete, head].into_iter().flatten()
+    })
+}

@@ -1,0 +1,40 @@
+//! How the upload of one file ended.
+
+use crate::cos::verdict::Receipt;
+use crate::http::problem::Problem;
+use crate::key::Key;
+
+/// One file's end.
+pub enum Outcome {
+    Stored(Box<Stored>),
+    Failed { name: String, path: Option<Key>, problem: Box<Problem> },
+}
+
+impl Outcome {
+    /// Why it is not stored.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Failed { problem, .. } => Some(problem),
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// The file, if it is stored.
+    pub fn stored(&self) -> Option<&Stored> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            Self::Failed { .. } => None,
+        }
+    }
+}
+
+/// A file that is stored.
+pub struct Stored {
+    pub file_id: String,
+    pub key: Key,
+    pub name: String,
+    pub content_type: String,
+    pub receipt: Receipt,
+    /// Its stable address.
+    pub url: String,
+}

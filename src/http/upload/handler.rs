@@ -1,0 +1,349 @@
+//! Uploads: the stages in order, for each file of a form or for one raw body.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::http::Version;
+use actix_web::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use utoipa::ToSchema;
+
+use super::partial;
+use super::request::{Failure, Query, Upload, looked_at};
+use super::transfer::Path;
+use crate::file_stream::Framed;
+use crate::guard::idempotency::Turn;
+use crate::guard::policy::Client;
+use crate::http::extract::client;
+use crate::http::extract::file_url::{self, PathParameter};
+use crate::http::extract::schemas::Folder;
+use crate::http::middleware::idempotency::{self, Repeat};
+use crate::http::middleware::request::RequestId;
+use crate::http::middleware::server_timing::Times;
+use crate::http::problem::{Code, Problem};
+use crate::http::response::json;
+use crate::http::response::outcome::Outcome;
+use crate::http::state::Worker;
+use crate::inbound::body::{Body, announced_length, refuse_encoding};
+use crate::inbound::digest::{Digests, verified};
+use crate::inbound::form::Form;
+use crate::inbound::{InboundError, limited, raw};
+use crate::key::Key;
+use crate::metrics::{InFlight, Metrics};
+use crate::net::write_batch;
+use crate::settings::{Action, ReplyProfile};
+
+/// What a request may be longer than its files: heads, fields, delimiters.
+const FORM_OVERHEAD: u64 = 1024 * 1024;
+
+/// The form of an upload, as its description has it; fields stand before the file.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description; `inbound::form` reads it")]
+struct UploadForm {
+    /// As in the address.
+    #[schema(required = false)]
+    dir: Folder,
+    /// As in the address.
+    #[schema(required = false)]
+    path: Key,
+    /// The file: any part that has a file name, or this name and a Content-Type. Several files are best called `files[]`.
+    #[schema(format = Binary)]
+    file: String,
+}
+
+/// `POST /v1/files`: a form with one or several files.
+#[utoipa::path(
+    post, path = "/v1/files", operation_id = "upload", tag = "upload",
+    summary = "Upload the files of a form",
+    description = "Streamed into COS while it arrives. Of several files each is tried: the status is then the first \
+                   failure's, and the reply names every file.",
+    params(
+        Query,
+        ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
+         description = "An upload that is sent again under the same key gets the reply of the first"),
+    ),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "Stored", content(
+            (json::Reply = "application/json"),
+            (String = "text/plain"),
+        ), headers(
+            ("location", description = "The file's stable address, when it was one file"),
+        ), links(
+            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+        )),
+        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+         content((serde_json::Value = "application/json"), (String = "text/plain"))),
+    )
+)]
+pub async fn form(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request)?;
+    let profile = query.profile(&worker)?;
+    let watch = Watch::new(&request, &worker);
+    let files = form_files(&request, payload, &worker, query, profile, &watch.times).await;
+    watch.end(profile, files)
+}
+
+/// `PUT /v1/files/{path}`: the body is the file.
+#[utoipa::path(
+    put, path = "/v1/files/{path}", operation_id = "upload_raw", tag = "upload",
+    summary = "Upload one file to a path",
+    description = "The body is the whole file. Its type is the request's Content-Type, or what the path's extension tells. \
+                   Digests that the request names (`Content-MD5`; `Content-Digest` and `Repr-Digest` with `sha-256`, \
+                   `sha-512` or `md5`) are checked: a file of another digest is not stored.",
+    params(
+        PathParameter,
+        ("reply" = Option<ReplyProfile>, Query, description = "The shape of the reply; not set: `upload.reply`"),
+        ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
+         description = "An upload that is sent again under the same key gets the reply of the first"),
+    ),
+    request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Stored", content(
+            (json::Reply = "application/json"),
+            (String = "text/plain"),
+        ), headers(
+            ("location", description = "The file's stable address"),
+        ), links(
+            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+        )),
+        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+         content((serde_json::Value = "application/json"), (String = "text/plain"))),
+    )
+)]
+pub async fn raw(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request)?;
+    let profile = query.profile(&worker)?;
+    let watch = Watch::new(&request, &worker);
+    let file = raw_file(&request, payload, &worker, query, profile, &watch.times).await;
+    watch.end(profile, file)
+}
+
+/// How an upload request ended that was not refused as a whole.
+enum Done {
+    Files(Vec<Outcome>, Option<Turn>),
+    /// An earlier request had done it.
+    Before(HttpResponse),
+}
+
+/// An upload request from its first stage to its reply: what is counted of it.
+struct Watch<'a> {
+    request: &'a HttpRequest,
+    metrics: &'a Metrics,
+    times: Times<'a>,
+    ended: bool,
+    _in_flight: InFlight,
+    _busy: write_batch::Upload,
+}
+
+impl<'a> Watch<'a> {
+    fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
+        let metrics = &*worker.shared.metrics;
+        let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
+        let busy = write_batch::Upload::begin();
+        Self { request, metrics, times, ended: false, _in_flight: in_flight, _busy: busy }
+    }
+
+    /// The reply in the profile's shape.
+    fn end(
+        mut self,
+        profile: ReplyProfile,
+        done: Result<Done, Problem>,
+    ) -> Result<HttpResponse, Problem> {
+        self.ended = true;
+        let (files, turn) = match done {
+            Ok(Done::Before(reply)) => return Ok(reply),
+            Ok(Done::Files(outcomes, turn)) => (Ok(outcomes), turn),
+            Err(problem) => (Err(problem), None),
+        };
+        match &files {
+            Err(problem) => self.metrics.upload(problem.code.name()),
+            Ok(outcomes) => outcomes.iter().for_each(|outcome| match outcome {
+                Outcome::Stored(stored) => self.metrics.stored(stored.receipt.size),
+                Outcome::Failed { problem, .. } => self.metrics.upload(problem.code.name()),
+            }),
+        }
+        if let Some(timing) = self.times.header() {
+            self.request.extensions_mut().insert(timing);
+        }
+        let id = RequestId::of_running(self.request);
+        let reply = files.and_then(|outcomes| {
+            let reply = profile.reply(&outcomes, &id)?;
+            let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
+            Ok(match turn.filter(|_| all) {
+                Some(turn) => idempotency::keep(turn, reply),
+                None => reply,
+            })
+        });
+        reply.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // The client went away, and the request with it.
+        if !self.ended {
+            self.metrics.upload(Code::TruncatedBody.name());
+        }
+    }
+}
+
+async fn form_files(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+    query: Query,
+    profile: ReplyProfile,
+    times: &Times<'_>,
+) -> Result<Done, Problem> {
+    let client = may_upload(request, worker)?;
+    let turn = match idempotency::begin(request, worker, &client).await? {
+        Repeat::Go(turn) => turn,
+        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    };
+    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
+    let (settings, client) = (upload.settings(), &upload.client);
+    let most = (client.max_files as u64)
+        .saturating_mul(client.max_file_size)
+        .saturating_add(FORM_OVERHEAD);
+    if announced_length(request.headers()).is_some_and(|length| length > most) {
+        return Err(InboundError::FileTooLarge(client.max_file_size).into());
+    }
+    let body = Body::new(payload.into_inner(), settings.idle_timeout);
+    let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
+
+    let mut outcomes = Vec::new();
+    let mut next = Form::next_file(&form).await?;
+    while let Some(part) = next.take() {
+        let more = upload.expects_more(&part);
+        let name = part.head.file_name.clone().unwrap_or_default();
+        let first = outcomes.is_empty();
+        let readable = match upload.part(&form, part, first, outcomes.len()).await {
+            Ok(Some(stored)) => {
+                outcomes.push(Outcome::Stored(Box::new(stored)));
+                true
+            }
+            Ok(None) => true,
+            Err(Failure { problem, path }) => {
+                let more = more && problem.code != Code::TooManyFiles;
+                outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
+                // The next file is behind the rest of this one.
+                more && Form::skip(&form, most).await
+            }
+        };
+        if !readable {
+            break;
+        }
+        next = Form::next_file(&form).await?;
+    }
+    if outcomes.is_empty() {
+        return Err(form.borrow().no_file().into());
+    }
+    Ok(Done::Files(outcomes, upload.turn))
+}
+
+async fn raw_file(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &Worker,
+    query: Query,
+    profile: ReplyProfile,
+    times: &Times<'_>,
+) -> Result<Done, Problem> {
+    let client = may_upload(request, worker)?;
+    let key = client.own_key(&file_url::path(request)?)?;
+    refuse_form(request.headers())?;
+    refuse_undelimited(request)?;
+    let digests = Digests::announced(request.headers())?;
+    let turn = match idempotency::begin(request, worker, &client).await? {
+        Repeat::Go(turn) => turn,
+        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    };
+    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
+    let settings = upload.settings();
+    let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+    let types = &upload.client.types;
+    let declared = types.admit(declared_type(request.headers()), [&name, key.as_str()])?;
+
+    let max = upload.client.max_file_size;
+    let length = announced_length(request.headers());
+    if length.is_some_and(|length| length > max) {
+        return Err(InboundError::FileTooLarge(max).into());
+    }
+    let source = raw::content(Body::new(payload.into_inner(), settings.idle_timeout));
+    let source = match digests {
+        Some(digests) => verified(source, digests),
+        None => source,
+    };
+    let (source, magic) = looked_at(source, types.look(&declared)).await?;
+    let content_type = types.confirm(&declared, magic)?;
+    let source = limited(source, max);
+    let file = match length {
+        Some(length) => upload.streamed(source, Framed::Exact(length)),
+        None => upload.held(source, settings.hold_limit, None).await?,
+    };
+    let path = Path { key, unique: false };
+    let stored =
+        upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
+    Ok(Done::Files(vec![Outcome::Stored(Box::new(stored))], upload.turn))
+}
+
+/// What can be refused before a byte of the body is read.
+fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
+    let client = client::identify(request, worker)?;
+    client.may(Action::Upload)?;
+    partial::refuse(request)?;
+    refuse_encoding(request.headers())?;
+    Ok(client)
+}
+
+/// Over HTTP/1 a request without a length has no body (RFC 9112, 6.3). Old senders mean one that the connection's end
+/// delimits, and would have an empty file stored in its place.
+fn refuse_undelimited(request: &HttpRequest) -> Result<(), Problem> {
+    let delimits = |name| request.headers().contains_key(name);
+    if request.version() >= Version::HTTP_2
+        || delimits(CONTENT_LENGTH)
+        || delimits(TRANSFER_ENCODING)
+    {
+        return Ok(());
+    }
+    let detail = "the request has neither a Content-Length nor `Transfer-Encoding: chunked`, and so no body; an empty \
+                  file is sent with `Content-Length: 0`";
+    Err(Problem::new(Code::LengthRequired, detail))
+}
+
+/// A form's delimiters and heads would be stored as a part of the file.
+fn refuse_form(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_multipart = |value: &&HeaderValue| {
+        let kind = value.as_bytes().trim_ascii_start().get(..10);
+        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"))
+    };
+    if headers.get_all(CONTENT_TYPE).find(is_multipart).is_none() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::TypeNotAllowed,
+        "the body of a PUT is the file itself, and the Content-Type of this one says that it is a form (multipart): \
+         POST the form to /v1/files, or PUT the file's own bytes under the file's own type",
+    ))
+}
+
+/// The type that a raw body is declared as; none where there are several, of which each may be meant.
+fn declared_type(headers: &HeaderMap) -> Option<&str> {
+    let mut lines = headers.get_all(CONTENT_TYPE);
+    let only = lines.next().filter(|_| lines.next().is_none())?;
+    only.to_str().ok()
+}
