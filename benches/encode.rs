@@ -24,9 +24,9 @@ use tcb_upload_gateway::key::{Key, Template, Values};
 use tcb_upload_gateway::metrics::Metrics;
 use tcb_upload_gateway::net::tls;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
-use tcb_upload_gateway::wechat::credential::{App, Credential, Forced, Grant};
-use tcb_upload_gateway::wechat::direct::Direct;
-use tcb_upload_gateway::wechat::token::Tokens;
+use tcb_upload_gateway::wechat::token::cache::Tokens;
+use tcb_upload_gateway::wechat::token::fetch::{App, Credential, Forced, Grant};
+use tcb_upload_gateway::wechat::transport::Direct;
 use uuid::Uuid;
 
 const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gWq";

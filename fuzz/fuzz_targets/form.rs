@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::file_stream::Piece;
-use tcb_upload_gateway::inbound::InboundError;
 use tcb_upload_gateway::inbound::body::Body;
+use tcb_upload_gateway::inbound::error::InboundError;
 use tcb_upload_gateway::inbound::form::{Fields, Form};
 
 #[derive(Debug, PartialEq)]

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tcb_upload_gateway::cos::CosError;
+use tcb_upload_gateway::cos::error::CosError;
 use tcb_upload_gateway::cos::verdict::{judge, Marks, Reply};
 
 fuzz_target!(|input: &[u8]| {

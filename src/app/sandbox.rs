@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::AppError;
 #[cfg(feature = "sandbox")]
-use crate::settings::{Credential, Settings};
+use crate::settings::{CredentialMode, Settings};
 
 #[cfg(feature = "sandbox")]
 pub(crate) type Sandbox = crate::sandbox::Sandbox;
@@ -53,13 +53,13 @@ pub(crate) fn with_sandbox(
         Ok((token, file))
     };
     match settings.wechat.credential {
-        Credential::Secret | Credential::Stable => {}
-        Credential::Open => options.open = true,
-        Credential::Cloudbase => {
+        CredentialMode::Secret | CredentialMode::Stable => {}
+        CredentialMode::Open => options.open = true,
+        CredentialMode::Cloudbase => {
             let (token, file) = token("cloudbase_access_token").map_err(AppError::Sandbox)?;
             (options.cloudbase_token, settings.wechat.cloudbase_token_file) = (Some(token), file);
         }
-        Credential::Authorizer => {
+        CredentialMode::Authorizer => {
             let (token, file) = token("component_access_token").map_err(AppError::Sandbox)?;
             let authorizer = &mut settings.wechat.authorizer;
             (options.component_token, authorizer.component_token_file) = (Some(token), file);

@@ -7,14 +7,14 @@ use super::AppError;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
-use crate::settings::{Credential as CredentialMode, Settings};
-use crate::wechat::access::Access;
+use crate::settings::{CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
-use crate::wechat::credential::{self, Authorizer, Credential, Forced, Grant};
-use crate::wechat::direct::Direct;
-use crate::wechat::file::TokenFile;
-use crate::wechat::replicas::Replicas;
-use crate::wechat::token::Tokens;
+use crate::wechat::auth::Access;
+use crate::wechat::token::cache::Tokens;
+use crate::wechat::token::fetch::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::token::file::TokenFile;
+use crate::wechat::token::redis::Replicas;
+use crate::wechat::transport::Direct;
 
 /// What all threads share of them; each has its own connections.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Upstreams {
 
 fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared>, AppError> {
     let wechat = &settings.wechat;
-    let app = || credential::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
+    let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
     let grant = match wechat.credential {
         CredentialMode::Secret => Some(Grant::Secret(app())),
         CredentialMode::Stable => Some(Grant::Stable(app(), Forced::default())),

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use crate::app::{self, AppError, Upstreams};
-use crate::cos::CosError;
+use crate::cos::error::CosError;
 use crate::cos::form::{Fields, Frame};
 use crate::cos::relay::Relay;
 use crate::cos::target::{AllowedHosts, Target};
@@ -23,10 +23,10 @@ use crate::key::{Key, Template, Values};
 use crate::memory::budget::{Blocks, Budget, Share};
 use crate::net::tls;
 use crate::settings::Settings;
-use crate::wechat::advice::advice;
-use crate::wechat::api::Wanted;
+use crate::wechat::error::{FileError, WechatError};
+use crate::wechat::error_hints::advice;
+use crate::wechat::links::Wanted;
 use crate::wechat::wire::UploadLink;
-use crate::wechat::{FileError, WechatError};
 
 /// What is uploaded.
 const CONTENT: &[u8] = b"1";

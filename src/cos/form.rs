@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::CosError;
+use super::error::CosError;
 
 /// What an upload link hands us for the form, and what we say of the object.
 pub struct Fields<'a> {

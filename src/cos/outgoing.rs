@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
 use tokio::time::Instant;
 
-use super::CosError;
+use super::error::CosError;
 use super::form::Frame;
 use crate::file_stream::{End, Framed, Piece, Source};
 use crate::memory::budget::Blocks;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::CosError;
+use super::error::CosError;
 use super::form::Frame;
 use super::outgoing::{Outgoing, RelayBody};
 use super::target::Target;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use hyper::Uri;
 use percent_encoding::percent_decode_str;
 
-use super::CosError;
+use super::error::CosError;
 use crate::net::http_client::Origin;
 
 /// A link's origin and path, checked against the allowed hosts.

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use super::error::{CONNECTING, CosError};
 use super::outgoing::{Outgoing, RelayBody, Waiting};
 use super::target::Target;
 use super::verdict::{Marks, Reply, is_success};
-use super::{CONNECTING, CosError};
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
 use crate::net::http_client::response::Failure;
 use crate::net::http_client::{ConnectError, Pool};

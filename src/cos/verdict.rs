@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-use super::CosError;
+use super::error::CosError;
 use crate::net::http_client::response::Headers;
 
 /// COS's reply, read to its end.

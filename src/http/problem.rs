@@ -9,17 +9,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::cos::CosError;
+use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
 use crate::guard::limits::LimitError;
 use crate::guard::links::LinkError;
 use crate::guard::policy::PolicyError;
 use crate::guard::types::TypeError;
-use crate::inbound::InboundError;
+use crate::inbound::error::InboundError;
 use crate::key::KeyError;
 use crate::server::h1::head_scan::HeadError;
-use crate::wechat::credential::Mode;
-use crate::wechat::{FileError, WechatError, advice};
+use crate::settings::CredentialMode;
+use crate::wechat::error::{FileError, WechatError};
+use crate::wechat::error_hints;
 
 /// WeChat does not take a path or a file id.
 const INVALID_PATH: i64 = -501007;
@@ -445,7 +446,7 @@ impl From<WechatError> for Problem {
         };
         // Sooner is of no use.
         if errcode == Some(QUOTA) {
-            problem = problem.retry_after(advice::seconds_until_midnight(Timestamp::now()));
+            problem = problem.retry_after(error_hints::seconds_until_midnight(Timestamp::now()));
         }
         if errcode.is_some() {
             problem.upstream = Some(Box::new(Upstream { errcode, rid, ..Upstream::default() }));
@@ -466,7 +467,7 @@ impl From<FileError> for Problem {
 impl Problem {
     /// What WeChat said of one file of a call.
     pub fn wechat_file(status: i64, message: &str, file: &str) -> Self {
-        let advice = advice::advice(status, message, Mode::Stable);
+        let advice = error_hints::advice(status, message, CredentialMode::Stable);
         let advice = advice.map_or_else(String::new, |advice| format!(" ({advice})"));
         let detail = format!("WeChat refused `{file}`: {status} {message}{advice}");
         let mut problem = Self::new(Code::WechatRefused, detail);

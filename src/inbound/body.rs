@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::InboundError;
+use super::error::InboundError;
 
 /// A request's body. Bytes are counted when they are handed out.
 pub struct Body {

@@ -5,25 +5,8 @@
 
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 
-use super::{InboundError, printable};
-
-/// RFC 2046 5.1.1.
-const LONGEST: usize = 70;
-
-/// Why a multipart/form-data header has no usable boundary.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BoundaryFault {
-    #[error("the Content-Type has no boundary")]
-    Missing,
-    #[error("the boundary in the Content-Type is empty")]
-    Empty,
-    #[error(
-        "the boundary in the Content-Type is {0} bytes long, and at most {LONGEST} are allowed"
-    )]
-    TooLong(usize),
-    #[error("the Content-Type names two boundaries that differ")]
-    Several,
-}
+use super::error::{BoundaryFault, InboundError, LONGEST_BOUNDARY};
+use super::text::printable;
 
 /// The boundary that a request's headers name.
 pub fn of(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
@@ -50,7 +33,9 @@ pub fn of(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
     let fault = match found {
         None => BoundaryFault::Missing,
         Some(boundary) if boundary.is_empty() => BoundaryFault::Empty,
-        Some(boundary) if boundary.len() > LONGEST => BoundaryFault::TooLong(boundary.len()),
+        Some(boundary) if boundary.len() > LONGEST_BOUNDARY => {
+            BoundaryFault::TooLong(boundary.len())
+        }
         Some(boundary) => return Ok(boundary),
     };
     Err(fault.into())
@@ -164,8 +149,8 @@ mod tests {
         for several in [[whole, whole], [bare, whole], [whole, bare], [b"text/plain", whole]] {
             assert_eq!(read(&several).as_deref(), Ok("x"));
         }
-        let longest = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST));
-        assert_eq!(read(&[longest.as_bytes()]).unwrap().len(), LONGEST);
+        let longest = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST_BOUNDARY));
+        assert_eq!(read(&[longest.as_bytes()]).unwrap().len(), LONGEST_BOUNDARY);
     }
 
     #[test]
@@ -181,8 +166,8 @@ mod tests {
         assert_eq!(fault("multipart/form-data; boundary="), BoundaryFault::Empty);
         assert_eq!(fault("multipart/form-data; boundary=\"\""), BoundaryFault::Empty);
         assert_eq!(fault("multipart/form-data; boundary=; charset=x"), BoundaryFault::Empty);
-        let long = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST + 1));
-        assert_eq!(fault(&long), BoundaryFault::TooLong(LONGEST + 1));
+        let long = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST_BOUNDARY + 1));
+        assert_eq!(fault(&long), BoundaryFault::TooLong(LONGEST_BOUNDARY + 1));
         assert_eq!(fault("multipart/form-data; boundary=a; boundary=b"), BoundaryFault::Several);
         assert_eq!(read(&[]), Err(InboundError::NotMultipart(None)));
         for other in ["application/json", "multipart/mixed", "multipart/form-data-x", "form-data"] {

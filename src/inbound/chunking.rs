@@ -1,7 +1,8 @@
 //! Upload widgets that cut a file and send each piece as a form of its own, told by the fields they add. A piece stored
 //! as a file is a damaged file under a success.
 
-use super::{InboundError, printable};
+use super::error::InboundError;
+use super::text::printable;
 
 /// One kind of widget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 
-use super::InboundError;
+use super::error::InboundError;
 use crate::file_stream::{Piece, Source};
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");

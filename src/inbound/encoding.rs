@@ -7,7 +7,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use encoding_rs::{Encoding, GB18030, UTF_8};
 use memchr::memmem;
 
-use super::printable;
+use super::text::printable;
 
 /// Senders leave out the padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -1,8 +1,10 @@
 //! The fields of a form: how many and how long they may be, which of them count, and what they tell of a form that has
 //! no file.
 
+use super::error::InboundError;
 use super::head::PartHead;
-use super::{InboundError, chunking, printable, sniff};
+use super::text::printable;
+use super::{chunking, sniff};
 
 /// Form fields beside the files, and parts that a file input without a file sends: this many,
 const MAX_FIELDS: usize = 32;

@@ -16,12 +16,14 @@ use memchr::memmem;
 use tokio::task::coop;
 
 use super::body::{Body, announced_length};
+use super::boundary;
+use super::error::InboundError;
 pub use super::fields::Fields;
 use super::fields::{self, FormFields};
 use super::head::{self, HeadFault, PartHead};
 use super::scan::{Scanner, Step};
 use super::stray::{self, Passed};
-use super::{InboundError, boundary, printable};
+use super::text::printable;
 use crate::file_stream::{End, Piece, Source};
 
 /// So long may one part's headers be, or what stands before the first delimiter.

@@ -20,7 +20,7 @@ use futures::{FutureExt, StreamExt, stream};
 
 use super::disposition::Disposition;
 use super::encoding::TransferEncoding;
-use super::printable;
+use super::text::printable;
 
 /// What a part says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 
-use super::InboundError;
+use super::error::InboundError;
 use crate::file_stream::{BoxError, End, Piece, Source};
 use crate::memory::budget::Blocks;
 

@@ -8,129 +8,14 @@ pub mod chunking;
 pub mod digest;
 pub mod disposition;
 pub mod encoding;
+pub mod error;
 mod fields;
 pub mod form;
 pub mod head;
 pub mod hold;
+pub mod limit;
 pub mod raw;
 pub mod scan;
 pub mod sniff;
 mod stray;
-
-use std::time::Duration;
-
-use bytesize::ByteSize;
-use futures::StreamExt;
-
-use self::boundary::BoundaryFault;
-use self::head::HeadFault;
-use crate::file_stream::{Piece, Source};
-
-/// Why a client's request cannot be taken as a file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InboundError {
-    #[error("{}", not_multipart(.0.as_deref()))]
-    NotMultipart(Option<String>),
-    #[error("{0}")]
-    Boundary(#[from] BoundaryFault),
-    #[error(
-        "the boundary `{declared}` of the Content-Type does not occur in the body{}",
-        begins_with(.found.as_deref())
-    )]
-    BoundaryNotFound {
-        declared: String,
-        /// What the body's first line looks to be delimited by.
-        found: Option<String>,
-    },
-    #[error("the body is empty")]
-    EmptyBody,
-    #[error("the request's body is encoded (Content-Encoding: {0})")]
-    Encoding(String),
-    #[error("the file in part {part} of the form is encoded ({header}: {encoding})")]
-    PartEncoding { part: usize, header: &'static str, encoding: String },
-    #[error(
-        "the field `{field}` cannot be read as the {encoding} that its Content-Transfer-Encoding says; base64 and \
-         quoted-printable are decoded, and `binary` needs no decoding"
-    )]
-    FieldEncoding { field: String, encoding: String },
-    #[error("{0}")]
-    Malformed(&'static str),
-    #[error("part {part} of the form: {fault}")]
-    Head { part: usize, fault: HeadFault },
-    #[error(
-        "the form's lines must end in CRLF, and a boundary or an empty line stands at a bare LF"
-    )]
-    LineFeeds,
-    #[error("the form has no file")]
-    NoFile,
-    #[error("the form has no file: its part `{field}` has no filename and holds text{what}")]
-    TextForFile { field: String, what: &'static str },
-    #[error("the part `{field}` is of type {content_type}, and its filename is missing")]
-    MediaWithoutName { field: String, content_type: String },
-    #[error("the field `{told_by}` says that this is a piece of a file, as {widget} sends it")]
-    FilePiece { told_by: String, widget: &'static str, cure: &'static str },
-    #[error("the field `{0}` stands after the file")]
-    FieldAfterFile(String),
-    #[error("the body ended before it was complete")]
-    Truncated,
-    #[error("the body ended without the boundary that closes the form, `--{0}--`")]
-    Unclosed(String),
-    #[error("{got} bytes came where {declared} were declared")]
-    LengthMismatch { declared: u64, got: u64 },
-    #[error("the file's length cannot be known")]
-    LengthRequired,
-    #[error("the form's fields are more than {fields} or longer than {bytes} bytes")]
-    FieldsTooLarge { fields: usize, bytes: usize },
-    #[error(
-        "the part `{field}` is longer than a field may be ({bytes} bytes), and its filename is missing"
-    )]
-    FieldTooLarge { field: String, bytes: usize },
-    #[error(
-        "a part's headers are longer than {0} bytes; an empty line must stand between them and the content"
-    )]
-    HeadTooLarge(usize),
-    #[error("more than {0} files")]
-    TooManyFiles(usize),
-    #[error("the file is larger than {}", ByteSize(*.0))]
-    FileTooLarge(u64),
-    #[error("{0}")]
-    Digest(String),
-    #[error("the {algorithm} digest of what came is `{got}`, and {header} names another")]
-    DigestMismatch { header: String, algorithm: &'static str, got: String },
-    #[error("nothing was sent for {0:?}")]
-    Stalled(Duration),
-    #[error("no memory to hold a file of unknown length")]
-    NoRoom,
-}
-
-fn not_multipart(found: Option<&str>) -> String {
-    match found {
-        None => "the request is not multipart/form-data: it has no Content-Type".to_owned(),
-        Some(found) => format!("the request is not multipart/form-data but `{found}`"),
-    }
-}
-
-fn begins_with(found: Option<&str>) -> String {
-    found.map_or_else(String::new, |found| format!(", which begins with `{found}`"))
-}
-
-/// A client's own bytes as they may stand in an error: short, in one line.
-fn printable(bytes: &[u8]) -> String {
-    const LONGEST: usize = 80;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// `source` with a bound on its content: [`InboundError::FileTooLarge`] as soon as it is passed.
-pub fn limited(source: Source, max: u64) -> Source {
-    let mut seen = 0;
-    Box::pin(source.map(move |piece| {
-        if let Ok(Piece::Content(bytes)) = &piece {
-            seen += bytes.len() as u64;
-            if seen > max {
-                return Err(InboundError::FileTooLarge(max).into());
-            }
-        }
-        piece
-    }))
-}
+mod text;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use futures::stream;
 
-use super::InboundError;
 use super::body::Body;
+use super::error::InboundError;
 use crate::file_stream::{End, Piece, Source};
 
 /// The body as a file's content. It ends validly where the body does; its length is checked by whoever announced it.

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
-use super::InboundError;
+use super::error::InboundError;
 use crate::file_stream::{BoxError, Piece, Source};
 
 /// No signature that counts lies further in.

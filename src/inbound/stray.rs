@@ -3,7 +3,7 @@
 
 use memchr::memchr_iter;
 
-use super::InboundError;
+use super::error::InboundError;
 
 const TEXT_BEFORE: InboundError = InboundError::Malformed(
     "a boundary stands behind other text in its line, and must begin a line that follows CRLF",

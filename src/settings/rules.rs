@@ -4,7 +4,7 @@
 use secrecy::ExposeSecret;
 
 use super::layers::{Reader, variable};
-use super::{Action, Credential, JwtAlgorithm, LinkAccess, Policy, Profile, Settings};
+use super::{Action, CredentialMode, JwtAlgorithm, LinkAccess, Policy, Profile, Settings};
 
 /// As in `default.toml` (a test holds the two together).
 pub(super) const WECHAT: &str = "https://api.weixin.qq.com";
@@ -65,8 +65,8 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
     if profile.is_none() {
         return;
     }
-    let by_secret = matches!(wechat.credential, Credential::Secret | Credential::Stable);
-    let by_authorizer = wechat.credential == Credential::Authorizer;
+    let by_secret = matches!(wechat.credential, CredentialMode::Secret | CredentialMode::Stable);
+    let by_authorizer = wechat.credential == CredentialMode::Authorizer;
     let authorizer = &wechat.authorizer;
     let required = [
         ("wechat.env", "the cloud environment's id", wechat.env.is_empty()),
@@ -220,13 +220,16 @@ impl Settings {
             ),
             (
                 wechat.base_url.starts_with("http://")
-                    && wechat.credential != Credential::Open
+                    && wechat.credential != CredentialMode::Open
                     && !sandbox.enabled,
                 "wechat.base_url is plain http: the app's secret and tokens travel in the clear",
             ),
             (
                 redis.url.is_some()
-                    && matches!(wechat.credential, Credential::Cloudbase | Credential::Open),
+                    && matches!(
+                        wechat.credential,
+                        CredentialMode::Cloudbase | CredentialMode::Open
+                    ),
                 "redis.url is set but not used: with this wechat.credential there is no token to share",
             ),
             (

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::layers::Reader;
 use super::{
-    Authorizer, COS_MAX_FILE_SIZE, Cos, Credential, LogFormat, ReplyProfile, SOME, Sandbox, Server,
-    ServerTls, Telemetry, Upload, Wechat, rules, values,
+    Authorizer, COS_MAX_FILE_SIZE, Cos, CredentialMode, LogFormat, ReplyProfile, SOME, Sandbox,
+    Server, ServerTls, Telemetry, Upload, Wechat, rules, values,
 };
 
 impl Server {
@@ -41,13 +41,13 @@ impl Server {
 impl Wechat {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let credential =
-            reader.required("wechat.credential", str::parse).unwrap_or(Credential::Stable);
+            reader.required("wechat.credential", str::parse).unwrap_or(CredentialMode::Stable);
         let base_url = reader.required("wechat.base_url", values::base_url).unwrap_or_default();
         let file = |text: &str| Ok(PathBuf::from(text));
         Self {
             // The platform's sidecar takes plain HTTP and nothing else.
             base_url: match (credential, base_url.as_str()) {
-                (Credential::Open, rules::WECHAT) => rules::WECHAT_OPEN.to_owned(),
+                (CredentialMode::Open, rules::WECHAT) => rules::WECHAT_OPEN.to_owned(),
                 _ => base_url,
             },
             env: reader.optional("wechat.env", values::id).unwrap_or_default(),

@@ -11,12 +11,12 @@ use moka::future::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::access::Access;
-use super::direct::{Address, Direct, with_query};
-use super::links::{DownloadLink, Links};
+use super::auth::Access;
+use super::error::{FileError, WechatError, printable};
+use super::links::{DownloadLink, Links, Wanted};
 use super::reply::exchange;
+use super::transport::{Address, Direct, with_query};
 use super::wire::{self, UploadLink};
-use super::{FileError, WechatError, printable};
 use crate::metrics::Metrics;
 
 /// A call that failed in passing is made at most this often in all.
@@ -76,14 +76,6 @@ impl Shared {
 pub struct Wechat {
     direct: Direct,
     shared: Arc<Shared>,
-}
-
-/// A file whose download link is wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Wanted {
-    pub file_id: String,
-    /// In whole seconds.
-    pub max_age: Duration,
 }
 
 impl Wechat {

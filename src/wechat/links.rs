@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use moka::Expiry;
 use moka::future::Cache;
 
-use super::FileError;
-use super::api::Wanted;
+use super::error::FileError;
 
 /// How long before its end a link is given to nobody any more; of a short life, a tenth.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -25,6 +24,14 @@ const OVERHEAD: usize = 256;
 const LIVES: usize = 4;
 /// No call for links takes as long.
 const LONGEST_CALL: Duration = Duration::from_secs(5 * 60);
+
+/// A file whose download link is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub file_id: String,
+    /// In whole seconds.
+    pub max_age: Duration,
+}
 
 /// A temporary address of one file.
 #[derive(Debug, Clone)]

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::answer::Answer;
-use super::credential::Mode;
-use super::{WechatError, advice};
+use super::error::WechatError;
+use super::error_hints;
 use crate::net::http_client::response::Reply;
+use crate::settings::CredentialMode;
 
 /// A reply may be this long.
 pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
@@ -18,7 +19,7 @@ pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
 /// here it would be in the caller's future twice.
 pub(super) async fn exchange<R: DeserializeOwned>(
     call: &'static str,
-    mode: Mode,
+    mode: CredentialMode,
     sent: Pin<&mut impl Future<Output = Result<Reply, String>>>,
     limit: Duration,
 ) -> Result<R, WechatError> {
@@ -30,10 +31,12 @@ pub(super) async fn exchange<R: DeserializeOwned>(
 }
 
 /// WeChat answers everything with success; another status is a proxy's, or the sidecar's.
-fn accept(call: &'static str, mode: Mode, status: u16) -> Result<(), WechatError> {
+fn accept(call: &'static str, mode: CredentialMode, status: u16) -> Result<(), WechatError> {
     let cause = match status {
         200..300 => return Ok(()),
-        502 if mode == Mode::Open => format!("HTTP status 502; {}", advice::bad_gateway()),
+        502 if mode == CredentialMode::Open => {
+            format!("HTTP status 502; {}", error_hints::bad_gateway())
+        }
         status => format!("HTTP status {status}"),
     };
     Err(WechatError::Unreachable { call, cause })
@@ -42,7 +45,7 @@ fn accept(call: &'static str, mode: Mode, status: u16) -> Result<(), WechatError
 /// A reply, or the error that it holds.
 fn understand<R: DeserializeOwned>(
     call: &'static str,
-    mode: Mode,
+    mode: CredentialMode,
     reply: &[u8],
 ) -> Result<R, WechatError> {
     let unusable = |cause| WechatError::Unusable { call, cause };

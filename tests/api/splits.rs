@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use proptest::prelude::*;
 use tcb_upload_gateway::file_stream::{End, Piece};
-use tcb_upload_gateway::inbound::InboundError;
 use tcb_upload_gateway::inbound::body::Body;
+use tcb_upload_gateway::inbound::error::InboundError;
 use tcb_upload_gateway::inbound::form::{Fields, Form as Inbound};
 
 use crate::harness::{Client, Form, Setup, authorization, crc64};

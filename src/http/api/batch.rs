@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 use crate::guard::policy::Client;
 use crate::http::extract::file_ref::{Found, Lost, find, id_or_path};
 use crate::http::extract::{client, json};
-use crate::http::middleware::request::RequestId;
+use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::{Code, Document, Problem};
 use crate::http::state::Worker;
 use crate::settings::Action;
-use crate::wechat::FileError;
-use crate::wechat::api::{LINK_LIFE, Wanted};
+use crate::wechat::api::LINK_LIFE;
+use crate::wechat::error::FileError;
+use crate::wechat::links::Wanted;
 
 /// Files in one request.
 const MOST_FILES: usize = 1000;

@@ -10,14 +10,15 @@ use utoipa::IntoParams;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::{client, file_ref, json, query};
-use crate::http::middleware::request::RequestId;
+use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::profile;
 use crate::http::state::Worker;
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
-use crate::wechat::FileError;
-use crate::wechat::api::{LINK_LIFE, Wanted};
+use crate::wechat::api::LINK_LIFE;
+use crate::wechat::error::FileError;
+use crate::wechat::links::Wanted;
 
 /// Browsers may keep a redirect this long at most, in seconds: a file that is replaced should show soon.
 const LONGEST_CACHED: u64 = 300;

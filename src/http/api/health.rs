@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
-use crate::wechat::access::Access;
+use crate::wechat::auth::Access;
 
 /// How the gateway is.
 #[derive(Serialize, ToSchema)]

@@ -8,7 +8,7 @@ use crate::guard::policy::Client;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::key::{Key, MAX_KEY};
-use crate::wechat::FileError;
+use crate::wechat::error::FileError;
 
 /// A file that a request names.
 pub struct Found {

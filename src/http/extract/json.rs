@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
-use crate::inbound::InboundError;
 use crate::inbound::body::{Body, refuse_encoding};
+use crate::inbound::error::InboundError;
 use crate::memory::budget::{Charge, Share};
 
 /// For a thousand file ids of the longest kind.

@@ -1,7 +1,10 @@
 //! What every request passes on its way to a handler, and every response on its way back: one concern a file.
 
+pub mod access_log;
 pub mod h2_limits;
 pub mod idempotency;
+pub mod origin;
 pub mod request;
 pub mod request_body;
+pub mod request_id;
 pub mod server_timing;

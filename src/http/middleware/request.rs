@@ -1,71 +1,40 @@
-//! What every request gets: an id, one log line at its end, and for a failure its problem document.
+//! The outermost middleware: every request is admitted here, its body is given a reader, and its response is followed to
+//! its last byte.
 
-use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{ALLOW, HeaderName, HeaderValue, VARY};
-use actix_web::http::{ConnectionType, Method, Version};
+use actix_web::http::header::{ALLOW, VARY};
+use actix_web::http::{ConnectionType, Version};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, rt, web};
+use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
-use tracing::{Instrument, Span};
-use uuid::Uuid;
+use tracing::Instrument;
 
+use super::access_log::{LOGGED, Line};
 use super::h2_limits;
+use super::origin::Refusal;
 use super::request_body::Inflow;
-use super::server_timing::ServerTiming;
+use super::request_id::RequestId;
+use super::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::http::extract::client::CallerName;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::server::connection_limit::{Responding, Running, Seat};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
-use crate::telemetry;
 
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// How many times as long the rest of a request is read behind a failure that is dressed as a success.
 const DRESSED_PATIENCE: u32 = 10;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Characters of a path that are worth a line of the log.
-const LOGGED: usize = 1024;
 /// What is answered on every connection, to whoever asks how we are.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// The id a request is known by, in its reply and in every log line.
-#[derive(Debug, Clone)]
-pub struct RequestId(String);
-
-impl RequestId {
-    /// The client's own when it is sane, otherwise a new one.
-    fn of(request: &ServiceRequest) -> Self {
-        let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-        let sane = |id: &&str| {
-            (1..=128).contains(&id.len())
-                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        };
-        Self(given.filter(sane).map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned))
-    }
-
-    /// The id of a request that [`requests`] let in.
-    pub fn of_running(request: &HttpRequest) -> String {
-        let id = request.extensions().get::<Self>().map(|id| id.as_str().to_owned());
-        id.unwrap_or_default()
-    }
-
-    /// The id's text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Outermost: nothing is answered without passing it.
-pub async fn requests(
+pub async fn track(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -151,9 +120,7 @@ pub async fn requests(
     if let Some(ServerTiming(value)) = timing {
         reply.headers_mut().insert(SERVER_TIMING, value);
     }
-    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-        reply.headers_mut().insert(REQUEST_ID, value);
-    }
+    id.tell(reply.headers_mut());
 
     let line = Line {
         span,
@@ -167,97 +134,6 @@ pub async fn requests(
     };
     line.post();
     Ok(reply)
-}
-
-/// A request's line in the log.
-struct Line {
-    span: Span,
-    method: Method,
-    path: String,
-    client: Option<String>,
-    status: u16,
-    took: Duration,
-    problem: Option<Problem>,
-    /// It came over a connection for which there was no place.
-    refused: bool,
-}
-
-thread_local! {
-    /// Lines that are to be written.
-    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Lines that one worker writes in a second of requests of unknown callers, refused or not: a stranger can have as many
-/// answered as the network carries, of probes, pages and preflights, too, and must not fill the disk with them.
-const STRANGERS_A_SECOND: u32 = 100;
-
-thread_local! {
-    static STRANGERS: RefCell<Strangers> = const { RefCell::new(Strangers { written: 0, omitted: 0, counts: false }) };
-}
-
-/// Requests of unknown callers in the current second.
-struct Strangers {
-    written: u32,
-    omitted: u32,
-    /// A second has begun that will be ended by a task.
-    counts: bool,
-}
-
-impl Strangers {
-    /// Whether one more is written.
-    fn admit(&mut self) -> bool {
-        if !std::mem::replace(&mut self.counts, true) {
-            rt::spawn(async {
-                rt::time::sleep(Duration::from_secs(1)).await;
-                let ended = STRANGERS.replace(Self { written: 0, omitted: 0, counts: false });
-                if ended.omitted > 0 {
-                    tracing::warn!(
-                        requests = ended.omitted,
-                        "more requests of unknown callers were answered; their lines are left out"
-                    );
-                }
-            });
-        }
-        let room = self.written < STRANGERS_A_SECOND;
-        if room {
-            self.written += 1
-        } else {
-            self.omitted += 1
-        }
-        room
-    }
-}
-
-impl Line {
-    /// Writes it soon, with those of all who are answered now: no reply waits for it.
-    fn post(self) {
-        let is_first = LINES.with_borrow_mut(|lines| {
-            lines.push(self);
-            lines.len() == 1
-        });
-        if is_first {
-            rt::spawn(async { telemetry::together(|| LINES.take().iter().for_each(Self::write)) });
-        }
-    }
-
-    fn write(&self) {
-        let Self { span, method, path, client, status, took, problem, refused } = self;
-        let (client, _entered) = (client.as_deref(), span.enter());
-        match problem {
-            // That there is a flood was said once.
-            Some(problem) if *refused => {
-                tracing::debug!(%method, path, status, ?took, code = problem.code.name());
-            }
-            _ if client.is_none() && !STRANGERS.with_borrow_mut(Strangers::admit) => {}
-            Some(problem) if problem.code.status().is_server_error() => {
-                tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
-            }
-            Some(problem) => {
-                tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
-            }
-            None => tracing::info!(%method, path, client, status, ?took),
-        }
-    }
 }
 
 /// Refuses what a connection may not ask for.
@@ -325,31 +201,4 @@ fn with_document<B>(
         }
     }
     reply.into_response(document)
-}
-
-/// Why a request is refused before it is looked at: by its head, or for want of room. [`origins`] tells, so that the
-/// response has what CORS asks for.
-struct Refusal(Problem);
-
-/// Refuses what [`requests`] found wrong, and pages of foreign origins.
-pub async fn origins(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    let refusal = request.extensions_mut().remove::<Refusal>();
-    if let Some(Refusal(problem)) = refusal {
-        return Ok(request.error_response(problem));
-    }
-    let admitted = request.app_data::<web::Data<Worker>>().is_none_or(|worker| {
-        let (headers, peer) = (request.headers(), request.peer_addr().map(|peer| peer.ip()));
-        let authority = request.uri().authority().map(|host| host.as_str());
-        let host = worker.shared.proxies.host(peer, headers, authority);
-        worker.shared.origins.admit(headers, host)
-    });
-    if !admitted {
-        let detail =
-            "the page that sent this request is of an origin that cors.origins does not list";
-        return Ok(request.error_response(Problem::new(Code::OriginNotAllowed, detail)));
-    }
-    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }

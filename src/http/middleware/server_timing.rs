@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::fmt::Write;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{HeaderName, HeaderValue};
 
 use crate::metrics::{Metrics, Stage};
+
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The stages of a request's files, each summed up.
 pub struct Times<'a> {

@@ -27,7 +27,8 @@ pub fn reply(
         (ReplyProfile::Dropzone, [_, _, ..]) => {
             let error = outcomes.iter().find_map(Outcome::problem);
             let error = error.map(|problem| problem.detail.as_str());
-            return Ok(files(outcomes, Reply { error, ..Reply::new(outcomes, request_id) }));
+            let reply = Reply::new(outcomes, request_id).with_error(error);
+            return Ok(files(outcomes, reply));
         }
         _ => {}
     }

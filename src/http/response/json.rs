@@ -17,7 +17,7 @@ pub struct Reply<'a> {
     /// In words, for clients that look here (`dropzone`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub error: Option<&'a str>,
+    error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     url: Option<&'a str>,
@@ -56,6 +56,11 @@ enum File<'a> {
 }
 
 impl<'a> Reply<'a> {
+    /// The same with a failure in words.
+    pub fn with_error(self, error: Option<&'a str>) -> Self {
+        Self { error, ..self }
+    }
+
     /// Of all files of a request.
     pub fn new(outcomes: &'a [Outcome], request_id: &'a str) -> Self {
         let url = outcomes.iter().find_map(Outcome::stored).map(|stored| stored.url.as_str());

@@ -7,7 +7,7 @@ use crate::guard::auth::AuthError;
 use crate::guard::ticket::TicketError;
 use crate::http::extract::client::Refused;
 use crate::http::problem::{Code, Problem};
-use crate::wechat::WechatError;
+use crate::wechat::error::WechatError;
 
 /// What WeChat answers to a call that fails.
 pub struct Refusal {

@@ -28,9 +28,9 @@ use super::tcb::wire::{
     DeletedFile, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
 };
 use crate::settings::{Action, LinkAccess};
-use crate::wechat::FileError;
-use crate::wechat::api::{LINK_LIFE, Wanted};
-use crate::wechat::links::DownloadLink;
+use crate::wechat::api::LINK_LIFE;
+use crate::wechat::error::FileError;
+use crate::wechat::links::{DownloadLink, Wanted};
 
 /// `errmsg` where nothing is wrong.
 const OK: &str = "ok";

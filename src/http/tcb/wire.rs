@@ -9,7 +9,6 @@ use utoipa::{IntoParams, ToSchema};
 /// A reply, or WeChat's error; always under HTTP 200.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "a description; each arm is answered by itself")]
 pub enum Answer<T> {
     Done(T),
     Failed(Failed),

@@ -7,7 +7,8 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 
 use crate::http::extract::query;
 use crate::http::problem::{Code, Problem};
-use crate::inbound::{InboundError, chunking};
+use crate::inbound::chunking;
+use crate::inbound::error::InboundError;
 
 /// The parameter of S3's Upload Part.
 const PART: &str = "partnumber";

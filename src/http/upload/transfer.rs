@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use secrecy::ExposeSecret;
 
-use crate::cos::CosError;
+use crate::cos::error::CosError;
 use crate::cos::form::{Fields, Frame};
 use crate::cos::relay::Relay;
 use crate::cos::verdict::Receipt;

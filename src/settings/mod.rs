@@ -31,9 +31,9 @@ use secrecy::SecretString;
 pub use auth::{ApiKey, Auth, Jwt, Links, Policy, Rate};
 use layers::{Layers, Reader};
 
-const DEFAULT: &str = include_str!("../config/default.toml");
-const SANDBOX: &str = include_str!("../config/sandbox.toml");
-const PRODUCTION: &str = include_str!("../config/production.toml");
+const DEFAULT: &str = include_str!("../../config/default.toml");
+const SANDBOX: &str = include_str!("../../config/sandbox.toml");
+const PRODUCTION: &str = include_str!("../../config/production.toml");
 
 /// What COS takes in one form upload.
 pub const COS_MAX_FILE_SIZE: u64 = 5 << 30;
@@ -78,12 +78,17 @@ named! {
 }
 
 named! {
-    /// How the access token is obtained.
-    pub enum Credential {
+    /// How the gateway authenticates to WeChat.
+    pub enum CredentialMode {
+        /// `cgi-bin/token`: a new token replaces the previous one, which stays valid for some minutes.
         Secret = "secret",
+        /// `cgi-bin/stable_token`: the same token for every caller until 5 minutes before it expires.
         Stable = "stable",
+        /// A token in a file that WeChat cloud hosting writes.
         Cloudbase = "cloudbase",
+        /// No token: the sidecar of WeChat cloud hosting adds it.
         Open = "open",
+        /// An authorizer's token, fetched by a third-party platform.
         Authorizer = "authorizer",
     }
 }
@@ -198,7 +203,7 @@ pub struct Wechat {
     pub base_url: String,
     /// Like `appid` and `secret`, empty only where the sandbox is on: it has its own.
     pub env: String,
-    pub credential: Credential,
+    pub credential: CredentialMode,
     pub appid: String,
     pub secret: SecretString,
     /// `cloud://ENV.BUCKET`, without trailing slash.

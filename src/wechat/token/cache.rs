@@ -11,11 +11,13 @@ use moka::ops::compute::{CompResult, Op};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
-use super::credential::{Allowance, Credential, Issued, Mode};
-use super::direct::Direct;
-use super::replicas::{Away, Origin, Replicas};
-use super::{WechatError, advice};
+use super::fetch::{Allowance, Credential, Issued};
+use super::redis::{Away, Origin, Replicas};
 use crate::metrics::Metrics;
+use crate::settings::CredentialMode;
+use crate::wechat::error::WechatError;
+use crate::wechat::error_hints;
+use crate::wechat::transport::Direct;
 
 /// A token is not used in its last minutes: this many,
 const MARGIN: Duration = Duration::from_secs(4 * 60);
@@ -119,7 +121,7 @@ impl Tokens {
     }
 
     /// How they are fetched.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> CredentialMode {
         self.shared.credential.mode()
     }
 
@@ -168,7 +170,7 @@ impl Tokens {
         }
         if bad.fetched.elapsed() < YOUNG && !young_refusals.take() {
             let cause = "WeChat refuses each new token at once: ";
-            let cause = format!("{cause}{}", advice::bad_token(self.mode()));
+            let cause = format!("{cause}{}", error_hints::bad_token(self.mode()));
             let pause = self.back_off(&WechatError::Credential(cause));
             tracing::warn!(?pause, "new tokens are refused");
         }

@@ -25,7 +25,7 @@ use crate::guard::links::Links;
 use crate::guard::origin::Origins;
 use crate::guard::ticket::KeyFault;
 use crate::http::extract::json;
-use crate::http::middleware::request;
+use crate::http::middleware::{origin, request};
 use crate::http::routes;
 use crate::http::state::{Shared, Worker};
 use crate::key::Template;
@@ -185,9 +185,9 @@ fn serve(
                 routes::trim_slash(&mut request);
                 service.call(request)
             })
-            .wrap(from_fn(request::origins))
+            .wrap(from_fn(origin::check))
             .wrap(routes::cors(&shared))
-            .wrap(from_fn(request::requests))
+            .wrap(from_fn(request::track))
     };
     let server = ServerBuilder::default()
         .workers(workers)

@@ -7,44 +7,14 @@ use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::WechatError;
-use super::direct::{Address, Direct, with_query};
 use super::file::TokenFile;
-use super::reply::exchange;
-use super::wire::{
+use crate::settings::CredentialMode;
+use crate::wechat::error::WechatError;
+use crate::wechat::reply::exchange;
+use crate::wechat::transport::{Address, Direct, with_query};
+use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };
-
-/// How we are known to WeChat, as `wechat.credential` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// `cgi-bin/token`: a new token displaces the old one after some minutes.
-    Secret,
-    /// `cgi-bin/stable_token`: the same token for everyone until 5 minutes before its end.
-    Stable,
-    /// A token in a file of the platform's.
-    Cloudbase,
-    /// No token: the platform's sidecar knows us.
-    Open,
-    /// An authorizer's token, fetched by a third-party platform.
-    Authorizer,
-}
-
-impl Mode {
-    pub const ALL: &[Self] =
-        &[Self::Secret, Self::Stable, Self::Cloudbase, Self::Open, Self::Authorizer];
-
-    /// As in the settings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Secret => "secret",
-            Self::Stable => "stable",
-            Self::Cloudbase => "cloudbase",
-            Self::Open => "open",
-            Self::Authorizer => "authorizer",
-        }
-    }
-}
 
 /// What a token is fetched with.
 #[derive(Debug)]
@@ -134,11 +104,11 @@ pub(super) struct Issued {
 type Fetched = (SecretString, u64, Option<SecretString>);
 
 impl Credential {
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> CredentialMode {
         match self.grant {
-            Grant::Secret(_) => Mode::Secret,
-            Grant::Stable(..) => Mode::Stable,
-            Grant::Authorizer(_) => Mode::Authorizer,
+            Grant::Secret(_) => CredentialMode::Secret,
+            Grant::Stable(..) => CredentialMode::Stable,
+            Grant::Authorizer(_) => CredentialMode::Authorizer,
         }
     }
 
@@ -208,7 +178,8 @@ impl Credential {
         );
         let address = self.address()?;
         let sent = pin!(http.get(&address, &path));
-        let reply: TokenReply = exchange("token", Mode::Secret, sent, self.timeout).await?;
+        let reply: TokenReply =
+            exchange("token", CredentialMode::Secret, sent, self.timeout).await?;
         Ok((reply.access_token, reply.expires_in, None))
     }
 
@@ -232,7 +203,7 @@ impl Credential {
             let address = self.address()?;
             let sent = pin!(http.post(&address, "/cgi-bin/stable_token", &body));
             let reply: TokenReply =
-                exchange("stable_token", Mode::Stable, sent, self.timeout).await?;
+                exchange("stable_token", CredentialMode::Stable, sent, self.timeout).await?;
             let same = refused.is_some_and(|refused| {
                 refused.expose_secret() == reply.access_token.expose_secret()
             });
@@ -278,7 +249,7 @@ impl Credential {
             let address = self.address()?;
             let sent = pin!(http.post(&address, &path, &body));
             let reply: Result<AuthorizerTokenReply, _> =
-                exchange(CALL, Mode::Authorizer, sent, self.timeout).await;
+                exchange(CALL, CredentialMode::Authorizer, sent, self.timeout).await;
             match reply {
                 // The platform's token may have been renewed just now.
                 Err(WechatError::Refused { errcode, .. })

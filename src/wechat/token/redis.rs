@@ -14,9 +14,9 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use super::WechatError;
-use super::credential::{Credential, Issued};
+use super::fetch::{Credential, Issued};
 use crate::metrics::Metrics;
+use crate::wechat::error::WechatError;
 
 /// One command, and connecting for it; Redis is close by, and a health check waits a second in all.
 const COMMAND: Duration = Duration::from_millis(400);

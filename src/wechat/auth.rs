@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::WechatError;
-use super::credential::Mode;
-use super::direct::Direct;
-use super::file::TokenFile;
-use super::replicas::Away;
-use super::token::{Token, Tokens};
+use super::error::WechatError;
+use super::token::cache::{Token, Tokens};
+use super::token::file::TokenFile;
+use super::token::redis::Away;
+use super::transport::Direct;
+use crate::settings::CredentialMode;
 
 /// How the calls are let in; shared by all workers.
 pub enum Access {
@@ -30,11 +30,11 @@ pub enum Pass {
 
 impl Access {
     /// The mode of the settings.
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> CredentialMode {
         match self {
             Self::Fetched(tokens) => tokens.mode(),
-            Self::File(_) => Mode::Cloudbase,
-            Self::Open => Mode::Open,
+            Self::File(_) => CredentialMode::Cloudbase,
+            Self::Open => CredentialMode::Open,
         }
     }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 
-use super::credential::Mode;
+use crate::settings::CredentialMode;
 
 /// Where the secret, the appid and the IP allow list are.
 const ACCOUNT: &str = "mp.weixin.qq.com > Development > Development settings (开发管理 > 开发设置)";
@@ -15,7 +15,7 @@ const PERMISSIONS: &str = "the WeChat cloud hosting console > 云调用 > 微信
 
 /// What to do about `errcode`, which came with `message`, in credential mode `mode`. `None`: WeChat's own words are all
 /// there is to say.
-pub fn advice(errcode: i64, message: &str, mode: Mode) -> Option<Cow<'static, str>> {
+pub fn advice(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'static, str>> {
     let text: Cow<'static, str> = match errcode {
         -1 | -1000 | -501001 | -501002 | -501004 => {
             "WeChat's own system failed; try again shortly, and give its rid to WeChat's support if it goes on".into()
@@ -37,7 +37,7 @@ pub fn advice(errcode: i64, message: &str, mode: Mode) -> Option<Cow<'static, st
         .into(),
         40243 => format!("the app's secret is frozen: thaw it at {ACCOUNT}").into(),
         41001 => match mode {
-            Mode::Open => "the open interface service is switched off for this service: switch it on at the WeChat \
+            CredentialMode::Open => "the open interface service is switched off for this service: switch it on at the WeChat \
                            cloud hosting console > 设置 > 开放接口服务, or use another wechat.credential"
                 .into(),
             _ => "no token reached WeChat: something between the gateway and wechat.base_url removes the query".into(),
@@ -57,7 +57,7 @@ pub fn advice(errcode: i64, message: &str, mode: Mode) -> Option<Cow<'static, st
         .into(),
         45011 => "too many calls at once; try again shortly".into(),
         48001 => match mode {
-            Mode::Authorizer => "the authorizer has not granted a permission set with this call (49 or 64): have it \
+            CredentialMode::Authorizer => "the authorizer has not granted a permission set with this call (49 or 64): have it \
                                  authorize again with that set"
                 .into(),
             _ => "the app has no permission for this call: it must have cloud hosting or cloud development switched \
@@ -113,24 +113,24 @@ fn not_listed() -> String {
 }
 
 /// What it means that a token is refused.
-pub fn bad_token(mode: Mode) -> &'static str {
+pub fn bad_token(mode: CredentialMode) -> &'static str {
     match mode {
-        Mode::Secret => {
+        CredentialMode::Secret => {
             "the access token was displaced: another program fetches tokens of this app with cgi-bin/token, and each \
              fetch ends the life of the one before; use wechat.credential=stable, or share the token with redis.url"
         }
-        Mode::Stable => {
+        CredentialMode::Stable => {
             "the access token was refused twice: wechat.base_url and wechat.appid belong to different apps, or \
              somebody forces refreshes of this app's stable token"
         }
-        Mode::Cloudbase => {
+        CredentialMode::Cloudbase => {
             "the token in wechat.cloudbase_token_file is refused: the file is renewed every 10 minutes by the \
              platform, so check that it is the platform's own file and that 云调用 is on for this service"
         }
-        Mode::Open => {
+        CredentialMode::Open => {
             "the open interface service sent a token that WeChat refuses; redeploy the service"
         }
-        Mode::Authorizer => {
+        CredentialMode::Authorizer => {
             "the authorizer's access token was refused twice: another program refreshes it too; let all of them share \
              it (redis.url), or hand the newest refresh token to one of them only"
         }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn the_address_to_allow_is_named() {
         let message = "invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: 1-2-3";
-        let text = advice(40164, message, Mode::Stable).unwrap();
+        let text = advice(40164, message, CredentialMode::Stable).unwrap();
         assert!(text.contains("add the address 203.0.113.7 to"), "{text}");
         assert_eq!(address("invalid ip <script> x"), None);
     }
@@ -189,7 +189,7 @@ mod tests {
             -1, -1000, 40001, 40014, 40097, 40101, 41001, 42001, 43002, 44002, 47001, 85088,
             -501000, -501002, -501007,
         ];
-        for mode in Mode::ALL {
+        for mode in CredentialMode::ALL {
             for code in codes {
                 assert!(advice(code, "", *mode).is_some(), "{code} in {mode:?}");
             }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::WechatError;
+use crate::wechat::error::WechatError;
 
 /// Far above any token; what is longer is some other file.
 const LONGEST: u64 = 64 * 1024;

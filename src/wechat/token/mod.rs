@@ -1,0 +1,6 @@
+//! Access tokens: cached in the process, shared by Redis, fetched from WeChat, or read from a file.
+
+pub mod cache;
+pub mod fetch;
+pub mod file;
+pub mod redis;
