@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 
 use super::AppError;
 #[cfg(feature = "sandbox")]
-use crate::settings::{CredentialMode, Settings};
+use crate::settings::CredentialMode;
+use crate::settings::Settings;
 
 #[cfg(feature = "sandbox")]
 pub(crate) type Sandbox = crate::sandbox::Sandbox;

@@ -1,7 +1,7 @@
 //! The fields of a POST Object form (wire.md): which, how often, in which order, and whether they belong together.
 //! Knows links, but neither the form's syntax nor sockets.
 
-use super::cos::Refusal;
+use super::cos_reply::Refusal;
 use super::form::FormError;
 use super::link::{LinkError, Links};
 

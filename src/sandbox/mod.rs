@@ -8,9 +8,11 @@
 mod conn;
 mod control;
 mod cos;
+mod cos_reply;
 mod fault;
 mod fields;
 mod form;
+mod get_object;
 mod http;
 mod link;
 mod post_object;

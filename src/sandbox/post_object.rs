@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::conn::{Conn, Flow};
-use super::cos::{self, LINGER, Refusal};
+use super::cos_reply::{self, LINGER, Refusal};
 use super::fault::{self, Kind, Rule, Stage, Then};
 use super::fields::{Fields, Ticket};
 use super::form::{self, Event, Form};
@@ -40,7 +40,7 @@ struct Received {
 
 pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
     world.record.count("post_object");
-    let url_key = cos::target(head).1.unwrap_or_default();
+    let url_key = cos_reply::target(head).1.unwrap_or_default();
     let upload = world.record.begin(url_key, head.length);
     let rule = world.faults.borrow_mut().strike(Stage::Cos, url_key);
     let rule = rule.as_ref();
@@ -132,7 +132,7 @@ async fn receive(
 }
 
 fn check_head<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
-    let key = cos::key_of(world, head)?;
+    let key = cos_reply::key_of(world, head)?;
     match head.length {
         None => Err(Refusal::new(
             411,
@@ -173,7 +173,7 @@ async fn strike(
             return Ok(Flow::Reset);
         }
         Kind::Early2xx => stored_reply(204, "\"0\"", None, String::new()),
-        _ => cos::faulty(rule, rule.status.unwrap_or(500), &head.path),
+        _ => cos_reply::faulty(rule, rule.status.unwrap_or(500), &head.path),
     };
     let flow = conn.send(reply).await?;
     match rule.then.unwrap_or(Then::KeepReading) {
@@ -211,7 +211,7 @@ async fn conclude(
     });
     if !keeps {
         let mut reply = Reply::text(500, "");
-        cos::change(&mut reply, rule, &head.path);
+        cos_reply::change(&mut reply, rule, &head.path);
         // A file shorter than the rule's `after` comes here.
         let rule = rule.filter(|rule| !rule.is(Kind::ResetWithin));
         return match rule {
@@ -237,7 +237,7 @@ async fn conclude(
             refusal.reply(&head.path)
         }
     };
-    cos::change(&mut reply, rule, &head.path);
+    cos_reply::change(&mut reply, rule, &head.path);
     match rule {
         // These had their say while the form was read.
         Some(rule) if matches!(rule.fault, Kind::Slow | Kind::Early | Kind::Early2xx) => {
@@ -267,7 +267,7 @@ fn keep(world: &World, received: Received) -> Result<Object, Refusal> {
 fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String) -> Reply {
     let mut headers = vec![
         ("ETag", etag.to_owned()),
-        ("x-cos-request-id", cos::request_id()),
+        ("x-cos-request-id", cos_reply::request_id()),
         ("Server", "tencent-cos".to_owned()),
     ];
     if let Some(crc64) = crc64 {
@@ -279,7 +279,7 @@ fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String
         content = format!(
             "<?xml version='1.0' encoding='utf-8' ?>\n<PostResponse>\n\t<Location>{}</Location>\n\
              \t<ETag>{etag}</ETag>\n</PostResponse>\n",
-            cos::escaped(&location)
+            cos_reply::escaped(&location)
         );
     }
     if !location.is_empty() {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use httparse::Status;
 
-use super::response::TOO_LONG;
+pub(super) const TOO_LONG: &str = "it is too long";
 
 /// A chunk's line with its extensions, or all trailers, may be this long.
 const LINE_LIMIT: usize = 1024;

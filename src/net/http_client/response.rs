@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use httparse::{ParserConfig, Response, Status};
 
-use super::chunked::Chunks;
+use super::chunked::{Chunks, TOO_LONG};
 
 /// A head may be this long, and this many lines.
 const HEAD_LIMIT: usize = 16 * 1024;
@@ -259,8 +259,6 @@ impl Receiver {
         Ok(true)
     }
 }
-
-pub(super) const TOO_LONG: &str = "it is too long";
 
 /// A Content-Length's value in bytes: digits and nothing else.
 fn length_of(value: &[u8]) -> Option<usize> {
