@@ -1,5 +1,6 @@
 //! Composition: the one place that knows every stage. Binds first, tells the port, runs later.
 
+mod error;
 mod sandbox;
 mod upstreams;
 
@@ -23,7 +24,6 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::Links;
 use crate::guard::origin::Origins;
-use crate::guard::ticket::KeyFault;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
 use crate::http::routes;
@@ -37,32 +37,12 @@ use crate::server::listener::{self, Crowd};
 use crate::settings::Settings;
 use crate::shutdown::{self, Patience, Signals};
 
+pub use error::AppError;
 pub(crate) use sandbox::{Sandbox, with_sandbox};
 pub(crate) use upstreams::Upstreams;
 
 /// Connections waiting to be accepted, over all workers.
 const BACKLOG: u32 = 2048;
-
-/// Why the gateway cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    #[error("cannot listen on {address}: {cause}")]
-    Bind { address: SocketAddr, cause: io::Error },
-    #[error("{0}")]
-    Tickets(#[from] KeyFault),
-    #[error("TLS: {0}")]
-    Tls(#[from] crate::net::tls::TlsError),
-    #[error("the sandbox: {0}")]
-    Sandbox(io::Error),
-    #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
-    NoSandbox,
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    #[error("redis.url: {0}")]
-    Redis(#[from] redis::RedisError),
-    #[error("{0}")]
-    Run(#[from] io::Error),
-}
 
 /// A gateway that is bound and not yet running.
 pub struct App {

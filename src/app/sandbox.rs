@@ -5,7 +5,7 @@ use std::io;
 #[cfg(feature = "sandbox")]
 use std::net::Ipv4Addr;
 
-use super::AppError;
+use super::error::AppError;
 #[cfg(feature = "sandbox")]
 use crate::settings::CredentialMode;
 use crate::settings::Settings;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::AppError;
+use super::error::AppError;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::http::problem::Code;
 use crate::metrics::Metrics;

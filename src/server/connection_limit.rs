@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::http::middleware::h2_limits::Account;
+use super::h2_flood::Account;
 use crate::metrics::Metrics;
 
 /// Connections without a place.

@@ -4,4 +4,5 @@ pub mod client_stream;
 pub mod connection_limit;
 pub mod fd_limit;
 pub mod h1;
+pub mod h2_flood;
 pub mod listener;

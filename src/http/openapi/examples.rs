@@ -8,7 +8,7 @@ use utoipa::Modify;
 use utoipa::openapi::path::ParameterBuilder;
 use utoipa::openapi::{Content, OpenApi, RefOr};
 
-use super::operations;
+use super::operations::operations;
 
 /// What `examples.json` says of one operation.
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{OpenApi, Ref};
 
-use super::operations;
+use super::operations::operations;
 use crate::http::problem::Code;
 
 /// Any request.

@@ -5,6 +5,7 @@
 
 pub mod examples;
 pub mod failures;
+mod operations;
 pub mod schemas;
 
 use std::borrow::Cow;
@@ -15,7 +16,6 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
 use utoipa::{Modify, OpenApi};
@@ -190,7 +190,7 @@ impl Modify for Keys {
                 .map(|name| SecurityRequirement::new(*name, Vec::<String>::new()))
                 .collect::<Vec<_>>()
         };
-        for operation in operations(openapi) {
+        for operation in operations::operations(openapi) {
             let id = operation.operation_id.as_deref().unwrap_or_default();
             operation.security = match id {
                 // What is needed is for `links.access` to say.
@@ -205,11 +205,4 @@ impl Modify for Keys {
             };
         }
     }
-}
-
-fn operations(openapi: &mut openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
-    openapi.paths.paths.values_mut().flat_map(|item| {
-        let PathItem { get, put, post, delete, head, .. } = item;
-        [get, put, post, delete, head].into_iter().flatten()
-    })
 }

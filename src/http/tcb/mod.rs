@@ -16,17 +16,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use self::error::Refusal;
+use self::request::{Call, client, list, text};
+use self::wire::{
+    Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
+    DeletedFile, LinkedFile, Status, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
+};
 use super::extract::client::{self, Refused};
 use super::extract::file_ref::{confine, path_of};
 use super::extract::{json as body, query};
 use super::problem::Problem;
 use super::state::Worker;
-use super::tcb::error::Refusal;
-use super::tcb::request::{Call, client, list, text};
-use super::tcb::wire::{
-    Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
-    DeletedFile, LinkedFile, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
-};
 use crate::settings::{Action, LinkAccess};
 use crate::wechat::api::LINK_LIFE;
 use crate::wechat::error::FileError;
@@ -265,9 +265,6 @@ async fn download_links(
     }
     links_reply(worker, env, &files).await
 }
-
-/// A file's `status` and `errmsg`.
-type Status = (i64, String);
 
 /// `file_list` with each file's own status, of links that live as long as was asked: this reply has no place to say that
 /// one has less left; a call that failed as a whole fails the whole.

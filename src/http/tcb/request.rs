@@ -6,8 +6,8 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, web};
 use serde_json::{Map, Value};
 
-use super::Status;
 use super::error::Refusal;
+use super::wire::Status;
 use crate::guard::policy::Client;
 use crate::http::extract::file_ref::{FILE_ID, Lost, confine, path_of};
 use crate::http::extract::{client, json as body};

@@ -130,3 +130,6 @@ pub struct DeletedFile<'a> {
     pub status: i64,
     pub errmsg: String,
 }
+
+/// A file's `status` and `errmsg`.
+pub type Status = (i64, String);

@@ -11,7 +11,7 @@ use actix_web::rt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Turn, are_several};
+use super::batch::{Turn, are_several};
 
 /// What is short: replies, requests for links.
 const SHORT: usize = 4 * 1024;
@@ -192,7 +192,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::net::write_batch::{FEW, Upload};
+    use crate::net::write_batch::batch::{FEW, Upload};
 
     const LONG: [u8; SHORT + 1] = [7; SHORT + 1];
 

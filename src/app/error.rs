@@ -1,0 +1,27 @@
+//! Why the gateway cannot run.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::guard::ticket::KeyFault;
+
+/// Why the gateway cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot listen on {address}: {cause}")]
+    Bind { address: SocketAddr, cause: io::Error },
+    #[error("{0}")]
+    Tickets(#[from] KeyFault),
+    #[error("TLS: {0}")]
+    Tls(#[from] crate::net::tls::TlsError),
+    #[error("the sandbox: {0}")]
+    Sandbox(io::Error),
+    #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
+    NoSandbox,
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("redis.url: {0}")]
+    Redis(#[from] redis::RedisError),
+    #[error("{0}")]
+    Run(#[from] io::Error),
+}
