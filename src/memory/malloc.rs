@@ -13,6 +13,7 @@ const MAPPED: libc::c_int = 4 * 1024 * 1024;
 pub fn keep() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_TRIM_THRESHOLD, KEPT), (libc::M_MMAP_THRESHOLD, MAPPED)] {
+        #[expect(unsafe_code, reason = "no safe call changes the allocator's settings")]
         // SAFETY: it changes numbers of the allocator's, and no other thread allocates yet.
         let set = unsafe { libc::mallopt(parameter, value) };
         // Slower without it, and no worse.
