@@ -1,4 +1,4 @@
-//! As its image runs it: a user who may do nothing, on a file system that takes nothing.
+//! The image: its two profiles, and the gateway as it runs there: a user without rights on a read-only file system.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Form, Setup, authorization, crc64, noise, within};
+use crate::harness::{Form, Setup, authorization, command, crc64, noise, within};
+
+const DOCKERFILE: &str = include_str!("../../Dockerfile");
 
 /// Mounts `$0` read-only, with nothing but `/proc` besides, and goes there for good.
 const SEALED: &str = r#"
@@ -86,4 +88,38 @@ fn nobody_on_a_read_only_file_system_uploads() {
     assert_eq!(world.objects().len(), 3);
     let log = world.gateway.log();
     assert!(!log.contains("Read-only") && !log.contains("ERROR"), "{log}");
+}
+
+/// Runs the instruction that builds the binary, with a `cargo` that only prints its arguments.
+fn cargo_arguments(build: &str, profile: &str) -> Vec<String> {
+    let stubs = "cargo() { echo \"$@\"; }; touch() { :; }; strip() { :; };";
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &format!("{stubs} {build}")]).env("PROFILE", profile);
+    let output = shell.output().expect("sh");
+    assert!(output.status.success(), "{build}: {}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).expect("text");
+    printed.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_image_has_the_sandbox_only_when_built_for_its_profile() {
+    let joined = DOCKERFILE.replace("\\\n", "");
+    let instructions: Vec<_> = joined.lines().collect();
+    for needed in ["ARG PROFILE=production", "ENV GATEWAY_PROFILE=$PROFILE", "USER 65532:65532"] {
+        assert!(instructions.contains(&needed), "{needed}");
+    }
+    let builds: Vec<_> =
+        instructions.iter().filter(|line| line.contains("cargo build")).copied().collect();
+    let [dependencies, binary] = builds[..] else { panic!("{builds:?}") };
+    assert!(dependencies.contains("--no-default-features"), "{dependencies}");
+    let binary = binary.strip_prefix("RUN ").expect("a command");
+    let common = ["build", "--profile", "dist", "--locked", "--no-default-features"];
+    assert_eq!(cargo_arguments(binary, "production"), common);
+    let features = ["--features=sandbox"];
+    assert_eq!(cargo_arguments(binary, "sandbox"), [&common[..], &features].concat());
+
+    // The sandbox image starts without any other setting.
+    let variables = [("GATEWAY_PROFILE".to_owned(), "sandbox".to_owned())].into();
+    let output = command(&["--check"], &variables, Path::new("/")).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
