@@ -1,42 +1,44 @@
-//! What the gateway is built from: licences that fit its own, and each crate once. Needs no network.
+//! The dependencies: licences that fit ours, and each crate in one version, with the exceptions of `deny.toml`.
+//! Needs no network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use config::{Config, File, FileFormat};
+use serde::Deserialize;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
-/// Licences that ask for no more than to be named. Of several that a crate offers, one is enough.
-const LICENCES: [&str; 9] = [
-    "MIT",
-    "Apache-2.0",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "ISC",
-    "Zlib",
-    "BSL-1.0",
-    "Unicode-3.0",
-    // Mozilla's list of root certificates (webpki-roots): data, free to hand on.
-    "CDLA-Permissive-2.0",
-];
+/// The lists of `deny.toml`.
+#[derive(Deserialize)]
+struct Deny {
+    licenses: Licences,
+    bans: Bans,
+}
 
-/// Crates that are there in two versions, and why that has to do.
-const TWICE: &[(&str, &str)] = &[
-    ("base64", "rcgen (tests) is ahead of actix-http and jsonwebtoken"),
-    ("bit-vec", "yasna under rcgen (tests), and proptest (tests)"),
-    ("crypto-common", "follows digest"),
-    ("digest", "crc-fast is behind sha2 and hmac"),
-    ("getrandom", "ring is behind rand"),
-    ("hashbrown", "governor is behind indexmap"),
-    ("http", "actix is of http's first generation, hyper of its second"),
-    ("linux-raw-sys", "follows rustix"),
-    ("pem", "rcgen (tests) is ahead of jsonwebtoken"),
-    ("rand_core", "signature under jsonwebtoken is behind rand"),
-    ("rustix", "procfs under prometheus is behind the rest"),
-    ("syn", "macros, at build time only"),
-    ("synstructure", "macros, at build time only"),
-    ("untrusted", "aws-lc-rs is behind rustls-webpki"),
-];
+#[derive(Deserialize)]
+struct Licences {
+    allow: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Bans {
+    skip: Vec<Skipped>,
+}
+
+/// A version of a crate that is there beside a newer one, and why both are needed.
+#[derive(Deserialize)]
+struct Skipped {
+    #[serde(rename = "crate")]
+    name_and_version: String,
+    reason: String,
+}
+
+fn deny() -> Deny {
+    let file = File::from_str(include_str!("../../deny.toml"), FileFormat::Toml);
+    let read = Config::builder().add_source(file).build().expect("TOML");
+    read.try_deserialize().expect("its lists")
+}
 
 /// Everything that is built for this platform, tests and benchmarks included.
 fn packages() -> Vec<Value> {
@@ -56,10 +58,12 @@ fn packages() -> Vec<Value> {
 
 #[test]
 fn every_licence_fits_ours() {
+    let licences = deny().licenses.allow;
     let allowed = |text: &str| {
         let expression = Expression::parse_mode(text, ParseMode::LAX).ok()?;
-        let fits = expression
-            .evaluate(|licence| licence.license.id().is_some_and(|id| LICENCES.contains(&id.name)));
+        let fits = expression.evaluate(|licence| {
+            licence.license.id().is_some_and(|id| licences.iter().any(|name| name == id.name))
+        });
         Some(fits)
     };
     assert_eq!(allowed("GPL-3.0-only OR MIT"), Some(true));
@@ -81,11 +85,17 @@ fn every_crate_is_there_once_or_for_a_reason() {
         let text = |key: &str| package[key].as_str().expect("text").to_owned();
         versions.entry(text("name")).or_default().insert(text("version"));
     }
-    versions.retain(|_, versions| versions.len() > 1);
-    let excused: BTreeSet<_> = TWICE.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let found: BTreeSet<_> = versions.keys().cloned().collect();
-    let new: BTreeMap<_, _> =
-        versions.iter().filter(|(name, _)| !excused.contains(*name)).collect();
-    assert!(new.is_empty(), "in several versions, and for no reason that is told here: {new:#?}");
-    assert_eq!(excused, found, "those that are there once need no excuse");
+    let skipped = deny().bans.skip;
+    for Skipped { name_and_version, reason } in &skipped {
+        let (name, version) = name_and_version.split_once('@').expect("a version");
+        assert!(!reason.is_empty(), "{name_and_version}");
+        let found = versions.get_mut(name).unwrap_or_else(|| panic!("{name} is not there"));
+        assert!(found.len() > 1, "{name} is there once and needs no exception");
+        found.retain(|other| !other.starts_with(&format!("{version}.")));
+    }
+    versions.retain(|_, versions| versions.len() != 1);
+    assert!(
+        versions.is_empty(),
+        "in several versions, without a reason in deny.toml: {versions:#?}"
+    );
 }
