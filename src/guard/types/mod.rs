@@ -10,7 +10,7 @@ use std::path::Path;
 
 use mime_guess::{Mime, mime};
 
-use super::types::names::{canonical, standard};
+use self::names::{canonical, standard};
 use crate::inbound::sniff::{Look, Magic};
 
 /// What a file is stored as that would be run otherwise.

@@ -22,8 +22,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::api::{batch, files, health, ueditor_config, upload_links};
 pub use super::extract::schemas::{Folder, IdOrPath};
-use super::openapi::examples::Examples;
-use super::openapi::failures::{Failures, failures};
+use self::examples::Examples;
+use self::failures::{Failures, failures};
 use super::problem::{Code, Problem};
 use super::tcb;
 use super::upload::handler;
