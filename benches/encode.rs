@@ -18,7 +18,7 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use futures::FutureExt;
 use jiff::Timestamp;
-use tcb_upload_gateway::cos::form::{Fields, Frame};
+use tcb_upload_gateway::cos::form::{Fields, FormEnvelope};
 use tcb_upload_gateway::inbound::scan::{Scanner, Step};
 use tcb_upload_gateway::key::{Key, Template, Values};
 use tcb_upload_gateway::metrics::Metrics;
@@ -26,7 +26,7 @@ use tcb_upload_gateway::net::tls;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tcb_upload_gateway::wechat::token::cache::Tokens;
 use tcb_upload_gateway::wechat::token::fetch::{App, Credential, Forced, Grant};
-use tcb_upload_gateway::wechat::transport::Direct;
+use tcb_upload_gateway::wechat::transport::Transport;
 use uuid::Uuid;
 
 const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gWq";
@@ -59,7 +59,7 @@ fn head() -> Case {
             file_id: &file_id,
             content_type: Some("image/jpeg"),
         };
-        drop(black_box(Frame::new(black_box(&fields))));
+        drop(black_box(FormEnvelope::new(black_box(&fields))));
     };
     Case { name: "form head".to_owned(), bytes: 0, work: Box::new(work) }
 }
@@ -168,11 +168,11 @@ fn token_from_the_cache(bencher: Bencher) {
 }
 
 thread_local! {
-    static CLIENT: Direct = actix_web::rt::System::new().block_on(async { connections() });
+    static CLIENT: Transport = actix_web::rt::System::new().block_on(async { connections() });
 }
 
-fn connections() -> Direct {
-    Direct::new(tls::client().expect("TLS"), Duration::from_secs(5))
+fn connections() -> Transport {
+    Transport::new(tls::client().expect("TLS"), Duration::from_secs(5))
 }
 
 fn tokens() -> &'static Tokens {

@@ -6,21 +6,21 @@ use futures::stream::LocalBoxStream;
 /// An error of the source's own kind.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A file's content in order, then how it ended. Whatever follows [`Piece::End`] is never asked for.
-pub type Source = LocalBoxStream<'static, Result<Piece, BoxError>>;
+/// A file's content in order, then how it ended. Whatever follows [`FileEvent::End`] is never asked for.
+pub type Source = LocalBoxStream<'static, Result<FileEvent, BoxError>>;
 
 /// A piece of a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum FileEvent {
     /// Content; never empty.
     Content(Bytes),
     /// The content is complete, and what was read behind it is valid.
-    End(End),
+    End(FileEnd),
 }
 
 /// How a file's content ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
+pub struct FileEnd {
     /// No other file follows.
     pub last: bool,
     /// What stood behind the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF.
@@ -30,19 +30,19 @@ pub struct End {
 
 /// How long the part of our form is that is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framed {
+pub enum FileLength {
     /// The file has this many bytes.
-    Exact(u64),
+    Known(u64),
     /// If the file is the request's last part, it and the client's epilogue have this many bytes together. The
     /// epilogue is mirrored behind our closing delimiter, so the sum is exact whichever it is.
-    Guess(u64),
+    Assumed(u64),
 }
 
-impl Framed {
+impl FileLength {
     /// In bytes.
     pub fn length(self) -> u64 {
         match self {
-            Self::Exact(length) | Self::Guess(length) => length,
+            Self::Known(length) | Self::Assumed(length) => length,
         }
     }
 }

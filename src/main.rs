@@ -13,7 +13,7 @@ use tcb_upload_gateway::telemetry;
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    malloc::keep();
+    malloc::tune_malloc();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -18,7 +18,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long it may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ShutdownTimeouts {
     /// Requests are still answered at least this long, so that a load balancer sees in time that we are not ready.
     pub delay: Duration,
     /// Requests that run get this long.
@@ -31,7 +31,7 @@ pub async fn serve(
     server: Server,
     requests: &TaskTracker,
     begun: &CancellationToken,
-    patience: Patience,
+    timeouts: ShutdownTimeouts,
     mut signals: Signals,
 ) -> io::Result<()> {
     let handle = server.handle();
@@ -45,8 +45,8 @@ pub async fn serve(
     tracing::info!(signal, requests = requests.len(), "told to end; no upload is begun any more");
 
     let stop = async {
-        let end = Instant::now() + patience.grace;
-        let quiet = async { tokio::join!(sleep(patience.delay), requests.wait()) };
+        let end = Instant::now() + timeouts.grace;
+        let quiet = async { tokio::join!(sleep(timeouts.delay), requests.wait()) };
         if timeout_at(end, quiet).await.is_err() && !requests.is_empty() {
             tracing::warn!(
                 requests = requests.len(),

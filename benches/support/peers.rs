@@ -34,7 +34,7 @@ pub struct Peer {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
-    Direct,
+    Transport,
     /// The gateway's binary.
     Gateway(PathBuf),
     /// With a `client_body_buffer_size` of its own, or nginx's default.
@@ -66,7 +66,7 @@ impl Field {
     /// Looks for them; `binaries` are gateways. `folder` is where what they need is put.
     pub fn survey(binaries: &[(String, PathBuf)], folder: &Path) -> Self {
         let peer = |name: &str, kind| Peer { name: name.to_owned(), kind };
-        let mut peers = vec![peer("direct", Kind::Direct)];
+        let mut peers = vec![peer("direct", Kind::Transport)];
         let mut versions = BTreeMap::new();
         for (name, path) in binaries {
             peers.push(peer(name, Kind::Gateway(path.clone())));
@@ -155,7 +155,7 @@ impl Peer {
     }
 
     pub fn is_direct(&self) -> bool {
-        self.kind == Kind::Direct
+        self.kind == Kind::Transport
     }
 
     /// Starts it in front of `upstream`, whose certificate lies in `folder` with all else that is written.
@@ -169,7 +169,7 @@ impl Peer {
         let cos = upstream.cos(setup.https);
         let address = free_address()?;
         let command = match &self.kind {
-            Kind::Direct => {
+            Kind::Transport => {
                 let tls = setup.https.then(|| client_tls(folder)).transpose()?;
                 let target = Target { address: cos, tls, proof: false };
                 return Ok(Running { child: None, target, tree: Tree::of(upstream.process()) });

@@ -12,7 +12,7 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderVal
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use libfuzzer_sys::fuzz_target;
-use tcb_upload_gateway::file_stream::Piece;
+use tcb_upload_gateway::file_stream::FileEvent;
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::error::InboundError;
 use tcb_upload_gateway::inbound::form::{Fields, Form};
@@ -42,8 +42,8 @@ fn read(chunks: Vec<Bytes>, length: usize) -> Outcome {
                 let mut source = Form::content(&form);
                 loop {
                     match source.next().now_or_never().expect("never pending").expect("a piece") {
-                        Ok(Piece::Content(bytes)) => file.0.extend_from_slice(&bytes),
-                        Ok(Piece::End(_)) => {
+                        Ok(FileEvent::Content(bytes)) => file.0.extend_from_slice(&bytes),
+                        Ok(FileEvent::End(_)) => {
                             file.2 = true;
                             break;
                         }

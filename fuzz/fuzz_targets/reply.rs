@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcb_upload_gateway::net::http_client::response::{Failure, Headers, Receiver, Reply};
+use tcb_upload_gateway::net::http_client::response::{ResponseError, HeaderVisitor, ResponseParser, Response};
 
 /// Bytes that may follow a head.
 const LIMIT: usize = 1024;
@@ -14,7 +14,7 @@ const HEAD_LIMIT: usize = 16 * 1024;
 #[derive(Debug, Default, PartialEq)]
 struct Seen(Vec<(String, Vec<u8>)>);
 
-impl Headers for Seen {
+impl HeaderVisitor for Seen {
     fn see(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.to_owned(), value.to_owned()));
     }
@@ -22,14 +22,14 @@ impl Headers for Seen {
 
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    Reply(Reply, Seen, bool),
+    Response(Response, Seen, bool),
     Unanswered,
     CutShort(u16, Seen),
 }
 
 /// What a receiver makes of `bytes` that come in `pieces` and then end.
 fn received<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
-    let (mut receiver, mut seen) = (Receiver::new(LIMIT), Seen::default());
+    let (mut receiver, mut seen) = (ResponseParser::new(LIMIT), Seen::default());
     let mut result = None;
     for piece in pieces {
         if result.is_none() {
@@ -46,10 +46,10 @@ fn received<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
         Ok(reply) => {
             assert!(reply.body.len() <= LIMIT);
             assert!(reply.status >= 200);
-            Outcome::Reply(reply, seen, receiver.keeps())
+            Outcome::Response(reply, seen, receiver.keeps())
         }
-        Err(Failure::Unanswered(_)) => Outcome::Unanswered,
-        Err(Failure::CutShort { status, .. }) => Outcome::CutShort(status, seen),
+        Err(ResponseError::Unanswered(_)) => Outcome::Unanswered,
+        Err(ResponseError::CutShort { status, .. }) => Outcome::CutShort(status, seen),
     }
 }
 

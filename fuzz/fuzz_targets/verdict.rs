@@ -4,12 +4,12 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::cos::error::CosError;
-use tcb_upload_gateway::cos::verdict::{judge, Marks, Reply};
+use tcb_upload_gateway::cos::verdict::{judge, CosHeaders, Reply};
 
 fuzz_target!(|input: &[u8]| {
     let body = Bytes::copy_from_slice(input);
     for status in [204, 200, 403] {
-        let marks = Marks { request_id: None, crc64: Some("7".to_owned()) };
+        let marks = CosHeaders { request_id: None, crc64: Some("7".to_owned()) };
         let reply = Reply { status, marks, body: body.clone(), is_sent: true };
         match judge(&reply, 1, 7, true) {
             Ok(receipt) => {

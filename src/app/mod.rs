@@ -31,11 +31,11 @@ use crate::http::state::{Shared, Worker};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
-use crate::server::connection_limit::{Room, SPARE, Shedding};
+use crate::server::connection_limit::{LoadShedLog, SPARE, WorkerLimits};
 use crate::server::fd_limit;
-use crate::server::listener::{self, Crowd};
+use crate::server::listener::{self, ConnectionLimits};
 use crate::settings::Settings;
-use crate::shutdown::{self, Patience, Signals};
+use crate::shutdown::{self, ShutdownTimeouts, Signals};
 
 pub use error::AppError;
 pub(crate) use sandbox::{Sandbox, with_sandbox};
@@ -50,7 +50,7 @@ pub struct App {
     server: Server,
     requests: TaskTracker,
     shutdown: CancellationToken,
-    patience: Patience,
+    timeouts: ShutdownTimeouts,
     signals: Signals,
     /// Runs as long as it is kept.
     _sandbox: Option<Sandbox>,
@@ -69,8 +69,8 @@ impl App {
         let signals = Signals::listen()?;
         let server = serve(settings, listener, requests.clone(), shutdown.clone())?;
         tracing::info!("listening on {scheme}://{address}");
-        let patience = Patience { delay, grace };
-        Ok(Self { address, server, requests, shutdown, patience, signals, _sandbox: sandbox })
+        let timeouts = ShutdownTimeouts { delay, grace };
+        Ok(Self { address, server, requests, shutdown, timeouts, signals, _sandbox: sandbox })
     }
 
     /// Where it listens.
@@ -80,7 +80,7 @@ impl App {
 
     /// Serves until a signal; running uploads are given `server.shutdown_grace`.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
-        shutdown::serve(self.server, &self.requests, &self.shutdown, self.patience, self.signals)
+        shutdown::serve(self.server, &self.requests, &self.shutdown, self.timeouts, self.signals)
             .await?;
         tracing::info!("stopped");
         Ok(())
@@ -132,7 +132,7 @@ fn serve(
     let upstreams = Upstreams::new(&settings)?;
     let server_tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
-    let crowd = crowd(&settings, &upstreams.metrics);
+    let connection_limits = connection_limits(&settings, &upstreams.metrics);
     let budget = Budget::new(settings.upload.memory_budget as u64);
     let shared = Arc::new(Shared {
         guard: Guard::new(&settings)?,
@@ -173,16 +173,16 @@ fn serve(
         .workers(workers)
         .disable_signals()
         .shutdown_timeout(grace.as_secs());
-    Ok(listener::serve(server, listener, server_tls, crowd, app)?)
+    Ok(listener::serve(server, listener, server_tls, connection_limits, app)?)
 }
 
 /// As many connections as the settings and the limit of file descriptors allow, and as many requests on them as then
 /// find the descriptors they need.
-fn crowd(settings: &Settings, metrics: &Arc<Metrics>) -> Crowd {
+fn connection_limits(settings: &Settings, metrics: &Arc<Metrics>) -> ConnectionLimits {
     let (workers, uploads) = (settings.server.workers, settings.upload.max_concurrent);
     // To WeChat and COS; in the sandbox, their own ends, too.
     let upstream = if settings.sandbox.enabled { 4 } else { 2 };
-    let limit = fd_limit::raise().unwrap_or(usize::MAX);
+    let limit = fd_limit::raise_nofile_limit().unwrap_or(usize::MAX);
     let free = limit.saturating_sub(fd_limit::RESERVE + workers * SPARE);
     let connections = settings.server.max_connections.min(free / 2);
     let requests = (free - connections) / upstream;
@@ -193,10 +193,10 @@ fn crowd(settings: &Settings, metrics: &Arc<Metrics>) -> Crowd {
         );
     }
     let share = |all: usize| (all / workers).max(1);
-    let room = Room {
+    let room = WorkerLimits {
         connections: share(connections),
         requests: share(requests),
         write_timeout: settings.server.write_timeout,
     };
-    Crowd { room, shedding: Shedding::new(metrics.clone()) }
+    ConnectionLimits { room, load_shed_log: LoadShedLog::new(metrics.clone()) }
 }

@@ -9,12 +9,12 @@ use crate::http::problem::Code;
 use crate::metrics::Metrics;
 use crate::settings::{CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
-use crate::wechat::auth::Access;
+use crate::wechat::auth::ApiAuth;
 use crate::wechat::token::cache::Tokens;
 use crate::wechat::token::fetch::{self, Authorizer, Credential, Forced, Grant};
 use crate::wechat::token::file::TokenFile;
 use crate::wechat::token::redis::Replicas;
-use crate::wechat::transport::Direct;
+use crate::wechat::transport::Transport;
 
 /// What all threads share of them; each has its own connections.
 #[derive(Clone)]
@@ -44,12 +44,12 @@ impl Upstreams {
     }
 
     pub fn wechat(&self, settings: &Settings) -> Wechat {
-        let direct = Direct::new(self.tls.clone(), settings.wechat.connect_timeout);
-        Wechat::new(direct, self.wechat.clone())
+        let transport = Transport::new(self.tls.clone(), settings.wechat.connect_timeout);
+        Wechat::new(transport, self.wechat.clone())
     }
 
     /// How we are let in to WeChat.
-    pub fn access(&self) -> &Access {
+    pub fn access(&self) -> &ApiAuth {
         self.wechat.access()
     }
 
@@ -80,10 +80,10 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared
             let url = settings.redis.url.as_ref();
             let replicas =
                 url.map(|url| Replicas::new(url, &credential, metrics.clone())).transpose()?;
-            Access::Fetched(Tokens::new(credential, replicas, metrics.clone()))
+            ApiAuth::Fetched(Tokens::new(credential, replicas, metrics.clone()))
         }
-        None if wechat.credential == CredentialMode::Open => Access::Open,
-        None => Access::File(TokenFile::new(&wechat.cloudbase_token_file)),
+        None if wechat.credential == CredentialMode::Open => ApiAuth::Open,
+        None => ApiAuth::File(TokenFile::new(&wechat.cloudbase_token_file)),
     };
     let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
     Ok(api::Shared::new(

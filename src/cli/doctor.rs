@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 use crate::app::{self, AppError, Upstreams};
 use crate::cos::error::CosError;
-use crate::cos::form::{Fields, Frame};
+use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
 use crate::cos::target::{AllowedHosts, Target};
-use crate::file_stream::{End, Framed, Piece, Source};
+use crate::file_stream::{FileEnd, FileEvent, FileLength, Source};
 use crate::key::{Key, Template, Values};
-use crate::memory::budget::{Blocks, Budget, Share};
+use crate::memory::budget::{Budget, ReplayBuffer, Share};
 use crate::net::tls;
 use crate::settings::Settings;
 use crate::wechat::error::{FileError, WechatError};
@@ -245,7 +245,7 @@ impl Examiner<'_> {
     async fn upload(&self, key: &Key, link: &UploadLink, target: &Target) -> Checked<()> {
         let cos = &self.settings.cos;
         let fault = |error: CosError| self.cos_fault(&error, &link.url);
-        let frame = Frame::new(&Fields {
+        let frame = FormEnvelope::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),
             security_token: link.token.expose_secret(),
@@ -253,9 +253,9 @@ impl Examiner<'_> {
             content_type: cos.send_content_type.then_some(CONTENT_TYPE),
         })
         .map_err(fault)?;
-        let kept = Blocks::new(Share::new(Budget::new(0)));
+        let kept = ReplayBuffer::new(Share::new(Budget::new(0)));
         let relay = Relay::new(kept, None, one_byte(), 0, cos.verify_crc64);
-        let framed = Framed::Exact(CONTENT.len() as u64);
+        let framed = FileLength::Known(CONTENT.len() as u64);
         let sent = relay.attempt(&self.upstreams.cos(), target, frame, framed).await;
         let receipt = sent.map_err(fault)?;
         let verified = if receipt.verified { "its CRC-64 agrees" } else { "COS named no CRC-64" };
@@ -403,6 +403,6 @@ fn host(url: &str) -> &str {
 }
 
 fn one_byte() -> Source {
-    let end = Piece::End(End { last: true, epilogue: Bytes::new() });
-    Box::pin(stream::iter([Ok(Piece::Content(Bytes::from_static(CONTENT))), Ok(end)]))
+    let end = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
+    Box::pin(stream::iter([Ok(FileEvent::Content(Bytes::from_static(CONTENT))), Ok(end)]))
 }

@@ -35,7 +35,7 @@ const FRAMING: usize = 1024;
 
 /// Everything of the form but the file's bytes. Holds a signature: no `Debug`.
 #[derive(Clone)]
-pub struct Frame {
+pub struct FormEnvelope {
     /// Without quotes, as COS wants it. Random for each upload: a client that could predict it could put a second
     /// `key` into its file.
     pub boundary: String,
@@ -45,8 +45,8 @@ pub struct Frame {
     pub closing: Bytes,
 }
 
-impl Frame {
-    /// Builds the frame. A line break in a value would let it end its part: refused, as WeChat never sends one.
+impl FormEnvelope {
+    /// Builds the envelope. A line break in a value would let it end its part: refused, as WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
         let boundary = ["gateway-", &hex::encode(rand::rng().random::<[u8; 16]>())].concat();
         let values: usize = fields.ordered().map(|(_, value)| value.len()).sum();
@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn fields_stand_in_cos_order_with_the_file_last() {
-        let frame = Frame::new(&fields(Some("image/png"))).unwrap();
-        let head = String::from_utf8(frame.head.to_vec()).unwrap();
+        let envelope = FormEnvelope::new(&fields(Some("image/png"))).unwrap();
+        let head = String::from_utf8(envelope.head.to_vec()).unwrap();
         let names: Vec<_> =
             head.split("name=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         // "file" twice: the part's name and its fixed file name.
@@ -109,19 +109,19 @@ mod tests {
         assert_eq!(names, expected);
         assert!(head.contains("name=\"x-cos-meta-fileid\"\r\n\r\nab+c/d==\r\n--"));
         assert!(head.ends_with("\r\n\r\n"));
-        assert_eq!(frame.closing, format!("\r\n--{}--", frame.boundary).as_bytes());
+        assert_eq!(envelope.closing, format!("\r\n--{}--", envelope.boundary).as_bytes());
     }
 
     #[test]
     fn a_value_that_could_end_its_part_is_refused() {
         let with_break = Fields { signature: "a\r\n--x", ..fields(None) };
-        assert!(matches!(Frame::new(&with_break), Err(CosError::Link(_))));
+        assert!(matches!(FormEnvelope::new(&with_break), Err(CosError::Link(_))));
     }
 
     #[test]
     fn boundaries_do_not_repeat() {
         let all: std::collections::HashSet<_> =
-            (0..100).map(|_| Frame::new(&fields(None)).unwrap().boundary).collect();
+            (0..100).map(|_| FormEnvelope::new(&fields(None)).unwrap().boundary).collect();
         assert_eq!(all.len(), 100);
     }
 }

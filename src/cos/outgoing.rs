@@ -10,23 +10,23 @@ use crc_fast::{CrcAlgorithm, Digest};
 use tokio::time::Instant;
 
 use super::error::CosError;
-use super::form::Frame;
-use crate::file_stream::{End, Framed, Piece, Source};
-use crate::memory::budget::Blocks;
-use crate::net::http_client::exchange::{Aborted, Fill, Outflow};
-use crate::net::http_client::write_queue::Parcel;
+use super::form::FormEnvelope;
+use crate::file_stream::{FileEnd, FileEvent, FileLength, Source};
+use crate::memory::budget::ReplayBuffer;
+use crate::net::http_client::exchange::{Aborted, BodySource, Fill};
+use crate::net::http_client::write_queue::WriteQueue;
 
 /// So much of a form goes out at once where it comes in smaller pieces.
-const PARCEL: usize = 128 * 1024;
+const QUEUE_TARGET: usize = 128 * 1024;
 
 /// Our tail's epilogue where there is none to mirror.
 const EPILOGUE: &[u8] = b"\r\n";
 
 /// What a [`RelayBody`] draws from; outlives the connection.
-pub struct Outgoing {
+pub struct ReplayableFile {
     source: Source,
-    kept: Blocks,
-    ended: Option<End>,
+    kept: ReplayBuffer,
+    ended: Option<FileEnd>,
     whole: bool,
     window: usize,
     /// The source ended in an error and must not be asked again.
@@ -35,7 +35,7 @@ pub struct Outgoing {
     failed: Option<CosError>,
     /// Read ahead, and not kept.
     next: Option<Bytes>,
-    pass: Option<Pass>,
+    attempt: Option<Attempt>,
 }
 
 /// What the relay waits for, and since when: stalls are blamed on who caused them.
@@ -59,8 +59,13 @@ impl Waiting {
     }
 }
 
-impl Outgoing {
-    pub(super) fn new(kept: Blocks, ended: Option<End>, source: Source, window: usize) -> Self {
+impl ReplayableFile {
+    pub(super) fn new(
+        kept: ReplayBuffer,
+        ended: Option<FileEnd>,
+        source: Source,
+        window: usize,
+    ) -> Self {
         Self {
             source,
             kept,
@@ -70,7 +75,7 @@ impl Outgoing {
             broken: false,
             failed: None,
             next: None,
-            pass: None,
+            attempt: None,
         }
     }
 
@@ -80,7 +85,7 @@ impl Outgoing {
     }
 
     /// Whether all of a file would be.
-    pub(super) fn fits(&self, framed: Framed) -> bool {
+    pub(super) fn fits(&self, framed: FileLength) -> bool {
         framed.length() <= self.window as u64
     }
 
@@ -90,20 +95,20 @@ impl Outgoing {
     }
 
     /// The attempt is over.
-    pub(super) fn end(&mut self) -> Option<Pass> {
-        self.pass.take()
+    pub(super) fn end(&mut self) -> Option<Attempt> {
+        self.attempt.take()
     }
 
     pub(super) fn waiting(&self) -> Waiting {
-        self.pass.as_ref().map_or(Waiting::Upstream, |pass| pass.waiting)
+        self.attempt.as_ref().map_or(Waiting::Upstream, |attempt| attempt.waiting)
     }
 
     /// A reply has come: whatever has not been sent is not sent any more.
     fn stop(&mut self) {
-        if let Some(pass) = &mut self.pass
-            && !matches!(pass.waiting, Waiting::Verdict(_))
+        if let Some(attempt) = &mut self.attempt
+            && !matches!(attempt.waiting, Waiting::Verdict(_))
         {
-            pass.waiting = Waiting::Verdict(Instant::now());
+            attempt.waiting = Waiting::Verdict(Instant::now());
         }
     }
 
@@ -114,13 +119,13 @@ impl Outgoing {
                 break;
             }
             match ready!(self.poll_source(cx)) {
-                Ok(Piece::Content(bytes)) => {
+                Ok(FileEvent::Content(bytes)) => {
                     let before = self.kept.len();
                     if before + bytes.len() > self.window || self.kept.push(&bytes).is_err() {
                         self.next = Some(bytes.slice(self.kept.len() - before..));
                     }
                 }
-                Ok(Piece::End(end)) => self.ended = Some(end),
+                Ok(FileEvent::End(end)) => self.ended = Some(end),
                 Err(error) => self.failed = Some(error),
             }
         }
@@ -129,23 +134,23 @@ impl Outgoing {
 
     /// Whether the next bytes are here already, or are the last ones: then they go out with those before them.
     fn has_more_at_hand(&self) -> bool {
-        self.pass.as_ref().is_some_and(|pass| match pass.step {
+        self.attempt.as_ref().is_some_and(|attempt| match attempt.step {
             Step::Head | Step::Kept(_) => true,
-            Step::Source => pass.content + EPILOGUE.len() as u64 >= pass.framed.length(),
+            Step::Source => attempt.content + EPILOGUE.len() as u64 >= attempt.framed.length(),
             Step::Done => false,
         })
     }
 
     fn hand_out(&mut self) {
-        if let Some(pass) = &mut self.pass {
-            pass.waiting = Waiting::Upstream;
+        if let Some(attempt) = &mut self.attempt {
+            attempt.waiting = Waiting::Upstream;
         }
     }
 
     /// The next piece, whether it was read ahead or not. After an error nothing may be asked for.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, CosError>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, CosError>> {
         if let Some(bytes) = self.next.take() {
-            return Poll::Ready(Ok(Piece::Content(bytes)));
+            return Poll::Ready(Ok(FileEvent::Content(bytes)));
         }
         let piece = ready!(self.source.as_mut().poll_next(cx));
         self.broken = !matches!(piece, Some(Ok(_)));
@@ -157,33 +162,33 @@ impl Outgoing {
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
         loop {
-            let Some(pass) = &mut self.pass else {
+            let Some(attempt) = &mut self.attempt else {
                 return Poll::Ready(Some(Err(Aborted)));
             };
-            match pass.step {
+            match attempt.step {
                 Step::Head => {
-                    pass.step = Step::Kept(0);
-                    return Poll::Ready(Some(Ok(pass.frame.head.clone())));
+                    attempt.step = Step::Kept(0);
+                    return Poll::Ready(Some(Ok(attempt.envelope.head.clone())));
                 }
                 Step::Kept(index) => match self.kept.run(index) {
                     Some(bytes) => {
-                        pass.step = Step::Kept(index + 1);
-                        return Poll::Ready(Some(pass.content(bytes)));
+                        attempt.step = Step::Kept(index + 1);
+                        return Poll::Ready(Some(attempt.content(bytes)));
                     }
-                    None => pass.step = Step::Source,
+                    None => attempt.step = Step::Source,
                 },
                 Step::Source => {
                     if let Some(end) = &self.ended {
-                        return Poll::Ready(Some(pass.close(end)));
+                        return Poll::Ready(Some(attempt.close(end)));
                     }
-                    pass.waiting = Waiting::Client;
+                    attempt.waiting = Waiting::Client;
                     let piece = ready!(self.poll_source(cx));
-                    let Some(pass) = &mut self.pass else {
+                    let Some(attempt) = &mut self.attempt else {
                         return Poll::Ready(Some(Err(Aborted)));
                     };
-                    pass.waiting = Waiting::Upstream;
+                    attempt.waiting = Waiting::Upstream;
                     match piece {
-                        Ok(Piece::Content(bytes)) => {
+                        Ok(FileEvent::Content(bytes)) => {
                             if self.whole {
                                 let room = self.kept.len() + bytes.len() <= self.window;
                                 self.whole = room && self.kept.push(&bytes).is_ok();
@@ -191,10 +196,10 @@ impl Outgoing {
                                     self.kept.clear();
                                 }
                             }
-                            return Poll::Ready(Some(pass.content(bytes)));
+                            return Poll::Ready(Some(attempt.content(bytes)));
                         }
-                        Ok(Piece::End(end)) => self.ended = Some(end),
-                        Err(error) => return Poll::Ready(Some(pass.fail(error))),
+                        Ok(FileEvent::End(end)) => self.ended = Some(end),
+                        Err(error) => return Poll::Ready(Some(attempt.fail(error))),
                     }
                 }
                 Step::Done => return Poll::Ready(None),
@@ -214,9 +219,9 @@ enum Step {
 }
 
 /// One attempt.
-pub(super) struct Pass {
-    frame: Frame,
-    framed: Framed,
+pub(super) struct Attempt {
+    envelope: FormEnvelope,
+    framed: FileLength,
     step: Step,
     /// Bytes of the file that were handed out.
     pub(super) content: u64,
@@ -228,10 +233,10 @@ pub(super) struct Pass {
     pub(super) failure: Option<CosError>,
 }
 
-impl Pass {
-    fn new(frame: Frame, framed: Framed) -> Self {
+impl Attempt {
+    fn new(envelope: FormEnvelope, framed: FileLength) -> Self {
         Self {
-            frame,
+            envelope,
             framed,
             step: Step::Head,
             content: 0,
@@ -249,10 +254,11 @@ impl Pass {
 
     fn total(&self) -> u64 {
         let epilogue = match self.framed {
-            Framed::Exact(_) => EPILOGUE.len(),
-            Framed::Guess(_) => 0,
+            FileLength::Known(_) => EPILOGUE.len(),
+            FileLength::Assumed(_) => 0,
         };
-        self.framed.length() + (self.frame.head.len() + self.frame.closing.len() + epilogue) as u64
+        self.framed.length()
+            + (self.envelope.head.len() + self.envelope.closing.len() + epilogue) as u64
     }
 
     fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
@@ -268,18 +274,18 @@ impl Pass {
     }
 
     /// The form's tail, if the announced length came true. This is the only place where an object becomes complete.
-    fn close(&mut self, end: &End) -> Result<Bytes, Aborted> {
+    fn close(&mut self, end: &FileEnd) -> Result<Bytes, Aborted> {
         let epilogue = match self.framed {
-            Framed::Exact(length) if self.content == length => EPILOGUE,
-            Framed::Exact(declared) => {
+            FileLength::Known(length) if self.content == length => EPILOGUE,
+            FileLength::Known(declared) => {
                 return self.fail(CosError::LengthMismatch { declared, got: self.content });
             }
-            Framed::Guess(length)
+            FileLength::Assumed(length)
                 if end.last && self.content + end.epilogue.len() as u64 == length =>
             {
                 &end.epilogue[..]
             }
-            Framed::Guess(_) => {
+            FileLength::Assumed(_) => {
                 return self.fail(CosError::NotLast { content: self.content });
             }
         };
@@ -287,7 +293,7 @@ impl Pass {
         let now = Instant::now();
         self.sent = Some(now);
         self.waiting = Waiting::Verdict(now);
-        let closing = self.frame.closing.clone();
+        let closing = self.envelope.closing.clone();
         Ok(if epilogue.is_empty() { closing } else { [&closing[..], epilogue].concat().into() })
     }
 
@@ -299,42 +305,43 @@ impl Pass {
 
 /// A form as it goes out behind a request's head.
 pub struct RelayBody {
-    outgoing: Rc<RefCell<Outgoing>>,
+    outgoing: Rc<RefCell<ReplayableFile>>,
 }
 
 impl RelayBody {
     /// Begins an attempt. What failed while it was read ahead fails here: COS need not hear of it.
     pub(super) fn begin(
-        outgoing: &Rc<RefCell<Outgoing>>,
-        frame: Frame,
-        framed: Framed,
+        outgoing: &Rc<RefCell<ReplayableFile>>,
+        envelope: FormEnvelope,
+        framed: FileLength,
     ) -> Result<Self, CosError> {
         let mut drawn = outgoing.borrow_mut();
         if let Some(error) = drawn.failed.take() {
             return Err(error);
         }
-        drawn.pass = Some(Pass::new(frame, framed));
+        drawn.attempt = Some(Attempt::new(envelope, framed));
         Ok(Self { outgoing: outgoing.clone() })
     }
 
     /// In bytes, as the request announces it.
     pub(super) fn length(&self) -> u64 {
-        self.outgoing.borrow().pass.as_ref().map_or(0, Pass::total)
+        self.outgoing.borrow().attempt.as_ref().map_or(0, Attempt::total)
     }
 }
 
-impl Outflow for RelayBody {
+impl BodySource for RelayBody {
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        parcel: &mut Parcel,
+        queue: &mut WriteQueue,
     ) -> Poll<Result<Fill, Aborted>> {
         let mut outgoing = self.outgoing.borrow_mut();
-        while !parcel.is_full() && (parcel.remaining() < PARCEL || outgoing.has_more_at_hand()) {
+        while !queue.is_full() && (queue.remaining() < QUEUE_TARGET || outgoing.has_more_at_hand())
+        {
             match outgoing.poll_bytes(cx) {
-                Poll::Ready(Some(bytes)) => parcel.push(bytes?),
+                Poll::Ready(Some(bytes)) => queue.push(bytes?),
                 Poll::Ready(None) => return Poll::Ready(Ok(Fill::Last)),
-                Poll::Pending if !parcel.has_remaining() => return Poll::Pending,
+                Poll::Pending if !queue.has_remaining() => return Poll::Pending,
                 Poll::Pending => {
                     // What is at hand goes out first, and if it does not, that is not the client's doing.
                     outgoing.hand_out();
@@ -342,7 +349,7 @@ impl Outflow for RelayBody {
                 }
             }
         }
-        let done = outgoing.pass.as_ref().is_none_or(|pass| pass.step == Step::Done);
+        let done = outgoing.attempt.as_ref().is_none_or(|attempt| attempt.step == Step::Done);
         Poll::Ready(Ok(if done { Fill::Last } else { Fill::More }))
     }
 

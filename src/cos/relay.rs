@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::CosError;
-use super::form::Frame;
-use super::outgoing::{Outgoing, RelayBody};
+use super::form::FormEnvelope;
+use super::outgoing::{RelayBody, ReplayableFile};
 use super::target::Target;
 use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
-use crate::file_stream::{End, Framed, Source};
-use crate::memory::budget::Blocks;
+use crate::file_stream::{FileEnd, FileLength, Source};
+use crate::memory::budget::ReplayBuffer;
 use crate::net::http_client::{IDLE_FOR, SURE_FOR};
 
 /// A file and what is kept of it, over all attempts to store it.
 pub struct Relay {
-    outgoing: Rc<RefCell<Outgoing>>,
-    unsettled: Cell<bool>,
+    outgoing: Rc<RefCell<ReplayableFile>>,
+    outcome_unknown: Cell<bool>,
     took: Cell<Took>,
     verify: bool,
 }
@@ -38,16 +38,16 @@ impl Relay {
     /// `kept` are the file's first bytes (all of them when `ended`), `source` gives the rest; `window` is how many
     /// bytes may be kept for another attempt; with `verify` a differing CRC is a failure.
     pub fn new(
-        kept: Blocks,
-        ended: Option<End>,
+        kept: ReplayBuffer,
+        ended: Option<FileEnd>,
         source: Source,
         window: usize,
         verify: bool,
     ) -> Self {
-        let outgoing = Outgoing::new(kept, ended, source, window);
+        let outgoing = ReplayableFile::new(kept, ended, source, window);
         Self {
             outgoing: Rc::new(RefCell::new(outgoing)),
-            unsettled: Cell::new(false),
+            outcome_unknown: Cell::new(false),
             took: Cell::default(),
             verify,
         }
@@ -59,8 +59,8 @@ impl Relay {
     }
 
     /// Whether COS has had the whole form once and its verdict is not known: the file may be stored.
-    pub fn is_unsettled(&self) -> bool {
-        self.unsettled.get()
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.outcome_unknown.get()
     }
 
     /// How long the last attempt took.
@@ -83,33 +83,33 @@ impl Relay {
         &self,
         upstream: &Upstream,
         target: &Target,
-        frame: Frame,
-        framed: Framed,
+        envelope: FormEnvelope,
+        framed: FileLength,
     ) -> Result<Receipt, CosError> {
         let began = Instant::now();
-        let boundary = frame.boundary.clone();
-        let body = RelayBody::begin(&self.outgoing, frame, framed)?;
+        let boundary = envelope.boundary.clone();
+        let body = RelayBody::begin(&self.outgoing, envelope, framed)?;
         // What does not fit the window has one attempt, which a connection that COS is just closing would cost.
         let age = if self.outgoing.borrow().fits(framed) { IDLE_FOR } else { SURE_FOR };
         let answer = upstream.post(target, &boundary, body, &self.outgoing, age).await;
 
-        let Some(pass) = self.outgoing.borrow_mut().end() else {
+        let Some(attempt) = self.outgoing.borrow_mut().end() else {
             return Err(CosError::NoVerdict("the attempt was lost"));
         };
         let now = Instant::now();
-        let sent = pass.sent;
+        let sent = attempt.sent;
         self.took
             .set(Took { send: sent.unwrap_or(now) - began, verdict: sent.map(|sent| now - sent) });
         // What ended the body is the cause; what the connection made of it is not.
-        if let Some(failure) = pass.failure {
+        if let Some(failure) = attempt.failure {
             return Err(failure);
         }
-        let complete = pass.is_complete();
-        let verdict =
-            answer.and_then(|reply| judge(&reply, pass.content, pass.crc.finalize(), self.verify));
+        let complete = attempt.is_complete();
+        let verdict = answer
+            .and_then(|reply| judge(&reply, attempt.content, attempt.crc.finalize(), self.verify));
         match verdict {
             Err(error) if complete && !error.is_final() => {
-                self.unsettled.set(true);
+                self.outcome_unknown.set(true);
                 Err(error)
             }
             verdict => verdict,

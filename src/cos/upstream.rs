@@ -12,11 +12,11 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::{CONNECTING, CosError};
-use super::outgoing::{Outgoing, RelayBody, Waiting};
+use super::outgoing::{RelayBody, ReplayableFile, Waiting};
 use super::target::Target;
-use super::verdict::{Marks, Reply, is_success};
+use super::verdict::{CosHeaders, Reply, is_success};
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
-use crate::net::http_client::response::Failure;
+use crate::net::http_client::response::ResponseError;
 use crate::net::http_client::{ConnectError, Pool};
 
 /// COS's error documents are below 1 KiB.
@@ -51,7 +51,7 @@ impl Upstream {
         target: &Target,
         boundary: &str,
         body: RelayBody,
-        outgoing: &RefCell<Outgoing>,
+        outgoing: &RefCell<ReplayableFile>,
         age: Duration,
     ) -> Result<Reply, CosError> {
         let mut connection = match self.pool.pooled(&target.origin, age) {
@@ -60,7 +60,7 @@ impl Upstream {
         };
         let content_type = ["multipart/form-data; boundary=", boundary].concat();
         let head = head(&target.path, &target.authority, &content_type, body.length());
-        let exchange = Exchange::new(&mut connection, head, body, Marks::default());
+        let exchange = Exchange::new(&mut connection, head, body, CosHeaders::default());
         let reply = self.drive(exchange, outgoing).await?;
         if !reply.is_refusal() {
             self.pool.put_back(&target.origin, connection);
@@ -71,8 +71,8 @@ impl Upstream {
     /// Runs an exchange until it is over or COS stalls.
     async fn drive(
         &self,
-        mut exchange: Exchange<'_, RelayBody, Marks>,
-        outgoing: &RefCell<Outgoing>,
+        mut exchange: Exchange<'_, RelayBody, CosHeaders>,
+        outgoing: &RefCell<ReplayableFile>,
     ) -> Result<Reply, CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
         let mut reply_since = None;
@@ -107,15 +107,15 @@ impl Upstream {
             Ok(Ok(reply)) => (reply.status, reply.body),
             // A refusal stands by its status; a success that cannot be read to its end may hold an error.
             Err(timeout) => (refused.ok_or(timeout)?, Bytes::new()),
-            Ok(Err(ExchangeError::Failed(Failure::CutShort { status, .. })))
+            Ok(Err(ExchangeError::Failed(ResponseError::CutShort { status, .. })))
                 if !is_success(status) =>
             {
                 (status, Bytes::new())
             }
-            Ok(Err(ExchangeError::Failed(Failure::CutShort { .. }))) => {
+            Ok(Err(ExchangeError::Failed(ResponseError::CutShort { .. }))) => {
                 return Err(CosError::NoVerdict("its body cannot be read"));
             }
-            Ok(Err(ExchangeError::Failed(Failure::Unanswered(cause)))) => {
+            Ok(Err(ExchangeError::Failed(ResponseError::Unanswered(cause)))) => {
                 return Err(CosError::Unreachable(cause));
             }
             // The cause is told by whoever was to fill the form.
@@ -131,7 +131,7 @@ impl Upstream {
     /// for: COS could otherwise hold an upload for as long as its client takes.
     fn due(
         &self,
-        exchange: &Exchange<'_, RelayBody, Marks>,
+        exchange: &Exchange<'_, RelayBody, CosHeaders>,
         waiting: Waiting,
         now: Instant,
     ) -> Due {

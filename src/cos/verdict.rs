@@ -5,12 +5,12 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::error::CosError;
-use crate::net::http_client::response::Headers;
+use crate::net::http_client::response::HeaderVisitor;
 
 /// COS's reply, read to its end.
 pub struct Reply {
     pub status: u16,
-    pub marks: Marks,
+    pub marks: CosHeaders,
     pub body: Bytes,
     /// Whether the whole form was sent before.
     pub is_sent: bool,
@@ -28,13 +28,13 @@ const LONGEST: usize = 128;
 
 /// What counts of its headers.
 #[derive(Debug, Default)]
-pub struct Marks {
+pub struct CosHeaders {
     pub request_id: Option<String>,
     /// `x-cos-hash-crc64ecma`, decimal.
     pub crc64: Option<String>,
 }
 
-impl Headers for Marks {
+impl HeaderVisitor for CosHeaders {
     fn see(&mut self, name: &str, value: &[u8]) {
         let slot = if name.eq_ignore_ascii_case("x-cos-request-id") {
             &mut self.request_id
@@ -162,7 +162,10 @@ mod tests {
     fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> Reply {
         Reply {
             status,
-            marks: Marks { request_id: Some("id".into()), crc64: crc64.map(ToString::to_string) },
+            marks: CosHeaders {
+                request_id: Some("id".into()),
+                crc64: crc64.map(ToString::to_string),
+            },
             body: Bytes::from_static(body.as_bytes()),
             is_sent: true,
         }

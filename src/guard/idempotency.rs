@@ -1,7 +1,7 @@
 //! Requests that are sent again: the same client's same `Idempotency-Key` is one upload.
 //!
 //! Within [`REMEMBERED`] a repeat gets the first one's reply, or waits for it; one that failed is nobody's reply, and who
-//! waited takes its turn. What another replica, or this one before a restart, stored is not known here: so generated
+//! waited takes its claim. What another replica, or this one before a restart, stored is not known here: so generated
 //! names come from the client and its key, and a repeat lands on the same object.
 
 use std::sync::Arc;
@@ -75,9 +75,9 @@ enum Entry {
 }
 
 /// What to do with a request.
-pub enum Begun {
+pub enum Claim {
     /// It is the first: do it.
-    Turn(Turn),
+    IdempotencyGuard(IdempotencyGuard),
     /// It was done.
     Done(Arc<Answer>),
     /// The key was used for another request.
@@ -85,7 +85,7 @@ pub enum Begun {
 }
 
 /// The right to do what a key stands for. Dropped without an answer, it goes to whoever waits.
-pub struct Turn {
+pub struct IdempotencyGuard {
     entries: Cache<Scope, Entry>,
     scope: Scope,
     request: Hash,
@@ -110,8 +110,8 @@ impl Idempotency {
         Self { seed: hash(&seed), entries }
     }
 
-    /// Waits for its turn. `request` is what must be the same in a repeat, in parts.
-    pub async fn begin(&self, client: &Client, key: &str, request: &[&str]) -> Begun {
+    /// Waits for its claim. `request` is what must be the same in a repeat, in parts.
+    pub async fn begin(&self, client: &Client, key: &str, request: &[&str]) -> Claim {
         let claims = client.claims.as_ref().map_or(&[][..], |claims| claims);
         let scope = hash(&[client.id.as_bytes(), claims, key.as_bytes()]);
         let request: Hash = hash(&request.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
@@ -122,29 +122,29 @@ impl Idempotency {
             let first = entry.is_fresh();
             match entry.into_value() {
                 Entry::Running { request, .. } if first => {
-                    let turn = Turn {
+                    let claim = IdempotencyGuard {
                         entries: self.entries.clone(),
                         names: hmac(&self.seed, &[&scope]),
                         scope,
                         request,
                         end: Some(end),
                     };
-                    return Begun::Turn(turn);
+                    return Claim::IdempotencyGuard(claim);
                 }
                 Entry::Running { request: known, .. } | Entry::Done { request: known, .. }
                     if known != request =>
                 {
-                    return Begun::Other;
+                    return Claim::Other;
                 }
                 // An error is what is waited for: the sender is gone.
                 Entry::Running { mut end, .. } => drop(end.changed().await),
-                Entry::Done { answer, .. } => return Begun::Done(answer),
+                Entry::Done { answer, .. } => return Claim::Done(answer),
             }
         }
     }
 }
 
-impl Turn {
+impl IdempotencyGuard {
     /// The `index`-th file's id, the same wherever and whenever it is asked for.
     pub fn uuid(&self, index: usize) -> Uuid {
         let name = hmac(&self.names, &[&(index as u64).to_be_bytes()]);
@@ -161,7 +161,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for IdempotencyGuard {
     fn drop(&mut self) {
         if self.end.is_some() {
             self.entries.invalidate(&self.scope);
@@ -239,8 +239,8 @@ mod tests {
             let body = Bytes::from(vec![b'x'; length]);
             for n in 0..many {
                 let begun = idempotency.begin(&client, &n.to_string(), &[&request]).await;
-                let Begun::Turn(turn) = begun else { panic!("not the first: {n}") };
-                turn.done(Answer { status: 201, headers: Vec::new(), body: body.clone() });
+                let Claim::IdempotencyGuard(claim) = begun else { panic!("not the first: {n}") };
+                claim.done(Answer { status: 201, headers: Vec::new(), body: body.clone() });
             }
             idempotency.entries.run_pending_tasks();
             let entries = &idempotency.entries;

@@ -87,8 +87,9 @@ impl Limits {
         let Some(quota) = self.address_rate else {
             return Ok(());
         };
-        let limiter =
-            self.addresses.get_with(neighbours(address), || Arc::new(RateLimiter::direct(quota)));
+        let limiter = self
+            .addresses
+            .get_with(rate_limit_key(address), || Arc::new(RateLimiter::direct(quota)));
         check(&limiter)
     }
 
@@ -148,7 +149,7 @@ fn check(limiter: &DefaultDirectRateLimiter) -> Result<(), LimitError> {
 }
 
 /// What counts as one address: whoever has one of IPv6 has its /64.
-pub fn neighbours(address: IpAddr) -> IpAddr {
+pub fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),

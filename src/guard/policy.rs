@@ -63,7 +63,7 @@ pub enum PolicyError {
 
 /// What a ticket's claims leave of what its kind may do.
 #[derive(Debug, Default)]
-pub struct Narrowing {
+pub struct ClaimLimits {
     pub can: Option<BTreeSet<Action>>,
     /// A folder ending with `/`.
     pub prefix: Option<String>,
@@ -73,7 +73,7 @@ pub struct Narrowing {
     pub types: Option<Vec<String>>,
 }
 
-impl Narrowing {
+impl ClaimLimits {
     /// The same for claims that allow the same. Each part is written with its length, so that no two sets of claims
     /// run together.
     fn hash(&self) -> [u8; 32] {
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// Takes away what `claims` do not allow; nothing is added. Fails where nothing would be left to reach.
-    pub fn narrowed(mut self, claims: Narrowing) -> Result<Self, PolicyError> {
+    pub fn narrowed(mut self, claims: ClaimLimits) -> Result<Self, PolicyError> {
         self.claims = Some(claims.hash());
         if let Some(can) = claims.can {
             self.can.retain(|action| can.contains(action));
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn claims_take_away_and_never_add() {
-        let claims = Narrowing {
+        let claims = ClaimLimits {
             can: Some([Action::Upload, Action::Delete].into()),
             max_file_size: Some(1000),
             max_files: Some(2),
-            ..Narrowing::default()
+            ..ClaimLimits::default()
         };
         let narrowed = client(None).narrowed(claims).unwrap();
         assert_eq!(narrowed.can, [Action::Upload].into());
@@ -258,7 +258,7 @@ mod tests {
             (Some("a/"), "ab/", None),
             (Some("a/"), "b/", None),
         ] {
-            let claims = Narrowing { prefix: Some(claimed.to_owned()), ..Narrowing::default() };
+            let claims = ClaimLimits { prefix: Some(claimed.to_owned()), ..ClaimLimits::default() };
             let prefix = client(own).narrowed(claims).ok().map(|client| client.prefix.unwrap());
             assert_eq!(prefix.as_deref(), left, "{own:?} {claimed}");
         }
@@ -266,9 +266,9 @@ mod tests {
 
     #[test]
     fn a_path_that_is_claimed_must_lie_in_the_folder_and_is_the_only_one() {
-        let claims = |path: &str| Narrowing {
+        let claims = |path: &str| ClaimLimits {
             path: Some(Key::parse(path).unwrap()),
-            ..Narrowing::default()
+            ..ClaimLimits::default()
         };
         assert!(client(Some("a/")).narrowed(claims("b/x")).is_err());
         let narrowed = client(Some("a/")).narrowed(claims("a/x")).unwrap();

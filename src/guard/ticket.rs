@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
-use super::policy::Narrowing;
+use super::policy::ClaimLimits;
 use crate::key::Key;
 use crate::settings::{Action, Jwt, JwtAlgorithm};
 
@@ -60,7 +60,7 @@ pub struct Ticket {
     pub name: Option<String>,
     /// The same for the same ticket only; tells nothing of it.
     pub fingerprint: String,
-    pub narrowing: Narrowing,
+    pub narrowing: ClaimLimits,
 }
 
 /// Checks tickets.
@@ -212,7 +212,7 @@ impl Names {
 }
 
 impl Claims {
-    fn narrowing(self) -> Result<Narrowing, TicketError> {
+    fn narrowing(self) -> Result<ClaimLimits, TicketError> {
         let wrong = |claim: &str| TicketError::Claim(claim.to_owned());
         if let Some(name) = &self.sub {
             let sane = (1..=LONGEST_NAME).contains(&name.len()) && !name.contains(char::is_control);
@@ -239,7 +239,7 @@ impl Claims {
             // In the settings an empty list means any; a ticket that lists nothing was not meant so.
             if list.is_empty() { Err(wrong("types")) } else { Ok(list) }
         };
-        Ok(Narrowing {
+        Ok(ClaimLimits {
             can: self.can.map(actions),
             prefix: self.prefix.map(folder).transpose()?,
             path: self.path.map(|path| Key::parse(&path)).transpose().map_err(|_| wrong("path"))?,

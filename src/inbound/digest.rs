@@ -9,7 +9,7 @@ use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 
 use super::error::InboundError;
-use crate::file_stream::{Piece, Source};
+use crate::file_stream::{FileEvent, Source};
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// Of the bytes sent, and of the file; the same here, where a body is the whole file and has no content coding.
@@ -190,15 +190,15 @@ pub fn verified(source: Source, digests: Digests) -> Source {
         .collect();
     Box::pin(stream::unfold((source, checks), |(mut source, mut checks)| async move {
         let piece = match source.next().await? {
-            Ok(Piece::End(end)) => {
+            Ok(FileEvent::End(end)) => {
                 let wrong = checks
                     .drain(..)
                     .find_map(|(announced, hasher)| mismatch(&announced, &hasher.digest()));
-                wrong.map_or(Ok(Piece::End(end)), |error| Err(error.into()))
+                wrong.map_or(Ok(FileEvent::End(end)), |error| Err(error.into()))
             }
-            Ok(Piece::Content(bytes)) => {
+            Ok(FileEvent::Content(bytes)) => {
                 checks.iter_mut().for_each(|(_, hasher)| hasher.update(&bytes));
-                Ok(Piece::Content(bytes))
+                Ok(FileEvent::Content(bytes))
             }
             Err(error) => Err(error),
         };

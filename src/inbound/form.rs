@@ -2,7 +2,7 @@
 //!
 //! One state machine reads the body from its first byte to its last. It hands out a file's bytes as they come, and
 //! says that a file has ended only when everything up to the next file, or the form's end, has been read and is valid:
-//! an object that is finished only behind [`Piece::End`] is never a truncated one.
+//! an object that is finished only behind [`FileEvent::End`] is never a truncated one.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -24,7 +24,7 @@ use super::head::{self, HeadFault, PartHead};
 use super::scan::{Scanner, Step};
 use super::stray::{self, Passed};
 use super::text::printable;
-use crate::file_stream::{End, Piece, Source};
+use crate::file_stream::{FileEnd, FileEvent, Source};
 
 /// So long may one part's headers be, or what stands before the first delimiter.
 const MAX_HEAD: usize = 16 * 1024;
@@ -160,8 +160,8 @@ impl Form {
             }
             while skipped <= limit && !form.broken {
                 match ready!(form.poll_content(cx)) {
-                    Ok(Piece::Content(bytes)) => skipped += bytes.len() as u64,
-                    Ok(Piece::End(_)) => return Poll::Ready(true),
+                    Ok(FileEvent::Content(bytes)) => skipped += bytes.len() as u64,
+                    Ok(FileEvent::End(_)) => return Poll::Ready(true),
                     Err(_) => return Poll::Ready(false),
                 }
             }
@@ -185,13 +185,13 @@ impl Form {
         Poll::Ready(Ok(self.next.take()))
     }
 
-    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, InboundError>> {
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, InboundError>> {
         let polled = self.poll_piece(cx);
         self.broken |= matches!(polled, Poll::Ready(Err(_)));
         polled
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, InboundError>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, InboundError>> {
         while let State::Content = self.state {
             ready!(self.poll_fill(cx))?;
             match self.scanner.step(&mut self.chunk) {
@@ -205,7 +205,7 @@ impl Form {
                         Some(None) => {}
                         room => {
                             self.room = room.flatten();
-                            return Poll::Ready(Ok(Piece::Content(bytes)));
+                            return Poll::Ready(Ok(FileEvent::Content(bytes)));
                         }
                     }
                 }
@@ -214,11 +214,11 @@ impl Form {
             }
         }
         ready!(self.poll_to_file_or_end(cx))?;
-        Poll::Ready(Ok(Piece::End(match &self.state {
+        Poll::Ready(Ok(FileEvent::End(match &self.state {
             // Nothing but the epilogue stood behind the file when no field was read since; fields do not matter to
             // an exact length, and a guess notices them by its sum.
-            State::Ended { epilogue } => End { last: true, epilogue: epilogue.clone() },
-            _ => End { last: false, epilogue: Bytes::new() },
+            State::Ended { epilogue } => FileEnd { last: true, epilogue: epilogue.clone() },
+            _ => FileEnd { last: false, epilogue: Bytes::new() },
         })))
     }
 

@@ -3,14 +3,14 @@
 use futures::StreamExt;
 
 use super::error::InboundError;
-use crate::file_stream::{BoxError, End, Piece, Source};
-use crate::memory::budget::Blocks;
+use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
+use crate::memory::budget::ReplayBuffer;
 
 /// How far holding a file got.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Held {
     /// To its end: its length is known.
-    Whole(End),
+    Whole(FileEnd),
     /// Up to the limit; the rest is still to come.
     Full,
     /// Up to where the memory budget had no more room.
@@ -21,14 +21,14 @@ pub enum Held {
 /// kept or handed back behind the blocks: no byte is lost whichever way it ends.
 pub async fn hold(
     source: Source,
-    blocks: &mut Blocks,
+    blocks: &mut ReplayBuffer,
     limit: usize,
 ) -> Result<(Source, Held), BoxError> {
     let mut source = source;
     loop {
         let bytes = match source.next().await {
-            Some(Ok(Piece::Content(bytes))) => bytes,
-            Some(Ok(Piece::End(end))) => return Ok((source, Held::Whole(end))),
+            Some(Ok(FileEvent::Content(bytes))) => bytes,
+            Some(Ok(FileEvent::End(end))) => return Ok((source, Held::Whole(end))),
             Some(Err(error)) => return Err(error),
             None => return Err(InboundError::Truncated.into()),
         };
@@ -44,5 +44,5 @@ pub async fn hold(
 }
 
 fn put_back(bytes: bytes::Bytes, source: Source) -> Source {
-    Box::pin(futures::stream::iter([Ok(Piece::Content(bytes))]).chain(source))
+    Box::pin(futures::stream::iter([Ok(FileEvent::Content(bytes))]).chain(source))
 }

@@ -1,6 +1,6 @@
 //! What a client sends: a form or a raw body, read without keeping the file.
 //!
-//! Knows the pieces the relay takes ([`crate::file_stream::Piece`]), nothing of links, tokens or HTTP statuses.
+//! Knows the pieces the relay takes ([`crate::file_stream::FileEvent`]), nothing of links, tokens or HTTP statuses.
 
 pub mod body;
 pub mod boundary;

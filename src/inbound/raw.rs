@@ -5,15 +5,15 @@ use futures::stream;
 
 use super::body::Body;
 use super::error::InboundError;
-use crate::file_stream::{End, Piece, Source};
+use crate::file_stream::{FileEnd, FileEvent, Source};
 
 /// The body as a file's content. It ends validly where the body does; its length is checked by whoever announced it.
 pub fn content(mut body: Body) -> Source {
     Box::pin(stream::poll_fn(move |cx| {
         body.poll_chunk(cx).map(|chunk| {
             Some(match chunk {
-                Ok(Some(bytes)) => Ok(Piece::Content(bytes)),
-                Ok(None) => Ok(Piece::End(End { last: true, epilogue: Bytes::new() })),
+                Ok(Some(bytes)) => Ok(FileEvent::Content(bytes)),
+                Ok(None) => Ok(FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() })),
                 Err(error) => Err(InboundError::into(error)),
             })
         })

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
 use super::error::InboundError;
-use crate::file_stream::{BoxError, Piece, Source};
+use crate::file_stream::{BoxError, FileEvent, Source};
 
 /// No signature that counts lies further in.
 const WINDOW: usize = 4 * 1024;
@@ -40,8 +40,10 @@ pub async fn peek(mut source: Source, look: Look) -> Result<(Source, Magic), Box
         };
         let (first, end) = match piece {
             // Nearly always enough, and not copied.
-            Piece::Content(bytes) if seen.is_empty() && is_enough(&bytes, look) => (bytes, None),
-            Piece::Content(bytes) => {
+            FileEvent::Content(bytes) if seen.is_empty() && is_enough(&bytes, look) => {
+                (bytes, None)
+            }
+            FileEvent::Content(bytes) => {
                 seen.extend_from_slice(&bytes);
                 if !is_enough(&seen, look) {
                     continue;
@@ -52,7 +54,7 @@ pub async fn peek(mut source: Source, look: Look) -> Result<(Source, Magic), Box
         };
         let magic = tell(&first, look);
         let first: Option<Bytes> = Some(first).filter(|bytes| !bytes.is_empty());
-        let back = first.map(Piece::Content).into_iter().chain(end).map(Ok);
+        let back = first.map(FileEvent::Content).into_iter().chain(end).map(Ok);
         return Ok((Box::pin(stream::iter(back).chain(source)), magic));
     }
 }
@@ -210,10 +212,10 @@ fn element(tag: &[u8], so_far: Option<&'static str>) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file_stream::End;
+    use crate::file_stream::FileEnd;
     use futures::FutureExt;
 
-    const END: Piece = Piece::End(End { last: true, epilogue: Bytes::new() });
+    const END: FileEvent = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
 
     fn told(bytes: &[u8]) -> Option<&'static str> {
         tell(bytes, Look::All).media_type
@@ -262,15 +264,16 @@ mod tests {
 
     /// The pieces behind a peek, and what it told.
     fn peeked(pieces: Vec<&'static [u8]>, look: Look) -> (Vec<u8>, Magic, usize) {
-        let content = pieces.into_iter().map(|piece| Ok(Piece::Content(Bytes::from_static(piece))));
+        let content =
+            pieces.into_iter().map(|piece| Ok(FileEvent::Content(Bytes::from_static(piece))));
         let source: Source = Box::pin(stream::iter(content.chain([Ok(END)])));
         let (mut source, magic) = peek(source, look).now_or_never().unwrap().unwrap();
         let mut all = Vec::new();
         let mut ends = 0;
         while let Some(Some(Ok(piece))) = source.next().now_or_never() {
             match piece {
-                Piece::Content(bytes) => all.extend_from_slice(&bytes),
-                Piece::End(_) => ends += 1,
+                FileEvent::Content(bytes) => all.extend_from_slice(&bytes),
+                FileEvent::End(_) => ends += 1,
             }
         }
         (all, magic, ends)

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::buffer_pool;
 
-/// Blocks grow from this to [`LARGEST_BLOCK`], so that a small file does not pay for a large one.
+/// ReplayBuffer grow from this to [`LARGEST_BLOCK`], so that a small file does not pay for a large one.
 const FIRST_BLOCK: usize = 8 * 1024;
 const LARGEST_BLOCK: usize = 64 * 1024;
 
@@ -111,7 +111,7 @@ pub struct NoRoom;
 
 /// Bytes kept in order, charged to a client's [`Share`] by capacity until they are dropped.
 #[derive(Debug)]
-pub struct Blocks {
+pub struct ReplayBuffer {
     charge: Charge,
     /// In blocks.
     copied: usize,
@@ -120,7 +120,7 @@ pub struct Blocks {
     tail: BytesMut,
 }
 
-impl Blocks {
+impl ReplayBuffer {
     /// Keeps nothing yet and costs nothing.
     pub fn new(share: Arc<Share>) -> Self {
         let (full, tail) = (Vec::new(), BytesMut::new());
@@ -139,7 +139,7 @@ impl Blocks {
 
     /// Keeps `bytes` behind what is kept already; with [`NoRoom`] a part of them may have been kept.
     pub fn push(&mut self, bytes: &Bytes) -> Result<(), NoRoom> {
-        match buffer_pool::behind(bytes) {
+        match buffer_pool::pooled_capacity_of(bytes) {
             Some(buffer) if bytes.len() > buffer / 2 => {
                 self.charge.grow(buffer)?;
                 self.seal();
@@ -203,7 +203,7 @@ mod tests {
     use super::buffer_pool::Buffer;
     use super::*;
 
-    fn joined(blocks: &mut Blocks) -> Vec<u8> {
+    fn joined(blocks: &mut ReplayBuffer) -> Vec<u8> {
         let mut all = Vec::new();
         let mut index = 0;
         while let Some(run) = blocks.run(index) {
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn one_byte_pieces_cost_their_blocks_and_come_back_in_order() {
         let budget = Budget::new(1 << 20);
-        let mut blocks = Blocks::new(Share::new(budget.clone()));
+        let mut blocks = ReplayBuffer::new(Share::new(budget.clone()));
         let bytes: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         for byte in &bytes {
             blocks.push(&Bytes::copy_from_slice(&[*byte])).unwrap();
@@ -232,18 +232,18 @@ mod tests {
     fn no_client_holds_more_than_three_times_what_it_leaves_free() {
         const BLOCK: Bytes = Bytes::from_static(&[7; LARGEST_BLOCK]);
         let budget = Budget::new(4 << 20);
-        let mut clients: Vec<Blocks> = Vec::new();
+        let mut clients: Vec<ReplayBuffer> = Vec::new();
         // How much one more client gets that takes all it can.
         let mut greedy = || {
-            let mut blocks = Blocks::new(Share::new(budget.clone()));
+            let mut blocks = ReplayBuffer::new(Share::new(budget.clone()));
             while blocks.push(&BLOCK).is_ok() {}
             clients.push(blocks);
-            clients.last().map(Blocks::len).unwrap_or_default()
+            clients.last().map(ReplayBuffer::len).unwrap_or_default()
         };
         assert_eq!(greedy(), 3 << 20);
         assert_eq!(greedy(), 3 << 18);
         assert_eq!(greedy(), 3 << 16);
-        let mut small = Blocks::new(Share::new(budget.clone()));
+        let mut small = ReplayBuffer::new(Share::new(budget.clone()));
         assert_eq!(small.push(&Bytes::from_static(&[7; 100])), Ok(()));
         drop((clients, small));
         assert_eq!(budget.used(), 0);
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_and_the_room_comes_back() {
         let budget = Budget::new(16 * 1024);
-        let mut blocks = Blocks::new(Share::new(budget.clone()));
+        let mut blocks = ReplayBuffer::new(Share::new(budget.clone()));
         assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Ok(()));
         assert_eq!(blocks.push(&Bytes::from_static(&[7; 9000])), Err(NoRoom));
         blocks.clear();
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_full_buffer_is_kept_as_it_is() {
         let budget = Budget::new(1 << 20);
-        let mut blocks = Blocks::new(Share::new(budget.clone()));
+        let mut blocks = ReplayBuffer::new(Share::new(budget.clone()));
         let mut buffer = Buffer::take(64 << 10);
         buffer.unfilled(72 << 10).initialize_unfilled().fill(7);
         let read = buffer.freeze(72 << 10);

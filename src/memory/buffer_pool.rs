@@ -27,24 +27,24 @@ const SIZES: [Size; 3] = [
 
 thread_local! {
     static POOL: RefCell<Pool> = const {
-        RefCell::new(Pool { shelves: [Shelf::EMPTY; SIZES.len()], in_use: BTreeMap::new() })
+        RefCell::new(Pool { shelves: [SizeClass::EMPTY; SIZES.len()], in_use: BTreeMap::new() })
     };
 }
 
 /// A worker's buffers.
 struct Pool {
-    shelves: [Shelf; SIZES.len()],
+    shelves: [SizeClass; SIZES.len()],
     /// Where those in use begin, and how long they are.
     in_use: BTreeMap<usize, usize>,
 }
 
 /// Its buffers of one size.
-struct Shelf {
+struct SizeClass {
     free: Vec<Box<[u8]>>,
     in_use: usize,
 }
 
-impl Shelf {
+impl SizeClass {
     const EMPTY: Self = Self { free: Vec::new(), in_use: 0 };
 }
 
@@ -89,7 +89,7 @@ impl Buffer {
 
 /// How long the buffer is that `bytes` are a part of, and that is not used again while they are there; `None` where they
 /// are of none of this worker's.
-pub(crate) fn behind(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn pooled_capacity_of(bytes: &[u8]) -> Option<usize> {
     let at = bytes.as_ptr().addr();
     POOL.with_borrow(|pool| {
         let (start, length) = pool.in_use.range(..=at).next_back()?;
@@ -134,11 +134,11 @@ mod tests {
     #[test]
     fn what_is_in_a_buffer_is_known() {
         let whole = Buffer::take(1 << 30).freeze(10);
-        assert_eq!(behind(&whole.slice(9..)), Some(1024 * 1024));
-        assert_eq!(behind(b"elsewhere"), None);
+        assert_eq!(pooled_capacity_of(&whole.slice(9..)), Some(1024 * 1024));
+        assert_eq!(pooled_capacity_of(b"elsewhere"), None);
         let elsewhere = Bytes::copy_from_slice(&whole);
         drop(whole);
-        assert_eq!(behind(&elsewhere), None);
+        assert_eq!(pooled_capacity_of(&elsewhere), None);
     }
 
     #[test]

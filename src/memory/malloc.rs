@@ -10,7 +10,7 @@ const MAPPED: libc::c_int = 4 * 1024 * 1024;
 
 /// Keeps a worker's memory between uploads. glibc by itself gives it back at once and takes it again a page fault at a
 /// time: 8 % of the CPU of an upload of 64 KiB (benches/runs/NOTES.md). To be called before there are threads.
-pub fn keep() {
+pub fn tune_malloc() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [(libc::M_TRIM_THRESHOLD, KEPT), (libc::M_MMAP_THRESHOLD, MAPPED)] {
         #[expect(unsafe_code, reason = "no safe call changes the allocator's settings")]

@@ -11,30 +11,30 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection_limit::Seat;
+use super::connection_limit::ConnectionHandle;
 use crate::net::write_batch;
 
 /// A client's TCP stream in its place.
-pub struct Seated {
+pub struct TcpClient {
     stream: write_batch::Stream,
-    seat: Rc<Seat>,
+    handle: Rc<ConnectionHandle>,
     /// The socket takes no more; until when that may be so.
     blocked_until: Option<Instant>,
     blocked: Alarm,
 }
 
-impl Seated {
-    pub fn new(stream: TcpStream, seat: Rc<Seat>) -> Self {
-        let stream = write_batch::Stream::holding(stream);
-        Self { stream, seat, blocked_until: None, blocked: Alarm::default() }
+impl TcpClient {
+    pub fn new(stream: TcpStream, handle: Rc<ConnectionHandle>) -> Self {
+        let stream = write_batch::Stream::batched(stream);
+        Self { stream, handle, blocked_until: None, blocked: Alarm::default() }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
-    pub fn seat(&self) -> &Rc<Seat> {
-        &self.seat
+    pub fn handle(&self) -> &Rc<ConnectionHandle> {
+        &self.handle
     }
 
     /// Short writes go out at once. What h2 tells a sender of its windows is short, and would otherwise wait for the
@@ -50,12 +50,12 @@ impl Seated {
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        self.seat.set_blocked(written.is_pending());
+        self.handle.set_blocked(written.is_pending());
         if written.is_ready() {
             self.blocked_until = None;
             return written;
         }
-        let limit = self.seat.write_timeout();
+        let limit = self.handle.write_timeout();
         let end = *self.blocked_until.get_or_insert_with(|| Instant::now() + limit);
         ready!(self.blocked.poll(cx, end));
         tracing::debug!("a client takes none of its response; its connection is closed");
@@ -86,36 +86,36 @@ impl Alarm {
     }
 }
 
-impl Drop for Seated {
+impl Drop for TcpClient {
     fn drop(&mut self) {
-        self.seat.vacate();
+        self.handle.closed();
     }
 }
 
-impl AsyncRead for Seated {
+impl AsyncRead for TcpClient {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.seat.is_broken() {
+        if self.handle.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_pending() && self.seat.is_over(cx.waker()) {
+        if polled.is_pending() && self.handle.is_over(cx.waker()) {
             return Poll::Ready(Ok(()));
         }
         polled
     }
 }
 
-impl AsyncWrite for Seated {
+impl AsyncWrite for TcpClient {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.seat.is_broken() {
+        if self.handle.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
@@ -128,7 +128,7 @@ impl AsyncWrite for Seated {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.seat.is_broken() {
+        if self.handle.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
@@ -141,7 +141,7 @@ impl AsyncWrite for Seated {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.seat.is_broken() {
+        if self.handle.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
@@ -155,9 +155,9 @@ impl AsyncWrite for Seated {
 }
 
 /// A client's connection as HTTP reads it, TLS aside; a flood of h2 frames ends it.
-pub struct Attended<S> {
+pub struct ClientStream<S> {
     pub stream: S,
-    pub seat: Rc<Seat>,
+    pub handle: Rc<ConnectionHandle>,
     /// Bytes that were read since there was nothing to read, or since its turn ended.
     read: usize,
     /// When the responses on its streams must have moved on.
@@ -169,23 +169,23 @@ pub struct Attended<S> {
 /// seventh longer and half as much CPU again.
 const TURN: usize = 512 * 1024;
 
-impl<S> Attended<S> {
-    pub fn new(stream: S, seat: Rc<Seat>) -> Self {
-        Self { stream, seat, read: 0, stuck: Alarm::default() }
+impl<S> ClientStream<S> {
+    pub fn new(stream: S, handle: Rc<ConnectionHandle>) -> Self {
+        Self { stream, handle, read: 0, stuck: Alarm::default() }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // At once, even if a handler runs or TLS holds something to read.
-        if self.seat.is_broken() {
+        if self.handle.is_broken() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if self.seat.is_h2() && self.read >= TURN {
+        if self.handle.is_h2() && self.read >= TURN {
             self.read = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -194,25 +194,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let came = buffer.filled().len() - before;
         self.read = if polled.is_pending() { 0 } else { self.read + came };
-        if self.seat.is_h2() && !self.seat.account().came(came) {
+        if self.handle.is_h2() && !self.handle.flood_detector().came(came) {
             tracing::warn!(
                 "a client floods its h2 connection with frames that carry nothing; it is closed"
             );
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if polled.is_pending() {
-            if self.seat.is_over(cx.waker()) {
+            if self.handle.is_over(cx.waker()) {
                 return Poll::Ready(Ok(()));
             }
             // A peer that opens no window is not seen by the socket, which takes everything.
-            if self.seat.is_h2()
-                && let Some(end) = self.seat.response_deadline()
+            if self.handle.is_h2()
+                && let Some(end) = self.handle.response_deadline()
                 && self.stuck.poll(cx, end.into()).is_ready()
             {
                 tracing::debug!(
                     "a client takes none of its responses; its h2 connection is closed"
                 );
-                self.seat.break_off();
+                self.handle.break_off();
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
@@ -220,7 +220,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Attended<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Attended<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -14,19 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::h2_flood::Account;
+use super::h2_flood::FloodDetector;
 use crate::metrics::Metrics;
 
 /// Connections without a place.
-const STANDING: usize = 8;
+const OVER_LIMIT: usize = 8;
 /// Connections above the room: for those without a place, and for those who are just leaving.
-pub const SPARE: usize = 2 * STANDING;
+pub const SPARE: usize = 2 * OVER_LIMIT;
 /// A reply that was made is sent within this; an idle connection may be closed then.
 const SETTLED: Duration = Duration::from_millis(500);
 
 /// How much one worker may have.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct WorkerLimits {
     pub connections: usize,
     /// That run at once: each may need descriptors of its own.
     pub requests: usize,
@@ -42,29 +42,29 @@ enum Rest {
     /// There is no request.
     Idle,
     /// A response is being sent.
-    Responding,
+    SendingResponse,
     /// Requests are handled, none of which has shown who calls.
     Unknown,
 }
 
 /// The connections of one worker.
 pub struct Connections {
-    room: Room,
+    room: WorkerLimits,
     /// Connections that have a place.
-    seated: Cell<usize>,
+    admitted: Cell<usize>,
     /// Requests that run.
     served: Cell<usize>,
     /// Connections on which no request of a known caller runs, in the order in which they are closed.
-    waiting: RefCell<BTreeMap<(Rest, u64), Rc<Seat>>>,
-    standing: RefCell<VecDeque<Rc<Seat>>>,
+    waiting: RefCell<BTreeMap<(Rest, u64), Rc<ConnectionHandle>>>,
+    over_limit: RefCell<VecDeque<Rc<ConnectionHandle>>>,
     turn: Cell<u64>,
-    shedding: Arc<Shedding>,
+    load_shed_log: Arc<LoadShedLog>,
 }
 
 /// A connection as its requests know it.
-pub struct Seat {
+pub struct ConnectionHandle {
     connections: Rc<Connections>,
-    standing: bool,
+    over_limit: bool,
     /// Its key among those that may be closed, and since when.
     waits: Cell<Option<((Rest, u64), Instant)>>,
     /// Requests that are handled.
@@ -88,29 +88,29 @@ pub struct Seat {
     reader: RefCell<Option<Waker>>,
     /// h2: its reader has a clock for responses, which wait for windows rather than for the socket.
     is_h2: Cell<bool>,
-    account: Account,
+    flood_detector: FloodDetector,
 }
 
 impl Connections {
-    pub fn new(room: Room, shedding: Arc<Shedding>) -> Rc<Self> {
+    pub fn new(room: WorkerLimits, load_shed_log: Arc<LoadShedLog>) -> Rc<Self> {
         Rc::new(Self {
             room,
-            seated: Cell::new(0),
+            admitted: Cell::new(0),
             served: Cell::new(0),
             waiting: RefCell::default(),
-            standing: RefCell::default(),
+            over_limit: RefCell::default(),
             turn: Cell::new(0),
-            shedding,
+            load_shed_log,
         })
     }
 
-    /// A client has connected; whoever calls says when it is gone ([`Seat::vacate`]).
-    pub fn enter(self: &Rc<Self>) -> Rc<Seat> {
-        self.shedding.metrics.connected();
-        let room = self.seated.get() < self.room.connections || self.longest_waiting_leaves();
-        let seat = Rc::new(Seat {
+    /// A client has connected; whoever calls says when it is gone ([`ConnectionHandle::closed`]).
+    pub fn enter(self: &Rc<Self>) -> Rc<ConnectionHandle> {
+        self.load_shed_log.metrics.connected();
+        let room = self.admitted.get() < self.room.connections || self.longest_waiting_leaves();
+        let handle = Rc::new(ConnectionHandle {
             connections: self.clone(),
-            standing: !room,
+            over_limit: !room,
             waits: Cell::new(None),
             running: Cell::new(0),
             known: Cell::new(0),
@@ -123,77 +123,77 @@ impl Connections {
             blocked: Cell::new(false),
             reader: RefCell::default(),
             is_h2: Cell::new(false),
-            account: Account::default(),
+            flood_detector: FloodDetector::default(),
         });
         if room {
-            self.seated.set(self.seated.get() + 1);
-            seat.rest();
+            self.admitted.set(self.admitted.get() + 1);
+            handle.rest();
         } else {
-            let mut standing = self.standing.borrow_mut();
-            let oldest = if standing.len() >= STANDING { standing.pop_front() } else { None };
-            standing.push_back(seat.clone());
-            drop(standing);
+            let mut over_limit = self.over_limit.borrow_mut();
+            let oldest = if over_limit.len() >= OVER_LIMIT { over_limit.pop_front() } else { None };
+            over_limit.push_back(handle.clone());
+            drop(over_limit);
             if let Some(oldest) = oldest {
                 oldest.close();
             }
         }
-        seat
+        handle
     }
 
     fn longest_waiting_leaves(&self) -> bool {
-        self.shedding.began();
-        let first = self.waiting.borrow().first_key_value().map(|(_, seat)| seat.clone());
-        first.inspect(|seat| seat.close()).is_some()
+        self.load_shed_log.began();
+        let first = self.waiting.borrow().first_key_value().map(|(_, handle)| handle.clone());
+        first.inspect(|handle| handle.close()).is_some()
     }
 
-    /// Whether there is room for one more request, on `seat`, which the longest running one of an unknown caller may have to
+    /// Whether there is room for one more request, on `handle`, which the longest running one of an unknown caller may have to
     /// make.
-    fn serves_one_more(&self, seat: &Rc<Seat>) -> bool {
+    fn serves_one_more(&self, handle: &Rc<ConnectionHandle>) -> bool {
         if self.served.get() < self.room.requests {
             return true;
         }
         let last = self.waiting.borrow();
-        let mut unknown = last.range((Rest::Unknown, 0)..).map(|(_, seat)| seat);
-        let longest = unknown.find(|other| !Rc::ptr_eq(other, seat)).cloned();
+        let mut unknown = last.range((Rest::Unknown, 0)..).map(|(_, handle)| handle);
+        let longest = unknown.find(|other| !Rc::ptr_eq(other, handle)).cloned();
         drop(last);
-        longest.inspect(|seat| seat.close()).is_some()
+        longest.inspect(|handle| handle.close()).is_some()
     }
 
     /// Closes every connection on which no request runs and no reply is being sent any more.
     pub fn close_idle(&self) {
         let now = Instant::now();
-        let settled = |seat: &&Rc<Seat>| {
-            seat.waits.get().is_some_and(|((rest, _), since)| {
+        let settled = |handle: &&Rc<ConnectionHandle>| {
+            handle.waits.get().is_some_and(|((rest, _), since)| {
                 rest == Rest::Idle && now.duration_since(since) >= SETTLED
             })
         };
         let idle: Vec<_> = self.waiting.borrow().values().filter(settled).cloned().collect();
-        idle.iter().for_each(|seat| seat.leave());
+        idle.iter().for_each(|handle| handle.leave());
     }
 }
 
-impl Seat {
+impl ConnectionHandle {
     /// A request has come; it runs until what is returned is dropped or answered. One that only asks for the gateway's
     /// health is never refused.
-    pub fn begin(self: &Rc<Self>, asks_for_health: bool) -> Running {
+    pub fn begin(self: &Rc<Self>, asks_for_health: bool) -> RunningRequest {
         self.running.set(self.running.get() + 1);
         self.rest();
         let connections = &self.connections;
-        let room = !self.is_standing() && (asks_for_health || connections.serves_one_more(self));
+        let room = !self.is_over_limit() && (asks_for_health || connections.serves_one_more(self));
         let (served, refused) = (room && !asks_for_health, !room && !asks_for_health);
         if served {
             connections.served.set(connections.served.get() + 1);
         }
         if refused {
-            connections.shedding.began();
+            connections.load_shed_log.began();
         }
-        let caller = Caller { seat: self.clone(), is_known: Cell::new(false) };
-        Running { seat: self.clone(), caller: Rc::new(caller), served, refused }
+        let caller = Caller { handle: self.clone(), is_known: Cell::new(false) };
+        RunningRequest { handle: self.clone(), caller: Rc::new(caller), served, refused }
     }
 
     /// Whether it is over the limit, or about to be closed.
-    fn is_standing(&self) -> bool {
-        self.standing || self.leaving.get()
+    fn is_over_limit(&self) -> bool {
+        self.over_limit || self.leaving.get()
     }
 
     /// Requests that run on it, and responses that are not sent to their end.
@@ -202,8 +202,8 @@ impl Seat {
     }
 
     /// What came over it, if it is one of h2.
-    pub fn account(&self) -> &Account {
-        &self.account
+    pub fn flood_detector(&self) -> &FloodDetector {
+        &self.flood_detector
     }
 
     /// It carries h2.
@@ -256,13 +256,13 @@ impl Seat {
     }
 
     /// The client has disconnected, or we have.
-    pub fn vacate(self: &Rc<Self>) {
+    pub fn closed(self: &Rc<Self>) {
         self.leave();
-        if self.standing {
-            self.connections.standing.borrow_mut().retain(|seat| !Rc::ptr_eq(seat, self));
+        if self.over_limit {
+            self.connections.over_limit.borrow_mut().retain(|handle| !Rc::ptr_eq(handle, self));
         }
-        self.connections.shedding.metrics.disconnected();
-        self.connections.shedding.may_be_over();
+        self.connections.load_shed_log.metrics.disconnected();
+        self.connections.load_shed_log.may_be_over();
     }
 
     /// Whether the client takes what is written.
@@ -276,10 +276,10 @@ impl Seat {
     }
 
     fn leave(&self) {
-        if !self.leaving.replace(true) && !self.standing {
-            self.connections.seated.set(self.connections.seated.get() - 1);
+        if !self.leaving.replace(true) && !self.over_limit {
+            self.connections.admitted.set(self.connections.admitted.get() - 1);
         }
-        self.rise();
+        self.mark_active();
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -292,13 +292,13 @@ impl Seat {
             (1.., _, _) => Some(Rest::Unknown),
             (0, 0, _) => Some(Rest::Idle),
             (0, responding, draining) if responding == draining => Some(Rest::Draining),
-            _ => Some(Rest::Responding),
+            _ => Some(Rest::SendingResponse),
         };
         if self.waits.get().map(|((rest, _), _)| rest) == rest {
             return;
         }
-        self.rise();
-        let Some(rest) = rest.filter(|_| !self.is_standing()) else {
+        self.mark_active();
+        let Some(rest) = rest.filter(|_| !self.is_over_limit()) else {
             return;
         };
         let turn = self.connections.turn.get();
@@ -307,7 +307,7 @@ impl Seat {
         self.connections.waiting.borrow_mut().insert((rest, turn), self.clone());
     }
 
-    fn rise(&self) {
+    fn mark_active(&self) {
         if let Some((key, _)) = self.waits.take() {
             self.connections.waiting.borrow_mut().remove(&key);
         }
@@ -315,14 +315,14 @@ impl Seat {
 }
 
 /// A request that runs on a connection.
-pub struct Running {
-    seat: Rc<Seat>,
+pub struct RunningRequest {
+    handle: Rc<ConnectionHandle>,
     caller: Rc<Caller>,
     served: bool,
     refused: bool,
 }
 
-impl Running {
+impl RunningRequest {
     /// Whether there is no room for it.
     pub fn is_refused(&self) -> bool {
         self.refused
@@ -330,12 +330,12 @@ impl Running {
 
     /// Whether its connection shall not stay for another.
     pub fn is_last(&self) -> bool {
-        self.refused || self.seat.is_standing()
+        self.refused || self.handle.is_over_limit()
     }
 
     /// Its connection.
-    pub fn seat(&self) -> &Seat {
-        &self.seat
+    pub fn handle(&self) -> &ConnectionHandle {
+        &self.handle
     }
 
     /// What is to be told once its caller is known.
@@ -345,32 +345,33 @@ impl Running {
 
     /// Its response is made. From here on the request needs nothing but its connection, which may be closed to make room.
     /// `drains`: the rest of the request is discarded behind the response.
-    pub fn answered(self, drains: bool) -> Responding {
-        let seat = &self.seat;
-        seat.responding.set(seat.responding.get() + 1);
-        seat.draining.set(seat.draining.get() + usize::from(drains));
-        let responding = Responding { seat: seat.clone(), drains, is_unsent: Cell::new(false) };
+    pub fn answered(self, drains: bool) -> SendingResponse {
+        let handle = &self.handle;
+        handle.responding.set(handle.responding.get() + 1);
+        handle.draining.set(handle.draining.get() + usize::from(drains));
+        let responding =
+            SendingResponse { handle: handle.clone(), drains, is_unsent: Cell::new(false) };
         responding.gave();
         responding
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningRequest {
     fn drop(&mut self) {
-        let Self { seat, served, caller, .. } = self;
+        let Self { handle, served, caller, .. } = self;
         // Told later it changes nothing: the request is over.
-        seat.known.set(seat.known.get() - usize::from(caller.is_known.replace(true)));
+        handle.known.set(handle.known.get() - usize::from(caller.is_known.replace(true)));
         if *served {
-            seat.connections.served.set(seat.connections.served.get() - 1);
+            handle.connections.served.set(handle.connections.served.get() - 1);
         }
-        seat.running.set(seat.running.get() - 1);
-        seat.rest();
+        handle.running.set(handle.running.get() - 1);
+        handle.rest();
     }
 }
 
 /// The caller of a running request, as its connection knows it.
 pub struct Caller {
-    seat: Rc<Seat>,
+    handle: Rc<ConnectionHandle>,
     is_known: Cell<bool>,
 }
 
@@ -378,28 +379,28 @@ impl Caller {
     /// A valid credential was shown, or none is asked for: the request runs to its end.
     pub fn is_known(&self) {
         if !self.is_known.replace(true) {
-            self.seat.known.set(self.seat.known.get() + 1);
-            self.seat.rest();
+            self.handle.known.set(self.handle.known.get() + 1);
+            self.handle.rest();
         }
     }
 }
 
 /// A response that is not sent to its end.
-pub struct Responding {
-    seat: Rc<Seat>,
+pub struct SendingResponse {
+    handle: Rc<ConnectionHandle>,
     drains: bool,
     /// A piece of it waits for the client.
     is_unsent: Cell<bool>,
 }
 
-impl Responding {
+impl SendingResponse {
     /// Its handler gave a piece, which the client has yet to take.
     pub fn gave(&self) {
-        self.seat.progress.set(Some(Instant::now()));
+        self.handle.progress.set(Some(Instant::now()));
         if !self.is_unsent.replace(true) {
-            self.seat.unsent.set(self.seat.unsent.get() + 1);
-            if self.seat.is_h2() {
-                self.seat.wake_reader();
+            self.handle.unsent.set(self.handle.unsent.get() + 1);
+            if self.handle.is_h2() {
+                self.handle.wake_reader();
             }
         }
     }
@@ -407,29 +408,29 @@ impl Responding {
     /// Its handler was asked for a piece and has none yet: the client has taken all before.
     pub fn awaits_handler(&self) {
         if self.is_unsent.replace(false) {
-            self.seat.unsent.set(self.seat.unsent.get() - 1);
+            self.handle.unsent.set(self.handle.unsent.get() - 1);
         }
     }
 }
 
-impl Drop for Responding {
+impl Drop for SendingResponse {
     fn drop(&mut self) {
         self.awaits_handler();
-        let Self { seat, drains, .. } = self;
-        seat.responding.set(seat.responding.get() - 1);
-        seat.draining.set(seat.draining.get() - usize::from(*drains));
-        seat.progress.set(Some(Instant::now()));
-        seat.rest();
+        let Self { handle, drains, .. } = self;
+        handle.responding.set(handle.responding.get() - 1);
+        handle.draining.set(handle.draining.get() - usize::from(*drains));
+        handle.progress.set(Some(Instant::now()));
+        handle.rest();
     }
 }
 
 /// Says once that connections are being sent away, not once for each, and once that it is over. Shared by all workers.
-pub struct Shedding {
+pub struct LoadShedLog {
     metrics: Arc<Metrics>,
-    episode: Mutex<Option<Episode>>,
+    overload: Mutex<Option<Overload>>,
 }
 
-struct Episode {
+struct Overload {
     began: Instant,
     last: Instant,
 }
@@ -437,20 +438,20 @@ struct Episode {
 /// When nobody had to go for this long, it is over: a flood comes in waves.
 const CALM: Duration = Duration::from_secs(5);
 
-impl Shedding {
+impl LoadShedLog {
     pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { metrics, episode: Mutex::new(None) })
+        Arc::new(Self { metrics, overload: Mutex::new(None) })
     }
 
     /// Somebody has to go, or is refused.
     fn began(&self) {
         self.metrics.shed();
         let now = Instant::now();
-        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *episode {
-            Some(episode) => episode.last = now,
+        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *overload {
+            Some(overload) => overload.last = now,
             None => {
-                *episode = Some(Episode { began: now, last: now });
+                *overload = Some(Overload { began: now, last: now });
                 tracing::warn!(
                     "too many connections: those without a running request are closed, and while there are none, \
                      requests on new connections are refused"
@@ -460,9 +461,9 @@ impl Shedding {
     }
 
     fn may_be_over(&self) {
-        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Episode { began, .. }) =
-            episode.take_if(|episode| episode.last.elapsed() >= CALM)
+        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Overload { began, .. }) =
+            overload.take_if(|overload| overload.last.elapsed() >= CALM)
         {
             tracing::info!(lasted = ?began.elapsed(), "there is room for every connection again");
         }

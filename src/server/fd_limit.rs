@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub const RESERVE: usize = 64;
 
 /// Raises the limit as far as we may, and says what it is then; `None`: there is none.
-pub fn raise() -> Option<usize> {
+pub fn raise_nofile_limit() -> Option<usize> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     // Where it is refused, what we have has to do.

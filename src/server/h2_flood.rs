@@ -13,12 +13,12 @@ const REQUEST: usize = 1024;
 /// called (pings, settings, resets, empty or tiny pieces of a body that nobody reads yet), they cost us more than they
 /// carry.
 #[derive(Default)]
-pub struct Account {
+pub struct FloodDetector {
     came: Cell<u64>,
     useful: Cell<u64>,
 }
 
-impl Account {
+impl FloodDetector {
     /// Bytes were read; whether that is still no flood.
     pub fn came(&self, bytes: usize) -> bool {
         self.came.set(self.came.get() + bytes as u64);

@@ -24,8 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_stream::{Attended, Seated};
-use super::connection_limit::{Connections, Room, SPARE, Seat, Shedding};
+use super::client_stream::{ClientStream, TcpClient};
+use super::connection_limit::{ConnectionHandle, Connections, LoadShedLog, SPARE, WorkerLimits};
 use super::h1::body_reader::{BodyReader, ReaderIo};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,18 +40,18 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many connections there may be.
 #[derive(Clone)]
-pub struct Crowd {
+pub struct ConnectionLimits {
     /// On each worker.
-    pub room: Room,
-    pub shedding: Arc<Shedding>,
+    pub room: WorkerLimits,
+    pub load_shed_log: Arc<LoadShedLog>,
 }
 
-impl Crowd {
+impl ConnectionLimits {
     /// The connections of the worker that this is called on. When the server begins to stop, those on which nothing
     /// happens are closed: h2 has no other end.
     fn admit(&self, stopping: GracefulShutdownSignal) -> Rc<Connections> {
         const INTERVAL: Duration = Duration::from_millis(200);
-        let connections = Connections::new(self.room, self.shedding.clone());
+        let connections = Connections::new(self.room, self.load_shed_log.clone());
         let own = connections.clone();
         actix_web::rt::spawn(async move {
             stopping.notified().await;
@@ -69,7 +69,7 @@ pub fn serve<F, I, S, B>(
     server: ServerBuilder,
     listener: TcpListener,
     tls: Option<rustls::ServerConfig>,
-    crowd: Crowd,
+    connection_limits: ConnectionLimits,
     app: F,
 ) -> io::Result<Server>
 where
@@ -88,12 +88,12 @@ where
     B: MessageBody + 'static,
 {
     let stopping = server.graceful_shutdown_signal();
-    let server = server.max_concurrent_connections(crowd.room.connections + SPARE);
+    let server = server.max_concurrent_connections(connection_limits.room.connections + SPARE);
     let server = match tls {
         None => server.listen("http", listener, move || {
-            let connections = crowd.admit(stopping.clone());
+            let connections = connection_limits.admit(stopping.clone());
             fn_service(move |stream: TcpStream| {
-                ready(Ok(plain(Seated::new(stream, connections.enter()))))
+                ready(Ok(plain(TcpClient::new(stream, connections.enter()))))
             })
             .and_then(http(app(), stopping.clone()))
         })?,
@@ -101,9 +101,10 @@ where
             tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             let acceptor = TlsAcceptor::from(Arc::new(tls));
             server.listen("https", listener, move || {
-                let (acceptor, connections) = (acceptor.clone(), crowd.admit(stopping.clone()));
+                let (acceptor, connections) =
+                    (acceptor.clone(), connection_limits.admit(stopping.clone()));
                 fn_service(move |stream: TcpStream| {
-                    encrypted(acceptor.clone(), Seated::new(stream, connections.enter()))
+                    encrypted(acceptor.clone(), TcpClient::new(stream, connections.enter()))
                 })
                 .and_then(http(app(), stopping.clone()))
             })?
@@ -112,32 +113,32 @@ where
     Ok(server.run())
 }
 
-type Connection<S> = (Attended<ReaderIo<S>>, Protocol, Option<SocketAddr>);
+type Connection<S> = (ClientStream<ReaderIo<S>>, Protocol, Option<SocketAddr>);
 
-fn plain(stream: Seated) -> Connection<Seated> {
-    let (peer, seat) = (stream.peer(), stream.seat().clone());
-    (Attended::new(ReaderIo::http1(stream), seat), Protocol::Http1, peer)
+fn plain(stream: TcpClient) -> Connection<TcpClient> {
+    let (peer, handle) = (stream.peer(), stream.handle().clone());
+    (ClientStream::new(ReaderIo::http1(stream), handle), Protocol::Http1, peer)
 }
 
 async fn encrypted(
     acceptor: TlsAcceptor,
-    stream: Seated,
-) -> Result<Connection<TlsStream<Seated>>, DispatchError> {
-    let (peer, seat) = (stream.peer(), stream.seat().clone());
+    stream: TcpClient,
+) -> Result<Connection<TlsStream<TcpClient>>, DispatchError> {
+    let (peer, handle) = (stream.peer(), stream.handle().clone());
     stream.without_delay();
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => {
-            seat.set_h2();
-            (Attended::new(ReaderIo::passthrough(stream), seat), Protocol::Http2, peer)
+            handle.set_h2();
+            (ClientStream::new(ReaderIo::passthrough(stream), handle), Protocol::Http2, peer)
         }
-        _ => (Attended::new(ReaderIo::http1(stream), seat), Protocol::Http1, peer),
+        _ => (ClientStream::new(ReaderIo::http1(stream), handle), Protocol::Http1, peer),
     })
 }
 
-/// HTTP over a connection, whose body reader and whose seat its requests can find.
+/// HTTP over a connection, whose body reader and whose handle its requests can find.
 fn http<C, I, S, B>(
     app: I,
     stopping: GracefulShutdownSignal,
@@ -166,9 +167,9 @@ where
         .client_request_timeout(PREFACE_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .on_connect_ext(|connection: &Attended<ReaderIo<C>>, data| {
+        .on_connect_ext(|connection: &ClientStream<ReaderIo<C>>, data| {
             data.insert::<Rc<BodyReader>>(connection.stream.reader());
-            data.insert::<Rc<Seat>>(connection.seat.clone());
+            data.insert::<Rc<ConnectionHandle>>(connection.handle.clone());
         })
         .finish(map_config(app, |()| AppConfig::default()))
 }

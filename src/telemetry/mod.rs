@@ -3,7 +3,7 @@
 mod json;
 mod output;
 
-pub use output::together;
+pub use output::batch_lines;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;

@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// Writes what `log` logs when it is done.
-pub fn together(log: impl FnOnce()) {
+pub fn batch_lines(log: impl FnOnce()) {
     HELD.set(Some(Vec::new()));
     let _written = Written;
     log();
@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn what_is_logged_together_waits_for_its_end() {
         let held = || HELD.with_borrow(|held| held.clone());
-        together(|| {
+        batch_lines(|| {
             Output.write_all(b"\n").unwrap();
             Output.write_all(b"\n").unwrap();
             assert_eq!(held().as_deref(), Some(&b"\n\n"[..]));
         });
         assert_eq!(held(), None);
-        assert!(std::panic::catch_unwind(|| together(|| panic!("a line"))).is_err());
+        assert!(std::panic::catch_unwind(|| batch_lines(|| panic!("a line"))).is_err());
         assert_eq!(held(), None);
     }
 }

@@ -11,11 +11,11 @@ use moka::future::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::auth::Access;
+use super::auth::ApiAuth;
 use super::error::{FileError, WechatError, printable};
 use super::links::{DownloadLink, Links, Wanted};
 use super::reply::exchange;
-use super::transport::{Address, Direct, with_query};
+use super::transport::{Address, Transport, with_query};
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
 
@@ -41,7 +41,7 @@ pub struct Shared {
     address: Option<Address>,
     env: String,
     timeout: Duration,
-    access: Access,
+    access: ApiAuth,
     /// `cloud://ENV.BUCKET/`, where the settings name it.
     prefix: Option<String>,
     /// The same, once it is learned; many who need it ask once.
@@ -56,7 +56,7 @@ impl Shared {
         base_url: &str,
         env: String,
         timeout: Duration,
-        access: Access,
+        access: ApiAuth,
         prefix: Option<String>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
@@ -66,7 +66,7 @@ impl Shared {
     }
 
     /// How calls are let in.
-    pub fn access(&self) -> &Access {
+    pub fn access(&self) -> &ApiAuth {
         &self.access
     }
 }
@@ -74,14 +74,14 @@ impl Shared {
 /// A worker's way to WeChat.
 #[derive(Clone)]
 pub struct Wechat {
-    direct: Direct,
+    transport: Transport,
     shared: Arc<Shared>,
 }
 
 impl Wechat {
     /// `direct` belongs to the worker, the rest to all.
-    pub fn new(direct: Direct, shared: Arc<Shared>) -> Self {
-        Self { direct, shared }
+    pub fn new(transport: Transport, shared: Arc<Shared>) -> Self {
+        Self { transport, shared }
     }
 
     /// The environment of the settings.
@@ -103,7 +103,7 @@ impl Wechat {
 
     /// Whether a call can be made: what it shows of who we are can be had.
     pub async fn ready(&self) -> Result<(), WechatError> {
-        self.shared.access.pass(&self.direct).await.map(drop)
+        self.shared.access.pass(&self.transport).await.map(drop)
     }
 
     /// A link to upload `path` with. Asking stores nothing.
@@ -299,14 +299,14 @@ impl Wechat {
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
-            let pass = access.pass(&self.direct).await?;
+            let pass = access.pass(&self.transport).await?;
             let path = with_query(&path, pass.parameter().as_slice());
             let (mode, limit) = (access.mode(), self.shared.timeout);
             let result = if call == UPLOAD_LINK {
-                let sent = pin!(self.direct.post_at_once(address, &path, &body));
+                let sent = pin!(self.transport.post_at_once(address, &path, &body));
                 exchange(call, mode, sent, limit).await
             } else {
-                let sent = Box::pin(self.direct.post(address, &path, &body));
+                let sent = Box::pin(self.transport.post(address, &path, &body));
                 exchange(call, mode, pin!(sent), limit).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));

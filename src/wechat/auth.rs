@@ -7,12 +7,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::WechatError;
 use super::token::cache::{Token, Tokens};
 use super::token::file::TokenFile;
-use super::token::redis::Away;
-use super::transport::Direct;
+use super::token::redis::RedisUnavailable;
+use super::transport::Transport;
 use crate::settings::CredentialMode;
 
 /// How the calls are let in; shared by all workers.
-pub enum Access {
+pub enum ApiAuth {
     /// `access_token=`, fetched from WeChat (`secret`, `stable`, `authorizer`).
     Fetched(Tokens),
     /// `cloudbase_access_token=`, from the platform's file.
@@ -22,13 +22,13 @@ pub enum Access {
 }
 
 /// What one call shows.
-pub enum Pass {
+pub enum AuthParam {
     Fetched(Arc<Token>),
     File(Arc<SecretString>),
     Open,
 }
 
-impl Access {
+impl ApiAuth {
     /// The mode of the settings.
     pub fn mode(&self) -> CredentialMode {
         match self {
@@ -39,7 +39,7 @@ impl Access {
     }
 
     /// Whether the token can be shared with other gateways, where it is to be.
-    pub async fn shared(&self) -> Result<(), Away> {
+    pub async fn shared(&self) -> Result<(), RedisUnavailable> {
         match self {
             Self::Fetched(tokens) => tokens.shared().await,
             Self::File(_) | Self::Open => Ok(()),
@@ -47,18 +47,18 @@ impl Access {
     }
 
     /// Something to show; `http` is used only if a token must be fetched.
-    pub async fn pass(&self, http: &Direct) -> Result<Pass, WechatError> {
+    pub async fn pass(&self, http: &Transport) -> Result<AuthParam, WechatError> {
         Ok(match self {
-            Self::Fetched(tokens) => Pass::Fetched(tokens.get(http).await?),
-            Self::File(file) => Pass::File(file.token()?),
-            Self::Open => Pass::Open,
+            Self::Fetched(tokens) => AuthParam::Fetched(tokens.get(http).await?),
+            Self::File(file) => AuthParam::File(file.token()?),
+            Self::Open => AuthParam::Open,
         })
     }
 
     /// Says that WeChat refused `pass`; says whether another one may be had.
-    pub async fn reject(&self, pass: &Pass) -> bool {
+    pub async fn reject(&self, pass: &AuthParam) -> bool {
         match (self, pass) {
-            (Self::Fetched(tokens), Pass::Fetched(token)) => {
+            (Self::Fetched(tokens), AuthParam::Fetched(token)) => {
                 tokens.reject(token).await;
                 true
             }
@@ -71,7 +71,7 @@ impl Access {
     }
 }
 
-impl Pass {
+impl AuthParam {
     /// The query's parameter, if there is one.
     pub fn parameter(&self) -> Option<(&'static str, &str)> {
         match self {

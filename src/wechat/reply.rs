@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::error::WechatError;
 use super::error_hints;
-use crate::net::http_client::response::Reply;
+use crate::net::http_client::response::Response;
 use crate::settings::CredentialMode;
 
 /// A reply may be this long.
@@ -20,7 +20,7 @@ pub(super) const REPLY_LIMIT: usize = 1024 * 1024;
 pub(super) async fn exchange<R: DeserializeOwned>(
     call: &'static str,
     mode: CredentialMode,
-    sent: Pin<&mut impl Future<Output = Result<Reply, String>>>,
+    sent: Pin<&mut impl Future<Output = Result<Response, String>>>,
     limit: Duration,
 ) -> Result<R, WechatError> {
     let reply = timeout(limit, sent).await;

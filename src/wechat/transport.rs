@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::reply::REPLY_LIMIT;
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
-use crate::net::http_client::response::{Failure, Reply};
+use crate::net::http_client::response::{Response, ResponseError};
 use crate::net::http_client::{ConnectError, IDLE_FOR, Origin, Pool, SURE_FOR};
 
 /// Calls other than those for upload links that one worker makes at once; more wait, within their time.
@@ -75,15 +75,15 @@ pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
 
 /// A worker's connections for it.
 #[derive(Clone)]
-pub struct Direct {
+pub struct Transport {
     pool: Rc<Pool>,
     calls: Rc<Semaphore>,
 }
 
-impl Direct {
+impl Transport {
     /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
-        let pool = Pool::for_short(tls, connect_timeout, REPLY_LIMIT);
+        let pool = Pool::batched(tls, connect_timeout, REPLY_LIMIT);
         Self { pool, calls: Rc::new(Semaphore::new(CALLS)) }
     }
 
@@ -94,18 +94,23 @@ impl Direct {
         address: &Address,
         path: &str,
         body: &[u8],
-    ) -> Result<Reply, String> {
+    ) -> Result<Response, String> {
         self.exchange(address, posted(address, path, body), SURE_FOR).await
     }
 
     /// The same, of [`CALLS`] at a time.
-    pub async fn post(&self, address: &Address, path: &str, body: &[u8]) -> Result<Reply, String> {
+    pub async fn post(
+        &self,
+        address: &Address,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Response, String> {
         let _call = self.calls.acquire().await;
         self.exchange(address, posted(address, path, body), IDLE_FOR).await
     }
 
     /// Gets `path`, likewise.
-    pub async fn get(&self, address: &Address, path: &str) -> Result<Reply, String> {
+    pub async fn get(&self, address: &Address, path: &str) -> Result<Response, String> {
         let head =
             ["GET ", &address.path, path, " HTTP/1.1\r\nHost: ", &address.authority, "\r\n\r\n"];
         let _call = self.calls.acquire().await;
@@ -118,7 +123,7 @@ impl Direct {
         address: &Address,
         request: Bytes,
         age: Duration,
-    ) -> Result<Reply, String> {
+    ) -> Result<Response, String> {
         loop {
             let kept = self.pool.pooled(&address.origin, age);
             let is_kept = kept.is_some();
@@ -136,11 +141,11 @@ impl Direct {
                     return Ok(reply);
                 }
                 // It was being closed when we took it; no call does anything else when it is made again.
-                Err(ExchangeError::Failed(Failure::Unanswered(_))) if is_kept => {}
-                Err(ExchangeError::Failed(Failure::Unanswered(cause))) => {
+                Err(ExchangeError::Failed(ResponseError::Unanswered(_))) if is_kept => {}
+                Err(ExchangeError::Failed(ResponseError::Unanswered(cause))) => {
                     return Err(format!("sending: {cause}"));
                 }
-                Err(ExchangeError::Failed(Failure::CutShort { cause, .. })) => {
+                Err(ExchangeError::Failed(ResponseError::CutShort { cause, .. })) => {
                     return Err(format!("reading the reply: {cause}"));
                 }
                 Err(ExchangeError::Aborted) => return Err("it broke off".to_owned()),

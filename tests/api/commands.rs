@@ -9,7 +9,7 @@ use crate::harness::{Gateway, command, noise};
 
 const README: &str = include_str!("../../README.md");
 
-/// Blocks of code in this language.
+/// ReplayBuffer of code in this language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
     let blocks = README.split(fence.as_str()).skip(1);

@@ -163,7 +163,7 @@ fn every_setting_stands_in_the_readme_with_its_default_and_its_meaning() {
 #[derive(Debug, Default, PartialEq)]
 struct Part {
     level: usize,
-    /// Blocks of code, with their language.
+    /// ReplayBuffer of code, with their language.
     code: Vec<String>,
     /// Code in sentences and tables.
     names: BTreeSet<String>,

@@ -10,7 +10,7 @@ use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderVal
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use proptest::prelude::*;
-use tcb_upload_gateway::file_stream::{End, Piece};
+use tcb_upload_gateway::file_stream::{FileEnd, FileEvent};
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::error::InboundError;
 use tcb_upload_gateway::inbound::form::{Fields, Form as Inbound};
@@ -21,7 +21,7 @@ use crate::harness::{Client, Form, Setup, authorization, crc64};
 const TRICKY: &[u8] = b"\r\n--b\r--bo\r\n\r\n--\r";
 
 /// What the inbound stage makes of chunks that are all there at once.
-fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, End), InboundError> {
+fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, FileEnd), InboundError> {
     let mut headers = HeaderMap::new();
     let kind = HeaderValue::from_static("multipart/form-data; boundary=bo");
     headers.insert(CONTENT_TYPE, kind);
@@ -37,8 +37,8 @@ fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, End), 
         let mut content = Vec::new();
         loop {
             match source.next().await.expect("an end before the end of the stream") {
-                Ok(Piece::Content(bytes)) => content.extend_from_slice(&bytes),
-                Ok(Piece::End(end)) => {
+                Ok(FileEvent::Content(bytes)) => content.extend_from_slice(&bytes),
+                Ok(FileEvent::End(end)) => {
                     let fields = form.borrow().fields().clone();
                     let framed = part.framed.expect("a length was announced");
                     return Ok((fields, content, framed, end));
@@ -67,7 +67,7 @@ fn assert_read(chunks: &[&[u8]], whole: &[u8], epilogue: &'static str) {
     assert_eq!(fields.path.as_deref(), Some("a/b"));
     assert_eq!(content, TRICKY);
     assert_eq!(framed, (TRICKY.len() + epilogue.len()) as u64);
-    assert_eq!(end, End { last: true, epilogue: Bytes::from_static(epilogue.as_bytes()) });
+    assert_eq!(end, FileEnd { last: true, epilogue: Bytes::from_static(epilogue.as_bytes()) });
 }
 
 #[test]

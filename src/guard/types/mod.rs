@@ -2,7 +2,7 @@
 //!
 //! Where types are listed, what a file is declared as, what its extension says and what its first bytes say must all
 //! be on every list. Types that a browser runs (HTML, SVG, XML, scripts) must be listed by name. Where nothing is
-//! listed they are stored as [`INERT`]: still there, never run.
+//! listed they are stored as [`SAFE_TYPE`]: still there, never run.
 
 mod names;
 
@@ -14,7 +14,7 @@ use self::names::{canonical, standard};
 use crate::inbound::sniff::{Look, Magic};
 
 /// What a file is stored as that would be run otherwise.
-pub const INERT: &str = "application/octet-stream";
+pub const SAFE_TYPE: &str = "application/octet-stream";
 
 /// Of a type and subtype, which have at most 127 characters each (RFC 6838 4.2).
 const LONGEST: usize = 255;
@@ -46,7 +46,7 @@ pub enum TypeError {
 pub struct Declared {
     mime: Mime,
     /// It is declared, or called, as something that a browser would run, and that is not allowed by name.
-    defused: bool,
+    served_as_binary: bool,
 }
 
 impl Types {
@@ -68,7 +68,7 @@ impl Types {
         if !self.allow(essence) {
             return Err(TypeError::Declared(mime.essence_str().to_owned()));
         }
-        let mut defused = is_active(essence) && !self.allow_by_name(essence);
+        let mut served_as_binary = is_active(essence) && !self.allow_by_name(essence);
         let [own, object] = names.map(extension);
         // Nearly always the object is called as the file is.
         let same =
@@ -82,24 +82,24 @@ impl Types {
             for found in guesses {
                 first.get_or_insert(found);
                 allowed |= self.allow(found);
-                defused |= is_active(found) && !self.allow_by_name(found);
+                served_as_binary |= is_active(found) && !self.allow_by_name(found);
             }
             if let Some(found) = first.filter(|_| !allowed) {
                 let called = name.rsplit('/').next().unwrap_or_default().to_owned();
                 return Err(TypeError::Extension { called, found: found.to_owned() });
             }
         }
-        Ok(Declared { mime, defused })
+        Ok(Declared { mime, served_as_binary })
     }
 
     /// What it is stored as by who never shows it to us.
     pub fn unseen(&self, declared: &Declared) -> String {
-        if declared.defused { INERT.to_owned() } else { stored_as(&declared.mime) }
+        if declared.served_as_binary { SAFE_TYPE.to_owned() } else { stored_as(&declared.mime) }
     }
 
     /// How much of a file so declared must be seen; `None` where its bytes can change nothing.
     pub fn look(&self, declared: &Declared) -> Option<Look> {
-        let settled = declared.defused
+        let settled = declared.served_as_binary
             || is_plain_text(&declared.mime)
             || declared.mime == mime::APPLICATION_OCTET_STREAM;
         match self.is_any() {
@@ -113,8 +113,12 @@ impl Types {
     pub fn confirm(&self, declared: &Declared, magic: Option<Magic>) -> Result<String, TypeError> {
         let found = magic.and_then(|magic| magic.media_type).map(canonical);
         if self.is_any() {
-            let defused = declared.defused || found.is_some_and(is_active);
-            return Ok(if defused { INERT.to_owned() } else { stored_as(&declared.mime) });
+            let served_as_binary = declared.served_as_binary || found.is_some_and(is_active);
+            return Ok(if served_as_binary {
+                SAFE_TYPE.to_owned()
+            } else {
+                stored_as(&declared.mime)
+            });
         }
         let essence = canonical(declared.mime.essence_str());
         // Short signatures are in texts by chance: "BM" begins a bitmap.
@@ -335,7 +339,7 @@ fn has_magic(essence: &str) -> bool {
     let free =
         essence == "text/xml" || (essence.ends_with("+xml") && container(essence).next().is_none());
     !free
-        && essence != INERT
+        && essence != SAFE_TYPE
         && (infer::is_mime_supported(essence)
             || container(essence).next().is_some()
             || is_zip(essence))
@@ -375,30 +379,30 @@ mod tests {
             ("image/png", "x.png", Some("image/png"), "image/png"),
             ("image/png", "x.png", None, "image/png"),
             ("", "x.png", Some("image/png"), "image/png"),
-            ("", "x", Some("text/html"), INERT),
+            ("", "x", Some("text/html"), SAFE_TYPE),
             ("text/plain; charset=gbk", "x.txt", None, "text/plain; charset=gbk"),
             ("text/plain", "x.md", Some("text/html"), "text/plain"),
             ("image/png; a=\"b,text/html\"", "x", None, "image/png"),
             ("application/postscript", "x.ps", None, "application/postscript"),
             // What would run.
-            ("text/html", "x", None, INERT),
-            ("TEXT/HTML; charset=utf-8", "x.png", Some("image/png"), INERT),
-            ("", "x.html", None, INERT),
-            ("image/png", "x.HtM", Some("image/png"), INERT),
-            ("image/png", "x.png", Some("text/html"), INERT),
-            ("image/png", "x.png", Some("image/svg+xml"), INERT),
-            ("image/svg+xml", "x.svg", Some("image/svg+xml"), INERT),
-            ("application/rss+xml", "x", None, INERT),
-            ("text/javascript", "x.js", None, INERT),
-            ("application/octet-stream", "x.mjs", None, INERT),
-            ("*/*", "x", None, INERT),
-            ("unknown/unknown", "x", None, INERT),
-            ("image/*", "x", None, INERT),
-            ("multipart/x-mixed-replace", "x", None, INERT),
-            ("multipart/x-mixed-replace", "x.html", None, INERT),
-            ("image/svg", "x", None, INERT),
-            ("message/rfc822", "x.eml", None, INERT),
-            ("application/x-shockwave-flash", "x", None, INERT),
+            ("text/html", "x", None, SAFE_TYPE),
+            ("TEXT/HTML; charset=utf-8", "x.png", Some("image/png"), SAFE_TYPE),
+            ("", "x.html", None, SAFE_TYPE),
+            ("image/png", "x.HtM", Some("image/png"), SAFE_TYPE),
+            ("image/png", "x.png", Some("text/html"), SAFE_TYPE),
+            ("image/png", "x.png", Some("image/svg+xml"), SAFE_TYPE),
+            ("image/svg+xml", "x.svg", Some("image/svg+xml"), SAFE_TYPE),
+            ("application/rss+xml", "x", None, SAFE_TYPE),
+            ("text/javascript", "x.js", None, SAFE_TYPE),
+            ("application/octet-stream", "x.mjs", None, SAFE_TYPE),
+            ("*/*", "x", None, SAFE_TYPE),
+            ("unknown/unknown", "x", None, SAFE_TYPE),
+            ("image/*", "x", None, SAFE_TYPE),
+            ("multipart/x-mixed-replace", "x", None, SAFE_TYPE),
+            ("multipart/x-mixed-replace", "x.html", None, SAFE_TYPE),
+            ("image/svg", "x", None, SAFE_TYPE),
+            ("message/rfc822", "x.eml", None, SAFE_TYPE),
+            ("application/x-shockwave-flash", "x", None, SAFE_TYPE),
         ] {
             assert_eq!(
                 stored(&any, declared, name, found).as_deref(),
@@ -415,9 +419,9 @@ mod tests {
             (["x.PNG", "a/x.png"], "image/png", true),
             (["x.png", "a/x.jpg"], "image/png", true),
             (["x.png", "a/x"], "image/png", true),
-            (["x.png", "a/x.html"], INERT, false),
-            (["x.html", "a/x.png"], INERT, false),
-            (["x", "a/x.html"], INERT, false),
+            (["x.png", "a/x.html"], SAFE_TYPE, false),
+            (["x.html", "a/x.png"], SAFE_TYPE, false),
+            (["x", "a/x.html"], SAFE_TYPE, false),
         ] {
             let declared = any.admit(Some("image/png"), names).unwrap();
             assert_eq!(any.unseen(&declared), kept, "{names:?}");
@@ -542,7 +546,7 @@ mod tests {
             "image png",
             ".png",
         ] {
-            for (name, kept) in [("x.PDF", "application/pdf"), ("x", INERT)] {
+            for (name, kept) in [("x.PDF", "application/pdf"), ("x", SAFE_TYPE)] {
                 let stored = stored(&any, declared, name, None);
                 assert_eq!(stored.as_deref(), Some(kept), "{declared} {name}");
             }

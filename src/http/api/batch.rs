@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::guard::policy::Client;
-use crate::http::extract::file_ref::{Found, Lost, find, id_or_path};
+use crate::http::extract::file_ref::{FileRef, ResolveError, find, id_or_path};
 use crate::http::extract::{client, json};
 use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::{Code, Document, Problem};
@@ -201,7 +201,7 @@ fn life(seconds: Option<f64>) -> Result<Duration, Problem> {
 
 /// A file of a request.
 struct Resolved {
-    found: Result<Found, Unresolved>,
+    found: Result<FileRef, Unresolved>,
 }
 
 /// A name that leads to no file; as it was given.
@@ -235,8 +235,8 @@ async fn resolve(
         let found = match find(worker, client, file_id, path).await {
             Ok(found) => Ok(found),
             // Without it no path can be resolved, this one or another.
-            Err(Lost::Call(problem)) => return Err(problem),
-            Err(Lost::Name(problem)) => Err(Unresolved {
+            Err(ResolveError::Call(problem)) => return Err(problem),
+            Err(ResolveError::Name(problem)) => Err(Unresolved {
                 file_id: file_id.map(str::to_owned),
                 path: path.map(str::to_owned),
                 problem,

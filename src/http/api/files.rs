@@ -133,7 +133,7 @@ async fn named_by_body(
         let detail = "the body of this request is the id or the path of the file to delete";
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
-    let file = file_ref::find_one(worker, &client, name).await?;
+    let file = file_ref::file_ref(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
     deleted.map_err(|error| file.problem(&error))
 }

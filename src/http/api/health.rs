@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
-use crate::wechat::auth::Access;
+use crate::wechat::auth::ApiAuth;
 
 /// How the gateway is.
 #[derive(Serialize, ToSchema)]
@@ -62,8 +62,8 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
 pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let shared = &worker.shared;
     let token_age = match shared.wechat.access() {
-        Access::Fetched(tokens) => tokens.age().await,
-        Access::File(_) | Access::Open => None,
+        ApiAuth::Fetched(tokens) => tokens.age().await,
+        ApiAuth::File(_) | ApiAuth::Open => None,
     };
     let text = shared.metrics.text(shared.budget.used(), token_age).map_err(|error| {
         tracing::error!(%error, "metrics cannot be encoded");

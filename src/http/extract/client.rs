@@ -9,7 +9,7 @@ use actix_web::{HttpMessage, HttpRequest};
 
 use super::query::{self, QueryError};
 use crate::guard::auth::{AuthError, InAddress};
-use crate::guard::limits::{LimitError, neighbours};
+use crate::guard::limits::{LimitError, rate_limit_key};
 use crate::guard::policy::Client;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
@@ -56,13 +56,13 @@ impl From<LimitError> for Refused {
 }
 
 /// The credential that an address may carry.
-struct Given {
+struct QueryCredentials {
     ticket: Option<String>,
     access_token: Option<String>,
     cloudbase_access_token: Option<String>,
 }
 
-impl Given {
+impl QueryCredentials {
     fn of(request: &HttpRequest) -> Result<Self, Refused> {
         let names = ["ticket", "access_token", "cloudbase_access_token"];
         let [ticket, access_token, cloudbase_access_token] = query::parameters(request, names)?;
@@ -83,12 +83,12 @@ impl Given {
 
 /// The caller of one of our own addresses.
 pub fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Refused> {
-    identified(request, worker, Given::of(request)?.ticket())
+    identified(request, worker, QueryCredentials::of(request)?.ticket())
 }
 
 /// The caller of one of WeChat's addresses, whose clients put what they have into `access_token`.
 pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Refused> {
-    let given = Given::of(request)?;
+    let given = QueryCredentials::of(request)?;
     identified(request, worker, given.wechat_token().or(given.ticket()))
 }
 
@@ -104,7 +104,7 @@ pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), R
 }
 
 /// Whether `key` is anybody's key or ticket, shown in a way of its caller's own, whose address is counted already.
-pub fn holds(worker: &Worker, key: &str) -> Result<(), Refused> {
+pub fn verify_key(worker: &Worker, key: &str) -> Result<(), Refused> {
     let client =
         worker.shared.guard.identify(&HeaderMap::new(), Some(InAddress::KeyOrTicket(key)))?;
     Ok(worker.shared.limits.count(&client)?)
@@ -115,7 +115,7 @@ pub fn identify_if_given(
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<Option<Arc<Client>>, Refused> {
-    let given = Given::of(request)?;
+    let given = QueryCredentials::of(request)?;
     identified_if_given(request, worker, given.ticket())
 }
 
@@ -124,7 +124,7 @@ pub fn identify_wechat_if_given(
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<Option<Arc<Client>>, Refused> {
-    let given = Given::of(request)?;
+    let given = QueryCredentials::of(request)?;
     identified_if_given(request, worker, given.wechat_token().or(given.ticket()))
 }
 
@@ -164,7 +164,7 @@ fn identified(
 fn count_address(request: &HttpRequest, worker: &Worker) -> Result<Option<IpAddr>, LimitError> {
     let shared = &worker.shared;
     let peer = request.peer_addr().map(|peer| peer.ip());
-    let address = peer.map(|peer| neighbours(shared.proxies.address(peer, request.headers())));
+    let address = peer.map(|peer| rate_limit_key(shared.proxies.address(peer, request.headers())));
     if let Some(address) = address {
         shared.limits.count_address(address)?;
     }

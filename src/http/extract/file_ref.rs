@@ -11,13 +11,13 @@ use crate::key::{Key, MAX_KEY};
 use crate::wechat::error::FileError;
 
 /// A file that a request names.
-pub struct Found {
+pub struct FileRef {
     pub file_id: String,
     pub path: String,
     id_given: bool,
 }
 
-impl Found {
+impl FileRef {
     /// What to tell of it when its call failed.
     pub fn problem(&self, error: &FileError) -> Problem {
         let problem = Problem::of_file(error, &self.path);
@@ -26,7 +26,7 @@ impl Found {
 }
 
 /// Why a name leads nowhere.
-pub enum Lost {
+pub enum ResolveError {
     /// The name is wrong, or not for this client.
     Name(Problem),
     /// WeChat did not answer.
@@ -34,7 +34,7 @@ pub enum Lost {
 }
 
 /// One file by its id or its path, as `text` has it.
-pub async fn find_one(worker: &Worker, client: &Client, text: &str) -> Result<Found, Problem> {
+pub async fn file_ref(worker: &Worker, client: &Client, text: &str) -> Result<FileRef, Problem> {
     let (file_id, path) = id_or_path(text);
     find(worker, client, file_id, path).await.map_err(Problem::from)
 }
@@ -43,10 +43,10 @@ pub fn id_or_path(text: &str) -> (Option<&str>, Option<&str>) {
     if text.starts_with(FILE_ID) { (Some(text), None) } else { (None, Some(text)) }
 }
 
-impl From<Lost> for Problem {
-    fn from(lost: Lost) -> Self {
+impl From<ResolveError> for Problem {
+    fn from(lost: ResolveError) -> Self {
         match lost {
-            Lost::Name(problem) | Lost::Call(problem) => problem,
+            ResolveError::Name(problem) | ResolveError::Call(problem) => problem,
         }
     }
 }
@@ -57,9 +57,9 @@ pub async fn find(
     client: &Client,
     file_id: Option<&str>,
     path: Option<&str>,
-) -> Result<Found, Lost> {
-    let wrong = |detail: &str| Lost::Name(Problem::new(Code::InvalidRequest, detail));
-    let name = |problem: Problem| Lost::Name(problem);
+) -> Result<FileRef, ResolveError> {
+    let wrong = |detail: &str| ResolveError::Name(Problem::new(Code::InvalidRequest, detail));
+    let name = |problem: Problem| ResolveError::Name(problem);
     let by_id = file_id.map(path_of).transpose().map_err(name)?;
     let by_path =
         path.map(|path| Key::parse(path).map_err(Problem::from)).transpose().map_err(name)?;
@@ -74,7 +74,7 @@ pub async fn find(
     let id_given = file_id.is_some();
     let file_id = match file_id {
         Some(file_id) => {
-            confine(worker, Some(client), file_id, path).await?;
+            check_scope(worker, Some(client), file_id, path).await?;
             file_id.to_owned()
         }
         None => {
@@ -82,11 +82,11 @@ pub async fn find(
             worker.wechat.file_id(path).await.map_err(|error| match error.errcode() {
                 // This one's, not all paths'.
                 Some(-501007) => name(Problem::from(error).about(path)),
-                _ => Lost::Call(error.into()),
+                _ => ResolveError::Call(error.into()),
             })?
         }
     };
-    Ok(Found { file_id, path: path.to_owned(), id_given })
+    Ok(FileRef { file_id, path: path.to_owned(), id_given })
 }
 
 /// How often a path may have been percent-encoded.
@@ -97,18 +97,18 @@ pub const FILE_ID: &str = "cloud://";
 
 /// Whether a client may reach a file by its id, whose path is `path`. One that is kept to a folder is kept to our own
 /// bucket, too, as are callers without any credential.
-pub async fn confine(
+pub async fn check_scope(
     worker: &Worker,
     client: Option<&Client>,
     file_id: &str,
     path: &str,
-) -> Result<(), Lost> {
+) -> Result<(), ResolveError> {
     if let Some(client) = client {
-        client.reach(path).map_err(|error| Lost::Name(error.into()))?;
+        client.reach(path).map_err(|error| ResolveError::Name(error.into()))?;
     }
     if is_ambiguous(path) {
         let detail = "the path of the file id has an empty, `.` or `..` folder, a backslash, or a percent-escape of one";
-        return Err(Lost::Name(Problem::new(Code::InvalidPath, detail)));
+        return Err(ResolveError::Name(Problem::new(Code::InvalidPath, detail)));
     }
     match client.is_none_or(Client::is_confined) {
         true => own_bucket(worker, file_id, path).await,
@@ -118,15 +118,16 @@ pub async fn confine(
 
 /// Whether a file id, whose path is `path`, is of our own environment and bucket. Those of another environment are told
 /// without asking WeChat; the bucket is asked for once.
-async fn own_bucket(worker: &Worker, file_id: &str, path: &str) -> Result<(), Lost> {
+async fn own_bucket(worker: &Worker, file_id: &str, path: &str) -> Result<(), ResolveError> {
     let other = || {
         let detail = "the file id is of another environment";
-        Lost::Name(Problem::new(Code::PathNotAllowed, detail))
+        ResolveError::Name(Problem::new(Code::PathNotAllowed, detail))
     };
     if !worker.wechat.may_be_own(file_id) {
         return Err(other());
     }
-    let own = worker.wechat.file_id(path).await.map_err(|error| Lost::Call(error.into()))?;
+    let own =
+        worker.wechat.file_id(path).await.map_err(|error| ResolveError::Call(error.into()))?;
     if own == file_id { Ok(()) } else { Err(other()) }
 }
 

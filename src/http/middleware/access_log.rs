@@ -79,7 +79,9 @@ impl Line {
             lines.len() == 1
         });
         if is_first {
-            rt::spawn(async { telemetry::together(|| LINES.take().iter().for_each(Self::write)) });
+            rt::spawn(async {
+                telemetry::batch_lines(|| LINES.take().iter().for_each(Self::write))
+            });
         }
     }
 

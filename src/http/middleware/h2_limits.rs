@@ -4,7 +4,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::Version;
 
 use crate::http::problem::{Code, Problem};
-use crate::server::connection_limit::Seat;
+use crate::server::connection_limit::ConnectionHandle;
 
 /// Requests at once; browsers take 100 for granted and send no more than 256. One more is refused.
 const REQUESTS: usize = 256;
@@ -15,22 +15,22 @@ const FIELDS: usize = 96;
 const HEAD: usize = 32 * 1024;
 
 /// Refuses what no honest client sends; the worst of it with the end of the connection.
-pub fn admit(request: &ServiceRequest, seat: &Seat) -> Result<(), Problem> {
+pub fn admit(request: &ServiceRequest, handle: &ConnectionHandle) -> Result<(), Problem> {
     if request.version() != Version::HTTP_2 {
         return Ok(());
     }
-    if seat.requests() > REQUESTS {
-        if seat.requests() > FLOOD {
-            seat.break_off();
+    if handle.requests() > REQUESTS {
+        if handle.requests() > FLOOD {
+            handle.break_off();
         }
         return Err(Problem::crowded("this connection has too many requests running already"));
     }
-    seat.account().used_request();
+    handle.flood_detector().used_request();
     let headers = request.headers();
     let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > FIELDS || fields + request.path().len() + request.query_string().len() > HEAD
     {
-        seat.break_off();
+        handle.break_off();
         let detail = format!("a request's head has at most {FIELDS} fields and {HEAD} bytes");
         return Err(Problem::new(Code::FieldsTooLarge, detail));
     }

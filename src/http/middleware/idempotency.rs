@@ -6,7 +6,7 @@ use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 
-use crate::guard::idempotency::{Answer, Begun, Turn};
+use crate::guard::idempotency::{Answer, Claim, IdempotencyGuard};
 use crate::guard::policy::Client;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
@@ -17,9 +17,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const LONGEST_KEY: usize = 255;
 
 /// What a request's key says of it.
-pub enum Repeat {
-    /// Do it; with a key, the turn is to be ended by [`keep`].
-    Go(Option<Turn>),
+pub enum Claimed {
+    /// Do it; with a key, the claim is to be ended by [`keep`].
+    Go(Option<IdempotencyGuard>),
     /// It was done already.
     Reply(HttpResponse),
 }
@@ -29,9 +29,9 @@ pub async fn begin(
     request: &HttpRequest,
     worker: &Worker,
     client: &Client,
-) -> Result<Repeat, Problem> {
+) -> Result<Claimed, Problem> {
     let Some(value) = request.headers().get(&KEY) else {
-        return Ok(Repeat::Go(None));
+        return Ok(Claimed::Go(None));
     };
     let sane = |key: &&str| {
         (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
@@ -47,9 +47,9 @@ pub async fn begin(
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
     match worker.shared.idempotency.begin(client, key, &parts).await {
-        Begun::Turn(turn) => Ok(Repeat::Go(Some(turn))),
-        Begun::Done(answer) => Ok(Repeat::Reply(reply(&answer))),
-        Begun::Other => Err(Problem::new(
+        Claim::IdempotencyGuard(claim) => Ok(Claimed::Go(Some(claim))),
+        Claim::Done(answer) => Ok(Claimed::Reply(reply(&answer))),
+        Claim::Other => Err(Problem::new(
             Code::InvalidRequest,
             "this Idempotency-Key was used for another request within the last 10 minutes",
         )),
@@ -57,13 +57,13 @@ pub async fn begin(
 }
 
 /// Keeps a reply for repeats.
-pub fn keep(turn: Turn, reply: HttpResponse) -> HttpResponse {
+pub fn keep(claim: IdempotencyGuard, reply: HttpResponse) -> HttpResponse {
     let (head, body) = reply.into_parts();
     match body.try_into_bytes() {
         Ok(body) => {
             // All of them: the request's own (its id, its timing, CORS) are added further out.
             let headers = head.headers().iter();
-            turn.done(Answer {
+            claim.done(Answer {
                 status: head.status().as_u16(),
                 headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
                 // A copy: a body that was written piece by piece may have twice its room.

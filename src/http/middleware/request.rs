@@ -18,17 +18,17 @@ use tracing::Instrument;
 use super::access_log::{LOGGED, Line};
 use super::h2_limits;
 use super::origin::Refusal;
-use super::request_body::Inflow;
+use super::request_body::RequestBody;
 use super::request_id::RequestId;
 use super::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::http::extract::client::CallerName;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
-use crate::server::connection_limit::{Responding, Running, Seat};
+use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
 
 /// How many times as long the rest of a request is read behind a failure that is dressed as a success.
-const DRESSED_PATIENCE: u32 = 10;
+const ERROR_AS_200_LINGER_FACTOR: u32 = 10;
 
 /// What is answered on every connection, to whoever asks how we are.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -51,18 +51,19 @@ pub async fn track(
         .unwrap_or_default();
     let counted =
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
-    let seat = request.conn_data::<Rc<Seat>>().cloned();
-    let running = seat.map(|seat| seat.begin(HEALTH.contains(&request.path())));
+    let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
+    let running = handle.map(|handle| handle.begin(HEALTH.contains(&request.path())));
     let reader = request.conn_data::<Rc<BodyReader>>().cloned();
     let reader = reader.filter(|_| request.version() < Version::HTTP_2);
-    let (inflow, closes, bad_head) = match &reader {
+    let (request_body, closes, bad_head) = match &reader {
         Some(reader) => {
             let started = reader.started();
             let is_refused = started.refused.is_some();
-            let inflow = Inflow::of_http1(&mut request, reader, started.body, is_refused);
-            (inflow, started.closes, started.refused)
+            let request_body =
+                RequestBody::of_http1(&mut request, reader, started.body, is_refused);
+            (request_body, started.closes, started.refused)
         }
-        None => (Inflow::of_http2(&mut request), false, None),
+        None => (RequestBody::of_http2(&mut request), false, None),
     };
     let in_progress = reader.map(ResponseInProgress::new);
     let admitted = match (bad_head, &running) {
@@ -83,27 +84,27 @@ pub async fn track(
         Some(problem) => with_document(reply, problem, id.as_str()),
         None => reply,
     };
-    let refused = running.as_ref().is_some_and(Running::is_refused);
-    let last = running.as_ref().is_some_and(Running::is_last);
+    let refused = running.as_ref().is_some_and(RunningRequest::is_refused);
+    let last = running.as_ref().is_some_and(RunningRequest::is_last);
     // An editor's own shape was answered already.
     let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
     let caller = reply.request().extensions().get::<CallerName>().cloned();
     // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
     // The query chooses the shape, so only a known caller can make its connection be read that long.
     let dressed = problem.is_some() && reply.status().is_success() && caller.is_some();
-    let patience = patience * if dressed { DRESSED_PATIENCE } else { 1 };
+    let patience = patience * if dressed { ERROR_AS_200_LINGER_FACTOR } else { 1 };
     let (mut must_close, mut drains) = (closes, false);
-    if let Some(inflow) = inflow {
-        must_close |= inflow.skip_continue();
-        inflow.skim().await;
+    if let Some(request_body) = request_body {
+        must_close |= request_body.skip_continue();
+        request_body.discard_buffered().await;
         // An empty body is not asked for more.
         let is_empty =
             matches!(reply.response().body().size(), BodySize::None | BodySize::Sized(0));
-        if inflow.has_ended() || patience.is_zero() || last || is_empty {
-            must_close |= inflow.must_close();
+        if request_body.has_ended() || patience.is_zero() || last || is_empty {
+            must_close |= request_body.must_close();
         } else {
             drains = true;
-            reply = reply.map_body(|_, body| inflow.drain_behind(body, patience));
+            reply = reply.map_body(|_, body| request_body.drain_behind(body, patience));
         }
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
@@ -137,11 +138,11 @@ pub async fn track(
 }
 
 /// Refuses what a connection may not ask for.
-fn admit(request: &ServiceRequest, running: &Running) -> Result<(), Problem> {
+fn admit(request: &ServiceRequest, running: &RunningRequest) -> Result<(), Problem> {
     if running.is_refused() {
         return Err(Problem::crowded("too many connections are open already"));
     }
-    h2_limits::admit(request, running.seat())
+    h2_limits::admit(request, running.handle())
 }
 
 /// Bytes of a response that a client takes at once: each is progress, however long the whole is. A window of h2 without
@@ -153,7 +154,7 @@ struct Sending {
     body: BoxBody,
     /// Of what the body gave.
     rest: Bytes,
-    responding: Option<Responding>,
+    responding: Option<SendingResponse>,
     _in_progress: Option<ResponseInProgress>,
 }
 

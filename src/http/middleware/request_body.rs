@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::server::connection_limit::Seat;
+use crate::server::connection_limit::ConnectionHandle;
 use crate::server::h1::body_reader::BodyReader;
 use crate::server::h1::head_scan::{BodyFraming, MASKED_TRANSFER_ENCODING};
 
@@ -31,7 +31,7 @@ const LITTLE: u64 = 64 * 1024;
 
 /// A request's body, which may be read from two places.
 #[derive(Clone)]
-pub struct Inflow(Rc<Shared>);
+pub struct RequestBody(Rc<Shared>);
 
 struct Shared {
     body: Body,
@@ -43,7 +43,7 @@ enum Body {
     /// Over HTTP/1: from the connection, past actix-http.
     Http1(Rc<BodyReader>),
     /// Over h2: from the stream. What is read shows that the connection is no flood.
-    Http2(RefCell<Payload>, Option<Rc<Seat>>),
+    Http2(RefCell<Payload>, Option<Rc<ConnectionHandle>>),
 }
 
 impl Drop for Shared {
@@ -54,7 +54,7 @@ impl Drop for Shared {
     }
 }
 
-impl Inflow {
+impl RequestBody {
     /// Puts itself between an HTTP/1 request and its body, and unmasks how that is framed; `None` where there is no body.
     pub fn of_http1(
         request: &mut ServiceRequest,
@@ -83,17 +83,17 @@ impl Inflow {
 
     /// The same for a request over h2.
     pub fn of_http2(request: &mut ServiceRequest) -> Option<Self> {
-        let seat = request.conn_data::<Rc<Seat>>().cloned();
+        let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
         match request.take_payload() {
             Payload::None => None,
-            payload => Some(Self::between(request, Body::Http2(RefCell::new(payload), seat))),
+            payload => Some(Self::between(request, Body::Http2(RefCell::new(payload), handle))),
         }
     }
 
     fn between(request: &mut ServiceRequest, body: Body) -> Self {
-        let inflow = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
-        request.set_payload(Payload::Stream { payload: Box::pin(inflow.clone()) });
-        inflow
+        let request_body = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
+        request.set_payload(Payload::Stream { payload: Box::pin(request_body.clone()) });
+        request_body
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
@@ -101,10 +101,10 @@ impl Inflow {
             Body::Http1(reader) => reader.poll_body(cx).map(|read| {
                 read.map(|read| read.map_err(|error| PayloadError::Incomplete(Some(error))))
             }),
-            Body::Http2(payload, seat) => {
+            Body::Http2(payload, handle) => {
                 let polled = Pin::new(&mut *payload.borrow_mut()).poll_next(cx);
-                if let (Some(seat), Poll::Ready(Some(Ok(bytes)))) = (seat, &polled) {
-                    seat.account().used(bytes.len());
+                if let (Some(handle), Poll::Ready(Some(Ok(bytes)))) = (handle, &polled) {
+                    handle.flood_detector().used(bytes.len());
                 }
                 polled
             }
@@ -112,7 +112,7 @@ impl Inflow {
     }
 
     /// Reads, and discards, what has come already of a body of which little is left.
-    pub async fn skim(&self) {
+    pub async fn discard_buffered(&self) {
         let mut left = match &self.0.body {
             Body::Http1(reader) => reader.known_rest().unwrap_or(LITTLE),
             // A request without a body is told from others by reading it.
@@ -165,7 +165,7 @@ impl Inflow {
         let now = Instant::now();
         BoxBody::new(Draining {
             reply: Some(reply),
-            inflow: self,
+            request_body: self,
             until: now + patience,
             timer: Box::pin(sleep_until(now + patience.min(SILENCE))),
             heard: now,
@@ -173,7 +173,7 @@ impl Inflow {
     }
 }
 
-impl Stream for Inflow {
+impl Stream for RequestBody {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -196,7 +196,7 @@ impl Stream for Inflow {
 
 struct Draining {
     reply: Option<BoxBody>,
-    inflow: Inflow,
+    request_body: RequestBody,
     until: Instant,
     heard: Instant,
     timer: Pin<Box<Sleep>>,
@@ -225,7 +225,7 @@ impl MessageBody for Draining {
         }
         let mut pieces = 0;
         loop {
-            match Pin::new(&mut this.inflow).poll_next(cx) {
+            match Pin::new(&mut this.request_body).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => this.heard = Instant::now(),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending => break,

@@ -20,10 +20,10 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::api::{batch, files, health, ueditor_config, upload_links};
-pub use super::extract::schemas::{Folder, IdOrPath};
 use self::examples::Examples;
 use self::failures::{Failures, failures};
+use super::api::{batch, files, health, ueditor_config, upload_links};
+pub use super::extract::schemas::{Folder, IdOrPath};
 use super::problem::{Code, Problem};
 use super::tcb;
 use super::upload::handler;

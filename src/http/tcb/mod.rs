@@ -23,7 +23,7 @@ use self::wire::{
     DeletedFile, LinkedFile, Status, TokenReply, TokenRequest, UploadFileReply, UploadFileRequest,
 };
 use super::extract::client::{self, Refused};
-use super::extract::file_ref::{confine, path_of};
+use super::extract::file_ref::{check_scope, path_of};
 use super::extract::{json as body, query};
 use super::problem::Problem;
 use super::state::Worker;
@@ -146,7 +146,7 @@ fn grant(
     let Some(key) = secret.filter(|secret| !secret.is_empty()) else {
         return refused(41004, "appsecret missing");
     };
-    match client::holds(worker, &key) {
+    match client::verify_key(worker, &key) {
         Ok(()) => {
             HttpResponse::Ok().json(TokenReply { access_token: &key, expires_in: TOKEN_LIFE })
         }
@@ -202,7 +202,7 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
         }
     };
     let path = path_of(&file_id)?;
-    confine(worker, client.as_deref(), &file_id, path).await.map_err(Problem::from)?;
+    check_scope(worker, client.as_deref(), &file_id, path).await.map_err(Problem::from)?;
     let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
     let link = worker.wechat.download_link(&wanted).await;
     let link = whole(vec![link])?.pop().unwrap_or_else(unnamed);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::error::Refusal;
 use super::wire::Status;
 use crate::guard::policy::Client;
-use crate::http::extract::file_ref::{FILE_ID, Lost, confine, path_of};
+use crate::http::extract::file_ref::{FILE_ID, ResolveError, check_scope, path_of};
 use crate::http::extract::{client, json as body};
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
@@ -53,13 +53,13 @@ impl Call {
     ) -> Result<Result<(), Status>, Refusal> {
         let admitted = match path_of(file_id) {
             Err(_) if !self.client.is_confined() && !file_id.starts_with(FILE_ID) => Ok(()),
-            Ok(path) => confine(worker, Some(&self.client), file_id, path).await,
-            Err(problem) => Err(Lost::Name(problem)),
+            Ok(path) => check_scope(worker, Some(&self.client), file_id, path).await,
+            Err(problem) => Err(ResolveError::Name(problem)),
         };
         match admitted {
             Ok(()) => Ok(Ok(())),
-            Err(Lost::Name(problem)) => Ok(Err((-501007, problem.detail))),
-            Err(Lost::Call(problem)) => Err(problem.into()),
+            Err(ResolveError::Name(problem)) => Ok(Err((-501007, problem.detail))),
+            Err(ResolveError::Call(problem)) => Err(problem.into()),
         }
     }
 

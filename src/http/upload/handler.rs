@@ -12,15 +12,15 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
 use super::partial;
-use super::request::{Failure, Query, Upload, looked_at};
+use super::request::{Failure, Query, Upload, sniffed};
 use super::transfer::Path;
-use crate::file_stream::Framed;
-use crate::guard::idempotency::Turn;
+use crate::file_stream::FileLength;
+use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::policy::Client;
 use crate::http::extract::client;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::Folder;
-use crate::http::middleware::idempotency::{self, Repeat};
+use crate::http::middleware::idempotency::{self, Claimed};
 use crate::http::middleware::request_id::RequestId;
 use crate::http::middleware::server_timing::Times;
 use crate::http::problem::{Code, Problem};
@@ -89,9 +89,9 @@ pub async fn form(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
     let profile = query.profile(&worker)?;
-    let watch = Watch::new(&request, &worker);
-    let files = form_files(&request, payload, &worker, query, profile, &watch.times).await;
-    watch.end(profile, files)
+    let guard = UploadMetricsGuard::new(&request, &worker);
+    let files = form_files(&request, payload, &worker, query, profile, &guard.times).await;
+    guard.end(profile, files)
 }
 
 /// `PUT /v1/files/{path}`: the body is the file.
@@ -129,20 +129,20 @@ pub async fn raw(
 ) -> Result<HttpResponse, Problem> {
     let query = Query::of(&request)?;
     let profile = query.profile(&worker)?;
-    let watch = Watch::new(&request, &worker);
-    let file = raw_file(&request, payload, &worker, query, profile, &watch.times).await;
-    watch.end(profile, file)
+    let guard = UploadMetricsGuard::new(&request, &worker);
+    let file = raw_file(&request, payload, &worker, query, profile, &guard.times).await;
+    guard.end(profile, file)
 }
 
 /// How an upload request ended that was not refused as a whole.
-enum Done {
-    Files(Vec<Outcome>, Option<Turn>),
+enum UploadResult {
+    Files(Vec<Outcome>, Option<IdempotencyGuard>),
     /// An earlier request had done it.
     Before(HttpResponse),
 }
 
 /// An upload request from its first stage to its reply: what is counted of it.
-struct Watch<'a> {
+struct UploadMetricsGuard<'a> {
     request: &'a HttpRequest,
     metrics: &'a Metrics,
     times: Times<'a>,
@@ -151,7 +151,7 @@ struct Watch<'a> {
     _busy: write_batch::Upload,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> UploadMetricsGuard<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
@@ -163,12 +163,12 @@ impl<'a> Watch<'a> {
     fn end(
         mut self,
         profile: ReplyProfile,
-        done: Result<Done, Problem>,
+        done: Result<UploadResult, Problem>,
     ) -> Result<HttpResponse, Problem> {
         self.ended = true;
-        let (files, turn) = match done {
-            Ok(Done::Before(reply)) => return Ok(reply),
-            Ok(Done::Files(outcomes, turn)) => (Ok(outcomes), turn),
+        let (files, claim) = match done {
+            Ok(UploadResult::Before(reply)) => return Ok(reply),
+            Ok(UploadResult::Files(outcomes, claim)) => (Ok(outcomes), claim),
             Err(problem) => (Err(problem), None),
         };
         match &files {
@@ -185,8 +185,8 @@ impl<'a> Watch<'a> {
         let reply = files.and_then(|outcomes| {
             let reply = profile.reply(&outcomes, &id)?;
             let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
-            Ok(match turn.filter(|_| all) {
-                Some(turn) => idempotency::keep(turn, reply),
+            Ok(match claim.filter(|_| all) {
+                Some(claim) => idempotency::keep(claim, reply),
                 None => reply,
             })
         });
@@ -194,7 +194,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for UploadMetricsGuard<'_> {
     fn drop(&mut self) {
         // The client went away, and the request with it.
         if !self.ended {
@@ -210,13 +210,13 @@ async fn form_files(
     query: Query,
     profile: ReplyProfile,
     times: &Times<'_>,
-) -> Result<Done, Problem> {
+) -> Result<UploadResult, Problem> {
     let client = may_upload(request, worker)?;
-    let turn = match idempotency::begin(request, worker, &client).await? {
-        Repeat::Go(turn) => turn,
-        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    let claim = match idempotency::begin(request, worker, &client).await? {
+        Claimed::Go(claim) => claim,
+        Claimed::Reply(reply) => return Ok(UploadResult::Before(reply)),
     };
-    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
+    let upload = Upload::admit(request, worker, client, query, profile, claim, times)?;
     let (settings, client) = (upload.settings(), &upload.client);
     let most = (client.max_files as u64)
         .saturating_mul(client.max_file_size)
@@ -254,7 +254,7 @@ async fn form_files(
     if outcomes.is_empty() {
         return Err(form.borrow().no_file().into());
     }
-    Ok(Done::Files(outcomes, upload.turn))
+    Ok(UploadResult::Files(outcomes, upload.claim))
 }
 
 async fn raw_file(
@@ -264,17 +264,17 @@ async fn raw_file(
     query: Query,
     profile: ReplyProfile,
     times: &Times<'_>,
-) -> Result<Done, Problem> {
+) -> Result<UploadResult, Problem> {
     let client = may_upload(request, worker)?;
     let key = client.own_key(&file_url::path(request)?)?;
     refuse_form(request.headers())?;
     refuse_undelimited(request)?;
     let digests = Digests::announced(request.headers())?;
-    let turn = match idempotency::begin(request, worker, &client).await? {
-        Repeat::Go(turn) => turn,
-        Repeat::Reply(reply) => return Ok(Done::Before(reply)),
+    let claim = match idempotency::begin(request, worker, &client).await? {
+        Claimed::Go(claim) => claim,
+        Claimed::Reply(reply) => return Ok(UploadResult::Before(reply)),
     };
-    let upload = Upload::admit(request, worker, client, query, profile, turn, times)?;
+    let upload = Upload::admit(request, worker, client, query, profile, claim, times)?;
     let settings = upload.settings();
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let types = &upload.client.types;
@@ -290,17 +290,17 @@ async fn raw_file(
         Some(digests) => verified(source, digests),
         None => source,
     };
-    let (source, magic) = looked_at(source, types.look(&declared)).await?;
+    let (source, magic) = sniffed(source, types.look(&declared)).await?;
     let content_type = types.confirm(&declared, magic)?;
     let source = limited(source, max);
     let file = match length {
-        Some(length) => upload.streamed(source, Framed::Exact(length)),
+        Some(length) => upload.streamed(source, FileLength::Known(length)),
         None => upload.held(source, settings.hold_limit, None).await?,
     };
     let path = Path { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
-    Ok(Done::Files(vec![Outcome::Stored(Box::new(stored))], upload.turn))
+    Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
 }
 
 /// What can be refused before a byte of the body is read.

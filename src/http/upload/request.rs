@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::transfer::{File, Path, deliver};
+use super::transfer::{File, Path, transfer};
 use crate::cos::error::CosError;
 use crate::cos::relay::Relay;
-use crate::file_stream::{End, Framed, Source};
-use crate::guard::idempotency::Turn;
+use crate::file_stream::{FileEnd, FileLength, Source};
+use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
 use crate::guard::types::Declared;
@@ -30,7 +30,7 @@ use crate::inbound::hold::{Held, hold};
 use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Look, Magic, peek};
 use crate::key::{self, Key, Values};
-use crate::memory::budget::Blocks;
+use crate::memory::budget::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
 
 /// What an upload's address may say.
@@ -70,7 +70,7 @@ pub struct Upload<'a> {
     query: Query,
     profile: ReplyProfile,
     base: String,
-    pub turn: Option<Turn>,
+    pub claim: Option<IdempotencyGuard>,
     times: &'a Times<'a>,
     slot: Slot,
 }
@@ -95,7 +95,7 @@ impl<'a> Upload<'a> {
         client: Arc<Client>,
         query: Query,
         profile: ReplyProfile,
-        turn: Option<Turn>,
+        claim: Option<IdempotencyGuard>,
         times: &'a Times<'a>,
     ) -> Result<Self, Problem> {
         let shared = &worker.shared;
@@ -104,7 +104,7 @@ impl<'a> Upload<'a> {
         }
         let slot = shared.limits.take(&client)?;
         let base = file_url::base(request, shared);
-        Ok(Self { worker, client, query, profile, base, turn, times, slot })
+        Ok(Self { worker, client, query, profile, base, claim, times, slot })
     }
 
     pub fn settings(&self) -> &'a settings::Upload {
@@ -131,11 +131,11 @@ impl<'a> Upload<'a> {
         }
         let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
-        let placed = self.place(&form.borrow(), &part, first, seen);
+        let placed = self.resolve_target(&form.borrow(), &part, first, seen);
         let look = placed.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
-        let (source, magic) = looked_at(Form::content(form), look).await?;
-        let file = self.settle(source, &part, nameless).await?;
-        if nameless && file.framed == Framed::Exact(0) {
+        let (source, magic) = sniffed(Form::content(form), look).await?;
+        let file = self.resolve_length(source, &part, nameless).await?;
+        if nameless && file.framed == FileLength::Known(0) {
             return Ok(None);
         }
         let (path, declared) = placed?;
@@ -144,7 +144,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Where a part's file goes, and what it says it is.
-    fn place(
+    fn resolve_target(
         &self,
         form: &Form,
         part: &FilePart,
@@ -159,7 +159,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Finds out how long a part's file is, holding it where nothing else tells.
-    async fn settle(
+    async fn resolve_length(
         &self,
         source: Source,
         part: &FilePart,
@@ -173,7 +173,7 @@ impl<'a> Upload<'a> {
                 return Err(InboundError::FileTooLarge(max).into());
             }
             if !nameless {
-                return Ok(self.streamed(source, Framed::Exact(length)));
+                return Ok(self.streamed(source, FileLength::Known(length)));
             }
         }
         let file = match part.framed {
@@ -182,26 +182,26 @@ impl<'a> Upload<'a> {
                 if framed > max.saturating_add(MAX_EPILOGUE as u64) && !self.expects_more(part) =>
             {
                 let file = self.held(source, settings.replay_window, Some(framed)).await?;
-                if let Framed::Guess(_) = file.framed {
+                if let FileLength::Assumed(_) = file.framed {
                     return Err(InboundError::FileTooLarge(max).into());
                 }
                 file
             }
             Some(framed) if !nameless && !self.expects_more(part) => {
-                self.streamed(source, Framed::Guess(framed))
+                self.streamed(source, FileLength::Assumed(framed))
             }
             framed => self.held(source, settings.hold_limit, framed).await?,
         };
         match (part.head.length, file.framed) {
-            (Some(declared), Framed::Exact(got)) if declared != got => {
+            (Some(declared), FileLength::Known(got)) if declared != got => {
                 Err(InboundError::LengthMismatch { declared, got }.into())
             }
             _ => Ok(file),
         }
     }
 
-    pub fn streamed(&self, source: Source, framed: Framed) -> File {
-        let kept = Blocks::new(self.slot.memory());
+    pub fn streamed(&self, source: Source, framed: FileLength) -> File {
+        let kept = ReplayBuffer::new(self.slot.memory());
         self.file(kept, None, source, framed)
     }
 
@@ -212,20 +212,28 @@ impl<'a> Upload<'a> {
         limit: usize,
         guess: Option<u64>,
     ) -> Result<File, Problem> {
-        let mut kept = Blocks::new(self.slot.memory());
+        let mut kept = ReplayBuffer::new(self.slot.memory());
         let (source, held) = hold(source, &mut kept, limit)
             .await
             .map_err(|error| Problem::from(CosError::Source(error)))?;
         let length = kept.len() as u64;
         match (held, guess) {
-            (Held::Whole(end), _) => Ok(self.file(kept, Some(end), source, Framed::Exact(length))),
-            (_, Some(framed)) => Ok(self.file(kept, None, source, Framed::Guess(framed))),
+            (Held::Whole(end), _) => {
+                Ok(self.file(kept, Some(end), source, FileLength::Known(length)))
+            }
+            (_, Some(framed)) => Ok(self.file(kept, None, source, FileLength::Assumed(framed))),
             (Held::Full, None) => Err(InboundError::LengthRequired.into()),
             (Held::NoRoom, None) => Err(InboundError::NoRoom.into()),
         }
     }
 
-    fn file(&self, kept: Blocks, ended: Option<End>, source: Source, framed: Framed) -> File {
+    fn file(
+        &self,
+        kept: ReplayBuffer,
+        ended: Option<FileEnd>,
+        source: Source,
+        framed: FileLength,
+    ) -> File {
         let (window, verify) =
             (self.settings().replay_window, self.worker.shared.settings.cos.verify_crc64);
         File { relay: Rc::new(Relay::new(kept, ended, source, window, verify)), framed }
@@ -251,12 +259,12 @@ impl<'a> Upload<'a> {
             dir,
             name,
             now: Timestamp::now(),
-            uuid: self.turn.as_ref().map_or_else(Uuid::now_v7, |turn| turn.uuid(index)),
+            uuid: self.claim.as_ref().map_or_else(Uuid::now_v7, |claim| claim.uuid(index)),
         };
         let prefix = self.client.prefix.as_deref().unwrap_or_default();
         let template = &self.worker.shared.template;
         // A repeat's first attempt may have stored its file there.
-        let unique = template.is_unique() && self.turn.is_none();
+        let unique = template.is_unique() && self.claim.is_none();
         Ok(Path { key: template.render(&values, prefix)?, unique })
     }
 
@@ -267,7 +275,7 @@ impl<'a> Upload<'a> {
         content_type: String,
         file: File,
     ) -> Result<Stored, Failure> {
-        match deliver(self.worker, &path, &content_type, &file, self.times).await {
+        match transfer(self.worker, &path, &content_type, &file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
@@ -294,7 +302,7 @@ fn one_of<'v>(
 }
 
 /// `source` as it was, and what its first bytes are, if anybody wants to know.
-pub async fn looked_at(
+pub async fn sniffed(
     source: Source,
     look: Option<Look>,
 ) -> Result<(Source, Option<Magic>), Problem> {

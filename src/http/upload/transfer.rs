@@ -9,10 +9,10 @@ use futures::FutureExt;
 use secrecy::ExposeSecret;
 
 use crate::cos::error::CosError;
-use crate::cos::form::{Fields, Frame};
+use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
 use crate::cos::verdict::Receipt;
-use crate::file_stream::Framed;
+use crate::file_stream::FileLength;
 use crate::http::middleware::server_timing::Times;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 3;
 /// A file whose length is settled as far as it can be.
 pub struct File {
     pub relay: Rc<Relay>,
-    pub framed: Framed,
+    pub framed: FileLength,
 }
 
 /// Where a file goes.
@@ -37,7 +37,7 @@ pub struct Path {
 }
 
 /// Stores a file, and gives its id and COS's receipt.
-pub async fn deliver(
+pub async fn transfer(
     worker: &Worker,
     path: &Path,
     content_type: &str,
@@ -46,7 +46,7 @@ pub async fn deliver(
 ) -> Result<(String, Receipt), Problem> {
     // While WeChat is asked, the client goes on sending.
     let link = pin!(upload_link(worker, &path.key, times));
-    let mut link = beside(link, pin!(file.relay.read_ahead())).await?;
+    let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
     match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
             // Of a file that was never there nobody has a link.
@@ -58,7 +58,7 @@ pub async fn deliver(
         Err(problem) => {
             // The client is told that its file is not stored; then it should not be.
             let wrong = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
-            if wrong || (file.relay.is_unsettled() && path.unique) {
+            if wrong || (file.relay.is_outcome_unknown() && path.unique) {
                 discard(worker, &link).await;
             }
             Err(problem.into())
@@ -68,7 +68,7 @@ pub async fn deliver(
 
 /// Runs `aside` as long as `main` takes, and no longer. They stay where they are: taken by value, they would be there twice,
 /// in every upload.
-async fn beside<T>(
+async fn poll_while<T>(
     mut main: Pin<&mut impl Future<Output = T>>,
     aside: Pin<&mut impl Future<Output = ()>>,
 ) -> T {
@@ -123,13 +123,13 @@ async fn send(
     let content_type = shared.settings.cos.send_content_type.then_some(content_type);
     // What was declared must come true; what was guessed need not be, once it is known.
     let mut framed = match (file.framed, file.relay.known_length()) {
-        (Framed::Guess(_), Some(length)) => Framed::Exact(length),
+        (FileLength::Assumed(_), Some(length)) => FileLength::Known(length),
         (framed, _) => framed,
     };
     let mut attempt = 1;
     loop {
         let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
-        let frame = Frame::new(&Fields {
+        let frame = FormEnvelope::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),
             security_token: link.token.expose_secret(),
@@ -155,7 +155,7 @@ async fn send(
             // It was not the last part, but all of it is here: now its length is known.
             CosError::NotLast { content } => {
                 shared.metrics.replay(error.cause());
-                framed = Framed::Exact(content);
+                framed = FileLength::Known(content);
             }
             error if error.is_transient() && attempt < ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());

@@ -13,8 +13,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::Connection;
-use super::response::{Failure, Headers, Reply};
-use super::write_queue::{Parcel, RUNS};
+use super::response::{HeaderVisitor, Response, ResponseError};
+use super::write_queue::{RUNS, WriteQueue};
 
 /// The head of a request with a body of `length` bytes. What it names must be of a URL that was parsed, or our own: a line
 /// break would end its line.
@@ -34,12 +34,12 @@ pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> Str
 }
 
 /// The rest of a request, behind its head.
-pub trait Outflow {
-    /// Puts what is at hand into `parcel`, which may hold something already; pending only while it holds nothing.
+pub trait BodySource {
+    /// Puts what is at hand into `queue`, which may hold something already; pending only while it batched nothing.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        parcel: &mut Parcel,
+        queue: &mut WriteQueue,
     ) -> Poll<Result<Fill, Aborted>>;
 
     /// A reply has come: whatever was not sent is not sent any more.
@@ -58,8 +58,12 @@ pub enum Fill {
 pub struct Aborted;
 
 /// For a request that is whole from the start.
-impl Outflow for () {
-    fn poll_fill(&mut self, _: &mut Context<'_>, _: &mut Parcel) -> Poll<Result<Fill, Aborted>> {
+impl BodySource for () {
+    fn poll_fill(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut WriteQueue,
+    ) -> Poll<Result<Fill, Aborted>> {
         Poll::Ready(Ok(Fill::Last))
     }
 
@@ -71,7 +75,7 @@ pub struct Exchange<'c, O, H> {
     connection: &'c mut Connection,
     outflow: O,
     headers: H,
-    parcel: Parcel,
+    queue: WriteQueue,
     sending: Sending,
     /// Since when a reply is under way.
     began: Option<Instant>,
@@ -90,10 +94,10 @@ enum Sending {
 #[derive(Debug, PartialEq, Eq)]
 pub enum ExchangeError {
     Aborted,
-    Failed(Failure),
+    Failed(ResponseError),
 }
 
-impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
+impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
     /// Of a request that begins with `head`, where `headers` is shown those of the reply.
     pub fn new(
         connection: &'c mut Connection,
@@ -101,9 +105,9 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
         outflow: O,
         headers: H,
     ) -> Self {
-        let mut parcel = Parcel::default();
-        parcel.push(head.into());
-        Self { connection, outflow, headers, parcel, sending: Sending::Fill, began: None }
+        let mut queue = WriteQueue::default();
+        queue.push(head.into());
+        Self { connection, outflow, headers, queue, sending: Sending::Fill, began: None }
     }
 
     /// Whether the whole request was sent.
@@ -118,7 +122,7 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
 
     /// When the kernel last took bytes from us.
     pub fn written(&self) -> Instant {
-        self.connection.pulse.written()
+        self.connection.progress.written()
     }
 
     /// Since when a part of a reply is there whose end is not, whether or not the request is sent. Whole interim
@@ -129,26 +133,26 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
 
     /// The reply's status, once its head has come.
     pub fn status(&self) -> Option<u16> {
-        self.connection.receiver.status()
+        self.connection.parser.status()
     }
 
     /// The reply, read to its end. The connection can be kept if it says so, and if it is a success: after a refusal the
     /// other side may close it, whatever it says.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, ExchangeError>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, ExchangeError>> {
         match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Aborted)) => {
                 return Poll::Ready(Err(ExchangeError::Aborted));
             }
             Poll::Ready(Err(SendError::Io(error))) => {
-                return Poll::Ready(Err(ExchangeError::Failed(Failure::Unanswered(
+                return Poll::Ready(Err(ExchangeError::Failed(ResponseError::Unanswered(
                     error.to_string(),
                 ))));
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        let had_head = self.connection.receiver.has_head();
+        let had_head = self.connection.parser.has_head();
         let polled = self.poll_receive(cx);
-        if !had_head && self.connection.receiver.has_head() {
+        if !had_head && self.connection.parser.has_head() {
             if self.sending != Sending::Sent {
                 self.sending = Sending::Stopped;
             }
@@ -156,7 +160,7 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
         }
         let reply = ready!(polled).map_err(ExchangeError::Failed)?;
         self.connection.keeps =
-            reply.is_success() && self.is_sent() && self.connection.receiver.keeps();
+            reply.is_success() && self.is_sent() && self.connection.parser.keeps();
         Poll::Ready(Ok(reply))
     }
 
@@ -164,7 +168,7 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
         loop {
             match self.sending {
                 Sending::Fill => {
-                    let filled = ready!(self.outflow.poll_fill(cx, &mut self.parcel));
+                    let filled = ready!(self.outflow.poll_fill(cx, &mut self.queue));
                     self.sending = Sending::Write(filled.map_err(|Aborted| SendError::Aborted)?);
                 }
                 Sending::Write(fill) => {
@@ -180,31 +184,31 @@ impl<'c, O: Outflow, H: Headers> Exchange<'c, O, H> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut wire = Pin::new(&mut self.connection.wire);
-        while self.parcel.has_remaining() {
+        let mut stream = Pin::new(&mut self.connection.stream);
+        while self.queue.has_remaining() {
             let mut slices = [IoSlice::new(&[]); RUNS];
-            let used = self.parcel.chunks_vectored(&mut slices);
-            match ready!(wire.as_mut().poll_write_vectored(cx, &slices[..used]))? {
+            let used = self.queue.chunks_vectored(&mut slices);
+            match ready!(stream.as_mut().poll_write_vectored(cx, &slices[..used]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.parcel.advance(written),
+                written => self.queue.advance(written),
             }
         }
-        wire.poll_flush(cx)
+        stream.poll_flush(cx)
     }
 
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Failure>> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, ResponseError>> {
         loop {
             let read = ready!(self.connection.poll_read(cx));
-            let receiver = &mut self.connection.receiver;
+            let parser = &mut self.connection.parser;
             match read {
-                Ok(0) => return Poll::Ready(receiver.end(None)),
+                Ok(0) => return Poll::Ready(parser.end(None)),
                 Ok(_) => {}
-                Err(error) => return Poll::Ready(receiver.end(Some(error.to_string()))),
+                Err(error) => return Poll::Ready(parser.end(Some(error.to_string()))),
             }
-            if let Some(reply) = receiver.advance(&mut self.headers)? {
+            if let Some(reply) = parser.advance(&mut self.headers)? {
                 return Poll::Ready(Ok(reply));
             }
-            match receiver.has_begun() {
+            match parser.has_begun() {
                 true => drop(self.began.get_or_insert_with(Instant::now)),
                 false => self.began = None,
             }

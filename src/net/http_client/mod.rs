@@ -25,8 +25,8 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::write_batch;
-use response::Receiver;
-use stream::{Pulse, Tap, Wire};
+use response::ResponseParser;
+use stream::{MaybeTlsStream, StickyWriteErrors, WriteProgress};
 
 /// Idle connections kept for one worker, whatever their origins, never more than were in use at once, and for how long.
 /// COS closes idle ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
@@ -62,16 +62,16 @@ pub struct Pool {
     /// Bytes that may follow a reply's head.
     reply_limit: usize,
     /// Its requests are.
-    holds: bool,
+    batched: bool,
     #[expect(clippy::vec_box, reason = "it is the box that goes from hand to hand")]
     idle: RefCell<HashMap<Origin, Vec<Box<Connection>>>>,
 }
 
 /// One connection. Boxed, so that it is not moved about for every request.
 pub struct Connection {
-    wire: Wire,
-    pulse: Rc<Pulse>,
-    receiver: Receiver,
+    stream: MaybeTlsStream,
+    progress: Rc<WriteProgress>,
+    parser: ResponseParser,
     /// The last exchange ended so that another may follow.
     keeps: bool,
     since: Instant,
@@ -89,7 +89,7 @@ impl Pool {
     }
 
     /// The same for short requests, which may be held to be sent along with others.
-    pub fn for_short(
+    pub fn batched(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
         reply_limit: usize,
@@ -101,10 +101,10 @@ impl Pool {
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
         reply_limit: usize,
-        holds: bool,
+        batched: bool,
     ) -> Rc<Self> {
         let (tls, idle) = (TlsConnector::from(tls), RefCell::default());
-        let pool = Rc::new(Self { tls, connect_timeout, reply_limit, holds, idle });
+        let pool = Rc::new(Self { tls, connect_timeout, reply_limit, batched, idle });
         actix_web::rt::spawn(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -112,14 +112,14 @@ impl Pool {
     /// A connection of its own.
     pub async fn connect(&self, origin: &Origin) -> Result<Box<Connection>, ConnectError> {
         let limit = self.connect_timeout;
-        let pulse = Pulse::new();
-        let wire = timeout(limit, self.wire(origin, pulse.clone()))
+        let progress = WriteProgress::new();
+        let stream = timeout(limit, self.stream(origin, progress.clone()))
             .await
             .map_err(|_| ConnectError::Timeout(limit))?
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
-        let receiver = Receiver::new(self.reply_limit);
+        let parser = ResponseParser::new(self.reply_limit);
         let since = Instant::now();
-        let mut connection = Box::new(Connection { wire, pulse, receiver, keeps: false, since });
+        let mut connection = Box::new(Connection { stream, progress, parser, keeps: false, since });
         // What came before the request would pass for its response.
         if !connection.is_open() {
             let cause = "it was closed, or something came over it, before the request was sent";
@@ -128,23 +128,27 @@ impl Pool {
         Ok(connection)
     }
 
-    async fn wire(&self, origin: &Origin, pulse: Rc<Pulse>) -> io::Result<Wire> {
+    async fn stream(
+        &self,
+        origin: &Origin,
+        progress: Rc<WriteProgress>,
+    ) -> io::Result<MaybeTlsStream> {
         let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
         // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
-        let stream = if self.holds {
-            write_batch::Stream::holding(stream)
+        let stream = if self.batched {
+            write_batch::Stream::batched(stream)
         } else {
             write_batch::Stream::new(stream)
         };
-        let tap = Tap::new(stream, pulse);
+        let stream = StickyWriteErrors::new(stream, progress);
         if !origin.https {
-            return Ok(Wire::Plain(tap));
+            return Ok(MaybeTlsStream::Plain(stream));
         }
         let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
-        let mut stream = self.tls.connect(name, tap).await?;
+        let mut stream = self.tls.connect(name, stream).await?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-        Ok(Wire::Tls(Box::new(stream)))
+        Ok(MaybeTlsStream::Tls(Box::new(stream)))
     }
 
     /// An idle connection, in use less than `age` ago, that is still open as far as can be seen without waiting.
@@ -167,7 +171,7 @@ impl Pool {
         if !std::mem::take(&mut connection.keeps) {
             return;
         }
-        connection.receiver.clear();
+        connection.parser.clear();
         connection.since = Instant::now();
         let mut idle = self.idle.borrow_mut();
         if idle.values().map(Vec::len).sum::<usize>() >= IDLE_CONNECTIONS {
@@ -185,13 +189,13 @@ impl Connection {
     fn is_open(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        let read = Pin::new(&mut self.wire).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+        let read = Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
         read.is_pending() && self.since.elapsed() < IDLE_FOR
     }
 
     /// Reads once, behind what was received; 0 at its end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        pin!(self.wire.read_buf(self.receiver.room())).poll(cx)
+        pin!(self.stream.read_buf(self.parser.room())).poll(cx)
     }
 }
 

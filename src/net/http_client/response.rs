@@ -6,7 +6,7 @@ mod tests;
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use httparse::{ParserConfig, Response, Status};
+use httparse::{ParserConfig, Status};
 
 use super::chunked::{Chunks, TOO_LONG};
 
@@ -21,12 +21,12 @@ const ROOM: usize = 4 * 1024;
 
 /// A reply, read to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct Response {
     pub status: u16,
     pub body: Bytes,
 }
 
-impl Reply {
+impl Response {
     /// Whether its status says that it went well.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
@@ -35,7 +35,7 @@ impl Reply {
 
 /// Why there is none.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum ResponseError {
     /// No head came, or none that can be read.
     Unanswered(String),
     /// What followed the head did not come to its end, or to one that is near enough.
@@ -43,18 +43,18 @@ pub enum Failure {
 }
 
 /// Whoever wants to know of a reply's headers: is shown each name, as it was sent, with its value.
-pub trait Headers {
+pub trait HeaderVisitor {
     fn see(&mut self, name: &str, value: &[u8]);
 }
 
 /// For whom a reply is its body.
-impl Headers for () {
+impl HeaderVisitor for () {
     fn see(&mut self, _: &str, _: &[u8]) {}
 }
 
 /// Reads replies from what a connection received.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct ResponseParser {
     received: Vec<u8>,
     /// So much of it is read.
     at: usize,
@@ -78,7 +78,7 @@ enum Step {
     Chunked(Chunks),
 }
 
-impl Receiver {
+impl ResponseParser {
     /// For replies with at most `limit` bytes behind their heads.
     pub fn new(limit: usize) -> Self {
         Self {
@@ -130,14 +130,17 @@ impl Receiver {
     }
 
     /// Reads as far as it can: `None` while more is to come.
-    pub fn advance(&mut self, headers: &mut impl Headers) -> Result<Option<Reply>, Failure> {
+    pub fn advance(
+        &mut self,
+        headers: &mut impl HeaderVisitor,
+    ) -> Result<Option<Response>, ResponseError> {
         while self.step == Step::Head {
             if !self.take_head(headers)? {
                 return Ok(None);
             }
         }
         let status = self.status;
-        let cut_short = |cause: &str| Failure::CutShort { status, cause: cause.into() };
+        let cut_short = |cause: &str| ResponseError::CutShort { status, cause: cause.into() };
         let there = &self.received[self.at..];
         let body = match &mut self.step {
             Step::Sized(length) if *length > self.limit => return Err(cut_short(TOO_LONG)),
@@ -161,36 +164,36 @@ impl Receiver {
                 body
             }
         };
-        Ok(Some(Reply { status, body }))
+        Ok(Some(Response { status, body }))
     }
 
     /// The connection gives no more, for which `cause` says why if it is no plain end.
-    pub fn end(&mut self, cause: Option<String>) -> Result<Reply, Failure> {
+    pub fn end(&mut self, cause: Option<String>) -> Result<Response, ResponseError> {
         self.keeps = false;
         let status = self.status;
         match (&self.step, cause) {
             (Step::Head, cause) => {
                 let closed = || "the connection was closed before a reply came".to_owned();
-                Err(Failure::Unanswered(cause.unwrap_or_else(closed)))
+                Err(ResponseError::Unanswered(cause.unwrap_or_else(closed)))
             }
             (Step::ToEnd, None) => {
                 let body = Bytes::copy_from_slice(&self.received[self.at..]);
-                Ok(Reply { status, body })
+                Ok(Response { status, body })
             }
             (_, cause) => {
                 let closed = || "the connection was closed within it".to_owned();
-                Err(Failure::CutShort { status, cause: cause.unwrap_or_else(closed) })
+                Err(ResponseError::CutShort { status, cause: cause.unwrap_or_else(closed) })
             }
         }
     }
 
     /// Whether there was a whole one.
-    fn take_head(&mut self, seen: &mut impl Headers) -> Result<bool, Failure> {
+    fn take_head(&mut self, seen: &mut impl HeaderVisitor) -> Result<bool, ResponseError> {
         let unanswered =
-            |cause: &str| Failure::Unanswered(format!("the reply is no HTTP: {cause}"));
+            |cause: &str| ResponseError::Unanswered(format!("the reply is no HTTP: {cause}"));
         let there = &self.received[self.at..];
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
-        let mut response = Response::new(&mut []);
+        let mut response = httparse::Response::new(&mut []);
         let parsed = ParserConfig::default()
             .parse_response_with_uninit_headers(&mut response, there, &mut headers)
             .map_err(|error| unanswered(&error.to_string()))?;
@@ -212,7 +215,7 @@ impl Receiver {
                         "more than {INTERIM_LIMIT} interim responses, or {INTERIM_BYTES} bytes of them, came before the \
                          response"
                     );
-                    return Err(Failure::Unanswered(cause));
+                    return Err(ResponseError::Unanswered(cause));
                 }
                 self.received.drain(..length);
                 return Ok(!self.received.is_empty());

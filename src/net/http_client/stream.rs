@@ -14,12 +14,12 @@ use tokio_rustls::client::TlsStream;
 use crate::net::write_batch;
 
 /// Shared between a connection and whoever watches it for stalls.
-pub struct Pulse {
+pub struct WriteProgress {
     written: Cell<Instant>,
     broken: Cell<bool>,
 }
 
-impl Pulse {
+impl WriteProgress {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self { written: Cell::new(Instant::now()), broken: Cell::new(false) })
     }
@@ -33,14 +33,14 @@ impl Pulse {
 /// A TCP stream whose failed writes stay pending: COS may refuse an upload and reset the connection while we are
 /// still sending; the refusal is then queued on the read side, and an error from the write would make hyper drop it
 /// (23-45 % of such verdicts were lost without this). Reads end the connection, or the stall timer does.
-pub struct Tap {
+pub struct StickyWriteErrors {
     stream: write_batch::Stream,
-    pulse: Rc<Pulse>,
+    progress: Rc<WriteProgress>,
 }
 
-impl Tap {
-    pub(crate) fn new(stream: write_batch::Stream, pulse: Rc<Pulse>) -> Self {
-        Self { stream, pulse }
+impl StickyWriteErrors {
+    pub(crate) fn new(stream: write_batch::Stream, progress: Rc<WriteProgress>) -> Self {
+        Self { stream, progress }
     }
 
     fn outcome(
@@ -50,13 +50,13 @@ impl Tap {
     ) -> Poll<io::Result<usize>> {
         match result {
             Poll::Ready(Ok(written)) => {
-                self.pulse.written.set(Instant::now());
+                self.progress.written.set(Instant::now());
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error))
                 if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
             {
-                self.pulse.broken.set(true);
+                self.progress.broken.set(true);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -65,7 +65,7 @@ impl Tap {
     }
 }
 
-impl AsyncRead for Tap {
+impl AsyncRead for StickyWriteErrors {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,13 +75,13 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for StickyWriteErrors {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.pulse.broken.get() {
+        if self.progress.broken.get() {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -93,7 +93,7 @@ impl AsyncWrite for Tap {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.pulse.broken.get() {
+        if self.progress.broken.get() {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
@@ -114,21 +114,21 @@ impl AsyncWrite for Tap {
 }
 
 /// A connection to COS.
-pub enum Wire {
-    Plain(Tap),
-    Tls(Box<TlsStream<Tap>>),
+pub enum MaybeTlsStream {
+    Plain(StickyWriteErrors),
+    Tls(Box<TlsStream<StickyWriteErrors>>),
 }
 
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Wire::Plain($stream) => $call,
-            Wire::Tls($stream) => $call,
+            MaybeTlsStream::Plain($stream) => $call,
+            MaybeTlsStream::Tls($stream) => $call,
         }
     };
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for MaybeTlsStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -138,7 +138,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for MaybeTlsStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -9,7 +9,7 @@ pub const RUNS: usize = 9;
 
 /// Some runs in order. Copies nothing and allocates nothing.
 #[derive(Debug, Default)]
-pub struct Parcel {
+pub struct WriteQueue {
     runs: [Bytes; RUNS],
     /// Those from `first` up to here are used.
     end: usize,
@@ -17,7 +17,7 @@ pub struct Parcel {
     remaining: usize,
 }
 
-impl Parcel {
+impl WriteQueue {
     /// Whether no other run finds room.
     pub fn is_full(&self) -> bool {
         self.end == RUNS
@@ -31,7 +31,7 @@ impl Parcel {
     }
 }
 
-impl Buf for Parcel {
+impl Buf for WriteQueue {
     fn remaining(&self) -> usize {
         self.remaining
     }
@@ -78,20 +78,20 @@ mod tests {
     #[test]
     fn runs_go_out_in_order_however_they_are_taken() {
         for step in 1..12 {
-            let mut parcel = Parcel::default();
+            let mut queue = WriteQueue::default();
             for run in ["head", "", "file", "x", "tail"] {
-                parcel.push(Bytes::from_static(run.as_bytes()));
+                queue.push(Bytes::from_static(run.as_bytes()));
             }
             let mut out = Vec::new();
-            while parcel.has_remaining() {
+            while queue.has_remaining() {
                 let mut slices = [IoSlice::new(b""); 3];
-                let used = parcel.chunks_vectored(&mut slices);
+                let used = queue.chunks_vectored(&mut slices);
                 let together: Vec<u8> =
                     slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
                 let taken = step.min(together.len());
-                assert!(together.starts_with(&parcel.chunk()[..taken.min(parcel.chunk().len())]));
+                assert!(together.starts_with(&queue.chunk()[..taken.min(queue.chunk().len())]));
                 out.extend_from_slice(&together[..taken]);
-                parcel.advance(taken);
+                queue.advance(taken);
             }
             assert_eq!(out, b"headfilextail");
         }

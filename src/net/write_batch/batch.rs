@@ -28,19 +28,19 @@ impl Drop for Upload {
 }
 
 /// Whether there is anybody to go together with.
-pub fn are_several() -> bool {
+pub fn batching_enabled() -> bool {
     UPLOADS.get() > FEW
 }
 
 /// One connection's place in the turn.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct BatchGate {
     has_read: bool,
     /// It has let the others go first, and not written since.
     has_waited: bool,
 }
 
-impl Turn {
+impl BatchGate {
     /// Something was read.
     pub(super) fn read(&mut self) {
         self.has_read = true;
@@ -50,7 +50,7 @@ impl Turn {
     /// once: who sends without a pause, and is read before each write, must not keep an answer from going out.
     pub(super) fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
         let has_read = std::mem::take(&mut self.has_read);
-        self.has_waited = has_read && !self.has_waited && are_several();
+        self.has_waited = has_read && !self.has_waited && batching_enabled();
         if !self.has_waited {
             return Poll::Ready(());
         }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn where_several_upload_what_was_read_is_answered_after_the_others() {
         let cx = Context::from_waker(Waker::noop());
-        let mut turn = Turn::default();
+        let mut turn = BatchGate::default();
         let few: Vec<_> = (0..FEW).map(|_| Upload::begin()).collect();
         turn.read();
         assert_eq!(turn.poll_write(&cx), Poll::Ready(()));

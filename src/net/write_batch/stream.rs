@@ -11,20 +11,20 @@ use actix_web::rt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::batch::{Turn, are_several};
+use super::batch::{BatchGate, batching_enabled};
 
 /// What is short: replies, requests for links.
 const SHORT: usize = 4 * 1024;
 
 thread_local! {
     /// Streams that hold something.
-    static OUTBOX: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
+    static QUEUED: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A TCP stream.
 pub struct Stream {
     inner: Rc<RefCell<Inner>>,
-    turn: Turn,
+    turn: BatchGate,
     /// Short writes are held, too.
     holds: bool,
 }
@@ -43,12 +43,12 @@ impl Stream {
     /// One whose writes are sent before they are done.
     pub fn new(tcp: TcpStream) -> Self {
         let inner = Inner { tcp, held: Vec::new(), posted: false, writer: None };
-        Self { inner: Rc::new(RefCell::new(inner)), turn: Turn::default(), holds: false }
+        Self { inner: Rc::new(RefCell::new(inner)), turn: BatchGate::default(), holds: false }
     }
 
     /// One whose short writes may be sent a little later: behind the others that are ready, in one go with theirs. That is
     /// done even if it is dropped before; what the other side does not take then waits for this one's next read or write.
-    pub fn holding(tcp: TcpStream) -> Self {
+    pub fn batched(tcp: TcpStream) -> Self {
         Self { holds: true, ..Self::new(tcp) }
     }
 
@@ -69,12 +69,12 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if self.holds && inner.held.len() + length <= SHORT && are_several() {
+        if self.holds && inner.held.len() + length <= SHORT && batching_enabled() {
             slices.iter().for_each(|slice| inner.held.extend_from_slice(slice));
             inner.writer = Some(cx.waker().clone());
             if !inner.posted {
                 inner.posted = true;
-                post(self.inner.clone());
+                enqueue(self.inner.clone());
             }
             return Poll::Ready(Ok(length));
         }
@@ -114,14 +114,14 @@ impl Inner {
 }
 
 /// Puts a stream into the outbox, which is emptied behind all that are ready now.
-fn post(stream: Rc<RefCell<Inner>>) {
-    let is_first = OUTBOX.with_borrow_mut(|outbox| {
+fn enqueue(stream: Rc<RefCell<Inner>>) {
+    let is_first = QUEUED.with_borrow_mut(|outbox| {
         outbox.push(stream);
         outbox.len() == 1
     });
     if is_first {
         rt::spawn(async {
-            for stream in OUTBOX.take() {
+            for stream in QUEUED.take() {
                 stream.borrow_mut().send_now();
             }
         });
@@ -210,7 +210,7 @@ mod tests {
         let near = TcpStream::from_std(near).unwrap();
         near.writable().await.unwrap();
         let uploads = (0..=FEW).map(|_| Upload::begin()).collect();
-        (Stream::holding(near), far, uploads)
+        (Stream::batched(near), far, uploads)
     }
 
     /// Lets everybody have a turn who is ready.

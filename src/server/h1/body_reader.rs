@@ -225,7 +225,7 @@ impl BodyReader {
 
 /// Lets go of the pooled buffer that `bytes` are in: what waits for a client would pin it for as long as that one likes.
 fn unpin(bytes: &mut Bytes) {
-    if !bytes.is_empty() && buffer_pool::behind(bytes).is_some() {
+    if !bytes.is_empty() && buffer_pool::pooled_capacity_of(bytes).is_some() {
         *bytes = Bytes::copy_from_slice(bytes);
     }
 }
@@ -354,7 +354,7 @@ impl<S: Socket + ?Sized> ConnReader<S> {
                 }
                 Next::Partial => self.scanned.set(head_scan::scanned(&ahead)),
             }
-            let most = if write_batch::are_several() { usize::MAX } else { FIRST_READ };
+            let most = if write_batch::batching_enabled() { usize::MAX } else { FIRST_READ };
             let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), most)? else {
                 unpin(&mut ahead);
                 if is_busy {

@@ -11,13 +11,13 @@ use moka::ops::compute::{CompResult, Op};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
-use super::fetch::{Allowance, Credential, Issued};
-use super::redis::{Away, Origin, Replicas};
+use super::fetch::{Credential, Issued, SlidingWindow};
+use super::redis::{Origin, RedisUnavailable, Replicas};
 use crate::metrics::Metrics;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::error_hints;
-use crate::wechat::transport::Direct;
+use crate::wechat::transport::Transport;
 
 /// A token is not used in its last minutes: this many,
 const MARGIN: Duration = Duration::from_secs(4 * 60);
@@ -81,7 +81,7 @@ struct Shared {
     cache: Cache<(), Arc<Token>>,
     /// The last token that WeChat refused, and when.
     refused: Mutex<Option<(SecretString, Instant)>>,
-    young_refusals: Allowance,
+    young_refusals: SlidingWindow,
     backoff: Mutex<Option<Backoff>>,
 }
 
@@ -114,7 +114,7 @@ impl Tokens {
     pub fn new(credential: Credential, replicas: Option<Replicas>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
         let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
-        let young_refusals = Allowance::new(YOUNG_REFUSALS, YOUNG, Duration::ZERO);
+        let young_refusals = SlidingWindow::new(YOUNG_REFUSALS, YOUNG, Duration::ZERO);
         let shared =
             Shared { credential, replicas, metrics, cache, refused, young_refusals, backoff };
         Self { shared: Arc::new(shared) }
@@ -131,7 +131,7 @@ impl Tokens {
     }
 
     /// Whether the other gateways can be reached, where tokens are shared with any.
-    pub async fn shared(&self) -> Result<(), Away> {
+    pub async fn shared(&self) -> Result<(), RedisUnavailable> {
         match &self.shared.replicas {
             Some(replicas) => replicas.probe().await,
             None => Ok(()),
@@ -139,7 +139,7 @@ impl Tokens {
     }
 
     /// A usable token. `http` are the calling worker's connections; they are used only if a token must be fetched.
-    pub async fn get(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
+    pub async fn get(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
         let token = match self.shared.cache.get(&()).await {
             Some(token) => token,
             None => self.fetched(http).await?,
@@ -193,7 +193,7 @@ impl Tokens {
 
     /// Waits for a fetch that runs as a task of its own, so that it survives whoever asked first going away. All
     /// tasks of all workers share one fetch through the cache.
-    async fn fetched(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
+    async fn fetched(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
         let (tokens, client) = (self.clone(), http.clone());
         let fetch = async move {
             let init = tokens.fetch(&client);
@@ -210,7 +210,7 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, http: &Direct) -> Result<Arc<Token>, WechatError> {
+    async fn fetch(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
         if let Some(backoff) = &*self.backoff()
             && Instant::now() < backoff.until
         {
@@ -240,7 +240,7 @@ impl Tokens {
     /// A token other than `old` and the one that was refused last: another gateway's, or a fetched one.
     async fn obtain(
         &self,
-        http: &Direct,
+        http: &Transport,
         old: Option<&SecretString>,
     ) -> Result<(Issued, Origin), WechatError> {
         let Shared { credential, replicas, metrics, refused, .. } = &*self.shared;
@@ -254,7 +254,7 @@ impl Tokens {
                 let not: Vec<_> = old.into_iter().chain(refused).collect();
                 match replicas.obtain(&not, fetch).await {
                     Ok(obtained) => obtained,
-                    Err(Away) => alone().await,
+                    Err(RedisUnavailable) => alone().await,
                 }
             }
         };
@@ -287,7 +287,7 @@ impl Tokens {
     }
 
     /// Renews `token` before its end, if it was used until then. Runs on the worker that fetched it.
-    fn renew_ahead(&self, http: &Direct, token: &Arc<Token>) {
+    fn renew_ahead(&self, http: &Transport, token: &Arc<Token>) {
         let (tokens, http, own) = (self.clone(), http.clone(), Arc::downgrade(token));
         let after = token.renew_after;
         rt::spawn(async move {

@@ -11,7 +11,7 @@ use super::file::TokenFile;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::reply::exchange;
-use crate::wechat::transport::{Address, Direct, with_query};
+use crate::wechat::transport::{Address, Transport, with_query};
 use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };
@@ -55,14 +55,14 @@ pub struct Authorizer {
 
 /// How often something may be done: `most` times within `within`, `apart` from each other.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct SlidingWindow {
     most: usize,
     within: Duration,
     apart: Duration,
     used: Mutex<VecDeque<Instant>>,
 }
 
-impl Allowance {
+impl SlidingWindow {
     pub fn new(most: usize, within: Duration, apart: Duration) -> Self {
         Self { most, within, apart, used: Mutex::default() }
     }
@@ -83,11 +83,11 @@ impl Allowance {
 
 /// When `force_refresh` was used: it is limited to 20 a day, 30 s apart (getStableAccessToken).
 #[derive(Debug)]
-pub struct Forced(Allowance);
+pub struct Forced(SlidingWindow);
 
 impl Default for Forced {
     fn default() -> Self {
-        Self(Allowance::new(20, Duration::from_secs(86_400), Duration::from_secs(30)))
+        Self(SlidingWindow::new(20, Duration::from_secs(86_400), Duration::from_secs(30)))
     }
 }
 
@@ -133,18 +133,18 @@ impl Credential {
     /// request. `refresh` is the newest refresh token that another gateway knows.
     pub(super) async fn fetch(
         &self,
-        http: &Direct,
+        http: &Transport,
         refused: Option<&SecretString>,
         refresh: Option<SecretString>,
     ) -> Result<Issued, WechatError> {
         let limit = self.timeout;
-        let fetched = tokio::time::timeout(limit, self.fetch_at_leisure(http, refused, refresh));
+        let fetched = tokio::time::timeout(limit, self.fetch_untimed(http, refused, refresh));
         fetched.await.map_err(|_| WechatError::Timeout { call: "token", limit })?
     }
 
-    async fn fetch_at_leisure(
+    async fn fetch_untimed(
         &self,
-        http: &Direct,
+        http: &Transport,
         refused: Option<&SecretString>,
         refresh: Option<SecretString>,
     ) -> Result<Issued, WechatError> {
@@ -167,7 +167,7 @@ impl Credential {
         Address::of(&self.base_url).ok_or_else(invalid)
     }
 
-    async fn plain(&self, http: &Direct, app: &App) -> Result<Fetched, WechatError> {
+    async fn plain(&self, http: &Transport, app: &App) -> Result<Fetched, WechatError> {
         let path = with_query(
             "/cgi-bin/token",
             &[
@@ -186,7 +186,7 @@ impl Credential {
     /// A normal fetch; a forced one only where that hands back the token that was just refused.
     async fn stable(
         &self,
-        http: &Direct,
+        http: &Transport,
         app: &App,
         forced: &Forced,
         refused: Option<&SecretString>,
@@ -225,7 +225,7 @@ impl Credential {
 
     async fn authorizer(
         &self,
-        http: &Direct,
+        http: &Transport,
         authorizer: &Authorizer,
         refresh: Option<SecretString>,
     ) -> Result<Fetched, WechatError> {

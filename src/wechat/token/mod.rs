@@ -1,4 +1,4 @@
-//! Access tokens: cached in the process, shared by Redis, fetched from WeChat, or read from a file.
+//! ApiAuth tokens: cached in the process, shared by Redis, fetched from WeChat, or read from a file.
 
 pub mod cache;
 pub mod fetch;

@@ -54,7 +54,7 @@ const DELETE: &str = "
 /// Redis did not answer, or cannot do what sharing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Redis is away: this gateway's token is its own")]
-pub struct Away;
+pub struct RedisUnavailable;
 
 /// The other gateways, as far as Redis knows of them; shared by all workers.
 pub struct Replicas {
@@ -119,7 +119,7 @@ impl Replicas {
     }
 
     /// Whether tokens can be shared at the moment.
-    pub async fn probe(&self) -> Result<(), Away> {
+    pub async fn probe(&self) -> Result<(), RedisUnavailable> {
         self.ask::<String>(&script(PROBE, &[&self.keys.probe], &[])).await.map(drop)
     }
 
@@ -129,7 +129,7 @@ impl Replicas {
         &self,
         not: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, Origin), WechatError>, Away>
+    ) -> Result<Result<(Issued, Origin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
         R: Future<Output = Result<Issued, WechatError>>,
@@ -157,7 +157,7 @@ impl Replicas {
         holder: &str,
         not: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, Origin), WechatError>, Away>
+    ) -> Result<Result<(Issued, Origin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
         R: Future<Output = Result<Issued, WechatError>>,
@@ -179,12 +179,12 @@ impl Replicas {
             }
         };
         Ok(Ok(match self.publish(holder, &issued).await {
-            Ok(true) | Err(Away) => (issued, Origin::Fetched),
+            Ok(true) | Err(RedisUnavailable) => (issued, Origin::Fetched),
             // The lease ran out, or Redis has lost it: what is there now, if anything, has displaced ours. Nothing is
             // fetched again for that, or a Redis that forgets would empty the day's quota.
             Ok(false) => match self.read(not).await {
                 Ok(Some(shared)) => (shared, Origin::Shared),
-                Ok(None) | Err(Away) => (issued, Origin::Fetched),
+                Ok(None) | Err(RedisUnavailable) => (issued, Origin::Fetched),
             },
         }))
     }
@@ -194,7 +194,7 @@ impl Replicas {
         let _ = self.delete(&self.keys.token, bad.expose_secret()).await;
     }
 
-    async fn read(&self, not: &[&SecretString]) -> Result<Option<Issued>, Away> {
+    async fn read(&self, not: &[&SecretString]) -> Result<Option<Issued>, RedisUnavailable> {
         let script = script(READ, &[&self.keys.token], &[]);
         let (token, left): (Option<String>, i64) = self.ask(&script).await?;
         let life = Duration::from_millis(u64::try_from(left).unwrap_or(0));
@@ -205,12 +205,12 @@ impl Replicas {
         Ok(token.map(|token| Issued { token, life, refresh: None }))
     }
 
-    async fn acquire(&self, holder: &str) -> Result<bool, Away> {
+    async fn acquire(&self, holder: &str) -> Result<bool, RedisUnavailable> {
         let life = self.lease.as_millis().to_string();
         self.ask(&script(ACQUIRE, &[&self.keys.lease], &[holder, &life])).await
     }
 
-    async fn publish(&self, holder: &str, issued: &Issued) -> Result<bool, Away> {
+    async fn publish(&self, holder: &str, issued: &Issued) -> Result<bool, RedisUnavailable> {
         let life = issued.life.as_millis().max(1).to_string();
         let Keys { token, lease, refresh, .. } = &self.keys;
         let next = issued.refresh.as_ref().filter(|_| refresh.is_some());
@@ -220,12 +220,12 @@ impl Replicas {
         self.ask(&script(PUBLISH, &keys.map(String::as_str), &arguments)).await
     }
 
-    async fn delete(&self, key: &str, value: &str) -> Result<bool, Away> {
+    async fn delete(&self, key: &str, value: &str) -> Result<bool, RedisUnavailable> {
         self.ask(&script(DELETE, &[key], &[value])).await
     }
 
     /// One command, over a connection that Redis may have closed meanwhile: then over a new one.
-    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Away> {
+    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisUnavailable> {
         let mut answer = self.ask_once(command).await;
         let closed =
             |error: &Failure| matches!(error, Failure::Redis(e) if e.is_connection_dropped());
@@ -246,7 +246,7 @@ impl Replicas {
                 Err(Failure::Resting) => tracing::warn!("Redis is away: tokens are not shared"),
             }
         }
-        answer.map_err(|_| Away)
+        answer.map_err(|_| RedisUnavailable)
     }
 
     async fn ask_once<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {

@@ -6,42 +6,46 @@ use proptest::prelude::*;
 #[derive(Default)]
 struct Seen(Vec<(String, Vec<u8>)>);
 
-impl Headers for Seen {
+impl HeaderVisitor for Seen {
     fn see(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.to_owned(), value.to_owned()));
     }
 }
 
-/// What a receiver makes of `bytes` that come in pieces of `step`, and whether the connection is kept.
-fn received(bytes: &[u8], step: usize) -> (Result<Reply, Failure>, bool) {
+/// What a parser makes of `bytes` that come in pieces of `step`, and whether the connection is kept.
+fn received(bytes: &[u8], step: usize) -> (Result<Response, ResponseError>, bool) {
     received_in(bytes.chunks(step))
 }
 
-fn received_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Result<Reply, Failure>, bool) {
-    let mut receiver = Receiver::new(64);
+fn received_in<'a>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> (Result<Response, ResponseError>, bool) {
+    let mut parser = ResponseParser::new(64);
     let mut result = None;
     for piece in pieces {
-        receiver.room().extend_from_slice(piece);
-        if let Some(ended) = result.is_none().then(|| receiver.advance(&mut ())) {
+        parser.room().extend_from_slice(piece);
+        if let Some(ended) = result.is_none().then(|| parser.advance(&mut ())) {
             result = ended.transpose();
         }
     }
-    let result = result.unwrap_or_else(|| receiver.end(None));
-    let keeps = result.is_ok() && receiver.keeps();
+    let result = result.unwrap_or_else(|| parser.end(None));
+    let keeps = result.is_ok() && parser.keeps();
     (result, keeps)
 }
 
 /// Without the causes, which differ with what was there when the fault was seen.
-fn alike((result, keeps): (Result<Reply, Failure>, bool)) -> (Result<Reply, Option<u16>>, bool) {
+fn alike(
+    (result, keeps): (Result<Response, ResponseError>, bool),
+) -> (Result<Response, Option<u16>>, bool) {
     let failed = |failure| match failure {
-        Failure::Unanswered(_) => None,
-        Failure::CutShort { status, .. } => Some(status),
+        ResponseError::Unanswered(_) => None,
+        ResponseError::CutShort { status, .. } => Some(status),
     };
     (result.map_err(failed), keeps)
 }
 
 /// The same however it comes.
-fn reply(text: &str) -> (Result<Reply, Failure>, bool) {
+fn reply(text: &str) -> (Result<Response, ResponseError>, bool) {
     let whole = received(text.as_bytes(), usize::MAX);
     for step in 1..text.len() {
         assert_eq!(received(text.as_bytes(), step), whole, "{text:?} by {step}");
@@ -101,7 +105,7 @@ fn a_reply_ends_where_it_says() {
             false,
         ),
     ] {
-        let expected = Reply { status, body: Bytes::from_static(body.as_bytes()) };
+        let expected = Response { status, body: Bytes::from_static(body.as_bytes()) };
         assert_eq!(reply(text), (Ok(expected), keeps), "{text:?}");
     }
 }
@@ -121,9 +125,9 @@ fn what_is_no_reply_is_none() {
         "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ] {
-        assert!(matches!(reply(text).0, Err(Failure::Unanswered(_))), "{text:?}");
+        assert!(matches!(reply(text).0, Err(ResponseError::Unanswered(_))), "{text:?}");
     }
-    assert!(matches!(received(long.as_bytes(), 999).0, Err(Failure::Unanswered(_))));
+    assert!(matches!(received(long.as_bytes(), 999).0, Err(ResponseError::Unanswered(_))));
     let long = "b".repeat(65);
     for text in [
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
@@ -138,7 +142,7 @@ fn what_is_no_reply_is_none() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n;x=y\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
     ] {
-        let cut_short = matches!(reply(text).0, Err(Failure::CutShort { status: 200, .. }));
+        let cut_short = matches!(reply(text).0, Err(ResponseError::CutShort { status: 200, .. }));
         assert!(cut_short, "{text:?}");
     }
 }
@@ -215,32 +219,32 @@ fn what_has_no_end_is_given_up() {
         (&format!("{chunked}0\r\n"), "a: b\r\n"),
         (&format!("{chunked}0\r\na: "), "b"),
     ] {
-        let mut receiver = Receiver::new(1024);
-        receiver.room().extend_from_slice(start.as_bytes());
+        let mut parser = ResponseParser::new(1024);
+        parser.room().extend_from_slice(start.as_bytes());
         let mut rounds = 0;
-        while let Ok(reply) = receiver.advance(&mut ()) {
+        while let Ok(reply) = parser.advance(&mut ()) {
             assert_eq!(reply, None, "{start:?} {again:?}");
             assert!(rounds <= HEAD_LIMIT, "{start:?} {again:?}");
             rounds += 1;
-            receiver.room().extend_from_slice(again.as_bytes());
-            assert!(receiver.received.len() <= HEAD_LIMIT + again.len());
+            parser.room().extend_from_slice(again.as_bytes());
+            assert!(parser.received.len() <= HEAD_LIMIT + again.len());
         }
     }
 }
 
 #[test]
 fn one_reply_follows_another_on_what_is_kept() {
-    let mut receiver = Receiver::new(64);
+    let mut parser = ResponseParser::new(64);
     for (name, value) in [("a", "1"), ("b", "2")] {
         let mut seen = Seen::default();
         let text =
             format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n{name}: {value}\r\n\r\n{value}");
-        receiver.room().extend_from_slice(text.as_bytes());
-        let reply = receiver.advance(&mut seen).unwrap().unwrap();
+        parser.room().extend_from_slice(text.as_bytes());
+        let reply = parser.advance(&mut seen).unwrap().unwrap();
         assert_eq!(&reply.body, value);
         assert_eq!(seen.0.last(), Some(&(name.to_owned(), value.into())));
-        assert!(receiver.keeps());
-        receiver.clear();
+        assert!(parser.keeps());
+        parser.clear();
     }
 }
 
