@@ -6,7 +6,6 @@ use std::process::Command;
 
 use config::{Config, File, FileFormat};
 use serde::Deserialize;
-use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
 /// The lists of `deny.toml`.
@@ -40,20 +39,32 @@ fn deny() -> Deny {
     read.try_deserialize().expect("its lists")
 }
 
-/// Everything that is built for this platform, tests and benchmarks included.
-fn packages() -> Vec<Value> {
-    let rustc = Command::new("rustc").arg("-vV").output().expect("rustc");
-    let version = String::from_utf8(rustc.stdout).expect("text");
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("a platform");
+/// A crate that is built for this platform, tests and benchmarks included.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Package {
+    name: String,
+    version: String,
+    licence: String,
+}
+
+fn packages() -> BTreeSet<Package> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--all-features"])
-        .args(["--filter-platform", host])
+        .args(["tree", "--offline", "--locked", "--all-features", "--no-dedupe"])
+        .args(["--prefix", "none", "--format", "{p}|{l}|"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    metadata["packages"].as_array().expect("packages").clone()
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let package = |line: &str| {
+        let mut columns = line.split('|');
+        let mut words = columns.next()?.split(' ');
+        let name = words.next()?.to_owned();
+        let version = words.next()?.strip_prefix('v')?.to_owned();
+        Some(Package { name, version, licence: columns.next()?.to_owned() })
+    };
+    let packages = printed.lines().filter(|line| !line.is_empty());
+    packages.map(|line| package(line).unwrap_or_else(|| panic!("{line}"))).collect()
 }
 
 #[test]
@@ -68,22 +79,17 @@ fn every_licence_fits_ours() {
     };
     assert_eq!(allowed("GPL-3.0-only OR MIT"), Some(true));
     assert_eq!(allowed("GPL-3.0-only AND MIT"), Some(false));
-    let refused: Vec<_> = packages()
-        .iter()
-        .filter(|package| package["license"].as_str().and_then(allowed) != Some(true))
-        .map(|package| {
-            format!("{} {}: {}", package["name"], package["version"], package["license"])
-        })
-        .collect();
+    let packages = packages();
+    let refused: Vec<_> =
+        packages.iter().filter(|package| allowed(&package.licence) != Some(true)).collect();
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
 #[test]
 fn every_crate_is_there_once_or_for_a_reason() {
     let mut versions = BTreeMap::<String, BTreeSet<String>>::new();
-    for package in packages() {
-        let text = |key: &str| package[key].as_str().expect("text").to_owned();
-        versions.entry(text("name")).or_default().insert(text("version"));
+    for Package { name, version, .. } in packages() {
+        versions.entry(name).or_default().insert(version);
     }
     let skipped = deny().bans.skip;
     for Skipped { name_and_version, reason } in &skipped {
