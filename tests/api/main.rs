@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod commands;
 mod connections;
+mod contributing;
 mod credentials;
 mod dependencies;
 mod deploy;
