@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::cos::error::CosError;
-use tcb_upload_gateway::cos::verdict::{judge, CosHeaders, Reply};
+use tcb_upload_gateway::cos::verdict::{judge, CosHeaders, CosResponse};
 
 fuzz_target!(|input: &[u8]| {
     let body = Bytes::copy_from_slice(input);
     for status in [204, 200, 403] {
         let marks = CosHeaders { request_id: None, crc64: Some("7".to_owned()) };
-        let reply = Reply { status, marks, body: body.clone(), is_sent: true };
+        let reply = CosResponse { status, marks, body: body.clone(), is_sent: true };
         match judge(&reply, 1, 7, true) {
             Ok(receipt) => {
                 assert!(status < 300 && receipt.verified);

@@ -22,12 +22,12 @@ use crate::guard::auth::Guard;
 use crate::guard::forwarded::Proxies;
 use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
-use crate::guard::links::Links;
+use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
 use crate::http::routes;
-use crate::http::state::{Shared, Worker};
+use crate::http::state::{AppState, Worker};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
@@ -134,7 +134,7 @@ fn serve(
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let connection_limits = connection_limits(&settings, &upstreams.metrics);
     let budget = Budget::new(settings.upload.memory_budget as u64);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(AppState {
         guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
         allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
@@ -142,7 +142,7 @@ fn serve(
         limits: Limits::new(&settings, budget.clone()),
         budget,
         json_budget: Budget::new(json::ALL),
-        links: Links::new(&settings.links),
+        links: LinkPolicy::new(&settings.links),
         proxies: Proxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
         requests,

@@ -20,7 +20,7 @@ use crate::wechat::transport::Transport;
 #[derive(Clone)]
 pub(crate) struct Upstreams {
     tls: Arc<rustls::ClientConfig>,
-    pub wechat: Arc<api::Shared>,
+    pub wechat: Arc<api::WechatState>,
     timeouts: Timeouts,
     pub metrics: Arc<Metrics>,
 }
@@ -58,7 +58,7 @@ impl Upstreams {
     }
 }
 
-fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared>, AppError> {
+fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::WechatState>, AppError> {
     let wechat = &settings.wechat;
     let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
     let grant = match wechat.credential {
@@ -86,7 +86,7 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Shared
         None => ApiAuth::File(TokenFile::new(&wechat.cloudbase_token_file)),
     };
     let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
-    Ok(api::Shared::new(
+    Ok(api::WechatState::new(
         &wechat.base_url,
         wechat.env.clone(),
         wechat.timeout,

@@ -62,7 +62,7 @@ pub struct Upload {
 
 /// Why a file is not stored, in words.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum UploadError {
     #[error("{0}")]
     File(#[from] io::Error),
     #[error("{0} is not a gateway's address: it begins with http:// or https://")]
@@ -111,7 +111,7 @@ pub fn run(upload: &Upload) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell(upload: &Upload, file: &Path, result: &Result<Value, Failure>) {
+fn tell(upload: &Upload, file: &Path, result: &Result<Value, UploadError>) {
     match result {
         Ok(stored) if upload.json => println!("{stored}"),
         Ok(stored) => println!("{}", stored["url"].as_str().unwrap_or_default()),
@@ -120,7 +120,7 @@ fn tell(upload: &Upload, file: &Path, result: &Result<Value, Failure>) {
 }
 
 /// One file; gives what the gateway says of it.
-async fn send(upload: &Upload, path: &Path, bars: &MultiProgress) -> Result<Value, Failure> {
+async fn send(upload: &Upload, path: &Path, bars: &MultiProgress) -> Result<Value, UploadError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -200,8 +200,8 @@ impl Form {
     }
 }
 
-fn request(upload: &Upload, form: &Form) -> Result<Request<()>, Failure> {
-    let address = || Failure::Address(upload.to.clone());
+fn request(upload: &Upload, form: &Form) -> Result<Request<()>, UploadError> {
+    let address = || UploadError::Address(upload.to.clone());
     let authority = upload.to.authority().ok_or_else(address)?;
     let base = upload.to.path().trim_end_matches('/').trim_end_matches(FILES);
     let mut uri = format!("{}://{authority}{base}{FILES}?reply=default", scheme(&upload.to)?);
@@ -215,17 +215,18 @@ fn request(upload: &Upload, form: &Form) -> Result<Request<()>, Failure> {
         .body(())
         .map_err(|_| address())?;
     if let Some(key) = &upload.key {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| Failure::Key)?;
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| UploadError::Key)?;
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     Ok(request)
 }
 
-fn scheme(uri: &Uri) -> Result<&str, Failure> {
+fn scheme(uri: &Uri) -> Result<&str, UploadError> {
     match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) => Ok(scheme),
-        _ => Err(Failure::Address(uri.clone())),
+        _ => Err(UploadError::Address(uri.clone())),
     }
 }
 
@@ -233,7 +234,7 @@ async fn exchange<B>(
     uri: &Uri,
     request: Request<B>,
     moved: &Cell<Instant>,
-) -> Result<(u16, Bytes), Failure>
+) -> Result<(u16, Bytes), UploadError>
 where
     B: hyper::body::Body<Data = Bytes, Error = io::Error> + 'static,
 {
@@ -241,7 +242,7 @@ where
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
     let unreachable =
-        |cause: String| Failure::Unreachable { host: format!("{host}:{port}"), cause };
+        |cause: String| UploadError::Unreachable { host: format!("{host}:{port}"), cause };
     let connecting = async {
         let stream = TcpStream::connect((host.as_str(), port)).await?;
         stream.set_nodelay(true)?;
@@ -264,13 +265,13 @@ async fn talk<B>(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     request: Request<B>,
     moved: &Cell<Instant>,
-) -> Result<(u16, Bytes), Failure>
+) -> Result<(u16, Bytes), UploadError>
 where
     B: hyper::body::Body<Data = Bytes, Error = io::Error> + 'static,
 {
     let broken = |error: hyper::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        Failure::Broken(format!("{error}{}", cause.unwrap_or_default()))
+        UploadError::Broken(format!("{error}{}", cause.unwrap_or_default()))
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -280,7 +281,7 @@ where
         let response: Response<Incoming> = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), REPLY_LIMIT).collect().await;
-        let body = body.map_err(|error| Failure::Broken(error.to_string()))?;
+        let body = body.map_err(|error| UploadError::Broken(error.to_string()))?;
         Ok((status, body.to_bytes()))
     });
     let stalled = pin!(async {
@@ -290,7 +291,7 @@ where
     });
     let answer = match select(exchange, stalled).await {
         Either::Left((answer, _)) => answer,
-        Either::Right(_) => Err(Failure::Silence),
+        Either::Right(_) => Err(UploadError::Silence),
     };
     // A reply may come before the form is sent: then the rest is not sent any more.
     connection.abort();
@@ -298,14 +299,14 @@ where
 }
 
 /// What the gateway's answer says of the file.
-fn verdict((status, body): (u16, Bytes), host: &str) -> Result<Value, Failure> {
-    let no_gateway = || Failure::NoGateway { status, host: host.to_owned() };
+fn verdict((status, body): (u16, Bytes), host: &str) -> Result<Value, UploadError> {
+    let no_gateway = || UploadError::NoGateway { status, host: host.to_owned() };
     let mut answer: Value = serde_json::from_slice(&body).map_err(|_| no_gateway())?;
     if status == 201 && answer["files"][0]["file_id"].is_string() {
         return Ok(answer["files"][0].take());
     }
     let text = |name: &str| answer[name].as_str().map(ToOwned::to_owned);
-    Err(Failure::Refused {
+    Err(UploadError::Refused {
         code: text("code").ok_or_else(no_gateway)?,
         detail: text("detail").ok_or_else(no_gateway)?,
         request_id: text("request_id").unwrap_or_default(),

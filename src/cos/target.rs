@@ -6,12 +6,12 @@ use hyper::Uri;
 use percent_encoding::percent_decode_str;
 
 use super::error::CosError;
-use crate::net::http_client::Origin;
+use crate::net::http_client::Endpoint;
 
 /// A link's origin and path, checked against the allowed hosts.
 #[derive(Debug, Clone)]
 pub struct Target {
-    pub origin: Origin,
+    pub origin: Endpoint,
     /// Path and query, as given.
     pub path: String,
     /// The `Host` header.
@@ -94,7 +94,7 @@ impl AllowedHosts {
         }
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let authority = authority.as_str().to_owned();
-        Ok(Target { origin: Origin { https, host, port }, path, authority })
+        Ok(Target { origin: Endpoint { https, host, port }, path, authority })
     }
 
     fn matches(
@@ -172,7 +172,7 @@ mod tests {
             allowed(&["localhost"], true).target("http://localhost:81/b/%E4%B8%AD?q=1").unwrap();
         assert_eq!(target.path, "/b/%E4%B8%AD?q=1");
         assert_eq!(target.authority, "localhost:81");
-        assert_eq!(target.origin, Origin { https: false, host: "localhost".into(), port: 81 });
+        assert_eq!(target.origin, Endpoint { https: false, host: "localhost".into(), port: 81 });
     }
 
     #[test]

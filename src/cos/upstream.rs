@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::error::{CONNECTING, CosError};
 use super::outgoing::{RelayBody, ReplayableFile, Waiting};
 use super::target::Target;
-use super::verdict::{CosHeaders, Reply, is_success};
+use super::verdict::{CosHeaders, CosResponse, is_success};
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
 use crate::net::http_client::response::ResponseError;
 use crate::net::http_client::{ConnectError, Pool};
@@ -53,7 +53,7 @@ impl Upstream {
         body: RelayBody,
         outgoing: &RefCell<ReplayableFile>,
         age: Duration,
-    ) -> Result<Reply, CosError> {
+    ) -> Result<CosResponse, CosError> {
         let mut connection = match self.pool.pooled(&target.origin, age) {
             Some(connection) => connection,
             None => self.pool.connect(&target.origin).await.map_err(unconnected)?,
@@ -73,7 +73,7 @@ impl Upstream {
         &self,
         mut exchange: Exchange<'_, RelayBody, CosHeaders>,
         outgoing: &RefCell<ReplayableFile>,
-    ) -> Result<Reply, CosError> {
+    ) -> Result<CosResponse, CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
         let mut reply_since = None;
         let result = poll_fn(|cx| {
@@ -124,7 +124,7 @@ impl Upstream {
             }
         };
         let is_sent = exchange.is_sent();
-        Ok(Reply { status, marks: exchange.into_headers(), body, is_sent })
+        Ok(CosResponse { status, marks: exchange.into_headers(), body, is_sent })
     }
 
     /// What of COS is waited for at `now`. A reply that has begun must come to its end in time whatever else is waited

@@ -8,7 +8,7 @@ use super::error::CosError;
 use crate::net::http_client::response::HeaderVisitor;
 
 /// COS's reply, read to its end.
-pub struct Reply {
+pub struct CosResponse {
     pub status: u16,
     pub marks: CosHeaders,
     pub body: Bytes,
@@ -16,7 +16,7 @@ pub struct Reply {
     pub is_sent: bool,
 }
 
-impl Reply {
+impl CosResponse {
     /// Whether COS refused: by its status, or by an error document behind a status of success.
     pub(super) fn is_refusal(&self) -> bool {
         !is_success(self.status) || !self.body.is_empty() && error_in(&self.body).is_some()
@@ -69,7 +69,7 @@ pub struct Receipt {
 }
 
 /// Judges a reply to `size` bytes of CRC-64 `ours`. A CRC that differs is a failure when `verify` is on.
-pub fn judge(reply: &Reply, size: u64, ours: u64, verify: bool) -> Result<Receipt, CosError> {
+pub fn judge(reply: &CosResponse, size: u64, ours: u64, verify: bool) -> Result<Receipt, CosError> {
     let error = error_in(&reply.body);
     if !is_success(reply.status) || error.is_some() {
         let (code, message) = error.map_or_else(
@@ -159,8 +159,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> Reply {
-        Reply {
+    fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> CosResponse {
+        CosResponse {
             status,
             marks: CosHeaders {
                 request_id: Some("id".into()),
@@ -203,7 +203,7 @@ mod tests {
             Err(CosError::Integrity { .. })
         ));
         assert!(!judge(&reply(204, "", Some("8")), 1, 7, false).unwrap().verified);
-        let early = Reply { is_sent: false, ..reply(204, "", Some("7")) };
+        let early = CosResponse { is_sent: false, ..reply(204, "", Some("7")) };
         assert!(matches!(judge(&early, 1, 7, true), Err(CosError::NoVerdict(_))));
         let other = "<PostResponse><Location/></PostResponse>";
         assert!(judge(&reply(200, other, Some("7")), 1, 7, true).unwrap().verified);

@@ -77,7 +77,7 @@ enum Entry {
 /// What to do with a request.
 pub enum Claim {
     /// It is the first: do it.
-    IdempotencyGuard(IdempotencyGuard),
+    Granted(IdempotencyGuard),
     /// It was done.
     Done(Arc<Answer>),
     /// The key was used for another request.
@@ -129,7 +129,7 @@ impl Idempotency {
                         request,
                         end: Some(end),
                     };
-                    return Claim::IdempotencyGuard(claim);
+                    return Claim::Granted(claim);
                 }
                 Entry::Running { request: known, .. } | Entry::Done { request: known, .. }
                     if known != request =>
@@ -239,7 +239,7 @@ mod tests {
             let body = Bytes::from(vec![b'x'; length]);
             for n in 0..many {
                 let begun = idempotency.begin(&client, &n.to_string(), &[&request]).await;
-                let Claim::IdempotencyGuard(claim) = begun else { panic!("not the first: {n}") };
+                let Claim::Granted(claim) = begun else { panic!("not the first: {n}") };
                 claim.done(Answer { status: 201, headers: Vec::new(), body: body.clone() });
             }
             idempotency.entries.run_pending_tasks();

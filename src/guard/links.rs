@@ -18,13 +18,13 @@ pub enum LinkError {
 }
 
 /// Signs and checks links.
-pub struct Links {
+pub struct LinkPolicy {
     access: LinkAccess,
     keys: Vec<SecretString>,
     max_age: i64,
 }
 
-impl Links {
+impl LinkPolicy {
     pub fn new(links: &settings::Links) -> Self {
         Self {
             access: links.access,

@@ -11,7 +11,7 @@ use actix_web::{guard, web};
 
 use super::api::{batch, fallback, files, health, ueditor_config, upload_links};
 use super::extract::{file_url, query};
-use super::state::Shared;
+use super::state::AppState;
 use super::upload::handler;
 use super::{console, openapi, tcb};
 use crate::settings::Settings;
@@ -143,7 +143,7 @@ fn lacks_its_path(head: &RequestHead) -> bool {
 }
 
 /// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
-pub fn cors(shared: &Arc<Shared>) -> Cors {
+pub fn cors(shared: &Arc<AppState>) -> Cors {
     let shared = shared.clone();
     Cors::default()
         .allowed_origin_fn(move |origin: &HeaderValue, _| shared.origins.lists(origin.as_bytes()))

@@ -12,7 +12,7 @@ use crate::guard::auth::Guard;
 use crate::guard::forwarded::Proxies;
 use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
-use crate::guard::links::Links;
+use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
 use crate::key::Template;
 use crate::memory::budget::Budget;
@@ -22,13 +22,13 @@ use crate::wechat::api::{self, Wechat};
 
 /// What a worker's handlers need; made by `app.rs`.
 pub struct Worker {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<AppState>,
     pub wechat: Wechat,
     pub upstream: Rc<Upstream>,
 }
 
 /// What all workers share.
-pub struct Shared {
+pub struct AppState {
     pub settings: Settings,
     pub guard: Guard,
     pub origins: Origins,
@@ -38,7 +38,7 @@ pub struct Shared {
     /// What bodies of JSON may take, all of them together.
     pub json_budget: Arc<Budget>,
     pub limits: Limits,
-    pub links: Links,
+    pub links: LinkPolicy,
     pub proxies: Proxies,
     pub idempotency: Idempotency,
     /// The requests that run; closed once the process was told to end.
@@ -47,5 +47,5 @@ pub struct Shared {
     pub shutdown: CancellationToken,
     pub metrics: Arc<Metrics>,
     /// How calls to WeChat are let in.
-    pub wechat: Arc<api::Shared>,
+    pub wechat: Arc<api::WechatState>,
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::http::{Broken, Content, Head, Reply, parse_head, reason};
+use super::http::{Broken, Content, Head, Response, parse_head, reason};
 
 const HEAD_MAX: usize = 64 * 1024;
 const READ: usize = 64 * 1024;
@@ -224,12 +224,12 @@ impl Conn {
         Ok(whole)
     }
 
-    pub async fn send(&mut self, reply: Reply) -> Result<Flow, Broken> {
+    pub async fn send(&mut self, reply: Response) -> Result<Flow, Broken> {
         self.deliver(reply, Delivery::default()).await
     }
 
     /// Sends a reply. Before the request's body has ended it says `Connection: close`, and the caller drains.
-    pub async fn deliver(&mut self, reply: Reply, how: Delivery) -> Result<Flow, Broken> {
+    pub async fn deliver(&mut self, reply: Response, how: Delivery) -> Result<Flow, Broken> {
         let close = !self.keep_alive || !self.body_done();
         let mut out = Vec::with_capacity(1024);
         let reason = reason(reply.status);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::conn::{Conn, Flow};
 use super::fault::{Kind, Rule};
-use super::http::{Broken, Content, Head, Reply};
+use super::http::{Broken, Content, Head, Response};
 use super::world::World;
 
 pub const PREFIX: &str = "/_sandbox/";
@@ -42,21 +42,21 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         }
         ("POST", "tokens/set") => set_tokens(world, &body),
         ("POST", "reset") => reset(world),
-        _ => Err(Reply::text(404, "no such control call\n")),
+        _ => Err(Response::text(404, "no such control call\n")),
     };
     conn.send(reply.unwrap_or_else(|reply| reply)).await
 }
 
-fn done() -> Reply {
-    Reply::json(&json!({"ok": true}))
+fn done() -> Response {
+    Response::json(&json!({"ok": true}))
 }
 
-fn refused(status: u16, text: impl std::fmt::Display) -> Reply {
-    Reply::text(status, format!("{text}\n"))
+fn refused(status: u16, text: impl std::fmt::Display) -> Response {
+    Response::text(status, format!("{text}\n"))
 }
 
 /// `prefix` narrows the objects, and `objects=0` leaves them out: a load test stores many.
-fn state(world: &World, head: &Head) -> Reply {
+fn state(world: &World, head: &Head) -> Response {
     let store = world.store.borrow();
     let prefix = head.parameter("prefix").unwrap_or_default();
     let keys = store.keys(prefix).filter(|_| head.parameter("objects") != Some("0"));
@@ -74,7 +74,7 @@ fn state(world: &World, head: &Head) -> Reply {
             })
         })
         .collect();
-    Reply::json(&json!({
+    Response::json(&json!({
         "counts": world.record.counts(),
         "uploads": world.record.uploads(),
         "objects": objects,
@@ -84,7 +84,7 @@ fn state(world: &World, head: &Head) -> Reply {
 }
 
 /// Answers as soon as what it waits for is so, and with 408 when that takes too long.
-async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
+async fn wait(world: &World, head: &Head) -> Result<Response, Response> {
     let number = |name: &str, or: u64| match head.parameter(name) {
         None => Ok(or),
         Some(digits) => digits.parse().map_err(|_| refused(400, format!("{name} is not a number"))),
@@ -104,12 +104,12 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
             let moved = world.record.moved.notified();
             if for_idle {
                 if world.record.idle() {
-                    return Reply::json(&json!({"idle": true, "elapsed_ms": elapsed()}));
+                    return Response::json(&json!({"idle": true, "elapsed_ms": elapsed()}));
                 }
             } else if let Some(upload) =
                 world.record.furthest(key, prefix).filter(|u| u.received >= received)
             {
-                return Reply::json(&json!({
+                return Response::json(&json!({
                     "key": upload.key,
                     "received": upload.received,
                     "content_length": upload.content_length,
@@ -122,7 +122,7 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
     };
     tokio::time::timeout(timeout, so).await.map_err(|_| {
         let so_far = world.record.furthest(key, prefix).map_or(0, |upload| upload.received);
-        let mut reply = Reply::json(&json!({
+        let mut reply = Response::json(&json!({
             "received": so_far, "in_flight": world.record.uploads().len(), "elapsed_ms": elapsed(),
         }));
         reply.status = 408;
@@ -130,23 +130,23 @@ async fn wait(world: &World, head: &Head) -> Result<Reply, Reply> {
     })
 }
 
-fn object(world: &World, head: &Head) -> Result<Reply, Reply> {
+fn object(world: &World, head: &Head) -> Result<Response, Response> {
     let store = world.store.borrow();
     let key = head.parameter("key").unwrap_or_default();
     let object = store.get(key).ok_or_else(|| refused(404, "no such object"))?;
     let file = store.content(object).map_err(|error| refused(500, error))?;
-    Ok(Reply {
+    Ok(Response {
         status: 200,
         headers: vec![("Content-Type", "application/octet-stream".to_owned())],
         content: Content::File(file, object.size),
     })
 }
 
-fn faults(world: &World) -> Reply {
-    Reply::json(&json!(world.faults.borrow().rules()))
+fn faults(world: &World) -> Response {
+    Response::json(&json!(world.faults.borrow().rules()))
 }
 
-fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Reply, Reply> {
+fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Response, Response> {
     let rules: Vec<Rule> = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
     let refusals: Vec<bool> =
         rules.iter().filter(|rule| rule.is(Kind::Refuse)).map(|rule| rule.stage.is_cos()).collect();
@@ -162,7 +162,7 @@ fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Reply, Reply
 
 /// `{"cloudbase": TOKEN or null, "open": BOOL, "component": …, "refresh": …}`: the token of `cloudbase_access_token`;
 /// calls without any token; what an authorizer's token is fetched with.
-fn set_tokens(world: &World, body: &[u8]) -> Result<Reply, Reply> {
+fn set_tokens(world: &World, body: &[u8]) -> Result<Response, Response> {
     let wanted: Value = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
     let mut tokens = world.tokens.borrow_mut();
     let text = |name: &str| wanted.get(name).map(|value| value.as_str().map(str::to_owned));
@@ -181,7 +181,7 @@ fn set_tokens(world: &World, body: &[u8]) -> Result<Reply, Reply> {
     Ok(done())
 }
 
-fn reset(world: &World) -> Result<Reply, Reply> {
+fn reset(world: &World) -> Result<Response, Response> {
     world.record.reset();
     world.clear_faults();
     world.store.borrow_mut().clear().map_err(|error| refused(500, error))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fault::{self, Kind, Rule};
-use super::http::{Head, Reply};
+use super::http::{Head, Response};
 use super::world::World;
 
 /// The words that a form out of order is answered with (seed 003).
@@ -40,7 +40,7 @@ impl Refusal {
         world.record.refuse("cos", key, self.code, message);
     }
 
-    pub fn reply(&self, resource: &str) -> Reply {
+    pub fn reply(&self, resource: &str) -> Response {
         error_reply(self.status, self.code, &self.message, resource)
     }
 }
@@ -65,7 +65,7 @@ pub fn key_of<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refu
 }
 
 /// Applies the kinds of fault that change what a reply says.
-pub fn change(reply: &mut Reply, rule: Option<&Rule>, resource: &str) {
+pub fn change(reply: &mut Response, rule: Option<&Rule>, resource: &str) {
     let Some(rule) = rule else { return };
     match rule.fault {
         Kind::Status | Kind::Early => *reply = faulty(rule, rule.status.unwrap_or(500), resource),
@@ -78,7 +78,7 @@ pub fn change(reply: &mut Reply, rule: Option<&Rule>, resource: &str) {
 }
 
 /// The error that a rule asks for, with a code that COS uses for that status.
-pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Reply {
+pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Response {
     let (code, message) = match status {
         400 => ("InvalidArgument", "Invalid Argument."),
         402 => ("PaymentRequired", "Your account is in arrears."),
@@ -101,7 +101,7 @@ pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Reply {
     error_reply(status, rule.code.as_deref().unwrap_or(code), message, resource)
 }
 
-fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Reply {
+fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Response {
     let (request, trace) = (request_id(), request_id());
     let xml = format!(
         "<?xml version='1.0' encoding='utf-8' ?>\n<Error>\n\t<Code>{}</Code>\n\t<Message>{}</Message>\n\
@@ -110,7 +110,7 @@ fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Reply 
         escaped(message),
         escaped(resource)
     );
-    let mut reply = Reply::new(status, "application/xml", xml);
+    let mut reply = Response::new(status, "application/xml", xml);
     reply.headers.push(("x-cos-request-id", request));
     reply.headers.push(("x-cos-trace-id", trace));
     reply

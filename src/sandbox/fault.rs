@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::conn::{Conn, Delivery, Flow, first_of};
-use super::http::{Broken, Content, Reply};
+use super::http::{Broken, Content, Response};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -204,7 +204,7 @@ impl Faults {
 pub async fn answer(
     conn: &mut Conn,
     rule: Option<&Rule>,
-    reply: Reply,
+    reply: Response,
     lifted: &Notify,
 ) -> Result<Flow, Broken> {
     let Some(rule) = rule else {
@@ -251,7 +251,7 @@ pub async fn stall(conn: &Conn, rule: &Rule, lifted: &Notify) {
 }
 
 /// Makes a reply many MiB long: spaces go where JSON and XML allow them first, so that its meaning comes last.
-pub fn swell(reply: &mut Reply, rule: &Rule) {
+pub fn swell(reply: &mut Response, rule: &Rule) {
     let size = rule.bytes.unwrap_or(64 * 1024 * 1024) as usize;
     if let Content::Bytes(bytes) = &reply.content {
         let prolog = bytes.windows(2).position(|pair| pair == b"?>").map_or(0, |at| at + 2);

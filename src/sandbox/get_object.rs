@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::conn::{Conn, Flow};
 use super::cos_reply::{Refusal, change, key_of, request_id, target};
 use super::fault::{self, Stage};
-use super::http::{Broken, Content, Head, Reply};
+use super::http::{Broken, Content, Head, Response};
 use super::world::World;
 
 pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
@@ -23,7 +23,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
     fault::answer(conn, rule.as_ref(), reply, &world.faults_lifted).await
 }
 
-fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {
+fn object_reply(world: &World, head: &Head) -> Result<Response, Refusal> {
     let key = key_of(world, head)?;
     let key = key.ok_or_else(|| Refusal::new(403, "AccessDenied", "Access Denied."))?;
     world.links.verify_download(key, head.parameter("sign"), head.parameter("t"))?;
@@ -64,7 +64,7 @@ fn object_reply(world: &World, head: &Head) -> Result<Reply, Refusal> {
             (206, last - first + 1)
         }
     };
-    Ok(Reply { status, headers, content: Content::File(file, length) })
+    Ok(Response { status, headers, content: Content::File(file, length) })
 }
 
 /// One range of bytes, first and last; `Some(None)` when it lies outside, `None` when the header is not understood.

@@ -54,27 +54,27 @@ impl Content {
     }
 }
 
-pub struct Reply {
+pub struct Response {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub content: Content,
 }
 
-impl Reply {
-    pub fn new(status: u16, content_type: &str, content: impl Into<Bytes>) -> Reply {
-        Reply {
+impl Response {
+    pub fn new(status: u16, content_type: &str, content: impl Into<Bytes>) -> Response {
+        Response {
             status,
             headers: vec![("Content-Type", content_type.to_owned())],
             content: Content::Bytes(content.into()),
         }
     }
 
-    pub fn json(value: &serde_json::Value) -> Reply {
-        Reply::new(200, "application/json; charset=UTF-8", value.to_string())
+    pub fn json(value: &serde_json::Value) -> Response {
+        Response::new(200, "application/json; charset=UTF-8", value.to_string())
     }
 
-    pub fn text(status: u16, text: impl Into<String>) -> Reply {
-        Reply::new(status, "text/plain; charset=utf-8", text.into())
+    pub fn text(status: u16, text: impl Into<String>) -> Response {
+        Response::new(status, "text/plain; charset=utf-8", text.into())
     }
 }
 

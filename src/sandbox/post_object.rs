@@ -8,7 +8,7 @@ use super::cos_reply::{self, LINGER, Refusal};
 use super::fault::{self, Kind, Rule, Stage, Then};
 use super::fields::{Fields, Ticket};
 use super::form::{self, Event, Form};
-use super::http::{Broken, Content, Head, Reply};
+use super::http::{Broken, Content, Head, Response};
 use super::record::InFlight;
 use super::store::{Draft, Object};
 use super::world::World;
@@ -210,7 +210,7 @@ async fn conclude(
         _ => true,
     });
     if !keeps {
-        let mut reply = Reply::text(500, "");
+        let mut reply = Response::text(500, "");
         cos_reply::change(&mut reply, rule, &head.path);
         // A file shorter than the rule's `after` comes here.
         let rule = rule.filter(|rule| !rule.is(Kind::ResetWithin));
@@ -264,7 +264,7 @@ fn keep(world: &World, received: Received) -> Result<Object, Refusal> {
         .map_err(|error| Refusal::internal(&error))
 }
 
-fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String) -> Reply {
+fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String) -> Response {
     let mut headers = vec![
         ("ETag", etag.to_owned()),
         ("x-cos-request-id", cos_reply::request_id()),
@@ -285,7 +285,7 @@ fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String
     if !location.is_empty() {
         headers.push(("Location", location));
     }
-    Reply { status, headers, content: Content::Bytes(content.into()) }
+    Response { status, headers, content: Content::Bytes(content.into()) }
 }
 
 fn wrong(crc64: &str) -> String {

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::conn::{Conn, Flow, Socket, first_of};
-use super::http::{Broken, Head, Reply};
+use super::http::{Broken, Head, Response};
 use super::world::World;
 use super::{control, cos, wechat};
 
@@ -75,7 +75,7 @@ async fn connection(world: Rc<World>, side: Side, tcp: TcpStream, tls: Option<Tl
             let name = if side.is_cos() { "cos" } else { "wechat" };
             world.record.refuse(name, None, "BadRequest", message);
             conn.close_next();
-            let _ = conn.send(Reply::text(400, format!("{message}\n"))).await;
+            let _ = conn.send(Response::text(400, format!("{message}\n"))).await;
             conn.finish_writing().await;
         }
         Err(error) => tracing::debug!(%error, "a connection to the sandbox broke"),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::conn::{Conn, Flow};
 use super::fault::{self, Kind, Rule, Stage};
-use super::http::{Broken, Head, Reply};
+use super::http::{Broken, Head, Response};
 use super::link;
 use super::token::Verdict;
 use super::world::World;
@@ -34,7 +34,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         "/tcb/batchdeletefile" => ("batchdeletefile", Stage::Delete),
         _ => {
             world.record.refuse("wechat", None, "404", "unknown path");
-            return conn.send(Reply::text(404, "404 Not Found\n")).await;
+            return conn.send(Response::text(404, "404 Not Found\n")).await;
         }
     };
     world.record.count(call);
@@ -71,7 +71,7 @@ pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<F
         Ok(json!({}))
     };
     let mut reply = match answer {
-        Ok(value) => Reply::json(&value),
+        Ok(value) => Response::json(&value),
         Err(Errcode(code, message)) => {
             let key = (!keys.is_empty()).then_some(keys.as_str());
             world.record.refuse("wechat", key, &code.to_string(), &message);
@@ -90,12 +90,12 @@ fn keys(body: &Value) -> String {
     all.join("\n")
 }
 
-fn change(reply: &mut Reply, rule: Option<&Rule>) {
+fn change(reply: &mut Response, rule: Option<&Rule>) {
     let Some(rule) = rule else { return };
     match rule.fault {
         Kind::Status => {
             let status = rule.status.unwrap_or(500);
-            *reply = Reply::text(status, format!("{status} from the sandbox\n"));
+            *reply = Response::text(status, format!("{status} from the sandbox\n"));
         }
         Kind::Errcode => {
             let message = rule.errmsg.as_deref().unwrap_or("from the sandbox");
@@ -111,10 +111,10 @@ fn change(reply: &mut Reply, rule: Option<&Rule>) {
     }
 }
 
-fn errcode_reply(code: i64, message: &str) -> Reply {
+fn errcode_reply(code: i64, message: &str) -> Response {
     let rid =
         format!("{:08x}-{:08x}-{:08x}", fastrand::u32(..), fastrand::u32(..), fastrand::u32(..));
-    Reply::json(&json!({"errcode": code, "errmsg": format!("{message} rid: {rid}")}))
+    Response::json(&json!({"errcode": code, "errmsg": format!("{message} rid: {rid}")}))
 }
 
 struct Request<'a> {

@@ -19,7 +19,7 @@ const PREFIX: &str = "GATEWAY";
 
 /// Which layer a value is from, so that a fault can say where to look.
 #[derive(Clone, Debug)]
-enum Origin {
+enum LayerSource {
     BuiltIn,
     Port,
     File(PathBuf),
@@ -29,7 +29,7 @@ enum Origin {
 // No Debug for these three: they hold secrets as typed.
 struct Given {
     value: ValueKind,
-    origin: Origin,
+    origin: LayerSource,
 }
 
 /// The layers, the later over the earlier; keys are dotted (`server.bind`).
@@ -42,7 +42,7 @@ pub(super) struct Layers {
 impl Layers {
     /// A file that is compiled in.
     pub fn built_in(&mut self, toml: &str) {
-        if let Err(problem) = self.toml(toml, &Origin::BuiltIn) {
+        if let Err(problem) = self.toml(toml, &LayerSource::BuiltIn) {
             self.fault("built-in settings", problem);
         }
     }
@@ -50,12 +50,12 @@ impl Layers {
     /// The port a hosting platform hands out.
     pub fn port(&mut self, port: &str) {
         let bind = ValueKind::String(format!("0.0.0.0:{port}"));
-        self.lay("server.bind".to_owned(), bind, &Origin::Port);
+        self.lay("server.bind".to_owned(), bind, &LayerSource::Port);
     }
 
     pub fn file(&mut self, path: &Path) {
         let read = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"));
-        let origin = Origin::File(path.to_owned());
+        let origin = LayerSource::File(path.to_owned());
         if let Err(problem) = read.and_then(|text| self.toml(&text, &origin)) {
             self.fault(&path.display().to_string(), problem);
         }
@@ -65,7 +65,7 @@ impl Layers {
         // No try_parsing: a secret or a hash made of digits only has to stay a string.
         let source = Environment::with_prefix(PREFIX).separator("__").source(Some(variables));
         match source.collect() {
-            Ok(values) => self.flatten("", values, &Origin::Environment),
+            Ok(values) => self.flatten("", values, &LayerSource::Environment),
             Err(e) => self.fault("environment", e.to_string()),
         }
     }
@@ -74,7 +74,7 @@ impl Layers {
         self.faults.push(Fault::new(key, problem));
     }
 
-    fn toml(&mut self, text: &str, origin: &Origin) -> Result<(), String> {
+    fn toml(&mut self, text: &str, origin: &LayerSource) -> Result<(), String> {
         let values = File::from_str(text, FileFormat::Toml)
             .collect()
             .map_err(|e| format!("is not valid TOML: {}", without_source_lines(&e.to_string())))?;
@@ -82,7 +82,7 @@ impl Layers {
         Ok(())
     }
 
-    fn flatten(&mut self, above: &str, table: Map<String, Value>, origin: &Origin) {
+    fn flatten(&mut self, above: &str, table: Map<String, Value>, origin: &LayerSource) {
         for (name, value) in table {
             let key = if above.is_empty() { name } else { format!("{above}.{name}") };
             match value.kind {
@@ -92,7 +92,7 @@ impl Layers {
         }
     }
 
-    fn lay(&mut self, key: String, value: ValueKind, origin: &Origin) {
+    fn lay(&mut self, key: String, value: ValueKind, origin: &LayerSource) {
         let origin = origin.clone();
         self.given.insert(key, Given { value, origin });
     }
@@ -365,12 +365,12 @@ pub(super) fn is_secret(key: &str) -> bool {
         || ["redis.url", "auth.jwt.key", "links.signing_keys"].contains(&key)
 }
 
-fn place(key: &str, origin: &Origin) -> String {
+fn place(key: &str, origin: &LayerSource) -> String {
     match origin {
-        Origin::BuiltIn => String::new(),
-        Origin::Port => " (from PORT)".to_owned(),
-        Origin::File(path) => format!(" (in {})", path.display()),
-        Origin::Environment => format!(" (in {})", variable(key)),
+        LayerSource::BuiltIn => String::new(),
+        LayerSource::Port => " (from PORT)".to_owned(),
+        LayerSource::File(path) => format!(" (in {})", path.display()),
+        LayerSource::Environment => format!(" (in {})", variable(key)),
     }
 }
 

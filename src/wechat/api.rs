@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::auth::ApiAuth;
 use super::error::{FileError, WechatError, printable};
-use super::links::{DownloadLink, Links, Wanted};
+use super::links::{DownloadLink, LinkCache, Wanted};
 use super::reply::exchange;
-use super::transport::{Address, Transport, with_query};
+use super::transport::{BaseUrl, Transport, with_query};
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
 
@@ -37,8 +37,8 @@ const UPLOAD_LINK: &str = "uploadfile";
 const PROBE: &str = "probe";
 
 /// What all workers share.
-pub struct Shared {
-    address: Option<Address>,
+pub struct WechatState {
+    address: Option<BaseUrl>,
     env: String,
     timeout: Duration,
     access: ApiAuth,
@@ -46,11 +46,11 @@ pub struct Shared {
     prefix: Option<String>,
     /// The same, once it is learned; many who need it ask once.
     learned: Cache<(), Arc<str>>,
-    links: Links,
+    links: LinkCache,
     metrics: Arc<Metrics>,
 }
 
-impl Shared {
+impl WechatState {
     /// `base_url` without a trailing slash; `timeout` for one call.
     pub fn new(
         base_url: &str,
@@ -60,8 +60,8 @@ impl Shared {
         prefix: Option<String>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (learned, links) = (Cache::new(1), Links::new());
-        let address = Address::of(base_url);
+        let (learned, links) = (Cache::new(1), LinkCache::new());
+        let address = BaseUrl::of(base_url);
         Arc::new(Self { address, env, timeout, access, prefix, learned, links, metrics })
     }
 
@@ -75,12 +75,12 @@ impl Shared {
 #[derive(Clone)]
 pub struct Wechat {
     transport: Transport,
-    shared: Arc<Shared>,
+    shared: Arc<WechatState>,
 }
 
 impl Wechat {
     /// `direct` belongs to the worker, the rest to all.
-    pub fn new(transport: Transport, shared: Arc<Shared>) -> Self {
+    pub fn new(transport: Transport, shared: Arc<WechatState>) -> Self {
         Self { transport, shared }
     }
 
@@ -91,7 +91,7 @@ impl Wechat {
 
     /// Whether a file id may be of our environment, as far as can be told without asking: its bucket may be another's.
     pub fn may_be_own(&self, file_id: &str) -> bool {
-        let Shared { prefix, env, .. } = &*self.shared;
+        let WechatState { prefix, env, .. } = &*self.shared;
         match prefix {
             Some(prefix) => file_id.starts_with(prefix.as_str()),
             None => file_id
@@ -267,7 +267,7 @@ impl Wechat {
 
     /// `cloud://ENV.BUCKET/PATH`. The bucket is known from any upload link; before the first one, a link is asked for.
     pub async fn file_id(&self, path: &str) -> Result<String, WechatError> {
-        let Shared { prefix, learned, .. } = &*self.shared;
+        let WechatState { prefix, learned, .. } = &*self.shared;
         if let Some(prefix) = prefix {
             return Ok(format!("{prefix}{path}"));
         }
@@ -290,7 +290,7 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
-        let Shared { address, access, metrics, .. } = &*self.shared;
+        let WechatState { address, access, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
         let body = serde_json::to_vec(body).map_err(|_| unusable("its request"))?;
         let invalid = || WechatError::Unreachable { call, cause: "its URL is invalid".to_owned() };

@@ -20,7 +20,7 @@ const CAPACITY: u64 = 64 * 1024 * 1024;
 const NOTES: u64 = 8 * 1024 * 1024;
 /// What an entry costs beside what is in it: the cache's own bookkeeping, and the entry's allocations.
 const OVERHEAD: usize = 256;
-/// Links of different lives that are kept of one file.
+/// LinkCache of different lives that are kept of one file.
 const LIVES: usize = 4;
 /// No call for links takes as long.
 const LONGEST_CALL: Duration = Duration::from_secs(5 * 60);
@@ -68,7 +68,7 @@ fn weight(content: usize) -> u32 {
 type Kept = Arc<Vec<DownloadLink>>;
 
 /// The cache; shared by all workers. Failures are never in it.
-pub(super) struct Links {
+pub(super) struct LinkCache {
     kept: Cache<String, Kept>,
     /// Calls under way, so that many who want the same link make one.
     flights: Cache<Wanted, DownloadLink>,
@@ -78,7 +78,7 @@ pub(super) struct Links {
     asking: AtomicUsize,
 }
 
-/// A call for links, from before it is made until its links are [`Links::put`].
+/// A call for links, from before it is made until its links are [`LinkCache::put`].
 pub(super) struct Asking<'a>(&'a AtomicUsize);
 
 impl Drop for Asking<'_> {
@@ -112,7 +112,7 @@ impl Expiry<String, Kept> for Life {
     }
 }
 
-impl Links {
+impl LinkCache {
     pub fn new() -> Self {
         let size = |file_id: &String, links: &Kept| {
             let urls: usize = links.iter().map(|link| link.url.len() + size_of_val(link)).sum();
@@ -205,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn notes_and_links_have_a_bound_in_bytes() {
-        let links = Links::new();
+        let links = LinkCache::new();
         let asking = links.asking();
         let long = "x".repeat(800);
         for n in 0..20_000 {

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::reply::REPLY_LIMIT;
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
 use crate::net::http_client::response::{Response, ResponseError};
-use crate::net::http_client::{ConnectError, IDLE_FOR, Origin, Pool, SURE_FOR};
+use crate::net::http_client::{ConnectError, Endpoint, IDLE_FOR, Pool, SURE_FOR};
 
 /// Calls other than those for upload links that one worker makes at once; more wait, within their time.
 const CALLS: usize = 256;
@@ -33,14 +33,14 @@ fn is_plain(value: &str) -> bool {
 
 /// WeChat's address, taken apart once.
 #[derive(Debug, Clone)]
-pub struct Address {
-    origin: Origin,
+pub struct BaseUrl {
+    origin: Endpoint,
     authority: String,
     /// Without a trailing slash.
     path: String,
 }
 
-impl Address {
+impl BaseUrl {
     /// `base_url` without a trailing slash; `None` for what is no URL with a host.
     pub fn of(base_url: &str) -> Option<Self> {
         let uri: Uri = base_url.parse().ok()?;
@@ -53,7 +53,7 @@ impl Address {
         let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
         let (authority, path) = (authority.as_str().to_owned(), uri.path().trim_end_matches('/'));
-        Some(Self { origin: Origin { https, host, port }, authority, path: path.to_owned() })
+        Some(Self { origin: Endpoint { https, host, port }, authority, path: path.to_owned() })
     }
 }
 
@@ -91,7 +91,7 @@ impl Transport {
     /// naming the path, which holds the token. No timer but that for connecting.
     pub async fn post_at_once(
         &self,
-        address: &Address,
+        address: &BaseUrl,
         path: &str,
         body: &[u8],
     ) -> Result<Response, String> {
@@ -101,7 +101,7 @@ impl Transport {
     /// The same, of [`CALLS`] at a time.
     pub async fn post(
         &self,
-        address: &Address,
+        address: &BaseUrl,
         path: &str,
         body: &[u8],
     ) -> Result<Response, String> {
@@ -110,7 +110,7 @@ impl Transport {
     }
 
     /// Gets `path`, likewise.
-    pub async fn get(&self, address: &Address, path: &str) -> Result<Response, String> {
+    pub async fn get(&self, address: &BaseUrl, path: &str) -> Result<Response, String> {
         let head =
             ["GET ", &address.path, path, " HTTP/1.1\r\nHost: ", &address.authority, "\r\n\r\n"];
         let _call = self.calls.acquire().await;
@@ -120,7 +120,7 @@ impl Transport {
     /// Sends a request over a connection that was idle for less than `age`, or a new one.
     async fn exchange(
         &self,
-        address: &Address,
+        address: &BaseUrl,
         request: Bytes,
         age: Duration,
     ) -> Result<Response, String> {
@@ -154,7 +154,7 @@ impl Transport {
     }
 }
 
-fn posted(address: &Address, path: &str, body: &[u8]) -> Bytes {
+fn posted(address: &BaseUrl, path: &str, body: &[u8]) -> Bytes {
     let path = [&address.path, path].concat();
     let head = head(&path, &address.authority, "application/json", body.len() as u64);
     Bytes::from([head.as_bytes(), body].concat())

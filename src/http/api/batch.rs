@@ -70,7 +70,7 @@ struct DeleteRequest {
 /// The files in the order they were asked for.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Files)]
-struct Reply<'a, T> {
+struct BatchResponse<'a, T> {
     files: Vec<File<'a, T>>,
 }
 
@@ -119,7 +119,7 @@ struct Deleted {
     description = "Addresses that end: for a page, `GET /v1/files/{path}` is the stable one. A file that has no link \
                    carries its own `error`; the others are there.",
     request_body = LinksRequest,
-    responses((status = 200, description = "The files in the order they were asked for", body = Reply<Link>))
+    responses((status = 200, description = "The files in the order they were asked for", body = BatchResponse<Link>))
 )]
 pub async fn download(
     request: HttpRequest,
@@ -151,7 +151,7 @@ pub async fn download(
     summary = "Delete up to 1000 files",
     description = "A file that is gone already counts as deleted. One that cannot be deleted carries its own `error`.",
     request_body = DeleteRequest,
-    responses((status = 200, description = "The files in the order they were named", body = Reply<Deleted>))
+    responses((status = 200, description = "The files in the order they were named", body = BatchResponse<Deleted>))
 )]
 pub async fn delete(
     request: HttpRequest,
@@ -287,5 +287,5 @@ fn answer<T, U: Serialize>(
         };
         File { file_id, path, result }
     });
-    Ok(HttpResponse::Ok().json(Reply { files: replies.collect() }))
+    Ok(HttpResponse::Ok().json(BatchResponse { files: replies.collect() }))
 }

@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::query;
 use crate::http::problem::{Code, Problem};
-use crate::http::state::Shared;
+use crate::http::state::AppState;
 use crate::key::Key;
 
 /// Where files live below the gateway's base.
@@ -35,7 +35,7 @@ pub fn of_file(base: &str, key: &Key) -> String {
 }
 
 /// The base of the addresses in replies: `public_url`, otherwise what the client called us.
-pub fn base(request: &HttpRequest, shared: &Shared) -> String {
+pub fn base(request: &HttpRequest, shared: &AppState) -> String {
     let (server, proxies) = (&shared.settings.server, &shared.proxies);
     if let Some(url) = &server.public_url {
         return url.clone();

@@ -13,7 +13,7 @@ use crate::telemetry;
 /// Characters of a path that are worth a line of the log.
 pub const LOGGED: usize = 1024;
 /// A request's line in the log.
-pub struct Line {
+pub struct AccessLine {
     pub span: Span,
     pub method: Method,
     pub path: String,
@@ -27,7 +27,7 @@ pub struct Line {
 
 thread_local! {
     /// Lines that are to be written.
-    static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<AccessLine>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lines that one worker writes in a second of requests of unknown callers, refused or not: a stranger can have as many
@@ -71,7 +71,7 @@ impl Strangers {
     }
 }
 
-impl Line {
+impl AccessLine {
     /// Writes it soon, with those of all who are answered now: no reply waits for it.
     pub fn post(self) {
         let is_first = LINES.with_borrow_mut(|lines| {

@@ -21,7 +21,7 @@ pub enum Claimed {
     /// Do it; with a key, the claim is to be ended by [`keep`].
     Go(Option<IdempotencyGuard>),
     /// It was done already.
-    Reply(HttpResponse),
+    Replayed(HttpResponse),
 }
 
 /// Waits until nobody else does what the request's key stands for.
@@ -47,8 +47,8 @@ pub async fn begin(
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
     match worker.shared.idempotency.begin(client, key, &parts).await {
-        Claim::IdempotencyGuard(claim) => Ok(Claimed::Go(Some(claim))),
-        Claim::Done(answer) => Ok(Claimed::Reply(reply(&answer))),
+        Claim::Granted(claim) => Ok(Claimed::Go(Some(claim))),
+        Claim::Done(answer) => Ok(Claimed::Replayed(reply(&answer))),
         Claim::Other => Err(Problem::new(
             Code::InvalidRequest,
             "this Idempotency-Key was used for another request within the last 10 minutes",

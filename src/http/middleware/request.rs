@@ -15,7 +15,7 @@ use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::access_log::{LOGGED, Line};
+use super::access_log::{AccessLine, LOGGED};
 use super::h2_limits;
 use super::origin::Refusal;
 use super::request_body::RequestBody;
@@ -123,7 +123,7 @@ pub async fn track(
     }
     id.tell(reply.headers_mut());
 
-    let line = Line {
+    let line = AccessLine {
         span,
         method,
         path,

@@ -31,9 +31,9 @@ const LITTLE: u64 = 64 * 1024;
 
 /// A request's body, which may be read from two places.
 #[derive(Clone)]
-pub struct RequestBody(Rc<Shared>);
+pub struct RequestBody(Rc<BodyState>);
 
-struct Shared {
+struct BodyState {
     body: Body,
     ended: Cell<bool>,
 }
@@ -46,7 +46,7 @@ enum Body {
     Http2(RefCell<Payload>, Option<Rc<ConnectionHandle>>),
 }
 
-impl Drop for Shared {
+impl Drop for BodyState {
     fn drop(&mut self) {
         if let (Body::Http1(reader), false) = (&self.body, self.ended.get()) {
             reader.close();
@@ -91,7 +91,7 @@ impl RequestBody {
     }
 
     fn between(request: &mut ServiceRequest, body: Body) -> Self {
-        let request_body = Self(Rc::new(Shared { body, ended: Cell::new(false) }));
+        let request_body = Self(Rc::new(BodyState { body, ended: Cell::new(false) }));
         request.set_payload(Payload::Stream { payload: Box::pin(request_body.clone()) });
         request_body
     }

@@ -10,7 +10,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::json::{Reply, files, with_problem};
+use super::json::{UploadResponse, files, with_problem};
 use super::outcome::{Outcome, Stored};
 use crate::http::problem::{Code, Document, Problem};
 use crate::settings::ReplyProfile;
@@ -27,7 +27,7 @@ pub fn reply(
         (ReplyProfile::Dropzone, [_, _, ..]) => {
             let error = outcomes.iter().find_map(Outcome::problem);
             let error = error.map(|problem| problem.detail.as_str());
-            let reply = Reply::new(outcomes, request_id).with_error(error);
+            let reply = UploadResponse::new(outcomes, request_id).with_error(error);
             return Ok(files(outcomes, reply));
         }
         _ => {}
@@ -43,7 +43,7 @@ pub fn reply(
     let url = first.url.as_str();
     Ok(match profile {
         ReplyProfile::Default | ReplyProfile::Vditor | ReplyProfile::Dropzone => {
-            files(outcomes, Reply::new(outcomes, request_id))
+            files(outcomes, UploadResponse::new(outcomes, request_id))
         }
         // tinymce 8: a string `location`, any 2xx.
         ReplyProfile::Tinymce => HttpResponse::Ok().json(json!({ "location": url })),

@@ -13,7 +13,7 @@ use crate::key::Key;
 /// `url` and `location` are the first file's, so that editors which look for one of them work as they are.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Upload)]
-pub struct Reply<'a> {
+pub struct UploadResponse<'a> {
     /// In words, for clients that look here (`dropzone`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -55,7 +55,7 @@ enum File<'a> {
     },
 }
 
-impl<'a> Reply<'a> {
+impl<'a> UploadResponse<'a> {
     /// The same with a failure in words.
     pub fn with_error(self, error: Option<&'a str>) -> Self {
         Self { error, ..self }
@@ -75,11 +75,11 @@ pub fn reply(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Pro
     if let [Outcome::Failed { problem, .. }] = outcomes {
         return Err((**problem).clone());
     }
-    Ok(files(outcomes, Reply::new(outcomes, request_id)))
+    Ok(files(outcomes, UploadResponse::new(outcomes, request_id)))
 }
 
 /// The response with `body`, under the first failure's status.
-pub fn files(outcomes: &[Outcome], body: Reply<'_>) -> HttpResponse {
+pub fn files(outcomes: &[Outcome], body: UploadResponse<'_>) -> HttpResponse {
     let problem = outcomes.iter().find_map(Outcome::problem);
     let status = problem.map_or(StatusCode::CREATED, |problem| problem.code.status());
     let mut reply = HttpResponse::build(status);

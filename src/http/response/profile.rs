@@ -1,4 +1,4 @@
-//! Reply profiles: the one table from a profile to the shape of its response.
+//! UploadResponse profiles: the one table from a profile to the shape of its response.
 
 use actix_web::HttpResponse;
 

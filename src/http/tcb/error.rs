@@ -10,14 +10,14 @@ use crate::http::problem::{Code, Problem};
 use crate::wechat::error::WechatError;
 
 /// What WeChat answers to a call that fails.
-pub struct Refusal {
+pub struct TcbError {
     pub errcode: i64,
     pub errmsg: String,
     /// What happened, for the log.
     pub problem: Option<Problem>,
 }
 
-impl Refusal {
+impl TcbError {
     pub fn new(errcode: i64, errmsg: impl Into<String>) -> Self {
         Self { errcode, errmsg: errmsg.into(), problem: None }
     }
@@ -40,7 +40,7 @@ impl Refusal {
     }
 }
 
-impl From<WechatError> for Refusal {
+impl From<WechatError> for TcbError {
     fn from(error: WechatError) -> Self {
         let (errcode, errmsg) = match &error {
             // The gateway's own token is none of the caller's affair: it would fetch its own again, and try for ever.
@@ -55,7 +55,7 @@ impl From<WechatError> for Refusal {
 }
 
 /// What the gateway itself refuses, in WeChat's nearest code.
-impl From<Problem> for Refusal {
+impl From<Problem> for TcbError {
     fn from(problem: Problem) -> Self {
         let errcode = match problem.code {
             Code::NotAllowed => 48001,
@@ -69,7 +69,7 @@ impl From<Problem> for Refusal {
     }
 }
 
-impl From<AuthError> for Refusal {
+impl From<AuthError> for TcbError {
     fn from(error: AuthError) -> Self {
         let (errcode, errmsg) = match &error {
             AuthError::Missing => (41001, "access_token missing"),
@@ -86,7 +86,7 @@ impl From<AuthError> for Refusal {
     }
 }
 
-impl From<Refused> for Refusal {
+impl From<Refused> for TcbError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Auth(error) => error.into(),

@@ -16,7 +16,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use self::error::Refusal;
+use self::error::TcbError;
 use self::request::{Call, client, list, text};
 use self::wire::{
     Answer, BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest,
@@ -47,7 +47,7 @@ pub async fn upload_file(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> HttpResponse {
-    upload_link(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+    upload_link(&request, payload, &worker).await.unwrap_or_else(TcbError::reply)
 }
 
 /// `/tcb/batchdownloadfile`
@@ -62,7 +62,7 @@ pub async fn batch_download_file(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> HttpResponse {
-    download_links(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+    download_links(&request, payload, &worker).await.unwrap_or_else(TcbError::reply)
 }
 
 /// `/tcb/batchdeletefile`
@@ -77,7 +77,7 @@ pub async fn batch_delete_file(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> HttpResponse {
-    delete_files(&request, payload, &worker).await.unwrap_or_else(Refusal::reply)
+    delete_files(&request, payload, &worker).await.unwrap_or_else(TcbError::reply)
 }
 
 /// `GET /cgi-bin/token`: the SDKs ask there for what they send with each call. The key that the gateway knows them by
@@ -90,14 +90,14 @@ pub async fn batch_delete_file(
 )]
 pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
     if request.method() != Method::GET {
-        return Refusal::new(43001, "require GET method").reply();
+        return TcbError::new(43001, "require GET method").reply();
     }
     if let Err(refused) = client::count_before_body(&request, &worker) {
-        return Refusal::from(refused).reply();
+        return TcbError::from(refused).reply();
     }
     match query::parameters(&request, ["grant_type", "appid", "secret"]) {
         Ok([kind, appid, secret]) => grant(&worker, kind, appid, secret),
-        Err(error) => Refusal::from(Problem::from(error)).reply(),
+        Err(error) => TcbError::from(Problem::from(error)).reply(),
     }
 }
 
@@ -114,17 +114,17 @@ pub async fn stable_token(
     worker: web::Data<Worker>,
 ) -> HttpResponse {
     if request.method() != Method::POST {
-        return Refusal::new(43002, "require POST method").reply();
+        return TcbError::new(43002, "require POST method").reply();
     }
     if let Err(refused) = client::count_before_body(&request, &worker) {
-        return Refusal::from(refused).reply();
+        return TcbError::from(refused).reply();
     }
     let bytes = match body::bytes(&request, payload, &worker, body::SHORT).await {
         Ok(bytes) => bytes,
-        Err(problem) => return Refusal::from(problem).reply(),
+        Err(problem) => return TcbError::from(problem).reply(),
     };
     let Ok(Value::Object(object)) = serde_json::from_slice(&bytes) else {
-        return Refusal::new(47001, "data format error").reply();
+        return TcbError::new(47001, "data format error").reply();
     };
     let given = |name| object.get(name).and_then(Value::as_str).map(str::to_owned);
     grant(&worker, given("grant_type"), given("appid"), given("secret"))
@@ -136,7 +136,7 @@ fn grant(
     appid: Option<String>,
     secret: Option<String>,
 ) -> HttpResponse {
-    let refused = |errcode, errmsg| Refusal::new(errcode, errmsg).reply();
+    let refused = |errcode, errmsg| TcbError::new(errcode, errmsg).reply();
     if grant.as_deref() != Some("client_credential") {
         return refused(40002, "invalid grant_type");
     }
@@ -152,9 +152,9 @@ fn grant(
         }
         Err(Refused::Auth(error)) => {
             let problem = Some(error.into());
-            Refusal { errcode: 40125, errmsg: "invalid appsecret".to_owned(), problem }.reply()
+            TcbError { errcode: 40125, errmsg: "invalid appsecret".to_owned(), problem }.reply()
         }
-        Err(refusal) => Refusal::from(refusal).reply(),
+        Err(refusal) => TcbError::from(refusal).reply(),
     }
 }
 
@@ -175,7 +175,7 @@ const SAMPLE_LIFE: Duration = Duration::from_secs(86_400);
     )))
 )]
 pub async fn sample(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
-    sample_link(&request, &worker).await.unwrap_or_else(Refusal::reply)
+    sample_link(&request, &worker).await.unwrap_or_else(TcbError::reply)
 }
 
 /// Whether a request for `/` is one for [`sample`].
@@ -184,7 +184,7 @@ pub fn names_a_file(context: &GuardContext<'_>) -> bool {
     query.split('&').any(|pair| pair.split('=').next() == Some("cloudid"))
 }
 
-async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, Refusal> {
+async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpResponse, TcbError> {
     let [file_id] = query::parameters(request, ["cloudid"]).map_err(Problem::from)?;
     let file_id = file_id.unwrap_or_default();
     if file_id.is_empty() {
@@ -214,7 +214,7 @@ async fn upload_link(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, TcbError> {
     let call = Call::read(request, payload, worker, Action::Link, body::SHORT).await?;
     let env = call.env(worker)?;
     let path = text(&call.body, "path")?;
@@ -246,18 +246,18 @@ async fn download_links(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, TcbError> {
     let call = Call::read(request, payload, worker, Action::Download, body::LONG).await?;
     let env = call.env(worker)?;
     let mut files = Vec::new();
     for item in list(&call.body, "file_list")? {
-        let item = item.as_object().ok_or_else(|| Refusal::invalid("file_list"))?;
+        let item = item.as_object().ok_or_else(|| TcbError::invalid("file_list"))?;
         let file_id = text(item, "fileid")?;
         let max_age = match item.get("max_age") {
             None | Some(Value::Null) => LINK_LIFE,
             Some(age) => match age.as_u64().filter(|age| (1..=u64::from(u32::MAX)).contains(age)) {
                 Some(age) => Duration::from_secs(age),
-                None => return Err(Refusal::invalid("max_age")),
+                None => return Err(TcbError::invalid("max_age")),
             },
         };
         let wanted = Wanted { file_id: file_id.to_owned(), max_age };
@@ -272,7 +272,7 @@ async fn links_reply(
     worker: &Worker,
     env: &str,
     files: &[(Wanted, Result<(), Status>)],
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, TcbError> {
     let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
     let admitted: Vec<_> = admitted.map(|(wanted, _)| wanted.clone()).collect();
     let mut links = whole(worker.wechat.download_links(env, &admitted, true).await)?.into_iter();
@@ -300,12 +300,12 @@ async fn delete_files(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, TcbError> {
     let call = Call::read(request, payload, worker, Action::Delete, body::LONG).await?;
     let env = call.env(worker)?;
     let mut files = Vec::new();
     for item in list(&call.body, "fileid_list")? {
-        let file_id = item.as_str().ok_or_else(|| Refusal::invalid("fileid_list"))?;
+        let file_id = item.as_str().ok_or_else(|| TcbError::invalid("fileid_list"))?;
         files.push((file_id.to_owned(), call.admit(worker, file_id).await?));
     }
     let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
@@ -322,7 +322,7 @@ async fn delete_files(
 
 /// Each file's own status and message. Where every call failed, the first failure is the whole's; where some of them
 /// did, it is that of their files.
-fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>, Refusal> {
+fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>, TcbError> {
     if let Some(Err(FileError::Call(error))) = results.first()
         && results.iter().all(|result| matches!(result, Err(FileError::Call(_))))
     {
@@ -331,7 +331,7 @@ fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>
     let own = |error| match error {
         FileError::File { status, message } => (status, message),
         FileError::Call(error) => {
-            let refusal = Refusal::from(error);
+            let refusal = TcbError::from(error);
             (refusal.errcode, refusal.errmsg)
         }
     };

@@ -6,7 +6,7 @@ use actix_web::http::Method;
 use actix_web::{HttpRequest, web};
 use serde_json::{Map, Value};
 
-use super::error::Refusal;
+use super::error::TcbError;
 use super::wire::Status;
 use crate::guard::policy::Client;
 use crate::http::extract::file_ref::{FILE_ID, ResolveError, check_scope, path_of};
@@ -29,18 +29,18 @@ impl Call {
         worker: &Worker,
         action: Action,
         limit: usize,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, TcbError> {
         if request.method() != Method::POST {
-            return Err(Refusal::new(43002, "require POST method"));
+            return Err(TcbError::new(43002, "require POST method"));
         }
         let client = client(request, worker, action)?;
         let bytes = body::bytes(request, payload, worker, limit).await?;
         if bytes.is_empty() {
-            return Err(Refusal::new(44002, "empty post data"));
+            return Err(TcbError::new(44002, "empty post data"));
         }
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(body)) => Ok(Self { client, body }),
-            _ => Err(Refusal::new(47001, "data format error")),
+            _ => Err(TcbError::new(47001, "data format error")),
         }
     }
 
@@ -50,7 +50,7 @@ impl Call {
         &self,
         worker: &Worker,
         file_id: &str,
-    ) -> Result<Result<(), Status>, Refusal> {
+    ) -> Result<Result<(), Status>, TcbError> {
         let admitted = match path_of(file_id) {
             Err(_) if !self.client.is_confined() && !file_id.starts_with(FILE_ID) => Ok(()),
             Ok(path) => check_scope(worker, Some(&self.client), file_id, path).await,
@@ -64,14 +64,14 @@ impl Call {
     }
 
     /// The environment: ours where the call names none. Who is kept to a folder is kept to our environment, too.
-    pub fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, Refusal> {
+    pub fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, TcbError> {
         let own = worker.wechat.env();
         match self.body.get("env") {
             None | Some(Value::Null) => Ok(own),
             Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
             Some(Value::String(env)) if !self.client.is_confined() => Ok(env),
-            Some(Value::String(_)) => Err(Refusal::new(-501000, "env not exists, invalid env")),
-            Some(_) => Err(Refusal::invalid("env")),
+            Some(Value::String(_)) => Err(TcbError::new(-501000, "env not exists, invalid env")),
+            Some(_) => Err(TcbError::invalid("env")),
         }
     }
 }
@@ -80,27 +80,27 @@ pub fn client(
     request: &HttpRequest,
     worker: &Worker,
     action: Action,
-) -> Result<Arc<Client>, Refusal> {
+) -> Result<Arc<Client>, TcbError> {
     let client = client::identify_wechat(request, worker)?;
     client.may(action).map_err(Problem::from)?;
     Ok(client)
 }
 
-pub fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refusal> {
+pub fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, TcbError> {
     match object.get(name) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
-        None | Some(Value::Null | Value::String(_)) => Err(Refusal::missing(name)),
-        Some(_) => Err(Refusal::invalid(name)),
+        None | Some(Value::Null | Value::String(_)) => Err(TcbError::missing(name)),
+        Some(_) => Err(TcbError::invalid(name)),
     }
 }
 
 /// Longer lists than WeChat's own 50 are cut into its calls.
-pub fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Refusal> {
+pub fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], TcbError> {
     const MOST: usize = 1000;
     match object.get(name) {
-        Some(Value::Array(items)) if items.len() > MOST => Err(Refusal::invalid(name)),
+        Some(Value::Array(items)) if items.len() > MOST => Err(TcbError::invalid(name)),
         Some(Value::Array(items)) if !items.is_empty() => Ok(items),
-        None | Some(Value::Null | Value::Array(_)) => Err(Refusal::missing(name)),
-        Some(_) => Err(Refusal::invalid(name)),
+        None | Some(Value::Null | Value::Array(_)) => Err(TcbError::missing(name)),
+        Some(_) => Err(TcbError::invalid(name)),
     }
 }

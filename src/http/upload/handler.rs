@@ -12,8 +12,8 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
 use super::partial;
-use super::request::{Failure, Query, Upload, sniffed};
-use super::transfer::Path;
+use super::request::{FileFailure, UploadQuery, UploadRequest, sniffed};
+use super::transfer::TargetPath;
 use crate::file_stream::FileLength;
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::policy::Client;
@@ -63,14 +63,14 @@ struct UploadForm {
     description = "Streamed into COS while it arrives. Of several files each is tried: the status is then the first \
                    failure's, and the reply names every file.",
     params(
-        Query,
+        UploadQuery,
         ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
          description = "An upload that is sent again under the same key gets the reply of the first"),
     ),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 201, description = "Stored", content(
-            (json::Reply = "application/json"),
+            (json::UploadResponse = "application/json"),
             (String = "text/plain"),
         ), headers(
             ("location", description = "The file's stable address, when it was one file"),
@@ -87,7 +87,7 @@ pub async fn form(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request)?;
+    let query = UploadQuery::of(&request)?;
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
     let files = form_files(&request, payload, &worker, query, profile, &guard.times).await;
@@ -110,7 +110,7 @@ pub async fn form(
     request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "Stored", content(
-            (json::Reply = "application/json"),
+            (json::UploadResponse = "application/json"),
             (String = "text/plain"),
         ), headers(
             ("location", description = "The file's stable address"),
@@ -127,7 +127,7 @@ pub async fn raw(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request)?;
+    let query = UploadQuery::of(&request)?;
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
     let file = raw_file(&request, payload, &worker, query, profile, &guard.times).await;
@@ -148,14 +148,14 @@ struct UploadMetricsGuard<'a> {
     times: Times<'a>,
     ended: bool,
     _in_flight: InFlight,
-    _busy: write_batch::Upload,
+    _busy: write_batch::BusyUpload,
 }
 
 impl<'a> UploadMetricsGuard<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
-        let busy = write_batch::Upload::begin();
+        let busy = write_batch::BusyUpload::begin();
         Self { request, metrics, times, ended: false, _in_flight: in_flight, _busy: busy }
     }
 
@@ -207,16 +207,16 @@ async fn form_files(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-    query: Query,
+    query: UploadQuery,
     profile: ReplyProfile,
     times: &Times<'_>,
 ) -> Result<UploadResult, Problem> {
     let client = may_upload(request, worker)?;
     let claim = match idempotency::begin(request, worker, &client).await? {
         Claimed::Go(claim) => claim,
-        Claimed::Reply(reply) => return Ok(UploadResult::Before(reply)),
+        Claimed::Replayed(reply) => return Ok(UploadResult::Before(reply)),
     };
-    let upload = Upload::admit(request, worker, client, query, profile, claim, times)?;
+    let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
     let (settings, client) = (upload.settings(), &upload.client);
     let most = (client.max_files as u64)
         .saturating_mul(client.max_file_size)
@@ -239,7 +239,7 @@ async fn form_files(
                 true
             }
             Ok(None) => true,
-            Err(Failure { problem, path }) => {
+            Err(FileFailure { problem, path }) => {
                 let more = more && problem.code != Code::TooManyFiles;
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
                 // The next file is behind the rest of this one.
@@ -261,7 +261,7 @@ async fn raw_file(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-    query: Query,
+    query: UploadQuery,
     profile: ReplyProfile,
     times: &Times<'_>,
 ) -> Result<UploadResult, Problem> {
@@ -272,9 +272,9 @@ async fn raw_file(
     let digests = Digests::announced(request.headers())?;
     let claim = match idempotency::begin(request, worker, &client).await? {
         Claimed::Go(claim) => claim,
-        Claimed::Reply(reply) => return Ok(UploadResult::Before(reply)),
+        Claimed::Replayed(reply) => return Ok(UploadResult::Before(reply)),
     };
-    let upload = Upload::admit(request, worker, client, query, profile, claim, times)?;
+    let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
     let settings = upload.settings();
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let types = &upload.client.types;
@@ -297,7 +297,7 @@ async fn raw_file(
         Some(length) => upload.streamed(source, FileLength::Known(length)),
         None => upload.held(source, settings.hold_limit, None).await?,
     };
-    let path = Path { key, unique: false };
+    let path = TargetPath { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::transfer::{File, Path, transfer};
+use super::transfer::{OutgoingFile, TargetPath, transfer};
 use crate::cos::error::CosError;
 use crate::cos::relay::Relay;
 use crate::file_stream::{FileEnd, FileLength, Source};
@@ -36,7 +36,7 @@ use crate::settings::{self, ReplyProfile};
 /// What an upload's address may say.
 #[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Query {
+pub struct UploadQuery {
     /// The object's path, where the caller may choose it and the form has one file.
     #[param(value_type = Key, required = false)]
     path: Option<String>,
@@ -50,7 +50,7 @@ pub struct Query {
     multiple: Option<String>,
 }
 
-impl Query {
+impl UploadQuery {
     pub fn of(request: &HttpRequest) -> Result<Self, Problem> {
         let names = ["path", "dir", "reply", "multiple"];
         let [path, dir, reply, multiple] = query::parameters(request, names)?;
@@ -64,10 +64,10 @@ impl Query {
 }
 
 /// One request that may upload.
-pub struct Upload<'a> {
+pub struct UploadRequest<'a> {
     worker: &'a Worker,
     pub client: Arc<Client>,
-    query: Query,
+    query: UploadQuery,
     profile: ReplyProfile,
     base: String,
     pub claim: Option<IdempotencyGuard>,
@@ -76,24 +76,24 @@ pub struct Upload<'a> {
 }
 
 /// Why a file was not stored.
-pub struct Failure {
+pub struct FileFailure {
     pub problem: Problem,
     pub path: Option<Key>,
 }
 
-impl<E: Into<Problem>> From<E> for Failure {
+impl<E: Into<Problem>> From<E> for FileFailure {
     fn from(error: E) -> Self {
         Self { problem: error.into(), path: None }
     }
 }
 
-impl<'a> Upload<'a> {
+impl<'a> UploadRequest<'a> {
     /// Takes a place.
     pub fn admit(
         request: &HttpRequest,
         worker: &'a Worker,
         client: Arc<Client>,
-        query: Query,
+        query: UploadQuery,
         profile: ReplyProfile,
         claim: Option<IdempotencyGuard>,
         times: &'a Times<'a>,
@@ -125,7 +125,7 @@ impl<'a> Upload<'a> {
         part: FilePart,
         first: bool,
         seen: usize,
-    ) -> Result<Option<Stored>, Failure> {
+    ) -> Result<Option<Stored>, FileFailure> {
         if seen >= self.client.max_files {
             return Err(InboundError::TooManyFiles(self.client.max_files).into());
         }
@@ -150,7 +150,7 @@ impl<'a> Upload<'a> {
         part: &FilePart,
         first: bool,
         index: usize,
-    ) -> Result<(Path, Declared), Problem> {
+    ) -> Result<(TargetPath, Declared), Problem> {
         let name = part.head.file_name.as_deref().unwrap_or_default();
         let path = self.path(form, name, first, index)?;
         let declared = part.head.content_type.as_deref();
@@ -164,7 +164,7 @@ impl<'a> Upload<'a> {
         source: Source,
         part: &FilePart,
         nameless: bool,
-    ) -> Result<File, Problem> {
+    ) -> Result<OutgoingFile, Problem> {
         let settings = self.settings();
         let max = self.client.max_file_size;
         let source = limited(source, max);
@@ -200,7 +200,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    pub fn streamed(&self, source: Source, framed: FileLength) -> File {
+    pub fn streamed(&self, source: Source, framed: FileLength) -> OutgoingFile {
         let kept = ReplayBuffer::new(self.slot.memory());
         self.file(kept, None, source, framed)
     }
@@ -211,7 +211,7 @@ impl<'a> Upload<'a> {
         source: Source,
         limit: usize,
         guess: Option<u64>,
-    ) -> Result<File, Problem> {
+    ) -> Result<OutgoingFile, Problem> {
         let mut kept = ReplayBuffer::new(self.slot.memory());
         let (source, held) = hold(source, &mut kept, limit)
             .await
@@ -233,14 +233,20 @@ impl<'a> Upload<'a> {
         ended: Option<FileEnd>,
         source: Source,
         framed: FileLength,
-    ) -> File {
+    ) -> OutgoingFile {
         let (window, verify) =
             (self.settings().replay_window, self.worker.shared.settings.cos.verify_crc64);
-        File { relay: Rc::new(Relay::new(kept, ended, source, window, verify)), framed }
+        OutgoingFile { relay: Rc::new(Relay::new(kept, ended, source, window, verify)), framed }
     }
 
     /// The object's key: the path the client names, for one file only, otherwise the template's.
-    fn path(&self, form: &Form, name: &str, first: bool, index: usize) -> Result<Path, Problem> {
+    fn path(
+        &self,
+        form: &Form,
+        name: &str,
+        first: bool,
+        index: usize,
+    ) -> Result<TargetPath, Problem> {
         let fields = form.fields();
         let dir = one_of("dir", &self.query.dir, &fields.dir)?;
         // Also where a path makes it idle.
@@ -252,7 +258,7 @@ impl<'a> Upload<'a> {
                     "a path names one file, and the form has several; name a `dir` instead";
                 return Err(Problem::new(Code::InvalidRequest, detail));
             }
-            return Ok(Path { key: self.client.own_key(path)?, unique: false });
+            return Ok(TargetPath { key: self.client.own_key(path)?, unique: false });
         }
         let values = Values {
             client: &self.client.name,
@@ -265,23 +271,23 @@ impl<'a> Upload<'a> {
         let template = &self.worker.shared.template;
         // A repeat's first attempt may have stored its file there.
         let unique = template.is_unique() && self.claim.is_none();
-        Ok(Path { key: template.render(&values, prefix)?, unique })
+        Ok(TargetPath { key: template.render(&values, prefix)?, unique })
     }
 
     pub async fn store(
         &self,
-        path: Path,
+        path: TargetPath,
         name: String,
         content_type: String,
-        file: File,
-    ) -> Result<Stored, Failure> {
+        file: OutgoingFile,
+    ) -> Result<Stored, FileFailure> {
         match transfer(self.worker, &path, &content_type, &file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
                 Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
             }
-            Err(problem) => Err(Failure { problem, path: Some(path.key) }),
+            Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
         }
     }
 }

@@ -24,13 +24,13 @@ use crate::wechat::wire::UploadLink;
 const ATTEMPTS: u32 = 3;
 
 /// A file whose length is settled as far as it can be.
-pub struct File {
+pub struct OutgoingFile {
     pub relay: Rc<Relay>,
     pub framed: FileLength,
 }
 
 /// Where a file goes.
-pub struct Path {
+pub struct TargetPath {
     pub key: Key,
     /// Nothing else was ever stored there, so it may be deleted.
     pub unique: bool,
@@ -39,9 +39,9 @@ pub struct Path {
 /// Stores a file, and gives its id and COS's receipt.
 pub async fn transfer(
     worker: &Worker,
-    path: &Path,
+    path: &TargetPath,
     content_type: &str,
-    file: &File,
+    file: &OutgoingFile,
     times: &Times<'_>,
 ) -> Result<(String, Receipt), Problem> {
     // While WeChat is asked, the client goes on sending.
@@ -115,7 +115,7 @@ async fn send(
     worker: &Worker,
     key: &Key,
     content_type: &str,
-    file: &File,
+    file: &OutgoingFile,
     link: &mut UploadLink,
     times: &Times<'_>,
 ) -> Result<Receipt, SendError> {

@@ -39,7 +39,7 @@ const TLS_BUFFER: usize = 128 * 1024;
 
 /// What connections are pooled by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Origin {
+pub struct Endpoint {
     pub https: bool,
     /// Lower case; an IPv6 literal without its brackets.
     pub host: String,
@@ -64,7 +64,7 @@ pub struct Pool {
     /// Its requests are.
     batched: bool,
     #[expect(clippy::vec_box, reason = "it is the box that goes from hand to hand")]
-    idle: RefCell<HashMap<Origin, Vec<Box<Connection>>>>,
+    idle: RefCell<HashMap<Endpoint, Vec<Box<Connection>>>>,
 }
 
 /// One connection. Boxed, so that it is not moved about for every request.
@@ -110,10 +110,10 @@ impl Pool {
     }
 
     /// A connection of its own.
-    pub async fn connect(&self, origin: &Origin) -> Result<Box<Connection>, ConnectError> {
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Box<Connection>, ConnectError> {
         let limit = self.connect_timeout;
         let progress = WriteProgress::new();
-        let stream = timeout(limit, self.stream(origin, progress.clone()))
+        let stream = timeout(limit, self.stream(endpoint, progress.clone()))
             .await
             .map_err(|_| ConnectError::Timeout(limit))?
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
@@ -130,10 +130,10 @@ impl Pool {
 
     async fn stream(
         &self,
-        origin: &Origin,
+        endpoint: &Endpoint,
         progress: Rc<WriteProgress>,
     ) -> io::Result<MaybeTlsStream> {
-        let stream = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
+        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
         let stream = if self.batched {
@@ -142,23 +142,23 @@ impl Pool {
             write_batch::Stream::new(stream)
         };
         let stream = StickyWriteErrors::new(stream, progress);
-        if !origin.https {
+        if !endpoint.https {
             return Ok(MaybeTlsStream::Plain(stream));
         }
-        let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
+        let name = ServerName::try_from(endpoint.host.clone()).map_err(io::Error::other)?;
         let mut stream = self.tls.connect(name, stream).await?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         Ok(MaybeTlsStream::Tls(Box::new(stream)))
     }
 
     /// An idle connection, in use less than `age` ago, that is still open as far as can be seen without waiting.
-    pub fn pooled(&self, origin: &Origin, age: Duration) -> Option<Box<Connection>> {
+    pub fn pooled(&self, endpoint: &Endpoint, age: Duration) -> Option<Box<Connection>> {
         loop {
             // The last one put back is the youngest.
             let mut connection = self
                 .idle
                 .borrow_mut()
-                .get_mut(origin)?
+                .get_mut(endpoint)?
                 .pop_if(|connection| connection.since.elapsed() < age)?;
             if connection.is_open() {
                 return Some(connection);
@@ -167,7 +167,7 @@ impl Pool {
     }
 
     /// Keeps a connection, if its last exchange ended so that another may follow: with a success read to its end.
-    pub fn put_back(&self, origin: &Origin, mut connection: Box<Connection>) {
+    pub fn put_back(&self, endpoint: &Endpoint, mut connection: Box<Connection>) {
         if !std::mem::take(&mut connection.keeps) {
             return;
         }
@@ -177,9 +177,9 @@ impl Pool {
         if idle.values().map(Vec::len).sum::<usize>() >= IDLE_CONNECTIONS {
             return;
         }
-        match idle.get_mut(origin) {
+        match idle.get_mut(endpoint) {
             Some(kept) => kept.push(connection),
-            None => drop(idle.insert(origin.clone(), vec![connection])),
+            None => drop(idle.insert(endpoint.clone(), vec![connection])),
         }
     }
 }

@@ -11,9 +11,9 @@ thread_local! {
 }
 
 /// One upload that this worker is busy with, until it is dropped.
-pub struct Upload(());
+pub struct BusyUpload(());
 
-impl Upload {
+impl BusyUpload {
     /// It begins.
     pub fn begin() -> Self {
         UPLOADS.set(UPLOADS.get() + 1);
@@ -21,7 +21,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for BusyUpload {
     fn drop(&mut self) {
         UPLOADS.set(UPLOADS.get() - 1);
     }
@@ -69,10 +69,10 @@ mod tests {
     fn where_several_upload_what_was_read_is_answered_after_the_others() {
         let cx = Context::from_waker(Waker::noop());
         let mut turn = BatchGate::default();
-        let few: Vec<_> = (0..FEW).map(|_| Upload::begin()).collect();
+        let few: Vec<_> = (0..FEW).map(|_| BusyUpload::begin()).collect();
         turn.read();
         assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
-        let one_more = Upload::begin();
+        let one_more = BusyUpload::begin();
         turn.read();
         turn.read();
         assert_eq!(turn.poll_write(&cx), Poll::Pending);

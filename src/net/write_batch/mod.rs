@@ -9,5 +9,5 @@
 pub mod batch;
 mod stream;
 
-pub use batch::{Upload, batching_enabled};
+pub use batch::{BusyUpload, batching_enabled};
 pub use stream::Stream;

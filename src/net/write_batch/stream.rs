@@ -192,7 +192,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::net::write_batch::batch::{FEW, Upload};
+    use crate::net::write_batch::batch::{BusyUpload, FEW};
 
     const LONG: [u8; SHORT + 1] = [7; SHORT + 1];
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     /// A stream, its other end, and so many uploads that short writes are held.
-    async fn connected() -> (Stream, net::TcpStream, Vec<Upload>) {
+    async fn connected() -> (Stream, net::TcpStream, Vec<BusyUpload>) {
         let listener = net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let near = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         near.set_nonblocking(true).unwrap();
@@ -209,7 +209,7 @@ mod tests {
         far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let near = TcpStream::from_std(near).unwrap();
         near.writable().await.unwrap();
-        let uploads = (0..=FEW).map(|_| Upload::begin()).collect();
+        let uploads = (0..=FEW).map(|_| BusyUpload::begin()).collect();
         (Stream::batched(near), far, uploads)
     }
 

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
 use super::fetch::{Credential, Issued, SlidingWindow};
-use super::redis::{Origin, RedisUnavailable, Replicas};
+use super::redis::{RedisUnavailable, Replicas, TokenOrigin};
 use crate::metrics::Metrics;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
@@ -70,10 +70,10 @@ impl ExposeSecret<str> for Token {
 /// The cache; clones share it.
 #[derive(Clone)]
 pub struct Tokens {
-    shared: Arc<Shared>,
+    shared: Arc<TokenState>,
 }
 
-struct Shared {
+struct TokenState {
     credential: Credential,
     /// `None`: this gateway is alone, or needs to know of no other.
     replicas: Option<Replicas>,
@@ -116,7 +116,7 @@ impl Tokens {
         let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
         let young_refusals = SlidingWindow::new(YOUNG_REFUSALS, YOUNG, Duration::ZERO);
         let shared =
-            Shared { credential, replicas, metrics, cache, refused, young_refusals, backoff };
+            TokenState { credential, replicas, metrics, cache, refused, young_refusals, backoff };
         Self { shared: Arc::new(shared) }
     }
 
@@ -151,7 +151,7 @@ impl Tokens {
     /// Says that WeChat refused `bad`. It is dropped only if it is still the one in use: another upload may have had
     /// it renewed already.
     pub async fn reject(&self, bad: &Token) {
-        let Shared { cache, replicas, refused, young_refusals, .. } = &*self.shared;
+        let TokenState { cache, replicas, refused, young_refusals, .. } = &*self.shared;
         let dropped = cache
             .entry(())
             .and_compute_with(|entry| {
@@ -242,12 +242,12 @@ impl Tokens {
         &self,
         http: &Transport,
         old: Option<&SecretString>,
-    ) -> Result<(Issued, Origin), WechatError> {
-        let Shared { credential, replicas, metrics, refused, .. } = &*self.shared;
+    ) -> Result<(Issued, TokenOrigin), WechatError> {
+        let TokenState { credential, replicas, metrics, refused, .. } = &*self.shared;
         let refused = lock(refused).clone().filter(|(_, at)| at.elapsed() < REFUSED_FOR);
         let refused = refused.as_ref().map(|(token, _)| token);
         let fetch = |refresh| credential.fetch(http, refused, refresh);
-        let alone = async || fetch(None).await.map(|issued| (issued, Origin::Fetched));
+        let alone = async || fetch(None).await.map(|issued| (issued, TokenOrigin::Fetched));
         let obtained = match replicas {
             None => alone().await,
             Some(replicas) => {
@@ -259,8 +259,8 @@ impl Tokens {
             }
         };
         metrics.token(match &obtained {
-            Ok((_, Origin::Fetched)) => "fetched",
-            Ok((_, Origin::Shared)) => "shared",
+            Ok((_, TokenOrigin::Fetched)) => "fetched",
+            Ok((_, TokenOrigin::Shared)) => "shared",
             Err(_) => "failed",
         });
         obtained

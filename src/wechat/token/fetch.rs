@@ -11,7 +11,7 @@ use super::file::TokenFile;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::reply::exchange;
-use crate::wechat::transport::{Address, Transport, with_query};
+use crate::wechat::transport::{BaseUrl, Transport, with_query};
 use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };
@@ -161,10 +161,10 @@ impl Credential {
         Ok(Issued { token, life, refresh })
     }
 
-    fn address(&self) -> Result<Address, WechatError> {
+    fn address(&self) -> Result<BaseUrl, WechatError> {
         let cause = || "wechat.base_url is invalid".to_owned();
         let invalid = || WechatError::Unreachable { call: "token", cause: cause() };
-        Address::of(&self.base_url).ok_or_else(invalid)
+        BaseUrl::of(&self.base_url).ok_or_else(invalid)
     }
 
     async fn plain(&self, http: &Transport, app: &App) -> Result<Fetched, WechatError> {

@@ -129,7 +129,7 @@ impl Replicas {
         &self,
         not: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, Origin), WechatError>, RedisUnavailable>
+    ) -> Result<Result<(Issued, TokenOrigin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
         R: Future<Output = Result<Issued, WechatError>>,
@@ -139,7 +139,7 @@ impl Replicas {
         let until = Instant::now() + 2 * self.lease;
         loop {
             if let Some(shared) = self.read(not).await? {
-                return Ok(Ok((shared, Origin::Shared)));
+                return Ok(Ok((shared, TokenOrigin::Shared)));
             }
             if self.acquire(&holder).await? {
                 return self.fetch_under_lease(&holder, not, fetch).await;
@@ -157,7 +157,7 @@ impl Replicas {
         holder: &str,
         not: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, Origin), WechatError>, RedisUnavailable>
+    ) -> Result<Result<(Issued, TokenOrigin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
         R: Future<Output = Result<Issued, WechatError>>,
@@ -165,7 +165,7 @@ impl Replicas {
         // Another one may have written and given back the lease in between.
         if let Some(shared) = self.read(not).await? {
             let _ = self.delete(&self.keys.lease, holder).await;
-            return Ok(Ok((shared, Origin::Shared)));
+            return Ok(Ok((shared, TokenOrigin::Shared)));
         }
         let refresh = match &self.keys.refresh {
             Some(key) => self.ask::<Option<String>>(redis::cmd("GET").arg(key)).await?,
@@ -179,12 +179,12 @@ impl Replicas {
             }
         };
         Ok(Ok(match self.publish(holder, &issued).await {
-            Ok(true) | Err(RedisUnavailable) => (issued, Origin::Fetched),
+            Ok(true) | Err(RedisUnavailable) => (issued, TokenOrigin::Fetched),
             // The lease ran out, or Redis has lost it: what is there now, if anything, has displaced ours. Nothing is
             // fetched again for that, or a Redis that forgets would empty the day's quota.
             Ok(false) => match self.read(not).await {
-                Ok(Some(shared)) => (shared, Origin::Shared),
-                Ok(None) | Err(RedisUnavailable) => (issued, Origin::Fetched),
+                Ok(Some(shared)) => (shared, TokenOrigin::Shared),
+                Ok(None) | Err(RedisUnavailable) => (issued, TokenOrigin::Fetched),
             },
         }))
     }
@@ -227,8 +227,7 @@ impl Replicas {
     /// One command, over a connection that Redis may have closed meanwhile: then over a new one.
     async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisUnavailable> {
         let mut answer = self.ask_once(command).await;
-        let closed =
-            |error: &Failure| matches!(error, Failure::Redis(e) if e.is_connection_dropped());
+        let closed = |error: &ScriptError| matches!(error, ScriptError::Redis(e) if e.is_connection_dropped());
         if answer.as_ref().is_err_and(closed) {
             answer = self.ask_once(command).await;
         }
@@ -238,18 +237,18 @@ impl Replicas {
             match &answer {
                 Ok(_) => tracing::info!("Redis answers: tokens are shared"),
                 // By its kind: a text may quote what Redis holds.
-                Err(Failure::Redis(error)) => tracing::warn!(
+                Err(ScriptError::Redis(error)) => tracing::warn!(
                     kind = ?error.kind(),
                     code = error.code(),
                     "Redis is away: tokens are not shared meanwhile"
                 ),
-                Err(Failure::Resting) => tracing::warn!("Redis is away: tokens are not shared"),
+                Err(ScriptError::Resting) => tracing::warn!("Redis is away: tokens are not shared"),
             }
         }
         answer.map_err(|_| RedisUnavailable)
     }
 
-    async fn ask_once<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failure> {
+    async fn ask_once<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, ScriptError> {
         let (mut connection, generation) = self.connection().await?;
         let answer = command.query_async(&mut connection).await;
         if let Err(error) = &answer {
@@ -262,16 +261,16 @@ impl Replicas {
                 }
             }
         }
-        answer.map_err(Failure::Redis)
+        answer.map_err(ScriptError::Redis)
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), Failure> {
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), ScriptError> {
         let mut kept = self.connection.lock().await;
         if let Some(connection) = &kept.open {
             return Ok((connection.clone(), kept.generation));
         }
         if kept.rests_until.is_some_and(|until| Instant::now() < until) {
-            return Err(Failure::Resting);
+            return Err(ScriptError::Resting);
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(COMMAND))
@@ -285,13 +284,13 @@ impl Replicas {
             }
             Err(error) => {
                 kept.rests_until = Some(Instant::now() + REST);
-                Err(Failure::Redis(error))
+                Err(ScriptError::Redis(error))
             }
         }
     }
 }
 
-enum Failure {
+enum ScriptError {
     /// It failed a moment ago.
     Resting,
     Redis(RedisError),
@@ -299,7 +298,7 @@ enum Failure {
 
 /// Where a token came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum TokenOrigin {
     /// WeChat, by us.
     Fetched,
     /// Another gateway, through Redis.
