@@ -95,7 +95,7 @@ codes! {
     ClientStalled = "client_stalled" 408 "The sender fell silent",
         "Send it again over a better connection, or raise `upload.idle_timeout`.";
     LengthRequired = "length_required" 411 "The file's length cannot be known",
-        "Send a Content-Length with the request or with the file's part; chunked files may be as long as `upload.hold_limit`.";
+        "Send a Content-Length with the request or with the file's part; chunked files may be as long as `upload.max_buffered_file`.";
     FileTooLarge = "file_too_large" 413 "The file is too large",
         "Send a smaller file, or raise `upload.max_file_size`.";
     TooManyFiles = "too_many_files" 413 "Too many files",

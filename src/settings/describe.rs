@@ -12,6 +12,7 @@ impl Settings {
     /// Every setting as a line `key = value`, sorted, secrets as `"***"`; what is not set is `""`.
     pub fn describe(&self) -> String {
         let Self {
+            renamed: _,
             profile,
             server,
             cors,
@@ -34,7 +35,7 @@ impl Settings {
         line("server.max_connections", server.max_connections.to_string());
         line("server.shutdown_grace", duration(server.shutdown_grace));
         line("server.shutdown_delay", duration(server.shutdown_delay));
-        line("server.drain_timeout", duration(server.drain_timeout));
+        line("server.lingering_timeout", duration(server.lingering_timeout));
         line("server.write_timeout", duration(server.write_timeout));
         let file = |file: fn(&super::ServerTls) -> &std::path::PathBuf| {
             server.tls.as_ref().map(|tls| file(tls).display().to_string())
@@ -73,7 +74,7 @@ impl Settings {
         line("upload.client_paths", upload.client_paths.to_string());
         line("upload.idle_timeout", duration(upload.idle_timeout));
         line("upload.replay_window", size(upload.replay_window as u64));
-        line("upload.hold_limit", size(upload.hold_limit as u64));
+        line("upload.max_buffered_file", size(upload.max_buffered_file as u64));
         line("upload.memory_budget", size(upload.memory_budget as u64));
         line("upload.max_concurrent", upload.max_concurrent.to_string());
         line("upload.reply", text(upload.reply.name()));

@@ -17,8 +17,14 @@ use super::{Fault, values};
 
 const PREFIX: &str = "GATEWAY";
 
+/// Settings that were renamed: the old name, which is still read, and the new one.
+const RENAMED: &[(&str, &str)] = &[
+    ("server.drain_timeout", "server.lingering_timeout"),
+    ("upload.hold_limit", "upload.max_buffered_file"),
+];
+
 /// Which layer a value is from, so that a fault can say where to look.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum LayerSource {
     BuiltIn,
     Port,
@@ -30,6 +36,8 @@ enum LayerSource {
 struct Given {
     value: ValueKind,
     origin: LayerSource,
+    /// The name it was given under, where that is an old one.
+    old_name: Option<&'static str>,
 }
 
 /// The layers, the later over the earlier; keys are dotted (`server.bind`).
@@ -74,6 +82,18 @@ impl Layers {
         self.faults.push(Fault::new(key, problem));
     }
 
+    /// A warning for each setting that was given under its old name.
+    pub fn renamed(&self) -> Vec<String> {
+        let given = self.given.iter().filter_map(|(key, given)| {
+            let old = given.old_name?;
+            let place = place(old, &given.origin);
+            Some(format!(
+                "{old}{place} is called {key} now; the old name will not be read for long"
+            ))
+        });
+        given.collect()
+    }
+
     fn toml(&mut self, text: &str, origin: &LayerSource) -> Result<(), String> {
         let values = File::from_str(text, FileFormat::Toml)
             .collect()
@@ -93,8 +113,18 @@ impl Layers {
     }
 
     fn lay(&mut self, key: String, value: ValueKind, origin: &LayerSource) {
-        let origin = origin.clone();
-        self.given.insert(key, Given { value, origin });
+        let renamed = RENAMED.iter().find(|(old, _)| *old == key);
+        let (key, old_name) =
+            renamed.map_or((key, None), |(old, new)| ((*new).to_owned(), Some(*old)));
+        let given = Given { value, origin: origin.clone(), old_name };
+        let replaced = self.given.insert(key.clone(), given);
+        if replaced.is_some_and(|before| before.origin == *origin && before.old_name != old_name) {
+            let old = RENAMED.iter().find(|(_, new)| *new == key).map_or("", |(old, _)| old);
+            self.fault(
+                &key,
+                format!("is set twice, under its old name `{old}` too; remove that one"),
+            );
+        }
     }
 }
 
@@ -346,7 +376,8 @@ impl Reader {
 
     /// Notes a fault of the value itself: what was given, what is wrong with it, where it was given.
     fn refuse(&mut self, key: &str, given: Option<&str>, problem: &str) {
-        let place = self.given.get(key).map(|given| place(key, &given.origin));
+        let place =
+            self.given.get(key).map(|given| place(given.old_name.unwrap_or(key), &given.origin));
         let shown = match given {
             Some(_) if is_secret(key) => "what was given ".to_owned(),
             // The user info of a URL may be a password.

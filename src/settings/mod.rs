@@ -148,6 +148,8 @@ named! {
 /// Every setting, checked. Secrets show neither in `Debug` nor in [`Settings::describe`].
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// A warning for each setting that was given under its old name.
+    renamed: Vec<String>,
     pub profile: Profile,
     pub server: Server,
     pub cors: Cors,
@@ -175,7 +177,7 @@ pub struct Server {
     /// Part of `shutdown_grace`.
     pub shutdown_delay: Duration,
     /// Zero: what a sender still sends after an early answer is not read.
-    pub drain_timeout: Duration,
+    pub lingering_timeout: Duration,
     /// At least 1 s.
     pub write_timeout: Duration,
     /// `None`: plain HTTP.
@@ -252,10 +254,10 @@ pub struct Upload {
     pub path_template: String,
     pub client_paths: bool,
     pub idle_timeout: Duration,
-    /// In bytes; zero: nothing is kept. At most `memory_budget`, as is `hold_limit`.
+    /// In bytes; zero: nothing is kept. At most `memory_budget`, as is `max_buffered_file`.
     pub replay_window: usize,
     /// In bytes; zero: nothing is held.
-    pub hold_limit: usize,
+    pub max_buffered_file: usize,
     /// In bytes.
     pub memory_budget: usize,
     pub max_concurrent: usize,
@@ -365,8 +367,10 @@ impl Settings {
         }
         layers.environment(env);
 
+        let renamed = layers.renamed();
         let mut reader = Reader::from(layers);
         let settings = Self {
+            renamed,
             profile: profile.unwrap_or(Profile::Sandbox),
             server: Server::read(&mut reader),
             cors: Cors { origins: reader.list("cors.origins", values::origin) },

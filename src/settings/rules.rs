@@ -110,8 +110,10 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
 fn memory(settings: &Settings, reader: &mut Reader) {
     const BUDGET: &str = "upload.memory_budget";
     let upload = &settings.upload;
-    let parts =
-        [("upload.hold_limit", upload.hold_limit), ("upload.replay_window", upload.replay_window)];
+    let parts = [
+        ("upload.max_buffered_file", upload.max_buffered_file),
+        ("upload.replay_window", upload.replay_window),
+    ];
     for (key, size) in parts {
         if size > upload.memory_budget && reader.sound(&[key, BUDGET]) {
             reader.fault(key, format!("is larger than {BUDGET}, which it has to fit in"));
@@ -241,10 +243,8 @@ impl Settings {
                 "upload.path_template has no {uuid}: files of the same name overwrite each other",
             ),
         ];
-        cases
-            .into_iter()
-            .filter(|(applies, _)| *applies)
-            .map(|(_, warning)| warning.to_owned())
-            .collect()
+        let cases = cases.into_iter().filter(|(applies, _)| *applies);
+        let renamed = self.renamed.iter().cloned();
+        renamed.chain(cases.map(|(_, warning)| warning.to_owned())).collect()
     }
 }

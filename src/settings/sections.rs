@@ -30,7 +30,7 @@ impl Server {
             max_connections: reader.number("server.max_connections", 1..=1_000_000) as usize,
             shutdown_grace: reader.duration("server.shutdown_grace", Duration::ZERO),
             shutdown_delay: reader.duration("server.shutdown_delay", Duration::ZERO),
-            drain_timeout: reader.duration("server.drain_timeout", Duration::ZERO),
+            lingering_timeout: reader.duration("server.lingering_timeout", Duration::ZERO),
             write_timeout: reader.duration("server.write_timeout", Duration::from_secs(1)),
             tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
             trusted_proxies: reader.list("server.trusted_proxies", values::network),
@@ -106,7 +106,7 @@ impl Upload {
             client_paths: reader.flag("upload.client_paths"),
             idle_timeout: reader.duration("upload.idle_timeout", SOME),
             replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
-            hold_limit: reader.size("upload.hold_limit", 0..=MEMORY) as usize,
+            max_buffered_file: reader.size("upload.max_buffered_file", 0..=MEMORY) as usize,
             memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
             max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
             max_concurrent_per_client: reader

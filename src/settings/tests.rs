@@ -76,7 +76,7 @@ fn production_starts_with_its_credentials_alone() {
         settings.cos.allowed_hosts,
         ["*.myqcloud.com", "*.tencentcos.cn", "*.tcb.qcloud.la"]
     );
-    assert_eq!(settings.upload.hold_limit, 32 << 20);
+    assert_eq!(settings.upload.max_buffered_file, 32 << 20);
     let warnings = settings.warnings().join("\n");
     assert!(
         warnings.contains("server.public_url") && warnings.contains("nobody may upload"),
@@ -268,7 +268,8 @@ fn sizes_are_bytes_or_have_a_unit() {
         assert!(size(wrong).is_err(), "{wrong}");
     }
     assert!(size("6GiB").expect_err("fault").to_string().contains("at most 5GiB"));
-    let none = [("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"), ("GATEWAY__UPLOAD__HOLD_LIMIT", "0")];
+    let none =
+        [("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"), ("GATEWAY__UPLOAD__MAX_BUFFERED_FILE", "0")];
     assert_eq!(sandbox(&none).expect("both may be off").upload.replay_window, 0);
 }
 
@@ -488,9 +489,14 @@ fn what_does_not_go_together_is_refused() {
     let result = sandbox(&[("GATEWAY__SANDBOX__ENABLED", "false")]);
     assert_eq!(keys(&result), ["wechat.appid", "wechat.env", "wechat.secret"]);
     assert_eq!(keys(&sandbox(&[("GATEWAY__SERVER__BIND", "0.0.0.0:80")])), ["server.bind"]);
-    assert_eq!(keys(&sandbox(&[("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB")])), ["upload.hold_limit"]);
-    let budget_wrong =
-        [("GATEWAY__UPLOAD__HOLD_LIMIT", "1GiB"), ("GATEWAY__UPLOAD__MEMORY_BUDGET", "2GiBB")];
+    assert_eq!(
+        keys(&sandbox(&[("GATEWAY__UPLOAD__MAX_BUFFERED_FILE", "1GiB")])),
+        ["upload.max_buffered_file"]
+    );
+    let budget_wrong = [
+        ("GATEWAY__UPLOAD__MAX_BUFFERED_FILE", "1GiB"),
+        ("GATEWAY__UPLOAD__MEMORY_BUDGET", "2GiBB"),
+    ];
     assert_eq!(keys(&sandbox(&budget_wrong)), ["upload.memory_budget"]);
     for zero in ["SERVER__WORKERS", "UPLOAD__MAX_FILES", "UPLOAD__MAX_CONCURRENT"] {
         assert!(sandbox(&[(&format!("GATEWAY__{zero}"), "0")]).is_err(), "{zero}");
@@ -652,7 +658,7 @@ fn the_description_reads_back_as_the_same_settings() {
         ("GATEWAY__UPLOAD__MAX_FILE_SIZE", "20MB"),
         ("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"),
         ("GATEWAY__UPLOAD__IDLE_TIMEOUT", "1500ms"),
-        ("GATEWAY__SERVER__DRAIN_TIMEOUT", "0s"),
+        ("GATEWAY__SERVER__LINGERING_TIMEOUT", "0s"),
         ("GATEWAY__CORS__ORIGINS", "https://a.example.com,null"),
         ("GATEWAY__SANDBOX__DATA", "/tmp/a \"b\"\\c"),
     ];
@@ -699,4 +705,29 @@ fn the_built_in_files_are_sound_and_agree_with_the_rules() {
         );
     }
     assert_eq!(sandbox(&[]).expect("no faults").wechat.base_url, rules::WECHAT);
+}
+
+#[test]
+fn an_old_name_is_read_and_warned_about() {
+    let settings = with_file("[upload]\nhold_limit = \"1MiB\"", &[]).expect("no faults");
+    assert_eq!(settings.upload.max_buffered_file, 1 << 20);
+    let warnings = settings.warnings().join("\n");
+    assert!(warnings.contains("upload.hold_limit (in /"), "{warnings}");
+    assert!(warnings.contains("is called upload.max_buffered_file now"), "{warnings}");
+
+    let settings = sandbox(&[("GATEWAY__SERVER__DRAIN_TIMEOUT", "2s")]).expect("no faults");
+    assert_eq!(settings.server.lingering_timeout, Duration::from_secs(2));
+    let warnings = settings.warnings().join("\n");
+    assert!(warnings.contains("GATEWAY__SERVER__DRAIN_TIMEOUT"), "{warnings}");
+
+    // The later layer counts, whichever name it uses.
+    let text = "[server]\ndrain_timeout = \"2s\"";
+    let settings = with_file(text, &[("GATEWAY__SERVER__LINGERING_TIMEOUT", "3s")]);
+    assert_eq!(settings.expect("no faults").server.lingering_timeout, Duration::from_secs(3));
+
+    let twice = with_file("[upload]\nhold_limit = \"1MiB\"\nmax_buffered_file = \"2MiB\"", &[]);
+    assert!(problem(&twice, "upload.max_buffered_file").contains("`upload.hold_limit`"));
+    let wrong =
+        problem(&sandbox(&[("GATEWAY__UPLOAD__HOLD_LIMIT", "x")]), "upload.max_buffered_file");
+    assert!(wrong.contains("GATEWAY__UPLOAD__HOLD_LIMIT"), "{wrong}");
 }

@@ -418,7 +418,7 @@ fn h2_head(fields: &[(&str, &str)]) -> Vec<u8> {
 
 #[test]
 fn only_a_known_caller_is_drained_for_long() {
-    let world = Setup::new().set("server.drain_timeout", "1s").start();
+    let world = Setup::new().set("server.lingering_timeout", "1s").start();
     let form = ("content-type", "multipart/form-data; boundary=b");
     let took = |key| {
         let mut client = world.client();

@@ -142,7 +142,7 @@ fn a_body_that_breaks_off_ends_its_connection() {
 /// A proxy that hears of the connection's end stops sending, and its own client gets a reset instead of the reply.
 #[test]
 fn a_connection_outlives_a_reply_that_comes_before_the_body() {
-    let world = Setup::new().set("server.drain_timeout", "1s").start();
+    let world = Setup::new().set("server.lingering_timeout", "1s").start();
     let refused = request("POST", "/nowhere", "Content-Length: 300000\r\n", &noise(300_000, 1));
     let (begin, rest) = refused.split_at(1_000);
     let mut client = world.client();

@@ -84,7 +84,7 @@ fn a_file_held_from_one_byte_chunks_costs_what_it_is_long() {
 
 #[test]
 fn what_cannot_be_held_is_refused_and_says_what_would_help() {
-    let world = Setup::new().set("upload.hold_limit", "1MiB").start();
+    let world = Setup::new().set("upload.max_buffered_file", "1MiB").start();
     let chunked = |bytes: &[u8]| {
         let mut client = world.client();
         client.send_head(

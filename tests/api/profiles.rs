@@ -172,8 +172,10 @@ fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
 /// A 2xx whose request was not taken whole is dropped by browsers, so their patience is what counts, not ours.
 #[test]
 fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
-    let world =
-        Setup::new().set("upload.max_file_size", "1MiB").set("server.drain_timeout", "1s").start();
+    let world = Setup::new()
+        .set("upload.max_file_size", "1MiB")
+        .set("server.lingering_timeout", "1s")
+        .start();
     let content = noise(24 << 20, 7);
     let send = |profile: &str| {
         let form = form(profile, &content);

@@ -544,7 +544,7 @@ fn unended(world: &World, key: &str, path: &str, content: &[u8]) -> Client {
 fn one_client_leaves_memory_to_the_others() {
     let world = Setup::new()
         .set("upload.memory_budget", "8MiB")
-        .set("upload.hold_limit", "2MiB")
+        .set("upload.max_buffered_file", "2MiB")
         .set("auth.keys.other.sha256", hex::encode(Sha256::digest("other")))
         .start();
     let held = || {

@@ -64,7 +64,7 @@ before(async () => {
   const settings = { "cors.origins": pages.origin, ...keyed };
   limited = await start({ ...settings, "upload.max_file_size": LIMIT });
   // Files of unknown length, too, go on to COS while they come.
-  roomy = await start({ ...settings, "upload.hold_limit": MiB });
+  roomy = await start({ ...settings, "upload.max_buffered_file": MiB });
   // The URL of a gateway that has ended.
   nobody = await start();
   await nobody.stop();

@@ -10,7 +10,7 @@ import { MiB } from "./files.js";
 import { KEY, keyed, start } from "./gateway.js";
 import { Matrix } from "./matrix.js";
 
-/** More than is read behind an answer (`server.drain_timeout`), and more than all buffers on the way hold. */
+/** More than is read behind an answer (`server.lingering_timeout`), and more than all buffers on the way hold. */
 const SIZE = 100 * MiB;
 const UPLINK = 2 * MiB;
 

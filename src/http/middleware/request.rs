@@ -47,7 +47,7 @@ pub async fn track(
     request.extensions_mut().insert(id.clone());
     let patience = request
         .app_data::<web::Data<Worker>>()
-        .map(|worker| worker.shared.settings.server.drain_timeout)
+        .map(|worker| worker.shared.settings.server.lingering_timeout)
         .unwrap_or_default();
     let counted =
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());

@@ -295,7 +295,7 @@ async fn raw_file(
     let source = limited(source, max);
     let file = match length {
         Some(length) => upload.streamed(source, FileLength::Known(length)),
-        None => upload.held(source, settings.hold_limit, None).await?,
+        None => upload.held(source, settings.max_buffered_file, None).await?,
     };
     let path = TargetPath { key, unique: false };
     let stored =

@@ -190,7 +190,7 @@ impl<'a> UploadRequest<'a> {
             Some(framed) if !nameless && !self.expects_more(part) => {
                 self.streamed(source, FileLength::Assumed(framed))
             }
-            framed => self.held(source, settings.hold_limit, framed).await?,
+            framed => self.held(source, settings.max_buffered_file, framed).await?,
         };
         match (part.head.length, file.framed) {
             (Some(declared), FileLength::Known(got)) if declared != got => {
