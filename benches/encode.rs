@@ -193,7 +193,7 @@ fn tokens() -> &'static Tokens {
             .block_on(async move { fetched.get(&connections()).await.map(drop) })
             .expect("a token");
         // It is wanted only once.
-        std::mem::forget(sandbox);
+        Box::leak(Box::new(sandbox));
         tokens
     })
 }
