@@ -138,9 +138,7 @@ impl Gateway {
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {
             if began.elapsed() > Duration::from_secs(10) {
-                return Err(
-                    format!("{} does not listen ({cores} processors)", binary.display()).into()
-                );
+                return Err(format!("{} does not listen", binary.display()).into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
