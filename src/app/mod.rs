@@ -26,7 +26,7 @@ use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
-use crate::http::routes;
+use crate::http::{problem, routes};
 use crate::http::state::{AppState, Worker};
 use crate::key::Template;
 use crate::memory::budget::Budget;
@@ -60,6 +60,7 @@ impl App {
     /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system.
     pub fn build(settings: Settings) -> Result<Self, AppError> {
         let (settings, sandbox) = with_sandbox(settings)?;
+        problem::set_errors_url(&settings.server.errors_url);
         let bind = |cause| AppError::Bind { address: settings.server.bind, cause };
         let listener = listen(settings.server.bind).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;

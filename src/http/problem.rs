@@ -1,6 +1,7 @@
 //! Every error a client can see: its code, status and text, in one exhaustive table (RFC 9457 problem documents).
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
@@ -59,6 +60,51 @@ macro_rules! codes {
             }
         }
     };
+}
+
+impl Code {
+    /// Whether the same request may succeed when it is sent again later, with nothing changed.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::TruncatedBody
+                | Self::ClientStalled
+                | Self::RateLimited
+                | Self::WechatUnreachable
+                | Self::CosUnreachable
+                | Self::IntegrityMismatch
+                | Self::Overloaded
+                | Self::Draining
+                | Self::CredentialUnavailable
+                | Self::CosBusy
+                | Self::WechatTimeout
+                | Self::CosTimeout
+        )
+    }
+
+    /// Whether its responses say in `Retry-After` when that is.
+    pub fn has_retry_after(self) -> bool {
+        matches!(self.status().as_u16(), 429 | 503)
+    }
+
+    /// Its place on the page that explains errors.
+    fn url(self) -> String {
+        let page = ERRORS_URL.get().map_or(REPOSITORY_ERRORS_URL, String::as_str);
+        format!("{page}#{}", self.name())
+    }
+}
+
+/// The page as it stands in the repository; the default of `server.errors_url`.
+pub const REPOSITORY_ERRORS_URL: &str =
+    concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/en/errors.md");
+
+/// `server.errors_url`. One for the process: problem documents are also written inside responses, where no settings
+/// are at hand.
+static ERRORS_URL: OnceLock<String> = OnceLock::new();
+
+/// Sets the page that the `type` of problem documents leads to. The first call in a process counts.
+pub fn set_errors_url(url: &str) {
+    let _ = ERRORS_URL.set(url.to_owned());
 }
 
 codes! {
@@ -175,7 +221,7 @@ pub struct Upstream {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
-    /// `urn:tcb-upload-gateway:problem:` and the code.
+    /// The code's place on the page that explains errors: `server.errors_url`, `#` and the code.
     #[serde(rename = "type")]
     kind: String,
     /// What the code means.
@@ -229,7 +275,7 @@ impl Problem {
     /// The problem document.
     pub fn document<'a>(&'a self, request_id: &'a str) -> Document<'a> {
         Document {
-            kind: format!("urn:tcb-upload-gateway:problem:{}", self.code.name()),
+            kind: self.code.url(),
             title: self.code.title(),
             status: self.code.status().as_u16(),
             code: self.code.name(),

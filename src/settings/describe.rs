@@ -45,6 +45,7 @@ impl Settings {
         let networks: Vec<String> =
             server.trusted_proxies.iter().map(ToString::to_string).collect();
         line("server.trusted_proxies", list(&networks));
+        line("server.errors_url", text(&server.errors_url));
         line("cors.origins", list(&cors.origins));
         line("wechat.base_url", text(&wechat.base_url));
         line("wechat.env", text(&wechat.env));

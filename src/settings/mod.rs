@@ -183,6 +183,8 @@ pub struct Server {
     /// `None`: plain HTTP.
     pub tls: Option<ServerTls>,
     pub trusted_proxies: Vec<IpNet>,
+    /// Without query, fragment and trailing slash.
+    pub errors_url: String,
 }
 
 /// PEM files; read at start.

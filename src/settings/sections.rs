@@ -34,6 +34,7 @@ impl Server {
             write_timeout: reader.duration("server.write_timeout", Duration::from_secs(1)),
             tls: cert.zip(key).map(|(cert, key)| ServerTls { cert, key }),
             trusted_proxies: reader.list("server.trusted_proxies", values::network),
+            errors_url: reader.required("server.errors_url", values::base_url).unwrap_or_default(),
         }
     }
 }

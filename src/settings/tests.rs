@@ -731,3 +731,17 @@ fn an_old_name_is_read_and_warned_about() {
         problem(&sandbox(&[("GATEWAY__UPLOAD__HOLD_LIMIT", "x")]), "upload.max_buffered_file");
     assert!(wrong.contains("GATEWAY__UPLOAD__HOLD_LIMIT"), "{wrong}");
 }
+
+#[test]
+fn errors_are_explained_in_the_repository_unless_another_page_is_set() {
+    let page = |pairs: &[(&str, &str)]| sandbox(pairs).expect("no faults").server.errors_url;
+    assert_eq!(page(&[]), crate::http::problem::REPOSITORY_ERRORS_URL);
+    let name = "GATEWAY__SERVER__ERRORS_URL";
+    assert_eq!(
+        page(&[(name, "https://help.example.com/errors")]),
+        "https://help.example.com/errors"
+    );
+    for wrong in ["", "/errors.md", "help.example.com", "https://help.example.com/#errors"] {
+        assert!(sandbox(&[(name, wrong)]).is_err(), "{wrong}");
+    }
+}
