@@ -5,7 +5,7 @@
 //! cargo bench --bench relay                               # everything (about an hour)
 //! cargo bench --bench relay -- --quick http-small latency # some scenarios, short and rough
 //! cargo bench --bench relay -- --check                    # what the bars are about; fails when one does not hold
-//! cargo bench --bench relay -- --check --record           # and keeps the result: benches/runs/, README
+//! cargo bench --bench relay -- --check --record           # and keeps the result: benches/runs/, docs/
 //! cargo bench --bench relay -- --binary before=/tmp/before --peers gateway,before https-small
 //! ```
 //!
@@ -55,12 +55,12 @@ struct Arguments {
     /// Also write the results as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep the results under benches/runs/ and put their tables and charts into the READMEs
+    /// Keep the results under benches/runs/ and put their tables and charts into the guides
     #[arg(long)]
     record: bool,
-    /// Measure nothing: draw the charts of this run, and put them and its tables into the READMEs
+    /// Measure nothing: draw the charts of this run, and put them and its tables into the guides
     #[arg(long, value_name = "FILE")]
-    readme: Option<PathBuf>,
+    guides: Option<PathBuf>,
     /// Name the scenarios and end
     #[arg(long)]
     list: bool,
@@ -90,9 +90,9 @@ fn main() -> ExitCode {
 /// Says whether everything that had to hold does.
 fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    if let Some(file) = &arguments.readme {
+    if let Some(file) = &arguments.guides {
         let results: Results = serde_json::from_slice(&fs::read(file)?)?;
-        support::record::readme(root, &results)?;
+        support::record::guides(root, &results)?;
         return Ok(true);
     }
     let scale = if arguments.quick { 0.3 } else { 1.0 };

@@ -2,7 +2,7 @@
 
 use super::results::{Figure, Results, median, number};
 
-/// What the README is written in.
+/// What the guides are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     English,

@@ -1,4 +1,4 @@
-//! What is kept of a run: its figures, tables and charts under `benches/runs/`, and the READMEs' part of them.
+//! What is kept of a run: its figures, tables and charts under `benches/runs/`, and the guides' part of them.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,31 +14,33 @@ use super::scenarios::{Group, size};
 const BEGIN: &str = "<!-- benches/runs: begin -->\n";
 const END: &str = "<!-- benches/runs: end -->";
 
-/// Writes `benches/runs/DATE.json` and `.md`, its charts, and the READMEs' tables. Gives the Markdown file.
+/// Writes `benches/runs/DATE.json` and `.md`, its charts, and the guides' tables. Gives the Markdown file.
 pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
     let folder = root.join("benches/runs");
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{}.md", results.date));
     fs::write(file.with_extension("json"), serde_json::to_vec(results)?)?;
     fs::write(&file, page(results))?;
-    readme(root, results)?;
+    guides(root, results)?;
     Ok(file)
 }
 
-/// Writes the charts of a run, and puts them and its tables between the markers of both READMEs.
-pub fn readme(root: &Path, results: &Results) -> Result<(), BoxError> {
+/// Writes the charts of a run, and puts them and its tables between the markers of the guides' pages on
+/// performance, in both languages.
+pub fn guides(root: &Path, results: &Results) -> Result<(), BoxError> {
     let charts = charts(results);
     for (name, svg) in &charts {
         fs::write(root.join(place(results, name)), svg)?;
     }
     let names: Vec<_> = charts.iter().map(|(name, _)| *name).collect();
-    for (file, language) in
-        [("README.md", Language::English), ("README.zh-CN.md", Language::Chinese)]
-    {
+    for (file, language) in [
+        ("docs/en/performance.md", Language::English),
+        ("docs/zh/performance.md", Language::Chinese),
+    ] {
         let file = root.join(file);
         let text = fs::read_to_string(&file)?;
-        let (before, rest) = text.split_once(BEGIN).ok_or("the README has no place for it")?;
-        let (_, after) = rest.split_once(END).ok_or("the README has no place for it")?;
+        let (before, rest) = text.split_once(BEGIN).ok_or("the page has no place for it")?;
+        let (_, after) = rest.split_once(END).ok_or("the page has no place for it")?;
         let section = section(results, &names, language);
         fs::write(&file, format!("{before}{BEGIN}{section}{END}{after}"))?;
     }
@@ -137,19 +139,19 @@ fn section(results: &Results, charts: &[&str], language: Language) -> String {
             "latency" => language.of("Latency over the share of uploads", "各百分位的延迟"),
             _ => language.of("CPU over the file's size", "不同文件大小的 CPU"),
         };
-        let _ = write!(text, "\n![{title}]({})\n", place(results, name));
+        let _ = write!(text, "\n![{title}](../../{})\n", place(results, name));
     }
     let _ = write!(text, "\n{}", capacity(results, language));
     let (origin, date) = (origin(results, language), &results.date);
     let _ = match language {
         Language::English => write!(
             text,
-            "\nBold: the goal is reached; ✗: the bar does not hold. {origin}\n([all figures](benches/runs/{date}.md)).\n"
+            "\nBold: the goal is reached; ✗: the bar does not hold. {origin}\n([all figures](../../benches/runs/{date}.md)).\n"
         ),
         Language::Chinese => {
             write!(
                 text,
-                "\n粗体：已达到目标；✗：未达到底线。{origin}\n（[全部数据](benches/runs/{date}.md)）。\n"
+                "\n粗体：已达到目标；✗：未达到底线。{origin}\n（[全部数据](../../benches/runs/{date}.md)）。\n"
             )
         }
     };

@@ -1,20 +1,13 @@
-//! The README's commands that are no client's (those are in readme.rs), run as they stand.
+//! The commands, settings and outputs of the guides that are no client's (those are in readme.rs), run as they stand;
+//! and that no block of code stands in a guide without a test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{Gateway, command, noise};
-
-const README: &str = include_str!("../../README.md");
-
-/// ReplayBuffer of code in this language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let fence = format!("```{language}\n");
-    let blocks = README.split(fence.as_str()).skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap_or_default()).collect()
-}
+use crate::harness::{Form, Gateway, Setup, command, noise};
+use crate::pages::{english, page, project};
 
 /// The names of all that a document has, by where they stand.
 fn shape(value: &Value) -> Vec<String> {
@@ -34,7 +27,8 @@ fn shape(value: &Value) -> Vec<String> {
 
 #[test]
 fn the_first_screen_s_commands_give_what_stands_there() {
-    let shell = blocks("sh");
+    let readme = page("README");
+    let shell = readme.open_blocks("sh");
     assert_eq!(shell[0], "cargo run --release\n");
     let folder = tempfile::tempdir().expect("a folder");
     let own = [
@@ -48,7 +42,7 @@ fn the_first_screen_s_commands_give_what_stands_there() {
     let curl = shell[1].replace("127.0.0.1:8080", &gateway.address.to_string());
     let output = Command::new("sh").args(["-c", &curl]).current_dir(folder.path()).output();
     let reply = serde_json::from_slice::<Value>(&output.expect("curl").stdout).expect("JSON");
-    let told = serde_json::from_str::<Value>(blocks("json")[0]).expect("JSON");
+    let told = serde_json::from_str::<Value>(&readme.open_blocks("json")[0]).expect("JSON");
     assert_eq!(shape(&reply), shape(&told), "{reply}");
     for same in ["name", "size", "content_type", "verified"] {
         assert_eq!(reply["files"][0][same], told["files"][0][same], "{same}");
@@ -65,20 +59,30 @@ fn variables(block: &str) -> BTreeMap<String, String> {
         let (value, _) = value.split_once("  ").unwrap_or((value, ""));
         let value = match name {
             "GATEWAY__AUTH__KEYS__PANEL__SHA256" => value.replace('…', &"0".repeat(64)),
-            _ => value.replace('…', "0123456789abcdef"),
+            _ => value.replace('…', &"0123456789abcdef".repeat(2)),
         };
         (name.to_owned(), value)
     })
     .collect()
 }
 
+/// What a gateway in production prints of these settings; it accepts them.
+fn checked(variables: &BTreeMap<String, String>, arguments: &[&str]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = command(arguments, variables, folder.path()).output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    assert!(output.status.success(), "{variables:?}: {}", text(output.stderr));
+    text(output.stdout)
+}
+
 #[test]
-fn what_the_readme_sets_is_understood() {
+fn what_the_guides_set_is_understood() {
+    let blocks = english().into_iter().flat_map(|page| page.open_blocks("sh"));
     let sets: Vec<_> =
-        blocks("sh").into_iter().map(variables).filter(|set| set.len() > 2).collect();
-    assert_eq!(sets.len(), 3, "in production, on cloud hosting, behind nginx");
+        blocks.map(|block| variables(&block)).filter(|set| !set.is_empty()).collect();
+    assert_eq!(sets.len(), 5, "production, tickets, cloud hosting, nginx, client paths");
     for set in &sets {
-        // nginx's are more of the first.
+        // All but those of cloud hosting are more of the first.
         let mut all = if set.contains_key("GATEWAY__WECHAT__ENV") {
             BTreeMap::new()
         } else {
@@ -86,11 +90,7 @@ fn what_the_readme_sets_is_understood() {
         };
         all.extend(set.clone());
         all.insert("GATEWAY_PROFILE".to_owned(), "production".to_owned());
-        let folder = tempfile::tempdir().expect("a folder");
-        let output = command(&["--check"], &all, folder.path()).output().expect("it runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{set:?}: {}", text(&output.stderr));
-        let printed = text(&output.stdout);
+        let printed = checked(&all, &["--check"]);
         for (name, value) in set.iter().filter(|(name, _)| name.contains("__")) {
             let key = name.trim_start_matches("GATEWAY__").replace("__", ".").to_lowercase();
             let line = printed.lines().find(|line| line.starts_with(&key)).unwrap_or_default();
@@ -99,9 +99,179 @@ fn what_the_readme_sets_is_understood() {
     }
 }
 
+/// The example of who may do what, as a file given by `--config`.
+#[test]
+fn the_policies_of_the_tickets_guide_are_understood() {
+    let toml = page("tickets").open_blocks("toml").concat();
+    let toml = toml.replace("sha256 = \"…\"", &format!("sha256 = \"{}\"", "0".repeat(64)));
+    let toml = toml.replacen("0\"", "1\"", 1).replace('…', &"0123456789abcdef".repeat(2));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, &toml).expect("written");
+    let mut all = variables(&page("README").open_blocks("sh")[2]);
+    all.retain(|name, _| !name.contains("AUTH"));
+    let file = file.display().to_string();
+    let printed = checked(&all, &["--check", "--profile", "production", "--config", &file]);
+    for line in [
+        "auth.keys.reports.can = [\"upload\"]",
+        "auth.keys.reports.prefix = \"reports/\"",
+        "auth.keys.reports.rate = \"60/m\"",
+        "auth.jwt.algorithm = \"HS256\"",
+        "auth.jwt.prefix = \"users/\"",
+        "upload.allowed_types = [\"image/*\", \"application/pdf\"]",
+        "links.access = \"signed\"",
+    ] {
+        assert!(printed.contains(line), "no {line} in\n{printed}");
+    }
+}
+
+/// Cloud hosting permits the listed calls, and the gateway makes these and no other.
+#[test]
+fn the_permissions_of_cloud_hosting_are_the_calls_that_are_made() {
+    let listed = page("deploy-cloud-hosting").open_blocks("text").concat();
+    let listed: BTreeSet<_> = listed.lines().collect();
+    assert_eq!(listed.len(), 3);
+    let world = Setup::new().start();
+    let stored = world.post(&Form::new().file("file", "x.txt", "text/plain", b"x")).stored();
+    let path = stored["path"].clone();
+    assert_eq!(world.call("POST", "/v1/download-links", &json!({"files": [path]})).status, 200);
+    assert_eq!(world.call("POST", "/v1/delete", &json!({"files": [path]})).status, 200);
+    for path in listed {
+        let call = path.strip_prefix("/tcb/").expect("a call of /tcb");
+        assert!(world.count(call) > 0, "{path} is listed, and not called");
+    }
+}
+
+/// What `doctor` prints where WeChat does not know the server's address.
+#[test]
+fn the_doctor_s_output_is_what_stands_in_the_guide() {
+    let told = page("operations").open_blocks("").concat();
+    let world = Setup::new().start();
+    let refusal = "invalid ip 203.0.113.7, not in whitelist";
+    world.faults(&json!([
+        {"stage": "token", "fault": "errcode", "errcode": 40164, "errmsg": refusal}
+    ]));
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = ["doctor", "--profile", "production"];
+    let output = command(&arguments, world.variables(), folder.path()).output().expect("it runs");
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    for line in told.lines() {
+        let beginning = line.split('…').next().unwrap_or_default();
+        let beginning = match beginning.split_once("0.0.0.0") {
+            Some((before, _)) => before,
+            None => beginning,
+        };
+        assert!(printed.lines().any(|line| line.starts_with(beginning)), "no {line} in\n{printed}");
+    }
+}
+
+/// Blocks of code that stand open in the guides: their page, how they begin, and the test that runs or checks them.
+const OPEN: &[(&str, &str, &str)] = &[
+    (
+        "README",
+        "cargo run --release",
+        "commands::the_first_screen_s_commands_give_what_stands_there",
+    ),
+    ("README", "curl -F", "commands::the_first_screen_s_commands_give_what_stands_there"),
+    ("README", "{", "commands::the_first_screen_s_commands_give_what_stands_there"),
+    ("README", "export GATEWAY_PROFILE", "commands::what_the_guides_set_is_understood"),
+    (
+        "README",
+        "tcb-upload-gateway --check",
+        "commands::the_doctor_s_output_is_what_stands_in_the_guide",
+    ),
+    ("README", "export GATEWAY__AUTH__JWT", "commands::what_the_guides_set_is_understood"),
+    ("tickets", "[auth.keys.panel]", "commands::the_policies_of_the_tickets_guide_are_understood"),
+    (
+        "deploy-cloud-hosting",
+        "/tcb/",
+        "commands::the_permissions_of_cloud_hosting_are_the_calls_that_are_made",
+    ),
+    ("deploy-cloud-hosting", "GATEWAY__WECHAT", "commands::what_the_guides_set_is_understood"),
+    (
+        "deploy-nginx",
+        "# Without the query",
+        "deploy::nginx_as_the_guide_has_it_logs_no_ticket_and_says_who_calls",
+    ),
+    ("deploy-nginx", "export", "commands::what_the_guides_set_is_understood"),
+    ("operations", "ok ", "commands::the_doctor_s_output_is_what_stands_in_the_guide"),
+    ("migrate", "export", "readme::a_back_end_that_speaks_tcb_changes_its_address_and_its_token"),
+    ("errors", "{", "generated::a_problem_document_is_as_the_guide_shows_it"),
+    ("performance", "cargo bench", "commands::commands_that_take_long_are_those_there_are"),
+    ("testing", "tests/run", "commands::commands_that_take_long_are_those_there_are"),
+    ("testing", "cargo test", "commands::commands_that_take_long_are_those_there_are"),
+    ("testing", "SOAK_MINUTES", "commands::commands_that_take_long_are_those_there_are"),
+];
+
+/// Pages with code that is folded away, and the source that quotes each summary to run its code.
+const FOLDED: &[(&str, &str)] = &[
+    ("README", "tests/browser/upload-button.test.js"),
+    ("clients-server", "tests/api/readme.rs"),
+    ("clients-mobile", "tests/api/readme.rs"),
+    ("tickets", "tests/api/readme.rs"),
+    ("migrate", "tests/api/readme.rs"),
+    ("clients-web", "tests/browser/clients"),
+    ("editors", "tests/browser/clients"),
+];
+
+/// The text of a file, or of all files of a folder.
+fn source(place: &str) -> String {
+    let place = project().join(place);
+    if place.is_file() {
+        return std::fs::read_to_string(place).expect("a file");
+    }
+    let files = std::fs::read_dir(place).expect("a folder");
+    files.map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("text")).collect()
+}
+
+/// No code stands in any guide that no test runs or checks.
+#[test]
+fn every_block_of_the_guides_is_tried() {
+    let (mut open, mut folded) = (0, 0);
+    for page in english() {
+        let name = page.file.rsplit('/').next().and_then(|name| name.strip_suffix(".md"));
+        let name = name.expect("a page");
+        let sources = FOLDED.iter().find(|(page, _)| *page == name).map(|(_, place)| source(place));
+        for block in page.blocks() {
+            let Some(summary) = &block.summary else {
+                // A diagram is nothing to run; guides.rs compares both languages' diagrams.
+                if block.language == "mermaid" {
+                    assert_eq!(name, "architecture");
+                    continue;
+                }
+                let listed = OPEN.iter().find(|(page, beginning, _)| {
+                    *page == name && block.code.trim_start().starts_with(beginning)
+                });
+                let Some((_, _, test)) = listed else {
+                    panic!("{name}: no test runs\n{}", block.code)
+                };
+                let (file, test) = test.split_once("::").expect("file::test");
+                let there = source(&format!("tests/api/{file}.rs"));
+                assert!(there.contains(&format!("fn {test}()")), "no such test: {test}");
+                open += 1;
+                continue;
+            };
+            let sources = sources.as_ref().unwrap_or_else(|| panic!("{name}: who runs {summary}?"));
+            let quotes = [
+                format!("\"{summary}\""),
+                // As tests/browser/pages.js has it.
+                format!("// GUIDE: {summary}\n"),
+                format!("GUIDE(\"{summary}\")"),
+            ];
+            assert!(
+                quotes.iter().any(|quote| sources.contains(quote)),
+                "{name}: no test runs the code of {summary}"
+            );
+            folded += 1;
+        }
+    }
+    assert_eq!(open, OPEN.len(), "each of the list is a block");
+    assert_eq!(folded, 30, "folded blocks");
+}
+
 #[test]
 fn commands_that_take_long_are_those_there_are() {
-    let shell = blocks("sh").concat();
+    let shell: String = english().iter().flat_map(|page| page.open_blocks("sh")).collect();
     for (said, file, there) in [
         ("tests/run", "tests/run", "cargo test --release"),
         ("--test api faults::the_matrix", "tests/api/faults.rs", "fn the_matrix"),
@@ -111,7 +281,6 @@ fn commands_that_take_long_are_those_there_are() {
         ("cargo bench --bench encode", "benches/encode.rs", "--instructions"),
     ] {
         assert!(shell.contains(said), "{said}");
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-        assert!(std::fs::read_to_string(path).expect("a file").contains(there), "{there}");
+        assert!(source(file).contains(there), "{there}");
     }
 }

@@ -1,13 +1,13 @@
-//! nginx in front of a gateway: config/deploy/nginx.conf, and the README's, as they stand but for addresses. The rest of
+//! nginx in front of a gateway: config/deploy/nginx.conf, and the guide's, as they stand but for addresses. The rest of
 //! config/deploy/ is checked by tests/deploy.py.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
 use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise, wait_until};
+use crate::pages::{page, project};
 
 /// nginx, in a process of its own.
 pub struct Proxy {
@@ -23,12 +23,10 @@ pub struct Text {
     upstream: &'static str,
 }
 
-/// Of several gateways, and the README's of one.
+/// Of several gateways, and the guide's of one.
 pub fn texts() -> [Text; 2] {
     let several = std::fs::read_to_string(project().join("config/deploy/nginx.conf"));
-    let readme = std::fs::read_to_string(project().join("README.md")).expect("the README");
-    let (_, one) = readme.split_once("```nginx\n").expect("its settings of nginx");
-    let (one, _) = one.split_once("```").expect("their end");
+    let one = page("deploy-nginx").open_blocks("nginx").concat();
     // As nginx.conf includes what is in conf.d; what Debian's own says of these is for root.
     let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path /tmp/{name};\n"));
@@ -45,10 +43,6 @@ pub fn texts() -> [Text; 2] {
         },
         Text { text: one, listen: "listen 80", upstream: "http://127.0.0.1:8080" },
     ]
-}
-
-fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 impl Proxy {
@@ -135,7 +129,7 @@ fn behind_nginx_a_file_that_is_too_large_is_refused_by_the_gateway_in_its_own_wo
 }
 
 #[test]
-fn nginx_as_the_readme_has_it_logs_no_ticket_and_says_who_calls() {
+fn nginx_as_the_guide_has_it_logs_no_ticket_and_says_who_calls() {
     let world = Setup::new()
         .set("server.trusted_proxies", "127.0.0.1")
         .set("auth.address_rate", "2/h")

@@ -1,169 +1,16 @@
-//! The READMEs against what they describe: every setting, and the Chinese one against the English.
+//! The guides against each other and against what they name: the Chinese pages say what the English ones say, every link
+//! leads somewhere, the README's figures are those that were measured.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-const DEFAULTS: &str = include_str!("../../config/default.toml");
-const BEGIN: &str = "<!-- config/default.toml: begin -->\n";
-const END: &str = "<!-- config/default.toml: end -->";
-
-/// The README, and the same in Chinese.
-const READMES: [&str; 2] = ["README.md", "README.zh-CN.md"];
-
-fn read(name: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a file")
-}
-
-/// Settings that share a comment in `config/default.toml`, and what it says.
-#[derive(Debug)]
-struct Row {
-    keys: Vec<String>,
-    defaults: Vec<String>,
-    meaning: String,
-}
-
-/// Reads `config/default.toml` as a person does: a comment is of the keys right below it, or of their section.
-fn rows() -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
-    let row = |key: String, value: &str, comment: &mut Vec<&str>| Row {
-        keys: vec![key],
-        defaults: vec![default(value)],
-        meaning: meaning(&std::mem::take(comment)),
-    };
-    let (mut section, mut above, mut comment, mut first) =
-        (String::new(), Vec::new(), Vec::new(), true);
-    let (_, lines) = DEFAULTS.split_once("\n\n").expect("a head");
-    for line in lines.lines() {
-        if line == "# [auth.keys.panel]" {
-            rows.push(row("auth.keys.NAME".to_owned(), "", &mut comment));
-        } else if let Some((name, rest)) = line.strip_prefix("# ").and_then(example) {
-            let (value, text) = rest.split_once("  ").expect("a meaning");
-            rows.push(row(format!("auth.keys.NAME.{name}"), value, &mut vec![text]));
-        } else if let Some(text) = line.strip_prefix('#') {
-            comment.push(text);
-        } else if let Some(name) = line.strip_prefix('[') {
-            name.trim_end_matches(']').clone_into(&mut section);
-            above = std::mem::take(&mut comment);
-            first = true;
-        } else if let Some((name, value)) = line.split_once(" = ") {
-            if std::mem::take(&mut first) && !above.is_empty() {
-                if comment.is_empty() {
-                    std::mem::swap(&mut comment, &mut above);
-                } else {
-                    rows.push(row(section.clone(), "", &mut above));
-                }
-            }
-            let key = format!("{section}.{name}");
-            if comment.is_empty() {
-                let shared = rows.last_mut().expect("a comment");
-                shared.keys.push(key);
-                shared.defaults.push(default(value));
-            } else {
-                rows.push(row(key, value, &mut comment));
-            }
-        }
-    }
-    rows
-}
-
-/// `name = value  meaning`, of a key that stands in a comment.
-fn example(text: &str) -> Option<(&str, &str)> {
-    let (name, rest) = text.split_once(" = ")?;
-    let is_name =
-        name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit());
-    (is_name && rest.contains("  ")).then_some((name, rest))
-}
-
-fn default(value: &str) -> String {
-    let value = value.trim_matches('"');
-    if value == "[]" { String::new() } else { value.to_owned() }
-}
-
-/// A comment as a cell. A line that begins with a quoted value is an item of a list.
-fn meaning(comment: &[&str]) -> String {
-    let mut text = String::new();
-    for line in comment {
-        let line = if line.starts_with("   \"") {
-            text.push_str("<br>");
-            line.trim().replacen("\"  ", "\": ", 1)
-        } else {
-            text.push(' ');
-            line.trim().to_owned()
-        };
-        text.push_str(&line);
-    }
-    let words: Vec<_> = text.split_whitespace().collect();
-    words
-        .join(" ")
-        .replace(" <br>", "<br>")
-        .replace('*', "\\*")
-        .replace('|', "\\|")
-        .trim()
-        .to_owned()
-}
-
-/// The whole table, a part for each section.
-fn table() -> String {
-    let code = |values: &[String]| {
-        let values = values.iter();
-        let cells: Vec<_> = values
-            .map(|value| if value.is_empty() { "-".to_owned() } else { format!("`{value}`") })
-            .collect();
-        cells.join("<br>")
-    };
-    let mut table = String::new();
-    let mut last = "";
-    let rows = rows();
-    for row in &rows {
-        let section = row.keys[0].split('.').next().unwrap_or_default();
-        if section != last {
-            let end = if last.is_empty() { "" } else { "\n</details>\n\n" };
-            let _ = write!(
-                table,
-                "{end}<details><summary><code>{section}</code></summary>\n\n| key | default | meaning |\n|---|---|---|\n"
-            );
-            last = section;
-        }
-        let _ =
-            writeln!(table, "| {} | {} | {} |", code(&row.keys), code(&row.defaults), row.meaning);
-    }
-    table + "\n</details>\n\n"
-}
-
-fn settings_of(readme: &str) -> &str {
-    let (_, rest) = readme.split_once(BEGIN).expect("the table's begin");
-    rest.split_once(END).expect("the table's end").0
-}
-
-/// `UPDATE_README=1` writes it.
-#[test]
-fn every_setting_stands_in_the_readme_with_its_default_and_its_meaning() {
-    let (readme, table) = (read(READMES[0]), table());
-    let keys = rows().iter().map(|row| row.keys.len()).sum::<usize>();
-    assert!(keys > 80, "{keys} keys");
-    if std::env::var_os("UPDATE_README").is_some() {
-        let (before, rest) = readme.split_once(BEGIN).expect("the table's begin");
-        let (_, after) = rest.split_once(END).expect("the table's end");
-        let updated = format!("{before}{BEGIN}{table}{END}{after}");
-        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(READMES[0]), updated)
-            .expect("written");
-        return;
-    }
-    let there: BTreeSet<_> = settings_of(&readme).lines().collect();
-    let missing: Vec<_> = table.lines().filter(|line| !there.contains(line)).collect();
-    assert!(
-        settings_of(&readme) == table,
-        "README.md should have (UPDATE_README=1 writes it):\n{}",
-        missing.join("\n")
-    );
-}
+use crate::pages::{Page, page, pairs, project, read};
 
 /// What must be the same in both languages, between one heading and the next.
 #[derive(Debug, Default, PartialEq)]
 struct Part {
     level: usize,
-    /// ReplayBuffer of code, with their language.
+    /// Blocks of code, with their language.
     code: Vec<String>,
     /// Code in sentences and tables.
     names: BTreeSet<String>,
@@ -174,13 +21,13 @@ struct Part {
     folded: usize,
 }
 
-/// The parts of a README, and their headings as links to them have them.
-fn parts(readme: &str) -> (Vec<Part>, Vec<String>) {
+/// The parts of a page, and their headings as links to them have them.
+fn parts(page: &str) -> (Vec<Part>, Vec<String>) {
     use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
     let (mut parts, mut headings) = (vec![Part::default()], vec![String::new()]);
     let (mut block, mut heading) = (None::<String>, false);
-    for event in Parser::new_ext(readme, Options::ENABLE_TABLES) {
+    for event in Parser::new_ext(page, Options::ENABLE_TABLES) {
         if let Event::Start(Tag::Heading { level, .. }) = event {
             parts.push(Part { level: level as usize, ..Part::default() });
             headings.push(String::new());
@@ -233,72 +80,151 @@ fn parts(readme: &str) -> (Vec<Part>, Vec<String>) {
     }
     let anchors = headings.iter().map(|heading| {
         let letters = heading.to_lowercase().replace(' ', "-");
-        letters.chars().filter(|letter| letter.is_alphanumeric() || *letter == '-').collect()
+        letters
+            .chars()
+            .filter(|letter| letter.is_alphanumeric() || ['-', '_'].contains(letter))
+            .collect()
     });
     (parts, anchors.collect())
 }
 
-#[test]
-fn both_readmes_say_the_same() {
-    let [(english, here), (mut chinese, there)] = READMES.map(|name| parts(&read(name)));
-    assert_eq!(here.len(), there.len(), "headings: {here:?} {there:?}");
-    // Its links lead to itself, and each README to the other.
-    for links in chinese.iter_mut().map(|part| &mut part.links) {
-        let same = |link: &String| match link.as_str() {
-            "README.md" => "README.zh-CN.md".to_owned(),
-            "docs/upload.zh-CN.svg" => "docs/upload.svg".to_owned(),
-            link => match there.iter().position(|anchor| link.strip_prefix('#') == Some(anchor)) {
-                Some(heading) => format!("#{}", here[heading]),
-                None => link.to_owned(),
-            },
-        };
-        *links = links.iter().map(same).collect();
+/// Where a link of a page leads: a file of the repository, and a heading of it.
+fn target(page: &Page, link: &str) -> (String, Option<String>) {
+    let (path, anchor) = match link.split_once('#') {
+        Some((path, anchor)) => (path, Some(anchor.to_owned())),
+        None => (link, None),
+    };
+    if path.is_empty() {
+        return (page.file.clone(), anchor);
     }
-    for ((english, chinese), heading) in english.iter().zip(&chinese).zip(&here) {
-        assert_eq!(english.level, chinese.level, "{heading}");
-        assert_eq!(english.folded, chinese.folded, "{heading}");
-        for (english, chinese) in english.code.iter().zip(&chinese.code) {
-            assert_eq!(english, chinese, "code of {heading}");
+    let mut folder: PathBuf = Path::new(&page.file).parent().expect("a folder").to_owned();
+    for component in Path::new(path).components() {
+        match component {
+            Component::ParentDir => assert!(folder.pop(), "{}: {link}", page.file),
+            Component::Normal(name) => folder.push(name),
+            _ => panic!("{}: {link}", page.file),
         }
-        assert_eq!(english.code.len(), chinese.code.len(), "code of {heading}");
-        for (english, chinese) in english.rows.iter().zip(&chinese.rows) {
-            assert_eq!(english, chinese, "a table of {heading}");
-        }
-        assert_eq!(english.rows.len(), chinese.rows.len(), "tables of {heading}");
-        for (what, english, chinese) in [
-            ("links", &english.links, &chinese.links),
-            ("names", &english.names, &chinese.names),
-            ("numbers", &english.numbers, &chinese.numbers),
-        ] {
-            let only: Vec<_> = english.symmetric_difference(chinese).collect();
-            assert!(only.is_empty(), "{what} in {heading}, of one README only: {only:?}");
-        }
-        for anchor in english.links.iter().filter_map(|link| link.strip_prefix('#')) {
-            assert!(here.iter().any(|known| known == anchor), "{heading}: no heading #{anchor}");
-        }
-        for link in english.links.iter().filter(|link| !link.contains([':', '#'])) {
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(link);
-            assert!(file.exists(), "{heading}: no {link}");
+    }
+    (folder.to_string_lossy().into_owned(), anchor)
+}
+
+/// The link as the English page has it: each page leads to the other language, and otherwise to its own.
+fn in_english(page: &Page, link: &str) -> String {
+    if link.contains(':') {
+        return link.to_owned();
+    }
+    let (file, anchor) = target(page, link);
+    let index = anchor.map(|anchor| {
+        let (_, anchors) = parts(&read(file.clone()).text);
+        let index = anchors.iter().position(|known| *known == anchor);
+        index.unwrap_or_else(|| panic!("{}: {link}: no such heading", page.file))
+    });
+    let own = |file: &str, english: &str, chinese: &str| match file.split_once(chinese) {
+        Some((before, after)) => format!("{before}{english}{after}"),
+        None => file.replace(english, chinese),
+    };
+    let file = if !page.file.contains("zh") {
+        file
+    } else if file.starts_with("README") {
+        own(&file, "README.md", "README.zh-CN.md")
+    } else if file.starts_with("docs/upload") {
+        own(&file, "upload.svg", "upload.zh-CN.svg")
+    } else {
+        own(&file, "docs/en/", "docs/zh/")
+    };
+    format!("{file}{}", index.map_or(String::new(), |index| format!("#{index}")))
+}
+
+/// A diagram without its words: what is in quotes, and what is behind a colon.
+fn shape(diagram: &str) -> Vec<String> {
+    let shape = |line: &str| {
+        let unquoted: String = line.split('"').step_by(2).collect();
+        unquoted.split(" : ").next().unwrap_or_default().trim_end().to_owned()
+    };
+    diagram.lines().map(shape).collect()
+}
+
+#[test]
+fn both_languages_say_the_same() {
+    let pairs = pairs();
+    assert_eq!(pairs.len(), 16, "the README and 15 pages");
+    for pages in &pairs {
+        let [(english, here), (chinese, there)] =
+            [&pages[0], &pages[1]].map(|page| parts(&page.text));
+        let file = &pages[0].file;
+        assert_eq!(here.len(), there.len(), "headings of {file}: {here:?} {there:?}");
+        for ((english, chinese), heading) in english.iter().zip(&chinese).zip(&here) {
+            let place = format!("{file}, {heading}");
+            assert_eq!(english.level, chinese.level, "{place}");
+            assert_eq!(english.folded, chinese.folded, "{place}");
+            for (english, chinese) in english.code.iter().zip(&chinese.code) {
+                if english.starts_with("mermaid\n") {
+                    assert_eq!(shape(english), shape(chinese), "a diagram of {place}");
+                } else {
+                    assert_eq!(english, chinese, "code of {place}");
+                }
+            }
+            assert_eq!(english.code.len(), chinese.code.len(), "code of {place}");
+            for (english, chinese) in english.rows.iter().zip(&chinese.rows) {
+                assert_eq!(english, chinese, "a table of {place}");
+            }
+            assert_eq!(english.rows.len(), chinese.rows.len(), "tables of {place}");
+            let links = |page: &Page, part: &Part| -> BTreeSet<_> {
+                part.links.iter().map(|link| in_english(page, link)).collect()
+            };
+            for (what, english, chinese) in [
+                ("links", &links(&pages[0], english), &links(&pages[1], chinese)),
+                ("names", &english.names, &chinese.names),
+                ("numbers", &english.numbers, &chinese.numbers),
+            ] {
+                let only: Vec<_> = english.symmetric_difference(chinese).collect();
+                assert!(only.is_empty(), "{what} in {place}, of one language only: {only:?}");
+            }
         }
     }
 }
 
-/// The keys and the defaults in the table of settings.
-fn keys_and_defaults(readme: &str) -> Vec<String> {
-    let rows = settings_of(readme).lines().filter(|line| line.starts_with("| `"));
-    rows.map(|row| row.splitn(4, " | ").take(2).collect::<Vec<_>>().join(" | ")).collect()
+#[test]
+fn every_link_of_the_guides_leads_somewhere() {
+    let documents = ["SECURITY.md"].map(|file| read(file.to_owned()));
+    for page in pairs().into_iter().flatten().chain(documents) {
+        let (parts, _) = parts(&page.text);
+        for link in parts.iter().flat_map(|part| &part.links).filter(|link| !link.contains(':')) {
+            let (file, anchor) = target(&page, link);
+            assert!(project().join(&file).exists(), "{}: no {file}", page.file);
+            if let Some(anchor) = anchor {
+                let (_, anchors) = self::parts(&read(file).text);
+                assert!(anchors.contains(&anchor), "{}: {link}: no such heading", page.file);
+            }
+        }
+    }
 }
 
 #[test]
-fn both_readmes_have_the_same_settings_and_pictures() {
-    let [english, chinese] = READMES.map(|name| keys_and_defaults(&read(name)));
-    for (english, chinese) in english.iter().zip(&chinese) {
-        assert_eq!(english, chinese);
+fn the_readmes_are_short() {
+    for page in &pairs()[0] {
+        let lines = page.text.lines().count();
+        assert!(lines <= 250, "{}: {lines} lines", page.file);
     }
-    assert_eq!(english.len(), chinese.len());
-    // But for words, the picture of an upload is one.
+}
+
+/// Benchmarks write the page of figures, and people the README.
+#[test]
+fn the_readme_s_figures_are_those_that_were_measured() {
+    let (readme, measured) = (page("README").text, page("performance").text);
+    let (_, section) = readme.split_once("\n## Speed\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("its end");
+    let figures: Vec<_> = section.split("**").skip(1).step_by(2).collect();
+    assert_eq!(figures.len(), 3, "{figures:?}");
+    for figure in figures {
+        assert!(measured.contains(&format!("| **{figure}** |")), "{figure} is not measured");
+    }
+}
+
+#[test]
+fn the_picture_of_an_upload_is_one_but_for_its_words() {
     let shapes = |name: &str| {
-        let picture = read(name);
+        let picture = read(name.to_owned()).text;
         let lines = picture.lines().filter(|line| !line.contains("<title>"));
         let shape = |line: &str| match (line.find("<text"), line.ends_with("</text>")) {
             (Some(_), true) => line.split_once('>').map_or(line, |(tag, _)| tag).to_owned(),
@@ -307,14 +233,11 @@ fn both_readmes_have_the_same_settings_and_pictures() {
         lines.map(shape).collect::<Vec<_>>()
     };
     assert_eq!(shapes("docs/upload.svg"), shapes("docs/upload.zh-CN.svg"));
-    for stage in read("docs/upload.svg").split("class=\"file\"").skip(1) {
+    for stage in read("docs/upload.svg".to_owned()).text.split("class=\"file\"").skip(1) {
         let name =
             stage.split_once('>').and_then(|(_, rest)| rest.split_once('<')).expect("a text").0;
         if let Some(path) = name.strip_prefix("src/") {
-            assert!(
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path).exists(),
-                "{name}"
-            );
+            assert!(project().join("src").join(path).exists(), "{name}");
         }
     }
 }
@@ -322,9 +245,9 @@ fn both_readmes_have_the_same_settings_and_pictures() {
 /// `/docs` begins with it.
 #[test]
 fn the_guide_in_docs_names_every_reply_profile() {
-    let guide = include_str!("../../src/http/openapi/introduction.md");
-    let readme = read(READMES[0]);
-    let (_, table) = readme.split_once("| `reply` | success | failure |").expect("the table");
+    let guide = include_str!("../../src/http/docs/introduction.md");
+    let editors = page("editors").text;
+    let (_, table) = editors.split_once("| `reply` | success | failure |").expect("the table");
     let (_, table) = table.split_once("|---|---|---|\n").expect("its rows");
     let profiles = table.lines().map_while(|line| line.strip_prefix("| `")?.split_once('`'));
     let profiles: Vec<_> =

@@ -1,5 +1,5 @@
-//! The README's clients, run as they stand there, and a few more of tests/clients. `tests/clients/install` brings what
-//! they need; `tests/run` runs it and then these.
+//! The clients of the guides, run as they stand there, and a few more of tests/clients. `tests/clients/install` brings
+//! what they need; `tests/run` runs it and then these.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,26 +9,14 @@ use serde_json::Value;
 
 use crate::deploy::{Proxy, texts};
 use crate::harness::{Form, KEY, Setup, World, crc64, noise, wait_until};
+use crate::pages::page;
 
-const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "https://files.example.com";
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 /// The files are small enough for what must be held (chunked requests), and much larger than any socket's buffer.
 const SIZE: usize = 6 << 20;
 const LIMIT: &str = "8MiB";
 const TOO_LARGE: usize = 24 << 20;
-
-/// The code in the `<details>` of this summary below a heading.
-fn code(heading: &str, summary: &str) -> String {
-    let (_, section) = README.split_once(&format!("\n## {heading}\n")).expect("the section");
-    let section = section.split("\n## ").next().unwrap_or(section);
-    let (_, details) = section
-        .split_once(&format!("<summary>{summary}</summary>"))
-        .unwrap_or_else(|| panic!("no {summary} in {heading}"));
-    let (_, fenced) = details.split_once("```").expect("code");
-    let (_, code) = fenced.split_once('\n').expect("a language");
-    code.split_once("\n```").expect("its end").0.to_owned() + "\n"
-}
 
 fn of_ours(name: &str) -> String {
     std::fs::read_to_string(Path::new(CLIENTS).join(name)).expect("a file of tests/clients")
@@ -90,7 +78,8 @@ const OKHTTP: &str = "/usr/share/java/okhttp.jar:/usr/share/java/okio.jar";
 
 fn clients() -> Vec<Client> {
     let venv = format!("{CLIENTS}/venv/bin/python");
-    let clients = |summary| code("Clients", summary);
+    let (servers, apps) = (page("clients-server"), page("clients-mobile"));
+    let (clients, apps) = (|summary| servers.code(summary), |summary| apps.code(summary));
     vec![
         Client::new("curl", "upload.sh", &["sh", "upload.sh"], clients("curl")),
         Client::new(
@@ -119,20 +108,20 @@ fn clients() -> Vec<Client> {
             "wx.uploadFile",
             "upload.mjs",
             &["node", "upload.mjs"],
-            of_ours("wx.js") + &clients("Mini program: wx.uploadFile"),
+            of_ours("wx.js") + &apps("Mini program: wx.uploadFile"),
         ),
         // Documented alike.
         Client::new(
             "uni.uploadFile",
             "upload.mjs",
             &["node", "upload.mjs"],
-            of_ours("wx.js") + "const uni = wx;\n" + &clients("uni-app: uni.uploadFile"),
+            of_ours("wx.js") + "const uni = wx;\n" + &apps("uni-app: uni.uploadFile"),
         ),
         Client::new(
             "OkHttp",
             "Upload.java",
             &["java", "-cp", OKHTTP, "Upload.java"],
-            clients("Android: OkHttp"),
+            apps("Android: OkHttp"),
         ),
         Client::new(
             "OkHttp, as Retrofit",
@@ -185,7 +174,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
-fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
+fn every_client_of_the_guides_uploads_and_understands_a_refusal() {
     let setup = || {
         Setup::new()
             .set("upload.max_file_size", LIMIT)
@@ -250,7 +239,7 @@ fn every_client_of_the_readme_uploads_and_understands_a_refusal() {
 /// JSON, and each says what happened.
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
-fn every_client_of_the_readme_understands_a_proxy_s_error_and_no_answer_at_all() {
+fn every_client_of_the_guides_understands_a_proxy_s_error_and_no_answer_at_all() {
     let mut world = Setup::new().start();
     let [_, text] = texts();
     let proxy = Proxy::start(&world, text);
@@ -322,7 +311,7 @@ fn every_language_s_ticket_says_the_same() {
         ("Java", "Ticket.java", &["java", "Ticket.java"]),
         ("Go", "ticket.go", &["go", "run", "ticket.go"]),
     ] {
-        let client = Client::new(name, file, program, code("Tickets", name));
+        let client = Client::new(name, file, program, page("tickets").code(name));
         let output = client.run(&world, b"", KEY);
         assert!(output.status.success(), "{name}: {}", said(&output));
         let ticket = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -402,11 +391,12 @@ fn signature_of(signed: &str) -> String {
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
 fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
-    let code = code("Moving from the official SDKs", "Node");
-    let client = Client::new("tcb", "moved.mjs", &["node", "moved.mjs"], code);
+    let guide = page("migrate");
+    let program = &["node", "moved.mjs"];
+    let client = Client::new("tcb", "moved.mjs", program, guide.code("Node"));
     let photo = noise(SIZE, 3);
 
-    // As the production profile has it: the refusal names what the README says to set.
+    // As the production profile has it: the refusal names what the guide says to set.
     let world = Setup::new().set("upload.client_paths", false).start();
     let output = client.run(&world, &photo, KEY);
     assert!(!output.status.success());
@@ -414,7 +404,7 @@ fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
     assert!(said(&output).contains("client_paths"), "{}", said(&output));
     world.assert_nothing_stored();
 
-    let (name, value) = setting("Moving from the official SDKs");
+    let (name, value) = setting(&guide.open_blocks("sh")[0]);
     let world = Setup::new().set("upload.client_paths", false).variable(&name, value).start();
     let output = client.run(&world, &photo, KEY);
     assert!(output.status.success(), "{}", said(&output));
@@ -422,36 +412,9 @@ fn a_back_end_that_speaks_tcb_changes_its_address_and_its_token() {
     assert!(world.object("moved/photo.png") == photo);
 }
 
-/// The first variable that a section exports, and its value.
-fn setting(heading: &str) -> (String, String) {
-    let (_, section) = README.split_once(&format!("\n## {heading}\n")).expect("the section");
-    let (_, export) = section.split_once("\nexport ").expect("a variable");
-    let (name, value) =
-        export.lines().next().and_then(|line| line.split_once('=')).expect("a value");
+/// The one variable that a block of shell exports, and its value.
+fn setting(block: &str) -> (String, String) {
+    let export = block.strip_prefix("export ").expect("a variable").trim_end();
+    let (name, value) = export.split_once('=').expect("a value");
     (name.to_owned(), value.to_owned())
-}
-
-/// No code stands in the README that nobody runs.
-#[test]
-fn every_client_of_the_readme_is_tried() {
-    let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/clients");
-    let pages = std::fs::read_dir(pages).expect("the pages of tests/browser");
-    let pages: String = pages
-        .map(|page| std::fs::read_to_string(page.expect("a file").path()).expect("a file"))
-        .collect();
-    let summaries: Vec<_> = README
-        .split("<summary>")
-        .skip(1)
-        .filter_map(|rest| Some(rest.split_once("</summary>")?.0))
-        // The table of settings has parts, too.
-        .filter(|summary| !summary.starts_with("<code>"))
-        .collect();
-    assert!(summaries.len() > 25, "{summaries:?}");
-    for summary in summaries {
-        let here = include_str!("readme.rs").contains(&format!("\"{summary}\""));
-        // As tests/browser/pages.js has it.
-        let there = [format!("// README: {summary}\n"), format!("README(\"{summary}\")")];
-        let there = there.iter().any(|quote| pages.contains(quote));
-        assert!(here || there, "nobody runs the code of {summary}");
-    }
 }

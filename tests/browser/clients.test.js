@@ -1,4 +1,4 @@
-// Real widgets and editors in a real browser, on pages of another origin, set up as the README says: what their users
+// Real widgets and editors in a real browser, on pages of another origin, set up as the guides say: what their users
 // see, and what is stored.
 
 import assert from "node:assert/strict";

@@ -1,4 +1,4 @@
-// The web panels: a page for each client, made of its real npm package and of the README's code as it stands there,
+// The web panels: a page for each client, made of its real npm package and of the guides' code as it stands there,
 // served from an origin of its own.
 
 import { readFile } from "node:fs/promises";
@@ -13,32 +13,35 @@ const HERE = fileURLToPath(new URL("./", import.meta.url));
 const TYPES = { ".js": "text/javascript", ".css": "text/css" };
 const ADDRESS = "https://files.example.com";
 
-/** The code in the README's `<details>` of this summary. */
-function snippet(readme, summary) {
-  const code = readme.split(`<summary>${summary}</summary>`)[1]?.match(/```\w+\n([\s\S]*?)\n```/)?.[1];
-  if (!code) throw new Error(`the README has no code for ${summary}`);
+/** The text of a guide, by its place in the repository. */
+export const guide = (file) => readFile(join(HERE, "../..", file), "utf8");
+
+/** The code in the `<details>` of this summary. */
+export function snippet(guide, summary) {
+  const code = guide.split(`<summary>${summary}</summary>`)[1]?.match(/```\w+\n([\s\S]*?)\n```/)?.[1];
+  if (!code) throw new Error(`the guides have no code for ${summary}`);
   return code;
 }
 
 /**
- * In a page's source, `// README: SUMMARY` stands for that code, with the page's `gateway` for the address and its
- * imports at the page's beginning; `README("SUMMARY")` is its text.
+ * In a page's source, `// GUIDE: SUMMARY` stands for that code, with the page's `gateway` for the address and its
+ * imports at the page's beginning; `GUIDE("SUMMARY")` is its text.
  */
-const quoting = (readme) => ({
-  name: "readme",
+const quoting = (guides) => ({
+  name: "guides",
   setup(build) {
     build.onLoad({ filter: /\.page\.js$/ }, async ({ path }) => {
       const source = await readFile(path, "utf8");
       let imports = "";
       const contents = source
-        .replace(/^\/\/ README: (.*)$/gm, (_, summary) =>
-          snippet(readme, summary)
+        .replace(/^\/\/ GUIDE: (.*)$/gm, (_, summary) =>
+          snippet(guides, summary)
             .replace(/^import .*\n/gm, (line) => ((imports += line), ""))
             // A property in JSX.
             .replaceAll(new RegExp(`="${ADDRESS}(.*?)"`, "g"), '={gateway + "$1"}')
             .replaceAll(`"${ADDRESS}`, 'gateway + "')
             .replaceAll(`\`${ADDRESS}`, "`${gateway}"))
-        .replace(/README\("(.*)"\)/g, (_, summary) => JSON.stringify(snippet(readme, summary)));
+        .replace(/GUIDE\("(.*)"\)/g, (_, summary) => JSON.stringify(snippet(guides, summary)));
       return { contents: imports + contents, loader: "jsx" };
     });
   },
@@ -49,13 +52,13 @@ const quoting = (readme) => ({
  * what `upstream` is: for those that can only read their own origin.
  */
 export async function serve(names) {
-  const readme = await readFile(join(HERE, "../../README.md"), "utf8");
+  const guides = await Promise.all(["docs/en/clients-web.md", "docs/en/editors.md"].map(guide));
   const built = await build({
     entryPoints: names.map((name) => ({ in: join(HERE, `clients/${name}.page.js`), out: name })),
     bundle: true,
     write: false,
     outdir: "/",
-    plugins: [quoting(readme)],
+    plugins: [quoting(guides.join(""))],
     jsx: "automatic",
     loader: { ".svg": "dataurl", ".woff": "dataurl", ".ttf": "dataurl", ".eot": "dataurl" },
     define: { "process.env.NODE_ENV": '"production"' },

@@ -9,7 +9,7 @@ function Panel() {
   const [message, setMessage] = useState();
   return (
     <>
-// README: Ant Design
+// GUIDE: Ant Design
       {url && <img id="stored" src={url} alt="" />}
       {message && <p id="error">{message}</p>}
     </>

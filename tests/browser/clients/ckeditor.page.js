@@ -1,4 +1,4 @@
 import { add, gateway, ticket } from "./panel.js";
 
 add("div", { id: "editor" });
-// README: CKEditor 5
+// GUIDE: CKEditor 5

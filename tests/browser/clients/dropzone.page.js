@@ -2,5 +2,5 @@ import { add, gateway, showImage, ticket } from "./panel.js";
 
 add("div", { id: "dropzone", className: "dropzone" });
 const dropzone =
-// README: Dropzone
+// GUIDE: Dropzone
 dropzone.on("success", (file, reply) => showImage(reply.url));

@@ -1,4 +1,4 @@
 import { add, gateway, ticket } from "./panel.js";
 
 add("div", { id: "editor" });
-// README: Editor.js
+// GUIDE: Editor.js

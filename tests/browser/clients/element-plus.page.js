@@ -6,7 +6,7 @@ import { add, gateway, ticket } from "./panel.js";
 
 createApp({
   data: () => ({ ticket, url: undefined, message: undefined }),
-  template: `${README("Element Plus").replace("https://files.example.com", gateway)}
+  template: `${GUIDE("Element Plus").replace("https://files.example.com", gateway)}
     <img v-if="url" :src="url" id="stored"><p v-if="message" id="error">{{ message }}</p>`,
 })
   .use(ElementPlus)

@@ -5,5 +5,5 @@ input.addEventListener("change", () => upload().catch((error) => showError(error
 
 async function upload() {
   const image = add("img", { id: "stored" });
-// README: A page of your own: fetch
+// GUIDE: A page of your own: fetch
 }

@@ -6,5 +6,5 @@ window.tinyMCEPreInit = { base: "/node_modules/tinymce", suffix: ".min" };
 add("script", { src: "/node_modules/tinymce/tinymce.min.js" }).addEventListener("load", () => {
   const { tinymce } = window;
   tinymce.on("AddEditor", ({ editor }) => editor.on("init", () => document.body.classList.add("ready")));
-// README: TinyMCE
+// GUIDE: TinyMCE
 });

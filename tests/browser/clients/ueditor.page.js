@@ -6,5 +6,5 @@ add("script", { id: "editor", type: "text/plain" });
 const load = (name, then) => add("script", { src: `/ueditor/${name}` }).addEventListener("load", then);
 load("ueditor.config.js", () => load("ueditor.all.js", () => {
   const { UE } = window;
-// README: UEditor
+// GUIDE: UEditor
 }));

@@ -5,5 +5,5 @@ import { add, gateway, showImage, ticket } from "./panel.js";
 
 add("div", { id: "uppy" });
 const uppy =
-// README: Uppy
+// GUIDE: Uppy
 uppy.on("upload-success", (file, { uploadURL }) => showImage(uploadURL));

@@ -4,7 +4,7 @@ import "@wangeditor/editor/dist/css/style.css";
 import { add, gateway, ticket } from "./panel.js";
 
 const editorConfig = { MENU_CONF: {} };
-// README: wangEditor 5
+// GUIDE: wangEditor 5
 const [selector, text] = [add("div"), add("div")];
 text.style.height = "300px";
 const editor = createEditor({ selector: text, html: "<p>An article</p>", config: editorConfig });
