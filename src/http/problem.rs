@@ -113,7 +113,7 @@ codes! {
     NoFile = "no_file" 400 "The form has no file",
         "Send a part that has a file name, or is called `file` and has a Content-Type; an empty file input is no file.";
     FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it",
-        "Append `path` and `dir` to the form before the file, or put them into the address.";
+        "Append `path` and `dir` to the form before the file, or put them into the URL.";
     FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
         "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`.";
     TruncatedBody = "truncated_body" 400 "The request ended before it was complete",
@@ -124,24 +124,24 @@ codes! {
         "Use a path without empty, `.` or `..` folders and special characters; a file id is `cloud://ENV.BUCKET/PATH`.";
     InvalidRequest = "invalid_request" 400 "The request cannot be understood",
         "Correct what `detail` names; the request's shape is in the API's description.";
-    Unauthenticated = "unauthenticated" 401 "A valid key is needed",
-        "Send `Authorization: Bearer …` with a key of `auth.keys` or a ticket that has not ended, or `?ticket=…`.";
-    NotAllowed = "not_allowed" 403 "The key does not allow this",
+    Unauthenticated = "unauthenticated" 401 "A valid key or ticket is needed",
+        "Send `Authorization: Bearer …` with a key of `auth.keys` or a ticket that has not expired, or `?ticket=…`.";
+    NotAllowed = "not_allowed" 403 "The key or ticket does not allow this",
         "Use a key that may do this, or add the action to the key's `can`.";
-    PathNotAllowed = "path_not_allowed" 403 "The key does not allow this path",
+    PathNotAllowed = "path_not_allowed" 403 "The key or ticket does not allow this path",
         "Stay under the `prefix` of the key or ticket; name paths only where `client_paths` allows it.";
     OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed",
         "Add the page's origin to `cors.origins`, exactly as the browser sends it.";
     FileNotFound = "file_not_found" 404 "There is no such file",
         "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and sent again.";
-    NotFound = "not_found" 404 "There is no such address",
-        "Check the address; behind a proxy, the path that it passes on.";
-    MethodNotAllowed = "method_not_allowed" 405 "The address does not take this method",
-        "Use a method that the reply's `Allow` names.";
-    ClientStalled = "client_stalled" 408 "The sender fell silent",
-        "Send it again over a better connection, or raise `upload.idle_timeout`.";
+    NotFound = "not_found" 404 "There is no such URL",
+        "Check the URL; behind a proxy, the path that it passes on.";
+    MethodNotAllowed = "method_not_allowed" 405 "The URL does not support this method",
+        "Use a method that the response's `Allow` names.";
+    ClientStalled = "client_stalled" 408 "The client stopped sending",
+        "Send the request again over a better connection, or raise `upload.idle_timeout`.";
     LengthRequired = "length_required" 411 "The file's length cannot be known",
-        "Send a Content-Length with the request or with the file's part; chunked files may be as long as `upload.max_buffered_file`.";
+        "Send a Content-Length with the request or with the file's part; files of chunked requests may be as long as `upload.max_buffered_file`.";
     FileTooLarge = "file_too_large" 413 "The file is too large",
         "Send a smaller file, or raise `upload.max_file_size`.";
     TooManyFiles = "too_many_files" 413 "Too many files",
@@ -150,9 +150,9 @@ codes! {
         "Send fewer and shorter fields; a JSON request is at most 4 MiB long.";
     NotMultipart = "not_multipart" 415 "The request is not multipart/form-data",
         "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
-    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not taken",
+    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not accepted",
         "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
-    EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not taken",
+    EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not accepted",
         "Send the request without a Content-Encoding, and files without a Content-Transfer-Encoding.";
     RateLimited = "rate_limited" 429 "Too many requests",
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
@@ -160,21 +160,21 @@ codes! {
         "Look for the `request_id` in the gateway's log and report it.";
     WechatRefused = "wechat_refused" 502 "WeChat refused",
         "`detail` says what to change, and where; `errcode` and `rid` are what WeChat's support asks for.";
-    WechatUnreachable = "wechat_unreachable" 502 "WeChat gave no usable answer",
-        "Try again; if it persists, check `wechat.base_url` and the way from the gateway to WeChat.";
+    WechatUnreachable = "wechat_unreachable" 502 "No usable response from WeChat",
+        "Try again; if it persists, check `wechat.base_url` and the network from the gateway to WeChat.";
     LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used",
         "Add the host that `detail` names to `cos.allowed_hosts`, if it is Tencent's.";
     CosRefused = "cos_refused" 502 "COS refused the file",
         "`cos_code` says why; `cos_request_id` is what Tencent Cloud's support asks for.";
-    CosUnreachable = "cos_unreachable" 502 "COS gave no verdict",
-        "Try again; what may have arrived at a generated path was deleted. If it persists, check the way to COS.";
+    CosUnreachable = "cos_unreachable" 502 "No response from COS",
+        "Try again; what may have arrived at a generated path was deleted. If it persists, check the network to COS.";
     IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent",
         "Send it again; the damaged object was deleted.";
-    Overloaded = "overloaded" 503 "Too much is going on",
+    Overloaded = "overloaded" 503 "The gateway is overloaded",
         "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent`, `upload.memory_budget` or `server.max_connections`, or add replicas.";
-    Draining = "draining" 503 "The gateway is about to end",
-        "Try again after `Retry-After`: another gateway, or this one's successor, will answer.";
-    CredentialUnavailable = "credential_unavailable" 503 "No access token can be had",
+    Draining = "draining" 503 "The gateway is shutting down",
+        "Try again after `Retry-After`: another gateway, or this one after its restart, will respond.";
+    CredentialUnavailable = "credential_unavailable" 503 "No access token is available",
         "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials.";
     CosBusy = "cos_busy" 503 "COS is busy",
         "Try again after `Retry-After`.";
@@ -267,7 +267,7 @@ impl Problem {
         Self::new(Code::Draining, detail).retry_after(1)
     }
 
-    /// Too much is going on for one more.
+    /// The gateway is overloaded.
     pub fn crowded(what: &str) -> Self {
         Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)
     }

@@ -240,6 +240,9 @@ fn errors(words: &Words, mut explained: impl FnMut(Code) -> String) -> String {
 
 #[test]
 fn every_code_is_explained_in_both_languages() {
+    for code in Code::ALL {
+        assert!(code.is_transient() || !code.has_retry_after(), "{}", code.name());
+    }
     let english = errors(&ENGLISH, |code| format!("**{}.** {}", code.title(), code.remedy()));
     written(&page("errors"), "src/http/problem.rs", &english);
 
