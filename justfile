@@ -37,4 +37,4 @@ fuzz target seconds='600':
 
 # Writes the generated pages of the documentation
 docs:
-    UPDATE_DOCS=1 cargo test --all-features --locked --test api guides::
+    UPDATE_DOCS=1 cargo test --all-features --locked --test api generated::

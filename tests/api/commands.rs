@@ -39,7 +39,7 @@ fn the_first_screen_s_commands_give_what_stands_there() {
     let gateway = Gateway::start(&[], &variables, folder.path());
 
     std::fs::write(folder.path().join("photo.png"), noise(100_000, 1)).expect("written");
-    let curl = shell[1].replace("127.0.0.1:8080", &gateway.address.to_string());
+    let curl = shell[2].replace("127.0.0.1:8080", &gateway.address.to_string());
     let output = Command::new("sh").args(["-c", &curl]).current_dir(folder.path()).output();
     let reply = serde_json::from_slice::<Value>(&output.expect("curl").stdout).expect("JSON");
     let told = serde_json::from_str::<Value>(&readme.open_blocks("json")[0]).expect("JSON");
@@ -99,7 +99,7 @@ fn what_the_guides_set_is_understood() {
     }
 }
 
-/// The example of who may do what, as a file given by `--config`.
+/// The example of permissions, as a file given by `--config`.
 #[test]
 fn the_policies_of_the_tickets_guide_are_understood() {
     let toml = page("tickets").open_blocks("toml").concat();
@@ -108,7 +108,7 @@ fn the_policies_of_the_tickets_guide_are_understood() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("gateway.toml");
     std::fs::write(&file, &toml).expect("written");
-    let mut all = variables(&page("README").open_blocks("sh")[2]);
+    let mut all = variables(&page("README").open_blocks("sh")[3]);
     all.retain(|name, _| !name.contains("AUTH"));
     let file = file.display().to_string();
     let printed = checked(&all, &["--check", "--profile", "production", "--config", &file]);
@@ -142,6 +142,21 @@ fn the_permissions_of_cloud_hosting_are_the_calls_that_are_made() {
     }
 }
 
+/// Its build is in the Dockerfile's first lines, too, beside the reason for the network.
+#[test]
+fn the_image_of_the_readme_is_the_dockerfile_s() {
+    let blocks = page("README").open_blocks("sh");
+    let docker = blocks.iter().find(|block| block.starts_with("docker ")).expect("a block");
+    let (build, run) = docker.trim_end().split_once('\n').expect("two commands");
+    let dockerfile = source("Dockerfile");
+    assert!(dockerfile.contains(&format!("\n#   {build}\n")), "{build}");
+    let option = "--network host";
+    assert!(run.contains(option) && dockerfile.contains(option), "{run}");
+    let tag = build.split(' ').find(|word| word.contains(':')).expect("a tag");
+    assert!(run.ends_with(tag), "{run}");
+    assert!(dockerfile.contains("\nARG PROFILE="));
+}
+
 /// What `doctor` prints where WeChat does not know the server's address.
 #[test]
 fn the_doctor_s_output_is_what_stands_in_the_guide() {
@@ -167,6 +182,7 @@ fn the_doctor_s_output_is_what_stands_in_the_guide() {
 
 /// Blocks of code that stand open in the guides: their page, how they begin, and the test that runs or checks them.
 const OPEN: &[(&str, &str, &str)] = &[
+    ("README", "docker build", "commands::the_image_of_the_readme_is_the_dockerfile_s"),
     (
         "README",
         "cargo run --release",
@@ -251,7 +267,8 @@ fn every_block_of_the_guides_is_tried() {
                 open += 1;
                 continue;
             };
-            let sources = sources.as_ref().unwrap_or_else(|| panic!("{name}: who runs {summary}?"));
+            let sources =
+                sources.as_ref().unwrap_or_else(|| panic!("{name}: no test runs {summary}"));
             let quotes = [
                 format!("\"{summary}\""),
                 // As tests/browser/pages.js has it.
