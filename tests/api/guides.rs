@@ -263,7 +263,7 @@ fn the_picture_of_an_upload_is_one_but_for_its_words() {
 /// `/docs` begins with it.
 #[test]
 fn the_guide_in_docs_names_every_reply_profile() {
-    let guide = include_str!("../../src/http/docs/introduction.md");
+    let guide = include_str!("../../src/http/openapi/introduction.md");
     let editors = page("editors").text;
     let (_, table) = editors.split_once("| `reply` | success | failure |").expect("the table");
     let (_, table) = table.split_once("|---|---|---|\n").expect("its rows");
