@@ -9,21 +9,25 @@ use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use bytes::Bytes;
 use futures::Stream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::error::InboundError;
+use crate::net::deadline::DeadlineTimer;
 
 /// A request's body. Bytes are counted when they are handed out.
 pub struct Body {
     payload: Payload,
     read: u64,
-    idle: Idle,
+    idle_timeout: Duration,
+    /// Since when the client has sent nothing while a byte is asked for.
+    idle_since: Option<Instant>,
+    timer: DeadlineTimer,
 }
 
 impl Body {
-    /// `idle` is how long the sender may be silent while a byte is asked for; there is no limit on the whole.
-    pub fn new(payload: Payload, idle: Duration) -> Self {
-        Self { payload, read: 0, idle: Idle::new(idle) }
+    /// `idle_timeout` is how long the client may send nothing while a byte is asked for; the whole body has no time limit.
+    pub fn new(payload: Payload, idle_timeout: Duration) -> Self {
+        Self { payload, read: 0, idle_timeout, idle_since: None, timer: DeadlineTimer::default() }
     }
 
     /// Bytes handed out so far.
@@ -40,15 +44,16 @@ impl Body {
             match Pin::new(&mut self.payload).poll_next(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.idle.heard();
+                    self.idle_since = None;
                     self.read += chunk.len() as u64;
                     return Poll::Ready(Ok(Some(chunk)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(cut_short(&error))),
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Pending => {
-                    ready!(self.idle.poll_silence(cx));
-                    return Poll::Ready(Err(InboundError::Stalled(self.idle.limit)));
+                    let since = *self.idle_since.get_or_insert_with(Instant::now);
+                    ready!(self.timer.poll(cx, since + self.idle_timeout));
+                    return Poll::Ready(Err(InboundError::Stalled(self.idle_timeout)));
                 }
             }
         }
@@ -81,34 +86,4 @@ pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
 fn cut_short(error: &PayloadError) -> InboundError {
     tracing::debug!(%error, "request body ended early");
     InboundError::Truncated
-}
-
-/// Measures silence without touching a timer for every chunk: the timer is moved only when it fires too early.
-struct Idle {
-    limit: Duration,
-    silent_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    fn new(limit: Duration) -> Self {
-        Self { limit, silent_since: None, timer: None }
-    }
-
-    fn heard(&mut self) {
-        self.silent_since = None;
-    }
-
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = *self.silent_since.get_or_insert_with(Instant::now);
-        let end = since + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= end {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(end);
-        }
-    }
 }
