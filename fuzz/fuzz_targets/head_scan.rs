@@ -10,7 +10,10 @@ use actix_web::rt::{System, SystemRunner};
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::server::h1::chunked::{Chunked, Step};
-use tcb_upload_gateway::server::h1::head_scan::{self, BodyFraming, MAX_HEAD};
+use tcb_upload_gateway::server::h1::head_error::MAX_HEAD;
+use tcb_upload_gateway::server::h1::head_for_actix::stand_in;
+use tcb_upload_gateway::server::h1::head_parse::{self, BodyFraming};
+use tcb_upload_gateway::server::h1::head_scan;
 use tokio_util::codec::Decoder;
 
 thread_local! {
@@ -39,15 +42,15 @@ fn check_head(bytes: &[u8]) {
     for length in 0..end {
         let begun = &bytes[..length];
         assert_eq!(head_scan::find_end(begun, 0), None);
-        assert_eq!(head_scan::find_end(bytes, head_scan::scanned(begun)), Some(end));
+        assert_eq!(head_scan::find_end(bytes, head_scan::resume_from(begun)), Some(end));
     }
     let sent = &bytes[..end];
-    match head_scan::read(sent) {
-        Ok(read) => {
-            let given = read.rewritten.as_deref().unwrap_or(sent);
+    match head_parse::parse(sent) {
+        Ok(parsed) => {
+            let given = parsed.for_actix.as_deref().unwrap_or(sent);
             assert_eq!(decoded(given), Ok(Some((given.len(), false))));
             if let Ok(Some((length, has_body))) = decoded(sent) {
-                let is_none = matches!(read.body, BodyFraming::None | BodyFraming::Length(0));
+                let is_none = matches!(parsed.body, BodyFraming::None | BodyFraming::Length(0));
                 // A WebSocket's request has a body to actix-http; here the upgrade is ignored, as RFC 9110 7.8 allows.
                 let upgrades = memchr::memmem::find(&sent.to_ascii_lowercase(), b"websocket").is_some();
                 assert_eq!(length, end);
@@ -55,7 +58,7 @@ fn check_head(bytes: &[u8]) {
             }
         }
         Err(_) => {
-            let given = head_scan::stand_in(sent);
+            let given = stand_in(sent);
             assert_eq!(decoded(&given), Ok(Some((given.len(), false))));
         }
     }

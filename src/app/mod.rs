@@ -1,4 +1,4 @@
-//! Composition: the one place that knows every stage. Binds first, tells the port, runs later.
+//! Builds the gateway from its settings: binds the port first, then connects every stage, and serves later.
 
 mod error;
 mod sandbox;
@@ -31,9 +31,10 @@ use crate::http::state::{AppState, Worker};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
-use crate::server::connection_limit::{LoadShedLog, SPARE, WorkerLimits};
+use crate::server::connection_limit::{SPARE, WorkerLimits};
 use crate::server::fd_limit;
 use crate::server::listener::{self, ConnectionLimits};
+use crate::server::load_shed_log::LoadShedLog;
 use crate::settings::Settings;
 use crate::shutdown::{self, ShutdownTimeouts, Signals};
 
@@ -52,7 +53,7 @@ pub struct App {
     shutdown: CancellationToken,
     timeouts: ShutdownTimeouts,
     signals: Signals,
-    /// Runs as long as it is kept.
+    /// The sandbox runs until it is dropped.
     _sandbox: Option<Sandbox>,
 }
 
@@ -74,12 +75,12 @@ impl App {
         Ok(Self { address, server, requests, shutdown, timeouts, signals, _sandbox: sandbox })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until a signal; running uploads are given `server.shutdown_grace`.
+    /// Serves until a signal; running requests then have `server.shutdown_grace` to finish.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
         shutdown::serve(self.server, &self.requests, &self.shutdown, self.timeouts, self.signals)
             .await?;
@@ -88,37 +89,41 @@ impl App {
     }
 }
 
-/// Reads the files that `settings` name, as serving would.
+/// Reads the files that `settings` name, as [`App::build`] does.
 pub fn check(settings: &Settings) -> Result<(), AppError> {
     Guard::new(settings)?;
     settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
     Ok(())
 }
 
-/// Asks the gateway that listens where `settings` say whether it is alive. With TLS, whether it accepts connections.
+/// Checks that the gateway on the address of `settings` answers `/healthz`; with TLS, that it accepts connections.
 pub fn probe(settings: &Settings) -> io::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(2);
     let mut address = settings.server.bind;
     if address.ip().is_unspecified() {
         let local =
             if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(local);
     }
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     if settings.server.tls.is_some() {
         return Ok(());
     }
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut status = [0; 12];
     stream.read_exact(&mut status)?;
-    if status == *b"HTTP/1.1 200" { Ok(()) } else { Err(io::Error::other("it is not healthy")) }
+    if status == *b"HTTP/1.1 200" {
+        Ok(())
+    } else {
+        Err(io::Error::other("/healthz did not answer 200"))
+    }
 }
 
-/// The standard library's own way waits for 128 connections at most, and a burst of clients finds itself reset.
+/// Listens with a queue of [`BACKLOG`]: the standard library's is 128, and the connections of a larger burst are reset.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart finds its port free.
+    // Otherwise a restarted gateway finds its port taken.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
@@ -161,7 +166,7 @@ fn serve(
         };
         Actix::new()
             .app_data(web::Data::new(worker))
-            .configure(|addresses| drop(routes::all(addresses, &shared.settings)))
+            .configure(|config| drop(routes::all(config, &shared.settings)))
             .wrap_fn(|mut request, service| {
                 routes::trim_slash(&mut request);
                 service.call(request)
@@ -177,27 +182,27 @@ fn serve(
     Ok(listener::serve(server, listener, server_tls, connection_limits, app)?)
 }
 
-/// As many connections as the settings and the limit of file descriptors allow, and as many requests on them as then
-/// find the descriptors they need.
+/// As many connections as the settings and the limit of file descriptors allow, and as many requests as the descriptors
+/// left over suffice for.
 fn connection_limits(settings: &Settings, metrics: &Arc<Metrics>) -> ConnectionLimits {
     let (workers, uploads) = (settings.server.workers, settings.upload.max_concurrent);
-    // To WeChat and COS; in the sandbox, their own ends, too.
-    let upstream = if settings.sandbox.enabled { 4 } else { 2 };
+    // To WeChat and COS; with the sandbox the other ends of both, too.
+    let per_request = if settings.sandbox.enabled { 4 } else { 2 };
     let limit = fd_limit::raise_nofile_limit().unwrap_or(usize::MAX);
     let free = limit.saturating_sub(fd_limit::RESERVE + workers * SPARE);
     let connections = settings.server.max_connections.min(free / 2);
-    let requests = (free - connections) / upstream;
+    let requests = (free - connections) / per_request;
     if requests < uploads.min(connections) {
         tracing::warn!(
-            "the limit of {limit} file descriptors leaves room for {requests} uploads at once, fewer than \
+            "the limit of {limit} file descriptors suffices for {requests} uploads at once, fewer than \
              upload.max_concurrent"
         );
     }
-    let share = |all: usize| (all / workers).max(1);
-    let room = WorkerLimits {
-        connections: share(connections),
-        requests: share(requests),
+    let per_worker = |all: usize| (all / workers).max(1);
+    let limits = WorkerLimits {
+        connections: per_worker(connections),
+        requests: per_worker(requests),
         write_timeout: settings.server.write_timeout,
     };
-    ConnectionLimits { room, load_shed_log: LoadShedLog::new(metrics.clone()) }
+    ConnectionLimits { per_worker: limits, load_shed_log: LoadShedLog::new(metrics.clone()) }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::error::CosError;
 use super::form::FormEnvelope;
 use crate::file_stream::{FileEnd, FileEvent, FileLength, Source};
-use crate::memory::budget::ReplayBuffer;
+use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::http_client::exchange::{Aborted, BodySource, Fill};
 use crate::net::http_client::write_queue::WriteQueue;
 
@@ -170,7 +170,7 @@ impl ReplayableFile {
                     attempt.step = Step::Kept(0);
                     return Poll::Ready(Some(Ok(attempt.envelope.head.clone())));
                 }
-                Step::Kept(index) => match self.kept.run(index) {
+                Step::Kept(index) => match self.kept.segment(index) {
                     Some(bytes) => {
                         attempt.step = Step::Kept(index + 1);
                         return Poll::Ready(Some(attempt.content(bytes)));

@@ -14,7 +14,7 @@ use super::target::Target;
 use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
 use crate::file_stream::{FileEnd, FileLength, Source};
-use crate::memory::budget::ReplayBuffer;
+use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::http_client::{IDLE_FOR, SURE_FOR};
 
 /// A file and what is kept of it, over all attempts to store it.

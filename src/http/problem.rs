@@ -18,7 +18,7 @@ use crate::guard::policy::PolicyError;
 use crate::guard::types::TypeError;
 use crate::inbound::error::InboundError;
 use crate::key::KeyError;
-use crate::server::h1::head_scan::HeadError;
+use crate::server::h1::head_error::HeadError;
 use crate::settings::CredentialMode;
 use crate::wechat::error::{FileError, WechatError};
 use crate::wechat::error_hints;

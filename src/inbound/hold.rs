@@ -4,7 +4,7 @@ use futures::StreamExt;
 
 use super::error::InboundError;
 use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
-use crate::memory::budget::ReplayBuffer;
+use crate::memory::replay_buffer::ReplayBuffer;
 
 /// How far holding a file got.
 #[derive(Debug, PartialEq, Eq)]

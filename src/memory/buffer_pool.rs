@@ -1,5 +1,5 @@
-//! Buffers that bodies are read into: each worker has its own, and uses the one that was given back last, which the
-//! processor still has in its cache. The larger they are the fewer there are; where all are in use, smaller ones do.
+//! The buffers that bodies are read into. Each worker has its own pool and takes the buffer that was returned last, which
+//! is still in the processor's cache. There are few large buffers; where all of these are in use, smaller ones are taken.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,38 +7,39 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-/// Buffers of one size.
-struct Size {
-    bytes: usize,
-    /// That one worker has in use at most: beyond, uploads are many, and memory counts for more than reads.
-    in_use: usize,
-    /// Kept for later.
-    kept: usize,
+/// The size of a class's buffers, and how many a worker has.
+struct ClassLimits {
+    /// Bytes.
+    capacity: usize,
+    /// In use at most: with more uploads than this, memory matters more than the number of reads.
+    max_in_use: usize,
+    /// Free ones retained at most.
+    max_free: usize,
 }
 
-/// From large to small. A body of 512 MiB costs half in reads of 1 MiB of what it does in reads of 256 KiB, since whoever
-/// sends and whoever receives is woken less often, and so are we; 2 MiB gain nothing (`benches/runs/NOTES.md`). The
-/// smallest holds what icons and previews of photos fit into, 64 KiB, and the heads before it.
-const SIZES: [Size; 3] = [
-    Size { bytes: 1024 * 1024, in_use: 8, kept: 8 },
-    Size { bytes: 256 * 1024, in_use: 32, kept: 16 },
-    Size { bytes: 72 * 1024, in_use: usize::MAX, kept: 64 },
+/// From large to small. A body of 512 MiB in reads of 1 MiB costs half the CPU of reads of 256 KiB, since the gateway and
+/// the processes on both sides are woken less often; 2 MiB gain nothing (`benches/runs/NOTES.md`). The smallest class is
+/// for icons and previews of photos, 64 KiB, together with the heads before them.
+const CLASSES: [ClassLimits; 3] = [
+    ClassLimits { capacity: 1024 * 1024, max_in_use: 8, max_free: 8 },
+    ClassLimits { capacity: 256 * 1024, max_in_use: 32, max_free: 16 },
+    ClassLimits { capacity: 72 * 1024, max_in_use: usize::MAX, max_free: 64 },
 ];
 
 thread_local! {
     static POOL: RefCell<Pool> = const {
-        RefCell::new(Pool { shelves: [SizeClass::EMPTY; SIZES.len()], in_use: BTreeMap::new() })
+        RefCell::new(Pool { classes: [SizeClass::EMPTY; CLASSES.len()], in_use: BTreeMap::new() })
     };
 }
 
 /// A worker's buffers.
 struct Pool {
-    shelves: [SizeClass; SIZES.len()],
-    /// Where those in use begin, and how long they are.
+    classes: [SizeClass; CLASSES.len()],
+    /// Start and length of the buffers in use.
     in_use: BTreeMap<usize, usize>,
 }
 
-/// Its buffers of one size.
+/// The buffers of one size.
 struct SizeClass {
     free: Vec<Box<[u8]>>,
     in_use: usize,
@@ -48,36 +49,36 @@ impl SizeClass {
     const EMPTY: Self = Self { free: Vec::new(), in_use: 0 };
 }
 
-/// A buffer, given back when it is dropped.
+/// A buffer, returned to its pool when it is dropped.
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
     filled: usize,
-    /// Its place in [`SIZES`].
-    size: usize,
+    /// Its index in [`CLASSES`].
+    class: usize,
 }
 
 impl Buffer {
-    /// One to read `most` bytes into, or fewer at a time.
+    /// Takes a buffer to read `most` bytes into, or fewer at a time.
     pub(crate) fn take(most: u64) -> Self {
-        POOL.with_borrow_mut(|Pool { shelves, in_use }| {
-            // A larger one than needed is not taken: what is read would use but a part of it.
+        POOL.with_borrow_mut(|Pool { classes, in_use }| {
+            // A buffer of a larger class than needed would stay mostly unused.
             let fits = |index: usize| {
-                let smaller = SIZES.get(index + 1).map_or(0, |size| size.bytes as u64);
-                most > smaller && shelves[index].in_use < SIZES[index].in_use
+                let smaller = CLASSES.get(index + 1).map_or(0, |limits| limits.capacity as u64);
+                most > smaller && classes[index].in_use < CLASSES[index].max_in_use
             };
-            let size = (0..SIZES.len()).find(|index| fits(*index)).unwrap_or(SIZES.len() - 1);
-            let shelf = &mut shelves[size];
-            shelf.in_use += 1;
-            let bytes = shelf.free.pop().unwrap_or_else(|| vec![0; SIZES[size].bytes].into());
+            let class = (0..CLASSES.len()).find(|index| fits(*index)).unwrap_or(CLASSES.len() - 1);
+            let SizeClass { free, in_use: count } = &mut classes[class];
+            *count += 1;
+            let bytes = free.pop().unwrap_or_else(|| vec![0; CLASSES[class].capacity].into());
             in_use.insert(bytes.as_ptr().addr(), bytes.len());
-            Self { bytes, filled: 0, size }
+            Self { bytes, filled: 0, class }
         })
     }
 
-    /// To be read into: `most` bytes, or what it holds.
+    /// To be read into: `most` bytes, or its capacity.
     pub(crate) fn unfilled(&mut self, most: usize) -> ReadBuf<'_> {
-        let room = self.bytes.len().min(most);
-        ReadBuf::new(&mut self.bytes[..room])
+        let length = self.bytes.len().min(most);
+        ReadBuf::new(&mut self.bytes[..length])
     }
 
     /// Its first `filled` bytes.
@@ -87,8 +88,8 @@ impl Buffer {
     }
 }
 
-/// How long the buffer is that `bytes` are a part of, and that is not used again while they are there; `None` where they
-/// are of none of this worker's.
+/// The capacity of the pooled buffer that `bytes` are a part of, and that they pin; `None` where they are not in a buffer
+/// of this worker's pool.
 pub(crate) fn pooled_capacity_of(bytes: &[u8]) -> Option<usize> {
     let at = bytes.as_ptr().addr();
     POOL.with_borrow(|pool| {
@@ -106,14 +107,14 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        // A worker that ends has no pool any more.
+        // A thread that is exiting has no pool any more.
         let _ = POOL.try_with(|pool| {
-            let Pool { shelves, in_use } = &mut *pool.borrow_mut();
+            let Pool { classes, in_use } = &mut *pool.borrow_mut();
             in_use.remove(&bytes.as_ptr().addr());
-            let shelf = &mut shelves[self.size];
-            shelf.in_use = shelf.in_use.saturating_sub(1);
-            if shelf.free.len() < SIZES[self.size].kept {
-                shelf.free.push(bytes);
+            let class = &mut classes[self.class];
+            class.in_use = class.in_use.saturating_sub(1);
+            if class.free.len() < CLASSES[self.class].max_free {
+                class.free.push(bytes);
             }
         });
     }
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back() {
+    fn a_dropped_buffer_is_taken_again() {
         let first = Buffer::take(1 << 30);
         let at = first.bytes.as_ptr();
         drop(first.freeze(10));
@@ -132,21 +133,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_a_buffer_is_known() {
+    fn bytes_in_a_pooled_buffer_are_recognized() {
         let whole = Buffer::take(1 << 30).freeze(10);
         assert_eq!(pooled_capacity_of(&whole.slice(9..)), Some(1024 * 1024));
         assert_eq!(pooled_capacity_of(b"elsewhere"), None);
-        let elsewhere = Bytes::copy_from_slice(&whole);
+        let copy = Bytes::copy_from_slice(&whole);
         drop(whole);
-        assert_eq!(pooled_capacity_of(&elsewhere), None);
+        assert_eq!(pooled_capacity_of(&copy), None);
     }
 
     #[test]
     fn large_buffers_are_few() {
-        let [large, medium, small] = SIZES;
-        let mut expected = vec![large.bytes; large.in_use];
-        expected.extend(vec![medium.bytes; medium.in_use]);
-        expected.push(small.bytes);
+        let [large, medium, small] = CLASSES;
+        let mut expected = vec![large.capacity; large.max_in_use];
+        expected.extend(vec![medium.capacity; medium.max_in_use]);
+        expected.push(small.capacity);
         for _ in 0..2 {
             let all: Vec<_> = expected.iter().map(|_| Buffer::take(1 << 30)).collect();
             assert_eq!(all.iter().map(|buffer| buffer.bytes.len()).collect::<Vec<_>>(), expected);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_as_large_as_what_is_left() {
+    fn a_buffer_is_as_large_as_the_bytes_to_read() {
         for (most, bytes) in [(10, 72), (72 << 10, 72), (73 << 10, 256), (257 << 10, 1024)] {
             assert_eq!(Buffer::take(most).bytes.len(), bytes << 10, "{most}");
         }

@@ -1,5 +1,5 @@
-//! A client's connection twice: as TCP gives it, where it can be ended, and as HTTP reads it, where it can be ended while
-//! it is not being read, and be seen to be a flood.
+//! A client's connection at two levels: as TCP, where writes time out, and as what HTTP reads (TLS included), where an h2
+//! flood or an h2 response that does not move is seen. Both levels close it when its [`ConnectionHandle`] says so.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -9,24 +9,25 @@ use std::task::{Context, Poll, ready};
 
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::connection_limit::ConnectionHandle;
+use crate::net::deadline::DeadlineTimer;
 use crate::net::write_batch;
 
-/// A client's TCP stream in its place.
-pub struct TcpClient {
+/// A client's TCP stream, counted as a connection until it is dropped.
+pub struct ClientTcpStream {
     stream: write_batch::Stream,
     handle: Rc<ConnectionHandle>,
-    /// The socket takes no more; until when that may be so.
-    blocked_until: Option<Instant>,
-    blocked: Alarm,
+    /// By when the socket must take bytes again, while it takes none.
+    write_deadline: Option<Instant>,
+    write_timer: DeadlineTimer,
 }
 
-impl TcpClient {
+impl ClientTcpStream {
     pub fn new(stream: TcpStream, handle: Rc<ConnectionHandle>) -> Self {
         let stream = write_batch::Stream::batched(stream);
-        Self { stream, handle, blocked_until: None, blocked: Alarm::default() }
+        Self { stream, handle, write_deadline: None, write_timer: DeadlineTimer::default() }
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -37,90 +38,67 @@ impl TcpClient {
         &self.handle
     }
 
-    /// Short writes go out at once. What h2 tells a sender of its windows is short, and would otherwise wait for the
-    /// answer to what went before, 40 ms where the sender has nothing to say until then.
-    pub fn without_delay(&self) {
-        // Slower without it, and no worse.
+    /// Sends short writes at once. h2 window updates are short, and would otherwise be delayed until the write before them
+    /// is acknowledged: 40 ms where the client has nothing to send until the update arrives.
+    pub fn set_nodelay(&self) {
+        // A failure only costs speed.
         let _ = self.stream.set_nodelay(true);
     }
 
-    /// The outcome of a write: an error once the client has taken nothing for `server.write_timeout`.
-    fn watch<T>(
+    /// Passes a write's outcome on; an error once the client has taken nothing for `server.write_timeout`.
+    fn with_write_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        self.handle.set_blocked(written.is_pending());
+        self.handle.set_write_blocked(written.is_pending());
         if written.is_ready() {
-            self.blocked_until = None;
+            self.write_deadline = None;
             return written;
         }
-        let limit = self.handle.write_timeout();
-        let end = *self.blocked_until.get_or_insert_with(|| Instant::now() + limit);
-        ready!(self.blocked.poll(cx, end));
-        tracing::debug!("a client takes none of its response; its connection is closed");
+        let timeout = self.handle.write_timeout();
+        let deadline = *self.write_deadline.get_or_insert_with(|| Instant::now() + timeout);
+        ready!(self.write_timer.poll(cx, deadline));
+        tracing::debug!("the client does not read its response; the connection is closed");
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-/// A timer that is moved only when it fires too early: most deadlines are forgotten before.
-#[derive(Default)]
-struct Alarm {
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Alarm {
-    /// Whether the time is over.
-    fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        if timer.deadline() > end {
-            timer.as_mut().reset(end);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= end {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(end);
-        }
-    }
-}
-
-impl Drop for TcpClient {
+impl Drop for ClientTcpStream {
     fn drop(&mut self) {
         self.handle.closed();
     }
 }
 
-impl AsyncRead for TcpClient {
+impl AsyncRead for ClientTcpStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.handle.is_broken() {
+        if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if polled.is_pending() && self.handle.is_over(cx.waker()) {
+        if polled.is_pending() && self.handle.should_close(cx.waker()) {
             return Poll::Ready(Ok(()));
         }
         polled
     }
 }
 
-impl AsyncWrite for TcpClient {
+impl AsyncWrite for ClientTcpStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.handle.is_broken() {
+        if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.watch(cx, written)
+        this.with_write_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -128,12 +106,12 @@ impl AsyncWrite for TcpClient {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.handle.is_broken() {
+        if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.watch(cx, written)
+        this.with_write_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -141,12 +119,12 @@ impl AsyncWrite for TcpClient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.handle.is_broken() {
+        if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        this.watch(cx, flushed)
+        this.with_write_timeout(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -154,24 +132,24 @@ impl AsyncWrite for TcpClient {
     }
 }
 
-/// A client's connection as HTTP reads it, TLS aside; a flood of h2 frames ends it.
+/// A client's connection as HTTP reads it, below it TLS where that is on.
 pub struct ClientStream<S> {
     pub stream: S,
     pub handle: Rc<ConnectionHandle>,
-    /// Bytes that were read since there was nothing to read, or since its turn ended.
-    read: usize,
-    /// When the responses on its streams must have moved on.
-    stuck: Alarm,
+    /// Bytes read since the last poll that was pending.
+    read_in_a_row: usize,
+    /// For [`ConnectionHandle::response_deadline`].
+    response_timer: DeadlineTimer,
 }
 
-/// What is read of an h2 connection before whoever wants its frames has a turn: otherwise a whole window of them is
-/// piled up first, in memory that is new each time. Turns of 128 KiB wake everybody too often: a large upload takes a
+/// Bytes read of an h2 connection before the tasks that consume its frames are polled. Without a limit a whole window is
+/// buffered first, in newly allocated memory each time. With 128 KiB the tasks are woken too often: a large upload takes a
 /// seventh longer and half as much CPU again.
-const TURN: usize = 512 * 1024;
+const READ_BEFORE_YIELD: usize = 512 * 1024;
 
 impl<S> ClientStream<S> {
     pub fn new(stream: S, handle: Rc<ConnectionHandle>) -> Self {
-        Self { stream, handle, read: 0, stuck: Alarm::default() }
+        Self { stream, handle, read_in_a_row: 0, response_timer: DeadlineTimer::default() }
     }
 }
 
@@ -181,38 +159,38 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // At once, even if a handler runs or TLS holds something to read.
-        if self.handle.is_broken() {
+        // At once, even while a handler runs or TLS has buffered something to read.
+        if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        if self.handle.is_h2() && self.read >= TURN {
-            self.read = 0;
+        if self.handle.is_h2() && self.read_in_a_row >= READ_BEFORE_YIELD {
+            self.read_in_a_row = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let came = buffer.filled().len() - before;
-        self.read = if polled.is_pending() { 0 } else { self.read + came };
-        if self.handle.is_h2() && !self.handle.flood_detector().came(came) {
+        let received = buffer.filled().len() - before;
+        self.read_in_a_row = if polled.is_pending() { 0 } else { self.read_in_a_row + received };
+        if self.handle.is_h2() && !self.handle.flood_detector().received(received) {
             tracing::warn!(
-                "a client floods its h2 connection with frames that carry nothing; it is closed"
+                "a client floods its h2 connection with frames that carry nothing; the connection is closed"
             );
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if polled.is_pending() {
-            if self.handle.is_over(cx.waker()) {
+            if self.handle.should_close(cx.waker()) {
                 return Poll::Ready(Ok(()));
             }
-            // A peer that opens no window is not seen by the socket, which takes everything.
+            // A client that opens no h2 window does not block the socket, which takes every frame that is written.
             if self.handle.is_h2()
-                && let Some(end) = self.handle.response_deadline()
-                && self.stuck.poll(cx, end.into()).is_ready()
+                && let Some(deadline) = self.handle.response_deadline()
+                && self.response_timer.poll(cx, deadline.into()).is_ready()
             {
                 tracing::debug!(
-                    "a client takes none of its responses; its h2 connection is closed"
+                    "the client does not read its responses; the h2 connection is closed"
                 );
-                self.handle.break_off();
+                self.handle.abort();
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

@@ -1,282 +1,292 @@
-//! The connections of one worker: how many there may be, and which of them goes when there are too many.
+//! The connections of one worker: how many there may be, and which one is closed at the limit.
 //!
 //! A flood of connections must neither take the descriptors that running uploads need nor keep a probe of `/healthz`
-//! waiting. At the limit a new connection is accepted, and another one is closed: one whose request was answered and is
-//! only read to be discarded, otherwise the one that has been idle longest, otherwise one whose response the client does
-//! not read, otherwise the one whose request has been handled longest without its caller being known. Where requests of
-//! known callers are handled on all of them the new connection is over the limit: it is told of the gateway's health, and
-//! refused whatever else it asks for; and the newest of those over the limit close the oldest.
+//! waiting. So at the limit a new connection is accepted and another one is closed, in this order:
+//!
+//! 1. a connection whose response was sent and whose request's rest is only read to be discarded (lingering close),
+//! 2. the connection that has been idle longest,
+//! 3. a connection whose client does not read its response,
+//! 4. the connection whose request has been handled longest without being authenticated.
+//!
+//! Within each of these classes the longest in it is closed first. A connection with an authenticated request is never
+//! closed. If all have one, the new connection is over the limit: it is told of the gateway's health, and every other
+//! request on it is refused. At most 8 connections of a worker are over the limit; one more closes the oldest of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::h2_flood::FloodDetector;
-use crate::metrics::Metrics;
+use super::load_shed_log::LoadShedLog;
 
-/// Connections without a place.
+/// Connections over the limit, on each worker.
 const OVER_LIMIT: usize = 8;
-/// Connections above the room: for those without a place, and for those who are just leaving.
+/// Connections that a worker needs besides its limit: those over the limit, and those that are being closed.
 pub const SPARE: usize = 2 * OVER_LIMIT;
-/// A reply that was made is sent within this; an idle connection may be closed then.
-const SETTLED: Duration = Duration::from_millis(500);
+/// A connection that has been idle for this long has sent its last response to the end.
+const SENT_WITHIN: Duration = Duration::from_millis(500);
 
-/// How much one worker may have.
+/// The limits of one worker.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerLimits {
     pub connections: usize,
-    /// That run at once: each may need descriptors of its own.
+    /// Requests that run at once: each may need descriptors of its own.
     pub requests: usize,
-    /// How long a client may take none of a response.
+    /// How long a client may read nothing of a response.
     pub write_timeout: Duration,
 }
 
-/// What a connection does that may be closed to make room; the first is the first to be closed.
+/// Why a connection may be closed for a new one; the classes are closed in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rest {
-    /// The rest of an answered request is read and discarded.
-    Draining,
-    /// There is no request.
+enum ShedClass {
+    /// Its response was sent, and the rest of its request is read and discarded.
+    Lingering,
+    /// It has no request.
     Idle,
     /// A response is being sent.
     SendingResponse,
-    /// Requests are handled, none of which has shown who calls.
-    Unknown,
+    /// Its requests are handled, and none of them is authenticated yet.
+    Unauthenticated,
 }
+
+/// A connection's place in the order of closing: within a class, the longest in it comes first.
+type ShedKey = (ShedClass, u64);
 
 /// The connections of one worker.
 pub struct Connections {
-    room: WorkerLimits,
-    /// Connections that have a place.
+    limits: WorkerLimits,
+    /// Connections within the limit.
     admitted: Cell<usize>,
-    /// Requests that run.
-    served: Cell<usize>,
-    /// Connections on which no request of a known caller runs, in the order in which they are closed.
-    waiting: RefCell<BTreeMap<(Rest, u64), Rc<ConnectionHandle>>>,
+    /// Running requests, health checks aside.
+    requests: Cell<usize>,
+    /// Connections that may be closed for a new one, in the order in which they are.
+    sheddable: RefCell<BTreeMap<ShedKey, Rc<ConnectionHandle>>>,
     over_limit: RefCell<VecDeque<Rc<ConnectionHandle>>>,
-    turn: Cell<u64>,
+    /// Counts up with every entry of `sheddable`.
+    next_entry: Cell<u64>,
     load_shed_log: Arc<LoadShedLog>,
 }
 
-/// A connection as its requests know it.
+/// A connection as its requests see it.
 pub struct ConnectionHandle {
     connections: Rc<Connections>,
     over_limit: bool,
-    /// Its key among those that may be closed, and since when.
-    waits: Cell<Option<((Rest, u64), Instant)>>,
+    /// Its key in `sheddable`, and since when it has it.
+    shed_key: Cell<Option<(ShedKey, Instant)>>,
     /// Requests that are handled.
     running: Cell<usize>,
-    /// Those of them whose callers are known.
-    known: Cell<usize>,
-    /// Responses that are not sent to their end.
-    responding: Cell<usize>,
-    /// Those of them behind which the rest of a request is discarded.
-    draining: Cell<usize>,
-    /// Responses of which a piece waits for the client to take it.
+    /// Of these, the authenticated ones.
+    authenticated: Cell<usize>,
+    /// Responses that are not yet sent to their end.
+    sending: Cell<usize>,
+    /// Of these, the ones behind which the rest of a request is discarded.
+    lingering: Cell<usize>,
+    /// Of these, the ones with a chunk that the client has not taken yet.
     unsent: Cell<usize>,
-    /// When a piece of a response was last taken from its handler, which is when the one before was sent.
-    progress: Cell<Option<Instant>>,
-    /// It ends as soon as there is nothing to read: what has come already is answered.
-    leaving: Cell<bool>,
-    /// It ends at once.
-    broken: Cell<bool>,
-    /// The client does not take what was written last.
-    blocked: Cell<bool>,
+    /// When a chunk of a response was last taken from its handler, which is when the chunk before it was sent.
+    last_progress: Cell<Option<Instant>>,
+    /// It closes when there is nothing to read: requests that were received before are still served.
+    closing: Cell<bool>,
+    /// It closes at once.
+    aborted: Cell<bool>,
+    /// The socket takes no more bytes.
+    write_blocked: Cell<bool>,
+    /// Wakes the connection's reading.
     reader: RefCell<Option<Waker>>,
-    /// h2: its reader has a clock for responses, which wait for windows rather than for the socket.
+    /// For h2 the reading side times responses, since these are held up by windows and not by the socket.
     is_h2: Cell<bool>,
     flood_detector: FloodDetector,
 }
 
 impl Connections {
-    pub fn new(room: WorkerLimits, load_shed_log: Arc<LoadShedLog>) -> Rc<Self> {
+    pub fn new(limits: WorkerLimits, load_shed_log: Arc<LoadShedLog>) -> Rc<Self> {
         Rc::new(Self {
-            room,
+            limits,
             admitted: Cell::new(0),
-            served: Cell::new(0),
-            waiting: RefCell::default(),
+            requests: Cell::new(0),
+            sheddable: RefCell::default(),
             over_limit: RefCell::default(),
-            turn: Cell::new(0),
+            next_entry: Cell::new(0),
             load_shed_log,
         })
     }
 
-    /// A client has connected; whoever calls says when it is gone ([`ConnectionHandle::closed`]).
-    pub fn enter(self: &Rc<Self>) -> Rc<ConnectionHandle> {
+    /// Counts a new connection; the caller must report its end with [`ConnectionHandle::closed`].
+    pub fn admit(self: &Rc<Self>) -> Rc<ConnectionHandle> {
         self.load_shed_log.metrics.connected();
-        let room = self.admitted.get() < self.room.connections || self.longest_waiting_leaves();
+        let has_slot = self.admitted.get() < self.limits.connections || self.shed_one();
         let handle = Rc::new(ConnectionHandle {
             connections: self.clone(),
-            over_limit: !room,
-            waits: Cell::new(None),
+            over_limit: !has_slot,
+            shed_key: Cell::new(None),
             running: Cell::new(0),
-            known: Cell::new(0),
-            responding: Cell::new(0),
-            draining: Cell::new(0),
+            authenticated: Cell::new(0),
+            sending: Cell::new(0),
+            lingering: Cell::new(0),
             unsent: Cell::new(0),
-            progress: Cell::new(None),
-            leaving: Cell::new(false),
-            broken: Cell::new(false),
-            blocked: Cell::new(false),
+            last_progress: Cell::new(None),
+            closing: Cell::new(false),
+            aborted: Cell::new(false),
+            write_blocked: Cell::new(false),
             reader: RefCell::default(),
             is_h2: Cell::new(false),
             flood_detector: FloodDetector::default(),
         });
-        if room {
+        if has_slot {
             self.admitted.set(self.admitted.get() + 1);
-            handle.rest();
+            handle.update_shed_class();
         } else {
             let mut over_limit = self.over_limit.borrow_mut();
             let oldest = if over_limit.len() >= OVER_LIMIT { over_limit.pop_front() } else { None };
             over_limit.push_back(handle.clone());
             drop(over_limit);
             if let Some(oldest) = oldest {
-                oldest.close();
+                oldest.shed();
             }
         }
         handle
     }
 
-    fn longest_waiting_leaves(&self) -> bool {
-        self.load_shed_log.began();
-        let first = self.waiting.borrow().first_key_value().map(|(_, handle)| handle.clone());
-        first.inspect(|handle| handle.close()).is_some()
+    /// Closes the first connection that may be closed; `false` where there is none.
+    fn shed_one(&self) -> bool {
+        self.load_shed_log.shed();
+        let first = self.sheddable.borrow().first_key_value().map(|(_, handle)| handle.clone());
+        first.inspect(|handle| handle.shed()).is_some()
     }
 
-    /// Whether there is room for one more request, on `handle`, which the longest running one of an unknown caller may have to
-    /// make.
-    fn serves_one_more(&self, handle: &Rc<ConnectionHandle>) -> bool {
-        if self.served.get() < self.room.requests {
+    /// Whether one more request, on `handle`, may run. At the limit the connection whose request has been handled longest
+    /// without being authenticated is closed for it.
+    fn has_request_slot(&self, handle: &Rc<ConnectionHandle>) -> bool {
+        if self.requests.get() < self.limits.requests {
             return true;
         }
-        let last = self.waiting.borrow();
-        let mut unknown = last.range((Rest::Unknown, 0)..).map(|(_, handle)| handle);
-        let longest = unknown.find(|other| !Rc::ptr_eq(other, handle)).cloned();
-        drop(last);
-        longest.inspect(|handle| handle.close()).is_some()
+        let sheddable = self.sheddable.borrow();
+        let mut unauthenticated =
+            sheddable.range((ShedClass::Unauthenticated, 0)..).map(|(_, handle)| handle);
+        let longest = unauthenticated.find(|other| !Rc::ptr_eq(other, handle)).cloned();
+        drop(sheddable);
+        longest.inspect(|handle| handle.shed()).is_some()
     }
 
-    /// Closes every connection on which no request runs and no reply is being sent any more.
+    /// Closes every connection that has no request and has sent its responses.
     pub fn close_idle(&self) {
         let now = Instant::now();
-        let settled = |handle: &&Rc<ConnectionHandle>| {
-            handle.waits.get().is_some_and(|((rest, _), since)| {
-                rest == Rest::Idle && now.duration_since(since) >= SETTLED
+        let has_sent_all = |handle: &&Rc<ConnectionHandle>| {
+            handle.shed_key.get().is_some_and(|((class, _), since)| {
+                class == ShedClass::Idle && now.duration_since(since) >= SENT_WITHIN
             })
         };
-        let idle: Vec<_> = self.waiting.borrow().values().filter(settled).cloned().collect();
-        idle.iter().for_each(|handle| handle.leave());
+        let idle: Vec<_> = self.sheddable.borrow().values().filter(has_sent_all).cloned().collect();
+        idle.iter().for_each(|handle| handle.close());
     }
 }
 
 impl ConnectionHandle {
-    /// A request has come; it runs until what is returned is dropped or answered. One that only asks for the gateway's
-    /// health is never refused.
-    pub fn begin(self: &Rc<Self>, asks_for_health: bool) -> RunningRequest {
+    /// Counts a new request, which runs until the returned value is dropped. A health check is never refused.
+    pub fn begin_request(self: &Rc<Self>, is_health_check: bool) -> RunningRequest {
         self.running.set(self.running.get() + 1);
-        self.rest();
+        self.update_shed_class();
         let connections = &self.connections;
-        let room = !self.is_over_limit() && (asks_for_health || connections.serves_one_more(self));
-        let (served, refused) = (room && !asks_for_health, !room && !asks_for_health);
-        if served {
-            connections.served.set(connections.served.get() + 1);
+        let has_slot =
+            !self.is_over_limit() && (is_health_check || connections.has_request_slot(self));
+        let (counted, refused) = (has_slot && !is_health_check, !has_slot && !is_health_check);
+        if counted {
+            connections.requests.set(connections.requests.get() + 1);
         }
         if refused {
-            connections.load_shed_log.began();
+            connections.load_shed_log.shed();
         }
-        let caller = Caller { handle: self.clone(), is_known: Cell::new(false) };
-        RunningRequest { handle: self.clone(), caller: Rc::new(caller), served, refused }
+        let caller = Caller { handle: self.clone(), is_authenticated: Cell::new(false) };
+        RunningRequest { handle: self.clone(), caller: Rc::new(caller), counted, refused }
     }
 
-    /// Whether it is over the limit, or about to be closed.
+    /// Whether it is over the limit or about to be closed.
     fn is_over_limit(&self) -> bool {
-        self.over_limit || self.leaving.get()
+        self.over_limit || self.closing.get()
     }
 
     /// Requests that run on it, and responses that are not sent to their end.
     pub fn requests(&self) -> usize {
-        self.running.get() + self.responding.get()
+        self.running.get() + self.sending.get()
     }
 
-    /// What came over it, if it is one of h2.
+    /// What was received over it, if it carries h2.
     pub fn flood_detector(&self) -> &FloodDetector {
         &self.flood_detector
     }
 
-    /// It carries h2.
     pub fn set_h2(&self) {
         self.is_h2.set(true);
     }
 
-    /// Whether it carries h2.
     pub fn is_h2(&self) -> bool {
         self.is_h2.get()
     }
 
-    /// Has the connection read on, and so look at its clock.
+    /// Makes the connection poll its reading, and so set its timer.
     fn wake_reader(&self) {
         if let Some(reader) = self.reader.borrow().as_ref() {
             reader.wake_by_ref();
         }
     }
 
-    /// How long its client may take none of what is sent.
+    /// How long its client may read nothing of what is sent.
     pub fn write_timeout(&self) -> Duration {
-        self.connections.room.write_timeout
+        self.connections.limits.write_timeout
     }
 
-    /// When its client will have taken nothing of any response for too long; `None` where none waits for it.
+    /// By when its client must have read something of a response; `None` while no chunk is unsent.
     pub fn response_deadline(&self) -> Option<Instant> {
-        let last = self.progress.get().filter(|_| self.unsent.get() > 0);
+        let last = self.last_progress.get().filter(|_| self.unsent.get() > 0);
         last.map(|last| last + self.write_timeout())
     }
 
-    /// Ends the connection, whatever runs on it.
-    pub fn break_off(&self) {
-        self.broken.set(true);
-        self.leave();
+    /// Closes the connection at once, whatever runs on it.
+    pub fn abort(&self) {
+        self.aborted.set(true);
+        self.close();
     }
 
-    /// Whether it ends here and now.
-    pub fn is_broken(&self) -> bool {
-        self.broken.get()
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.get()
     }
 
-    /// There is nothing to read from it. Whether that is its end; otherwise `reader` is woken when it must close.
-    pub fn is_over(&self, reader: &Waker) -> bool {
-        let over = self.broken.get() || (self.leaving.get() && self.requests() == 0);
-        let mut known = self.reader.borrow_mut();
-        if !over && !known.as_ref().is_some_and(|known| known.will_wake(reader)) {
-            *known = Some(reader.clone());
+    /// Whether to close, now that there is nothing to read. If not, `reader` is woken when that may have changed.
+    pub fn should_close(&self, reader: &Waker) -> bool {
+        let closes = self.aborted.get() || (self.closing.get() && self.requests() == 0);
+        let mut waker = self.reader.borrow_mut();
+        if !closes && !waker.as_ref().is_some_and(|waker| waker.will_wake(reader)) {
+            *waker = Some(reader.clone());
         }
-        over
+        closes
     }
 
-    /// The client has disconnected, or we have.
+    /// The connection was closed, by either side.
     pub fn closed(self: &Rc<Self>) {
-        self.leave();
+        self.close();
         if self.over_limit {
             self.connections.over_limit.borrow_mut().retain(|handle| !Rc::ptr_eq(handle, self));
         }
         self.connections.load_shed_log.metrics.disconnected();
-        self.connections.load_shed_log.may_be_over();
+        self.connections.load_shed_log.check_over();
     }
 
-    /// Whether the client takes what is written.
-    pub fn set_blocked(&self, blocked: bool) {
-        self.blocked.set(blocked);
+    /// Records whether the socket takes what is written.
+    pub fn set_write_blocked(&self, blocked: bool) {
+        self.write_blocked.set(blocked);
     }
 
-    /// Makes room: at once where something runs or is being sent, be it the end of an answered request's response.
+    /// Closes it for another connection: at once if a request runs or a response is being sent.
+    fn shed(&self) {
+        if self.requests() > 0 || self.write_blocked.get() { self.abort() } else { self.close() }
+    }
+
+    /// Closes it as soon as its requests are done and there is nothing to read.
     fn close(&self) {
-        if self.requests() > 0 || self.blocked.get() { self.break_off() } else { self.leave() }
-    }
-
-    fn leave(&self) {
-        if !self.leaving.replace(true) && !self.over_limit {
+        if !self.closing.replace(true) && !self.over_limit {
             self.connections.admitted.set(self.connections.admitted.get() - 1);
         }
         self.mark_active();
@@ -285,31 +295,32 @@ impl ConnectionHandle {
         }
     }
 
-    /// Puts it where it belongs among those that may be closed.
-    fn rest(self: &Rc<Self>) {
-        let rest = match (self.running.get(), self.responding.get(), self.draining.get()) {
-            (1.., _, _) if self.known.get() > 0 => None,
-            (1.., _, _) => Some(Rest::Unknown),
-            (0, 0, _) => Some(Rest::Idle),
-            (0, responding, draining) if responding == draining => Some(Rest::Draining),
-            _ => Some(Rest::SendingResponse),
+    /// Enters it among the connections that may be closed, by what it does now, or takes it out.
+    fn update_shed_class(self: &Rc<Self>) {
+        let class = match (self.running.get(), self.sending.get(), self.lingering.get()) {
+            (1.., _, _) if self.authenticated.get() > 0 => None,
+            (1.., _, _) => Some(ShedClass::Unauthenticated),
+            (0, 0, _) => Some(ShedClass::Idle),
+            (0, sending, lingering) if sending == lingering => Some(ShedClass::Lingering),
+            _ => Some(ShedClass::SendingResponse),
         };
-        if self.waits.get().map(|((rest, _), _)| rest) == rest {
+        if self.shed_key.get().map(|((class, _), _)| class) == class {
             return;
         }
         self.mark_active();
-        let Some(rest) = rest.filter(|_| !self.is_over_limit()) else {
+        let Some(class) = class.filter(|_| !self.is_over_limit()) else {
             return;
         };
-        let turn = self.connections.turn.get();
-        self.connections.turn.set(turn + 1);
-        self.waits.set(Some(((rest, turn), Instant::now())));
-        self.connections.waiting.borrow_mut().insert((rest, turn), self.clone());
+        let entry = self.connections.next_entry.get();
+        self.connections.next_entry.set(entry + 1);
+        self.shed_key.set(Some(((class, entry), Instant::now())));
+        self.connections.sheddable.borrow_mut().insert((class, entry), self.clone());
     }
 
+    /// Takes it out of the connections that may be closed.
     fn mark_active(&self) {
-        if let Some((key, _)) = self.waits.take() {
-            self.connections.waiting.borrow_mut().remove(&key);
+        if let Some((key, _)) = self.shed_key.take() {
+            self.connections.sheddable.borrow_mut().remove(&key);
         }
     }
 }
@@ -318,17 +329,18 @@ impl ConnectionHandle {
 pub struct RunningRequest {
     handle: Rc<ConnectionHandle>,
     caller: Rc<Caller>,
-    served: bool,
+    /// It counts towards the limit of requests.
+    counted: bool,
     refused: bool,
 }
 
 impl RunningRequest {
-    /// Whether there is no room for it.
+    /// Whether it is refused for lack of slots.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
 
-    /// Whether its connection shall not stay for another.
+    /// Whether its connection closes after it.
     pub fn is_last(&self) -> bool {
         self.refused || self.handle.is_over_limit()
     }
@@ -338,65 +350,66 @@ impl RunningRequest {
         &self.handle
     }
 
-    /// What is to be told once its caller is known.
+    /// Where its authentication is to be reported.
     pub fn caller(&self) -> Rc<Caller> {
         self.caller.clone()
     }
 
-    /// Its response is made. From here on the request needs nothing but its connection, which may be closed to make room.
-    /// `drains`: the rest of the request is discarded behind the response.
-    pub fn answered(self, drains: bool) -> SendingResponse {
+    /// Its response is ready to be sent. From now on the request needs nothing but its connection, which may be closed for
+    /// another. `lingers`: the rest of the request is discarded behind the response.
+    pub fn into_sending(self, lingers: bool) -> SendingResponse {
         let handle = &self.handle;
-        handle.responding.set(handle.responding.get() + 1);
-        handle.draining.set(handle.draining.get() + usize::from(drains));
-        let responding =
-            SendingResponse { handle: handle.clone(), drains, is_unsent: Cell::new(false) };
-        responding.gave();
-        responding
+        handle.sending.set(handle.sending.get() + 1);
+        handle.lingering.set(handle.lingering.get() + usize::from(lingers));
+        let sending =
+            SendingResponse { handle: handle.clone(), lingers, is_unsent: Cell::new(false) };
+        sending.chunk_produced();
+        sending
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        let Self { handle, served, caller, .. } = self;
-        // Told later it changes nothing: the request is over.
-        handle.known.set(handle.known.get() - usize::from(caller.is_known.replace(true)));
-        if *served {
-            handle.connections.served.set(handle.connections.served.get() - 1);
+        let Self { handle, counted, caller, .. } = self;
+        // Set, so that a later report changes nothing: the request is over.
+        let was_authenticated = caller.is_authenticated.replace(true);
+        handle.authenticated.set(handle.authenticated.get() - usize::from(was_authenticated));
+        if *counted {
+            handle.connections.requests.set(handle.connections.requests.get() - 1);
         }
         handle.running.set(handle.running.get() - 1);
-        handle.rest();
+        handle.update_shed_class();
     }
 }
 
-/// The caller of a running request, as its connection knows it.
+/// The caller of a running request.
 pub struct Caller {
     handle: Rc<ConnectionHandle>,
-    is_known: Cell<bool>,
+    is_authenticated: Cell<bool>,
 }
 
 impl Caller {
-    /// A valid credential was shown, or none is asked for: the request runs to its end.
-    pub fn is_known(&self) {
-        if !self.is_known.replace(true) {
-            self.handle.known.set(self.handle.known.get() + 1);
-            self.handle.rest();
+    /// The request has a valid credential, or needs none: its connection is not closed for another until it is done.
+    pub fn set_authenticated(&self) {
+        if !self.is_authenticated.replace(true) {
+            self.handle.authenticated.set(self.handle.authenticated.get() + 1);
+            self.handle.update_shed_class();
         }
     }
 }
 
-/// A response that is not sent to its end.
+/// A response that is not yet sent to its end.
 pub struct SendingResponse {
     handle: Rc<ConnectionHandle>,
-    drains: bool,
-    /// A piece of it waits for the client.
+    lingers: bool,
+    /// A chunk of it is not yet taken by the client.
     is_unsent: Cell<bool>,
 }
 
 impl SendingResponse {
-    /// Its handler gave a piece, which the client has yet to take.
-    pub fn gave(&self) {
-        self.handle.progress.set(Some(Instant::now()));
+    /// Its handler produced a chunk, which the client has not taken yet.
+    pub fn chunk_produced(&self) {
+        self.handle.last_progress.set(Some(Instant::now()));
         if !self.is_unsent.replace(true) {
             self.handle.unsent.set(self.handle.unsent.get() + 1);
             if self.handle.is_h2() {
@@ -405,7 +418,7 @@ impl SendingResponse {
         }
     }
 
-    /// Its handler was asked for a piece and has none yet: the client has taken all before.
+    /// Its handler was asked for a chunk and has none yet: the client has taken all the chunks before.
     pub fn awaits_handler(&self) {
         if self.is_unsent.replace(false) {
             self.handle.unsent.set(self.handle.unsent.get() - 1);
@@ -416,56 +429,10 @@ impl SendingResponse {
 impl Drop for SendingResponse {
     fn drop(&mut self) {
         self.awaits_handler();
-        let Self { handle, drains, .. } = self;
-        handle.responding.set(handle.responding.get() - 1);
-        handle.draining.set(handle.draining.get() - usize::from(*drains));
-        handle.progress.set(Some(Instant::now()));
-        handle.rest();
-    }
-}
-
-/// Says once that connections are being sent away, not once for each, and once that it is over. Shared by all workers.
-pub struct LoadShedLog {
-    metrics: Arc<Metrics>,
-    overload: Mutex<Option<Overload>>,
-}
-
-struct Overload {
-    began: Instant,
-    last: Instant,
-}
-
-/// When nobody had to go for this long, it is over: a flood comes in waves.
-const CALM: Duration = Duration::from_secs(5);
-
-impl LoadShedLog {
-    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { metrics, overload: Mutex::new(None) })
-    }
-
-    /// Somebody has to go, or is refused.
-    fn began(&self) {
-        self.metrics.shed();
-        let now = Instant::now();
-        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *overload {
-            Some(overload) => overload.last = now,
-            None => {
-                *overload = Some(Overload { began: now, last: now });
-                tracing::warn!(
-                    "too many connections: those without a running request are closed, and while there are none, \
-                     requests on new connections are refused"
-                );
-            }
-        }
-    }
-
-    fn may_be_over(&self) {
-        let mut overload = self.overload.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Overload { began, .. }) =
-            overload.take_if(|overload| overload.last.elapsed() >= CALM)
-        {
-            tracing::info!(lasted = ?began.elapsed(), "there is room for every connection again");
-        }
+        let Self { handle, lingers, .. } = self;
+        handle.sending.set(handle.sending.get() - 1);
+        handle.lingering.set(handle.lingering.get() - usize::from(*lingers));
+        handle.last_progress.set(Some(Instant::now()));
+        handle.update_shed_class();
     }
 }

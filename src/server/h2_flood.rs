@@ -1,36 +1,36 @@
-//! Detects floods of HTTP/2 frames that carry nothing.
+//! Detects floods of HTTP/2 frames that carry nothing, by nginx's measure: bytes received against bytes of use.
 
 use std::cell::Cell;
 
-/// What came may be this many times what was of use.
+/// How many times the useful bytes may be received.
 const RATIO: u64 = 8;
-/// And so much more (times [`RATIO`]), for what a sender has on its way when it is told that nobody reads on.
-const ALLOWANCE: u64 = 256 * 1024;
-/// What a request is worth beside its body.
+/// Useful bytes that every connection is credited with, so that [`RATIO`] times as many may be received: a client has sent
+/// that much before it learns that its body is no longer read.
+const CREDIT: u64 = 256 * 1024;
+/// Bytes of use that a request counts for, besides its body.
 const REQUEST: usize = 1024;
 
-/// What came over a connection, and how much of it was of use: nginx's measure of a flood. Whatever the frames are
-/// called (pings, settings, resets, empty or tiny pieces of a body that nobody reads yet), they cost us more than they
-/// carry.
+/// Bytes received over a connection, and how many of them were of use. The kind of frame does not matter: pings, settings,
+/// resets, and empty or tiny DATA frames of a body that is not read yet all cost more than they carry.
 #[derive(Default)]
 pub struct FloodDetector {
-    came: Cell<u64>,
+    received: Cell<u64>,
     useful: Cell<u64>,
 }
 
 impl FloodDetector {
-    /// Bytes were read; whether that is still no flood.
-    pub fn came(&self, bytes: usize) -> bool {
-        self.came.set(self.came.get() + bytes as u64);
-        self.came.get() / RATIO <= self.useful.get() + ALLOWANCE
+    /// Counts bytes that were read; `false` once the connection is a flood.
+    pub fn received(&self, bytes: usize) -> bool {
+        self.received.set(self.received.get() + bytes as u64);
+        self.received.get() / RATIO <= self.useful.get() + CREDIT
     }
 
-    /// Bytes were of use.
+    /// Counts bytes that were of use.
     pub fn used(&self, bytes: usize) {
         self.useful.set(self.useful.get() + bytes as u64);
     }
 
-    /// A request was of use, whatever its body is worth.
+    /// Counts a request.
     pub fn used_request(&self) {
         self.used(REQUEST);
     }

@@ -1,6 +1,6 @@
-//! From an accepted TCP stream to HTTP: TLS where it is on, and sockets read on demand.
+//! From an accepted TCP stream to HTTP: TLS where it is on, then HTTP/1 or h2 with the timeouts of a connection.
 //!
-//! What actix-web's `HttpServer` does, with a connection type of our own below it.
+//! Does what actix-web's `HttpServer` does, with a connection type of our own below it ([`ReaderIo`]).
 
 use std::fmt;
 use std::future::ready;
@@ -24,39 +24,40 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::client_stream::{ClientStream, TcpClient};
-use super::connection_limit::{ConnectionHandle, Connections, LoadShedLog, SPARE, WorkerLimits};
-use super::h1::body_reader::{BodyReader, ReaderIo};
+use super::client_stream::{ClientStream, ClientTcpStream};
+use super::connection_limit::{ConnectionHandle, Connections, SPARE, WorkerLimits};
+use super::h1::body_reader::BodyReader;
+use super::h1::reader_io::ReaderIo;
+use super::load_shed_log::LoadShedLog;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For what an h2 client sends first. Over HTTP/1, where heads are timed as they are read (`server::h1::reader`) and
-/// refused in words, a connection's first byte and first head together have less.
+/// For what an h2 client sends first. HTTP/1 has a shorter limit, from [`ReaderIo`], for the first byte and the first head
+/// together; there a late head is refused with a response.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Between requests over HTTP/1, and between PINGs that ask whether an h2 client is still there: longer than the usual load
-/// balancer keeps its own side, so that it never writes to a connection that was just closed.
+/// Idle time between requests over HTTP/1, and between the PINGs that check an h2 client. Longer than usual load balancers
+/// keep an idle connection, so that they never send a request over a connection that was just closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// After a connection's last reply, for what the client still sends.
+/// After a connection's last response, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many connections there may be.
+/// The limits of connections, and where their excess is logged.
 #[derive(Clone)]
 pub struct ConnectionLimits {
-    /// On each worker.
-    pub room: WorkerLimits,
+    pub per_worker: WorkerLimits,
     pub load_shed_log: Arc<LoadShedLog>,
 }
 
 impl ConnectionLimits {
-    /// The connections of the worker that this is called on. When the server begins to stop, those on which nothing
-    /// happens are closed: h2 has no other end.
-    fn admit(&self, stopping: GracefulShutdownSignal) -> Rc<Connections> {
+    /// The connections of the worker that this is called on. Once the server begins to stop, idle ones are closed every
+    /// 200 ms: an h2 connection would not close otherwise.
+    fn worker_connections(&self, stopping: GracefulShutdownSignal) -> Rc<Connections> {
         const INTERVAL: Duration = Duration::from_millis(200);
-        let connections = Connections::new(self.room, self.load_shed_log.clone());
-        let own = connections.clone();
+        let connections = Connections::new(self.per_worker, self.load_shed_log.clone());
+        let closing = connections.clone();
         actix_web::rt::spawn(async move {
             stopping.notified().await;
             loop {
-                own.close_idle();
+                closing.close_idle();
                 sleep(INTERVAL).await;
             }
         });
@@ -64,7 +65,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Serves what `app` makes, once on every worker of `server`.
+/// Serves the application that `app` builds once on every worker of `server`.
 pub fn serve<F, I, S, B>(
     server: ServerBuilder,
     listener: TcpListener,
@@ -88,12 +89,13 @@ where
     B: MessageBody + 'static,
 {
     let stopping = server.graceful_shutdown_signal();
-    let server = server.max_concurrent_connections(connection_limits.room.connections + SPARE);
+    let server =
+        server.max_concurrent_connections(connection_limits.per_worker.connections + SPARE);
     let server = match tls {
         None => server.listen("http", listener, move || {
-            let connections = connection_limits.admit(stopping.clone());
+            let connections = connection_limits.worker_connections(stopping.clone());
             fn_service(move |stream: TcpStream| {
-                ready(Ok(plain(TcpClient::new(stream, connections.enter()))))
+                ready(Ok(plain(ClientTcpStream::new(stream, connections.admit()))))
             })
             .and_then(http(app(), stopping.clone()))
         })?,
@@ -102,9 +104,9 @@ where
             let acceptor = TlsAcceptor::from(Arc::new(tls));
             server.listen("https", listener, move || {
                 let (acceptor, connections) =
-                    (acceptor.clone(), connection_limits.admit(stopping.clone()));
+                    (acceptor.clone(), connection_limits.worker_connections(stopping.clone()));
                 fn_service(move |stream: TcpStream| {
-                    encrypted(acceptor.clone(), TcpClient::new(stream, connections.enter()))
+                    encrypted(acceptor.clone(), ClientTcpStream::new(stream, connections.admit()))
                 })
                 .and_then(http(app(), stopping.clone()))
             })?
@@ -115,17 +117,17 @@ where
 
 type Connection<S> = (ClientStream<ReaderIo<S>>, Protocol, Option<SocketAddr>);
 
-fn plain(stream: TcpClient) -> Connection<TcpClient> {
+fn plain(stream: ClientTcpStream) -> Connection<ClientTcpStream> {
     let (peer, handle) = (stream.peer(), stream.handle().clone());
     (ClientStream::new(ReaderIo::http1(stream), handle), Protocol::Http1, peer)
 }
 
 async fn encrypted(
     acceptor: TlsAcceptor,
-    stream: TcpClient,
-) -> Result<Connection<TlsStream<TcpClient>>, DispatchError> {
+    stream: ClientTcpStream,
+) -> Result<Connection<TlsStream<ClientTcpStream>>, DispatchError> {
     let (peer, handle) = (stream.peer(), stream.handle().clone());
-    stream.without_delay();
+    stream.set_nodelay();
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
@@ -138,7 +140,8 @@ async fn encrypted(
     })
 }
 
-/// HTTP over a connection, whose body reader and whose handle its requests can find.
+/// HTTP over a connection. Its requests find the connection's [`BodyReader`] and [`ConnectionHandle`] in their connection
+/// data.
 fn http<C, I, S, B>(
     app: I,
     stopping: GracefulShutdownSignal,
@@ -168,7 +171,7 @@ where
         .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .on_connect_ext(|connection: &ClientStream<ReaderIo<C>>, data| {
-            data.insert::<Rc<BodyReader>>(connection.stream.reader());
+            data.insert::<Rc<BodyReader>>(connection.stream.body_reader());
             data.insert::<Rc<ConnectionHandle>>(connection.handle.clone());
         })
         .finish(map_config(app, |()| AppConfig::default()))

@@ -1,4 +1,5 @@
-//! Client connections below the HTTP handlers: how HTTP/1 requests are taken off a socket.
+//! The side towards clients, below HTTP's handlers: accepting connections, limiting and closing them, reading HTTP/1
+//! requests off the socket. Knows nothing of `http/`.
 
 pub mod client_stream;
 pub mod connection_limit;
@@ -6,3 +7,4 @@ pub mod fd_limit;
 pub mod h1;
 pub mod h2_flood;
 pub mod listener;
+pub mod load_shed_log;

@@ -155,7 +155,7 @@ fn identified(
     request.extensions_mut().insert(CallerName(client.name.clone()));
     worker.shared.limits.count(&client)?;
     if let Some(caller) = request.extensions().get::<Rc<connection_limit::Caller>>() {
-        caller.is_known();
+        caller.set_authenticated();
     }
     Ok(client)
 }

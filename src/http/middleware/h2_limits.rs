@@ -21,7 +21,7 @@ pub fn admit(request: &ServiceRequest, handle: &ConnectionHandle) -> Result<(), 
     }
     if handle.requests() > REQUESTS {
         if handle.requests() > FLOOD {
-            handle.break_off();
+            handle.abort();
         }
         return Err(Problem::crowded("this connection has too many requests running already"));
     }
@@ -30,7 +30,7 @@ pub fn admit(request: &ServiceRequest, handle: &ConnectionHandle) -> Result<(), 
     let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() > FIELDS || fields + request.path().len() + request.query_string().len() > HEAD
     {
-        handle.break_off();
+        handle.abort();
         let detail = format!("a request's head has at most {FIELDS} fields and {HEAD} bytes");
         return Err(Problem::new(Code::FieldsTooLarge, detail));
     }

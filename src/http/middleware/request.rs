@@ -52,7 +52,7 @@ pub async fn track(
     let counted =
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
     let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
-    let running = handle.map(|handle| handle.begin(HEALTH.contains(&request.path())));
+    let running = handle.map(|handle| handle.begin_request(HEALTH.contains(&request.path())));
     let reader = request.conn_data::<Rc<BodyReader>>().cloned();
     let reader = reader.filter(|_| request.version() < Version::HTTP_2);
     let (request_body, closes, bad_head) = match &reader {
@@ -61,7 +61,7 @@ pub async fn track(
             let is_refused = started.refused.is_some();
             let request_body =
                 RequestBody::of_http1(&mut request, reader, started.body, is_refused);
-            (request_body, started.closes, started.refused)
+            (request_body, started.connection_close, started.refused)
         }
         None => (RequestBody::of_http2(&mut request), false, None),
     };
@@ -108,7 +108,7 @@ pub async fn track(
         }
     }
     let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
-    let responding = running.map(|running| running.answered(drains));
+    let responding = running.map(|running| running.into_sending(drains));
     reply = reply.map_body(|_, body| {
         let rest = Bytes::new();
         BoxBody::new(Sending { body, rest, responding, _in_progress: in_progress })
@@ -182,7 +182,7 @@ impl MessageBody for Sending {
             }
         }
         if let Some(responding) = &this.responding {
-            responding.gave();
+            responding.chunk_produced();
         }
         let length = this.rest.len().min(PIECE);
         Poll::Ready(Some(Ok(this.rest.split_to(length))))

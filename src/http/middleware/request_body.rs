@@ -21,7 +21,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::server::connection_limit::ConnectionHandle;
 use crate::server::h1::body_reader::BodyReader;
-use crate::server::h1::head_scan::{BodyFraming, MASKED_TRANSFER_ENCODING};
+use crate::server::h1::head_for_actix::MASKED_TRANSFER_ENCODING;
+use crate::server::h1::head_parse::BodyFraming;
 
 /// A client that sends nothing for this long has read its response or never will.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -114,7 +115,7 @@ impl RequestBody {
     /// Reads, and discards, what has come already of a body of which little is left.
     pub async fn discard_buffered(&self) {
         let mut left = match &self.0.body {
-            Body::Http1(reader) => reader.known_rest().unwrap_or(LITTLE),
+            Body::Http1(reader) => reader.remaining_length().unwrap_or(LITTLE),
             // A request without a body is told from others by reading it.
             Body::Http2(..) => LITTLE,
         };
@@ -184,7 +185,7 @@ impl Stream for RequestBody {
         let is_over = match (&polled, &self.0.body) {
             (Poll::Ready(None | Some(Err(_))), _) => true,
             // What comes next is another request's.
-            (Poll::Ready(_), Body::Http1(reader)) => reader.known_rest() == Some(0),
+            (Poll::Ready(_), Body::Http1(reader)) => reader.remaining_length() == Some(0),
             _ => false,
         };
         if is_over {

@@ -30,7 +30,7 @@ use crate::inbound::hold::{Held, hold};
 use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Look, Magic, peek};
 use crate::key::{self, Key, Values};
-use crate::memory::budget::ReplayBuffer;
+use crate::memory::replay_buffer::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
 
 /// What an upload's address may say.

@@ -1,7 +1,7 @@
 //! The chunked transfer coding (RFC 9112, 7.1) of a request's body.
 //!
-//! Line ends are CRLF and nothing else: where two readers of one connection disagree about a line's end, one request
-//! hides in another. Extensions and trailers are read past within a bound; nothing of them is kept.
+//! Lines end with CRLF only: if a proxy and the gateway disagreed about a line's end, a request could be smuggled inside
+//! another one. Extensions and trailers are skipped, up to a limit.
 
 use bytes::{Buf, Bytes};
 
@@ -10,7 +10,7 @@ const MAX_IGNORED: u16 = 16 * 1024;
 /// Hexadecimal digits of a chunk's size.
 const MAX_DIGITS: u8 = 16;
 
-/// Where a body's reading stands.
+/// How far a body is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunked {
     state: State,
@@ -35,7 +35,7 @@ enum State {
     },
     DataCr,
     DataLf,
-    /// At the beginning of a line behind the last chunk.
+    /// At the start of a line after the last chunk.
     TrailerStart,
     Trailer,
     TrailerLf,
@@ -43,29 +43,29 @@ enum State {
     End,
 }
 
-/// What a step has found.
+/// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Some of the body, never empty.
+    /// A part of the body, never empty.
     Data(Bytes),
     /// All bytes are used up.
     More,
-    /// The body has ended; what is left belongs to the next request.
+    /// The body has ended; the bytes left belong to the next request.
     End,
 }
 
-/// The body breaks the rules of its framing.
+/// The body violates the chunked coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the chunks of the request's body are malformed")]
 pub struct MalformedChunks;
 
 impl Chunked {
-    /// At the first chunk's size.
+    /// At the size of the first chunk.
     pub fn new() -> Self {
         Self { state: NEXT_SIZE, ignored: 0 }
     }
 
-    /// Reads on in `bytes`, which it takes what it has read from.
+    /// Decodes on, and removes what it has read from the front of `bytes`.
     pub fn step(&mut self, bytes: &mut Bytes) -> Result<Step, MalformedChunks> {
         loop {
             if self.state == State::End {
@@ -78,14 +78,14 @@ impl Chunked {
                 let length = left.min(bytes.len() as u64);
                 let left = left - length;
                 self.state = if left > 0 { State::Data { left } } else { State::DataCr };
-                // Not longer than the bytes are.
+                // At most `bytes.len()`.
                 return Ok(Step::Data(bytes.split_to(length as usize)));
             }
-            self.state = self.after(bytes.get_u8())?;
+            self.state = self.next_state(bytes.get_u8())?;
         }
     }
 
-    fn after(&mut self, byte: u8) -> Result<State, MalformedChunks> {
+    fn next_state(&mut self, byte: u8) -> Result<State, MalformedChunks> {
         Ok(match (self.state, byte) {
             (State::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
                 if digits == MAX_DIGITS {
@@ -101,7 +101,7 @@ impl Chunked {
                 State::Extension { size }
             }
             (State::Extension { size }, b'\t' | b' '..=0x7e | 0x80..) => {
-                self.ignore()?;
+                self.count_ignored()?;
                 State::Extension { size }
             }
             (State::SizeLf { size: 0 }, b'\n') => {
@@ -114,7 +114,7 @@ impl Chunked {
             (State::TrailerStart, b'\r') => State::EndLf,
             (State::Trailer, b'\r') => State::TrailerLf,
             (State::TrailerStart | State::Trailer, b'\t' | b' '..=0x7e | 0x80..) => {
-                self.ignore()?;
+                self.count_ignored()?;
                 State::Trailer
             }
             (State::TrailerLf, b'\n') => State::TrailerStart,
@@ -123,7 +123,7 @@ impl Chunked {
         })
     }
 
-    fn ignore(&mut self) -> Result<(), MalformedChunks> {
+    fn count_ignored(&mut self) -> Result<(), MalformedChunks> {
         self.ignored += 1;
         if self.ignored > MAX_IGNORED { Err(MalformedChunks) } else { Ok(()) }
     }
@@ -148,17 +148,17 @@ mod tests {
 
     use super::*;
 
-    /// The data, and what is left behind the body's end; `None` for the rest where it goes on.
-    fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<Vec<u8>>), MalformedChunks> {
+    /// The data, and the bytes left after the body's end; `None` for these while the body has not ended.
+    fn decode(parts: &[&[u8]]) -> Result<(Vec<u8>, Option<Vec<u8>>), MalformedChunks> {
         let (mut chunked, mut data) = (Chunked::new(), Vec::new());
-        for (index, piece) in pieces.iter().enumerate() {
-            let mut bytes = Bytes::copy_from_slice(piece);
+        for (index, part) in parts.iter().enumerate() {
+            let mut bytes = Bytes::copy_from_slice(part);
             loop {
                 match chunked.step(&mut bytes)? {
-                    Step::Data(some) => data.extend_from_slice(&some),
+                    Step::Data(part) => data.extend_from_slice(&part),
                     Step::More => break,
                     Step::End => {
-                        let rest = [&bytes[..], &pieces[index + 1..].concat()].concat();
+                        let rest = [&bytes[..], &parts[index + 1..].concat()].concat();
                         return Ok((data, Some(rest)));
                     }
                 }
@@ -173,14 +173,14 @@ mod tests {
         let whole = Ok((b"hello, world!\r\n".to_vec(), Some(b"GET /".to_vec())));
         for cut in 0..body.len() {
             for second in cut..body.len() {
-                let pieces = [&body[..cut], &body[cut..second], &body[second..]];
-                assert_eq!(read(&pieces), whole, "{cut} {second}");
+                let parts = [&body[..cut], &body[cut..second], &body[second..]];
+                assert_eq!(decode(&parts), whole, "{cut} {second}");
             }
         }
     }
 
     #[test]
-    fn what_breaks_the_rules_is_refused() {
+    fn malformed_chunks_are_refused() {
         for body in [
             &b"\r\n"[..],
             b"g\r\n",
@@ -197,7 +197,7 @@ mod tests {
             b"0\r\n\n",
             b"0\r\n\rx",
         ] {
-            assert_eq!(read(&[body]), Err(MalformedChunks), "{}", String::from_utf8_lossy(body));
+            assert_eq!(decode(&[body]), Err(MalformedChunks), "{}", String::from_utf8_lossy(body));
         }
         let long = "x".repeat(usize::from(MAX_IGNORED));
         for (body, error) in [
@@ -206,11 +206,11 @@ mod tests {
             (format!("0\r\n{long}"), false),
             (format!("0\r\n{}\r\nxx", &long[1..]), true),
         ] {
-            assert_eq!(read(&[body.as_bytes()]).is_err(), error, "{}", body.len());
+            assert_eq!(decode(&[body.as_bytes()]).is_err(), error, "{}", body.len());
         }
     }
 
-    /// The data that actix-http reads behind a chunked head, and whether the body has ended.
+    /// The data that actix-http reads after a chunked head, and whether the body has ended.
     fn by_actix(body: &[u8]) -> Result<(Vec<u8>, bool), ()> {
         let head = b"PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         let (mut codec, mut data) = (Codec::default(), Vec::new());
@@ -225,9 +225,9 @@ mod tests {
         }
     }
 
-    /// A body that is read here is one to actix-http, too: another reader of the same rules, written by others.
+    /// A body that is accepted here has the same data for actix-http, an independent decoder of the same coding.
     #[test]
-    fn another_reader_comes_to_the_same_body() {
+    fn actix_decodes_the_same_body() {
         let tokens: [&[u8]; 16] = [
             b"5\r\nhello\r\n",
             b"0\r\n\r\n",
@@ -251,8 +251,9 @@ mod tests {
             let mut runner = TestRunner::new(Config::with_cases(8192));
             let check = |picks: Vec<usize>| {
                 let body: Vec<u8> = picks.iter().flat_map(|pick| tokens[*pick]).copied().collect();
-                // Trailers are where it is stricter.
-                if let (Ok((data, rest)), Ok((theirs, ended))) = (read(&[&body]), by_actix(&body)) {
+                // Only accepted bodies: actix-http is stricter about trailers.
+                if let (Ok((data, rest)), Ok((theirs, ended))) = (decode(&[&body]), by_actix(&body))
+                {
                     prop_assert_eq!(&data, &theirs);
                     prop_assert_eq!(rest.is_some(), ended);
                 }

@@ -1,5 +1,14 @@
-//! HTTP/1 in front of actix-http: heads are checked, and bodies read, before it sees either.
+//! HTTP/1 in front of actix-http: request heads are checked here first, and bodies are read past actix-http.
+//!
+//! [`reader_io`] is what actix-http reads and writes instead of the socket, [`body_reader`] what handlers read bodies from;
+//! both are one connection. A head's way: [`head_scan`] finds its end, [`head_parse`] checks it ([`request_target`],
+//! [`head_error`]), [`head_for_actix`] makes what actix-http is given instead.
 
 pub mod body_reader;
 pub mod chunked;
+pub mod head_error;
+pub mod head_for_actix;
+pub mod head_parse;
 pub mod head_scan;
+pub mod reader_io;
+mod request_target;
