@@ -25,7 +25,6 @@ use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::tls;
 use crate::settings::Settings;
 use crate::wechat::error::{FileError, WechatError};
-use crate::wechat::error_hints::advice;
 use crate::wechat::links::Wanted;
 use crate::wechat::wire::UploadLink;
 
@@ -335,10 +334,9 @@ impl Examiner<'_> {
     fn file_fault(&self, error: &FileError) -> Fault {
         match error {
             FileError::Call(error) => self.wechat_fault(error),
-            FileError::File { status, message } => Fault {
+            FileError::File { status, message, advice } => Fault {
                 what: format!("WeChat says of the file: {status} {message}"),
-                change: advice(*status, message, self.upstreams.access().mode())
-                    .map_or_else(|| UNKNOWN.to_owned(), |advice| advice.into_owned()),
+                change: advice.as_deref().unwrap_or(UNKNOWN).to_owned(),
             },
         }
     }

@@ -19,7 +19,6 @@ use crate::guard::types::TypeError;
 use crate::inbound::error::InboundError;
 use crate::key::KeyError;
 use crate::server::h1::head_error::HeadError;
-use crate::settings::CredentialMode;
 use crate::wechat::error::{FileError, WechatError};
 use crate::wechat::error_hints;
 
@@ -505,15 +504,16 @@ impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
         match error {
             FileError::Call(error) => error.into(),
-            FileError::File { status, message } => Self::wechat_file(status, &message, "the file"),
+            FileError::File { status, message, advice } => {
+                Self::wechat_file(status, &message, advice.as_deref(), "the file")
+            }
         }
     }
 }
 
 impl Problem {
     /// What WeChat said of one file of a call.
-    pub fn wechat_file(status: i64, message: &str, file: &str) -> Self {
-        let advice = error_hints::advice(status, message, CredentialMode::Stable);
+    pub fn wechat_file(status: i64, message: &str, advice: Option<&str>, file: &str) -> Self {
         let advice = advice.map_or_else(String::new, |advice| format!(" ({advice})"));
         let detail = format!("WeChat refused `{file}`: {status} {message}{advice}");
         let mut problem = Self::new(Code::WechatRefused, detail);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::auth::ApiAuth;
-use super::error::{FileError, WechatError, printable};
+use super::error::{FileError, WechatError};
 use super::links::{DownloadLink, LinkCache, Wanted};
 use super::reply::exchange;
 use super::transport::{BaseUrl, Transport, with_query};
@@ -187,10 +187,11 @@ impl Wechat {
         };
         let ids = wanted.iter().map(|file| file.file_id.as_str()).collect::<Vec<_>>();
         let results = by_file(&ids, reply.file_list, |result| &result.fileid);
+        let mode = self.shared.access.mode();
         let link = |(file, result): (&Wanted, Option<wire::DownloadResult>)| {
             let result = result.ok_or_else(|| nameless(CALL))?;
             if result.status != 0 {
-                return Err(file_error(result.status, &result.errmsg));
+                return Err(FileError::refused(result.status, &result.errmsg, mode));
             }
             // It becomes a redirect's target.
             let url = result.download_url;
@@ -250,10 +251,11 @@ impl Wechat {
             return ids.iter().map(|_| Ok(())).collect();
         }
         let results = by_file(ids, list, wire::DeleteResult::file_id);
+        let mode = self.shared.access.mode();
         let done = |result: Option<wire::DeleteResult>| match result {
             Some(wire::DeleteResult::Id(_) | wire::DeleteResult::Item { status: 0, .. }) => Ok(()),
             Some(wire::DeleteResult::Item { status, errmsg, .. }) => {
-                Err(file_error(status, &errmsg))
+                Err(FileError::refused(status, &errmsg, mode))
             }
             None => Err(nameless(CALL).into()),
         };
@@ -360,10 +362,6 @@ fn by_file<R>(asked: &[&str], answers: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<O
     let mut by_id: HashMap<String, R> =
         answers.into_iter().map(|answer| (id(&answer).to_owned(), answer)).collect();
     asked.iter().map(|asked| by_id.remove(*asked)).collect()
-}
-
-fn file_error(status: i64, message: &str) -> FileError {
-    FileError::File { status, message: printable(message) }
 }
 
 fn nameless(call: &'static str) -> WechatError {

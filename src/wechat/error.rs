@@ -103,17 +103,29 @@ impl WechatError {
 pub enum FileError {
     /// What WeChat said of this file alone.
     #[error("{status} {message}")]
-    File { status: i64, message: String },
+    File {
+        status: i64,
+        message: String,
+        /// What to change, and where.
+        advice: Option<Cow<'static, str>>,
+    },
     /// The call that asked for it failed as a whole.
     #[error(transparent)]
     Call(#[from] WechatError),
 }
 
 impl FileError {
+    /// A refusal of one file, as WeChat worded it.
+    pub(super) fn refused(status: i64, message: &str, mode: CredentialMode) -> Self {
+        let message = printable(message);
+        let advice = error_hints::advice(status, &message, mode);
+        Self::File { status, message, advice }
+    }
+
     /// The file does not exist, or was stored without its `x-cos-meta-fileid`.
     pub fn is_missing(&self) -> bool {
         match self {
-            Self::File { status, message } => wire::is_missing(*status, message),
+            Self::File { status, message, .. } => wire::is_missing(*status, message),
             Self::Call(WechatError::Refused { errcode, message, .. }) => {
                 wire::is_missing(*errcode, message)
             }
@@ -129,6 +141,6 @@ fn rid(message: &str) -> Option<&str> {
 }
 
 /// Text of WeChat's, fit for a log line and a reply.
-pub(super) fn printable(text: &str) -> String {
+fn printable(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(512).collect()
 }

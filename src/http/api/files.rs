@@ -181,7 +181,9 @@ impl Problem {
                      downloaded, only deleted and sent again"
                 ),
             ),
-            FileError::File { status, message } => Self::wechat_file(*status, message, file),
+            FileError::File { status, message, advice } => {
+                Self::wechat_file(*status, message, advice.as_deref(), file)
+            }
             FileError::Call(error) => error.clone().into(),
         }
     }

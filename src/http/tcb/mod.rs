@@ -329,7 +329,7 @@ fn whole<T>(results: Vec<Result<T, FileError>>) -> Result<Vec<Result<T, Status>>
         return Err(error.clone().into());
     }
     let own = |error| match error {
-        FileError::File { status, message } => (status, message),
+        FileError::File { status, message, .. } => (status, message),
         FileError::Call(error) => {
             let refusal = TcbError::from(error);
             (refusal.errcode, refusal.errmsg)
