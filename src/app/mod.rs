@@ -26,8 +26,8 @@ use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
-use crate::http::{problem, routes};
 use crate::http::state::{AppState, Worker};
+use crate::http::{problem, routes};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
@@ -166,7 +166,7 @@ fn serve(
         };
         Actix::new()
             .app_data(web::Data::new(worker))
-            .configure(|config| drop(routes::all(config, &shared.settings)))
+            .configure(|config| drop(routes::add_all(config, &shared.settings)))
             .wrap_fn(|mut request, service| {
                 routes::trim_slash(&mut request);
                 service.call(request)

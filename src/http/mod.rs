@@ -1,4 +1,5 @@
-//! The gateway's own HTTP: handlers that call the stages in order, and the only place that knows statuses.
+//! The HTTP API: handlers, which call the stages in order, and everything around them. No other module knows HTTP
+//! statuses.
 
 pub mod api;
 pub mod console;

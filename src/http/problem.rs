@@ -245,7 +245,7 @@ impl Problem {
     }
 
     /// Names the path that WeChat does not take, where that is what failed.
-    pub fn about(mut self, path: &str) -> Self {
+    pub fn with_path(mut self, path: &str) -> Self {
         if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
             self.detail.push_str(&format!("; the path is `{path}`"));
         }
@@ -266,8 +266,8 @@ impl Problem {
         Self::new(Code::Draining, detail).retry_after(1)
     }
 
-    /// The gateway is overloaded.
-    pub fn crowded(what: &str) -> Self {
+    /// Too much is going on for one more.
+    pub fn overloaded(what: &str) -> Self {
         Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)
     }
 
@@ -284,16 +284,16 @@ impl Problem {
         }
     }
 
-    /// The whole reply.
-    pub fn reply(&self, request_id: &str) -> HttpResponse {
-        let mut reply = HttpResponse::build(self.code.status());
+    /// The whole response.
+    pub fn response(&self, request_id: &str) -> HttpResponse {
+        let mut response = HttpResponse::build(self.code.status());
         if let Some(seconds) = self.retry_after {
-            reply.insert_header((RETRY_AFTER, seconds));
+            response.insert_header((RETRY_AFTER, seconds));
         }
         if self.code == Code::Unauthenticated {
-            reply.insert_header((WWW_AUTHENTICATE, "Bearer"));
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
-        reply
+        response
             .content_type("application/problem+json")
             .body(serde_json::to_string(&self.document(request_id)).unwrap_or_default())
     }
@@ -310,7 +310,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// `http/trace.rs` makes the reply, with the request's id in it.
+/// `middleware::request` makes the response, with the request's id in it.
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         self.code.status()

@@ -1,4 +1,4 @@
-//! Every address there is, and which pages may call it.
+//! Every route, and which web pages may call it (CORS).
 
 use std::future::ready;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use super::upload::handler;
 use super::{console, openapi, tcb};
 use crate::settings::Settings;
 
-/// Adds them all; gives each with its methods, for the test that compares them with their description.
-pub fn all(
+/// Adds all routes. Returns each path with its methods, for the test that compares them with the API's description.
+pub fn add_all(
     routes: &mut web::ServiceConfig,
     settings: &Settings,
 ) -> Vec<(&'static str, &'static str)> {
-    let mut known = Vec::new();
+    let mut added = Vec::new();
     let mut resource = |path: &'static str, methods: &'static str| {
-        known.push((path, methods));
+        added.push((path, methods));
         let refuse = web::to(move || ready(fallback::method_not_allowed(methods)));
         web::resource(path).default_service(refuse)
     };
@@ -32,7 +32,7 @@ pub fn all(
             resource("/v1/files", "GET, POST, DELETE")
                 .route(web::post().to(handler::form))
                 .route(web::delete().to(files::revert))
-                .route(web::get().to(ueditor_config::ask)),
+                .route(web::get().to(ueditor_config::get)),
         )
         .service(
             resource("/v1/files/{path:.*}", "GET, HEAD, PUT, DELETE")
@@ -44,7 +44,7 @@ pub fn all(
         .service(resource("/v1/download-links", "POST").route(web::post().to(batch::download)))
         .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
         .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_links::create)))
-        // Every method: WeChat answers a wrong one in its own way.
+        // All methods, since a wrong one gets WeChat's own error.
         .service(resource("/tcb/uploadfile", "POST").to(tcb::upload_file))
         .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::batch_download_file))
         .service(resource("/tcb/batchdeletefile", "POST").to(tcb::batch_delete_file))
@@ -85,12 +85,12 @@ pub fn all(
             .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
     }
     routes.default_service(web::to(fallback::not_found));
-    known
+    added
 }
 
-/// Calls that are the same with a slash behind their path, as clients make them that append a path to a base URL. Pages
-/// are not among them: what they name relative to themselves differs by that slash.
-const CALLS: &[&str] = &[
+/// Paths that also work with a trailing slash, which some clients append. Pages are not among them: the slash changes
+/// what their relative links refer to.
+const API_PATHS: &[&str] = &[
     "/v1/files",
     "/v1/download-links",
     "/v1/delete",
@@ -106,14 +106,14 @@ const CALLS: &[&str] = &[
     "/openapi.json",
 ];
 
-/// Removes the slash behind a call's path. Not by a second pattern of each resource: the router would match every
-/// request by regular expressions then.
+/// Removes the trailing slash of an API path. A second pattern for each resource would make the router match every
+/// request with regular expressions.
 pub fn trim_slash(request: &mut ServiceRequest) {
     let uri = &request.head().uri;
-    let Some(path) = uri.path().strip_suffix('/').filter(|path| CALLS.contains(path)) else {
+    let Some(path) = uri.path().strip_suffix('/').filter(|path| API_PATHS.contains(path)) else {
         return;
     };
-    if lacks_its_path(request.head()) {
+    if is_file_without_path(request.head()) {
         return;
     }
     let target = match uri.query() {
@@ -128,21 +128,21 @@ pub fn trim_slash(request: &mut ServiceRequest) {
     }
 }
 
-/// Whether a call of `/v1/files/` is one of a file whose path is missing, not one of `/v1/files`.
-fn lacks_its_path(head: &RequestHead) -> bool {
-    let asks_ueditor = || {
+/// Whether a request for `/v1/files/` means `/v1/files/{path}` with an empty path, and not `/v1/files`.
+fn is_file_without_path(head: &RequestHead) -> bool {
+    let is_from_ueditor = || {
         let mut parameters = query::pairs(head.uri.query().unwrap_or_default());
         parameters.any(|(name, _)| name == "action")
     };
     head.uri.path() == file_url::FILES
         && match head.method {
             Method::PUT | Method::HEAD => true,
-            Method::GET => !asks_ueditor(),
+            Method::GET => !is_from_ueditor(),
             _ => false,
         }
 }
 
-/// Pages of listed origins may send whatever headers their widgets add: upload widgets differ in little else.
+/// The CORS middleware. Pages of the listed origins may send any header, since upload widgets add different ones.
 pub fn cors(shared: &Arc<AppState>) -> Cors {
     let shared = shared.clone();
     Cors::default()
@@ -157,7 +157,7 @@ pub fn cors(shared: &Arc<AppState>) -> Cors {
             "server-timing",
             "x-request-id",
         ])
-        // The longest that browsers honour.
+        // The longest time in seconds that browsers honour.
         .max_age(7200)
 }
 
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// Pages for people are not described, and the console's file at `/` is where the PHP sample's call is.
+    /// Pages for people are not in the API's description.
     fn is_page(path: &str) -> bool {
         ["/console", "/docs"].iter().any(|page| {
             path.strip_prefix(page).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -177,21 +177,22 @@ mod tests {
     }
 
     #[test]
-    fn the_description_has_every_address_and_no_other() {
-        let mut known = Vec::new();
+    fn the_description_has_every_route_and_no_other() {
+        let mut added = Vec::new();
         let settings =
             Settings::from_layers(None, None, Default::default()).expect("the sandbox's");
-        let _app = App::new().configure(|routes| known = all(routes, &settings));
-        let calls = known.iter().map(|(path, _)| *path);
+        let _app = App::new().configure(|routes| added = add_all(routes, &settings));
+        let calls = added.iter().map(|(path, _)| *path);
         let calls: BTreeSet<_> =
             calls.filter(|path| !is_page(path) && !path.ends_with(['/', '}'])).collect();
-        assert_eq!(calls, CALLS.iter().copied().collect(), "with and without a slash");
-        let served: BTreeSet<_> = known
+        assert_eq!(calls, API_PATHS.iter().copied().collect(), "with and without a slash");
+        let served: BTreeSet<_> = added
             .iter()
             .filter(|(path, _)| !is_page(path))
             .flat_map(|(path, methods)| {
                 methods.split(", ").map(|method| format!("{method} {}", path.replace(":.*", "")))
             })
+            // The console's page at `/`; `GET /` is described for the PHP sample.
             .filter(|operation| operation != "HEAD /")
             .collect();
         let described: BTreeSet<_> = openapi::document()

@@ -1,4 +1,4 @@
-//! What handlers and middleware share: the settings and every stage, of one worker and of all.
+//! The state that handlers and middleware use: a worker's own, and what all workers share.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::wechat::api::{self, Wechat};
 
-/// What a worker's handlers need; made by `app.rs`.
+/// One worker's state; `app` makes it.
 pub struct Worker {
     pub shared: Arc<AppState>,
     pub wechat: Wechat,
@@ -35,17 +35,17 @@ pub struct AppState {
     pub allowed_hosts: AllowedHosts,
     pub template: Template,
     pub budget: Arc<Budget>,
-    /// What bodies of JSON may take, all of them together.
+    /// The memory budget of all JSON bodies together.
     pub json_budget: Arc<Budget>,
     pub limits: Limits,
     pub links: LinkPolicy,
     pub proxies: Proxies,
     pub idempotency: Idempotency,
-    /// The requests that run; closed once the process was told to end.
+    /// The running requests; closed when the gateway begins to shut down.
     pub requests: TaskTracker,
-    /// Cancelled then.
+    /// Cancelled when the gateway begins to shut down.
     pub shutdown: CancellationToken,
     pub metrics: Arc<Metrics>,
-    /// How calls to WeChat are let in.
+    /// Settings, credentials and caches of calls to WeChat.
     pub wechat: Arc<api::WechatState>,
 }

@@ -1,4 +1,4 @@
-//! Many files at a time: download links, and deletes.
+//! Batch calls: download links and deletion of up to 1000 files.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::wechat::error::FileError;
 use crate::wechat::links::Wanted;
 
 /// Files in one request.
-const MOST_FILES: usize = 1000;
-/// The longest life of a link that may be asked for, in seconds.
-const LONGEST_LIFE: f64 = 366.0 * 24.0 * 3600.0;
+const MAX_FILES: usize = 1000;
+/// The longest lifetime of a link that a request may set, in seconds.
+const MAX_MAX_AGE: f64 = 366.0 * 24.0 * 3600.0;
 
 /// A file as a request names it: its id (`cloud://…`) or its path, as a string or in an object.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
-    expecting = "a file is its id or its path, as a string or as {file_id, path, max_age}"
+    expecting = "a file is named by its id or its path, as a string or as {file_id, path, max_age}"
 )]
 #[schema(as = FileName)]
-pub enum Named {
+pub enum FileName {
     /// An id or a path.
     Text(String),
-    /// An id, a path, or both of the same file.
+    /// An id, a path, or both if they name the same file.
     Object(NamedFile),
 }
 
@@ -43,18 +43,18 @@ pub struct NamedFile {
     /// `cloud://ENV.BUCKET/PATH`
     file_id: Option<String>,
     path: Option<String>,
-    /// Life of its download link, in seconds.
+    /// Lifetime of the file's download link, in seconds.
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_622_400)]
     max_age: Option<f64>,
 }
 
-/// Files whose download links are asked for.
+/// Files to get download links for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LinksRequest {
     #[schema(min_items = 1, max_items = 1000)]
-    files: Vec<Named>,
-    /// Life of the links in seconds; a file's own goes before it.
+    files: Vec<FileName>,
+    /// Lifetime of the links, in seconds; a file's own `max_age` takes precedence.
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_622_400)]
     max_age: Option<f64>,
 }
@@ -64,17 +64,17 @@ struct LinksRequest {
 #[serde(deny_unknown_fields)]
 struct DeleteRequest {
     #[schema(min_items = 1, max_items = 1000)]
-    files: Vec<Named>,
+    files: Vec<FileName>,
 }
 
-/// The files in the order they were asked for.
+/// The files in the order of the request.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Files)]
 struct BatchResponse<'a, T> {
     files: Vec<File<'a, T>>,
 }
 
-/// One file's answer.
+/// One file's result.
 #[derive(Serialize, ToSchema)]
 struct File<'a, T> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,31 +84,32 @@ struct File<'a, T> {
     #[schema(nullable = false)]
     path: Option<&'a str>,
     #[serde(flatten)]
-    result: Outcome<'a, T>,
+    result: FileResult<'a, T>,
 }
 
-/// A file's link, or why there is none.
+/// A file's result, or why it failed.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum Outcome<'a, T> {
-    Done(T),
+#[schema(as = Outcome)]
+enum FileResult<'a, T> {
+    Ok(T),
     Failed { error: Document<'a> },
 }
 
 /// A download link.
 #[derive(Serialize, ToSchema)]
 struct Link {
-    /// Where the file's bytes are, for everyone who has it.
+    /// Where to download the file; no credential is needed.
     url: String,
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     expires_at: String,
 }
 
-/// A file that is gone.
+/// A deleted file.
 #[derive(Serialize, ToSchema)]
 struct Deleted {
-    /// Always `true`, also when it was gone before.
+    /// Always `true`, also if the file did not exist.
     deleted: bool,
 }
 
@@ -116,10 +117,10 @@ struct Deleted {
 #[utoipa::path(
     post, path = "/v1/download-links", operation_id = "download_links", tag = "many files",
     summary = "Download links of up to 1000 files",
-    description = "Addresses that end: for a page, `GET /v1/files/{path}` is the stable one. A file that has no link \
-                   carries its own `error`; the others are there.",
+    description = "The links expire; in a page, use the stable URL `GET /v1/files/{path}` instead. A file whose link \
+                   cannot be made has an `error` of its own; the others have their links.",
     request_body = LinksRequest,
-    responses((status = 200, description = "The files in the order they were asked for", body = BatchResponse<Link>))
+    responses((status = 200, description = "The files in the order of the request", body = BatchResponse<Link>))
 )]
 pub async fn download(
     request: HttpRequest,
@@ -128,18 +129,18 @@ pub async fn download(
 ) -> Result<HttpResponse, Problem> {
     let client = client::identify(&request, &worker)?;
     client.may(Action::Download)?;
-    let asked: LinksRequest = json::read(&request, payload, &worker, json::LONG).await?;
-    let common = life(asked.max_age)?;
-    let files = resolve(&worker, &client, &asked.files).await?;
-    let mut wanted = Vec::new();
-    for (file, named) in files.iter().zip(&asked.files) {
-        if let Ok(file) = &file.found {
-            let max_age = named.life()?.unwrap_or(common);
-            wanted.push(Wanted { file_id: file.file_id.clone(), max_age });
+    let wanted: LinksRequest = json::read(&request, payload, &worker, json::LONG).await?;
+    let default_max_age = max_age(wanted.max_age)?;
+    let files = resolve(&worker, &client, &wanted.files).await?;
+    let mut links = Vec::new();
+    for (file, name) in files.iter().zip(&wanted.files) {
+        if let Ok(file) = file {
+            let max_age = name.max_age()?.unwrap_or(default_max_age);
+            links.push(Wanted { file_id: file.file_id.clone(), max_age });
         }
     }
-    let links = worker.wechat.download_links(worker.wechat.env(), &wanted, false).await;
-    answer(&request, &files, links, |link| Link {
+    let links = worker.wechat.download_links(worker.wechat.env(), &links, false).await;
+    response(&request, &files, links, |link| Link {
         url: link.url,
         expires_at: json::timestamp(link.expires_at),
     })
@@ -149,9 +150,9 @@ pub async fn download(
 #[utoipa::path(
     post, path = "/v1/delete", operation_id = "delete_files", tag = "many files",
     summary = "Delete up to 1000 files",
-    description = "A file that is gone already counts as deleted. One that cannot be deleted carries its own `error`.",
+    description = "A file that does not exist counts as deleted. One that cannot be deleted has an `error` of its own.",
     request_body = DeleteRequest,
-    responses((status = 200, description = "The files in the order they were named", body = BatchResponse<Deleted>))
+    responses((status = 200, description = "The files in the order of the request", body = BatchResponse<Deleted>))
 )]
 pub async fn delete(
     request: HttpRequest,
@@ -160,81 +161,77 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let client = client::identify(&request, &worker)?;
     client.may(Action::Delete)?;
-    let asked: DeleteRequest = json::read(&request, payload, &worker, json::LONG).await?;
-    let files = resolve(&worker, &client, &asked.files).await?;
-    let found = files.iter().filter_map(|file| file.found.as_ref().ok());
-    let ids: Vec<_> = found.map(|file| file.file_id.clone()).collect();
+    let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG).await?;
+    let files = resolve(&worker, &client, &wanted.files).await?;
+    let resolved = files.iter().filter_map(|file| file.as_ref().ok());
+    let ids: Vec<_> = resolved.map(|file| file.file_id.clone()).collect();
     let deleted = worker.wechat.delete(worker.wechat.env(), &ids).await;
-    // One that was gone already is as deleted as any.
+    // A file that does not exist counts as deleted.
     let deleted = deleted.into_iter().map(|result| match result {
         Err(error) if error.is_missing() => Ok(()),
         result => result,
     });
-    answer(&request, &files, deleted.collect(), |()| Deleted { deleted: true })
+    response(&request, &files, deleted.collect(), |()| Deleted { deleted: true })
 }
 
-impl Named {
-    /// How long its link shall live, where that is said.
-    fn life(&self) -> Result<Option<Duration>, Problem> {
+impl FileName {
+    /// The lifetime that the request sets for this file's link.
+    fn max_age(&self) -> Result<Option<Duration>, Problem> {
         match self {
             Self::Object(NamedFile { max_age: Some(seconds), .. }) => {
-                life(Some(*seconds)).map(Some)
+                max_age(Some(*seconds)).map(Some)
             }
             Self::Object(_) | Self::Text(_) => Ok(None),
         }
     }
 }
 
-/// How long a link shall live. A whole number, which not every language writes without a point.
-fn life(seconds: Option<f64>) -> Result<Duration, Problem> {
+/// The lifetime of a link. A whole number of seconds, but parsed as a float because some languages write `60.0`.
+fn max_age(seconds: Option<f64>) -> Result<Duration, Problem> {
     match seconds {
         None => Ok(LINK_LIFE),
-        Some(seconds) if seconds.fract() == 0.0 && (1.0..=LONGEST_LIFE).contains(&seconds) => {
+        Some(seconds) if seconds.fract() == 0.0 && (1.0..=MAX_MAX_AGE).contains(&seconds) => {
             Ok(Duration::from_secs_f64(seconds))
         }
         Some(_) => {
-            let detail = format!("max_age is a number of seconds from 1 to {LONGEST_LIFE}");
+            let detail = format!("max_age is a number of seconds from 1 to {MAX_MAX_AGE}");
             Err(Problem::new(Code::InvalidRequest, detail))
         }
     }
 }
 
-/// A file of a request.
-struct Resolved {
-    found: Result<FileRef, Unresolved>,
-}
-
-/// A name that leads to no file; as it was given.
+/// A file name that could not be resolved, as the request has it.
 struct Unresolved {
     file_id: Option<String>,
     path: Option<String>,
     problem: Problem,
 }
 
-/// Finds each file's id and path; a name that cannot be used is its own file's failure.
+/// Resolves each file's id and path. A name that cannot be resolved fails its own file only.
 async fn resolve(
     worker: &Worker,
     client: &Client,
-    files: &[Named],
-) -> Result<Vec<Resolved>, Problem> {
+    files: &[FileName],
+) -> Result<Vec<Result<FileRef, Unresolved>>, Problem> {
     if files.is_empty() {
         return Err(Problem::new(Code::InvalidRequest, "`files` names no file"));
     }
-    if files.len() > MOST_FILES {
-        let detail = format!("`files` names {} files; at most {MOST_FILES} at a time", files.len());
+    if files.len() > MAX_FILES {
+        let detail =
+            format!("`files` names {} files; a request may name at most {MAX_FILES}", files.len());
         return Err(Problem::new(Code::TooManyFiles, detail));
     }
     let mut resolved = Vec::with_capacity(files.len());
-    for named in files {
-        // A request is right or wrong, whatever becomes of its files.
-        named.life()?;
-        let (file_id, path) = match named {
-            Named::Text(text) => id_or_path(text),
-            Named::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
+    for name in files {
+        // An invalid `max_age` fails the request, even if the file cannot be resolved.
+        name.max_age()?;
+        let (file_id, path) = match name {
+            FileName::Text(text) => id_or_path(text),
+            FileName::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
         };
-        let found = match find(worker, client, file_id, path).await {
-            Ok(found) => Ok(found),
-            // Without it no path can be resolved, this one or another.
+        let file = match find(worker, client, file_id, path).await {
+            Ok(file) => Ok(file),
+            // While WeChat cannot be called, no path can be resolved.
             Err(ResolveError::Call(problem)) => return Err(problem),
             Err(ResolveError::Name(problem)) => Err(Unresolved {
                 file_id: file_id.map(str::to_owned),
@@ -242,50 +239,50 @@ async fn resolve(
                 problem,
             }),
         };
-        resolved.push(Resolved { found });
+        resolved.push(file);
     }
     Ok(resolved)
 }
 
-/// The files in the order they were asked for. When no call to WeChat succeeded, that is the answer.
-fn answer<T, U: Serialize>(
+/// The files' results in the order of the request. If every call to WeChat failed, so does the request.
+fn response<T, U: Serialize>(
     request: &HttpRequest,
-    files: &[Resolved],
+    files: &[Result<FileRef, Unresolved>],
     results: Vec<Result<T, FileError>>,
-    done: impl Fn(T) -> U,
+    to_json: impl Fn(T) -> U,
 ) -> Result<HttpResponse, Problem> {
     if let Some(Err(FileError::Call(error))) = results.first()
         && results.iter().all(|result| matches!(result, Err(FileError::Call(_))))
     {
         return Err(error.clone().into());
     }
-    let id = RequestId::of_running(request);
+    let id = RequestId::of(request);
     let mut results = results.into_iter();
     let outcomes: Vec<Result<U, Problem>> = files
         .iter()
-        .map(|file| match &file.found {
+        .map(|file| match file {
             Err(unresolved) => Err(unresolved.problem.clone()),
-            Ok(found) => match results.next() {
-                Some(Ok(value)) => Ok(done(value)),
-                Some(Err(error)) => Err(found.problem(&error)),
-                None => Err(Problem::new(Code::Internal, "an answer is missing")),
+            Ok(file) => match results.next() {
+                Some(Ok(value)) => Ok(to_json(value)),
+                Some(Err(error)) => Err(file.problem(&error)),
+                None => Err(Problem::new(Code::Internal, "a file's result is missing")),
             },
         })
         .collect();
     let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
     if failed > 0 {
-        tracing::info!(files = files.len(), failed, "some files have no answer");
+        tracing::info!(files = files.len(), failed, "some files of a batch failed");
     }
-    let replies = files.iter().zip(&outcomes).map(|(file, outcome)| {
-        let (file_id, path) = match &file.found {
-            Ok(found) => (Some(found.file_id.as_str()), Some(found.path.as_str())),
+    let items = files.iter().zip(&outcomes).map(|(file, outcome)| {
+        let (file_id, path) = match file {
+            Ok(file) => (Some(file.file_id.as_str()), Some(file.path.as_str())),
             Err(unresolved) => (unresolved.file_id.as_deref(), unresolved.path.as_deref()),
         };
         let result = match outcome {
-            Ok(value) => Outcome::Done(value),
-            Err(problem) => Outcome::Failed { error: problem.document(&id) },
+            Ok(value) => FileResult::Ok(value),
+            Err(problem) => FileResult::Failed { error: problem.document(&id) },
         };
         File { file_id, path, result }
     });
-    Ok(HttpResponse::Ok().json(BatchResponse { files: replies.collect() }))
+    Ok(HttpResponse::Ok().json(BatchResponse { files: items.collect() }))
 }

@@ -1,19 +1,19 @@
-//! Responses to requests that no endpoint takes.
+//! Responses to requests that no endpoint serves.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{ALLOW, HeaderValue};
 
 use crate::http::problem::{Code, Problem};
 
-/// To a URL that no endpoint has.
+/// For a path without an endpoint.
 pub async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(Code::NotFound, "there is nothing at this address"))
+    Err(Problem::new(Code::NotFound, "there is no endpoint at this URL"))
 }
 
-/// To a method other than the endpoint's, which are `allowed`.
+/// For a method other than those that the endpoint serves, which are `allowed`.
 pub fn method_not_allowed(allowed: &'static str) -> HttpResponse {
-    let detail = format!("this address takes {allowed}");
-    let mut reply = HttpResponse::from_error(Problem::new(Code::MethodNotAllowed, detail));
-    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    reply
+    let detail = format!("this URL accepts {allowed}");
+    let mut response = HttpResponse::from_error(Problem::new(Code::MethodNotAllowed, detail));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }

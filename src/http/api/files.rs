@@ -1,4 +1,4 @@
-//! One stored file by its stable address: where it can be had, and its end.
+//! One stored file: the redirect from its stable URL, and its deletion.
 
 use std::time::Instant;
 
@@ -20,19 +20,19 @@ use crate::wechat::api::LINK_LIFE;
 use crate::wechat::error::FileError;
 use crate::wechat::links::Wanted;
 
-/// Browsers may keep a redirect this long at most, in seconds: a file that is replaced should show soon.
-const LONGEST_CACHED: u64 = 300;
+/// Seconds that a browser may cache a redirect: a replaced file should appear soon.
+const MAX_REDIRECT_AGE: u64 = 300;
 
-/// `GET` and `HEAD /v1/files/{path}`: 302 to a temporary address.
+/// `GET` and `HEAD /v1/files/{path}`: 302 to a temporary URL.
 #[utoipa::path(
     method(get, head), path = "/v1/files/{path}", operation_id = "file", tag = "one file",
-    summary = "A file's stable address",
-    description = "Redirects to where the file's bytes are for now, so it may stand in an `<img src>`. (Swagger UI \
-                   follows no redirect to another host: its page may talk to the gateway only.)",
+    summary = "A file's stable URL",
+    description = "Redirects to a temporary download URL, so that it can be used in an `<img src>`. (Swagger UI does \
+                   not follow the redirect: its page may connect to the gateway only.)",
     params(PathParameter, Signature),
-    responses((status = 302, description = "To the file's bytes", headers(
-        ("location", description = "A temporary download address"),
-        ("cache-control", description = "How long it may be kept"),
+    responses((status = 302, description = "Redirect to the file's content", headers(
+        ("location", description = "A temporary download URL"),
+        ("cache-control", description = "How long the redirect may be cached"),
     )))
 )]
 pub async fn redirect(
@@ -40,7 +40,7 @@ pub async fn redirect(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&file_url::path(&request)?)?;
-    let cached = admit(&request, &worker, &key)?;
+    let is_cacheable = authorize(&request, &worker, &key)?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let wanted = Wanted { file_id, max_age: LINK_LIFE };
     let link = worker
@@ -49,8 +49,8 @@ pub async fn redirect(
         .await
         .map_err(|error| Problem::of_file(&error, key.as_str()))?;
     let left = link.usable_until.saturating_duration_since(Instant::now()).as_secs();
-    let cache_control = match cached {
-        true => format!("private, max-age={}", left.min(LONGEST_CACHED)),
+    let cache_control = match is_cacheable {
+        true => format!("private, max-age={}", left.min(MAX_REDIRECT_AGE)),
         false => "no-store".to_owned(),
     };
     Ok(HttpResponse::Found()
@@ -59,12 +59,12 @@ pub async fn redirect(
         .finish())
 }
 
-/// `DELETE /v1/files/{path}`: 204, also when there is no such file any more.
+/// `DELETE /v1/files/{path}`: 204, also if the file does not exist.
 #[utoipa::path(
     delete, path = "/v1/files/{path}", operation_id = "delete_file", tag = "one file",
     summary = "Delete a file",
     params(PathParameter),
-    responses((status = 204, description = "It is gone, or was before"))
+    responses((status = 204, description = "The file is deleted, or did not exist"))
 )]
 pub async fn delete(
     request: HttpRequest,
@@ -82,23 +82,23 @@ pub async fn delete(
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "a description; `revert` reads it")]
+#[expect(dead_code, reason = "a schema; `revert` reads the query")]
 struct RevertQuery {
-    /// The shape of a failure's reply.
+    /// The format of the response to a failed request.
     #[param(value_type = ReplyProfile, required = false)]
     reply: Option<String>,
 }
 
-/// `DELETE /v1/files`: the body names the file, by its id or its path, as FilePond takes an upload back. 204, also when
-/// there is no such file any more.
+/// `DELETE /v1/files`: the body is the file's id or path, as FilePond sends it to revert an upload. 204, also if the
+/// file does not exist.
 #[utoipa::path(
     delete, path = "/v1/files", operation_id = "revert", tag = "editors",
-    summary = "Delete the file that the body names, as FilePond takes an upload back",
+    summary = "Delete the file that the body names, as FilePond does to revert an upload",
     params(RevertQuery),
     request_body(content = IdOrPath, content_type = "text/plain"),
     responses(
-        (status = 204, description = "It is gone, or was before"),
-        (status = 200, description = "A failure in the shape of an editor that reads no other status",
+        (status = 204, description = "The file is deleted, or did not exist"),
+        (status = 200, description = "A failure in the format of an editor that reads no other status",
          content((serde_json::Value = "application/json"), (String = "text/plain"))),
     )
 )]
@@ -108,15 +108,15 @@ pub async fn revert(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let [profile] = query::parameters(&request, ["reply"])?;
-    let profile = profile.as_deref().map(profile::named).transpose()?;
-    let deleted = named_by_body(&request, payload, &worker).await;
+    let profile = profile.as_deref().map(profile::parse).transpose()?;
+    let deleted = delete_named_file(&request, payload, &worker).await;
     deleted.map(|()| HttpResponse::NoContent().finish()).or_else(|problem| {
-        let id = RequestId::of_running(&request);
+        let id = RequestId::of(&request);
         profile.and_then(|profile| profile.failure(&problem, &id)).ok_or(problem)
     })
 }
 
-async fn named_by_body(
+async fn delete_named_file(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
@@ -138,21 +138,21 @@ async fn named_by_body(
     deleted.map_err(|error| file.problem(&error))
 }
 
-/// What a signed link says of itself.
+/// The query of a signed link.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "a description; `admit` reads it")]
+#[expect(dead_code, reason = "a schema; `authorize` reads the query")]
 struct Signature {
-    /// Of a signed link: as it stands there.
+    /// Copied from a signed link.
     #[param(required = false, nullable = false)]
     expires: Option<String>,
-    /// Likewise.
+    /// Copied from a signed link.
     #[param(required = false, nullable = false)]
     signature: Option<String>,
 }
 
-/// Whether who asks may have the file, as `links.access` says; tells whether its answer may be kept.
-fn admit(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
+/// Checks access to the file as `links.access` requires. Returns whether the redirect may be cached.
+fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
     let links = &worker.shared.links;
     let signature = query::parameters(request, ["expires", "signature"])?;
     if let (LinkAccess::Signed, [Some(expires), Some(signature)]) = (links.access(), signature) {

@@ -1,4 +1,4 @@
-//! Whether the gateway is alive, and whether it can serve.
+//! Health probes and metrics.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -8,39 +8,39 @@ use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::wechat::auth::ApiAuth;
 
-/// How the gateway is.
+/// The gateway's state.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
-enum State {
-    /// The process answers.
+#[schema(as = State)]
+enum Health {
+    /// The process runs.
     Ok,
-    /// A token can be had.
+    /// Uploads are accepted, and an access token is available.
     Ready,
-    /// Able to serve, too, but without sharing its token with the other replicas.
+    /// As `ready`, but the access token is not shared with the other replicas.
     Degraded {
-        /// Why.
+        /// The reason.
         detail: String,
     },
 }
 
-/// `GET /healthz`: the process answers.
+/// `GET` and `HEAD /healthz`
 #[utoipa::path(
     method(get, head), path = "/healthz", operation_id = "health", tag = "operation",
     summary = "Whether the process is alive",
-    description = "Asks nobody else: for liveness probes.",
-    responses((status = 200, description = "It is", body = State))
+    description = "For liveness probes: checks nothing but the process itself.",
+    responses((status = 200, description = "The process is alive", body = Health))
 )]
 pub async fn health() -> HttpResponse {
-    HttpResponse::Ok().json(State::Ok)
+    HttpResponse::Ok().json(Health::Ok)
 }
 
-/// `GET /readyz`: uploads are taken, and a token can be had. Cheap: the token is cached, and a failed fetch is backed off. `degraded` is able to
-/// serve, too, but does not share its token with the other replicas.
+/// `GET` and `HEAD /readyz`. Cheap: the access token is cached, and after a failure the next fetch is delayed.
 #[utoipa::path(
     method(get, head), path = "/readyz", operation_id = "ready", tag = "operation",
     summary = "Whether the gateway can serve",
-    description = "For readiness probes and load balancers. Cheap: WeChat is asked only when there is no token yet.",
-    responses((status = 200, description = "It can", body = State))
+    description = "For readiness probes and load balancers. Cheap: WeChat is called only without an access token.",
+    responses((status = 200, description = "The gateway can serve", body = Health))
 )]
 pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     if worker.shared.requests.is_closed() {
@@ -48,16 +48,16 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     }
     worker.wechat.ready().await?;
     Ok(HttpResponse::Ok().json(match worker.shared.wechat.access().shared().await {
-        Ok(()) => State::Ready,
-        Err(away) => State::Degraded { detail: away.to_string() },
+        Ok(()) => Health::Ready,
+        Err(error) => Health::Degraded { detail: error.to_string() },
     }))
 }
 
 /// `GET /metrics`, for Prometheus.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "operation",
-    summary = "Figures for Prometheus",
-    responses((status = 200, description = "Its text format", body = String, content_type = "text/plain"))
+    summary = "Metrics for Prometheus",
+    responses((status = 200, description = "Prometheus's text format", body = String, content_type = "text/plain"))
 )]
 pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let shared = &worker.shared;
@@ -66,7 +66,7 @@ pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem>
         ApiAuth::File(_) | ApiAuth::Open => None,
     };
     let text = shared.metrics.text(shared.budget.used(), token_age).map_err(|error| {
-        tracing::error!(%error, "metrics cannot be encoded");
+        tracing::error!(%error, "the metrics cannot be encoded");
         Problem::new(Code::Internal, "the metrics cannot be encoded")
     })?;
     Ok(HttpResponse::Ok().content_type(prometheus::TEXT_FORMAT).body(text))

@@ -1,4 +1,4 @@
-//! The other endpoints.
+//! The endpoints of the `/v1` API besides uploads, and those for operation.
 
 pub mod batch;
 pub mod fallback;

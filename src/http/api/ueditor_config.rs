@@ -1,6 +1,6 @@
-//! What UEditor asks its server besides uploads: `GET /v1/files?action=config`, by XHR from a page of the same origin
-//! and as JSONP from any other (ueditor 1.4, `core/loadconfig.js`). It tells limits only, so nobody is asked who they
-//! are: the editor cannot say so here.
+//! UEditor's server configuration: `GET /v1/files?action=config`, by XHR from a page of the same origin and as JSONP
+//! from any other (ueditor 1.4, `core/loadconfig.js`). It needs no credential, because the editor cannot send one here
+//! and the configuration contains nothing but limits.
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -13,7 +13,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::settings::Upload;
 
-/// Extensions as in the editor's own `config.json`.
+/// File extensions as in the editor's own `config.json`.
 const IMAGES: &[&str] = &[".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"];
 const VIDEOS: &[&str] = &[
     ".flv", ".swf", ".mkv", ".avi", ".rm", ".rmvb", ".mpeg", ".mpg", ".ogg", ".ogv", ".mov",
@@ -26,12 +26,12 @@ const DOCUMENTS: &[&str] = &[
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(dead_code, reason = "a description; `ask` reads it")]
+#[expect(dead_code, reason = "a schema; `get` reads the query")]
 struct Query {
-    /// `config` for its settings; to anything else the answer is a `state` that says why not.
+    /// `config` for the editor's configuration. Any other action gets a `state` that says why it is not supported.
     #[param(required = true, nullable = false)]
     action: Option<String>,
-    /// The function that the answer is handed to, as JSONP.
+    /// JSONP: the function to call with the response.
     #[param(
         required = false,
         nullable = false,
@@ -44,32 +44,34 @@ struct Query {
 /// `GET /v1/files`.
 #[utoipa::path(
     get, path = "/v1/files", operation_id = "ueditor", tag = "editors",
-    summary = "What UEditor asks before it uploads",
+    summary = "UEditor's server configuration",
     params(Query),
-    responses((status = 200, description = "The editor's settings", content(
+    responses((status = 200, description = "The editor's configuration", content(
         (serde_json::Value = "application/json"),
         (String = "text/javascript"),
     )))
 )]
-pub async fn ask(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
+pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let settings = &worker.shared.settings;
     let [action, callback] = query::parameters(&request, ["action", "callback"])?;
-    let answer = match action.as_deref() {
+    let json = match action.as_deref() {
         None => return Ok(fallback::method_not_allowed("POST, DELETE")),
-        Some("config") => config(&settings.upload, &file_url::base(&request, &worker.shared)),
-        Some(_) => json!({ "state": "this server takes uploads; it has no list of files to show" }),
+        Some("config") => {
+            editor_config(&settings.upload, &file_url::base(&request, &worker.shared))
+        }
+        Some(_) => json!({ "state": "this server accepts uploads; it cannot list files" }),
     };
     let (content_type, body) = match &callback {
-        None => ("application/json", answer.to_string()),
+        None => ("application/json", json.to_string()),
         Some(name) if is_function(name) => {
-            ("text/javascript; charset=utf-8", format!("{name}({answer})"))
+            ("text/javascript; charset=utf-8", format!("{name}({json})"))
         }
         Some(_) => {
-            let detail = "`callback` is not the name of a function";
+            let detail = "`callback` is not a valid function name";
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
     };
-    // UE.ajax takes no other status than 200.
+    // UE.ajax accepts only status 200.
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, content_type))
         .insert_header((CACHE_CONTROL, "no-cache"))
@@ -77,9 +79,9 @@ pub async fn ask(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
         .body(body))
 }
 
-/// The editor's `config.json`. What has no action here (scrawls, screenshots, fetching pictures of other sites, lists)
-/// the editor then leaves out or reports.
-fn config(upload: &Upload, base: &str) -> Value {
+/// The editor's `config.json`. Functions without an action here (scrawl, screenshot, fetching remote images, file
+/// lists) are disabled by the editor, or fail with a message.
+fn editor_config(upload: &Upload, base: &str) -> Value {
     let host = base.split_once("://").map_or(base, |(_, rest)| rest);
     let host = host.split(['/', ':']).next().unwrap_or_default();
     let documents = [IMAGES, VIDEOS, DOCUMENTS].concat();
@@ -88,7 +90,7 @@ fn config(upload: &Upload, base: &str) -> Value {
         "imageFieldName": "upfile",
         "imageMaxSize": upload.max_file_size,
         "imageAllowFiles": IMAGES,
-        // A picture arrives as it was chosen.
+        // Images are uploaded unchanged.
         "imageCompressEnable": false,
         "imageCompressBorder": 1600,
         "imageInsertAlign": "none",
@@ -103,12 +105,12 @@ fn config(upload: &Upload, base: &str) -> Value {
         "fileUrlPrefix": "",
         "fileMaxSize": upload.max_file_size,
         "fileAllowFiles": documents,
-        // Pictures from here are not foreign ones.
+        // The editor does not fetch images of these hosts as remote ones.
         "catcherLocalDomain": ["127.0.0.1", "localhost", host],
     })
 }
 
-/// It goes into a script as it is.
+/// The name is inserted into a script without escaping.
 fn is_function(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with(|first: char| first.is_ascii_digit())

@@ -81,7 +81,7 @@ pub async fn find(
             client.reach(path).map_err(|error| name(error.into()))?;
             worker.wechat.file_id(path).await.map_err(|error| match error.errcode() {
                 // This one's, not all paths'.
-                Some(-501007) => name(Problem::from(error).about(path)),
+                Some(-501007) => name(Problem::from(error).with_path(path)),
                 _ => ResolveError::Call(error.into()),
             })?
         }

@@ -72,7 +72,7 @@ async fn whole(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes
         }
         // Short ones are bounded by the number of connections.
         if whole.len() + chunk.len() > SHORT && charge.grow(chunk.len()).is_err() {
-            return Err(Problem::crowded("too many long requests are being read already"));
+            return Err(Problem::overloaded("too many long requests are being read already"));
         }
         whole.extend_from_slice(&chunk);
     }

@@ -1,4 +1,4 @@
-//! The log line of a request, and how many lines unknown callers may cause.
+//! The access log: one line per request, and the limit on lines for requests of unknown callers.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use tracing::Span;
 use crate::http::problem::Problem;
 use crate::telemetry;
 
-/// Characters of a path that are worth a line of the log.
-pub const LOGGED: usize = 1024;
-/// A request's line in the log.
+/// A longer path is cut to this many characters in the log.
+pub const MAX_LOGGED_PATH: usize = 1024;
+
+/// One request's line in the access log.
 pub struct AccessLine {
     pub span: Span,
     pub method: Method,
@@ -21,66 +22,71 @@ pub struct AccessLine {
     pub status: u16,
     pub took: Duration,
     pub problem: Option<Problem>,
-    /// It came over a connection for which there was no place.
+    /// The request was refused because too many connections were open.
     pub refused: bool,
 }
 
 thread_local! {
-    /// Lines that are to be written.
-    static LINES: RefCell<Vec<AccessLine>> = const { RefCell::new(Vec::new()) };
+    /// Lines that wait for the next write; see [`AccessLine::enqueue`].
+    static QUEUE: RefCell<Vec<AccessLine>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lines that one worker writes in a second of requests of unknown callers, refused or not: a stranger can have as many
-/// answered as the network carries, of probes, pages and preflights, too, and must not fill the disk with them.
-const STRANGERS_A_SECOND: u32 = 100;
+/// Lines per second and worker for requests without a valid credential, whether refused or not. Unknown clients can
+/// send probes, pages and preflights as fast as the network carries them, and must not fill the disk.
+const UNKNOWN_CALLER_LINES_PER_SECOND: u32 = 100;
 
 thread_local! {
-    static STRANGERS: RefCell<Strangers> = const { RefCell::new(Strangers { written: 0, omitted: 0, counts: false }) };
+    static UNKNOWN_CALLERS: RefCell<UnknownCallerLines> = const { RefCell::new(UnknownCallerLines::new()) };
 }
 
-/// Requests of unknown callers in the current second.
-struct Strangers {
+/// Lines for requests of unknown callers within the current second.
+struct UnknownCallerLines {
     written: u32,
     omitted: u32,
-    /// A second has begun that will be ended by a task.
-    counts: bool,
+    /// A task will reset the counts when the second is over.
+    reset_scheduled: bool,
 }
 
-impl Strangers {
-    /// Whether one more is written.
+impl UnknownCallerLines {
+    const fn new() -> Self {
+        Self { written: 0, omitted: 0, reset_scheduled: false }
+    }
+
+    /// Counts one line, and returns whether it may be written.
     fn admit(&mut self) -> bool {
-        if !std::mem::replace(&mut self.counts, true) {
+        if !std::mem::replace(&mut self.reset_scheduled, true) {
             rt::spawn(async {
                 rt::time::sleep(Duration::from_secs(1)).await;
-                let ended = STRANGERS.replace(Self { written: 0, omitted: 0, counts: false });
-                if ended.omitted > 0 {
+                let last = UNKNOWN_CALLERS.replace(Self::new());
+                if last.omitted > 0 {
                     tracing::warn!(
-                        requests = ended.omitted,
+                        requests = last.omitted,
                         "more requests of unknown callers were answered; their lines are left out"
                     );
                 }
             });
         }
-        let room = self.written < STRANGERS_A_SECOND;
-        if room {
+        let may_write = self.written < UNKNOWN_CALLER_LINES_PER_SECOND;
+        if may_write {
             self.written += 1
         } else {
             self.omitted += 1
         }
-        room
+        may_write
     }
 }
 
 impl AccessLine {
-    /// Writes it soon, with those of all who are answered now: no reply waits for it.
-    pub fn post(self) {
-        let is_first = LINES.with_borrow_mut(|lines| {
+    /// Queues the line. A task writes it soon, in one batch with the lines of other requests, so that no response waits
+    /// for the log.
+    pub fn enqueue(self) {
+        let is_first = QUEUE.with_borrow_mut(|lines| {
             lines.push(self);
             lines.len() == 1
         });
         if is_first {
             rt::spawn(async {
-                telemetry::batch_lines(|| LINES.take().iter().for_each(Self::write))
+                telemetry::batch_lines(|| QUEUE.take().iter().for_each(Self::write))
             });
         }
     }
@@ -89,16 +95,19 @@ impl AccessLine {
         let Self { span, method, path, client, status, took, problem, refused } = self;
         let (client, _entered) = (client.as_deref(), span.enter());
         match problem {
-            // That there is a flood was said once.
+            // The flood has its own warning, once; see `connection_limit::LoadShedLog`.
             Some(problem) if *refused => {
                 tracing::debug!(%method, path, status, ?took, code = problem.code.name());
             }
-            _ if client.is_none() && !STRANGERS.with_borrow_mut(Strangers::admit) => {}
+            _ if client.is_none()
+                && !UNKNOWN_CALLERS.with_borrow_mut(UnknownCallerLines::admit) => {}
             Some(problem) if problem.code.status().is_server_error() => {
-                tracing::warn!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
+                let (code, detail) = (problem.code.name(), problem.detail.as_str());
+                tracing::warn!(%method, path, client, status, ?took, code, detail);
             }
             Some(problem) => {
-                tracing::info!(%method, path, client, status, ?took, code = problem.code.name(), detail = problem.detail);
+                let (code, detail) = (problem.code.name(), problem.detail.as_str());
+                tracing::info!(%method, path, client, status, ?took, code, detail);
             }
             None => tracing::info!(%method, path, client, status, ?took),
         }

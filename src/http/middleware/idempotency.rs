@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: an upload that is sent again gets the reply of the first.
+//! `Idempotency-Key`: an upload that is repeated under the same key gets the response of the first one.
 
 use actix_web::body::MessageBody;
 use actix_web::http::StatusCode;
@@ -13,42 +13,43 @@ use crate::http::state::Worker;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// In bytes of printable ASCII.
-const LONGEST_KEY: usize = 255;
+/// Bytes.
+const MAX_KEY: usize = 255;
 
-/// What a request's key says of it.
-pub enum Claimed {
-    /// Do it; with a key, the claim is to be ended by [`keep`].
-    Go(Option<IdempotencyGuard>),
-    /// It was done already.
-    Replayed(HttpResponse),
+/// What to do with a request, by its key.
+pub enum KeyCheck {
+    /// Serve the request. If it has a key, [`record`] takes the guard and the response.
+    Proceed(Option<IdempotencyGuard>),
+    /// Send this response, which an earlier request under the same key got.
+    Replay(HttpResponse),
 }
 
-/// Waits until nobody else does what the request's key stands for.
-pub async fn begin(
+/// Checks the request's key. Waits while another request under the same key is running.
+pub async fn check(
     request: &HttpRequest,
     worker: &Worker,
     client: &Client,
-) -> Result<Claimed, Problem> {
+) -> Result<KeyCheck, Problem> {
     let Some(value) = request.headers().get(&KEY) else {
-        return Ok(Claimed::Go(None));
+        return Ok(KeyCheck::Proceed(None));
     };
-    let sane = |key: &&str| {
-        (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    let is_valid = |key: &&str| {
+        (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    let key = value.to_str().ok().filter(sane).ok_or_else(|| {
-        let detail =
-            format!("an Idempotency-Key is 1 to {LONGEST_KEY} printable characters without blanks");
+    let key = value.to_str().ok().filter(is_valid).ok_or_else(|| {
+        let detail = format!(
+            "an Idempotency-Key is 1 to {MAX_KEY} printable ASCII characters without spaces"
+        );
         Problem::new(Code::InvalidRequest, detail)
     })?;
-    // A ticket may be a new one in a repeat, as a form's boundary is.
+    // A repeat may carry a new ticket, as it may have a new form boundary.
     let query = request.query_string().split('&');
     let query = query.filter(|pair| !pair.is_empty() && !pair.starts_with("ticket="));
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
     match worker.shared.idempotency.begin(client, key, &parts).await {
-        Claim::Granted(claim) => Ok(Claimed::Go(Some(claim))),
-        Claim::Done(answer) => Ok(Claimed::Replayed(reply(&answer))),
+        Claim::Granted(claim) => Ok(KeyCheck::Proceed(Some(claim))),
+        Claim::Done(answer) => Ok(KeyCheck::Replay(replayed(&answer))),
         Claim::Other => Err(Problem::new(
             Code::InvalidRequest,
             "this Idempotency-Key was used for another request within the last 10 minutes",
@@ -56,17 +57,17 @@ pub async fn begin(
     }
 }
 
-/// Keeps a reply for repeats.
-pub fn keep(claim: IdempotencyGuard, reply: HttpResponse) -> HttpResponse {
-    let (head, body) = reply.into_parts();
+/// Records a response for repeats of its request.
+pub fn record(claim: IdempotencyGuard, response: HttpResponse) -> HttpResponse {
+    let (head, body) = response.into_parts();
     match body.try_into_bytes() {
         Ok(body) => {
-            // All of them: the request's own (its id, its timing, CORS) are added further out.
+            // The headers that belong to one request (its id, its timing, CORS) are added later, by middleware.
             let headers = head.headers().iter();
             claim.done(Answer {
                 status: head.status().as_u16(),
                 headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
-                // A copy: a body that was written piece by piece may have twice its room.
+                // A copy: a body that was written in steps may have twice the capacity that it needs.
                 body: Bytes::copy_from_slice(&body),
             });
             head.set_body(body).map_into_boxed_body()
@@ -75,11 +76,11 @@ pub fn keep(claim: IdempotencyGuard, reply: HttpResponse) -> HttpResponse {
     }
 }
 
-fn reply(answer: &Answer) -> HttpResponse {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let mut reply = HttpResponse::build(status);
-    for header in &answer.headers {
-        reply.append_header(header.clone());
+fn replayed(recorded: &Answer) -> HttpResponse {
+    let status = StatusCode::from_u16(recorded.status).unwrap_or(StatusCode::OK);
+    let mut response = HttpResponse::build(status);
+    for header in &recorded.headers {
+        response.append_header(header.clone());
     }
-    reply.insert_header((REPLAYED, "true")).body(answer.body.clone())
+    response.insert_header((REPLAYED, "true")).body(recorded.body.clone())
 }

@@ -1,4 +1,4 @@
-//! What every request passes on its way to a handler, and every response on its way back: one concern a file.
+//! Middleware and what it uses: one concern per file.
 
 pub mod access_log;
 pub mod h2_limits;

@@ -1,5 +1,5 @@
-//! Refuses pages of foreign origins, and requests that were refused before they were read; inside CORS, so that a page can
-//! read why.
+//! Refuses requests of pages whose origin is not allowed, and requests that [`super::request`] found at fault. Runs
+//! inside the CORS middleware, so that a page can read the refusal.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -9,11 +9,11 @@ use actix_web::{Error, HttpMessage, web};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 
-/// Why a request is refused before it is looked at: by its head, or for want of room. [`check`] tells, so that the
-/// response has what CORS asks for.
+/// Why [`super::request::track`] refuses a request: its head is invalid, or the gateway is overloaded. The refusal is
+/// put into the request's extensions and sent by [`check`], so that the response has the CORS headers.
 pub struct Refusal(pub Problem);
 
-/// Refuses what [`super::request::track`] found wrong, and pages of foreign origins.
+/// Sends the [`Refusal`] if there is one, and refuses pages whose origin is not allowed.
 pub async fn check(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

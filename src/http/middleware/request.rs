@@ -1,10 +1,9 @@
-//! The outermost middleware: every request is admitted here, its body is given a reader, and its response is followed to
-//! its last byte.
+//! The outermost middleware: it admits every request, gives it its body, and follows its response to the last byte.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -15,7 +14,7 @@ use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
 use tracing::Instrument;
 
-use super::access_log::{AccessLine, LOGGED};
+use super::access_log::{AccessLine, MAX_LOGGED_PATH};
 use super::h2_limits;
 use super::origin::Refusal;
 use super::request_body::RequestBody;
@@ -26,51 +25,36 @@ use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
+use crate::server::h1::head_error::HeadError;
 
-/// How many times as long the rest of a request is read behind a failure that is dressed as a success.
+/// After an error that is sent as HTTP 200, `server.lingering_timeout` is multiplied by this.
 const ERROR_AS_200_LINGER_FACTOR: u32 = 10;
 
-/// What is answered on every connection, to whoever asks how we are.
+/// Paths that are served even on connections over the limit.
 const HEALTH: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Outermost: nothing is answered without passing it.
+/// Serves one request. No request and no response bypasses this function.
 pub async fn track(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let id = RequestId::of(&request);
+    let id = RequestId::assign(&request);
     let span = tracing::info_span!("request", id = id.as_str());
     let method = request.method().clone();
-    // Without the query: tickets and tokens may stand there.
-    let path: String = request.path().chars().take(LOGGED).collect();
+    // Without the query, which may contain tickets and tokens.
+    let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
     request.extensions_mut().insert(id.clone());
-    let patience = request
+    let lingering_timeout = request
         .app_data::<web::Data<Worker>>()
         .map(|worker| worker.shared.settings.server.lingering_timeout)
         .unwrap_or_default();
-    let counted =
+    let shutdown_token =
         request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
     let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
     let running = handle.map(|handle| handle.begin_request(HEALTH.contains(&request.path())));
-    let reader = request.conn_data::<Rc<BodyReader>>().cloned();
-    let reader = reader.filter(|_| request.version() < Version::HTTP_2);
-    let (request_body, closes, bad_head) = match &reader {
-        Some(reader) => {
-            let started = reader.started();
-            let is_refused = started.refused.is_some();
-            let request_body =
-                RequestBody::of_http1(&mut request, reader, started.body, is_refused);
-            (request_body, started.connection_close, started.refused)
-        }
-        None => (RequestBody::of_http2(&mut request), false, None),
-    };
-    let in_progress = reader.map(ResponseInProgress::new);
-    let admitted = match (bad_head, &running) {
-        (Some(error), _) => Err(error.into()),
-        (None, Some(running)) => admit(&request, running),
-        (None, None) => Ok(()),
-    };
+    let Received { body, closes, bad_head, in_progress } = receive(&mut request);
+    let admitted = admit(&request, bad_head, running.as_ref());
     if let Some(running) = &running {
         request.extensions_mut().insert(running.caller());
     }
@@ -78,87 +62,156 @@ pub async fn track(
         request.extensions_mut().insert(Refusal(problem));
     }
 
-    let reply = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
-    let problem = reply.response().error().and_then(|error| error.as_error::<Problem>()).cloned();
-    let mut reply = match &problem {
-        Some(problem) => with_document(reply, problem, id.as_str()),
-        None => reply,
-    };
+    let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
+
+    let (mut response, problem) = with_document(response, &id);
     let refused = running.as_ref().is_some_and(RunningRequest::is_refused);
-    let last = running.as_ref().is_some_and(RunningRequest::is_last);
-    // An editor's own shape was answered already.
-    let problem = problem.or_else(|| reply.response().extensions().get::<Problem>().cloned());
-    let caller = reply.request().extensions().get::<CallerName>().cloned();
-    // Browsers drop an early 2xx whose request was cut off, while they keep an early 4xx: it must be read to its end.
-    // The query chooses the shape, so only a known caller can make its connection be read that long.
-    let dressed = problem.is_some() && reply.status().is_success() && caller.is_some();
-    let patience = patience * if dressed { ERROR_AS_200_LINGER_FACTOR } else { 1 };
-    let (mut must_close, mut drains) = (closes, false);
-    if let Some(request_body) = request_body {
-        must_close |= request_body.skip_continue();
-        request_body.discard_buffered().await;
-        // An empty body is not asked for more.
-        let is_empty =
-            matches!(reply.response().body().size(), BodySize::None | BodySize::Sized(0));
-        if request_body.has_ended() || patience.is_zero() || last || is_empty {
-            must_close |= request_body.must_close();
+    let is_last = running.as_ref().is_some_and(RunningRequest::is_last);
+    let caller = response.request().extensions().get::<CallerName>().cloned();
+    // Browsers discard a 2xx that arrives before they have sent their request, while they keep an early 4xx. So the
+    // rest of such a request must be read. Any caller can choose these profiles in the query, hence only callers with a
+    // valid credential get the longer timeout.
+    let error_as_200 = problem.is_some() && response.status().is_success() && caller.is_some();
+    let lingering_timeout =
+        lingering_timeout * if error_as_200 { ERROR_AS_200_LINGER_FACTOR } else { 1 };
+    let (mut must_close, mut lingers) = (closes, false);
+    if let Some(body) = body {
+        must_close |= body.skip_continue();
+        body.discard_buffered().await;
+        lingers = !is_last && must_linger(&body, &response, lingering_timeout);
+        if lingers {
+            response = response.map_body(|_, sent| body.linger_after(sent, lingering_timeout));
         } else {
-            drains = true;
-            reply = reply.map_body(|_, body| request_body.drain_behind(body, patience));
+            must_close |= body.must_close();
         }
     }
-    let draining = counted.as_ref().is_some_and(|counted| counted.task_tracker().is_closed());
-    let responding = running.map(|running| running.into_sending(drains));
-    reply = reply.map_body(|_, body| {
+    let shutting_down =
+        shutdown_token.as_ref().is_some_and(|token| token.task_tracker().is_closed());
+    let sending = running.map(|running| running.into_sending(lingers));
+    response = response.map_body(|_, body| {
         let rest = Bytes::new();
-        BoxBody::new(Sending { body, rest, responding, _in_progress: in_progress })
+        BoxBody::new(ResponseBody { body, rest, sending, _in_progress: in_progress })
     });
-    if draining || last || must_close {
-        // A client that keeps connections finds a better one.
-        reply.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    if shutting_down || is_last || must_close {
+        // While the gateway shuts down, a client then opens its next connection elsewhere.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    let timing = reply.request().extensions().get::<ServerTiming>().cloned();
-    if let Some(ServerTiming(value)) = timing {
-        reply.headers_mut().insert(SERVER_TIMING, value);
-    }
-    id.tell(reply.headers_mut());
+    add_headers(&mut response, &id);
 
     let line = AccessLine {
         span,
         method,
         path,
         client: caller.map(|CallerName(name)| name),
-        status: reply.status().as_u16(),
+        status: response.status().as_u16(),
         took: started.elapsed(),
         problem,
         refused,
     };
-    line.post();
-    Ok(reply)
+    line.enqueue();
+    Ok(response)
 }
 
-/// Refuses what a connection may not ask for.
-fn admit(request: &ServiceRequest, running: &RunningRequest) -> Result<(), Problem> {
-    if running.is_refused() {
-        return Err(Problem::crowded("too many connections are open already"));
+/// A request as its connection delivered it.
+struct Received {
+    body: Option<RequestBody>,
+    /// The client wants the connection closed after the response.
+    closes: bool,
+    /// Why the head cannot be served.
+    bad_head: Option<HeadError>,
+    /// `None` over h2.
+    in_progress: Option<ResponseInProgress>,
+}
+
+/// Gives the request its body, and takes what the connection reader knows of it.
+fn receive(request: &mut ServiceRequest) -> Received {
+    let reader = request.conn_data::<Rc<BodyReader>>().cloned();
+    let reader = reader.filter(|_| request.version() < Version::HTTP_2);
+    let (body, closes, bad_head) = match &reader {
+        Some(reader) => {
+            let started = reader.started();
+            let is_refused = started.refused.is_some();
+            let body = RequestBody::of_http1(request, reader, started.body, is_refused);
+            (body, started.connection_close, started.refused)
+        }
+        None => (RequestBody::of_http2(request), false, None),
+    };
+    let in_progress = reader.map(ResponseInProgress::new);
+    Received { body, closes, bad_head, in_progress }
+}
+
+/// Refuses a request whose head is invalid, or that is beyond the limits of its connection.
+fn admit(
+    request: &ServiceRequest,
+    bad_head: Option<HeadError>,
+    running: Option<&RunningRequest>,
+) -> Result<(), Problem> {
+    if let Some(error) = bad_head {
+        return Err(error.into());
     }
-    h2_limits::admit(request, running.handle())
+    let Some(running) = running else {
+        return Ok(());
+    };
+    if running.is_refused() {
+        return Err(Problem::overloaded("too many connections are open already"));
+    }
+    h2_limits::check(request, running.handle())
 }
 
-/// Bytes of a response that a client takes at once: each is progress, however long the whole is. A window of h2 without
-/// settings holds four.
-const PIECE: usize = 16 * 1024;
+/// Puts the problem document into the response to a failed request, and returns the problem for the log. The headers
+/// that CORS and the method check added stay.
+fn with_document(
+    response: ServiceResponse<BoxBody>,
+    id: &RequestId,
+) -> (ServiceResponse<BoxBody>, Option<Problem>) {
+    let error = response.response().error();
+    let Some(problem) = error.and_then(|error| error.as_error::<Problem>()).cloned() else {
+        // A problem that an editor's own response contains already.
+        let problem = response.response().extensions().get::<Problem>().cloned();
+        return (response, problem);
+    };
+    let mut document = problem.response(id.as_str());
+    for (name, value) in response.headers() {
+        if name == VARY || name == ALLOW || name.as_str().starts_with("access-control-") {
+            document.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    (response.into_response(document), Some(problem))
+}
 
-/// A response's body, in pieces, with what must not be dropped before the body is sent.
-struct Sending {
+/// Whether the response stays open while the rest of the request is discarded. With an empty response body it cannot:
+/// actix-web does not poll that.
+fn must_linger(
+    body: &RequestBody,
+    response: &ServiceResponse<BoxBody>,
+    lingering_timeout: Duration,
+) -> bool {
+    let is_empty = matches!(response.response().body().size(), BodySize::None | BodySize::Sized(0));
+    !body.is_finished() && !lingering_timeout.is_zero() && !is_empty
+}
+
+fn add_headers(response: &mut ServiceResponse<BoxBody>, id: &RequestId) {
+    let timing = response.request().extensions().get::<ServerTiming>().cloned();
+    if let Some(ServerTiming(value)) = timing {
+        response.headers_mut().insert(SERVER_TIMING, value);
+    }
+    id.insert_into(response.headers_mut());
+}
+
+/// A response is sent in chunks of at most this many bytes. Each chunk that the client takes counts as progress,
+/// however long the whole response is. An h2 window of default size has room for four.
+const MAX_CHUNK: usize = 16 * 1024;
+
+/// A response's body in chunks, with what must live until the body is sent.
+struct ResponseBody {
     body: BoxBody,
-    /// Of what the body gave.
+    /// What is left of the body's last chunk.
     rest: Bytes,
-    responding: Option<SendingResponse>,
+    sending: Option<SendingResponse>,
     _in_progress: Option<ResponseInProgress>,
 }
 
-impl MessageBody for Sending {
+impl MessageBody for ResponseBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
@@ -174,32 +227,17 @@ impl MessageBody for Sending {
             match Pin::new(&mut this.body).poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => this.rest = bytes,
                 polled => {
-                    if let (Some(responding), true) = (&this.responding, polled.is_pending()) {
-                        responding.awaits_handler();
+                    if let (Some(sending), true) = (&this.sending, polled.is_pending()) {
+                        sending.awaits_handler();
                     }
                     return polled;
                 }
             }
         }
-        if let Some(responding) = &this.responding {
-            responding.chunk_produced();
+        if let Some(sending) = &this.sending {
+            sending.chunk_produced();
         }
-        let length = this.rest.len().min(PIECE);
+        let length = this.rest.len().min(MAX_CHUNK);
         Poll::Ready(Some(Ok(this.rest.split_to(length))))
     }
-}
-
-/// Puts the problem document into the reply to a failed request; what was said besides (of CORS, of methods) stays.
-fn with_document<B>(
-    reply: ServiceResponse<B>,
-    problem: &Problem,
-    id: &str,
-) -> ServiceResponse<BoxBody> {
-    let mut document = problem.reply(id);
-    for (name, value) in reply.headers() {
-        if name == VARY || name == ALLOW || name.as_str().starts_with("access-control-") {
-            document.headers_mut().append(name.clone(), value.clone());
-        }
-    }
-    reply.into_response(document)
 }

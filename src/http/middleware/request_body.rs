@@ -1,7 +1,8 @@
-//! A request's body, shared by the handler that reads it and by what discards the rest of it.
+//! A request's body, shared by the handler, which reads it, and by the lingering close, which discards the rest.
 //!
-//! Browsers and most clients read a response only when their request is sent; a reset before that is all they see, as a
-//! "network error". So an early response goes out at once and the rest of the request is read and discarded, for a while.
+//! Browsers and most other clients read a response only after they have sent their whole request. If the connection is
+//! reset before that, they report a network error instead. So an early response is sent at once, and the rest of the
+//! request is read and discarded for up to `server.lingering_timeout`.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -24,39 +25,40 @@ use crate::server::h1::body_reader::BodyReader;
 use crate::server::h1::head_for_actix::MASKED_TRANSFER_ENCODING;
 use crate::server::h1::head_parse::BodyFraming;
 
-/// A client that sends nothing for this long has read its response or never will.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Lingering ends when the client sends nothing for this long: it has read its response or never will.
+const MAX_IDLE: Duration = Duration::from_secs(5);
 
-/// So much of a body is rather read than its connection given up.
-const LITTLE: u64 = 64 * 1024;
+/// A rest of at most this many bytes is read in order to reuse the connection.
+const SMALL_REST: u64 = 64 * 1024;
 
-/// A request's body, which may be read from two places.
+/// A request's body. Clones share it.
 #[derive(Clone)]
 pub struct RequestBody(Rc<BodyState>);
 
 struct BodyState {
     body: Body,
-    ended: Cell<bool>,
+    finished: Cell<bool>,
 }
 
 /// Where the body comes from.
 enum Body {
-    /// Over HTTP/1: from the connection, past actix-http.
+    /// Over HTTP/1: from the connection, bypassing actix-http.
     Http1(Rc<BodyReader>),
-    /// Over h2: from the stream. What is read shows that the connection is no flood.
+    /// Over h2: from the stream. The bytes read are reported to the connection's flood detector.
     Http2(RefCell<Payload>, Option<Rc<ConnectionHandle>>),
 }
 
 impl Drop for BodyState {
     fn drop(&mut self) {
-        if let (Body::Http1(reader), false) = (&self.body, self.ended.get()) {
+        if let (Body::Http1(reader), false) = (&self.body, self.finished.get()) {
             reader.close();
         }
     }
 }
 
 impl RequestBody {
-    /// Puts itself between an HTTP/1 request and its body, and unmasks how that is framed; `None` where there is no body.
+    /// Gives an HTTP/1 request its body, and restores the framing headers that the connection reader masked. `None` if
+    /// there is no body.
     pub fn of_http1(
         request: &mut ServiceRequest,
         reader: &Rc<BodyReader>,
@@ -66,6 +68,7 @@ impl RequestBody {
         const MASKED: HeaderName = HeaderName::from_static(MASKED_TRANSFER_ENCODING);
         let headers = request.headers_mut();
         match framing {
+            // The framing of a refused request is not known: everything up to the connection's end is discarded.
             BodyFraming::None if is_refused => {}
             BodyFraming::None => return None,
             BodyFraming::Length(length) => {
@@ -79,20 +82,20 @@ impl RequestBody {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
         }
-        Some(Self::between(request, Body::Http1(reader.clone())))
+        Some(Self::attach(request, Body::Http1(reader.clone())))
     }
 
-    /// The same for a request over h2.
+    /// Replaces the body of an h2 request. `None` if there is no body.
     pub fn of_http2(request: &mut ServiceRequest) -> Option<Self> {
         let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
         match request.take_payload() {
             Payload::None => None,
-            payload => Some(Self::between(request, Body::Http2(RefCell::new(payload), handle))),
+            payload => Some(Self::attach(request, Body::Http2(RefCell::new(payload), handle))),
         }
     }
 
-    fn between(request: &mut ServiceRequest, body: Body) -> Self {
-        let request_body = Self(Rc::new(BodyState { body, ended: Cell::new(false) }));
+    fn attach(request: &mut ServiceRequest, body: Body) -> Self {
+        let request_body = Self(Rc::new(BodyState { body, finished: Cell::new(false) }));
         request.set_payload(Payload::Stream { payload: Box::pin(request_body.clone()) });
         request_body
     }
@@ -112,18 +115,18 @@ impl RequestBody {
         }
     }
 
-    /// Reads, and discards, what has come already of a body of which little is left.
+    /// Discards the bytes that have arrived already, if at most [`SMALL_REST`] bytes of the body are left.
     pub async fn discard_buffered(&self) {
         let mut left = match &self.0.body {
-            Body::Http1(reader) => reader.remaining_length().unwrap_or(LITTLE),
-            // A request without a body is told from others by reading it.
-            Body::Http2(..) => LITTLE,
+            Body::Http1(reader) => reader.remaining_length().unwrap_or(SMALL_REST),
+            // Only reading tells whether an h2 request has a body.
+            Body::Http2(..) => SMALL_REST,
         };
-        if left > LITTLE {
+        if left > SMALL_REST {
             return;
         }
         poll_fn(|cx| {
-            while !self.has_ended() && left > 0 {
+            while !self.is_finished() && left > 0 {
                 match Pin::new(&mut self.clone()).poll_next(cx) {
                     Poll::Ready(Some(Ok(bytes))) => left = left.saturating_sub(bytes.len() as u64),
                     Poll::Ready(_) | Poll::Pending => break,
@@ -134,16 +137,17 @@ impl RequestBody {
         .await;
     }
 
-    /// Whether the connection is of no use for another request, which actix-http must be told, since it knows nothing of
-    /// the body: it broke off, or its rest is not read.
+    /// Whether the connection cannot carry another request: the body broke off, or its rest is not read. actix-http
+    /// must be told, since it does not see the body.
     pub fn must_close(&self) -> bool {
         match &self.0.body {
-            Body::Http1(reader) => !self.has_ended() || reader.is_closed(),
+            Body::Http1(reader) => !self.is_finished() || reader.is_closed(),
             Body::Http2(..) => false,
         }
     }
 
-    /// The client waits to be told to send the body, and will not be. Whether that is so.
+    /// Drops a `100 Continue` that has not been sent. Returns whether there was one: the client then will not send its
+    /// body.
     pub fn skip_continue(&self) -> bool {
         match &self.0.body {
             Body::Http1(reader) if reader.awaits_continue() => {
@@ -154,22 +158,24 @@ impl RequestBody {
         }
     }
 
-    /// Whether the client has sent everything, or will not.
-    pub fn has_ended(&self) -> bool {
-        self.0.ended.get()
+    /// Whether nothing more of the body will come.
+    pub fn is_finished(&self) -> bool {
+        self.0.finished.get()
     }
 
-    /// `reply`, followed by nothing until the client has sent everything: at most `patience`, and not when it falls
-    /// silent. It does not say that the connection ends, as it may not: proxies that read so (Node's) stop sending at once,
-    /// and their client, which is still sending too, sees a reset instead of the response.
-    pub fn drain_behind(self, reply: BoxBody, patience: Duration) -> BoxBody {
+    /// A response body that sends `response` and then stays open while the rest of the request is discarded: for at
+    /// most `timeout`, or until the client has been idle for [`MAX_IDLE`].
+    ///
+    /// The response has no `Connection: close`. A proxy that sees it (Node's does this) stops sending at once, and its
+    /// own client, which is still sending, gets a reset instead of the response.
+    pub fn linger_after(self, response: BoxBody, timeout: Duration) -> BoxBody {
         let now = Instant::now();
-        BoxBody::new(Draining {
-            reply: Some(reply),
+        BoxBody::new(LingeringBody {
+            response: Some(response),
             request_body: self,
-            until: now + patience,
-            timer: Box::pin(sleep_until(now + patience.min(SILENCE))),
-            heard: now,
+            deadline: now + timeout,
+            timer: Box::pin(sleep_until(now + timeout.min(MAX_IDLE))),
+            last_read: now,
         })
     }
 }
@@ -178,39 +184,42 @@ impl Stream for RequestBody {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.has_ended() {
+        if self.is_finished() {
             return Poll::Ready(None);
         }
         let polled = self.poll(cx);
-        let is_over = match (&polled, &self.0.body) {
+        let is_finished = match (&polled, &self.0.body) {
             (Poll::Ready(None | Some(Err(_))), _) => true,
-            // What comes next is another request's.
+            // The bytes that follow belong to the next request.
             (Poll::Ready(_), Body::Http1(reader)) => reader.remaining_length() == Some(0),
             _ => false,
         };
-        if is_over {
-            self.0.ended.set(true);
+        if is_finished {
+            self.0.finished.set(true);
         }
         polled
     }
 }
 
-struct Draining {
-    reply: Option<BoxBody>,
+/// See [`RequestBody::linger_after`].
+struct LingeringBody {
+    /// `None` once it is sent.
+    response: Option<BoxBody>,
     request_body: RequestBody,
-    until: Instant,
-    heard: Instant,
+    deadline: Instant,
+    /// When the client last sent something.
+    last_read: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-/// Pieces of a body that are discarded in one go; then other connections have their turn.
-const PIECES_A_TURN: usize = 64;
+/// Chunks discarded in one poll, so that other connections are served too.
+const CHUNKS_PER_POLL: usize = 64;
 
-impl MessageBody for Draining {
+impl MessageBody for LingeringBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
-        self.reply.as_ref().map_or(BodySize::Sized(0), MessageBody::size)
+        self.response.as_ref().map_or(BodySize::Sized(0), MessageBody::size)
     }
 
     fn poll_next(
@@ -218,27 +227,27 @@ impl MessageBody for Draining {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = &mut *self;
-        if let Some(reply) = &mut this.reply {
-            match Pin::new(reply).poll_next(cx) {
-                Poll::Ready(None) => this.reply = None,
+        if let Some(response) = &mut this.response {
+            match Pin::new(response).poll_next(cx) {
+                Poll::Ready(None) => this.response = None,
                 other => return other,
             }
         }
-        let mut pieces = 0;
+        let mut chunks = 0;
         loop {
             match Pin::new(&mut this.request_body).poll_next(cx) {
-                Poll::Ready(Some(Ok(_))) => this.heard = Instant::now(),
+                Poll::Ready(Some(Ok(_))) => this.last_read = Instant::now(),
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending => break,
             }
-            pieces += 1;
-            if pieces == PIECES_A_TURN {
+            chunks += 1;
+            if chunks == CHUNKS_PER_POLL {
                 cx.waker().wake_by_ref();
                 break;
             }
         }
         while this.timer.as_mut().poll(cx).is_ready() {
-            let end = this.until.min(this.heard + SILENCE);
+            let end = this.deadline.min(this.last_read + MAX_IDLE);
             if Instant::now() >= end {
                 return Poll::Ready(None);
             }

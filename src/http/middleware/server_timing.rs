@@ -1,4 +1,4 @@
-//! Who was slow in an upload: told to the client in `Server-Timing`, to the operator as metrics.
+//! How long each stage of an upload took: the response header `Server-Timing`, and metrics.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -10,19 +10,18 @@ use crate::metrics::{Metrics, Stage};
 
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The stages of a request's files, each summed up.
-pub struct Times<'a> {
+/// The time that each stage took, summed over a request's files.
+pub struct StageTimes<'a> {
     metrics: &'a Metrics,
     sums: [(Stage, Cell<Option<Duration>>); 3],
 }
 
-impl<'a> Times<'a> {
-    /// Nothing has taken any time yet.
+impl<'a> StageTimes<'a> {
     pub fn new(metrics: &'a Metrics) -> Self {
         Self { metrics, sums: Stage::ALL.map(|stage| (stage, Cell::new(None))) }
     }
 
-    /// A file's stage is over.
+    /// Adds a stage of one file.
     pub fn add(&self, stage: Stage, took: Duration) {
         self.metrics.stage(stage, took);
         for (known, sum) in &self.sums {
@@ -32,7 +31,7 @@ impl<'a> Times<'a> {
         }
     }
 
-    /// For the reply; `None` while no stage is over.
+    /// The header's value; `None` while no stage is over.
     pub fn header(&self) -> Option<ServerTiming> {
         let mut text = String::with_capacity(64);
         for (stage, sum) in &self.sums {
@@ -41,7 +40,7 @@ impl<'a> Times<'a> {
             };
             let separator = if text.is_empty() { "" } else { ", " };
             let (milliseconds, tenth) = (took.as_millis(), took.subsec_micros() / 100 % 10);
-            // A string takes everything.
+            // Writing to a String cannot fail.
             let _ = write!(text, "{separator}{};dur={milliseconds}.{tenth}", stage.name());
         }
         if text.is_empty() {
@@ -51,6 +50,6 @@ impl<'a> Times<'a> {
     }
 }
 
-/// The `Server-Timing` of a request, in its extensions until its reply is made.
+/// The value of `Server-Timing`, in the request's extensions until the response is made.
 #[derive(Clone)]
 pub struct ServerTiming(pub HeaderValue);

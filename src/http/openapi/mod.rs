@@ -82,7 +82,7 @@ pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
             };
             Ok(page.body(body))
         }
-        Ok(None) => Err(Problem::new(Code::NotFound, "there is nothing at this address")),
+        Ok(None) => Err(Problem::new(Code::NotFound, "there is no page at this URL")),
         Err(error) => {
             tracing::error!(%error, "a page of the documentation cannot be made");
             Err(Problem::new(Code::Internal, "the page cannot be made"))
@@ -113,7 +113,7 @@ pub fn document() -> openapi::OpenApi {
         tcb::sample,
         tcb::token,
         tcb::stable_token,
-        ueditor_config::ask,
+        ueditor_config::get,
         health::health,
         health::ready,
         health::metrics,

@@ -1,7 +1,7 @@
-//! The shapes that editors and upload widgets read, each as its own source has it (named with each).
+//! The response formats of editors and upload widgets, each taken from the client's own source (named with each).
 //!
-//! Where a shape is JSON, a failure's whole problem document stands in it too, as `problem`: no client minds a member
-//! more, and whoever looks at the exchange finds the code and the request's id.
+//! A failure in a JSON format also contains the whole problem document as `problem`: no client objects to an additional
+//! member, and a developer who inspects the response finds the code and the request's id.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,29 +10,29 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::json::{UploadResponse, files, with_problem};
+use super::json::{UploadResponse, with_files, with_problem};
 use super::outcome::{Outcome, Stored};
 use crate::http::problem::{Code, Document, Problem};
 use crate::settings::ReplyProfile;
 
-/// The reply to a request with several files, or one, in a client's shape.
-pub fn reply(
+/// The response to an upload of one or several files, in the client's format.
+pub fn response(
     profile: ReplyProfile,
     outcomes: &[Outcome],
     request_id: &str,
 ) -> Result<HttpResponse, Problem> {
     match (profile, outcomes) {
         (ReplyProfile::Vditor, _) => return Ok(vditor(outcomes, request_id)),
-        // One that shows several files in one request and can show that one of them failed.
+        // Dropzone sends several files in one request and can show that one of them failed.
         (ReplyProfile::Dropzone, [_, _, ..]) => {
             let error = outcomes.iter().find_map(Outcome::problem);
             let error = error.map(|problem| problem.detail.as_str());
-            let reply = UploadResponse::new(outcomes, request_id).with_error(error);
-            return Ok(files(outcomes, reply));
+            let body = UploadResponse::new(outcomes, request_id).with_error(error);
+            return Ok(with_files(outcomes, body));
         }
         _ => {}
     }
-    // The others read one verdict on the request. It is not a success when a file is missing.
+    // The other clients read one result for the whole request. It is a failure if any file failed.
     if let Some(problem) = outcomes.iter().find_map(Outcome::problem) {
         return Err(problem.clone());
     }
@@ -43,7 +43,7 @@ pub fn reply(
     let url = first.url.as_str();
     Ok(match profile {
         ReplyProfile::Default | ReplyProfile::Vditor | ReplyProfile::Dropzone => {
-            files(outcomes, UploadResponse::new(outcomes, request_id))
+            with_files(outcomes, UploadResponse::new(outcomes, request_id))
         }
         // tinymce 8: a string `location`, any 2xx.
         ReplyProfile::Tinymce => HttpResponse::Ok().json(json!({ "location": url })),
@@ -52,12 +52,12 @@ pub fn reply(
         ReplyProfile::Wangeditor => {
             HttpResponse::Ok().json(json!({ "errno": 0, "data": wangeditor(&stored) }))
         }
-        // @editorjs/image 2: `file` is kept in the document, all of it.
+        // @editorjs/image 2: the editor saves all of `file` in the document.
         ReplyProfile::Editorjs => {
             let file = json!({ "url": url, "name": first.name, "size": first.receipt.size });
             HttpResponse::Ok().json(json!({ "success": 1, "file": file }))
         }
-        ReplyProfile::Ueditor => page_text(&json!({
+        ReplyProfile::Ueditor => json_as_text(&json!({
             "state": "SUCCESS",
             "url": url,
             "title": first.key.as_str().rsplit('/').next(),
@@ -65,7 +65,8 @@ pub fn reply(
             "type": extension(&first.name),
             "size": first.receipt.size,
         })),
-        // filepond 4: the whole text is the file's id, and the body of the DELETE that takes it back.
+        // filepond 4: the whole text is the file's id, which it later sends as the body of the DELETE that reverts the
+        // upload.
         ReplyProfile::Filepond => {
             text(HttpResponse::Created().insert_header((LOCATION, url)), first.file_id.clone())
         }
@@ -76,43 +77,43 @@ pub fn reply(
     })
 }
 
-/// The reply to a request that failed as a whole.
+/// The response to a request that failed as a whole; `None`: the problem document.
 pub fn failure(profile: ReplyProfile, problem: &Problem, request_id: &str) -> Option<HttpResponse> {
     let (detail, document) = (problem.detail.as_str(), problem.document(request_id));
-    let mut refused = HttpResponse::build(problem.code.status());
+    let mut failed = HttpResponse::build(problem.code.status());
     if let Some(seconds) = problem.retry_after {
-        refused.insert_header((RETRY_AFTER, seconds));
+        failed.insert_header((RETRY_AFTER, seconds));
     }
-    let reply = match profile {
-        // TinyMCE reads the status only.
+    let response = match profile {
+        // TinyMCE reads only the status.
         ReplyProfile::Default | ReplyProfile::Tinymce => return None,
-        // It shows `message`, whatever the status.
+        // CKEditor shows `message`, whatever the status.
         ReplyProfile::Ckeditor => {
-            refused.json(json!({ "error": { "message": detail }, "problem": document }))
+            failed.json(json!({ "error": { "message": detail }, "problem": document }))
         }
-        // @wangeditor/core 1, over Uppy: of another status than 2xx it reads nothing.
+        // @wangeditor/core 1, which uses Uppy: it ignores the body unless the status is 2xx.
         ReplyProfile::Wangeditor => {
             HttpResponse::Ok().json(json!({ "errno": 1, "message": detail, "problem": document }))
         }
-        // Its uploader rejects another status than 2xx; `success` is for those who read the body.
+        // Editor.js's uploader fails on any status other than 2xx; `success` is for custom uploaders that read the
+        // body.
         ReplyProfile::Editorjs => {
-            refused.json(json!({ "success": 0, "message": detail, "problem": document }))
+            failed.json(json!({ "success": 0, "message": detail, "problem": document }))
         }
         ReplyProfile::Vditor => HttpResponse::Ok().json(Vditor::new(Some(problem), request_id)),
         ReplyProfile::Ueditor => {
-            page_text(&json!({ "state": for_markup(detail), "problem": document }))
+            json_as_text(&json!({ "state": for_markup(detail), "problem": document }))
         }
-        // Its text is shown where the page asks for it: `onerror: response => response`.
-        ReplyProfile::Filepond => text(&mut refused, detail.to_owned()),
-        // dropzone 6 parses `application/json` and shows `error`; of `application/problem+json` it shows the text.
-        ReplyProfile::Dropzone => refused.json(json!({ "error": detail, "problem": document })),
-        ReplyProfile::Text => text(&mut refused, format!("{}: {detail}\n", problem.code.name())),
+        // FilePond shows the text if the page sets `onerror: response => response`.
+        ReplyProfile::Filepond => text(&mut failed, detail.to_owned()),
+        // dropzone 6 parses `application/json` and shows `error`; it would show all of an `application/problem+json`.
+        ReplyProfile::Dropzone => failed.json(json!({ "error": detail, "problem": document })),
+        ReplyProfile::Text => text(&mut failed, format!("{}: {detail}\n", problem.code.name())),
     };
-    Some(with_problem(reply, Some(problem)))
+    Some(with_problem(response, Some(problem)))
 }
 
-/// @wangeditor/upload-image-module 1: one file's data, or a list of them; `href` is where its own server links a
-/// picture to.
+/// @wangeditor/upload-image-module 1: one file's data, or a list of them. `href` is the link of an inserted image.
 fn wangeditor(stored: &[&Stored]) -> Value {
     let data =
         |stored: &&Stored| json!({ "url": stored.url, "alt": stored.name, "href": stored.url });
@@ -122,11 +123,11 @@ fn wangeditor(stored: &[&Stored]) -> Value {
     }
 }
 
-/// vditor 4: a 2xx always (it shows anything else as it stands), and `data` always.
+/// vditor 4: always a 2xx, since the body of any other status is shown as it is; `data` is required.
 #[derive(Serialize)]
 struct Vditor<'a> {
     msg: String,
-    /// 1: it shows `msg`.
+    /// 1: Vditor shows `msg`.
     code: u8,
     data: VditorData<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,7 +138,7 @@ struct Vditor<'a> {
 #[serde(rename_all = "camelCase")]
 struct VditorData<'a> {
     err_files: Vec<String>,
-    /// By name, in the order they were sent in, which is the order they are inserted in.
+    /// URLs by file name, in the order of the upload, in which Vditor inserts them.
     #[serde(serialize_with = "as_map")]
     succ_map: Vec<(String, &'a str)>,
 }
@@ -159,33 +160,32 @@ impl<'a> Vditor<'a> {
 
 fn vditor(outcomes: &[Outcome], request_id: &str) -> HttpResponse {
     let problem = outcomes.iter().find_map(Outcome::problem);
-    let mut reply = Vditor::new(problem, request_id);
-    let mut names = Names::default();
+    let mut body = Vditor::new(problem, request_id);
+    let mut names = UniqueNames::default();
     for outcome in outcomes {
         match outcome {
-            Outcome::Failed { name, .. } => reply.data.err_files.push(for_markup(name)),
+            Outcome::Failed { name, .. } => body.data.err_files.push(for_markup(name)),
             Outcome::Stored(stored) => {
                 let name = names.unused(for_markup(&stored.name));
-                reply.data.succ_map.push((name, &stored.url));
+                body.data.succ_map.push((name, &stored.url));
             }
         }
     }
-    with_problem(HttpResponse::Ok().json(reply), problem)
+    with_problem(HttpResponse::Ok().json(body), problem)
 }
 
-/// The names in a map. Pasted pictures are all called image.png, and a map has room for one of them.
+/// Unique names for a map. Pasted images are all called image.png, and would overwrite each other in it.
 #[derive(Default)]
-struct Names {
-    taken: HashSet<String>,
-    /// The number that the next file of a name is tried with: a thousand files of one name are numbered in a thousand
-    /// steps.
+struct UniqueNames {
+    used: HashSet<String>,
+    /// The number to try first for the next file of a name, so that a thousand files of one name take a thousand steps.
     next: HashMap<String, u32>,
 }
 
-impl Names {
-    /// `name`, or the next one like it that is free.
+impl UniqueNames {
+    /// `name`, or the next numbered one that is unused.
     fn unused(&mut self, name: String) -> String {
-        if self.taken.insert(name.clone()) {
+        if self.used.insert(name.clone()) {
             return name;
         }
         let (stem, extension) = match name.rsplit_once('.') {
@@ -196,31 +196,32 @@ impl Names {
         loop {
             let numbered = format!("{stem}-{next}{extension}");
             *next += 1;
-            if self.taken.insert(numbered.clone()) {
+            if self.used.insert(numbered.clone()) {
                 return numbered;
             }
         }
     }
 }
 
-/// For editors that put a message or a name into markup as it is, while other dialogs of theirs show it as text.
+/// Replaces `<`, `>` and `"` with similar characters. These editors insert a message or a name into HTML without
+/// escaping it, and show it as plain text elsewhere, so that HTML entities would be visible.
 fn for_markup(text: &str) -> String {
     text.replace('<', "\u{2039}").replace('>', "\u{203a}").replace('"', "\u{201d}")
 }
 
-/// UEditor's own server names the type by the extension, with its dot.
+/// The file's type as UEditor's own server reports it: the extension with its dot.
 fn extension(name: &str) -> String {
     name.rsplit_once('.').map(|(_, extension)| format!(".{extension}")).unwrap_or_default()
 }
 
-/// ueditor 1.4: a form's target is a hidden frame, and the frame's text is evaluated; browsers put things of their own
-/// into a frame of JSON, none into one of plain text.
-fn page_text(body: &Value) -> HttpResponse {
+/// JSON as plain text, for ueditor 1.4: it submits a form into a hidden frame and evaluates the frame's text. Browsers
+/// add elements of their own when they display JSON in a frame, and none when they display plain text.
+fn json_as_text(body: &Value) -> HttpResponse {
     text(&mut HttpResponse::Ok(), body.to_string())
 }
 
-fn text(reply: &mut HttpResponseBuilder, body: String) -> HttpResponse {
-    reply
+fn text(response: &mut HttpResponseBuilder, body: String) -> HttpResponse {
+    response
         .content_type("text/plain; charset=utf-8")
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .body(body)
@@ -231,8 +232,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_one_name_do_not_hide_each_other() {
-        let mut names = Names::default();
+    fn files_of_the_same_name_get_unique_names() {
+        let mut names = UniqueNames::default();
         for (name, expected) in [
             ("image.png", "image.png"),
             ("image.png", "image-2.png"),
@@ -249,17 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_files_of_one_name_are_named_in_no_time() {
+    fn a_thousand_files_of_the_same_name_are_named_within_10_ms() {
         for numbered in [false, true] {
-            let began = std::time::Instant::now();
-            let mut names = Names::default();
+            let started = std::time::Instant::now();
+            let mut names = UniqueNames::default();
             for index in 0..1000 {
-                // Numbers that are taken already are gone past once.
+                // Numbers that are used already are skipped once.
                 let is_numbered = numbered && index < 500;
                 names.unused(if is_numbered { format!("i-{index}.png") } else { "i.png".into() });
             }
-            assert_eq!(names.taken.len(), 1000);
-            assert!(began.elapsed().as_millis() < 10, "{:?}", began.elapsed());
+            assert_eq!(names.used.len(), 1000);
+            assert!(started.elapsed().as_millis() < 10, "{:?}", started.elapsed());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway's own response to an upload, as JSON.
+//! The gateway's own response format for uploads: JSON.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -10,11 +10,11 @@ use super::outcome::Outcome;
 use crate::http::problem::{Document, Problem};
 use crate::key::Key;
 
-/// `url` and `location` are the first file's, so that editors which look for one of them work as they are.
+/// The files of an upload. `url` and `location` are the first stored file's, for editors that read one of them.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Upload)]
 pub struct UploadResponse<'a> {
-    /// In words, for clients that look here (`dropzone`).
+    /// The first failure in words, for clients that read this member (`dropzone`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     error: Option<&'a str>,
@@ -27,7 +27,7 @@ pub struct UploadResponse<'a> {
     files: Vec<File<'a>>,
 }
 
-/// A file's end.
+/// One file: stored, or not.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = UploadedFile)]
@@ -39,11 +39,11 @@ enum File<'a> {
         /// Bytes.
         size: u64,
         content_type: &'a str,
-        /// CRC-64/XZ of the file; decimal, as COS writes it; a string, because JavaScript's numbers cannot hold it.
+        /// CRC-64/XZ of the file, decimal as COS writes it. A string, because it does not fit a JavaScript number.
         crc64: String,
-        /// Whether COS named the CRC-64 of what it stored, and it is this one.
+        /// Whether COS reported the same CRC-64 for the stored object; `false` if it reported none.
         verified: bool,
-        /// The file's stable address.
+        /// The file's stable URL.
         url: &'a str,
     },
     Failed {
@@ -56,12 +56,12 @@ enum File<'a> {
 }
 
 impl<'a> UploadResponse<'a> {
-    /// The same with a failure in words.
+    /// Sets the member `error`.
     pub fn with_error(self, error: Option<&'a str>) -> Self {
         Self { error, ..self }
     }
 
-    /// Of all files of a request.
+    /// The response for all files of a request.
     pub fn new(outcomes: &'a [Outcome], request_id: &'a str) -> Self {
         let url = outcomes.iter().find_map(Outcome::stored).map(|stored| stored.url.as_str());
         let files = outcomes.iter().map(|outcome| file(outcome, request_id)).collect();
@@ -69,37 +69,37 @@ impl<'a> UploadResponse<'a> {
     }
 }
 
-/// A single failure is a problem document; several files are all named, the stored ones too, under the first failure's
-/// status.
-pub fn reply(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
+/// A single failed file gets a problem document. Of several files each is listed, the stored ones too, and the status
+/// is that of the first failure.
+pub fn response(outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
     if let [Outcome::Failed { problem, .. }] = outcomes {
         return Err((**problem).clone());
     }
-    Ok(files(outcomes, UploadResponse::new(outcomes, request_id)))
+    Ok(with_files(outcomes, UploadResponse::new(outcomes, request_id)))
 }
 
-/// The response with `body`, under the first failure's status.
-pub fn files(outcomes: &[Outcome], body: UploadResponse<'_>) -> HttpResponse {
+/// The response with `body`, and with the status of the first failure.
+pub fn with_files(outcomes: &[Outcome], body: UploadResponse<'_>) -> HttpResponse {
     let problem = outcomes.iter().find_map(Outcome::problem);
     let status = problem.map_or(StatusCode::CREATED, |problem| problem.code.status());
-    let mut reply = HttpResponse::build(status);
+    let mut response = HttpResponse::build(status);
     if let ([_], Some(url)) = (outcomes, body.url) {
-        reply.insert_header((LOCATION, url));
+        response.insert_header((LOCATION, url));
     }
-    // As `json` does, but that a reply nearly always fits what it is written to.
+    // Like `HttpResponseBuilder::json`, but with a buffer that is nearly always large enough.
     let mut text = Vec::with_capacity(1024);
     match serde_json::to_writer(&mut text, &body) {
-        Ok(()) => with_problem(reply.content_type(ContentType::json()).body(text), problem),
+        Ok(()) => with_problem(response.content_type(ContentType::json()).body(text), problem),
         Err(error) => HttpResponse::from_error(error),
     }
 }
 
-/// The problem goes along for the log.
-pub fn with_problem(mut reply: HttpResponse, problem: Option<&Problem>) -> HttpResponse {
+/// Attaches the problem to the response, for the access log.
+pub fn with_problem(mut response: HttpResponse, problem: Option<&Problem>) -> HttpResponse {
     if let Some(problem) = problem {
-        reply.extensions_mut().insert(problem.clone());
+        response.extensions_mut().insert(problem.clone());
     }
-    reply
+    response
 }
 
 fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {

@@ -1,4 +1,4 @@
-//! What an upload is answered with: its outcome, in the shape that the client reads.
+//! Responses to uploads: each file's outcome, in the format that the client reads.
 
 pub mod editors;
 pub mod json;

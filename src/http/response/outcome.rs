@@ -1,17 +1,17 @@
-//! How the upload of one file ended.
+//! The outcome of uploading one file.
 
 use crate::cos::verdict::Receipt;
 use crate::http::problem::Problem;
 use crate::key::Key;
 
-/// One file's end.
+/// One file: stored, or not.
 pub enum Outcome {
     Stored(Box<Stored>),
     Failed { name: String, path: Option<Key>, problem: Box<Problem> },
 }
 
 impl Outcome {
-    /// Why it is not stored.
+    /// Why the file is not stored.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Failed { problem, .. } => Some(problem),
@@ -35,6 +35,6 @@ pub struct Stored {
     pub name: String,
     pub content_type: String,
     pub receipt: Receipt,
-    /// Its stable address.
+    /// The stable URL.
     pub url: String,
 }

@@ -1,4 +1,4 @@
-//! UploadResponse profiles: the one table from a profile to the shape of its response.
+//! Response profiles: which format an upload's response has.
 
 use actix_web::HttpResponse;
 
@@ -7,8 +7,8 @@ use super::{editors, json};
 use crate::http::problem::{Code, Problem};
 use crate::settings::ReplyProfile;
 
-/// The profile that `name` of `?reply=` stands for.
-pub fn named(name: &str) -> Result<ReplyProfile, Problem> {
+/// Parses the value of `?reply=`.
+pub fn parse(name: &str) -> Result<ReplyProfile, Problem> {
     name.parse().map_err(|_| {
         let name: String = name.chars().take(40).collect();
         let known: Vec<_> = ReplyProfile::ALL.iter().map(|profile| profile.name()).collect();
@@ -18,20 +18,20 @@ pub fn named(name: &str) -> Result<ReplyProfile, Problem> {
 }
 
 impl ReplyProfile {
-    /// Its client puts fields behind the file, so the request's length says nothing of the file's.
+    /// Whether the client sends fields after the file, so that the file's length cannot be inferred from the request's.
     pub fn sends_fields_last(self) -> bool {
         matches!(self, Self::Editorjs | Self::Ueditor)
     }
 
-    /// The reply to a request whose files ended so. `Err`: the whole request failed, see [`Self::failure`].
-    pub fn reply(self, outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
+    /// The response to an upload. `Err`: the request failed as a whole, see [`Self::failure`].
+    pub fn response(self, outcomes: &[Outcome], request_id: &str) -> Result<HttpResponse, Problem> {
         match self {
-            Self::Default => json::reply(outcomes, request_id),
-            _ => editors::reply(self, outcomes, request_id),
+            Self::Default => json::response(outcomes, request_id),
+            _ => editors::response(self, outcomes, request_id),
         }
     }
 
-    /// The reply to a request that failed as a whole, in the client's own shape; `None` where that is the problem
+    /// The response to a request that failed as a whole, in the client's own format; `None` if that is the problem
     /// document.
     pub fn failure(self, problem: &Problem, request_id: &str) -> Option<HttpResponse> {
         editors::failure(self, problem, request_id)

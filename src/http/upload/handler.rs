@@ -1,4 +1,4 @@
-//! Uploads: the stages in order, for each file of a form or for one raw body.
+//! Upload handlers: the stages in order, for each file of a form or for one raw body.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,9 +20,9 @@ use crate::guard::policy::Client;
 use crate::http::extract::client;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::Folder;
-use crate::http::middleware::idempotency::{self, Claimed};
+use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::middleware::request_id::RequestId;
-use crate::http::middleware::server_timing::Times;
+use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::json;
 use crate::http::response::outcome::Outcome;
@@ -38,20 +38,20 @@ use crate::metrics::{InFlight, Metrics};
 use crate::net::write_batch;
 use crate::settings::{Action, ReplyProfile};
 
-/// What a request may be longer than its files: heads, fields, delimiters.
+/// Bytes that a form may have besides its files: part heads, fields and delimiters.
 const FORM_OVERHEAD: u64 = 1024 * 1024;
 
-/// The form of an upload, as its description has it; fields stand before the file.
+/// The form of an upload. Fields come before the file.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "a description; `inbound::form` reads it")]
+#[expect(dead_code, reason = "a schema; `inbound::form` reads the form")]
 struct UploadForm {
-    /// As in the address.
+    /// As in the query.
     #[schema(required = false)]
     dir: Folder,
-    /// As in the address.
+    /// As in the query.
     #[schema(required = false)]
     path: Key,
-    /// The file: any part that has a file name, or this name and a Content-Type. Several files are best called `files[]`.
+    /// The file: any part that has a file name, or that has this name and a Content-Type. Name several files `files[]`.
     #[schema(format = Binary)]
     file: String,
 }
@@ -60,12 +60,12 @@ struct UploadForm {
 #[utoipa::path(
     post, path = "/v1/files", operation_id = "upload", tag = "upload",
     summary = "Upload the files of a form",
-    description = "Streamed into COS while it arrives. Of several files each is tried: the status is then the first \
-                   failure's, and the reply names every file.",
+    description = "Files are streamed to COS while they arrive. If a form has several files, each is tried: the status \
+                   is that of the first failure, and the response lists every file.",
     params(
         UploadQuery,
         ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
-         description = "An upload that is sent again under the same key gets the reply of the first"),
+         description = "An upload that is repeated under the same key gets the response of the first one"),
     ),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
@@ -73,12 +73,12 @@ struct UploadForm {
             (json::UploadResponse = "application/json"),
             (String = "text/plain"),
         ), headers(
-            ("location", description = "The file's stable address, when it was one file"),
+            ("location", description = "The file's stable URL, if the form had one file"),
         ), links(
-            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
-            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("the file" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("delete the file" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
         )),
-        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+        (status = 200, description = "The format of an editor, chosen by `?reply=`",
          content((serde_json::Value = "application/json"), (String = "text/plain"))),
     )
 )]
@@ -91,21 +91,21 @@ pub async fn form(
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
     let files = form_files(&request, payload, &worker, query, profile, &guard.times).await;
-    guard.end(profile, files)
+    guard.finish(profile, files)
 }
 
 /// `PUT /v1/files/{path}`: the body is the file.
 #[utoipa::path(
     put, path = "/v1/files/{path}", operation_id = "upload_raw", tag = "upload",
     summary = "Upload one file to a path",
-    description = "The body is the whole file. Its type is the request's Content-Type, or what the path's extension tells. \
-                   Digests that the request names (`Content-MD5`; `Content-Digest` and `Repr-Digest` with `sha-256`, \
-                   `sha-512` or `md5`) are checked: a file of another digest is not stored.",
+    description = "The body is the whole file. Its type is the request's Content-Type, or else follows from the path's \
+                   extension. If the request has a digest (`Content-MD5`; `Content-Digest` or `Repr-Digest` with \
+                   `sha-256`, `sha-512` or `md5`), it is checked: a file with another digest is not stored.",
     params(
         PathParameter,
-        ("reply" = Option<ReplyProfile>, Query, description = "The shape of the reply; not set: `upload.reply`"),
+        ("reply" = Option<ReplyProfile>, Query, description = "The format of the response; default: `upload.reply`"),
         ("idempotency-key" = Option<String>, Header, max_length = 255, pattern = "^[!-~]+$",
-         description = "An upload that is sent again under the same key gets the reply of the first"),
+         description = "An upload that is repeated under the same key gets the response of the first one"),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/octet-stream"),
     responses(
@@ -113,12 +113,12 @@ pub async fn form(
             (json::UploadResponse = "application/json"),
             (String = "text/plain"),
         ), headers(
-            ("location", description = "The file's stable address"),
+            ("location", description = "The file's stable URL"),
         ), links(
-            ("its address" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
-            ("its end" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("the file" = (operation_id = "file", parameters(("path" = "$response.body#/files/0/path")))),
+            ("delete the file" = (operation_id = "delete_file", parameters(("path" = "$response.body#/files/0/path")))),
         )),
-        (status = 200, description = "An editor's own shape, as `?reply=` asks for it",
+        (status = 200, description = "The format of an editor, chosen by `?reply=`",
          content((serde_json::Value = "application/json"), (String = "text/plain"))),
     )
 )]
@@ -131,22 +131,22 @@ pub async fn raw(
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
     let file = raw_file(&request, payload, &worker, query, profile, &guard.times).await;
-    guard.end(profile, file)
+    guard.finish(profile, file)
 }
 
-/// How an upload request ended that was not refused as a whole.
+/// The result of an upload request that was not refused as a whole.
 enum UploadResult {
     Files(Vec<Outcome>, Option<IdempotencyGuard>),
-    /// An earlier request had done it.
-    Before(HttpResponse),
+    /// An earlier request under the same `Idempotency-Key` got this response.
+    Replayed(HttpResponse),
 }
 
-/// An upload request from its first stage to its reply: what is counted of it.
+/// Counts an upload request from its first stage to its response.
 struct UploadMetricsGuard<'a> {
     request: &'a HttpRequest,
     metrics: &'a Metrics,
-    times: Times<'a>,
-    ended: bool,
+    times: StageTimes<'a>,
+    finished: bool,
     _in_flight: InFlight,
     _busy: write_batch::BusyUpload,
 }
@@ -154,20 +154,20 @@ struct UploadMetricsGuard<'a> {
 impl<'a> UploadMetricsGuard<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
-        let (times, in_flight) = (Times::new(metrics), metrics.in_flight());
+        let (times, in_flight) = (StageTimes::new(metrics), metrics.in_flight());
         let busy = write_batch::BusyUpload::begin();
-        Self { request, metrics, times, ended: false, _in_flight: in_flight, _busy: busy }
+        Self { request, metrics, times, finished: false, _in_flight: in_flight, _busy: busy }
     }
 
-    /// The reply in the profile's shape.
-    fn end(
+    /// Makes the response in the profile's format.
+    fn finish(
         mut self,
         profile: ReplyProfile,
-        done: Result<UploadResult, Problem>,
+        result: Result<UploadResult, Problem>,
     ) -> Result<HttpResponse, Problem> {
-        self.ended = true;
-        let (files, claim) = match done {
-            Ok(UploadResult::Before(reply)) => return Ok(reply),
+        self.finished = true;
+        let (files, claim) = match result {
+            Ok(UploadResult::Replayed(response)) => return Ok(response),
             Ok(UploadResult::Files(outcomes, claim)) => (Ok(outcomes), claim),
             Err(problem) => (Err(problem), None),
         };
@@ -181,23 +181,23 @@ impl<'a> UploadMetricsGuard<'a> {
         if let Some(timing) = self.times.header() {
             self.request.extensions_mut().insert(timing);
         }
-        let id = RequestId::of_running(self.request);
-        let reply = files.and_then(|outcomes| {
-            let reply = profile.reply(&outcomes, &id)?;
-            let all = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
-            Ok(match claim.filter(|_| all) {
-                Some(claim) => idempotency::keep(claim, reply),
-                None => reply,
+        let id = RequestId::of(self.request);
+        let response = files.and_then(|outcomes| {
+            let response = profile.response(&outcomes, &id)?;
+            let all_stored = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
+            Ok(match claim.filter(|_| all_stored) {
+                Some(claim) => idempotency::record(claim, response),
+                None => response,
             })
         });
-        reply.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
+        response.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
     }
 }
 
 impl Drop for UploadMetricsGuard<'_> {
     fn drop(&mut self) {
-        // The client went away, and the request with it.
-        if !self.ended {
+        // The client disconnected, and the request was cancelled.
+        if !self.finished {
             self.metrics.upload(Code::TruncatedBody.name());
         }
     }
@@ -209,19 +209,19 @@ async fn form_files(
     worker: &Worker,
     query: UploadQuery,
     profile: ReplyProfile,
-    times: &Times<'_>,
+    times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
-    let client = may_upload(request, worker)?;
-    let claim = match idempotency::begin(request, worker, &client).await? {
-        Claimed::Go(claim) => claim,
-        Claimed::Replayed(reply) => return Ok(UploadResult::Before(reply)),
+    let client = authorize(request, worker)?;
+    let claim = match idempotency::check(request, worker, &client).await? {
+        KeyCheck::Proceed(claim) => claim,
+        KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),
     };
     let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
     let (settings, client) = (upload.settings(), &upload.client);
-    let most = (client.max_files as u64)
+    let max_length = (client.max_files as u64)
         .saturating_mul(client.max_file_size)
         .saturating_add(FORM_OVERHEAD);
-    if announced_length(request.headers()).is_some_and(|length| length > most) {
+    if announced_length(request.headers()).is_some_and(|length| length > max_length) {
         return Err(InboundError::FileTooLarge(client.max_file_size).into());
     }
     let body = Body::new(payload.into_inner(), settings.idle_timeout);
@@ -230,23 +230,23 @@ async fn form_files(
     let mut outcomes = Vec::new();
     let mut next = Form::next_file(&form).await?;
     while let Some(part) = next.take() {
-        let more = upload.expects_more(&part);
+        let expects_more = upload.expects_more(&part);
         let name = part.head.file_name.clone().unwrap_or_default();
         let first = outcomes.is_empty();
-        let readable = match upload.part(&form, part, first, outcomes.len()).await {
+        let can_continue = match upload.store_part(&form, part, first, outcomes.len()).await {
             Ok(Some(stored)) => {
                 outcomes.push(Outcome::Stored(Box::new(stored)));
                 true
             }
             Ok(None) => true,
             Err(FileFailure { problem, path }) => {
-                let more = more && problem.code != Code::TooManyFiles;
+                let expects_more = expects_more && problem.code != Code::TooManyFiles;
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
-                // The next file is behind the rest of this one.
-                more && Form::skip(&form, most).await
+                // The rest of this file comes before the next one.
+                expects_more && Form::skip(&form, max_length).await
             }
         };
-        if !readable {
+        if !can_continue {
             break;
         }
         next = Form::next_file(&form).await?;
@@ -263,16 +263,16 @@ async fn raw_file(
     worker: &Worker,
     query: UploadQuery,
     profile: ReplyProfile,
-    times: &Times<'_>,
+    times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
-    let client = may_upload(request, worker)?;
+    let client = authorize(request, worker)?;
     let key = client.own_key(&file_url::path(request)?)?;
     refuse_form(request.headers())?;
-    refuse_undelimited(request)?;
+    refuse_unframed(request)?;
     let digests = Digests::announced(request.headers())?;
-    let claim = match idempotency::begin(request, worker, &client).await? {
-        Claimed::Go(claim) => claim,
-        Claimed::Replayed(reply) => return Ok(UploadResult::Before(reply)),
+    let claim = match idempotency::check(request, worker, &client).await? {
+        KeyCheck::Proceed(claim) => claim,
+        KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),
     };
     let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
     let settings = upload.settings();
@@ -295,7 +295,7 @@ async fn raw_file(
     let source = limited(source, max);
     let file = match length {
         Some(length) => upload.streamed(source, FileLength::Known(length)),
-        None => upload.held(source, settings.max_buffered_file, None).await?,
+        None => upload.buffered(source, settings.max_buffered_file, None).await?,
     };
     let path = TargetPath { key, unique: false };
     let stored =
@@ -303,8 +303,8 @@ async fn raw_file(
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
 }
 
-/// What can be refused before a byte of the body is read.
-fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
+/// Identifies the client, and refuses what can be refused before the body is read.
+fn authorize(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
     let client = client::identify(request, worker)?;
     client.may(Action::Upload)?;
     partial::refuse(request)?;
@@ -312,38 +312,35 @@ fn may_upload(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Pro
     Ok(client)
 }
 
-/// Over HTTP/1 a request without a length has no body (RFC 9112, 6.3). Old senders mean one that the connection's end
-/// delimits, and would have an empty file stored in its place.
-fn refuse_undelimited(request: &HttpRequest) -> Result<(), Problem> {
-    let delimits = |name| request.headers().contains_key(name);
-    if request.version() >= Version::HTTP_2
-        || delimits(CONTENT_LENGTH)
-        || delimits(TRANSFER_ENCODING)
-    {
+/// Refuses an HTTP/1 request without body framing, which has no body (RFC 9112, 6.3). Old clients mean that the body
+/// ends with the connection; an empty file would be stored instead.
+fn refuse_unframed(request: &HttpRequest) -> Result<(), Problem> {
+    let has = |name| request.headers().contains_key(name);
+    if request.version() >= Version::HTTP_2 || has(CONTENT_LENGTH) || has(TRANSFER_ENCODING) {
         return Ok(());
     }
-    let detail = "the request has neither a Content-Length nor `Transfer-Encoding: chunked`, and so no body; an empty \
-                  file is sent with `Content-Length: 0`";
+    let detail = "the request has neither a Content-Length nor `Transfer-Encoding: chunked`, and so no body; to store \
+                  an empty file, send `Content-Length: 0`";
     Err(Problem::new(Code::LengthRequired, detail))
 }
 
-/// A form's delimiters and heads would be stored as a part of the file.
+/// Refuses a form as a raw body: its delimiters and part heads would be stored as part of the file.
 fn refuse_form(headers: &HeaderMap) -> Result<(), Problem> {
     let is_multipart = |value: &&HeaderValue| {
-        let kind = value.as_bytes().trim_ascii_start().get(..10);
-        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"))
+        let prefix = value.as_bytes().trim_ascii_start().get(..10);
+        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"multipart/"))
     };
     if headers.get_all(CONTENT_TYPE).find(is_multipart).is_none() {
         return Ok(());
     }
     Err(Problem::new(
         Code::TypeNotAllowed,
-        "the body of a PUT is the file itself, and the Content-Type of this one says that it is a form (multipart): \
-         POST the form to /v1/files, or PUT the file's own bytes under the file's own type",
+        "the body of a PUT is the file itself, but this Content-Type says that it is a form (multipart): POST the form \
+         to /v1/files, or PUT the file's bytes with the file's own type",
     ))
 }
 
-/// The type that a raw body is declared as; none where there are several, of which each may be meant.
+/// The type that the request declares for a raw body; `None` if it declares several, since any may be meant.
 fn declared_type(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(CONTENT_TYPE);
     let only = lines.next().filter(|_| lines.next().is_none())?;

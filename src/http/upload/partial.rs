@@ -1,6 +1,6 @@
-//! Upload requests whose body is a piece of a file: stored, the piece would pass for the whole file.
+//! Refuses requests that upload one chunk of a file: the chunk would be stored as if it were the whole file.
 //!
-//! Told by headers and by the query; the fields of chunking widgets are the form's to tell.
+//! Detected here by headers and query parameters; chunking fields of a form are checked by `inbound::chunking`.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
@@ -11,15 +11,15 @@ use crate::inbound::chunking;
 use crate::inbound::error::InboundError;
 
 /// The parameter of S3's Upload Part.
-const PART: &str = "partnumber";
-/// Characters of a header or a parameter that are worth repeating.
-const SHOWN: usize = 60;
+const PART_NUMBER: &str = "partnumber";
+/// A longer header or parameter is cut to this many characters in the problem's detail.
+const MAX_SHOWN: usize = 60;
 
-/// Refuses a request that says that its body is not the whole file.
+/// Refuses a request whose headers or query say that its body is not the whole file.
 pub fn refuse(request: &HttpRequest) -> Result<(), Problem> {
     let sign = by_headers(request.headers()).or(by_query(request.query_string())?);
     sign.map_or(Ok(()), |sign| {
-        let sign: String = sign.chars().take(SHOWN).collect();
+        let sign: String = sign.chars().take(MAX_SHOWN).collect();
         Err(Problem::new(
             Code::InvalidRequest,
             format!(
@@ -31,19 +31,19 @@ pub fn refuse(request: &HttpRequest) -> Result<(), Problem> {
     })
 }
 
-/// The header that tells. One pass over all of them: nearly no request has any of these.
+/// The header that marks a chunk. One pass over all headers: hardly any request has one of these.
 fn by_headers(headers: &HeaderMap) -> Option<String> {
     let number = |value: &HeaderValue| value.to_str().ok()?.trim().parse::<u64>().ok();
     let (mut whole, mut body) = (None, None);
     for (name, value) in headers {
-        let tells = match name.as_str() {
-            // RFC 9110 14.5: a server without partial PUT answers one with 400. The second is that of nginx's upload
-            // module, the third of tus, the last of ownCloud.
+        let is_chunk = match name.as_str() {
+            // RFC 9110 14.5: a server that does not support partial PUT responds with 400. `x-content-range` is of
+            // nginx's upload module, `upload-offset` of tus, `oc-chunked` of ownCloud.
             "content-range" | "x-content-range" | "upload-offset" | "oc-chunked" => true,
-            // More follows: the IETF's resumable uploads, in two drafts.
+            // More chunks follow: the IETF's resumable uploads, in two drafts.
             "upload-complete" => value.as_bytes().trim_ascii() == b"?0",
             "upload-incomplete" => value.as_bytes().trim_ascii() == b"?1",
-            "content-type" => is_piece_type(value.as_bytes()),
+            "content-type" => is_chunk_type(value.as_bytes()),
             // The whole file's length: tus, FilePond.
             "upload-length" => {
                 whole = number(value);
@@ -55,7 +55,7 @@ fn by_headers(headers: &HeaderMap) -> Option<String> {
             }
             _ => false,
         };
-        if tells {
+        if is_chunk {
             return Some(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
         }
     }
@@ -63,17 +63,17 @@ fn by_headers(headers: &HeaderMap) -> Option<String> {
     is_short.then(|| format!("upload-length: {}", whole.unwrap_or_default()))
 }
 
-/// Media types of pieces: of tus, and of the IETF's resumable uploads.
-fn is_piece_type(value: &[u8]) -> bool {
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    essence.eq_ignore_ascii_case(b"application/offset+octet-stream")
-        || essence.eq_ignore_ascii_case(b"application/partial-upload")
+/// Whether this is a media type of chunks: of tus, or of the IETF's resumable uploads.
+fn is_chunk_type(value: &[u8]) -> bool {
+    let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    media_type.eq_ignore_ascii_case(b"application/offset+octet-stream")
+        || media_type.eq_ignore_ascii_case(b"application/partial-upload")
 }
 
-/// The parameter that tells. Widgets can be told to put their fields into the query.
+/// The parameter that marks a chunk. Upload widgets can be set to send their fields in the query.
 fn by_query(query: &str) -> Result<Option<String>, InboundError> {
     for (name, value) in query::pairs(query) {
-        if name.eq_ignore_ascii_case(PART) {
+        if name.eq_ignore_ascii_case(PART_NUMBER) {
             return Ok(Some(format!("{name}={value}")));
         }
         chunking::refuse(name, value.as_bytes())?;
@@ -95,8 +95,8 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_told_from_whole_files() {
-        for (name, value, piece) in [
+    fn chunks_are_distinguished_from_whole_files() {
+        for (name, value, is_chunk) in [
             ("content-range", "bytes 0-9/10", true),
             ("content-range", "bytes */10", true),
             ("x-content-range", "bytes 0-9/20", true),
@@ -112,9 +112,9 @@ mod tests {
             ("upload-length", "10", false),
             ("range", "bytes=0-9", false),
         ] {
-            assert_eq!(header(name, value).is_some(), piece, "{name}: {value}");
+            assert_eq!(header(name, value).is_some(), is_chunk, "{name}: {value}");
         }
-        for (query, piece) in [
+        for (query, is_chunk) in [
             ("chunk=0&chunks=2", true),
             ("chunk=0&chunks=1", false),
             ("chunks=many", false),
@@ -124,8 +124,8 @@ mod tests {
             ("path=chunks", false),
             ("", false),
         ] {
-            let told = !matches!(by_query(query), Ok(None));
-            assert_eq!(told, piece, "{query}");
+            let detected = !matches!(by_query(query), Ok(None));
+            assert_eq!(detected, is_chunk, "{query}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a request that was let in may store: where each file goes, how long it is, and on its way with it.
+//! An admitted upload request: resolves each file's target and length, and stores it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::guard::policy::Client;
 use crate::guard::types::Declared;
 use crate::http::extract::schemas::Folder;
 use crate::http::extract::{file_url, query};
-use crate::http::middleware::server_timing::Times;
+use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
@@ -33,20 +33,20 @@ use crate::key::{self, Key, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
 
-/// What an upload's address may say.
+/// The query of an upload.
 #[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UploadQuery {
-    /// The object's path, where the caller may choose it and the form has one file.
+    /// The object's path, if the key may choose paths and the form has one file.
     #[param(value_type = Key, required = false)]
     path: Option<String>,
     /// A folder for the generated path.
     #[param(value_type = Folder, required = false)]
     dir: Option<String>,
-    /// The shape of the reply, for the editor or widget that reads it; not set: `upload.reply`.
+    /// The format of the response, for the editor or widget that reads it; default: `upload.reply`.
     #[param(value_type = ReplyProfile, required = false)]
     reply: Option<String>,
-    /// `1`: more files may follow the first, so each is held until it is complete.
+    /// `1`: more files may follow the first, so each is buffered until it is complete.
     multiple: Option<String>,
 }
 
@@ -58,20 +58,20 @@ impl UploadQuery {
     }
 
     pub fn profile(&self, worker: &Worker) -> Result<ReplyProfile, Problem> {
-        let by_default = worker.shared.settings.upload.reply;
-        self.reply.as_deref().map_or(Ok(by_default), profile::named)
+        let default = worker.shared.settings.upload.reply;
+        self.reply.as_deref().map_or(Ok(default), profile::parse)
     }
 }
 
-/// One request that may upload.
+/// One admitted upload request. It occupies an upload slot.
 pub struct UploadRequest<'a> {
     worker: &'a Worker,
     pub client: Arc<Client>,
     query: UploadQuery,
     profile: ReplyProfile,
-    base: String,
+    base_url: String,
     pub claim: Option<IdempotencyGuard>,
-    times: &'a Times<'a>,
+    times: &'a StageTimes<'a>,
     slot: Slot,
 }
 
@@ -88,7 +88,7 @@ impl<E: Into<Problem>> From<E> for FileFailure {
 }
 
 impl<'a> UploadRequest<'a> {
-    /// Takes a place.
+    /// Takes an upload slot. Fails if none is free or the gateway is shutting down.
     pub fn admit(
         request: &HttpRequest,
         worker: &'a Worker,
@@ -96,22 +96,22 @@ impl<'a> UploadRequest<'a> {
         query: UploadQuery,
         profile: ReplyProfile,
         claim: Option<IdempotencyGuard>,
-        times: &'a Times<'a>,
+        times: &'a StageTimes<'a>,
     ) -> Result<Self, Problem> {
         let shared = &worker.shared;
         if shared.requests.is_closed() {
             return Err(Problem::draining());
         }
         let slot = shared.limits.take(&client)?;
-        let base = file_url::base(request, shared);
-        Ok(Self { worker, client, query, profile, base, claim, times, slot })
+        let base_url = file_url::base(request, shared);
+        Ok(Self { worker, client, query, profile, base_url, claim, times, slot })
     }
 
     pub fn settings(&self) -> &'a settings::Upload {
         &self.worker.shared.settings.upload
     }
 
-    /// Whether another file is to be expected behind this one, so that the request's length says nothing of it.
+    /// Whether another part may follow this file, so that the file's length cannot be inferred from the request's.
     pub fn expects_more(&self, part: &FilePart) -> bool {
         part.head.field.ends_with(']')
             || self.profile.sends_fields_last()
@@ -119,7 +119,7 @@ impl<'a> UploadRequest<'a> {
     }
 
     /// Stores one file part; `None` for an empty file input, which is no file.
-    pub async fn part(
+    pub async fn store_part(
         &self,
         form: &Rc<RefCell<Form>>,
         part: FilePart,
@@ -131,19 +131,19 @@ impl<'a> UploadRequest<'a> {
         }
         let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
-        let placed = self.resolve_target(&form.borrow(), &part, first, seen);
-        let look = placed.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
+        let target = self.resolve_target(&form.borrow(), &part, first, seen);
+        let look = target.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
         let (source, magic) = sniffed(Form::content(form), look).await?;
         let file = self.resolve_length(source, &part, nameless).await?;
-        if nameless && file.framed == FileLength::Known(0) {
+        if nameless && file.length == FileLength::Known(0) {
             return Ok(None);
         }
-        let (path, declared) = placed?;
+        let (path, declared) = target?;
         let content_type = self.client.types.confirm(&declared, magic)?;
         self.store(path, name, content_type, file).await.map(Some)
     }
 
-    /// Where a part's file goes, and what it says it is.
+    /// Where a part's file is stored, and the type that the part declares.
     fn resolve_target(
         &self,
         form: &Form,
@@ -152,13 +152,13 @@ impl<'a> UploadRequest<'a> {
         index: usize,
     ) -> Result<(TargetPath, Declared), Problem> {
         let name = part.head.file_name.as_deref().unwrap_or_default();
-        let path = self.path(form, name, first, index)?;
+        let path = self.target_path(form, name, first, index)?;
         let declared = part.head.content_type.as_deref();
         let declared = self.client.types.admit(declared, [name, path.key.as_str()])?;
         Ok((path, declared))
     }
 
-    /// Finds out how long a part's file is, holding it where nothing else tells.
+    /// Determines the length of a part's file. Buffers the file if nothing else tells its length.
     async fn resolve_length(
         &self,
         source: Source,
@@ -177,22 +177,23 @@ impl<'a> UploadRequest<'a> {
             }
         }
         let file = match part.framed {
-            // Too long if it is the last part; if it is not, only what fits the window can be saved.
-            Some(framed)
-                if framed > max.saturating_add(MAX_EPILOGUE as u64) && !self.expects_more(part) =>
+            // The file is too large if this is the last part. If it is not, the file is stored if it fits the window.
+            Some(assumed)
+                if assumed > max.saturating_add(MAX_EPILOGUE as u64)
+                    && !self.expects_more(part) =>
             {
-                let file = self.held(source, settings.replay_window, Some(framed)).await?;
-                if let FileLength::Assumed(_) = file.framed {
+                let file = self.buffered(source, settings.replay_window, Some(assumed)).await?;
+                if let FileLength::Assumed(_) = file.length {
                     return Err(InboundError::FileTooLarge(max).into());
                 }
                 file
             }
-            Some(framed) if !nameless && !self.expects_more(part) => {
-                self.streamed(source, FileLength::Assumed(framed))
+            Some(assumed) if !nameless && !self.expects_more(part) => {
+                self.streamed(source, FileLength::Assumed(assumed))
             }
-            framed => self.held(source, settings.max_buffered_file, framed).await?,
+            assumed => self.buffered(source, settings.max_buffered_file, assumed).await?,
         };
-        match (part.head.length, file.framed) {
+        match (part.head.length, file.length) {
             (Some(declared), FileLength::Known(got)) if declared != got => {
                 Err(InboundError::LengthMismatch { declared, got }.into())
             }
@@ -200,28 +201,30 @@ impl<'a> UploadRequest<'a> {
         }
     }
 
-    pub fn streamed(&self, source: Source, framed: FileLength) -> OutgoingFile {
-        let kept = ReplayBuffer::new(self.slot.memory());
-        self.file(kept, None, source, framed)
+    /// A file that is sent to COS while it arrives.
+    pub fn streamed(&self, source: Source, length: FileLength) -> OutgoingFile {
+        let buffer = ReplayBuffer::new(self.slot.memory());
+        self.file(buffer, None, source, length)
     }
 
-    /// Holds a file to its end; where the room runs out, goes over to the guess if there is one.
-    pub async fn held(
+    /// Buffers a file until it is complete. If it exceeds `limit` bytes or the memory budget, it is streamed under the
+    /// `assumed` length; without one it is refused.
+    pub async fn buffered(
         &self,
         source: Source,
         limit: usize,
-        guess: Option<u64>,
+        assumed: Option<u64>,
     ) -> Result<OutgoingFile, Problem> {
-        let mut kept = ReplayBuffer::new(self.slot.memory());
-        let (source, held) = hold(source, &mut kept, limit)
+        let mut buffer = ReplayBuffer::new(self.slot.memory());
+        let (source, held) = hold(source, &mut buffer, limit)
             .await
             .map_err(|error| Problem::from(CosError::Source(error)))?;
-        let length = kept.len() as u64;
-        match (held, guess) {
+        let length = buffer.len() as u64;
+        match (held, assumed) {
             (Held::Whole(end), _) => {
-                Ok(self.file(kept, Some(end), source, FileLength::Known(length)))
+                Ok(self.file(buffer, Some(end), source, FileLength::Known(length)))
             }
-            (_, Some(framed)) => Ok(self.file(kept, None, source, FileLength::Assumed(framed))),
+            (_, Some(length)) => Ok(self.file(buffer, None, source, FileLength::Assumed(length))),
             (Held::Full, None) => Err(InboundError::LengthRequired.into()),
             (Held::NoRoom, None) => Err(InboundError::NoRoom.into()),
         }
@@ -229,18 +232,18 @@ impl<'a> UploadRequest<'a> {
 
     fn file(
         &self,
-        kept: ReplayBuffer,
-        ended: Option<FileEnd>,
+        buffer: ReplayBuffer,
+        end: Option<FileEnd>,
         source: Source,
-        framed: FileLength,
+        length: FileLength,
     ) -> OutgoingFile {
         let (window, verify) =
             (self.settings().replay_window, self.worker.shared.settings.cos.verify_crc64);
-        OutgoingFile { relay: Rc::new(Relay::new(kept, ended, source, window, verify)), framed }
+        OutgoingFile { relay: Rc::new(Relay::new(buffer, end, source, window, verify)), length }
     }
 
-    /// The object's key: the path the client names, for one file only, otherwise the template's.
-    fn path(
+    /// The object's key: the path that the request or the ticket names, for one file only; otherwise from the template.
+    fn target_path(
         &self,
         form: &Form,
         name: &str,
@@ -248,10 +251,10 @@ impl<'a> UploadRequest<'a> {
         index: usize,
     ) -> Result<TargetPath, Problem> {
         let fields = form.fields();
-        let dir = one_of("dir", &self.query.dir, &fields.dir)?;
-        // Also where a path makes it idle.
+        let dir = query_or_field("dir", &self.query.dir, &fields.dir)?;
+        // Checked even if a path overrides it.
         dir.map(key::folder).transpose()?;
-        let named = one_of("path", &self.query.path, &fields.path)?;
+        let named = query_or_field("path", &self.query.path, &fields.path)?;
         if let Some(path) = named.or(self.client.path.as_ref().map(Key::as_str)) {
             if !first {
                 let detail =
@@ -269,11 +272,12 @@ impl<'a> UploadRequest<'a> {
         };
         let prefix = self.client.prefix.as_deref().unwrap_or_default();
         let template = &self.worker.shared.template;
-        // A repeat's first attempt may have stored its file there.
+        // With an `Idempotency-Key`, an earlier request may have stored its file there.
         let unique = template.is_unique() && self.claim.is_none();
         Ok(TargetPath { key: template.render(&values, prefix)?, unique })
     }
 
+    /// Sends a file to COS.
     pub async fn store(
         &self,
         path: TargetPath,
@@ -283,7 +287,7 @@ impl<'a> UploadRequest<'a> {
     ) -> Result<Stored, FileFailure> {
         match transfer(self.worker, &path, &content_type, &file, self.times).await {
             Ok((file_id, receipt)) => {
-                let mut url = file_url::of_file(&self.base, &path.key);
+                let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
                 Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
             }
@@ -292,8 +296,8 @@ impl<'a> UploadRequest<'a> {
     }
 }
 
-/// A value that may stand in the query or in the form, but not differently in both.
-fn one_of<'v>(
+/// A value from the query or from a form field. Two different values are an error.
+fn query_or_field<'v>(
     name: &str,
     query: &'v Option<String>,
     field: &'v Option<String>,
@@ -301,13 +305,13 @@ fn one_of<'v>(
     match (query, field) {
         (Some(query), Some(field)) if query != field => Err(Problem::new(
             Code::InvalidRequest,
-            format!("`{name}` stands in the address and in the form, with different values"),
+            format!("`{name}` is in the query and in the form, with different values"),
         )),
         (query, field) => Ok(query.as_deref().or(field.as_deref())),
     }
 }
 
-/// `source` as it was, and what its first bytes are, if anybody wants to know.
+/// Recognizes the file's type by its first bytes, if `look` says that the type matters. The source still yields them.
 pub async fn sniffed(
     source: Source,
     look: Option<Look>,

@@ -1,4 +1,5 @@
-//! One file to COS: a link, the form, the verdict; again where that may help and every byte is still there.
+//! Sends one file to COS: gets an upload link, posts the form, reads the verdict. Retries if that may help and every
+//! byte is still buffered.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -13,81 +14,84 @@ use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
 use crate::cos::verdict::Receipt;
 use crate::file_stream::FileLength;
-use crate::http::middleware::server_timing::Times;
+use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::key::Key;
 use crate::metrics::Stage;
 use crate::wechat::wire::UploadLink;
 
-/// A file is sent at most this often.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
-/// A file whose length is settled as far as it can be.
+/// A file that is ready to be sent: its length is known as well as it can be.
 pub struct OutgoingFile {
     pub relay: Rc<Relay>,
-    pub framed: FileLength,
+    pub length: FileLength,
 }
 
-/// Where a file goes.
+/// Where a file is stored.
 pub struct TargetPath {
     pub key: Key,
-    /// Nothing else was ever stored there, so it may be deleted.
+    /// No other file was ever stored at this key, so that a failed upload may delete the object.
     pub unique: bool,
 }
 
-/// Stores a file, and gives its id and COS's receipt.
+/// Stores a file. Returns its id and COS's receipt.
 pub async fn transfer(
     worker: &Worker,
     path: &TargetPath,
     content_type: &str,
     file: &OutgoingFile,
-    times: &Times<'_>,
+    times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    // While WeChat is asked, the client goes on sending.
+    // The file is read ahead while the link is fetched.
     let link = pin!(upload_link(worker, &path.key, times));
     let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
     match send(worker, &path.key, content_type, file, &mut link, times).await {
         Ok(receipt) => {
-            // Of a file that was never there nobody has a link.
+            // There is no cached download link for a key that is new.
             if !path.unique {
                 worker.wechat.forget_link(&link.file_id).await;
             }
             Ok((link.file_id, receipt))
         }
         Err(problem) => {
-            // The client is told that its file is not stored; then it should not be.
-            let wrong = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
-            if wrong || (file.relay.is_outcome_unknown() && path.unique) {
-                discard(worker, &link).await;
+            // The client is told that the file is not stored, so an object that may have been stored is deleted.
+            let is_corrupt = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
+            if is_corrupt || (file.relay.is_outcome_unknown() && path.unique) {
+                delete_object(worker, &link).await;
             }
             Err(problem.into())
         }
     }
 }
 
-/// Runs `aside` as long as `main` takes, and no longer. They stay where they are: taken by value, they would be there twice,
-/// in every upload.
+/// Polls `background` until `main` is ready. Takes both by reference: by value, the future of every upload would
+/// contain each of them twice.
 async fn poll_while<T>(
     mut main: Pin<&mut impl Future<Output = T>>,
-    aside: Pin<&mut impl Future<Output = ()>>,
+    background: Pin<&mut impl Future<Output = ()>>,
 ) -> T {
-    let mut aside = aside.fuse();
+    let mut background = background.fuse();
     poll_fn(|cx| {
         let result = main.as_mut().poll(cx);
         if result.is_pending() {
-            let _ = aside.poll_unpin(cx);
+            let _ = background.poll_unpin(cx);
         }
         result
     })
     .await
 }
 
-async fn upload_link(worker: &Worker, key: &Key, times: &Times<'_>) -> Result<UploadLink, Problem> {
-    let asked = Instant::now();
+async fn upload_link(
+    worker: &Worker,
+    key: &Key,
+    times: &StageTimes<'_>,
+) -> Result<UploadLink, Problem> {
+    let started = Instant::now();
     let link = worker.wechat.upload_link(key.as_str()).await;
-    times.add(Stage::Link, asked.elapsed());
-    link.map_err(|error| Problem::from(error).about(key.as_str()))
+    times.add(Stage::Link, started.elapsed());
+    link.map_err(|error| Problem::from(error).with_path(key.as_str()))
 }
 
 /// Why a file was not stored.
@@ -117,26 +121,26 @@ async fn send(
     content_type: &str,
     file: &OutgoingFile,
     link: &mut UploadLink,
-    times: &Times<'_>,
+    times: &StageTimes<'_>,
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
     let content_type = shared.settings.cos.send_content_type.then_some(content_type);
-    // What was declared must come true; what was guessed need not be, once it is known.
-    let mut framed = match (file.framed, file.relay.known_length()) {
-        (FileLength::Assumed(_), Some(length)) => FileLength::Known(length),
-        (framed, _) => framed,
+    // A declared length is checked against the file; an assumed one is replaced once the real one is known.
+    let mut length = match (file.length, file.relay.known_length()) {
+        (FileLength::Assumed(_), Some(known)) => FileLength::Known(known),
+        (length, _) => length,
     };
     let mut attempt = 1;
     loop {
         let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
-        let frame = FormEnvelope::new(&Fields {
+        let envelope = FormEnvelope::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),
             security_token: link.token.expose_secret(),
             file_id: link.cos_file_id.expose_secret(),
             content_type,
         })?;
-        let result = file.relay.attempt(&worker.upstream, &target, frame, framed).await;
+        let result = file.relay.attempt(&worker.upstream, &target, envelope, length).await;
         let took = file.relay.took();
         times.add(Stage::Send, took.send);
         if let Some(verdict) = took.verdict {
@@ -152,19 +156,19 @@ async fn send(
             return Err(error.into());
         }
         match error {
-            // It was not the last part, but all of it is here: now its length is known.
+            // The file was not the form's last part. All of it is buffered, so its length is known now.
             CosError::NotLast { content } => {
                 shared.metrics.replay(error.cause());
-                framed = FileLength::Known(content);
+                length = FileLength::Known(content);
             }
-            error if error.is_transient() && attempt < ATTEMPTS => {
+            error if error.is_transient() && attempt < MAX_ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
-                tracing::info!(%key, %error, ?pause, "sending again");
+                tracing::info!(%key, %error, ?pause, "COS failed, trying again");
                 shared.metrics.replay(error.cause());
                 tokio::time::sleep(pause).await;
                 attempt += 1;
                 if error.wants_fresh_link() {
-                    // Rare, and large: every upload would make room for it.
+                    // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
                     let fresh = Box::pin(upload_link(worker, key, times)).await;
                     *link = fresh.map_err(SendError::Problem)?;
                 }
@@ -174,8 +178,8 @@ async fn send(
     }
 }
 
-async fn discard(worker: &Worker, link: &UploadLink) {
+async fn delete_object(worker: &Worker, link: &UploadLink) {
     if let Err(error) = worker.wechat.delete_one(&link.file_id).await {
-        tracing::error!(file_id = link.file_id, %error, "a file that failed may still be stored");
+        tracing::error!(file_id = link.file_id, %error, "a failed upload could not be deleted and may still be stored");
     }
 }
