@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::guard::ticket::KeyFault;
+use crate::guard::ticket::JwtKeyError;
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +11,7 @@ pub enum AppError {
     #[error("cannot listen on {address}: {cause}")]
     Bind { address: SocketAddr, cause: io::Error },
     #[error("{0}")]
-    Tickets(#[from] KeyFault),
+    Tickets(#[from] JwtKeyError),
     #[error("TLS: {0}")]
     Tls(#[from] crate::net::tls::TlsError),
     #[error("the sandbox: {0}")]

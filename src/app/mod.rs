@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cos::target::AllowedHosts;
 use crate::guard::auth::Guard;
-use crate::guard::forwarded::Proxies;
+use crate::guard::forwarded::TrustedProxies;
 use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
@@ -147,9 +147,9 @@ fn serve(
         template: Template::new(&settings.upload.path_template),
         limits: Limits::new(&settings, budget.clone()),
         budget,
-        json_budget: Budget::new(json::ALL),
+        json_budget: Budget::new(json::TOTAL_LIMIT),
         links: LinkPolicy::new(&settings.links),
-        proxies: Proxies::new(&settings.server.trusted_proxies),
+        proxies: TrustedProxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
         requests,
         shutdown,

@@ -1,4 +1,5 @@
-//! Who is calling: API keys, compared by their hash in constant time; tickets; users that WeChat's platform names.
+//! Authentication: identifies the client of a request by its API key (hashes compared in constant time), by its ticket,
+//! or by the openid that WeChat's cloud hosting adds.
 
 use std::sync::Arc;
 
@@ -8,13 +9,13 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::policy::{Client, PolicyError};
-use super::ticket::{KeyFault, TicketError, Tickets};
+use super::ticket::{JwtKeyError, TicketError, TicketVerifier};
 use crate::settings::{Action, Policy, Settings};
 
-/// Where WeChat's cloud hosting puts the openid of who calls.
+/// The header in which WeChat's cloud hosting sends the user's openid.
 const OPENID: &str = "x-wx-openid";
 
-/// Why a caller is nobody.
+/// Why the client of a request is not identified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     #[error("no key was given")]
@@ -23,44 +24,42 @@ pub enum AuthError {
     Scheme,
     #[error("the key is not known")]
     Unknown,
-    #[error(
-        "a key stands in the address, where only tickets may: addresses are logged and passed on"
-    )]
-    KeyInAddress,
+    #[error("an API key is in the URL, where only tickets may be: URLs are logged and passed on")]
+    KeyInUrl,
     #[error("the ticket is refused: {0}")]
     Ticket(#[from] TicketError),
-    /// The ticket holds, and claims only what its kind may not reach.
+    /// The ticket is valid, but claims only a folder or path outside those of `auth.jwt`.
     #[error(transparent)]
-    Beyond(#[from] PolicyError),
+    OutOfScope(#[from] PolicyError),
 }
 
-/// A credential that stands in the address instead of a header.
+/// A credential in the URL's query instead of a header.
 #[derive(Debug, Clone, Copy)]
-pub enum InAddress<'a> {
+pub enum UrlCredential<'a> {
     /// `?ticket=`
     Ticket(&'a str),
-    /// `?access_token=` of WeChat's own calls, whose clients can send it in no other way.
+    /// `?access_token=` of calls to WeChat's API, whose clients cannot send it in a header.
     KeyOrTicket(&'a str),
 }
 
-/// Everyone who may call.
+/// All clients that may call, by their credentials.
 pub struct Guard {
     keys: Vec<([u8; 32], Arc<Client>)>,
-    tickets: Option<(Tickets, Client)>,
+    tickets: Option<(TicketVerifier, Client)>,
     wx: Option<Client>,
     anonymous: Option<Arc<Client>>,
 }
 
 impl Guard {
-    /// Reads the key for tickets where that is a file.
-    pub fn new(settings: &Settings) -> Result<Self, KeyFault> {
+    /// Reads `auth.jwt.key_file` if it is set.
+    pub fn new(settings: &Settings) -> Result<Self, JwtKeyError> {
         let auth = &settings.auth;
         let client = |kind, name, policy| Client::new(kind, name, policy, settings);
         let keys = auth
             .keys
             .iter()
             .map(|(name, key)| (key.sha256, Arc::new(client("key", name, &key.policy))));
-        let everything = Policy {
+        let all_actions = Policy {
             can: Action::ALL.iter().copied().collect(),
             prefix: None,
             client_paths: None,
@@ -69,23 +68,23 @@ impl Guard {
             types: Vec::new(),
             rate: None,
         };
-        let tickets = Tickets::new(&auth.jwt)?;
+        let tickets = TicketVerifier::new(&auth.jwt)?;
         Ok(Self {
             keys: keys.collect(),
             tickets: tickets.map(|tickets| (tickets, client("ticket", "ticket", &auth.jwt.policy))),
             wx: auth.trust_wx_headers.then(|| client("wx", "wx", &auth.wx)),
             anonymous: auth
                 .anonymous
-                .then(|| Arc::new(client("anonymous", "anonymous", &everything))),
+                .then(|| Arc::new(client("anonymous", "anonymous", &all_actions))),
         })
     }
 
-    /// The caller of a request. A wrong credential is refused even where none is needed; the header's counts before the
-    /// address's.
+    /// The client of a request. A wrong credential is refused even where none is needed; the `Authorization` header
+    /// takes precedence over the URL.
     pub fn identify(
         &self,
         headers: &HeaderMap,
-        token: Option<InAddress<'_>>,
+        url_credential: Option<UrlCredential<'_>>,
     ) -> Result<Arc<Client>, AuthError> {
         if let Some(value) = headers.get(AUTHORIZATION) {
             let text = value.to_str().map_err(|_| AuthError::Scheme)?;
@@ -93,45 +92,47 @@ impl Guard {
             if !scheme.eq_ignore_ascii_case("bearer") {
                 return Err(AuthError::Scheme);
             }
-            return self.find(credential.trim(), true);
+            return self.client_of(credential.trim(), true);
         }
-        match token {
-            Some(InAddress::Ticket(token)) => return self.find(token, false),
-            Some(InAddress::KeyOrTicket(token)) => return self.find(token, true),
+        match url_credential {
+            Some(UrlCredential::Ticket(text)) => return self.client_of(text, false),
+            Some(UrlCredential::KeyOrTicket(text)) => return self.client_of(text, true),
             None => {}
         }
         if let Some(wx) = &self.wx
             && let Some(openid) = headers.get(OPENID).and_then(|value| value.to_str().ok())
             && is_openid(openid)
         {
-            return Ok(Arc::new(wx.named(openid, format!("wx:{openid}"))));
+            return Ok(Arc::new(wx.with_identity(openid, format!("wx:{openid}"))));
         }
         self.anonymous.clone().ok_or(AuthError::Missing)
     }
 
-    /// Whether a request's headers have a credential, right or wrong.
-    pub fn is_shown(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request's headers have a credential, valid or not.
+    pub fn has_credential(&self, headers: &HeaderMap) -> bool {
         headers.contains_key(AUTHORIZATION) || (self.wx.is_some() && headers.contains_key(OPENID))
     }
 
-    fn find(&self, credential: &str, may_be_key: bool) -> Result<Arc<Client>, AuthError> {
-        match (self.key(credential), &self.tickets) {
+    fn client_of(&self, credential: &str, may_be_key: bool) -> Result<Arc<Client>, AuthError> {
+        match (self.client_of_key(credential), &self.tickets) {
             (Some(client), _) if may_be_key => Ok(client),
-            (Some(_), _) => Err(AuthError::KeyInAddress),
+            (Some(_), _) => Err(AuthError::KeyInUrl),
             (None, Some((tickets, client))) if credential.matches('.').count() == 2 => {
-                let ticket = tickets.check(credential)?;
+                let ticket = tickets.verify(credential)?;
                 let client = match &ticket.name {
-                    Some(name) => client.named(name, format!("user:{name}")),
-                    None => client.named("ticket", format!("ticket:{}", ticket.fingerprint)),
+                    Some(name) => client.with_identity(name, format!("user:{name}")),
+                    None => {
+                        client.with_identity("ticket", format!("ticket:{}", ticket.fingerprint))
+                    }
                 };
-                Ok(Arc::new(client.narrowed(ticket.narrowing)?))
+                Ok(Arc::new(client.limited_by(ticket.limits)?))
             }
             (None, _) => Err(AuthError::Unknown),
         }
     }
 
-    /// Looks at every key whichever fits, so that time tells nothing.
-    fn key(&self, key: &str) -> Option<Arc<Client>> {
+    /// Compares every key even after a match, so that the time taken tells nothing about the keys.
+    fn client_of_key(&self, key: &str) -> Option<Arc<Client>> {
         let hash: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         let mut found = u32::MAX;
         for (index, (known, _)) in (0u32..).zip(&self.keys) {
@@ -142,7 +143,7 @@ impl Guard {
     }
 }
 
-/// WeChat's are 28 characters of base64url.
+/// WeChat's openids are 28 characters of base64url; other lengths up to 64 are accepted.
 fn is_openid(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -155,7 +156,7 @@ pub fn new_key() -> String {
     hex::encode(key)
 }
 
-/// What `auth.keys.NAME.sha256` is for a key.
+/// The value of `auth.keys.NAME.sha256` for a key.
 pub fn hash_key(key: &str) -> String {
     hex::encode(Sha256::digest(key.as_bytes()))
 }

@@ -1,6 +1,6 @@
-//! What a client looks like from in front of our proxies: its address, and what it called us.
+//! The client's IP address, and the host and scheme that it requested, where proxies stand in front of the gateway.
 //!
-//! Anybody can write `X-Forwarded-*`; it counts only as far as it was written by proxies that are trusted.
+//! Clients can send `X-Forwarded-*` themselves, so a value counts only if a trusted proxy wrote it.
 
 use std::net::IpAddr;
 
@@ -13,24 +13,25 @@ const PROTO: &str = "x-forwarded-proto";
 
 /// `server.trusted_proxies`.
 #[derive(Debug, Clone, Default)]
-pub struct Proxies(Vec<IpNet>);
+pub struct TrustedProxies(Vec<IpNet>);
 
-impl Proxies {
+impl TrustedProxies {
     pub fn new(networks: &[IpNet]) -> Self {
         Self(networks.to_vec())
     }
 
-    fn trust(&self, address: IpAddr) -> bool {
+    fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the last one named that is no proxy of ours. `peer` is who connected.
-    pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    /// The client's IP address: the last one in `X-Forwarded-For` that is not a trusted proxy. `peer` is the other end
+    /// of the connection.
+    pub fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut address = peer.to_canonical();
-        // The nearest proxy writes at the end, and the last line is the nearest, too.
+        // Each proxy appends to the header, or adds a line of its own below, so the nearest proxy's value is the last.
         let lines: Vec<_> = headers.get_all(FOR).filter_map(|line| line.to_str().ok()).collect();
         for named in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-            if !self.trust(address) {
+            if !self.contains(address) {
                 break;
             }
             match parse(named.trim()) {
@@ -41,7 +42,7 @@ impl Proxies {
         address
     }
 
-    /// The host, with its port where it has one, that the client called. May be anything the client likes.
+    /// The host that the client requested, with its port if it has one. Its text is the client's and not validated.
     pub fn host<'h>(
         &self,
         peer: Option<IpAddr>,
@@ -49,37 +50,37 @@ impl Proxies {
         authority: Option<&'h str>,
     ) -> Option<&'h str> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        self.last(peer, headers, FORWARDED_HOST).or_else(|| text(HOST.as_str())).or(authority)
+        self.last_value(peer, headers, FORWARDED_HOST).or_else(|| text(HOST.as_str())).or(authority)
     }
 
-    /// `https` or `http`, as the client's own connection was; `own` is that of ours.
+    /// `https` or `http`: the scheme of the client's own connection. `own` is that of the connection to the gateway.
     pub fn scheme(
         &self,
         peer: Option<IpAddr>,
         headers: &HeaderMap,
         own: &'static str,
     ) -> &'static str {
-        match self.last(peer, headers, PROTO) {
+        match self.last_value(peer, headers, PROTO) {
             Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
             Some(proto) if proto.eq_ignore_ascii_case("http") => "http",
             _ => own,
         }
     }
 
-    /// What the proxy that connected says: the last of several.
-    fn last<'h>(
+    /// The value that the proxy at the other end of the connection wrote: the last one.
+    fn last_value<'h>(
         &self,
         peer: Option<IpAddr>,
         headers: &'h HeaderMap,
         name: &str,
     ) -> Option<&'h str> {
-        peer.filter(|peer| self.trust(peer.to_canonical()))?;
+        peer.filter(|peer| self.contains(peer.to_canonical()))?;
         let line = headers.get_all(name).last()?.to_str().ok()?;
         line.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
     }
 }
 
-/// An address as proxies write it: some add the port.
+/// An IP address as proxies write it; some add the port.
 fn parse(text: &str) -> Option<IpAddr> {
     let bare = text.parse::<IpAddr>().ok();
     let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
@@ -100,12 +101,12 @@ mod tests {
         headers
     }
 
-    fn proxies() -> Proxies {
-        Proxies::new(&["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()])
+    fn proxies() -> TrustedProxies {
+        TrustedProxies::new(&["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()])
     }
 
     #[test]
-    fn only_what_trusted_proxies_wrote_counts() {
+    fn only_values_of_trusted_proxies_count() {
         for (peer, lines, address) in [
             ("1.2.3.4", vec!["9.9.9.9"], "1.2.3.4"),
             ("10.0.0.1", vec![], "10.0.0.1"),
@@ -121,24 +122,24 @@ mod tests {
             ("fd00::1", vec!["9.9.9.9"], "9.9.9.9"),
         ] {
             let lines: Vec<_> = lines.into_iter().map(|line| (FOR, line)).collect();
-            let told = proxies().address(peer.parse().unwrap(), &headers(&lines));
-            assert_eq!(told, address.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
+            let client = proxies().client_ip(peer.parse().unwrap(), &headers(&lines));
+            assert_eq!(client, address.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
         }
     }
 
     #[test]
-    fn host_and_scheme_are_the_proxy_s_or_the_request_s_own() {
+    fn host_and_scheme_come_from_a_trusted_proxy_or_the_request_itself() {
         let headers = headers(&[
             ("host", "inner"),
             (FORWARDED_HOST, "evil.example.org, files.example.com"),
             (PROTO, "https"),
         ]);
-        let near = Some("10.0.0.1".parse().unwrap());
-        let far = Some("1.2.3.4".parse().unwrap());
+        let trusted = Some("10.0.0.1".parse().unwrap());
+        let untrusted = Some("1.2.3.4".parse().unwrap());
         let all = proxies();
-        assert_eq!(all.host(near, &headers, None), Some("files.example.com"));
-        assert_eq!(all.host(far, &headers, None), Some("inner"));
-        assert_eq!(all.scheme(near, &headers, "http"), "https");
-        assert_eq!(all.scheme(far, &headers, "http"), "http");
+        assert_eq!(all.host(trusted, &headers, None), Some("files.example.com"));
+        assert_eq!(all.host(untrusted, &headers, None), Some("inner"));
+        assert_eq!(all.scheme(trusted, &headers, "http"), "https");
+        assert_eq!(all.scheme(untrusted, &headers, "http"), "http");
     }
 }

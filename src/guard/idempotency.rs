@@ -1,8 +1,9 @@
-//! Requests that are sent again: the same client's same `Idempotency-Key` is one upload.
+//! `Idempotency-Key`: requests of one client with the same key are one upload.
 //!
-//! Within [`REMEMBERED`] a repeat gets the first one's reply, or waits for it; one that failed is nobody's reply, and who
-//! waited takes its claim. What another replica, or this one before a restart, stored is not known here: so generated
-//! names come from the client and its key, and a repeat lands on the same object.
+//! Within [`RETENTION`] a retry gets the response to the first request, or waits for it. If the first one fails, its
+//! response is not retained, and a waiting retry runs in its stead. This cache is empty after a restart and not shared
+//! between replicas; generated paths are therefore derived from the client and the key, and a retry there overwrites
+//! the same object.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,27 +22,27 @@ use uuid::Uuid;
 use super::policy::Client;
 use crate::settings::Settings;
 
-/// How long a reply is kept.
-const REMEMBERED: Duration = Duration::from_secs(10 * 60);
-/// For all entries together, in bytes. Since none weighs less than [`OVERHEAD`], there are at most 65,536 of them.
-const ROOM: u64 = 32 * 1024 * 1024;
-/// What an entry costs beside its reply: the cache's own bookkeeping, the key's and the request's hash, the channel.
+/// How long a response is retained.
+const RETENTION: Duration = Duration::from_secs(10 * 60);
+/// Of all entries together, in bytes. Each weighs at least [`OVERHEAD`], so there are at most 65,536 of them.
+const CAPACITY: u64 = 32 * 1024 * 1024;
+/// Bytes that an entry takes besides its response: the cache's bookkeeping, the hashes of key and request, the channel.
 const OVERHEAD: usize = 512;
-/// What a kept header costs beside its name and value.
+/// Bytes that a retained header takes besides its name and value.
 const HEADER_OVERHEAD: usize = 64;
 
-/// SHA-256: of fixed size however long what it stands for.
+/// SHA-256, so that an entry's size does not depend on the length of keys and requests.
 type Hash = [u8; 32];
 
-/// An upload's reply, to be given again.
+/// The retained response to an upload.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RetainedResponse {
     pub status: u16,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
 }
 
-impl Answer {
+impl RetainedResponse {
     /// In bytes.
     fn weight(&self) -> usize {
         let headers = self.headers.iter();
@@ -51,125 +52,126 @@ impl Answer {
     }
 }
 
-/// All that is known of repeats; shared by all workers.
+/// The running and completed requests with a key; shared by all workers.
 pub struct Idempotency {
     seed: Hash,
     entries: Cache<Scope, Entry>,
 }
 
-/// Whose key it is: a hash of the client, of what its ticket claims, and of the key. Two tickets of one user that allow
-/// different things share no replies and no names.
+/// The scope of a key: a hash of the client, of its ticket's claims and of the key. Two tickets of one user that allow
+/// different things share neither responses nor generated paths.
 type Scope = Hash;
 
 #[derive(Clone)]
 enum Entry {
-    /// Its end is told by the sender's going away.
+    /// The channel closes when the request has finished.
     Running {
         request: Hash,
-        end: watch::Receiver<()>,
+        finished: watch::Receiver<()>,
     },
-    Done {
+    Completed {
         request: Hash,
-        answer: Arc<Answer>,
+        response: Arc<RetainedResponse>,
     },
 }
 
-/// What to do with a request.
+/// The outcome of [`Idempotency::claim`].
 pub enum Claim {
-    /// It is the first: do it.
-    Granted(IdempotencyGuard),
-    /// It was done.
-    Done(Arc<Answer>),
-    /// The key was used for another request.
-    Other,
+    /// The first request with this key: the caller carries it out.
+    First(IdempotencyGuard),
+    /// A retry; this is the response to the first request.
+    Completed(Arc<RetainedResponse>),
+    /// The key was used for a different request.
+    Mismatch,
 }
 
-/// The right to do what a key stands for. Dropped without an answer, it goes to whoever waits.
+/// Held by the one request that is carried out for a key. If it is dropped before [`Self::complete`], a waiting retry
+/// is carried out instead.
 pub struct IdempotencyGuard {
     entries: Cache<Scope, Entry>,
     scope: Scope,
     request: Hash,
-    /// Dropped behind the entry: who wakes must find it gone or done.
-    end: Option<watch::Sender<()>>,
-    /// Nobody else's names come from this.
-    names: Hash,
+    /// Dropped only after the entry is replaced or removed, since waiting retries then look at the entry again.
+    finished: Option<watch::Sender<()>>,
+    /// The seed of generated paths; unique to this scope.
+    path_seed: Hash,
 }
 
 impl Idempotency {
-    /// Names come from what all replicas have in common: the environment, the app and its secret.
+    /// Generated paths derive from what all replicas have in common: the environment, the app and its secret.
     pub fn new(settings: &Settings) -> Self {
         let wechat = &settings.wechat;
         let secret = wechat.secret.expose_secret();
         let seed = ["names of repeats", &wechat.env, &wechat.appid, secret].map(str::as_bytes);
         let entries = Cache::builder()
-            .max_capacity(ROOM)
+            .max_capacity(CAPACITY)
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_: &Scope, entry: &Entry| entry.weight())
-            .expire_after(Lives)
+            .expire_after(ExpireCompleted)
             .build();
         Self { seed: hash(&seed), entries }
     }
 
-    /// Waits for its claim. `request` is what must be the same in a repeat, in parts.
-    pub async fn begin(&self, client: &Client, key: &str, request: &[&str]) -> Claim {
+    /// Claims `key` for a request; waits while another request with it is running. `request` is what must be equal in a
+    /// retry, in parts.
+    pub async fn claim(&self, client: &Client, key: &str, request: &[&str]) -> Claim {
         let claims = client.claims.as_ref().map_or(&[][..], |claims| claims);
         let scope = hash(&[client.id.as_bytes(), claims, key.as_bytes()]);
         let request: Hash = hash(&request.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
         loop {
-            let (end, running) = watch::channel(());
-            let new = || Entry::Running { request, end: running };
+            let (sender, finished) = watch::channel(());
+            let new = || Entry::Running { request, finished };
             let entry = self.entries.entry(scope).or_insert_with(new);
             let first = entry.is_fresh();
             match entry.into_value() {
                 Entry::Running { request, .. } if first => {
-                    let claim = IdempotencyGuard {
+                    return Claim::First(IdempotencyGuard {
                         entries: self.entries.clone(),
-                        names: hmac(&self.seed, &[&scope]),
+                        path_seed: hmac(&self.seed, &[&scope]),
                         scope,
                         request,
-                        end: Some(end),
-                    };
-                    return Claim::Granted(claim);
+                        finished: Some(sender),
+                    });
                 }
-                Entry::Running { request: known, .. } | Entry::Done { request: known, .. }
+                Entry::Running { request: known, .. } | Entry::Completed { request: known, .. }
                     if known != request =>
                 {
-                    return Claim::Other;
+                    return Claim::Mismatch;
                 }
-                // An error is what is waited for: the sender is gone.
-                Entry::Running { mut end, .. } => drop(end.changed().await),
-                Entry::Done { answer, .. } => return Claim::Done(answer),
+                // The expected outcome is an error: the sender has been dropped.
+                Entry::Running { mut finished, .. } => drop(finished.changed().await),
+                Entry::Completed { response, .. } => return Claim::Completed(response),
             }
         }
     }
 }
 
 impl IdempotencyGuard {
-    /// The `index`-th file's id, the same wherever and whenever it is asked for.
+    /// The id in the generated path of the `index`-th file: the same on every replica and after a restart.
     pub fn uuid(&self, index: usize) -> Uuid {
-        let name = hmac(&self.names, &[&(index as u64).to_be_bytes()]);
+        let hash = hmac(&self.path_seed, &[&(index as u64).to_be_bytes()]);
         let mut bytes = [0; 16];
-        bytes.copy_from_slice(&name[..16]);
+        bytes.copy_from_slice(&hash[..16]);
         Uuid::new_v8(bytes)
     }
 
-    /// It was done; repeats get this answer.
-    pub fn done(mut self, answer: Answer) {
-        let done = Entry::Done { request: self.request, answer: Arc::new(answer) };
-        self.entries.insert(self.scope, done);
-        self.end = None;
+    /// Retains the response for retries.
+    pub fn complete(mut self, response: RetainedResponse) {
+        let entry = Entry::Completed { request: self.request, response: Arc::new(response) };
+        self.entries.insert(self.scope, entry);
+        self.finished = None;
     }
 }
 
 impl Drop for IdempotencyGuard {
     fn drop(&mut self) {
-        if self.end.is_some() {
+        if self.finished.is_some() {
             self.entries.invalidate(&self.scope);
         }
     }
 }
 
-/// Of several parts, each with its length, so that no two lists of parts run together.
+/// The hash of several parts, each with its length, so that different lists of parts cannot give the same bytes.
 fn hash(parts: &[&[u8]]) -> Hash {
     let mut hash = Sha256::new();
     for part in parts {
@@ -188,20 +190,20 @@ fn hmac(key: &Hash, parts: &[&[u8]]) -> Hash {
 
 impl Entry {
     fn weight(&self) -> u32 {
-        let answer = match self {
+        let response = match self {
             Self::Running { .. } => 0,
-            Self::Done { answer, .. } => answer.weight(),
+            Self::Completed { response, .. } => response.weight(),
         };
-        u32::try_from(OVERHEAD + answer).unwrap_or(u32::MAX)
+        u32::try_from(OVERHEAD + response).unwrap_or(u32::MAX)
     }
 }
 
-/// A running upload has no end that is known.
-struct Lives;
+/// Completed requests expire after [`RETENTION`]; running ones do not.
+struct ExpireCompleted;
 
-impl Expiry<Scope, Entry> for Lives {
+impl Expiry<Scope, Entry> for ExpireCompleted {
     fn expire_after_create(&self, _: &Scope, entry: &Entry, _: Instant) -> Option<Duration> {
-        matches!(entry, Entry::Done { .. }).then_some(REMEMBERED)
+        matches!(entry, Entry::Completed { .. }).then_some(RETENTION)
     }
 
     fn expire_after_update(
@@ -211,7 +213,7 @@ impl Expiry<Scope, Entry> for Lives {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        matches!(entry, Entry::Done { .. }).then_some(REMEMBERED)
+        matches!(entry, Entry::Completed { .. }).then_some(RETENTION)
     }
 }
 
@@ -221,7 +223,7 @@ mod tests {
     use crate::settings::Policy;
 
     #[tokio::test]
-    async fn what_is_kept_has_a_bound_in_bytes_and_in_entries() {
+    async fn the_cache_is_bounded_in_bytes_and_in_entries() {
         let settings = Settings::from_layers(None, None, Default::default()).unwrap();
         let policy = Policy {
             can: [].into(),
@@ -238,15 +240,16 @@ mod tests {
             let request = "x".repeat(10_000);
             let body = Bytes::from(vec![b'x'; length]);
             for n in 0..many {
-                let begun = idempotency.begin(&client, &n.to_string(), &[&request]).await;
-                let Claim::Granted(claim) = begun else { panic!("not the first: {n}") };
-                claim.done(Answer { status: 201, headers: Vec::new(), body: body.clone() });
+                let claim = idempotency.claim(&client, &n.to_string(), &[&request]).await;
+                let Claim::First(guard) = claim else { panic!("not the first: {n}") };
+                let body = body.clone();
+                guard.complete(RetainedResponse { status: 201, headers: Vec::new(), body });
             }
             idempotency.entries.run_pending_tasks();
             let entries = &idempotency.entries;
-            assert!(entries.weighted_size() <= ROOM, "{}", entries.weighted_size());
-            assert!(entries.weighted_size() > ROOM / 2, "{}", entries.weighted_size());
-            assert!(entries.entry_count() <= ROOM / OVERHEAD as u64);
+            assert!(entries.weighted_size() <= CAPACITY, "{}", entries.weighted_size());
+            assert!(entries.weighted_size() > CAPACITY / 2, "{}", entries.weighted_size());
+            assert!(entries.entry_count() <= CAPACITY / OVERHEAD as u64);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How many uploads may run at once, of all clients and of one, and how many requests may come.
+//! Limits on concurrent uploads (of all clients and of each one) and on the rate of requests (of each client and each
+//! IP address).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,13 +16,14 @@ use super::policy::Client;
 use crate::memory::budget::{Budget, Share};
 use crate::settings::{Rate, Settings};
 
-/// Clients, and addresses, that are remembered; those not seen for longest are forgotten first. A client's id is at most
-/// 133 bytes long (a ticket's `sub` and its kind), so each map is at most some 40 MB.
-const REMEMBERED: u64 = 100_000;
-/// The longest that any [`Rate`] takes to forgive, and more.
-const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+/// Clients, and IP addresses, whose rates are tracked; the least recently used are evicted first. A client's id is at
+/// most
+/// 133 bytes long (a ticket's `sub` and its kind), so each cache takes at most some 40 MB.
+const MAX_TRACKED: u64 = 100_000;
+/// Longer than any [`Rate`] takes to refill.
+const IDLE_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
-/// Why a request is refused now and may be taken later.
+/// Why a request is refused; a later one may be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     #[error("{0} uploads are running already")]
@@ -30,59 +32,59 @@ pub enum LimitError {
     ClientBusy(usize),
     #[error("too many requests")]
     TooFast {
-        /// When one more will be taken.
+        /// When the next request will be accepted.
         retry_after: Duration,
     },
 }
 
-/// Counts places and requests; shared by all workers.
+/// Counts running uploads and requests; shared by all workers.
 pub struct Limits {
-    all: Arc<Slots>,
+    slots: Arc<Slots>,
     per_client: usize,
     budget: Arc<Budget>,
-    running: Arc<Running>,
+    running: Arc<RunningUploads>,
     address_rate: Option<Quota>,
     clients: Cache<String, Arc<DefaultDirectRateLimiter>>,
     addresses: Cache<IpAddr, Arc<DefaultDirectRateLimiter>>,
 }
 
-/// The clients that have uploads running, by their id. As many as there are uploads at most.
+/// The clients with running uploads, by their id: at most as many as there are uploads.
 #[derive(Debug, Default)]
-struct Running(Mutex<HashMap<String, Uploads>>);
+struct RunningUploads(Mutex<HashMap<String, ClientUploads>>);
 
-/// What runs of one client.
+/// The running uploads of one client.
 #[derive(Debug)]
-struct Uploads {
+struct ClientUploads {
     count: usize,
     memory: Arc<Share>,
 }
 
 impl Limits {
-    /// `budget` is what uploads may keep in memory, together.
+    /// `budget` is the memory for the buffers of all uploads together.
     pub fn new(settings: &Settings, budget: Arc<Budget>) -> Self {
-        fn remembered<
+        fn lru<
             K: std::hash::Hash + Eq + Send + Sync + 'static,
             V: Clone + Send + Sync + 'static,
         >() -> Cache<K, V> {
             Cache::builder()
-                .max_capacity(REMEMBERED)
-                // The default would not let newcomers in where many come and go.
+                .max_capacity(MAX_TRACKED)
+                // The default policy would refuse to cache new entries while many others come and go.
                 .eviction_policy(EvictionPolicy::lru())
-                .time_to_idle(FORGOTTEN)
+                .time_to_idle(IDLE_EXPIRY)
                 .build()
         }
         Self {
-            all: Slots::new(settings.upload.max_concurrent),
+            slots: Slots::new(settings.upload.max_concurrent),
             per_client: settings.upload.max_concurrent_per_client.unwrap_or(usize::MAX),
             budget,
             running: Arc::default(),
             address_rate: settings.auth.address_rate.and_then(quota),
-            clients: remembered(),
-            addresses: remembered(),
+            clients: lru(),
+            addresses: lru(),
         }
     }
 
-    /// Counts a request of an address.
+    /// Counts a request from an IP address.
     pub fn count_address(&self, address: IpAddr) -> Result<(), LimitError> {
         let Some(quota) = self.address_rate else {
             return Ok(());
@@ -107,9 +109,9 @@ impl Limits {
         }
     }
 
-    /// Takes a place for an upload, of all and of its client's.
-    pub fn take(&self, client: &Client) -> Result<Slot, LimitError> {
-        let all = Slots::take(&self.all).map_err(LimitError::Overloaded)?;
+    /// Takes an upload slot: one of all slots, and one of the client's.
+    pub fn take_slot(&self, client: &Client) -> Result<Slot, LimitError> {
+        let permit = Slots::take(&self.slots).map_err(LimitError::Overloaded)?;
         let mut running = self.running.lock();
         let memory = match running.get_mut(&client.id) {
             Some(uploads) if uploads.count >= self.per_client => {
@@ -121,18 +123,19 @@ impl Limits {
             }
             None => {
                 let memory = Share::new(self.budget.clone());
-                let uploads = Uploads { count: 1, memory: memory.clone() };
+                let uploads = ClientUploads { count: 1, memory: memory.clone() };
                 running.insert(client.id.clone(), uploads);
                 memory
             }
         };
-        Ok(Slot { client: client.id.clone(), memory, running: self.running.clone(), _all: all })
+        let running = self.running.clone();
+        Ok(Slot { client: client.id.clone(), memory, running, _permit: permit })
     }
 }
 
-impl Running {
-    /// Nothing is left half done under this lock.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Uploads>> {
+impl RunningUploads {
+    /// A poisoned lock is used on: no panic leaves the map inconsistent.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, ClientUploads>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,7 +151,7 @@ fn check(limiter: &DefaultDirectRateLimiter) -> Result<(), LimitError> {
     })
 }
 
-/// What counts as one address: whoever has one of IPv6 has its /64.
+/// The key under which an IP address is counted: an IPv6 address by its /64 network, all of which one subscriber has.
 pub fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -156,24 +159,24 @@ pub fn rate_limit_key(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Places for uploads.
+/// Counts the upload slots in use.
 #[derive(Debug)]
 struct Slots {
     max: usize,
-    taken: AtomicUsize,
+    used: AtomicUsize,
 }
 
-/// A taken place, of all and of its client's; given back when dropped.
+/// An upload slot in use; released when dropped.
 #[derive(Debug)]
 pub struct Slot {
     client: String,
     memory: Arc<Share>,
-    running: Arc<Running>,
-    _all: Place,
+    running: Arc<RunningUploads>,
+    _permit: Permit,
 }
 
 impl Slot {
-    /// What the client's uploads may keep in memory, together.
+    /// The memory share of all uploads of this client.
     pub fn memory(&self) -> Arc<Share> {
         self.memory.clone()
     }
@@ -191,29 +194,30 @@ impl Drop for Slot {
     }
 }
 
+/// One of [`Slots`]; released when dropped.
 #[derive(Debug)]
-struct Place(Arc<Slots>);
+struct Permit(Arc<Slots>);
 
 impl Slots {
     fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: AtomicUsize::new(0) })
+        Arc::new(Self { max, used: AtomicUsize::new(0) })
     }
 
-    /// Takes a place, or says how many there are.
-    fn take(slots: &Arc<Self>) -> Result<Place, usize> {
+    /// Takes a slot; `Err` holds the number of slots if all are in use.
+    fn take(slots: &Arc<Self>) -> Result<Permit, usize> {
         slots
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                (taken < slots.max).then_some(taken + 1)
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used < slots.max).then_some(used + 1)
             })
-            .map(|_| Place(slots.clone()))
+            .map(|_| Permit(slots.clone()))
             .map_err(|_| slots.max)
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -242,17 +246,17 @@ mod tests {
     }
 
     #[test]
-    fn more_addresses_and_clients_than_are_remembered_displace_the_oldest() {
+    fn beyond_the_maximum_the_least_recently_used_clients_and_addresses_are_evicted() {
         let (limits, client) = limits(|settings| settings.auth.address_rate = Some(FIVE));
         for n in 0..120_000u32 {
             limits.count_address(IpAddr::V4(n.into())).unwrap();
-            limits.count(&client.named("u", format!("user:{n:0>128}"))).unwrap();
+            limits.count(&client.with_identity("u", format!("user:{n:0>128}"))).unwrap();
         }
         limits.addresses.run_pending_tasks();
         limits.clients.run_pending_tasks();
-        assert!(limits.addresses.entry_count() <= REMEMBERED);
-        assert!(limits.clients.entry_count() <= REMEMBERED);
-        // Those seen last are known.
+        assert!(limits.addresses.entry_count() <= MAX_TRACKED);
+        assert!(limits.clients.entry_count() <= MAX_TRACKED);
+        // The most recent address is still tracked.
         for _ in 0..4 {
             limits.count_address(IpAddr::V4(119_999.into())).unwrap();
         }
@@ -260,21 +264,21 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_a_client_without_uploads() {
+    fn a_client_without_uploads_takes_no_memory() {
         let (limits, client) =
             limits(|settings| settings.upload.max_concurrent_per_client = Some(2));
-        let other = client.named("v", "user:v".to_owned());
-        let slots = [limits.take(&client).unwrap(), limits.take(&client).unwrap()];
-        assert_eq!(limits.take(&client).unwrap_err(), LimitError::ClientBusy(2));
-        let others = limits.take(&other).unwrap();
+        let other = client.with_identity("v", "user:v".to_owned());
+        let slots = [limits.take_slot(&client).unwrap(), limits.take_slot(&client).unwrap()];
+        assert_eq!(limits.take_slot(&client).unwrap_err(), LimitError::ClientBusy(2));
+        let others = limits.take_slot(&other).unwrap();
         assert!(Arc::ptr_eq(&slots[0].memory(), &slots[1].memory()));
         assert!(!Arc::ptr_eq(&slots[0].memory(), &others.memory()));
         assert_eq!(limits.running.lock().len(), 2);
         drop(slots);
         assert_eq!(limits.running.lock().len(), 1);
-        let again = limits.take(&client).unwrap();
+        let again = limits.take_slot(&client).unwrap();
         drop((again, others));
         assert!(limits.running.lock().is_empty());
-        assert_eq!(limits.all.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(limits.slots.used.load(Ordering::Relaxed), 0);
     }
 }

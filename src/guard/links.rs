@@ -1,4 +1,4 @@
-//! Who may follow a file's stable address, and the signatures that let those follow it who have nothing else.
+//! Access to a file's stable URL: the signatures in signed URLs, which need no other credential.
 
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
@@ -8,16 +8,16 @@ use sha2::Sha256;
 use crate::key::Key;
 use crate::settings::{self, LinkAccess};
 
-/// Why a signature lets nobody through.
+/// Why a signed URL is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    #[error("the link's signature is not one of ours for this path")]
+    #[error("the link's signature is not valid for this path")]
     Signature,
-    #[error("the link has ended")]
-    Ended,
+    #[error("the link has expired")]
+    Expired,
 }
 
-/// Signs and checks links.
+/// Signs and verifies stable URLs.
 pub struct LinkPolicy {
     access: LinkAccess,
     keys: Vec<SecretString>,
@@ -33,25 +33,26 @@ impl LinkPolicy {
         }
     }
 
-    /// Who may follow a link.
+    /// Which clients may follow a stable URL.
     pub fn access(&self) -> LinkAccess {
         self.access
     }
 
-    /// What stands behind a file's address: `?expires=…&signature=…` where links are signed, otherwise nothing.
+    /// The query to append to a file's URL: `?expires=…&signature=…` where links are signed, otherwise empty. `expires`
+    /// is in Unix seconds.
     pub fn query(&self, key: &Key, now: Timestamp) -> String {
         match (self.access, self.keys.first()) {
-            (LinkAccess::Signed, Some(first)) => {
+            (LinkAccess::Signed, Some(signing_key)) => {
                 let expires = now.as_second() + self.max_age;
-                let signature = hex::encode(mac(first, key, expires).finalize().into_bytes());
+                let signature = hex::encode(mac(signing_key, key, expires).finalize().into_bytes());
                 format!("?expires={expires}&signature={signature}")
             }
             _ => String::new(),
         }
     }
 
-    /// Whether `signature` is of one of our keys, for this path and time, and the time has not come.
-    pub fn check(
+    /// Whether `signature` was made with one of `links.signing_keys` for this path and expiry, and has not expired.
+    pub fn verify(
         &self,
         key: &Key,
         expires: &str,
@@ -59,21 +60,23 @@ impl LinkPolicy {
         now: Timestamp,
     ) -> Result<(), LinkError> {
         let expires: i64 = expires.parse().map_err(|_| LinkError::Signature)?;
-        let mut given = [0; 32];
-        hex::decode_to_slice(signature, &mut given).map_err(|_| LinkError::Signature)?;
-        let signed = |by: &SecretString| mac(by, key, expires).verify_slice(&given).is_ok();
-        if !self.keys.iter().any(signed) {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(signature, &mut bytes).map_err(|_| LinkError::Signature)?;
+        let signed_with = |signing_key: &SecretString| {
+            mac(signing_key, key, expires).verify_slice(&bytes).is_ok()
+        };
+        if !self.keys.iter().any(signed_with) {
             return Err(LinkError::Signature);
         }
-        if expires < now.as_second() { Err(LinkError::Ended) } else { Ok(()) }
+        if expires < now.as_second() { Err(LinkError::Expired) } else { Ok(()) }
     }
 }
 
-fn mac(by: &SecretString, key: &Key, expires: i64) -> Hmac<Sha256> {
+fn mac(signing_key: &SecretString, key: &Key, expires: i64) -> Hmac<Sha256> {
     // HMAC takes keys of any length.
-    let mut mac = Hmac::<Sha256>::new_from_slice(by.expose_secret().as_bytes())
+    let mut mac = Hmac::<Sha256>::new_from_slice(signing_key.expose_secret().as_bytes())
         .unwrap_or_else(|_| unreachable!("a key of any length"));
-    // No path has a line break in it.
+    // No path contains a line break, so the parts cannot run together.
     mac.update(format!("link\n{key}\n{expires}").as_bytes());
     mac
 }

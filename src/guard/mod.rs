@@ -1,4 +1,5 @@
-//! Who may do what, and how much of it, decided before a byte of a body is read.
+//! Authentication, permissions, limits and allowed types: all that is decided before a byte of a body is read, and what
+//! a file's first bytes must confirm.
 
 pub mod auth;
 pub mod forwarded;

@@ -1,9 +1,9 @@
-//! Which web pages may call. A multipart post is a "simple" request that CORS does not stop in the browser, so a
-//! foreign `Origin` is refused by the server itself.
+//! Which web pages may call the gateway. A multipart POST is a "simple" request, which browsers send without a CORS
+//! preflight, so the server itself refuses a foreign `Origin`.
 
 use actix_web::http::header::{HeaderMap, ORIGIN};
 
-/// The origins of `cors.origins`, and our own.
+/// The origins of `cors.origins`, and the gateway's own.
 #[derive(Debug, Clone)]
 pub struct Origins {
     listed: Vec<String>,
@@ -11,7 +11,8 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// `listed` as checked by the settings; `public_url` names our own origin, otherwise the `Host` header does.
+    /// `listed` has been validated by the settings. The gateway's own origin is that of `public_url` if it is set,
+    /// otherwise that of the `Host` header.
     pub fn new(listed: &[String], public_url: Option<&str>) -> Self {
         let own = public_url.map(|url| {
             let authority = url.find("://").map_or(0, |at| at + 3);
@@ -22,17 +23,17 @@ impl Origins {
     }
 
     /// Whether `origin` is listed.
-    pub fn lists(&self, origin: &[u8]) -> bool {
+    pub fn is_listed(&self, origin: &[u8]) -> bool {
         std::str::from_utf8(origin)
             .is_ok_and(|origin| self.listed.iter().any(|listed| same(listed, origin)))
     }
 
-    /// Whether a request may be answered as far as its `Origin` goes; `host` is what its client called us.
-    pub fn admit(&self, headers: &HeaderMap, host: Option<&str>) -> bool {
+    /// Whether the `Origin` of a request is allowed. `host` is the host, with its port, that the client requested.
+    pub fn allow(&self, headers: &HeaderMap, host: Option<&str>) -> bool {
         let Some(origin) = headers.get(ORIGIN) else {
             return true;
         };
-        if self.lists(origin.as_bytes()) {
+        if self.is_listed(origin.as_bytes()) {
             return true;
         }
         let Ok(origin) = origin.to_str() else {
@@ -50,7 +51,8 @@ impl Origins {
     }
 }
 
-/// Whether two origins are the same (RFC 6454 5): scheme and host in any case, with or without the scheme's own port.
+/// Whether two origins are the same (RFC 6454 5): scheme and host in any case, with or without the scheme's default
+/// port.
 fn same(one: &str, other: &str) -> bool {
     match (one.split_once("://"), other.split_once("://")) {
         (Some((scheme, one)), Some((other_scheme, other))) => {
@@ -62,7 +64,7 @@ fn same(one: &str, other: &str) -> bool {
     }
 }
 
-/// Proxies write the port into `Host` where browsers leave it out of `Origin`.
+/// Some proxies write the default port into `Host`; browsers omit it from `Origin`.
 fn without_default_port<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let port = match scheme {
         _ if scheme.eq_ignore_ascii_case("https") => ":443",
@@ -77,35 +79,35 @@ mod tests {
     use super::*;
     use actix_web::http::header::HeaderValue;
 
-    fn admitted(origins: &Origins, origin: Option<&'static str>) -> bool {
+    fn is_allowed(origins: &Origins, origin: Option<&'static str>) -> bool {
         let mut headers = HeaderMap::new();
         if let Some(origin) = origin {
             headers.insert(ORIGIN, HeaderValue::from_static(origin));
         }
-        origins.admit(&headers, Some("gateway.local:8080"))
+        origins.allow(&headers, Some("gateway.local:8080"))
     }
 
     #[test]
     fn foreign_pages_are_refused() {
         let by_host = Origins::new(&["https://panel.example.com".to_owned()], None);
-        assert!(admitted(&by_host, None));
-        assert!(admitted(&by_host, Some("http://gateway.local:8080")));
-        assert!(admitted(&by_host, Some("https://panel.example.com")));
+        assert!(is_allowed(&by_host, None));
+        assert!(is_allowed(&by_host, Some("http://gateway.local:8080")));
+        assert!(is_allowed(&by_host, Some("https://panel.example.com")));
         for foreign in [
             "https://evil.com",
             "https://panel.example.com.evil.com",
             "null",
             "http://gateway.local",
         ] {
-            assert!(!admitted(&by_host, Some(foreign)), "{foreign}");
+            assert!(!is_allowed(&by_host, Some(foreign)), "{foreign}");
         }
         let by_url = Origins::new(&[], Some("https://files.example.com:443/gw"));
-        assert!(admitted(&by_url, Some("https://files.example.com")));
-        assert!(!admitted(&by_url, Some("http://gateway.local:8080")));
+        assert!(is_allowed(&by_url, Some("https://files.example.com")));
+        assert!(!is_allowed(&by_url, Some("http://gateway.local:8080")));
     }
 
     #[test]
-    fn an_origin_is_the_same_in_any_case_and_with_its_scheme_s_own_port() {
+    fn origins_are_equal_in_any_case_and_with_the_default_port() {
         for (one, other, equal) in [
             ("https://a.example.com", "HTTPS://A.Example.com:443", true),
             ("http://[::1]", "http://[::1]:80", true),
@@ -121,7 +123,7 @@ mod tests {
             assert_eq!(same(one, other), equal, "{one} {other}");
         }
         let by_host = Origins::new(&[], None);
-        for (host, origin, admitted) in [
+        for (host, origin, allowed) in [
             ("gw.test:80", "http://gw.test", true),
             ("gw.test", "http://gw.test:80", true),
             ("gw.test:443", "https://gw.test", true),
@@ -133,7 +135,7 @@ mod tests {
         ] {
             let origin_header = HeaderValue::from_static(origin);
             let headers = HeaderMap::from_iter([(ORIGIN, origin_header)]);
-            assert_eq!(by_host.admit(&headers, Some(host)), admitted, "{host} {origin}");
+            assert_eq!(by_host.allow(&headers, Some(host)), allowed, "{host} {origin}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What one client may do.
+//! What one client may do: its actions, its paths, and the limits of its files.
 
 use std::collections::BTreeSet;
 
@@ -8,31 +8,32 @@ use super::types::Types;
 use crate::key::{Key, KeyError};
 use crate::settings::{Action, Policy, Rate, Settings};
 
-/// The id of a caller without any credential.
+/// The `id` of clients without a credential.
 const ANONYMOUS: &str = "anonymous:anonymous";
 
-/// A caller and what it is allowed.
+/// A client, and what it may do.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// As people know it.
+    /// For logs and messages.
     pub name: String,
-    /// What limits and repeats go by: never the same for two callers, though a key and a user may share a name.
+    /// The key for limits and idempotency: unique to this client, though a key and a user may share a name.
     pub id: String,
     pub can: BTreeSet<Action>,
-    /// A folder ending with `/`: generated paths are put under it, a path of the client's own must lie under it.
+    /// A folder ending with `/`. Generated paths are put into it, and a path that the client names must be in it.
     pub prefix: Option<String>,
-    /// The only path there is for it, named by who minted its ticket.
+    /// The only path that it may use: its ticket's `path` claim.
     pub path: Option<Key>,
-    /// Whether it may name an object's path.
+    /// Whether it may choose an object's path.
     pub client_paths: bool,
     /// In bytes.
     pub max_file_size: u64,
     pub max_files: usize,
     pub types: Types,
     pub rate: Option<Rate>,
-    /// Its files are held to bounds of its own, which somebody who posts to COS directly would pass by.
-    pub bounded: bool,
-    /// A hash of the ticket's claims that narrowed it: the same `id` may come with tickets that allow different things.
+    /// Whether its files have limits of their own (size or type). An upload link would bypass these, since its client
+    /// posts to COS directly.
+    pub has_file_limits: bool,
+    /// A hash of the claims of its ticket: tickets with the same `id` may allow different things.
     pub claims: Option<[u8; 32]>,
 }
 
@@ -42,12 +43,12 @@ pub enum PolicyError {
     #[error("`{client}` may not {action}")]
     Action { client: String, action: &'static str },
     #[error(
-        "`{client}` may not have upload links: its files are limited in size or type, and a link is not"
+        "`{client}` may not have upload links: its files are limited in size or type, and a link would bypass that"
     )]
-    Unbounded { client: String },
+    LinkBypassesLimits { client: String },
     #[error(
-        "`{client}` may not name paths: leave the path out and the gateway makes one, or allow it with \
-         `upload.client_paths = true` for all callers, or with `client_paths = true` of the caller's own key \
+        "`{client}` may not choose paths: leave the path out and the gateway generates one, or allow it with \
+         `upload.client_paths = true` for all clients, or with `client_paths = true` of the client's own key \
          (`auth.keys.NAME.client_paths`) or of tickets (`auth.jwt.client_paths`)"
     )]
     Paths { client: String },
@@ -55,13 +56,13 @@ pub enum PolicyError {
     Outside { client: String, prefix: String },
     #[error("`{client}` may only use the path `{path}`")]
     OtherPath { client: String, path: Key },
-    #[error("`{client}` may not store any file: its ticket claims `max_files` 0")]
+    #[error("`{client}` may not store any file: `max_files` of its ticket is 0")]
     NoFiles { client: String },
     #[error(transparent)]
     Key(#[from] KeyError),
 }
 
-/// What a ticket's claims leave of what its kind may do.
+/// A ticket's claims, as limits of what `auth.jwt` allows.
 #[derive(Debug, Default)]
 pub struct ClaimLimits {
     pub can: Option<BTreeSet<Action>>,
@@ -74,8 +75,8 @@ pub struct ClaimLimits {
 }
 
 impl ClaimLimits {
-    /// The same for claims that allow the same. Each part is written with its length, so that no two sets of claims
-    /// run together.
+    /// Equal for claims that allow the same. Each part is hashed with its length, so that different claims cannot give
+    /// the same bytes.
     fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut part = |name: &str, values: Option<Vec<&str>>| {
@@ -98,10 +99,11 @@ impl ClaimLimits {
 }
 
 impl Client {
-    /// A client of `settings` as `policy` has it; `kind` keeps apart the names of different kinds of callers.
+    /// A client with the limits of `policy` and `settings`. `kind` tells clients apart that have the same name: `key`,
+    /// `ticket`, `wx`, `anonymous`.
     pub fn new(kind: &str, name: &str, policy: &Policy, settings: &Settings) -> Self {
         let upload = &settings.upload;
-        let at_most = |own: Option<u64>, all: u64| own.unwrap_or(all).min(all);
+        let max_file_size = policy.max_file_size.unwrap_or(upload.max_file_size);
         Self {
             name: name.to_owned(),
             id: format!("{kind}:{name}"),
@@ -109,32 +111,33 @@ impl Client {
             prefix: policy.prefix.clone(),
             path: None,
             client_paths: policy.client_paths.unwrap_or(upload.client_paths),
-            max_file_size: at_most(policy.max_file_size, upload.max_file_size),
+            max_file_size: max_file_size.min(upload.max_file_size),
             max_files: policy.max_files.unwrap_or(upload.max_files).min(upload.max_files),
             types: Types::new([&upload.allowed_types, &policy.types]),
             rate: policy.rate.or(settings.auth.rate),
-            bounded: policy.max_file_size.is_some() || !policy.types.is_empty(),
+            has_file_limits: policy.max_file_size.is_some() || !policy.types.is_empty(),
             claims: None,
         }
     }
 
-    /// The same under another name, told apart from others by `id`.
-    pub fn named(&self, name: &str, id: String) -> Self {
+    /// The same permissions for the client `id`.
+    pub fn with_identity(&self, name: &str, id: String) -> Self {
         Self { name: name.to_owned(), id, ..self.clone() }
     }
 
-    /// Whether it is nobody in particular.
+    /// Whether it has no credential.
     pub fn is_anonymous(&self) -> bool {
         self.id == ANONYMOUS
     }
 
-    /// Whether a part of the storage is all there is for it.
-    pub fn is_confined(&self) -> bool {
+    /// Whether it may use only a part of the storage.
+    pub fn is_scoped(&self) -> bool {
         self.prefix.is_some() || self.path.is_some()
     }
 
-    /// Takes away what `claims` do not allow; nothing is added. Fails where nothing would be left to reach.
-    pub fn narrowed(mut self, claims: ClaimLimits) -> Result<Self, PolicyError> {
+    /// Removes what `claims` do not allow, and adds nothing. Fails if the claimed folder or path is outside the
+    /// client's own.
+    pub fn limited_by(mut self, claims: ClaimLimits) -> Result<Self, PolicyError> {
         self.claims = Some(claims.hash());
         if let Some(can) = claims.can {
             self.can.retain(|action| can.contains(action));
@@ -149,19 +152,19 @@ impl Client {
             };
         }
         if let Some(path) = claims.path {
-            self.reach(path.as_str())?;
+            self.may_reach(path.as_str())?;
             self.path = Some(path);
         }
         if let Some(size) = claims.max_file_size {
             self.max_file_size = self.max_file_size.min(size);
-            self.bounded = true;
+            self.has_file_limits = true;
         }
         if let Some(files) = claims.max_files {
             self.max_files = self.max_files.min(files);
         }
         if let Some(types) = claims.types {
-            self.types.narrow(&types);
-            self.bounded = true;
+            self.types.restrict(&types);
+            self.has_file_limits = true;
         }
         Ok(self)
     }
@@ -171,8 +174,8 @@ impl Client {
         if !self.can.contains(&action) {
             return Err(PolicyError::Action { client: self.name.clone(), action: action.name() });
         }
-        if action == Action::Link && self.bounded {
-            return Err(PolicyError::Unbounded { client: self.name.clone() });
+        if action == Action::Link && self.has_file_limits {
+            return Err(PolicyError::LinkBypassesLimits { client: self.name.clone() });
         }
         if matches!(action, Action::Upload | Action::Link) && self.max_files == 0 {
             return Err(PolicyError::NoFiles { client: self.name.clone() });
@@ -180,29 +183,29 @@ impl Client {
         Ok(())
     }
 
-    /// Whether it may name an object's path. Where its ticket names it, that is not the client's choice.
-    pub fn may_name_paths(&self) -> Result<(), PolicyError> {
+    /// Whether it may name an object's path: where its ticket claims the path, naming it is no choice of the client.
+    pub fn may_choose_paths(&self) -> Result<(), PolicyError> {
         match self.client_paths || self.path.is_some() {
             true => Ok(()),
             false => Err(PolicyError::Paths { client: self.name.clone() }),
         }
     }
 
-    /// The key for a path that the client names for an upload.
-    pub fn own_key(&self, path: &str) -> Result<Key, PolicyError> {
-        self.may_name_paths()?;
+    /// The key of an upload to a path that the client names.
+    pub fn upload_key(&self, path: &str) -> Result<Key, PolicyError> {
+        self.may_choose_paths()?;
         let key = Key::parse(path)?;
-        self.reach(key.as_str())?;
+        self.may_reach(key.as_str())?;
         Ok(key)
     }
 
-    /// Whether it may touch the stored file `path`, which need not be a key of ours.
-    pub fn reach(&self, path: &str) -> Result<(), PolicyError> {
+    /// Whether it may use the stored file `path`, which need not be a valid [`Key`]: other programs store files, too.
+    pub fn may_reach(&self, path: &str) -> Result<(), PolicyError> {
         match (&self.path, &self.prefix) {
             (Some(only), _) if path != only.as_str() => {
                 Err(PolicyError::OtherPath { client: self.name.clone(), path: only.clone() })
             }
-            (_, Some(prefix)) if !path.starts_with(prefix) || path.split('/').any(is_odd) => {
+            (_, Some(prefix)) if !path.starts_with(prefix) || path.split('/').any(is_ambiguous) => {
                 Err(PolicyError::Outside { client: self.name.clone(), prefix: prefix.clone() })
             }
             _ => Ok(()),
@@ -210,8 +213,8 @@ impl Client {
     }
 }
 
-/// A segment that may lead elsewhere, wherever a path is tidied up.
-fn is_odd(segment: &str) -> bool {
+/// Whether a segment may be changed where a path is normalized, so that the path would be another one.
+fn is_ambiguous(segment: &str) -> bool {
     matches!(segment, "" | "." | "..") || segment.contains('\\')
 }
 
@@ -231,27 +234,27 @@ mod tests {
             max_files: 5,
             types: Types::default(),
             rate: None,
-            bounded: false,
+            has_file_limits: false,
             claims: None,
         }
     }
 
     #[test]
-    fn claims_take_away_and_never_add() {
+    fn claims_only_remove_permissions() {
         let claims = ClaimLimits {
             can: Some([Action::Upload, Action::Delete].into()),
             max_file_size: Some(1000),
             max_files: Some(2),
             ..ClaimLimits::default()
         };
-        let narrowed = client(None).narrowed(claims).unwrap();
-        assert_eq!(narrowed.can, [Action::Upload].into());
-        assert_eq!((narrowed.max_file_size, narrowed.max_files), (100, 2));
+        let limited = client(None).limited_by(claims).unwrap();
+        assert_eq!(limited.can, [Action::Upload].into());
+        assert_eq!((limited.max_file_size, limited.max_files), (100, 2));
     }
 
     #[test]
-    fn of_two_folders_the_inner_one_counts() {
-        for (own, claimed, left) in [
+    fn the_inner_one_of_two_folders_counts() {
+        for (own, claimed, expected) in [
             (None, "a/", Some("a/")),
             (Some("a/"), "a/b/", Some("a/b/")),
             (Some("a/b/"), "a/", Some("a/b/")),
@@ -259,22 +262,22 @@ mod tests {
             (Some("a/"), "b/", None),
         ] {
             let claims = ClaimLimits { prefix: Some(claimed.to_owned()), ..ClaimLimits::default() };
-            let prefix = client(own).narrowed(claims).ok().map(|client| client.prefix.unwrap());
-            assert_eq!(prefix.as_deref(), left, "{own:?} {claimed}");
+            let prefix = client(own).limited_by(claims).ok().map(|client| client.prefix.unwrap());
+            assert_eq!(prefix.as_deref(), expected, "{own:?} {claimed}");
         }
     }
 
     #[test]
-    fn a_path_that_is_claimed_must_lie_in_the_folder_and_is_the_only_one() {
+    fn a_claimed_path_must_be_in_the_folder_and_is_the_only_one_allowed() {
         let claims = |path: &str| ClaimLimits {
             path: Some(Key::parse(path).unwrap()),
             ..ClaimLimits::default()
         };
-        assert!(client(Some("a/")).narrowed(claims("b/x")).is_err());
-        let narrowed = client(Some("a/")).narrowed(claims("a/x")).unwrap();
-        assert!(narrowed.own_key("a/x").is_ok());
-        assert!(narrowed.own_key("a/y").is_err());
-        let by_ticket = Client { client_paths: false, ..narrowed };
-        assert!(by_ticket.own_key("a/x").is_ok(), "its ticket names it, not the client");
+        assert!(client(Some("a/")).limited_by(claims("b/x")).is_err());
+        let limited = client(Some("a/")).limited_by(claims("a/x")).unwrap();
+        assert!(limited.upload_key("a/x").is_ok());
+        assert!(limited.upload_key("a/y").is_err());
+        let by_ticket = Client { client_paths: false, ..limited };
+        assert!(by_ticket.upload_key("a/x").is_ok(), "its ticket chooses the path, not the client");
     }
 }

@@ -1,6 +1,8 @@
-//! Tickets: JSON Web Tokens that somebody else mints for its users, checked; their claims as they narrow a policy.
+//! Tickets: JSON Web Tokens (RFC 7519) that a back end signs for its users. This file verifies them and reads their
+//! claims as limits of a policy.
 //!
-//! One algorithm and one key are set; what a ticket says of its own algorithm or key is believed only where it agrees.
+//! The settings name one algorithm and one key. A ticket whose header names another algorithm is refused, and a key
+//! that it names is ignored.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,15 +19,15 @@ use super::policy::ClaimLimits;
 use crate::key::Key;
 use crate::settings::{Action, Jwt, JwtAlgorithm};
 
-/// How far ahead of ours the clock of who mints tickets may be. A ticket that has ended has ended: by whichever clock,
-/// it can be made to last longer.
-const CLOCKS: u64 = 60;
-/// In a user's name.
-const LONGEST_NAME: usize = 128;
+/// Seconds that the issuer's clock may be ahead of the gateway's, for `nbf`. `exp` has no such leeway: the issuer can
+/// choose a later one.
+const CLOCK_SKEW: u64 = 60;
+/// Of `sub`, in bytes.
+const MAX_NAME_LENGTH: usize = 128;
 
-/// Why the key for tickets cannot be used.
+/// Why the key that verifies tickets cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyFault {
+pub enum JwtKeyError {
     #[error("auth.jwt.key_file: {path}: {cause}", path = path.display())]
     File { path: PathBuf, cause: io::Error },
     #[error("auth.jwt.key: HS256 needs a secret of at least 32 bytes that is not a key in PEM")]
@@ -34,60 +36,60 @@ pub enum KeyFault {
     Public(&'static str),
 }
 
-/// Why a ticket is not one.
+/// Why a ticket is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
     #[error("it is not a JSON Web Token with the claims of a ticket")]
     Malformed,
     #[error("its algorithm is not {0}")]
     Algorithm(&'static str),
-    #[error("its header names extensions (`crit`) that must be understood, and none is")]
+    #[error("its header requires extensions (`crit`), and none is supported")]
     Critical,
     #[error("its signature is wrong")]
     Signature,
-    #[error("it has ended")]
+    #[error("it has expired")]
     Expired,
     #[error("it is not valid yet")]
-    Early,
+    NotYetValid,
     #[error("its claim `{0}` is missing or not the expected one")]
     Claim(String),
 }
 
-/// A ticket that holds.
+/// A valid ticket.
 #[derive(Debug)]
 pub struct Ticket {
-    /// The user's name, as who minted it says.
+    /// The user's name: `sub`.
     pub name: Option<String>,
-    /// The same for the same ticket only; tells nothing of it.
+    /// Identifies this ticket without revealing it: half of its SHA-256, in hex.
     pub fingerprint: String,
-    pub narrowing: ClaimLimits,
+    pub limits: ClaimLimits,
 }
 
-/// Checks tickets.
-pub struct Tickets {
+/// Verifies tickets.
+pub struct TicketVerifier {
     algorithm: JwtAlgorithm,
     key: DecodingKey,
     validation: Validation,
 }
 
-impl Tickets {
+impl TicketVerifier {
     /// `None` where no algorithm is set. Reads `key_file`.
-    pub fn new(jwt: &Jwt) -> Result<Option<Self>, KeyFault> {
+    pub fn new(jwt: &Jwt) -> Result<Option<Self>, JwtKeyError> {
         let Some(algorithm) = jwt.algorithm else {
             return Ok(None);
         };
         let text = match &jwt.key_file {
             None => jwt.key.expose_secret().to_owned(),
             Some(path) => fs::read_to_string(path)
-                .map_err(|cause| KeyFault::File { path: path.clone(), cause })?,
+                .map_err(|cause| JwtKeyError::File { path: path.clone(), cause })?,
         };
         let text = text.trim();
         let public = |key: jsonwebtoken::errors::Result<DecodingKey>| {
-            key.map_err(|_| KeyFault::Public(algorithm.name()))
+            key.map_err(|_| JwtKeyError::Public(algorithm.name()))
         };
         let (named, key) = match algorithm {
             JwtAlgorithm::Hs256 if text.len() < 32 || text.starts_with("-----BEGIN ") => {
-                return Err(KeyFault::Secret);
+                return Err(JwtKeyError::Secret);
             }
             JwtAlgorithm::Hs256 => (Algorithm::HS256, DecodingKey::from_secret(text.as_bytes())),
             JwtAlgorithm::Rs256 => {
@@ -102,7 +104,7 @@ impl Tickets {
         };
         let mut validation = Validation::new(named);
         validation.leeway = 0;
-        // A claim that is asked for must be there.
+        // Issuer and audience are required once the settings name them.
         let mut required = vec!["exp"];
         if let Some(issuer) = &jwt.issuer {
             validation.set_issuer(&[issuer]);
@@ -119,30 +121,30 @@ impl Tickets {
         Ok(Some(Self { algorithm, key, validation }))
     }
 
-    /// A ticket's user and claims, if it holds now.
-    pub fn check(&self, token: &str) -> Result<Ticket, TicketError> {
+    /// A ticket's user and limits, if it is valid now.
+    pub fn verify(&self, token: &str) -> Result<Ticket, TicketError> {
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation);
-        let decoded = decoded.map_err(|error| self.told(error.kind()))?;
-        // Of extensions that must be understood (RFC 7515 4.1.11) none is.
+        let decoded = decoded.map_err(|error| self.error(error.kind()))?;
+        // Extensions in `crit` must be understood (RFC 7515 4.1.11), and the gateway supports none.
         if decoded.header.crit.is_some() || decoded.header.extras.inner().contains_key("b64") {
             return Err(TicketError::Critical);
         }
         let claims = decoded.claims;
         if claims
             .nbf
-            .is_some_and(|from| from > (jsonwebtoken::get_current_timestamp() + CLOCKS) as f64)
+            .is_some_and(|from| from > (jsonwebtoken::get_current_timestamp() + CLOCK_SKEW) as f64)
         {
-            return Err(TicketError::Early);
+            return Err(TicketError::NotYetValid);
         }
         let hash = Sha256::digest(token.as_bytes());
         Ok(Ticket {
             name: claims.sub.clone(),
             fingerprint: hex::encode(&hash[..16]),
-            narrowing: claims.narrowing()?,
+            limits: claims.limits()?,
         })
     }
 
-    fn told(&self, kind: &ErrorKind) -> TicketError {
+    fn error(&self, kind: &ErrorKind) -> TicketError {
         match kind {
             ErrorKind::ExpiredSignature => TicketError::Expired,
             ErrorKind::InvalidAlgorithm => TicketError::Algorithm(self.algorithm.name()),
@@ -157,29 +159,29 @@ impl Tickets {
     }
 }
 
-/// What a ticket may claim. A claim that is there must say something: `null`, for a value that was forgotten, would
-/// otherwise pass for no limit.
+/// The claims that the gateway reads. A claim that is present must have a value: `null`, from an issuer that forgot
+/// one, would otherwise mean no limit.
 #[derive(Deserialize)]
 struct Claims {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     sub: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     nbf: Option<f64>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     can: Option<Names>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     prefix: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     path: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     max_file_size: Option<Size>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     max_files: Option<usize>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "not_null")]
     types: Option<Names>,
 }
 
-/// A list, or one string with blanks or commas.
+/// A list, or one string whose names are separated by blanks or commas.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Names {
@@ -187,7 +189,7 @@ enum Names {
     Text(String),
 }
 
-/// Bytes, or as in the settings: `"20MiB"`.
+/// In bytes, or as text with a unit as in the settings: `"20MiB"`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -195,8 +197,10 @@ enum Size {
     Text(String),
 }
 
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
+fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Names {
@@ -212,19 +216,20 @@ impl Names {
 }
 
 impl Claims {
-    fn narrowing(self) -> Result<ClaimLimits, TicketError> {
+    fn limits(self) -> Result<ClaimLimits, TicketError> {
         let wrong = |claim: &str| TicketError::Claim(claim.to_owned());
         if let Some(name) = &self.sub {
-            let sane = (1..=LONGEST_NAME).contains(&name.len()) && !name.contains(char::is_control);
-            sane.then_some(()).ok_or_else(|| wrong("sub"))?;
+            let valid =
+                (1..=MAX_NAME_LENGTH).contains(&name.len()) && !name.contains(char::is_control);
+            valid.then_some(()).ok_or_else(|| wrong("sub"))?;
         }
-        // Names of actions there are not allow nothing.
+        // Unknown actions allow nothing.
         let actions = |names: Names| -> BTreeSet<Action> {
             names.list().iter().filter_map(|name| name.parse().ok()).collect()
         };
         let folder = |text: String| {
-            let inner = Key::parse(text.strip_suffix('/').unwrap_or(&text));
-            inner.map(|inner| format!("{inner}/")).map_err(|_| wrong("prefix"))
+            let folder = Key::parse(text.strip_suffix('/').unwrap_or(&text));
+            folder.map(|folder| format!("{folder}/")).map_err(|_| wrong("prefix"))
         };
         let size = |size: Size| match size {
             Size::Bytes(bytes) => Ok(bytes),
@@ -236,7 +241,8 @@ impl Claims {
         let types = |names: Names| {
             let list: Vec<String> =
                 names.list().into_iter().map(|name| name.to_ascii_lowercase()).collect();
-            // In the settings an empty list means any; a ticket that lists nothing was not meant so.
+            // In the settings an empty list means any type. A ticket with an empty list is refused, since its issuer
+            // cannot have meant that.
             if list.is_empty() { Err(wrong("types")) } else { Ok(list) }
         };
         Ok(ClaimLimits {

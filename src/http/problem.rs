@@ -422,12 +422,11 @@ impl From<KeyError> for Problem {
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let advice = match error {
-            AuthError::Beyond(error) => return error.into(),
+            AuthError::OutOfScope(error) => return error.into(),
             AuthError::Ticket(_) => "get a new one",
-            AuthError::KeyInAddress
-            | AuthError::Missing
-            | AuthError::Scheme
-            | AuthError::Unknown => "send `Authorization: Bearer KEY`",
+            AuthError::KeyInUrl | AuthError::Missing | AuthError::Scheme | AuthError::Unknown => {
+                "send `Authorization: Bearer KEY`"
+            }
         };
         Self::new(Code::Unauthenticated, format!("{error}; {advice}"))
     }
@@ -436,7 +435,7 @@ impl From<AuthError> for Problem {
 impl From<PolicyError> for Problem {
     fn from(error: PolicyError) -> Self {
         let code = match &error {
-            PolicyError::Action { .. } | PolicyError::Unbounded { .. } => Code::NotAllowed,
+            PolicyError::Action { .. } | PolicyError::LinkBypassesLimits { .. } => Code::NotAllowed,
             PolicyError::Paths { .. }
             | PolicyError::Outside { .. }
             | PolicyError::OtherPath { .. } => Code::PathNotAllowed,

@@ -45,16 +45,16 @@ pub fn add_all(
         .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
         .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_links::create)))
         // All methods, since a wrong one gets WeChat's own error.
-        .service(resource("/tcb/uploadfile", "POST").to(tcb::upload_file))
-        .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::batch_download_file))
-        .service(resource("/tcb/batchdeletefile", "POST").to(tcb::batch_delete_file))
-        .service(resource("/cgi-bin/token", "GET").to(tcb::token))
-        .service(resource("/cgi-bin/stable_token", "POST").to(tcb::stable_token))
+        .service(resource("/tcb/uploadfile", "POST").to(tcb::files::upload_file))
+        .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::files::batch_download_file))
+        .service(resource("/tcb/batchdeletefile", "POST").to(tcb::files::batch_delete_file))
+        .service(resource("/cgi-bin/token", "GET").to(tcb::token::token))
+        .service(resource("/cgi-bin/stable_token", "POST").to(tcb::token::stable_token))
         .service(
             resource("/", "GET")
                 .guard(guard::Get())
-                .guard(guard::fn_guard(tcb::names_a_file))
-                .to(tcb::sample),
+                .guard(guard::fn_guard(tcb::sample::has_cloudid))
+                .to(tcb::sample::sample),
         )
         .service(resource("/metrics", "GET").route(web::get().to(health::metrics)))
         .service(
@@ -146,7 +146,9 @@ fn is_file_without_path(head: &RequestHead) -> bool {
 pub fn cors(shared: &Arc<AppState>) -> Cors {
     let shared = shared.clone();
     Cors::default()
-        .allowed_origin_fn(move |origin: &HeaderValue, _| shared.origins.lists(origin.as_bytes()))
+        .allowed_origin_fn(move |origin: &HeaderValue, _| {
+            shared.origins.is_listed(origin.as_bytes())
+        })
         .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
         .allow_any_header()
         .supports_credentials()

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
-use crate::guard::forwarded::Proxies;
+use crate::guard::forwarded::TrustedProxies;
 use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
@@ -39,7 +39,7 @@ pub struct AppState {
     pub json_budget: Arc<Budget>,
     pub limits: Limits,
     pub links: LinkPolicy,
-    pub proxies: Proxies,
+    pub proxies: TrustedProxies,
     pub idempotency: Idempotency,
     /// The running requests; closed when the gateway begins to shut down.
     pub requests: TaskTracker,

@@ -1,7 +1,7 @@
-//! The names of media types: those that clients send, the standard's, and those of [`infer`].
+//! The names of media types: those that clients send, the standard ones, and those that [`infer`] uses.
 
-/// Names that clients send, and the standard's name of the same type; sorted. Where browsers and the registry disagree,
-/// the name that browsers go by.
+/// Names that clients send, and the standard name of the same type; sorted. Where browsers and the registry disagree,
+/// the name that browsers use.
 const STANDARD: &[(&str, &str)] = &[
     ("application/acrobat", "application/pdf"),
     ("application/csv", "text/csv"),
@@ -110,7 +110,7 @@ const STANDARD: &[(&str, &str)] = &[
     ("video/x-webm", "video/webm"),
 ];
 
-/// Standard names of types that [`infer`] has another name for, or tells only by what they contain; sorted.
+/// Standard names, and the name that [`infer`] uses for the same type or for its container; sorted.
 const INFERRED: &[(&str, &str)] = &[
     ("application/ogg", "audio/ogg"),
     ("application/x-bzip", "application/x-bzip2"),
@@ -134,12 +134,12 @@ fn look_up(table: &[(&str, &'static str)], essence: &str) -> Option<&'static str
     table.get(index).map(|(_, other)| *other)
 }
 
-/// The standard's name of a type: what it is stored as.
+/// The standard name of a type; files are stored under it.
 pub fn standard(essence: &str) -> &str {
     look_up(STANDARD, essence).unwrap_or(essence)
 }
 
-/// The one name by which types are compared: [`infer`]'s.
+/// The name by which types are compared: that of [`infer`].
 pub fn canonical(essence: &str) -> &str {
     let essence = standard(essence);
     look_up(INFERRED, essence).unwrap_or(essence)
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn aliases_are_sorted_and_lead_to_names_that_are_known() {
+    fn aliases_are_sorted_and_stand_for_known_names() {
         for table in [STANDARD, INFERRED] {
             assert!(table.is_sorted_by(|(one, _), (next, _)| one < next));
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::guard::policy::Client;
-use crate::http::extract::file_ref::{FileRef, ResolveError, find, id_or_path};
+use crate::http::extract::file_ref::{FileRef, ResolveError, id_or_path, resolve_file};
 use crate::http::extract::{client, json};
 use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::{Code, Document, Problem};
@@ -129,7 +129,7 @@ pub async fn download(
 ) -> Result<HttpResponse, Problem> {
     let client = client::identify(&request, &worker)?;
     client.may(Action::Download)?;
-    let wanted: LinksRequest = json::read(&request, payload, &worker, json::LONG).await?;
+    let wanted: LinksRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let default_max_age = max_age(wanted.max_age)?;
     let files = resolve(&worker, &client, &wanted.files).await?;
     let mut links = Vec::new();
@@ -161,7 +161,7 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let client = client::identify(&request, &worker)?;
     client.may(Action::Delete)?;
-    let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG).await?;
+    let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let files = resolve(&worker, &client, &wanted.files).await?;
     let resolved = files.iter().filter_map(|file| file.as_ref().ok());
     let ids: Vec<_> = resolved.map(|file| file.file_id.clone()).collect();
@@ -229,11 +229,11 @@ async fn resolve(
             FileName::Text(text) => id_or_path(text),
             FileName::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
         };
-        let file = match find(worker, client, file_id, path).await {
+        let file = match resolve_file(worker, client, file_id, path).await {
             Ok(file) => Ok(file),
             // While WeChat cannot be called, no path can be resolved.
             Err(ResolveError::Call(problem)) => return Err(problem),
-            Err(ResolveError::Name(problem)) => Err(Unresolved {
+            Err(ResolveError::Reference(problem)) => Err(Unresolved {
                 file_id: file_id.map(str::to_owned),
                 path: path.map(str::to_owned),
                 problem,

@@ -73,7 +73,7 @@ pub async fn delete(
     let client = client::identify(&request, &worker)?;
     client.may(Action::Delete)?;
     let key = Key::parse(&file_url::path(&request)?)?;
-    client.reach(key.as_str())?;
+    client.may_reach(key.as_str())?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let deleted = worker.wechat.delete_one(&file_id).await;
     deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
@@ -123,7 +123,7 @@ async fn delete_named_file(
 ) -> Result<(), Problem> {
     let client = client::identify(request, worker)?;
     client.may(Action::Delete)?;
-    let body = json::bytes(request, payload, worker, json::SHORT).await?;
+    let body = json::bytes(request, payload, worker, json::SHORT_LIMIT).await?;
     let name = std::str::from_utf8(&body).map_err(|_| {
         let detail = "the body of this request, which names the file to delete, is not UTF-8";
         Problem::new(Code::InvalidPath, detail)
@@ -157,7 +157,7 @@ fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, 
     let signature = query::parameters(request, ["expires", "signature"])?;
     if let (LinkAccess::Signed, [Some(expires), Some(signature)]) = (links.access(), signature) {
         client::identify_if_given(request, worker)?;
-        links.check(key, &expires, &signature, Timestamp::now())?;
+        links.verify(key, &expires, &signature, Timestamp::now())?;
         return Ok(false);
     }
     if links.access() == LinkAccess::Public {
@@ -166,7 +166,7 @@ fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, 
     }
     let client = client::identify(request, worker)?;
     client.may(Action::Download)?;
-    client.reach(key.as_str())?;
+    client.may_reach(key.as_str())?;
     Ok(false)
 }
 

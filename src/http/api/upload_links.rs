@@ -72,12 +72,13 @@ pub async fn create(
     let client = client::identify(&request, &worker)?;
     client.may(Action::Link)?;
     let settings = &worker.shared.settings;
-    let wanted: UploadLinkRequest = json::read(&request, payload, &worker, json::SHORT).await?;
+    let wanted: UploadLinkRequest =
+        json::read(&request, payload, &worker, json::SHORT_LIMIT).await?;
     let name = wanted.name.as_deref().unwrap_or_default();
     // Checked even if a path overrides it.
     wanted.dir.as_deref().map(key::folder).transpose()?;
     let key = match wanted.path.as_deref().or(client.path.as_ref().map(Key::as_str)) {
-        Some(path) => client.own_key(path)?,
+        Some(path) => client.upload_key(path)?,
         None => {
             let values = Values {
                 client: &client.name,
@@ -92,7 +93,7 @@ pub async fn create(
     };
     let file_name = if name.is_empty() { key.as_str() } else { name };
     let declared = client.types.admit(wanted.content_type.as_deref(), [file_name, key.as_str()])?;
-    let content_type = client.types.unseen(&declared);
+    let content_type = client.types.without_content(&declared);
     let link = worker.wechat.upload_link(key.as_str()).await;
     let link = link.map_err(|error| Problem::from(error).with_path(key.as_str()))?;
     // The client may post only to the hosts that the gateway itself may post to.

@@ -1,4 +1,5 @@
-//! Who sent a request: its address, its credential, and whether it is not too much.
+//! Identifies the client of a request by its credential and its IP address, and counts the request against the client's
+//! and the address's rate.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -8,54 +9,54 @@ use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest};
 
 use super::query::{self, QueryError};
-use crate::guard::auth::{AuthError, InAddress};
+use crate::guard::auth::{AuthError, UrlCredential};
 use crate::guard::limits::{LimitError, rate_limit_key};
 use crate::guard::policy::Client;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::server::connection_limit;
 
-/// The caller's name, for the request's line in the log.
+/// The client's name, for the access log.
 #[derive(Debug, Clone)]
-pub struct CallerName(pub String);
+pub struct ClientName(pub String);
 
-/// Why a request goes no further.
-pub enum Refused {
-    /// The credential in the URL's query cannot be read.
+/// Why a request is refused before its handler runs.
+pub enum ClientError {
+    /// The credential in the URL's query cannot be decoded.
     Query(QueryError),
     Auth(AuthError),
     Limit(LimitError),
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Query(error) => error.into(),
-            Refused::Auth(error) => error.into(),
-            Refused::Limit(error) => error.into(),
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Query(error) => error.into(),
+            ClientError::Auth(error) => error.into(),
+            ClientError::Limit(error) => error.into(),
         }
     }
 }
 
-impl From<QueryError> for Refused {
+impl From<QueryError> for ClientError {
     fn from(error: QueryError) -> Self {
         Self::Query(error)
     }
 }
 
-impl From<AuthError> for Refused {
+impl From<AuthError> for ClientError {
     fn from(error: AuthError) -> Self {
         Self::Auth(error)
     }
 }
 
-impl From<LimitError> for Refused {
+impl From<LimitError> for ClientError {
     fn from(error: LimitError) -> Self {
         Self::Limit(error)
     }
 }
 
-/// The credential that an address may carry.
+/// The credentials in a URL's query.
 struct QueryCredentials {
     ticket: Option<String>,
     access_token: Option<String>,
@@ -63,96 +64,97 @@ struct QueryCredentials {
 }
 
 impl QueryCredentials {
-    fn of(request: &HttpRequest) -> Result<Self, Refused> {
+    fn of(request: &HttpRequest) -> Result<Self, ClientError> {
         let names = ["ticket", "access_token", "cloudbase_access_token"];
         let [ticket, access_token, cloudbase_access_token] = query::parameters(request, names)?;
         Ok(Self { ticket, access_token, cloudbase_access_token })
     }
 
-    fn ticket(&self) -> Option<InAddress<'_>> {
-        self.ticket.as_deref().map(InAddress::Ticket)
+    fn ticket(&self) -> Option<UrlCredential<'_>> {
+        self.ticket.as_deref().map(UrlCredential::Ticket)
     }
 
-    /// Empty ones are none: WeChat's clients send them where they have nothing.
-    fn wechat_token(&self) -> Option<InAddress<'_>> {
+    /// Empty ones are ignored: WeChat's clients send an empty parameter where they have no token.
+    fn wechat_token(&self) -> Option<UrlCredential<'_>> {
         let tokens = [&self.access_token, &self.cloudbase_access_token];
         let mut tokens = tokens.into_iter().flatten().filter(|token| !token.is_empty());
-        tokens.next().map(|token| InAddress::KeyOrTicket(token))
+        tokens.next().map(|token| UrlCredential::KeyOrTicket(token))
     }
 }
 
-/// The caller of one of our own addresses.
-pub fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Refused> {
-    identified(request, worker, QueryCredentials::of(request)?.ticket())
+/// The client of one of the gateway's own endpoints.
+pub fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, ClientError> {
+    identify_by(request, worker, QueryCredentials::of(request)?.ticket())
 }
 
-/// The caller of one of WeChat's addresses, whose clients put what they have into `access_token`.
-pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Refused> {
-    let given = QueryCredentials::of(request)?;
-    identified(request, worker, given.wechat_token().or(given.ticket()))
+/// The client of one of WeChat's endpoints, to which clients send a key or a ticket as `access_token`.
+pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, ClientError> {
+    let credentials = QueryCredentials::of(request)?;
+    identify_by(request, worker, credentials.wechat_token().or(credentials.ticket()))
 }
 
-/// Counts a request whose credential stands in its body, before a byte of that is read. A wrong credential in the
-/// headers is refused here, too.
-pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), Refused> {
+/// Counts a request whose credential is in its body, before the first byte of the body is read. A wrong credential in
+/// the headers is refused here, too.
+pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), ClientError> {
     count_address(request, worker)?;
     let headers = request.headers();
-    if worker.shared.guard.is_shown(headers) {
+    if worker.shared.guard.has_credential(headers) {
         worker.shared.guard.identify(headers, None)?;
     }
     Ok(())
 }
 
-/// Whether `key` is anybody's key or ticket, shown in a way of its caller's own, whose address is counted already.
-pub fn verify_key(worker: &Worker, key: &str) -> Result<(), Refused> {
-    let client =
-        worker.shared.guard.identify(&HeaderMap::new(), Some(InAddress::KeyOrTicket(key)))?;
+/// Verifies an API key or ticket from a request's body or parameters, and counts the request of its client. The request
+/// must have passed [`count_before_body`].
+pub fn verify_key(worker: &Worker, key: &str) -> Result<(), ClientError> {
+    let credential = UrlCredential::KeyOrTicket(key);
+    let client = worker.shared.guard.identify(&HeaderMap::new(), Some(credential))?;
     Ok(worker.shared.limits.count(&client)?)
 }
 
-/// The caller of an address that is open to all: `None` for who shows no credential. A wrong one is refused.
+/// The client of a public endpoint: `None` for a request without a credential. A wrong credential is refused.
 pub fn identify_if_given(
     request: &HttpRequest,
     worker: &Worker,
-) -> Result<Option<Arc<Client>>, Refused> {
-    let given = QueryCredentials::of(request)?;
-    identified_if_given(request, worker, given.ticket())
+) -> Result<Option<Arc<Client>>, ClientError> {
+    let credentials = QueryCredentials::of(request)?;
+    identify_if_given_by(request, worker, credentials.ticket())
 }
 
-/// Likewise of one of WeChat's addresses.
+/// As [`identify_if_given`], for one of WeChat's endpoints.
 pub fn identify_wechat_if_given(
     request: &HttpRequest,
     worker: &Worker,
-) -> Result<Option<Arc<Client>>, Refused> {
-    let given = QueryCredentials::of(request)?;
-    identified_if_given(request, worker, given.wechat_token().or(given.ticket()))
+) -> Result<Option<Arc<Client>>, ClientError> {
+    let credentials = QueryCredentials::of(request)?;
+    identify_if_given_by(request, worker, credentials.wechat_token().or(credentials.ticket()))
 }
 
-fn identified_if_given(
+fn identify_if_given_by(
     request: &HttpRequest,
     worker: &Worker,
-    token: Option<InAddress<'_>>,
-) -> Result<Option<Arc<Client>>, Refused> {
-    if token.is_some() || worker.shared.guard.is_shown(request.headers()) {
-        return identified(request, worker, token).map(Some);
+    url_credential: Option<UrlCredential<'_>>,
+) -> Result<Option<Arc<Client>>, ClientError> {
+    if url_credential.is_some() || worker.shared.guard.has_credential(request.headers()) {
+        return identify_by(request, worker, url_credential).map(Some);
     }
     count_address(request, worker)?;
     Ok(None)
 }
 
-fn identified(
+fn identify_by(
     request: &HttpRequest,
     worker: &Worker,
-    token: Option<InAddress<'_>>,
-) -> Result<Arc<Client>, Refused> {
+    url_credential: Option<UrlCredential<'_>>,
+) -> Result<Arc<Client>, ClientError> {
     let address = count_address(request, worker)?;
-    let mut client = worker.shared.guard.identify(request.headers(), token)?;
+    let mut client = worker.shared.guard.identify(request.headers(), url_credential)?;
     if client.is_anonymous() {
-        // All that tells them apart.
+        // Anonymous clients differ only in their IP address.
         let id = address.map_or_else(|| "anonymous".to_owned(), |ip| format!("anonymous:{ip}"));
-        client = Arc::new(client.named(&client.name, id));
+        client = Arc::new(client.with_identity(&client.name, id));
     }
-    request.extensions_mut().insert(CallerName(client.name.clone()));
+    request.extensions_mut().insert(ClientName(client.name.clone()));
     worker.shared.limits.count(&client)?;
     if let Some(caller) = request.extensions().get::<Rc<connection_limit::Caller>>() {
         caller.set_authenticated();
@@ -160,11 +162,13 @@ fn identified(
     Ok(client)
 }
 
-/// Counted before anything is known of who calls: whoever tries keys is slowed down, too.
+/// Counts the request against its IP address. This comes before authentication, so that guessing keys is slowed down,
+/// too.
 fn count_address(request: &HttpRequest, worker: &Worker) -> Result<Option<IpAddr>, LimitError> {
     let shared = &worker.shared;
     let peer = request.peer_addr().map(|peer| peer.ip());
-    let address = peer.map(|peer| rate_limit_key(shared.proxies.address(peer, request.headers())));
+    let address =
+        peer.map(|peer| rate_limit_key(shared.proxies.client_ip(peer, request.headers())));
     if let Some(address) = address {
         shared.limits.count_address(address)?;
     }

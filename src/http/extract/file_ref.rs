@@ -1,4 +1,5 @@
-//! Files as requests name them, by id (`cloud://…`) or by path, and whether the client may reach them.
+//! References to stored files in requests, by id (`cloud://…`) or by path: resolved, and checked against what the
+//! client may use.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use crate::http::state::Worker;
 use crate::key::{Key, MAX_KEY};
 use crate::wechat::error::FileError;
 
-/// A file that a request names.
+/// A stored file that a request names.
 pub struct FileRef {
     pub file_id: String,
     pub path: String,
@@ -18,55 +19,58 @@ pub struct FileRef {
 }
 
 impl FileRef {
-    /// What to tell of it when its call failed.
+    /// The problem to report when the call to WeChat for this file failed.
     pub fn problem(&self, error: &FileError) -> Problem {
         let problem = Problem::of_file(error, &self.path);
         if self.id_given { problem.of_given_id() } else { problem }
     }
 }
 
-/// Why a name leads nowhere.
+/// Why a file reference was not resolved.
 pub enum ResolveError {
-    /// The name is wrong, or not for this client.
-    Name(Problem),
-    /// WeChat did not answer.
+    /// The reference is invalid, or this client may not use the file.
+    Reference(Problem),
+    /// A call to WeChat failed.
     Call(Problem),
 }
 
-/// One file by its id or its path, as `text` has it.
+/// Resolves `text`, which is a file's id or its path.
 pub async fn file_ref(worker: &Worker, client: &Client, text: &str) -> Result<FileRef, Problem> {
     let (file_id, path) = id_or_path(text);
-    find(worker, client, file_id, path).await.map_err(Problem::from)
+    resolve_file(worker, client, file_id, path).await.map_err(Problem::from)
 }
 
+/// `text` as a file id or as a path.
 pub fn id_or_path(text: &str) -> (Option<&str>, Option<&str>) {
     if text.starts_with(FILE_ID) { (Some(text), None) } else { (None, Some(text)) }
 }
 
 impl From<ResolveError> for Problem {
-    fn from(lost: ResolveError) -> Self {
-        match lost {
-            ResolveError::Name(problem) | ResolveError::Call(problem) => problem,
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Reference(problem) | ResolveError::Call(problem) => problem,
         }
     }
 }
 
-/// One file by its id, its path, or both of them.
-pub async fn find(
+/// Resolves a file by its id, its path, or both; both must name the same file.
+pub async fn resolve_file(
     worker: &Worker,
     client: &Client,
     file_id: Option<&str>,
     path: Option<&str>,
 ) -> Result<FileRef, ResolveError> {
-    let wrong = |detail: &str| ResolveError::Name(Problem::new(Code::InvalidRequest, detail));
-    let name = |problem: Problem| ResolveError::Name(problem);
-    let by_id = file_id.map(path_of).transpose().map_err(name)?;
-    let by_path =
-        path.map(|path| Key::parse(path).map_err(Problem::from)).transpose().map_err(name)?;
+    let invalid =
+        |detail: &str| ResolveError::Reference(Problem::new(Code::InvalidRequest, detail));
+    let by_id = file_id.map(path_of).transpose().map_err(ResolveError::Reference)?;
+    let by_path = path
+        .map(|path| Key::parse(path).map_err(Problem::from))
+        .transpose()
+        .map_err(ResolveError::Reference)?;
     let path = match (by_id, &by_path) {
-        (None, None) => return Err(wrong("a file is named by its `file_id` or its `path`")),
+        (None, None) => return Err(invalid("a file is named by its `file_id` or its `path`")),
         (Some(path), Some(key)) if path != key.as_str() => {
-            return Err(wrong("`file_id` and `path` name different files"));
+            return Err(invalid("`file_id` and `path` name different files"));
         }
         (Some(path), _) => path,
         (None, Some(key)) => key.as_str(),
@@ -78,10 +82,10 @@ pub async fn find(
             file_id.to_owned()
         }
         None => {
-            client.reach(path).map_err(|error| name(error.into()))?;
+            client.may_reach(path).map_err(|error| ResolveError::Reference(error.into()))?;
             worker.wechat.file_id(path).await.map_err(|error| match error.errcode() {
-                // This one's, not all paths'.
-                Some(-501007) => name(Problem::from(error).with_path(path)),
+                // The path is invalid; other paths of the request may be valid.
+                Some(-501007) => ResolveError::Reference(Problem::from(error).with_path(path)),
                 _ => ResolveError::Call(error.into()),
             })?
         }
@@ -89,14 +93,14 @@ pub async fn find(
     Ok(FileRef { file_id, path: path.to_owned(), id_given })
 }
 
-/// How often a path may have been percent-encoded.
-const MOST_ESCAPED: usize = 4;
+/// How many layers of percent-encoding are examined in a path.
+const MAX_DECODINGS: usize = 4;
 
-/// What every file id begins with.
+/// The prefix of every file id.
 pub const FILE_ID: &str = "cloud://";
 
-/// Whether a client may reach a file by its id, whose path is `path`. One that is kept to a folder is kept to our own
-/// bucket, too, as are callers without any credential.
+/// Whether a client may use the file `file_id`, whose path is `path`. A client that is restricted to a folder or path,
+/// or that has no credential, is also restricted to the bucket of the gateway's environment.
 pub async fn check_scope(
     worker: &Worker,
     client: Option<&Client>,
@@ -104,61 +108,61 @@ pub async fn check_scope(
     path: &str,
 ) -> Result<(), ResolveError> {
     if let Some(client) = client {
-        client.reach(path).map_err(|error| ResolveError::Name(error.into()))?;
+        client.may_reach(path).map_err(|error| ResolveError::Reference(error.into()))?;
     }
     if is_ambiguous(path) {
-        let detail = "the path of the file id has an empty, `.` or `..` folder, a backslash, or a percent-escape of one";
-        return Err(ResolveError::Name(Problem::new(Code::InvalidPath, detail)));
+        let detail = "the path of the file id has an empty, `.` or `..` folder, a backslash, or one percent-encoded";
+        return Err(ResolveError::Reference(Problem::new(Code::InvalidPath, detail)));
     }
-    match client.is_none_or(Client::is_confined) {
+    match client.is_none_or(Client::is_scoped) {
         true => own_bucket(worker, file_id, path).await,
         false => Ok(()),
     }
 }
 
-/// Whether a file id, whose path is `path`, is of our own environment and bucket. Those of another environment are told
-/// without asking WeChat; the bucket is asked for once.
+/// Whether a file id, whose path is `path`, is in the gateway's own environment and bucket. Ids of another environment
+/// are recognised without a call to WeChat; the bucket's name is requested once.
 async fn own_bucket(worker: &Worker, file_id: &str, path: &str) -> Result<(), ResolveError> {
-    let other = || {
+    let foreign = || {
         let detail = "the file id is of another environment";
-        ResolveError::Name(Problem::new(Code::PathNotAllowed, detail))
+        ResolveError::Reference(Problem::new(Code::PathNotAllowed, detail))
     };
     if !worker.wechat.may_be_own(file_id) {
-        return Err(other());
+        return Err(foreign());
     }
     let own =
         worker.wechat.file_id(path).await.map_err(|error| ResolveError::Call(error.into()))?;
-    if own == file_id { Ok(()) } else { Err(other()) }
+    if own == file_id { Ok(()) } else { Err(foreign()) }
 }
 
-/// The path in `cloud://ENV.BUCKET/PATH`. Files that others stored may have paths that we would not give.
+/// The path in `cloud://ENV.BUCKET/PATH`. It need not be a valid [`Key`]: other programs store files, too.
 pub fn path_of(file_id: &str) -> Result<&str, Problem> {
-    let wrong = |detail: &str| Err(Problem::new(Code::InvalidPath, detail));
-    // The longest key, each byte of it escaped, behind an environment's and a bucket's name.
+    let invalid = |detail: &str| Err(Problem::new(Code::InvalidPath, detail));
+    // Enough for the longest key with each byte percent-encoded, after the names of environment and bucket.
     if file_id.len() > 4 * MAX_KEY {
-        return wrong("the file id is too long");
+        return invalid("the file id is too long");
     }
     let path = file_id.strip_prefix(FILE_ID).and_then(|rest| rest.split_once('/'));
     match path {
-        Some((place, path))
-            if !place.is_empty() && !path.is_empty() && !file_id.contains(char::is_control) =>
+        Some((bucket, path))
+            if !bucket.is_empty() && !path.is_empty() && !file_id.contains(char::is_control) =>
         {
             Ok(path)
         }
-        _ => wrong("a file id is of the form cloud://ENV.BUCKET/PATH"),
+        _ => invalid("a file id is of the form cloud://ENV.BUCKET/PATH"),
     }
 }
 
-/// Whether a path may become another one: by being tidied up, or by being percent-decoded, once or several times.
+/// Whether a path may become another one when it is normalized, or percent-decoded once or several times.
 fn is_ambiguous(path: &str) -> bool {
-    let odd = |segment: &str| {
+    let changes = |segment: &str| {
         matches!(segment, "" | "." | "..")
             || segment.contains(|c: char| c == '\\' || c.is_control())
     };
     let mut path = Cow::Borrowed(path);
     let folders = path.matches('/').count();
-    for _ in 0..MOST_ESCAPED {
-        if path.split('/').any(odd) || path.matches('/').count() != folders {
+    for _ in 0..MAX_DECODINGS {
+        if path.split('/').any(changes) || path.matches('/').count() != folders {
             return true;
         }
         let decoded = percent_decode_str(&path).decode_utf8_lossy();
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_may_become_another_one_is_ambiguous() {
+    fn a_path_that_may_become_another_path_is_ambiguous() {
         for ambiguous in [
             "/a",
             "a//b",

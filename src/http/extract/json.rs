@@ -1,5 +1,5 @@
-//! JSON bodies of requests: read whole within a bound and a time, and what is wrong with one told as a problem. And how a
-//! time stands in a reply.
+//! JSON in requests and responses: bodies are buffered up to a limit and within a time limit, and errors reported as
+//! problems; timestamps are formatted.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use crate::inbound::body::{Body, refuse_encoding};
 use crate::inbound::error::InboundError;
 use crate::memory::budget::{Charge, Share};
 
-/// For a thousand file ids of the longest kind.
-pub const LONG: usize = 4 * 1024 * 1024;
-/// For one file's id, or a few parameters.
-pub const SHORT: usize = 16 * 1024;
-/// What all bodies longer than [`SHORT`] may take together, in bytes.
-pub const ALL: u64 = 64 * 1024 * 1024;
-/// A body may take this long from its first byte to its last, however it is dribbled in. Unlike a file it is short.
-const LONGEST: Duration = Duration::from_secs(10);
-/// And this long once the gateway is told to end.
-const LONGEST_AT_SHUTDOWN: Duration = Duration::from_secs(2);
-/// Values in one body: a thousand files of four members each, and room. A value of two bytes takes a hundred times as much
-/// once it is parsed.
-const MOST_VALUES: usize = 16 * 1024;
+/// The limit of a body with up to 1000 file ids of maximal length, in bytes.
+pub const LONG_LIMIT: usize = 4 * 1024 * 1024;
+/// The limit of a body with one file id or a few parameters, in bytes.
+pub const SHORT_LIMIT: usize = 16 * 1024;
+/// The limit of all buffered bodies longer than [`SHORT_LIMIT`] together, in bytes.
+pub const TOTAL_LIMIT: u64 = 64 * 1024 * 1024;
+/// The time limit of a whole body, however slowly its bytes arrive: unlike a file it is short.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit from the beginning of a shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Values in one body: more than 1000 files of four members each. A value of two bytes takes a hundred times as much
+/// memory once it is parsed.
+const MAX_VALUES: usize = 16 * 1024;
 
-/// Of UTF-8.
+/// In UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The whole body without a byte order mark, of at most `limit` bytes, within [`LONGEST`] and without a silence longer than
-/// `upload.idle_timeout`.
+/// Buffers the whole body, of at most `limit` bytes, without its byte order mark. It must arrive within
+/// [`BODY_TIMEOUT`], with no pause longer than `upload.idle_timeout`.
 pub async fn bytes(
     request: &HttpRequest,
     payload: Payload,
@@ -49,13 +49,13 @@ pub async fn bytes(
     let charge = Charge::new(Share::new(worker.shared.json_budget.clone()));
     let shutdown = async {
         worker.shared.shutdown.cancelled().await;
-        sleep(LONGEST_AT_SHUTDOWN).await;
+        sleep(SHUTDOWN_TIMEOUT).await;
     };
     select! {
-        read = timeout(LONGEST, whole(body, charge, limit)) => read.unwrap_or_else(|_| {
+        read = timeout(BODY_TIMEOUT, buffer(body, charge, limit)) => read.unwrap_or_else(|_| {
             let detail = format!(
                 "the body did not arrive within {} s; send it again, over a better connection or in smaller requests",
-                LONGEST.as_secs()
+                BODY_TIMEOUT.as_secs()
             );
             Err(Problem::new(Code::ClientStalled, detail))
         }),
@@ -63,33 +63,33 @@ pub async fn bytes(
     }
 }
 
-async fn whole(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes, Problem> {
-    let mut whole = BytesMut::new();
+async fn buffer(mut body: Body, mut charge: Charge, limit: usize) -> Result<Bytes, Problem> {
+    let mut buffered = BytesMut::new();
     while let Some(chunk) = poll_fn(|cx| body.poll_chunk(cx)).await.map_err(truncated)? {
-        if whole.len() + chunk.len() > limit {
+        if buffered.len() + chunk.len() > limit {
             let detail = format!("the body of this request is at most {limit} bytes long");
             return Err(Problem::new(Code::FieldsTooLarge, detail));
         }
-        // Short ones are bounded by the number of connections.
-        if whole.len() + chunk.len() > SHORT && charge.grow(chunk.len()).is_err() {
+        // Short bodies are bounded by the limit of connections.
+        if buffered.len() + chunk.len() > SHORT_LIMIT && charge.grow(chunk.len()).is_err() {
             return Err(Problem::overloaded("too many long requests are being read already"));
         }
-        whole.extend_from_slice(&chunk);
+        buffered.extend_from_slice(&chunk);
     }
-    if values(&whole) > MOST_VALUES {
-        let detail = format!("the body holds more than {MOST_VALUES} values; name fewer files");
+    if count_values(&buffered) > MAX_VALUES {
+        let detail = format!("the body has more than {MAX_VALUES} values; name fewer files");
         return Err(Problem::new(Code::TooManyFiles, detail));
     }
-    let mut whole = whole.freeze();
-    // .NET and PowerShell put it before what they send as UTF-8.
-    if whole.starts_with(BYTE_ORDER_MARK) {
-        whole.advance(BYTE_ORDER_MARK.len());
+    let mut buffered = buffered.freeze();
+    // .NET and PowerShell send it before UTF-8.
+    if buffered.starts_with(BYTE_ORDER_MARK) {
+        buffered.advance(BYTE_ORDER_MARK.len());
     }
-    Ok(whole)
+    Ok(buffered)
 }
 
-/// How many values there are at most in what may be JSON: it is looked at before it is parsed.
-fn values(text: &[u8]) -> usize {
+/// An upper bound of the number of values in a JSON text, counted before the text is parsed.
+fn count_values(text: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (0, false, false);
     for byte in text {
         match byte {
@@ -103,7 +103,7 @@ fn values(text: &[u8]) -> usize {
     values
 }
 
-/// The body as a value; at most `limit` bytes.
+/// The body as a `T`; at most `limit` bytes.
 pub async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
@@ -112,14 +112,11 @@ pub async fn read<T: DeserializeOwned>(
 ) -> Result<T, Problem> {
     let bytes = bytes(request, payload, worker, limit).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        Problem::new(
-            Code::InvalidRequest,
-            format!("the body is not the JSON that is asked for: {error}"),
-        )
+        Problem::new(Code::InvalidRequest, format!("the body is not the expected JSON: {error}"))
     })
 }
 
-/// Nothing is stored here, so nothing is said of it.
+/// The problem for a body that breaks off, without the usual text about stored files: requests with JSON store none.
 fn truncated(error: InboundError) -> Problem {
     match error {
         InboundError::Truncated => Problem::new(Code::TruncatedBody, error.to_string()),
@@ -134,17 +131,17 @@ pub fn timestamp(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::values;
+    use super::count_values;
 
     #[test]
-    fn values_are_counted_outside_of_strings_only() {
+    fn values_are_counted_outside_strings_only() {
         for (text, count) in [
             (r#"{"files":["a,b","[{"]}"#, 3),
             (r#"["\\",1,{"a\",b":2}]"#, 4),
             ("not JSON, at all", 1),
             ("", 0),
         ] {
-            assert_eq!(values(text.as_bytes()), count, "{text}");
+            assert_eq!(count_values(text.as_bytes()), count, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a request says: its client, its JSON, its query, the files it names.
+//! What a request contains: its client's credential, its query, its JSON body, and the files that it names.
 
 pub mod client;
 pub mod file_ref;

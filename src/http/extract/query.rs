@@ -1,5 +1,5 @@
-//! The parameters of a URL's query, decoded strictly: a value that is not percent-encoded UTF-8, or that stands there
-//! twice, is refused instead of guessed at.
+//! The parameters of a URL's query, decoded strictly: a value that is not percent-encoded UTF-8, or a parameter that is
+//! repeated, is an error.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::http::problem::{Code, Problem};
 
-/// Why a parameter's value cannot be used.
+/// Why a parameter is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("`{name}` in the query {fault}")]
 pub struct QueryError {
@@ -17,10 +17,10 @@ pub struct QueryError {
     fault: Fault,
 }
 
-/// What is wrong with an encoded text, as the end of a sentence.
+/// What is wrong with an encoded text. Displayed as the end of a sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Percent-encoded bytes of another charset, or overlong ones.
+    /// Percent-encoded bytes that are not UTF-8, or overlong UTF-8.
     Charset,
     /// A `%` without two hexadecimal digits.
     Percent,
@@ -43,7 +43,7 @@ impl fmt::Display for Fault {
                 "has a `%u` sequence, which JavaScript's escape() makes; use encodeURIComponent"
             }
             Self::Control => "has a control character",
-            Self::Repeated => "stands there more than once; send it once",
+            Self::Repeated => "is repeated; send it once",
         })
     }
 }
@@ -56,15 +56,15 @@ impl From<QueryError> for Problem {
     }
 }
 
-/// The values of the parameters `names`, in their order. Other parameters are ignored, whatever they are.
+/// The values of the parameters `names`, in their order. Other parameters are ignored, even if they cannot be decoded.
 pub fn parameters<const N: usize>(
     request: &HttpRequest,
     names: [&'static str; N],
 ) -> Result<[Option<String>; N], QueryError> {
-    read(request.query_string(), names)
+    parse(request.query_string(), names)
 }
 
-fn read<const N: usize>(
+fn parse<const N: usize>(
     query: &str,
     names: [&'static str; N],
 ) -> Result<[Option<String>; N], QueryError> {
@@ -72,22 +72,22 @@ fn read<const N: usize>(
     for (name, value) in pairs(query) {
         let Ok(name) = decode_form(name) else { continue };
         let Some(index) = names.iter().position(|known| *known == name) else { continue };
-        let wrong = |fault| QueryError { name: names[index], fault };
+        let error = |fault| QueryError { name: names[index], fault };
         if values[index].is_some() {
-            return Err(wrong(Fault::Repeated));
+            return Err(error(Fault::Repeated));
         }
-        values[index] = Some(decode_form(value).map_err(wrong)?.into_owned());
+        values[index] = Some(decode_form(value).map_err(error)?.into_owned());
     }
     Ok(values)
 }
 
-/// Names and values as they stand in `query`.
+/// The names and values in `query`, not decoded.
 pub fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// In a query, unlike in a path, `+` is a blank.
+/// Decodes a part of a query, where `+` is a blank, unlike in a path.
 fn decode_form(text: &str) -> Result<Cow<'_, str>, Fault> {
     match text.contains('+') {
         true => decode(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned())),
@@ -95,7 +95,7 @@ fn decode_form(text: &str) -> Result<Cow<'_, str>, Fault> {
     }
 }
 
-/// Percent-encoded UTF-8 without control characters.
+/// Decodes percent-encoded UTF-8; control characters are an error.
 pub fn decode(text: &str) -> Result<Cow<'_, str>, Fault> {
     let escapes = text.split('%').skip(1).map(str::as_bytes);
     for escape in escapes {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn dir(query: &str) -> Result<Option<String>, Fault> {
-        read(query, ["path", "dir"]).map(|[_, dir]| dir).map_err(|error| error.fault)
+        parse(query, ["path", "dir"]).map(|[_, dir]| dir).map_err(|error| error.fault)
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             ("dir=%e4%b8%ad/x", Some("中/x")),
             ("di%72=a", Some("a")),
             ("dir=a=b", Some("a=b")),
-            // Parameters of others are theirs.
+            // Other parameters are ignored.
             ("utm=%D6%D0&%D6=1&100%&utm=2&&dir=a&", Some("a")),
         ] {
             assert_eq!(dir(query), Ok(value.map(ToOwned::to_owned)), "{query}");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_refused() {
+    fn invalid_encoding_is_an_error() {
         for (query, fault) in [
             ("dir=%D6%D0", Fault::Charset),
             ("dir=%E4%B8", Fault::Charset),

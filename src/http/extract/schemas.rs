@@ -1,4 +1,4 @@
-//! Schemas of what requests name in text: a stored file, a folder.
+//! OpenAPI schemas of the texts by which requests name a stored file or a folder.
 
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -6,7 +6,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::key::{self, Key};
 
-/// A stored file, by either of its names.
+/// A stored file, by its id or its path.
 pub struct IdOrPath;
 
 impl PartialSchema for IdOrPath {
@@ -21,7 +21,7 @@ impl PartialSchema for IdOrPath {
 
 impl ToSchema for IdOrPath {}
 
-/// A folder that a client asks for.
+/// The folder that a client chooses for an upload.
 pub struct Folder;
 
 impl PartialSchema for Folder {

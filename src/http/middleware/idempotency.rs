@@ -6,7 +6,7 @@ use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 
-use crate::guard::idempotency::{Answer, Claim, IdempotencyGuard};
+use crate::guard::idempotency::{Claim, IdempotencyGuard, RetainedResponse};
 use crate::guard::policy::Client;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
@@ -47,10 +47,10 @@ pub async fn check(
     let query = query.filter(|pair| !pair.is_empty() && !pair.starts_with("ticket="));
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
-    match worker.shared.idempotency.begin(client, key, &parts).await {
-        Claim::Granted(claim) => Ok(KeyCheck::Proceed(Some(claim))),
-        Claim::Done(answer) => Ok(KeyCheck::Replay(replayed(&answer))),
-        Claim::Other => Err(Problem::new(
+    match worker.shared.idempotency.claim(client, key, &parts).await {
+        Claim::First(claim) => Ok(KeyCheck::Proceed(Some(claim))),
+        Claim::Completed(answer) => Ok(KeyCheck::Replay(replayed(&answer))),
+        Claim::Mismatch => Err(Problem::new(
             Code::InvalidRequest,
             "this Idempotency-Key was used for another request within the last 10 minutes",
         )),
@@ -64,7 +64,7 @@ pub fn record(claim: IdempotencyGuard, response: HttpResponse) -> HttpResponse {
         Ok(body) => {
             // The headers that belong to one request (its id, its timing, CORS) are added later, by middleware.
             let headers = head.headers().iter();
-            claim.done(Answer {
+            claim.complete(RetainedResponse {
                 status: head.status().as_u16(),
                 headers: headers.map(|(name, value)| (name.clone(), value.clone())).collect(),
                 // A copy: a body that was written in steps may have twice the capacity that it needs.
@@ -76,7 +76,7 @@ pub fn record(claim: IdempotencyGuard, response: HttpResponse) -> HttpResponse {
     }
 }
 
-fn replayed(recorded: &Answer) -> HttpResponse {
+fn replayed(recorded: &RetainedResponse) -> HttpResponse {
     let status = StatusCode::from_u16(recorded.status).unwrap_or(StatusCode::OK);
     let mut response = HttpResponse::build(status);
     for header in &recorded.headers {

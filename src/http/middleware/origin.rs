@@ -26,7 +26,7 @@ pub async fn check(
         let (headers, peer) = (request.headers(), request.peer_addr().map(|peer| peer.ip()));
         let authority = request.uri().authority().map(|host| host.as_str());
         let host = worker.shared.proxies.host(peer, headers, authority);
-        worker.shared.origins.admit(headers, host)
+        worker.shared.origins.allow(headers, host)
     });
     if !admitted {
         let detail =

@@ -20,7 +20,7 @@ use super::origin::Refusal;
 use super::request_body::RequestBody;
 use super::request_id::RequestId;
 use super::server_timing::{SERVER_TIMING, ServerTiming};
-use crate::http::extract::client::CallerName;
+use crate::http::extract::client::ClientName;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
@@ -67,7 +67,7 @@ pub async fn track(
     let (mut response, problem) = with_document(response, &id);
     let refused = running.as_ref().is_some_and(RunningRequest::is_refused);
     let is_last = running.as_ref().is_some_and(RunningRequest::is_last);
-    let caller = response.request().extensions().get::<CallerName>().cloned();
+    let caller = response.request().extensions().get::<ClientName>().cloned();
     // Browsers discard a 2xx that arrives before they have sent their request, while they keep an early 4xx. So the
     // rest of such a request must be read. Any caller can choose these profiles in the query, hence only callers with a
     // valid credential get the longer timeout.
@@ -102,7 +102,7 @@ pub async fn track(
         span,
         method,
         path,
-        client: caller.map(|CallerName(name)| name),
+        client: caller.map(|ClientName(name)| name),
         status: response.status().as_u16(),
         took: started.elapsed(),
         problem,

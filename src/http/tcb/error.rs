@@ -1,19 +1,19 @@
-//! What is wrong with a call, in WeChat's own codes and words.
+//! Errors of calls, with WeChat's codes and messages.
 
 use actix_web::HttpResponse;
 
 use super::wire::Failed;
 use crate::guard::auth::AuthError;
 use crate::guard::ticket::TicketError;
-use crate::http::extract::client::Refused;
+use crate::http::extract::client::ClientError;
 use crate::http::problem::{Code, Problem};
 use crate::wechat::error::WechatError;
 
-/// What WeChat answers to a call that fails.
+/// WeChat's response to a call that fails.
 pub struct TcbError {
     pub errcode: i64,
     pub errmsg: String,
-    /// What happened, for the log.
+    /// The cause, for the access log.
     pub problem: Option<Problem>,
 }
 
@@ -30,20 +30,21 @@ impl TcbError {
         Self::new(40097, format!("invalid args: {name}"))
     }
 
-    pub fn reply(self) -> HttpResponse {
-        let refused = Failed { errcode: self.errcode, errmsg: self.errmsg };
-        let mut reply = HttpResponse::Ok().json(refused);
+    pub fn response(self) -> HttpResponse {
+        let body = Failed { errcode: self.errcode, errmsg: self.errmsg };
+        let mut response = HttpResponse::Ok().json(body);
         if let Some(problem) = self.problem {
-            reply.extensions_mut().insert(problem);
+            response.extensions_mut().insert(problem);
         }
-        reply
+        response
     }
 }
 
 impl From<WechatError> for TcbError {
     fn from(error: WechatError) -> Self {
         let (errcode, errmsg) = match &error {
-            // The gateway's own token is none of the caller's affair: it would fetch its own again, and try for ever.
+            // An error of the gateway's own token must not look like one of the client's: the client would fetch a new
+            // token and retry without end.
             WechatError::Refused { .. } if error.is_bad_token() => {
                 (-1, format!("system error: {error}"))
             }
@@ -54,7 +55,7 @@ impl From<WechatError> for TcbError {
     }
 }
 
-/// What the gateway itself refuses, in WeChat's nearest code.
+/// For what the gateway itself refuses, WeChat's nearest code.
 impl From<Problem> for TcbError {
     fn from(problem: Problem) -> Self {
         let errcode = match problem.code {
@@ -74,11 +75,8 @@ impl From<AuthError> for TcbError {
         let (errcode, errmsg) = match &error {
             AuthError::Missing => (41001, "access_token missing"),
             AuthError::Ticket(TicketError::Expired) => (42001, "access_token expired"),
-            AuthError::Beyond(_) => return Problem::from(error).into(),
-            AuthError::Scheme
-            | AuthError::Unknown
-            | AuthError::KeyInAddress
-            | AuthError::Ticket(_) => {
+            AuthError::OutOfScope(_) => return Problem::from(error).into(),
+            AuthError::Scheme | AuthError::Unknown | AuthError::KeyInUrl | AuthError::Ticket(_) => {
                 (40001, "invalid credential, access_token is invalid or not latest")
             }
         };
@@ -86,10 +84,10 @@ impl From<AuthError> for TcbError {
     }
 }
 
-impl From<Refused> for TcbError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Auth(error) => error.into(),
+impl From<ClientError> for TcbError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Auth(error) => error.into(),
             other => Problem::from(other).into(),
         }
     }

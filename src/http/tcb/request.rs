@@ -1,4 +1,4 @@
-//! Reading a call as WeChat reads it: who calls, with what.
+//! A call's client and parameters, checked in WeChat's order with WeChat's errors.
 
 use std::sync::Arc;
 
@@ -15,14 +15,15 @@ use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::settings::Action;
 
-/// A call that was let in: who calls, and its parameters.
+/// A permitted call: its client and its parameters.
 pub struct Call {
     pub client: Arc<Client>,
     pub body: Map<String, Value>,
 }
 
 impl Call {
-    /// Looks at a request in WeChat's own order: method, token, body (of at most `limit` bytes), parameters.
+    /// Checks a request in WeChat's own order: method, token, body (of at most `limit` bytes); its parameters are
+    /// checked by [`text`] and [`list`].
     pub async fn read(
         request: &HttpRequest,
         payload: web::Payload,
@@ -33,7 +34,7 @@ impl Call {
         if request.method() != Method::POST {
             return Err(TcbError::new(43002, "require POST method"));
         }
-        let client = client(request, worker, action)?;
+        let client = client_for(request, worker, action)?;
         let bytes = body::bytes(request, payload, worker, limit).await?;
         if bytes.is_empty() {
             return Err(TcbError::new(44002, "empty post data"));
@@ -44,39 +45,41 @@ impl Call {
         }
     }
 
-    /// Whether the caller may name this file. What is no file's id at all is for WeChat to judge, unless the caller is
-    /// kept to a folder.
+    /// Whether the client may use this file; the inner `Err` is the file's own status. An invalid file id is passed to
+    /// WeChat, which rejects it, unless the client is restricted to a folder.
     pub async fn admit(
         &self,
         worker: &Worker,
         file_id: &str,
     ) -> Result<Result<(), Status>, TcbError> {
         let admitted = match path_of(file_id) {
-            Err(_) if !self.client.is_confined() && !file_id.starts_with(FILE_ID) => Ok(()),
+            Err(_) if !self.client.is_scoped() && !file_id.starts_with(FILE_ID) => Ok(()),
             Ok(path) => check_scope(worker, Some(&self.client), file_id, path).await,
-            Err(problem) => Err(ResolveError::Name(problem)),
+            Err(problem) => Err(ResolveError::Reference(problem)),
         };
         match admitted {
             Ok(()) => Ok(Ok(())),
-            Err(ResolveError::Name(problem)) => Ok(Err((-501007, problem.detail))),
+            Err(ResolveError::Reference(problem)) => Ok(Err((-501007, problem.detail))),
             Err(ResolveError::Call(problem)) => Err(problem.into()),
         }
     }
 
-    /// The environment: ours where the call names none. Who is kept to a folder is kept to our environment, too.
+    /// The environment: the gateway's own if the call names none. A client that is restricted to a folder may use only
+    /// that one.
     pub fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, TcbError> {
         let own = worker.wechat.env();
         match self.body.get("env") {
             None | Some(Value::Null) => Ok(own),
             Some(Value::String(env)) if env.is_empty() || env == own => Ok(own),
-            Some(Value::String(env)) if !self.client.is_confined() => Ok(env),
+            Some(Value::String(env)) if !self.client.is_scoped() => Ok(env),
             Some(Value::String(_)) => Err(TcbError::new(-501000, "env not exists, invalid env")),
             Some(_) => Err(TcbError::invalid("env")),
         }
     }
 }
 
-pub fn client(
+/// The client of a request, if it may do `action`.
+pub fn client_for(
     request: &HttpRequest,
     worker: &Worker,
     action: Action,
@@ -86,6 +89,7 @@ pub fn client(
     Ok(client)
 }
 
+/// A parameter that must be a text and not empty.
 pub fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, TcbError> {
     match object.get(name) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
@@ -94,11 +98,12 @@ pub fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, T
     }
 }
 
-/// Longer lists than WeChat's own 50 are cut into its calls.
+/// A parameter that must be a list of up to 1000 items. WeChat takes 50 in one call; longer lists are split into
+/// several.
 pub fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], TcbError> {
-    const MOST: usize = 1000;
+    const MAX_ITEMS: usize = 1000;
     match object.get(name) {
-        Some(Value::Array(items)) if items.len() > MOST => Err(TcbError::invalid(name)),
+        Some(Value::Array(items)) if items.len() > MAX_ITEMS => Err(TcbError::invalid(name)),
         Some(Value::Array(items)) if !items.is_empty() => Ok(items),
         None | Some(Value::Null | Value::Array(_)) => Err(TcbError::missing(name)),
         Some(_) => Err(TcbError::invalid(name)),

@@ -1,16 +1,16 @@
-//! Requests and replies of `/tcb/*`, and of the token calls that come before, as WeChat's documents have them.
+//! Requests and responses of `/tcb/*` and of the token endpoints, as in WeChat's documents.
 //!
-//! The requests are descriptions only: what is wrong with one is told field by field, in WeChat's codes, so it is read
-//! as the JSON it is.
+//! The types of requests only describe them: WeChat reports errors field by field with its own codes, so requests are
+//! parsed as JSON values.
 
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-/// A reply, or WeChat's error; always under HTTP 200.
+/// A successful response, or WeChat's error; always with HTTP 200.
 #[derive(ToSchema)]
 #[serde(untagged)]
-pub enum Answer<T> {
-    Done(T),
+pub enum TcbResponse<T> {
+    Success(T),
     Failed(Failed),
 }
 
@@ -18,7 +18,7 @@ pub enum Answer<T> {
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Failed {
-    /// WeChat's error code, or its nearest for what the gateway refuses.
+    /// WeChat's error code; for what the gateway itself refuses, the nearest one.
     pub errcode: i64,
     pub errmsg: String,
 }
@@ -31,7 +31,7 @@ pub struct TokenRequest {
     grant_type: String,
     /// Any.
     appid: String,
-    /// A key of the gateway's.
+    /// An API key of the gateway.
     secret: String,
 }
 
@@ -57,7 +57,7 @@ pub struct UploadFileReply<'a> {
     /// 0
     pub errcode: i64,
     pub errmsg: &'static str,
-    /// Where the form goes.
+    /// The URL to which the form is posted.
     pub url: &'a str,
     /// The form's `x-cos-security-token`.
     pub token: &'a str,
@@ -83,7 +83,7 @@ pub struct BatchDownloadRequest {
 pub struct WantedFile {
     #[schema(min_length = 1)]
     fileid: String,
-    /// Life of the link in seconds.
+    /// Lifetime of the link in seconds.
     #[schema(minimum = 1, maximum = 4_294_967_295_u32)]
     max_age: Option<u64>,
 }
@@ -99,7 +99,7 @@ pub struct BatchDownloadReply<'a> {
 #[derive(Serialize, ToSchema)]
 pub struct LinkedFile<'a> {
     pub fileid: &'a str,
-    /// Empty where there is none.
+    /// Empty if there is none.
     pub download_url: String,
     /// 0, or the file's own error code.
     pub status: i64,
@@ -130,6 +130,9 @@ pub struct DeletedFile<'a> {
     pub status: i64,
     pub errmsg: String,
 }
+
+/// `errmsg` of a success.
+pub const OK: &str = "ok";
 
 /// A file's `status` and `errmsg`.
 pub type Status = (i64, String);

@@ -266,7 +266,7 @@ async fn raw_file(
     times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
     let client = authorize(request, worker)?;
-    let key = client.own_key(&file_url::path(request)?)?;
+    let key = client.upload_key(&file_url::path(request)?)?;
     refuse_form(request.headers())?;
     refuse_unframed(request)?;
     let digests = Digests::announced(request.headers())?;

@@ -16,7 +16,7 @@ use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
-use crate::guard::types::Declared;
+use crate::guard::types::DeclaredType;
 use crate::http::extract::schemas::Folder;
 use crate::http::extract::{file_url, query};
 use crate::http::middleware::server_timing::StageTimes;
@@ -102,7 +102,7 @@ impl<'a> UploadRequest<'a> {
         if shared.requests.is_closed() {
             return Err(Problem::draining());
         }
-        let slot = shared.limits.take(&client)?;
+        let slot = shared.limits.take_slot(&client)?;
         let base_url = file_url::base(request, shared);
         Ok(Self { worker, client, query, profile, base_url, claim, times, slot })
     }
@@ -150,7 +150,7 @@ impl<'a> UploadRequest<'a> {
         part: &FilePart,
         first: bool,
         index: usize,
-    ) -> Result<(TargetPath, Declared), Problem> {
+    ) -> Result<(TargetPath, DeclaredType), Problem> {
         let name = part.head.file_name.as_deref().unwrap_or_default();
         let path = self.target_path(form, name, first, index)?;
         let declared = part.head.content_type.as_deref();
@@ -261,7 +261,7 @@ impl<'a> UploadRequest<'a> {
                     "a path names one file, and the form has several; name a `dir` instead";
                 return Err(Problem::new(Code::InvalidRequest, detail));
             }
-            return Ok(TargetPath { key: self.client.own_key(path)?, unique: false });
+            return Ok(TargetPath { key: self.client.upload_key(path)?, unique: false });
         }
         let values = Values {
             client: &self.client.name,
