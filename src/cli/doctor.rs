@@ -1,5 +1,5 @@
-//! `doctor`: one byte through every service that the settings name, step by step, and for a step that fails what to
-//! change and where. Needs no running gateway.
+//! `doctor`: checks the settings step by step by uploading, downloading and deleting a 1-byte file through each service
+//! that they name. For a step that fails it says what to change and where. It needs no running gateway.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -28,28 +28,30 @@ use crate::wechat::error::{FileError, WechatError};
 use crate::wechat::links::Wanted;
 use crate::wechat::wire::UploadLink;
 
-/// What is uploaded.
+/// The content of the uploaded file.
 const CONTENT: &[u8] = b"1";
 const CONTENT_TYPE: &str = "text/plain";
-/// Of the download link; it is used at once.
+/// Of the download link, which is used immediately.
 const LINK_LIFE: Duration = Duration::from_secs(600);
 
-/// What is wrong, and what to change.
+/// Why a step failed.
 struct Fault {
     what: String,
+    /// What to change; may be empty.
     change: String,
 }
 
+/// A step's value and the text of its line.
 type Checked<T> = Result<(T, String), Fault>;
 
-/// Prints each step as it ends: 0 when all of them went well, 1 otherwise.
+/// Prints the result of each step; the exit code is 0 if all of them succeeded, otherwise 1.
 pub fn run(settings: Settings) -> ExitCode {
     let mut report = Report::default();
-    let examined = actix_web::rt::System::new().block_on(examine(settings, &mut report));
-    if let Err(error) = examined {
+    let result = actix_web::rt::System::new().block_on(check(settings, &mut report));
+    if let Err(error) = result {
         report.failed("start", &Fault { what: error.to_string(), change: String::new() });
     }
-    report.end()
+    report.finish()
 }
 
 #[derive(Default)]
@@ -58,11 +60,11 @@ struct Report {
 }
 
 impl Report {
-    /// The step's result, if the steps behind it make sense.
+    /// Prints a step's result; returns its value if the next steps can run.
     fn step<T>(&mut self, name: &'static str, checked: Checked<T>) -> Option<T> {
         match checked {
-            Ok((value, said)) => {
-                self.line("ok", name, &said);
+            Ok((value, text)) => {
+                self.line("ok", name, &text);
                 Some(value)
             }
             Err(fault) => {
@@ -84,57 +86,57 @@ impl Report {
         names.iter().for_each(|name| self.line("-", name, "not tried"));
     }
 
-    fn line(&self, mark: &str, name: &str, said: impl fmt::Display) {
-        println!("{mark:<7} {name:<10} {said}");
+    fn line(&self, mark: &str, name: &str, text: impl fmt::Display) {
+        println!("{mark:<7} {name:<10} {text}");
     }
 
-    fn end(self) -> ExitCode {
+    fn finish(self) -> ExitCode {
         if self.failed.is_empty() {
-            println!("\nAll is well: what these settings describe works.");
+            println!("\nAll steps succeeded: the gateway works with these settings.");
             return ExitCode::SUCCESS;
         }
         println!(
-            "\nNot in order: {}. Change what is said there, then run this again.",
+            "\nFailed: {}. Make the changes named there, then run doctor again.",
             self.failed.join(", ")
         );
         ExitCode::FAILURE
     }
 }
 
-async fn examine(settings: Settings, report: &mut Report) -> Result<(), AppError> {
+async fn check(settings: Settings, report: &mut Report) -> Result<(), AppError> {
     let warnings = settings.warnings();
     report.line("ok", "settings", format!("{} profile, no faults", settings.profile.name()));
     warnings.iter().for_each(|warning| report.line("note", "settings", warning));
     report.step("listen", listen(&settings));
 
     let (settings, _sandbox) = app::with_sandbox(settings)?;
-    let examiner = Examiner { upstreams: Upstreams::new(&settings)?, settings: &settings };
+    let checks = Checks { upstreams: Upstreams::new(&settings)?, settings: &settings };
     if let Some(public_url) = &settings.server.public_url {
-        examiner.public_url(public_url, report).await;
+        checks.public_url(public_url, report).await;
     }
     if settings.redis.url.is_some() {
-        report.step("redis", examiner.redis().await);
+        report.step("redis", checks.redis().await);
     }
-    let Some(()) = report.step("token", examiner.token().await) else {
+    let Some(()) = report.step("token", checks.token().await) else {
         report.skipped(&["link", "upload", "download", "delete"]);
         return Ok(());
     };
-    let Some((key, link, target)) = report.step("link", examiner.link().await) else {
+    let Some((key, link, target)) = report.step("link", checks.link().await) else {
         report.skipped(&["upload", "download", "delete"]);
         return Ok(());
     };
-    let Some(()) = report.step("upload", examiner.upload(&key, &link, &target).await) else {
+    let Some(()) = report.step("upload", checks.upload(&key, &link, &target).await) else {
         report.skipped(&["download"]);
-        // It may be stored although nobody said so.
-        report.step("delete", examiner.delete(&link.file_id).await);
+        // A failed upload may have been stored nevertheless.
+        report.step("delete", checks.delete(&link.file_id).await);
         return Ok(());
     };
-    report.step("download", examiner.download(&link.file_id).await);
-    report.step("delete", examiner.delete(&link.file_id).await);
+    report.step("download", checks.download(&link.file_id).await);
+    report.step("delete", checks.delete(&link.file_id).await);
     Ok(())
 }
 
-/// Whether the gateway could listen where it is told to, with the certificate it is told to show.
+/// Whether the gateway could listen on `server.bind`, with the certificate of `server.tls`.
 fn listen(settings: &Settings) -> Checked<()> {
     let server = &settings.server;
     if let Some(files) = &server.tls {
@@ -148,7 +150,7 @@ fn listen(settings: &Settings) -> Checked<()> {
     match TcpListener::bind(server.bind) {
         Ok(_) => Ok(((), server.bind.to_string())),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            Ok(((), format!("{} is in use, by a gateway that runs already?", server.bind)))
+            Ok(((), format!("{} is in use; is a gateway already running?", server.bind)))
         }
         Err(error) => Err(Fault {
             what: format!("cannot listen on {}: {error}", server.bind),
@@ -159,38 +161,40 @@ fn listen(settings: &Settings) -> Checked<()> {
     }
 }
 
-struct Examiner<'a> {
+/// The steps that use the services.
+struct Checks<'a> {
     upstreams: Upstreams,
     settings: &'a Settings,
 }
 
-impl Examiner<'_> {
-    /// Whether what clients are told to call is this gateway's. Nobody there is no fault: it need not run yet.
+impl Checks<'_> {
+    /// Whether a gateway responds at `server.public_url`. No response is not a fault, since the gateway need not be
+    /// running yet.
     async fn public_url(&self, public_url: &str, report: &mut Report) {
-        const STEP: &str = "address";
+        const STEP: &str = "public_url";
         let http = self.upstreams.http(self.settings);
         let health = format!("{}/healthz", public_url.trim_end_matches('/'));
-        let mut reply = match http.get(&health).send().await {
-            Ok(reply) => reply,
+        let mut response = match http.get(&health).send().await {
+            Ok(response) => response,
             Err(error) => {
-                let said = format!(
-                    "nobody answers at {public_url} ({error}), by a gateway that does not run yet?"
+                let text = format!(
+                    "no response from {public_url} ({error}); is the gateway not running yet?"
                 );
-                return report.line("note", STEP, said);
+                return report.line("note", STEP, text);
             }
         };
-        let status = reply.status().as_u16();
-        let body = reply.body().limit(64 * 1024).await.unwrap_or_default();
+        let status = response.status().as_u16();
+        let body = response.body().limit(64 * 1024).await.unwrap_or_default();
         let body = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
         report.step(
             STEP,
             if status == 200 && body["status"] == "ok" {
-                Ok(((), format!("a gateway answers at {public_url}")))
+                Ok(((), format!("a gateway responds at {public_url}")))
             } else {
                 Err(Fault {
-                    what: format!("{public_url} answers {status}, and not like a gateway"),
-                    change: "server.public_url is the address under which clients reach the gateway: correct it, or \
-                             have the proxy there pass everything below it on"
+                    what: format!("{public_url} responds with {status}, not like a gateway"),
+                    change: "server.public_url is the URL at which clients reach the gateway: correct it, or have the \
+                             proxy there forward all paths below it"
                         .to_owned(),
                 })
             },
@@ -199,11 +203,11 @@ impl Examiner<'_> {
 
     async fn redis(&self) -> Checked<()> {
         match self.upstreams.access().shared().await {
-            Ok(()) => Ok(((), "answers, and takes what is shared".to_owned())),
-            Err(away) => Err(Fault {
-                what: away.to_string(),
-                change: "check the address and the password in redis.url, and that this Redis may be written to and \
-                         runs scripts (EVAL)"
+            Ok(()) => Ok(((), "reachable and writable".to_owned())),
+            Err(error) => Err(Fault {
+                what: error.to_string(),
+                change: "check the host and the password in redis.url, and that this Redis allows writes and scripts \
+                         (EVAL)"
                     .to_owned(),
             }),
         }
@@ -216,7 +220,7 @@ impl Examiner<'_> {
         Ok(((), format!("credential mode `{mode}`, from {}", self.settings.wechat.base_url)))
     }
 
-    /// A link for a path of the template, and whether it may be followed.
+    /// Gets an upload link for a path of `upload.path_template`, and checks its host against `cos.allowed_hosts`.
     async fn link(&self) -> Checked<(Key, UploadLink, Target)> {
         let settings = self.settings;
         let name = format!("tcb-upload-gateway-doctor-{}.txt", Uuid::now_v7().simple());
@@ -229,7 +233,7 @@ impl Examiner<'_> {
         };
         let template = Template::new(&settings.upload.path_template);
         let key = template.render(&values, "").map_err(|error| Fault {
-            what: format!("no path by upload.path_template: {error}"),
+            what: format!("upload.path_template gives no path: {error}"),
             change: "change upload.path_template".to_owned(),
         })?;
         let wechat = self.upstreams.wechat(settings);
@@ -238,14 +242,14 @@ impl Examiner<'_> {
         let hosts = AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http);
         let target = hosts.check(&link.url, &link.file_id, key.as_str());
         let target = target.map_err(|error| self.cos_fault(&error, &link.url))?;
-        let said = format!("{key} in {}, to {}", settings.wechat.env, target.authority);
-        Ok(((key, link, target), said))
+        let text = format!("{key} in {}, to {}", settings.wechat.env, target.authority);
+        Ok(((key, link, target), text))
     }
 
     async fn upload(&self, key: &Key, link: &UploadLink, target: &Target) -> Checked<()> {
         let cos = &self.settings.cos;
         let fault = |error: CosError| self.cos_fault(&error, &link.url);
-        let frame = FormEnvelope::new(&Fields {
+        let envelope = FormEnvelope::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),
             security_token: link.token.expose_secret(),
@@ -253,12 +257,12 @@ impl Examiner<'_> {
             content_type: cos.send_content_type.then_some(CONTENT_TYPE),
         })
         .map_err(fault)?;
-        let kept = ReplayBuffer::new(Share::new(Budget::new(0)));
-        let relay = Relay::new(kept, None, one_byte(), 0, cos.verify_crc64);
-        let framed = FileLength::Known(CONTENT.len() as u64);
-        let sent = relay.attempt(&self.upstreams.cos(), target, frame, framed).await;
-        let receipt = sent.map_err(fault)?;
-        let verified = if receipt.verified { "its CRC-64 agrees" } else { "COS named no CRC-64" };
+        let buffer = ReplayBuffer::new(Share::new(Budget::new(0)));
+        let relay = Relay::new(buffer, None, one_byte(), 0, cos.verify_crc64);
+        let length = FileLength::Known(CONTENT.len() as u64);
+        let result = relay.attempt(&self.upstreams.cos(), target, envelope, length).await;
+        let receipt = result.map_err(fault)?;
+        let verified = if receipt.verified { "CRC-64 verified" } else { "COS returned no CRC-64" };
         Ok(((), format!("{} byte stored, {verified}", receipt.size)))
     }
 
@@ -272,29 +276,29 @@ impl Examiner<'_> {
             change: change.to_owned(),
         };
         let http = self.upstreams.http(self.settings);
-        let mut reply = http.get(&link.url).send().await.map_err(|error| {
+        let mut response = http.get(&link.url).send().await.map_err(|error| {
             fault(
                 error.to_string(),
-                "this machine cannot reach the download host; browsers must: check its name, its certificate and \
-                 the firewall",
+                "this machine cannot reach the download host, and browsers must: check its name, its certificate \
+                 and the firewall",
             )
         })?;
-        let status = reply.status();
+        let status = response.status();
         if !status.is_success() {
             return Err(fault(
-                format!("the download link answers {}", status.as_u16()),
+                format!("the download link responds with {}", status.as_u16()),
                 "let users read the storage: the cloud console > 存储 > 权限设置 (storage permissions), or the rules \
                  of its CDN domain (防盗链)",
             ));
         }
-        let body = reply.body().limit(64 * 1024).await.unwrap_or_default();
+        let body = response.body().limit(64 * 1024).await.unwrap_or_default();
         if body != CONTENT {
             return Err(fault(
-                "something else comes back than was stored".to_owned(),
-                "look at what stands between: a proxy, or the rules of the storage's CDN domain",
+                "the downloaded content differs from the uploaded one".to_owned(),
+                "check what changes it on the way: a proxy, or the rules of the storage's CDN domain",
             ));
         }
-        Ok(((), format!("the same byte from {host}")))
+        Ok(((), format!("the same content from {host}")))
     }
 
     async fn delete(&self, file_id: &str) -> Checked<()> {
@@ -318,11 +322,11 @@ impl Examiner<'_> {
                  private certificate SSL_CERT_FILE"
             ),
             WechatError::Timeout { .. } => format!(
-                "{base_url} (wechat.base_url) is too slow or does not answer: check the route to it, or raise \
+                "{base_url} (wechat.base_url) is too slow or does not respond: check the route to it, or raise \
                  wechat.timeout"
             ),
             WechatError::Unusable { .. } => {
-                format!("{base_url} does not answer like WeChat's API: correct wechat.base_url")
+                format!("{base_url} does not respond like WeChat's API: correct wechat.base_url")
             }
             WechatError::Credential(_) => {
                 "see wechat.credential and the settings of its mode".to_owned()
@@ -335,7 +339,7 @@ impl Examiner<'_> {
         match error {
             FileError::Call(error) => self.wechat_fault(error),
             FileError::File { status, message, advice } => Fault {
-                what: format!("WeChat says of the file: {status} {message}"),
+                what: format!("WeChat's status of the file: {status} {message}"),
                 change: advice.as_deref().unwrap_or(UNKNOWN).to_owned(),
             },
         }
@@ -345,20 +349,20 @@ impl Examiner<'_> {
         let host = host(link);
         let change = match error {
             CosError::Link(_) => format!(
-                "the link that WeChat gave leads to {host}: if that is Tencent's, add it to cos.allowed_hosts (plain \
-                 http also wants cos.allow_http); if not, wechat.base_url is not WeChat"
+                "WeChat's upload link is for {host}: if that host is Tencent's, add it to cos.allowed_hosts (plain \
+                 http also needs cos.allow_http); if not, wechat.base_url is not WeChat"
             ),
             CosError::Unreachable(_) => format!(
                 "this machine must reach {host}: check the firewall, proxies, and for a private certificate \
                  SSL_CERT_FILE"
             ),
             CosError::Timeout { .. } | CosError::NoVerdict(_) => format!(
-                "{host} is too slow or something between cuts it off: check the route to it; the limits are \
+                "{host} is too slow, or a proxy closes the connection: check the route to it; the limits are \
                  cos.connect_timeout, .write_timeout and .reply_timeout"
             ),
             CosError::Integrity { .. } => format!(
-                "something between this machine and {host} changes what is sent: take that proxy out; the file is \
-                 deleted again"
+                "a proxy between this machine and {host} changes what is sent: remove it; the file is deleted \
+                 again"
             ),
             CosError::Refused { status, code, .. } => cos_advice(*status, code).to_owned(),
             CosError::Source(_) | CosError::NotLast { .. } | CosError::LengthMismatch { .. } => {
@@ -369,10 +373,9 @@ impl Examiner<'_> {
     }
 }
 
-const UNKNOWN: &str =
-    "WeChat's own words are all there is to say; its support will ask for the rid";
+const UNKNOWN: &str = "no advice is known for this error; give the rid to WeChat's support";
 
-/// By COS's error codes (doc 7730).
+/// What to change, by COS's error codes (doc 7730).
 fn cos_advice(status: u16, code: &str) -> &'static str {
     match (status, code) {
         (402, _) | (451, _) | (_, "PaymentRequired") => {
@@ -382,16 +385,16 @@ fn cos_advice(status: u16, code: &str) -> &'static str {
             "the environment's bucket is gone: take wechat.env from the cloud hosting console again"
         }
         (_, "RequestTimeTooSkewed" | "ExpiredToken") => {
-            "the link had expired when it was used: something between holds requests back for minutes"
+            "the link had expired when it was used: a proxy delays requests by minutes"
         }
         (_, "MalformedPOSTRequest" | "MissingContentLength" | "IncompleteBody") | (411, _) => {
-            "something between this machine and COS changes requests (a proxy that sends chunked?): take it out"
+            "a proxy between this machine and COS changes requests (to chunked encoding?): remove it"
         }
         (403, _) => {
             "the environment's storage refuses uploads: the cloud console > 存储 > 权限设置 (storage permissions); \
-             and look whether the environment is locked"
+             and check whether the environment is locked"
         }
-        (500.., _) => "COS is busy or out of order: try again in a few minutes",
+        (500.., _) => "COS is busy or failing: try again in a few minutes",
         _ => "look the code up in COS's error codes (cloud.tencent.com/document/product/436/7730)",
     }
 }

@@ -1,4 +1,4 @@
-//! `hash-key`: what the settings keep of an API key.
+//! `hash-key`: prints the hash of an API key, which the settings contain instead of the key.
 
 use std::io;
 use std::process::ExitCode;
@@ -7,20 +7,20 @@ use clap::Args;
 
 use crate::guard::auth::{hash_key, new_key};
 
-/// sysexits.h: the command line cannot be used.
+/// sysexits.h: the command was used incorrectly.
 const EX_USAGE: u8 = 64;
 
 #[derive(Debug, Args)]
-pub struct HashKey {
-    /// The key, if it may be seen in the list of processes; without it, a line of the standard input
+pub struct HashKeyArgs {
+    /// The key; other users can see it in the list of processes. Without it, one line is read from standard input
     key: Option<String>,
-    /// Make a new key, and print it, too
+    /// Generate a new key and print it, too
     #[arg(long, conflicts_with = "key")]
     new: bool,
 }
 
-/// Prints the hash alone, so that it can be used in a script; with `--new` the key before it.
-pub fn run(arguments: &HashKey) -> ExitCode {
+/// Prints only the hash, for use in scripts; with `--new`, the key before it.
+pub fn run(arguments: &HashKeyArgs) -> ExitCode {
     if arguments.new {
         let key = new_key();
         println!("key: {key}\nsha256: {}", hash_key(&key));
@@ -33,10 +33,10 @@ pub fn run(arguments: &HashKey) -> ExitCode {
         eprintln!("the key cannot be read: {error}");
         return ExitCode::FAILURE;
     }
-    // A line end is not part of it; nor could a blank be in the header.
+    // The line end is not part of the key, and a key in a header cannot begin or end with a blank.
     match key.trim() {
         "" => {
-            eprintln!("there is no key: give one on the standard input, or --new");
+            eprintln!("no key: write one to standard input, or use --new");
             ExitCode::from(EX_USAGE)
         }
         key => {

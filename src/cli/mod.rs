@@ -1,4 +1,4 @@
-//! The command line: what can be asked of the binary besides serving.
+//! The command line: its options, and the commands besides running the gateway.
 
 pub mod doctor;
 pub mod hash_key;
@@ -12,29 +12,29 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Arguments {
-    /// `sandbox` (needs nothing, loopback only) or `production`; also GATEWAY_PROFILE
+    /// `sandbox` (needs no settings, listens on loopback only) or `production`; also GATEWAY_PROFILE
     #[arg(long, global = true)]
     pub profile: Option<String>,
-    /// A TOML file laid over the profile; the environment (GATEWAY__SECTION__KEY) lies over both
+    /// A TOML file that overrides the profile; environment variables (GATEWAY__SECTION__KEY) override both
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check the settings, print them with secrets hidden, and end
+    /// Check the settings, print them with secrets hidden, and exit
     #[arg(long)]
     pub check: bool,
-    /// Ask the gateway that runs with these settings on this machine whether it is alive, and end: for HEALTHCHECK
+    /// Check whether the gateway with these settings on this machine is alive, and exit; for HEALTHCHECK
     #[arg(long)]
     pub health: bool,
-    /// Without one: serve
+    /// Without a command the gateway runs
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Send one byte through the services that the settings name, and say what is wrong and where to change it
+    /// Upload, download and delete a 1-byte file with these settings; report what fails and what to change
     Doctor,
-    /// Upload files through a running gateway and print their addresses
-    Upload(upload::Upload),
-    /// Print what auth.keys.NAME.sha256 is for an API key
-    HashKey(hash_key::HashKey),
+    /// Upload files through a running gateway and print their URLs
+    Upload(upload::UploadArgs),
+    /// Print the value of auth.keys.NAME.sha256 for an API key
+    HashKey(hash_key::HashKeyArgs),
 }

@@ -1,6 +1,6 @@
-//! `upload`: files to a running gateway, as any client sends them; for scripts, and for trying a deployment.
+//! `upload`: uploads files to a running gateway as any other client does; for scripts, and for testing a deployment.
 //!
-//! What is printed to standard output is for programs (one line a file), everything else goes to standard error.
+//! Standard output is for programs (one line per stored file); everything else goes to standard error.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -31,43 +31,45 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::tls;
 
-/// Where it goes below the gateway's address.
+/// The endpoint's path after the gateway's base URL.
 const FILES: &str = "/v1/files";
-/// Files under way at the same time, as browsers do it.
-const AT_ONCE: usize = 4;
-const CONNECT: Duration = Duration::from_secs(10);
-/// The gateway itself waits no longer for COS.
-const SILENCE: Duration = Duration::from_secs(120);
-const PIECE: usize = 64 * 1024;
-const REPLY_LIMIT: usize = 1024 * 1024;
+/// Concurrent uploads; about as many as in a browser.
+const CONCURRENCY: usize = 4;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time without progress. The gateway itself waits no longer than this for COS.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// In bytes.
+const CHUNK_SIZE: usize = 64 * 1024;
+/// In bytes.
+const MAX_RESPONSE: usize = 1024 * 1024;
 
 #[derive(Debug, Args)]
-pub struct Upload {
+pub struct UploadArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The gateway's address
+    /// The gateway's URL
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "GATEWAY_URL")]
     to: Uri,
     /// A folder for the stored files
     #[arg(long)]
     dir: Option<String>,
-    /// The API key or ticket; better through the environment, which other users of the machine cannot see
+    /// The API key or ticket; the environment variable is safer, since other users can see the list of processes
     #[arg(long, env = "GATEWAY_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// Print each stored file as a line of JSON (file_id, path, url, crc64, ...) instead of its address
+    /// Print each stored file as a line of JSON (file_id, path, url, crc64, ...) instead of its URL
     #[arg(long)]
     json: bool,
 }
 
-/// Why a file is not stored, in words.
+/// Why a file was not stored.
 #[derive(Debug, thiserror::Error)]
 enum UploadError {
     #[error("{0}")]
     File(#[from] io::Error),
-    #[error("{0} is not a gateway's address: it begins with http:// or https://")]
-    Address(Uri),
-    #[error("the key has characters that no key has")]
+    #[error("{0} is not a gateway's URL: it must begin with http:// or https://")]
+    Url(Uri),
+    #[error("the key contains characters that are not allowed in a header")]
     Key,
     #[error("TLS: {0}")]
     Tls(#[from] tls::TlsError),
@@ -75,31 +77,31 @@ enum UploadError {
     Unreachable { host: String, cause: String },
     #[error("the connection to the gateway broke: {0}")]
     Broken(String),
-    #[error("nothing has moved for {SILENCE:?}")]
-    Silence,
+    #[error("no data was transferred for {STALL_TIMEOUT:?}")]
+    Stalled,
     #[error("{code}: {detail} (request {request_id})")]
     Refused { code: String, detail: String, request_id: String },
-    #[error("{status} from {host}, which does not answer like a gateway")]
-    NoGateway { status: u16, host: String },
+    #[error("{status} from {host}, which does not respond like a gateway")]
+    NotAGateway { status: u16, host: String },
 }
 
-/// Uploads, and says how it went: 0 when every file is stored, 1 otherwise.
-pub fn run(upload: &Upload) -> ExitCode {
-    let began = Instant::now();
+/// Uploads the files and prints a summary; the exit code is 0 if every file was stored, otherwise 1.
+pub fn run(args: &UploadArgs) -> ExitCode {
+    let started = Instant::now();
     let bars = MultiProgress::new();
     let results = actix_web::rt::System::new().block_on(async {
-        let files = upload.files.iter().map(|file| send(upload, file, &bars));
-        let mut sent = stream::iter(files).buffered(AT_ONCE);
+        let files = args.files.iter().map(|file| upload(args, file, &bars));
+        let mut uploads = stream::iter(files).buffered(CONCURRENCY);
         let mut results = Vec::new();
-        while let Some(result) = sent.next().await {
-            bars.suspend(|| tell(upload, &upload.files[results.len()], &result));
+        while let Some(result) = uploads.next().await {
+            bars.suspend(|| print(args, &args.files[results.len()], &result));
             results.push(result);
         }
         results
     });
     let stored: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
     let bytes: u64 = stored.iter().filter_map(|file| file["size"].as_u64()).sum();
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     let failed = results.len() - stored.len();
     eprintln!(
         "{} of {} files stored, {} in {seconds:.1} s ({}/s)",
@@ -111,16 +113,20 @@ pub fn run(upload: &Upload) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell(upload: &Upload, file: &Path, result: &Result<Value, UploadError>) {
+fn print(args: &UploadArgs, file: &Path, result: &Result<Value, UploadError>) {
     match result {
-        Ok(stored) if upload.json => println!("{stored}"),
+        Ok(stored) if args.json => println!("{stored}"),
         Ok(stored) => println!("{}", stored["url"].as_str().unwrap_or_default()),
-        Err(failure) => eprintln!("{}: {failure}", file.display()),
+        Err(error) => eprintln!("{}: {error}", file.display()),
     }
 }
 
-/// One file; gives what the gateway says of it.
-async fn send(upload: &Upload, path: &Path, bars: &MultiProgress) -> Result<Value, UploadError> {
+/// Uploads one file; returns its entry in the gateway's response.
+async fn upload(
+    args: &UploadArgs,
+    path: &Path,
+    bars: &MultiProgress,
+) -> Result<Value, UploadError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -129,13 +135,13 @@ async fn send(upload: &Upload, path: &Path, bars: &MultiProgress) -> Result<Valu
     }
     let bar = bars.add(bar(metadata.len(), &name));
     let form = Form::new(&name, metadata.len());
-    let request = request(upload, &form)?;
-    let host = request.uri().to_owned();
-    let moved = Rc::new(Cell::new(Instant::now()));
-    let body = form.body(file, bar.clone(), moved.clone());
-    let answer = exchange(&host, request.map(|()| body), &moved).await;
+    let request = request(args, &form)?;
+    let uri = request.uri().to_owned();
+    let last_progress = Rc::new(Cell::new(Instant::now()));
+    let body = form.body(file, bar.clone(), last_progress.clone());
+    let response = connect_and_send(&uri, request.map(|()| body), &last_progress).await;
     bar.finish_and_clear();
-    verdict(answer?, host.authority().map_or("", |authority| authority.as_str()))
+    stored_file(response?, uri.authority().map_or("", |authority| authority.as_str()))
 }
 
 fn bar(length: u64, name: &str) -> ProgressBar {
@@ -159,7 +165,7 @@ struct Form {
 impl Form {
     fn new(name: &str, size: u64) -> Self {
         let boundary = format!("upload-{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        // As browsers do it (HTML, multipart/form-data encoding algorithm).
+        // Escaped as in browsers (HTML, multipart/form-data encoding algorithm).
         let quoted = name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
         let kind = mime_guess::from_path(name).first_or_octet_stream();
         let head = format!(
@@ -174,38 +180,39 @@ impl Form {
         self.size + (self.head.len() + self.tail.len()) as u64
     }
 
-    /// A file that grows or shrinks meanwhile ends the body early or in an error: its length was announced.
+    /// The request announces the file's length, so of a file that grows meanwhile only that much is sent, and one that
+    /// shrinks fails the upload.
     fn body(
         self,
         file: File,
         bar: ProgressBar,
-        moved: Rc<Cell<Instant>>,
+        last_progress: Rc<Cell<Instant>>,
     ) -> impl hyper::body::Body<Data = Bytes, Error = io::Error> + 'static {
         let content = stream::try_unfold(file.take(self.size), move |mut file| {
-            let (bar, moved) = (bar.clone(), moved.clone());
+            let (bar, last_progress) = (bar.clone(), last_progress.clone());
             async move {
-                moved.set(Instant::now());
-                let mut piece = vec![0; PIECE];
-                // A file of this machine is there at once; no other upload waits long for it.
-                let read = file.read(&mut piece)?;
-                piece.truncate(read);
+                last_progress.set(Instant::now());
+                let mut chunk = vec![0; CHUNK_SIZE];
+                // Blocking: reads of local files are fast enough not to delay the other uploads.
+                let read = file.read(&mut chunk)?;
+                chunk.truncate(read);
                 bar.inc(read as u64);
-                Ok((read > 0).then(|| (Bytes::from(piece), file)))
+                Ok((read > 0).then(|| (Bytes::from(chunk), file)))
             }
         });
-        let whole = stream::iter([Ok(Bytes::from(self.head))])
+        let chunks = stream::iter([Ok(Bytes::from(self.head))])
             .chain(content)
             .chain(stream::iter([Ok(Bytes::from(self.tail))]));
-        StreamBody::new(whole.map(|piece| piece.map(Frame::data)))
+        StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data)))
     }
 }
 
-fn request(upload: &Upload, form: &Form) -> Result<Request<()>, UploadError> {
-    let address = || UploadError::Address(upload.to.clone());
-    let authority = upload.to.authority().ok_or_else(address)?;
-    let base = upload.to.path().trim_end_matches('/').trim_end_matches(FILES);
-    let mut uri = format!("{}://{authority}{base}{FILES}?reply=default", scheme(&upload.to)?);
-    if let Some(dir) = &upload.dir {
+fn request(args: &UploadArgs, form: &Form) -> Result<Request<()>, UploadError> {
+    let invalid_url = || UploadError::Url(args.to.clone());
+    let authority = args.to.authority().ok_or_else(invalid_url)?;
+    let base = args.to.path().trim_end_matches('/').trim_end_matches(FILES);
+    let mut uri = format!("{}://{authority}{base}{FILES}?reply=default", scheme(&args.to)?);
+    if let Some(dir) = &args.dir {
         uri.push_str(&format!("&dir={}", utf8_percent_encode(dir, NON_ALPHANUMERIC)));
     }
     let mut request = Request::post(uri)
@@ -213,8 +220,8 @@ fn request(upload: &Upload, form: &Form) -> Result<Request<()>, UploadError> {
         .header(CONTENT_TYPE, format!("multipart/form-data; boundary={}", form.boundary))
         .header(CONTENT_LENGTH, form.len())
         .body(())
-        .map_err(|_| address())?;
-    if let Some(key) = &upload.key {
+        .map_err(|_| invalid_url())?;
+    if let Some(key) = &args.key {
         let mut value =
             HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| UploadError::Key)?;
         value.set_sensitive(true);
@@ -226,14 +233,15 @@ fn request(upload: &Upload, form: &Form) -> Result<Request<()>, UploadError> {
 fn scheme(uri: &Uri) -> Result<&str, UploadError> {
     match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) => Ok(scheme),
-        _ => Err(UploadError::Address(uri.clone())),
+        _ => Err(UploadError::Url(uri.clone())),
     }
 }
 
-async fn exchange<B>(
+/// Connects to the gateway and sends the request; returns the status and body of the response.
+async fn connect_and_send<B>(
     uri: &Uri,
     request: Request<B>,
-    moved: &Cell<Instant>,
+    last_progress: &Cell<Instant>,
 ) -> Result<(u16, Bytes), UploadError>
 where
     B: hyper::body::Body<Data = Bytes, Error = io::Error> + 'static,
@@ -248,23 +256,24 @@ where
         stream.set_nodelay(true)?;
         Ok::<_, io::Error>(stream)
     };
-    let late = || unreachable(format!("no answer within {CONNECT:?}"));
-    let stream = timeout(CONNECT, connecting).await.map_err(|_| late())?;
+    let timed_out = || unreachable(format!("no response within {CONNECT_TIMEOUT:?}"));
+    let stream = timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| timed_out())?;
     let stream = stream.map_err(|cause| unreachable(cause.to_string()))?;
     if !is_tls {
-        return talk(stream, request, moved).await;
+        return send(stream, request, last_progress).await;
     }
     let name =
         ServerName::try_from(host.clone()).map_err(|cause| unreachable(cause.to_string()))?;
-    let secured = TlsConnector::from(tls::client()?).connect(name, stream);
-    let secured = timeout(CONNECT, secured).await.map_err(|_| late())?;
-    talk(secured.map_err(|cause| unreachable(cause.to_string()))?, request, moved).await
+    let handshake = TlsConnector::from(tls::client()?).connect(name, stream);
+    let stream = timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| timed_out())?;
+    let stream = stream.map_err(|cause| unreachable(cause.to_string()))?;
+    send(stream, request, last_progress).await
 }
 
-async fn talk<B>(
+async fn send<B>(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     request: Request<B>,
-    moved: &Cell<Instant>,
+    last_progress: &Cell<Instant>,
 ) -> Result<(u16, Bytes), UploadError>
 where
     B: hyper::body::Body<Data = Bytes, Error = io::Error> + 'static,
@@ -275,40 +284,40 @@ where
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // How it ends is told by the exchange.
+    // An error of the connection is also an error of the request.
     let connection = actix_web::rt::spawn(async move { drop(connection.await) });
     let exchange = pin!(async {
         let response: Response<Incoming> = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), REPLY_LIMIT).collect().await;
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
         let body = body.map_err(|error| UploadError::Broken(error.to_string()))?;
         Ok((status, body.to_bytes()))
     });
     let stalled = pin!(async {
-        while moved.get().elapsed() < SILENCE {
-            sleep(SILENCE - moved.get().elapsed()).await;
+        while last_progress.get().elapsed() < STALL_TIMEOUT {
+            sleep(STALL_TIMEOUT - last_progress.get().elapsed()).await;
         }
     });
-    let answer = match select(exchange, stalled).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right(_) => Err(UploadError::Silence),
+    let response = match select(exchange, stalled).await {
+        Either::Left((response, _)) => response,
+        Either::Right(_) => Err(UploadError::Stalled),
     };
-    // A reply may come before the form is sent: then the rest is not sent any more.
+    // The response may arrive before the whole form is sent; the rest is then not sent.
     connection.abort();
-    answer
+    response
 }
 
-/// What the gateway's answer says of the file.
-fn verdict((status, body): (u16, Bytes), host: &str) -> Result<Value, UploadError> {
-    let no_gateway = || UploadError::NoGateway { status, host: host.to_owned() };
-    let mut answer: Value = serde_json::from_slice(&body).map_err(|_| no_gateway())?;
-    if status == 201 && answer["files"][0]["file_id"].is_string() {
-        return Ok(answer["files"][0].take());
+/// The file's entry in the gateway's response.
+fn stored_file((status, body): (u16, Bytes), host: &str) -> Result<Value, UploadError> {
+    let not_a_gateway = || UploadError::NotAGateway { status, host: host.to_owned() };
+    let mut response: Value = serde_json::from_slice(&body).map_err(|_| not_a_gateway())?;
+    if status == 201 && response["files"][0]["file_id"].is_string() {
+        return Ok(response["files"][0].take());
     }
-    let text = |name: &str| answer[name].as_str().map(ToOwned::to_owned);
+    let text = |name: &str| response[name].as_str().map(ToOwned::to_owned);
     Err(UploadError::Refused {
-        code: text("code").ok_or_else(no_gateway)?,
-        detail: text("detail").ok_or_else(no_gateway)?,
+        code: text("code").ok_or_else(not_a_gateway)?,
+        detail: text("detail").ok_or_else(not_a_gateway)?,
         request_id: text("request_id").unwrap_or_default(),
     })
 }

@@ -95,12 +95,12 @@ fn what_is_not_stored_is_named_with_its_reason() {
     for not_an_address in ["gateway.local:8080", "ftp://gateway.local"] {
         let ended = upload(&world, &["small", "--to", not_an_address], folder.path());
         assert_eq!(ended.code, 1);
-        assert!(ended.stderr.contains("begins with http"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("must begin with http"), "{}", ended.stderr);
     }
     // The sandbox's COS answers, but not like a gateway.
     let cos = format!("http://{}/", world.sandbox.cos_addr());
     let ended = upload(&world, &["small", "--to", &cos], folder.path());
-    assert!(ended.stderr.contains("does not answer like a gateway"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("does not respond like a gateway"), "{}", ended.stderr);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
         assert_eq!(steps(&ended).len(), 7, "{}", ended.stdout);
         assert!(steps(&ended).values().all(|mark| *mark == "ok"), "{}", ended.stdout);
         assert!(ended.stdout.contains(&format!("credential mode `{mode}`")), "{}", ended.stdout);
-        assert!(ended.stdout.contains("its CRC-64 agrees"), "{}", ended.stdout);
+        assert!(ended.stdout.contains("CRC-64 verified"), "{}", ended.stdout);
     }
     assert_eq!(world.count("batchdeletefile"), 2);
     world.assert_nothing_stored();
@@ -164,7 +164,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
     let ended = doctor(&world, &[("redis.url", &redis.url()), ("server.public_url", &public_url)]);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
     assert_eq!(
-        (steps(&ended)["redis"], steps(&ended)["address"]),
+        (steps(&ended)["redis"], steps(&ended)["public_url"]),
         ("ok", "ok"),
         "{}",
         ended.stdout
@@ -173,7 +173,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
         TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let ended = doctor(&world, &[("server.public_url", &format!("http://{unused}"))]);
     assert_eq!(ended.code, 0, "{}", ended.stdout);
-    assert!(ended.stdout.contains("note    address    nobody answers at"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("note    public_url no response from"), "{}", ended.stdout);
 
     // Without anything it examines the sandbox it has within.
     let folder = tempfile::tempdir().expect("a folder");
@@ -272,7 +272,7 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
             &["/no/cert.pem", "server.tls.cert"],
         ),
         (&no_redis, fine.clone(), "redis", &["Redis is away", "redis.url", "password"]),
-        (&other_address, fine.clone(), "address", &["not like a gateway", "server.public_url"]),
+        (&other_address, fine.clone(), "public_url", &["not like a gateway", "server.public_url"]),
     ];
     for (changes, faults, step, said) in cases {
         world.control("POST", "reset", "");

@@ -1,4 +1,4 @@
-//! The examples: requests that work as they stand against the sandbox, and its replies.
+//! The examples: requests that succeed unchanged against the sandbox, and its responses.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,25 @@ use utoipa::openapi::{Content, OpenApi, RefOr};
 
 use super::operations::operations;
 
-/// What `examples.json` says of one operation.
+/// An operation's entry in `examples.json`.
 #[derive(Deserialize)]
 struct Example {
     /// By name.
     #[serde(default)]
     parameters: BTreeMap<String, Value>,
     body: Option<Value>,
-    /// By status; `null` where there is no JSON to show.
-    replies: BTreeMap<String, Option<Value>>,
+    /// By status; `null` where the response has no JSON.
+    responses: BTreeMap<String, Option<Value>>,
 }
 
-/// Puts each operation's example where it belongs.
+/// Adds each operation's example to the description.
 pub struct Examples;
 
 impl Modify for Examples {
     fn modify(&self, openapi: &mut OpenApi) {
         let examples = serde_json::from_str(include_str!("examples.json"));
-        let mut examples: BTreeMap<String, Example> = examples.expect("a test makes it");
+        let mut examples: BTreeMap<String, Example> =
+            examples.expect("examples.json is valid, as a test checks");
         for operation in operations(openapi) {
             let id = operation.operation_id.as_deref().unwrap_or_default();
             let Some(example) = examples.remove(id) else { continue };
@@ -41,22 +42,22 @@ impl Modify for Examples {
                 request
                     .content
                     .values_mut()
-                    .for_each(|content| show(content, example.body.as_ref()));
+                    .for_each(|content| set_example(content, example.body.as_ref()));
             }
-            for (status, reply) in &example.replies {
+            for (status, body) in &example.responses {
                 if let Some(RefOr::T(response)) = operation.responses.responses.get_mut(status) {
                     response
                         .content
                         .values_mut()
                         .take(1)
-                        .for_each(|content| show(content, reply.as_ref()));
+                        .for_each(|content| set_example(content, body.as_ref()));
                 }
             }
         }
     }
 }
 
-fn show(content: &mut RefOr<Content>, example: Option<&Value>) {
+fn set_example(content: &mut RefOr<Content>, example: Option<&Value>) {
     if let RefOr::T(content) = content {
         content.example = example.cloned();
     }

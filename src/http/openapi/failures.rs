@@ -1,4 +1,4 @@
-//! What can go wrong in each call; what a code means and what to do about it is `problem.rs`'s.
+//! The problem codes that each operation may respond with. Their meaning and the advice are in `problem.rs`.
 
 use utoipa::Modify;
 use utoipa::openapi::content::ContentBuilder;
@@ -12,12 +12,12 @@ use crate::http::problem::Code;
 
 /// Any request.
 const ANY: &[Code] = &[Code::OriginNotAllowed, Code::Internal];
-/// A call that not everyone may make, and nobody without end.
-const CALLER: &[Code] =
+/// A request that needs permission and counts against a rate.
+const CLIENT: &[Code] =
     &[Code::Unauthenticated, Code::NotAllowed, Code::InvalidRequest, Code::RateLimited];
-/// A path that the caller names.
+/// A path in the request.
 const PATH: &[Code] = &[Code::InvalidPath, Code::PathNotAllowed];
-/// A body.
+/// A request body.
 const BODY: &[Code] = &[
     Code::InvalidRequest,
     Code::TruncatedBody,
@@ -32,7 +32,7 @@ const WECHAT: &[Code] = &[
     Code::CredentialUnavailable,
     Code::WechatTimeout,
 ];
-/// A file on its way to COS.
+/// An upload to COS.
 const UPLOAD: &[Code] = &[
     Code::LengthMismatch,
     Code::LengthRequired,
@@ -47,7 +47,7 @@ const UPLOAD: &[Code] = &[
     Code::CosBusy,
     Code::CosTimeout,
 ];
-/// A form.
+/// A multipart form.
 const FORM: &[Code] = &[
     Code::MalformedForm,
     Code::NoFile,
@@ -57,29 +57,29 @@ const FORM: &[Code] = &[
     Code::NotMultipart,
 ];
 
-/// What can go wrong in a call, by its operation's id.
+/// The codes of the operation `id`, in the order of [`Code::ALL`].
 pub fn failures(id: &str) -> Vec<Code> {
     let groups: &[&[Code]] = match id {
-        "upload" => &[CALLER, PATH, BODY, FORM, UPLOAD, WECHAT],
-        "upload_raw" => &[CALLER, PATH, BODY, &[Code::TooManyFiles], UPLOAD, WECHAT],
-        "file" | "file_head" => &[CALLER, PATH, &[Code::FileNotFound], WECHAT],
-        "revert" => &[CALLER, PATH, BODY, WECHAT],
+        "upload" => &[CLIENT, PATH, BODY, FORM, UPLOAD, WECHAT],
+        "upload_raw" => &[CLIENT, PATH, BODY, &[Code::TooManyFiles], UPLOAD, WECHAT],
+        "file" | "file_head" => &[CLIENT, PATH, &[Code::FileNotFound], WECHAT],
+        "revert" => &[CLIENT, PATH, BODY, WECHAT],
         "ueditor" => &[&[Code::InvalidRequest, Code::MethodNotAllowed]],
-        "delete_file" => &[CALLER, PATH, WECHAT],
+        "delete_file" => &[CLIENT, PATH, WECHAT],
         "download_links" | "delete_files" => {
-            &[CALLER, BODY, &[Code::TooManyFiles, Code::Overloaded], WECHAT]
+            &[CLIENT, BODY, &[Code::TooManyFiles, Code::Overloaded], WECHAT]
         }
-        "upload_link" => &[CALLER, PATH, BODY, &[Code::TooManyFiles, Code::LinkNotAllowed], WECHAT],
-        // Without the parameter, and without the console, there is nothing.
+        "upload_link" => &[CLIENT, PATH, BODY, &[Code::TooManyFiles, Code::LinkNotAllowed], WECHAT],
+        // `/` without `cloudid`, unless the console is there.
         "sample" => &[&[Code::NotFound]],
         "ready" | "ready_head" => &[&[Code::Draining], WECHAT],
         _ => &[],
     };
-    let named: Vec<_> = groups.iter().copied().chain([ANY]).flatten().copied().collect();
-    Code::ALL.iter().copied().filter(|code| named.contains(code)).collect()
+    let listed: Vec<_> = groups.iter().copied().chain([ANY]).flatten().copied().collect();
+    Code::ALL.iter().copied().filter(|code| listed.contains(code)).collect()
 }
 
-/// The failures of each call, by status.
+/// Adds the error responses of each operation, by status.
 pub struct Failures;
 
 impl Modify for Failures {
@@ -90,15 +90,15 @@ impl Modify for Failures {
             let takes_profile = ["upload", "upload_raw", "revert"].contains(&id.as_str());
             for code in &codes {
                 let status = code.status().as_u16();
-                let alike = codes.iter().filter(|other| other.status().as_u16() == status);
-                let texts: Vec<_> = alike.map(|code| explained(*code)).collect();
+                let same_status = codes.iter().filter(|other| other.status().as_u16() == status);
+                let texts: Vec<_> = same_status.map(|code| explained(*code)).collect();
                 let mut response = ResponseBuilder::new().description(texts.join("\n"));
                 if !id.ends_with("_head") {
                     let document = Ref::from_schema_name("Problem");
                     let document = ContentBuilder::new().schema(Some(document)).build();
                     response = response.content("application/problem+json", document);
                     if takes_profile {
-                        // An editor's own shape; or several files, of which some failed.
+                        // The format of an editor, or a response for several files of which some failed.
                         for kind in ["application/json", "text/plain"] {
                             response = response.content(kind, ContentBuilder::new().build());
                         }
@@ -116,7 +116,7 @@ impl Modify for Failures {
     }
 }
 
-/// A code's line in a list.
+/// A code's line in a Markdown list.
 pub fn explained(code: Code) -> String {
     format!("- `{}`: {}. {}", code.name(), code.title(), code.remedy())
 }

@@ -1,7 +1,7 @@
-//! The API's description (OpenAPI 3.1), put together from the handlers' own, and the pages that show it.
+//! The API's description (OpenAPI 3.1), assembled from the handlers' attributes, and the pages that display it.
 //!
-//! The handlers say what they take and give; what can go wrong in each call, and the examples, are added here. Both are
-//! served wherever the gateway runs: they hold no secret and nothing of its settings.
+//! The handlers describe their requests and successful responses; the error responses and the examples are added here.
+//! Description and pages are served by every gateway: they contain no secret and nothing of its settings.
 
 pub mod examples;
 pub mod failures;
@@ -28,7 +28,8 @@ use super::problem::{Code, Problem};
 use super::tcb;
 use super::upload::handler;
 
-/// Scripts and styles are the binary's own, the pages talk to this gateway only; Swagger UI's icons are `data:` images.
+/// Scripts and styles come from the binary, and the pages send requests to this gateway only. Swagger UI's icons are
+/// `data:` images.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                    form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -47,7 +48,7 @@ pub async fn description() -> HttpResponse {
         .body(DESCRIPTION.as_str())
 }
 
-/// `GET /docs`: the pages name their files relative to `/docs/`.
+/// `GET /docs`: redirects, since the page's links are relative to `/docs/`.
 pub async fn pages() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((LOCATION, "docs/")).finish()
 }
@@ -56,7 +57,7 @@ pub async fn pages() -> HttpResponse {
 pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
     static CONFIG: LazyLock<Arc<utoipa_swagger_ui::Config<'_>>> = LazyLock::new(|| {
         let config = utoipa_swagger_ui::Config::new(["../openapi.json"])
-            // It would send the description to another host.
+            // The default validator is another host, which the page would send the description to.
             .validator_url("none")
             .use_base_layout()
             .try_it_out_enabled(true)
@@ -71,11 +72,11 @@ pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
                 .insert_header((CONTENT_SECURITY_POLICY, CSP))
                 .insert_header((CACHE_CONTROL, "max-age=3600"))
                 .insert_header(("x-content-type-options", "nosniff"));
-            // Compressed when the gateway was built; what shows such pages takes it.
+            // Compressed at build time; every browser that can show the page accepts gzip.
             if file.gzpipped {
                 page.insert_header((CONTENT_ENCODING, "gzip"));
             }
-            // Not copied for each response: a client may ask for many at once and take none.
+            // Not copied for each response, since a client may request many at once and read none.
             let body = match file.bytes {
                 Cow::Borrowed(bytes) => Bytes::from_static(bytes),
                 Cow::Owned(bytes) => bytes.into(),
@@ -84,13 +85,13 @@ pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
         }
         Ok(None) => Err(Problem::new(Code::NotFound, "there is no page at this URL")),
         Err(error) => {
-            tracing::error!(%error, "a page of the documentation cannot be made");
-            Err(Problem::new(Code::Internal, "the page cannot be made"))
+            tracing::error!(%error, "a page of the documentation cannot be served");
+            Err(Problem::new(Code::Internal, "the page cannot be served"))
         }
     }
 }
 
-/// What `GET /openapi.json` answers.
+/// The document of `GET /openapi.json`.
 pub fn document() -> openapi::OpenApi {
     Description::openapi()
 }
@@ -121,32 +122,32 @@ pub fn document() -> openapi::OpenApi {
     ),
     tags(
         (name = "upload", description = "Files from clients"),
-        (name = "editors", description = "What editors ask besides uploading"),
+        (name = "editors", description = "Requests of editors besides uploads"),
         (name = "one file", description = "A stored file by its path"),
-        (name = "many files", description = "Up to 1000 stored files by id or path, in calls of 50 that run together"),
+        (name = "many files", description = "Up to 1000 stored files by id or path; 50 of them in one call to WeChat"),
         (name = "links to COS", description = "For clients that post to COS themselves"),
-        (name = "WeChat's own API", description = "What WeChat takes and gives, HTTP 200 and `errcode` included: \
-            back ends change only the base URL. `access_token` is the gateway's key"),
+        (name = "WeChat's own API", description = "WeChat's requests and responses, HTTP 200 and `errcode` included: \
+            back ends change only the base URL. `access_token` is an API key of the gateway"),
         (name = "operation", description = "For probes, Prometheus and tools"),
     ),
     components(schemas(super::problem::Document, crate::settings::ReplyProfile)),
-    modifiers(&Here, &Heads, &Keys, &Failures, &Examples),
+    modifiers(&RelativeServer, &HeadOperations, &Security, &Failures, &Examples),
 )]
 struct Description;
 
-/// The gateway is where its description is, whatever it is mounted under.
-struct Here;
+/// The server's URL is relative to the description, since the gateway may be mounted under a path.
+struct RelativeServer;
 
-impl Modify for Here {
+impl Modify for RelativeServer {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         openapi.servers = Some(vec![ServerBuilder::new().url(".").build()]);
     }
 }
 
-/// HEAD answers as GET does, under an id of its own and without a body.
-struct Heads;
+/// HEAD operations: as GET, with their own ids and without response bodies.
+struct HeadOperations;
 
-impl Modify for Heads {
+impl Modify for HeadOperations {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         for operation in openapi.paths.paths.values_mut().filter_map(|item| item.head.as_mut()) {
             if let Some(id) = &mut operation.operation_id {
@@ -161,14 +162,14 @@ impl Modify for Heads {
     }
 }
 
-/// How a caller says who it is.
-struct Keys;
+/// The credentials that each operation accepts.
+struct Security;
 
-impl Modify for Keys {
+impl Modify for Security {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         let header = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("A key of `auth.keys`, or a ticket"));
+            .description(Some("An API key of `auth.keys`, or a ticket"));
         let parameter = |name, description| {
             let value = ApiKeyValue::with_description(name, description);
             SecurityScheme::ApiKey(ApiKey::Query(value))
@@ -176,10 +177,10 @@ impl Modify for Keys {
         let components = openapi.components.get_or_insert_default();
         for (name, scheme) in [
             ("key", SecurityScheme::Http(header.build())),
-            ("ticket", parameter("ticket", "A ticket, where a client can set no headers")),
+            ("ticket", parameter("ticket", "A ticket, for clients that cannot set headers")),
             (
                 "access_token",
-                parameter("access_token", "A key or a ticket, as WeChat has its token"),
+                parameter("access_token", "An API key or a ticket, in place of WeChat's token"),
             ),
         ] {
             components.add_security_scheme(name, scheme);
@@ -193,7 +194,7 @@ impl Modify for Keys {
         for operation in operations::operations(openapi) {
             let id = operation.operation_id.as_deref().unwrap_or_default();
             operation.security = match id {
-                // What is needed is for `links.access` to say.
+                // Whether a credential is needed depends on `links.access`.
                 "file" | "file_head" => Some(
                     [one_of(&["key", "ticket"]), vec![SecurityRequirement::default()]].concat(),
                 ),

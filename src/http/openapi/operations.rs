@@ -1,4 +1,4 @@
-//! Every operation of a description.
+//! Iterates over the operations of a description.
 
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{self};

@@ -1,4 +1,4 @@
-//! Schemas of what no struct describes.
+//! Schemas of types that do not derive one.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,8 @@ impl PartialSchema for Code {
         let codes = Self::ALL.iter();
         let texts = codes.map(|code| format!("{} ({})", explained(*code), code.status().as_u16()));
         let texts: Vec<_> = texts.collect();
-        text(format!("What failed; stable, so programs may go by it.\n\n{}", texts.join("\n")))
+        let intro = "The cause of the failure. Codes are stable, so programs may depend on them.";
+        text(format!("{intro}\n\n{}", texts.join("\n")))
             .enum_values(Some(Self::ALL.iter().map(|code| code.name())))
             .into()
     }
@@ -30,7 +31,7 @@ impl PartialSchema for Key {
             .pattern(Some(Self::pattern()))
             .min_length(Some(1))
             .max_length(Some(MAX_KEY))
-            // Pages that make a form of the description would invent one by the pattern.
+            // Without an example, Swagger UI would generate one from the pattern.
             .examples(["docs/hello.txt"])
             .into()
     }
@@ -44,9 +45,12 @@ impl ToSchema for Key {
 
 impl PartialSchema for ReplyProfile {
     fn schema() -> RefOr<Schema> {
-        text("The shape of an upload's reply, by the client that reads it".to_owned())
-            .enum_values(Some(Self::ALL.iter().map(|profile| profile.name())))
-            .into()
+        text(
+            "The format of the response to an upload, for the editor or widget that reads it"
+                .to_owned(),
+        )
+        .enum_values(Some(Self::ALL.iter().map(|profile| profile.name())))
+        .into()
     }
 }
 
