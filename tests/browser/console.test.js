@@ -43,7 +43,7 @@ function visit(name, body, options = {}, gateway = () => open) {
 }
 
 const row = (page, state) => page.locator(state ? `.row[data-state=${state}]` : ".row");
-const said = (page, text) => page.locator("#news", { hasText: text }).waitFor({ state: "attached" });
+const said = (page, text) => page.locator("#announcements", { hasText: text }).waitFor({ state: "attached" });
 const slow = () => open.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
 
 describe("uploading", () => {
@@ -69,10 +69,10 @@ describe("uploading", () => {
 
   visit("a file dropped anywhere on the page counts, and the page says so meanwhile", async (page) => {
     await hover(page, "#snippets", (await picture("one.png")).path);
-    await page.locator("#curtain").waitFor();
+    await page.locator("#drop-overlay").waitFor();
     await page.dragging("drop");
     await row(page, "stored").waitFor();
-    await page.locator("#curtain").waitFor({ state: "hidden" });
+    await page.locator("#drop-overlay").waitFor({ state: "hidden" });
   });
 
   visit("several chosen files go one request each, all of them", async (page) => {

@@ -1,25 +1,25 @@
-// The page: what is chosen, dropped or pasted goes into the queue, and the queue's items onto the page.
+// The page: adds chosen, dropped and pasted files to the queue, and shows the queue's items.
 
-import { watch } from "./figures.js";
-import { listen } from "./intake.js";
+import { showFigures } from "./figures.js";
+import { onFiles } from "./file_input.js";
 import { Queue } from "./queue.js";
-import { profiles } from "./reply.js";
+import { profiles } from "./response.js";
 import { Row } from "./row.js";
-import { show } from "./snippets.js";
-import { language, say, translate } from "./words.js";
+import { showSnippets } from "./snippets.js";
+import { language, text, translate } from "./words.js";
 
 const element = (id) => document.getElementById(id);
 
 document.documentElement.lang = language;
-document.title = say("title");
-// A finger drops nothing.
+document.title = text("title");
+// There is no drag and drop by touch.
 if (matchMedia("(pointer: coarse)").matches) {
   document.querySelector("#drop .lead").dataset.t = "tap";
   document.querySelector("#drop .hint").dataset.t = "tap_hint";
 }
 translate(document);
 
-// What the next upload is sent with, kept while the tab is open.
+// The settings of the next upload, stored while the tab is open.
 const fields = ["key", "dir", "profile"].map(element);
 element("profile").append(...profiles.map((name) => new Option(name)));
 for (const field of fields) field.value = sessionStorage.getItem(field.id) ?? (field.id === "profile" ? "default" : "");
@@ -31,56 +31,56 @@ const request = () => ({
 
 const rows = new Map();
 const queue = new Queue(request, changed);
-const redraw = show(() => ({ ...request(), name: queue.items.at(-1)?.file.name }));
+const redraw = showSnippets(() => ({ ...request(), name: queue.items.at(-1)?.file.name }));
 element("settings").addEventListener("submit", (event) => event.preventDefault());
 element("settings").addEventListener("input", ({ target }) => {
   sessionStorage.setItem(target.id, target.value);
   redraw();
 });
 
-listen((files) => {
+onFiles((files) => {
   files.forEach((file) => queue.add(file));
-  const alone = queue.items.length === 1 && rows.get(queue.items[0]);
-  if (alone) alone.element.querySelector("details").open = true;
+  const onlyRow = queue.items.length === 1 && rows.get(queue.items[0]);
+  if (onlyRow) onlyRow.element.querySelector("details").open = true;
   redraw();
 });
 
 function changed(item) {
   let row = rows.get(item);
   if (!row) {
-    row = new Row(item, (name) => act[name](item));
+    row = new Row(item, (name) => actions[name](item));
     rows.set(item, row);
-    // The newest on top: on a phone what was just chosen must be in sight.
+    // The newest first, so that on a phone a file is visible once it is chosen.
     element("queue").prepend(row.element);
   }
   if (["stored", "failed", "deleted"].includes(item.state) && row.element.dataset.state !== item.state) {
-    element("news").textContent = say("announce", item.file.name, item.problem?.title ?? say(item.state));
+    element("announcements").textContent = text("announce", item.file.name, item.problem?.title ?? text(item.state));
   }
   row.draw();
   summarize();
 }
 
-const act = {
-  cancel: (item) => leave(item, () => queue.cancel(item)),
-  retry: (item) => leave(item, () => queue.retry(item)),
-  delete: (item) => leave(item, () => queue.delete(item)),
+const actions = {
+  cancel: (item) => withFocus(item, () => queue.cancel(item)),
+  retry: (item) => withFocus(item, () => queue.retry(item)),
+  delete: (item) => withFocus(item, () => queue.delete(item)),
   key: () => element("key").focus(),
   remove: (item) => {
-    const near = rows.get(item).element;
-    const next = near.nextElementSibling ?? near.previousElementSibling;
-    forget(item);
-    (next?.querySelector(".name") ?? element("choose")).focus();
+    const row = rows.get(item).element;
+    const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+    remove(item);
+    (neighbour?.querySelector(".name") ?? element("choose")).focus();
   },
 };
 
-/** The button that was pressed goes away; whoever steers by keyboard stays at the file. */
-function leave(item, action) {
+/** Runs `action`, which hides the pressed button, and moves the focus to the file's name for users of the keyboard. */
+function withFocus(item, action) {
   action();
   rows.get(item).element.querySelector(".name").focus();
 }
 
-function forget(item) {
-  queue.forget(item);
+function remove(item) {
+  queue.remove(item);
   rows.get(item).element.remove();
   rows.delete(item);
   summarize();
@@ -93,31 +93,32 @@ function summarize() {
   const numbers = {
     files: all,
     running: queue.running.length,
-    waiting: queue.is("waiting").length,
-    stored: queue.is("stored", "deleting").length,
-    failed: queue.is("failed").length,
+    waiting: queue.inState("waiting").length,
+    stored: queue.inState("stored", "deleting").length,
+    failed: queue.inState("failed").length,
   };
-  const said = Object.entries(numbers).filter(([, number]) => number).map(([name, number]) => say(`counts_${name}`, number));
-  element("counts").textContent = said.join(" · ");
+  const counted = Object.entries(numbers).filter(([, number]) => number);
+  const texts = counted.map(([name, number]) => text(`counts_${name}`, number));
+  element("counts").textContent = texts.join(" · ");
   element("cancel-all").hidden = numbers.running + numbers.waiting < 2;
   element("retry-failed").hidden = numbers.failed < 2;
-  element("clear").hidden = queue.over.length < 2;
+  element("clear").hidden = queue.finished.length < 2;
 }
 
 element("cancel-all").addEventListener("click", () => {
-  // Those that wait first, or each would start as its predecessor ends.
-  [...queue.is("waiting"), ...queue.running].forEach((item) => queue.cancel(item));
+  // Waiting uploads first: otherwise each would start when a running one is cancelled.
+  [...queue.inState("waiting"), ...queue.running].forEach((item) => queue.cancel(item));
   element("choose").focus();
 });
-element("retry-failed").addEventListener("click", () => queue.is("failed").forEach((item) => queue.retry(item)));
+element("retry-failed").addEventListener("click", () => queue.inState("failed").forEach((item) => queue.retry(item)));
 element("clear").addEventListener("click", () => {
-  queue.over.forEach(forget);
+  queue.finished.forEach(remove);
   element("choose").focus();
 });
 
-// Speed and time left go on while no byte moves.
+// Updates speed and time left while no data is sent, too.
 setInterval(() => queue.running.forEach((item) => rows.get(item).draw()), 500);
 addEventListener("beforeunload", (event) => {
   if (queue.running.length) event.preventDefault();
 });
-watch();
+showFigures();

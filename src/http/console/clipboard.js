@@ -1,37 +1,37 @@
-// Copying, also where the page is not a secure context: a phone that opens the gateway by its address in the LAN.
+// Copies to the clipboard, also where the page is not a secure context: a phone that opens the gateway by its LAN IP.
 
-import { say } from "./words.js";
+import { text as translated } from "./words.js";
 
-/** Copies `text`, and says so on `button` for a moment. */
+/** Copies `text`; `button` shows that for a moment. */
 export async function copy(text, button) {
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
   else copyBySelection(text);
   const label = button.querySelector("span") ?? button;
-  const before = (button.dataset.label ??= label.textContent);
-  label.textContent = say("copied");
+  const original = (button.dataset.label ??= label.textContent);
+  label.textContent = translated("copied");
   clearTimeout(button.timer);
-  button.timer = setTimeout(() => (label.textContent = before), 1500);
+  button.timer = setTimeout(() => (label.textContent = original), 1500);
 }
 
 function copyBySelection(text) {
   const area = document.createElement("textarea");
   area.value = text;
-  area.className = "unseen";
+  area.className = "visually-hidden";
   document.body.append(area);
   area.select();
   document.execCommand("copy");
   area.remove();
 }
 
-/** A stored file as a link for a web page, for Markdown, for HTML. */
+/** A stored file's link as a URL, in Markdown and in HTML. */
 export function forms({ url, type }, name) {
   const image = type?.startsWith("image/");
   const markdown = name.replace(/[\\[\]]/g, "\\$&");
   const html = name.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
-  const address = url.replaceAll("&", "&amp;");
+  const href = url.replaceAll("&", "&amp;");
   return {
     url,
     markdown: `${image ? "!" : ""}[${markdown}](${url})`,
-    html: image ? `<img src="${address}" alt="${html}">` : `<a href="${address}">${html}</a>`,
+    html: image ? `<img src="${href}" alt="${html}">` : `<a href="${href}">${html}</a>`,
   };
 }

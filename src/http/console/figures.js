@@ -1,34 +1,35 @@
-// The strip of live figures, from the gateway's own /metrics. A figure that is not there is a dash.
+// The live figures in the page's header, from the gateway's /metrics. A missing figure is shown as a dash.
 
 import { base } from "./upload.js";
 import { count, duration, rate } from "./words.js";
 
-const EVERY = 2000;
-/** Where there are no metrics to be had, they are asked for less often. */
-const PATIENCE = 15_000;
-/** Throughput is that of the last seconds. */
-const SPAN = 10_000;
+/** In milliseconds. */
+const INTERVAL = 2000;
+/** The interval while the metrics are unavailable. */
+const RETRY_INTERVAL = 15_000;
+/** The period over which throughput is averaged. */
+const WINDOW = 10_000;
 
-const past = [];
+const samples = [];
 
-/** Begins to ask, for as long as the page is looked at. */
-export function watch() {
-  const ask = async () => {
-    let pause = EVERY;
+/** Starts to update the figures, while the page is visible. */
+export function showFigures() {
+  const update = async () => {
+    let interval = INTERVAL;
     if (!document.hidden) {
       const text = await metrics();
       draw(text ?? "");
-      if (text === undefined) pause = PATIENCE;
+      if (text === undefined) interval = RETRY_INTERVAL;
     }
-    setTimeout(ask, pause);
+    setTimeout(update, interval);
   };
-  ask();
+  update();
 }
 
 async function metrics() {
   try {
-    const reply = await fetch(new URL("metrics", base));
-    return reply.ok ? await reply.text() : undefined;
+    const response = await fetch(new URL("metrics", base));
+    return response.ok ? await response.text() : undefined;
   } catch {
     return undefined;
   }
@@ -38,30 +39,30 @@ function draw(text) {
   const bytes = sum(text, "gateway_upload_bytes_total");
   const inFlight = sum(text, "gateway_uploads_in_flight");
   show("in_flight", inFlight, count);
-  // Bytes count when their file is stored: while one is on its way, nothing is not the speed.
+  // The metric counts a file's bytes once it is stored, so 0 is not the throughput while an upload is running.
   const speed = throughput(bytes);
   show("throughput", speed === 0 && inFlight ? undefined : speed, rate);
-  // By cause, and so not there before the first.
+  // Labelled by cause, so the metric is missing before the first replay.
   show("replays", sum(text, "gateway_replays_total") ?? (inFlight === undefined ? undefined : 0), count);
   show("token_age", sum(text, "gateway_token_age_seconds"), duration);
 }
 
-function show(name, value, form) {
-  const shown = value === undefined ? "–" : form(value);
+function show(name, value, format) {
+  const shown = value === undefined ? "–" : format(value);
   document.querySelector(`[data-figure=${name}]`).textContent = shown;
 }
 
-/** Bytes a second since some seconds ago. */
+/** Bytes per second over the last `WINDOW`. */
 function throughput(bytes) {
   if (bytes === undefined) return undefined;
   const now = performance.now();
-  past.push([now, bytes]);
-  while (past.length > 2 && past[1][0] <= now - SPAN) past.shift();
-  const [then, before] = past[0];
+  samples.push([now, bytes]);
+  while (samples.length > 2 && samples[1][0] <= now - WINDOW) samples.shift();
+  const [then, before] = samples[0];
   return now === then ? 0 : Math.max(0, (1000 * (bytes - before)) / (now - then));
 }
 
-/** The sum over all labels of the metric called `name`; nothing where there is none. */
+/** The sum of the metric `name` over all labels; undefined if it is missing. */
 function sum(text, name) {
   const values = text
     .split("\n")

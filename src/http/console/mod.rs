@@ -1,5 +1,5 @@
-//! The upload page: a handful of files served from the binary, as they are. They ask no other host for anything and
-//! name each other relatively, so that the gateway may be mounted under a path.
+//! The upload page: static files that are embedded in the binary. They load nothing from other hosts, and their links
+//! are relative, so that the gateway may be mounted under a path.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -17,9 +17,9 @@ use flate2::write::GzEncoder;
 use super::api::fallback;
 use super::problem::Problem;
 
-/// Images may come from anywhere, because stored files lie on storage's own hosts; nothing else may. Nothing is ever
-/// parsed as markup, hence no Trusted Types policy.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src * blob:; connect-src 'self'; \
+/// Images may come from any host, because stored files are on storage's own hosts; nothing else may. The page never
+/// parses text as markup, so no Trusted Types policy is allowed.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src * blob:; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
@@ -30,44 +30,44 @@ macro_rules! assets {
 }
 
 assets! {
-    "app.js" "clipboard.js" "figures.js" "icon.svg" "index.html" "intake.js" "queue.js" "reply.js" "row.js"
+    "app.js" "clipboard.js" "figures.js" "file_input.js" "icon.svg" "index.html" "queue.js" "response.js" "row.js"
     "snippets.js" "style.css" "upload.js" "words.js" "words.en.js" "words.zh.js"
 }
 
 const PAGE: &str = "index.html";
 
-/// A file as it is, and packed: a third of it, for phones on slow networks.
+/// A file, and its gzipped form, which is a third as long.
 struct Asset {
     text: &'static str,
     gzip: Bytes,
 }
 
 static FILES: LazyLock<BTreeMap<&str, Asset>> = LazyLock::new(|| {
-    let packed = |text: &'static str| {
+    let compressed = |text: &'static str| {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
-        // Into memory: it cannot fail.
+        // Writing into memory cannot fail.
         let _ = gzip.write_all(text.as_bytes());
         Asset { text, gzip: gzip.finish().unwrap_or_default().into() }
     };
-    ASSETS.iter().map(|(name, text)| (*name, packed(text))).collect()
+    ASSETS.iter().map(|(name, text)| (*name, compressed(text))).collect()
 });
 
 /// `GET /console`, and `/` in the sandbox.
 pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let mut reply = asset(&request, PAGE).await?;
-    let headers = reply.headers_mut();
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    Ok(reply)
+    let mut response = asset(&request, PAGE).await?;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CSP));
+    Ok(response)
 }
 
-/// `GET /console/`: what the page names lies beside it, so it has one address.
+/// `GET /console/`: redirects, since the page's links are relative to `/console`.
 pub async fn without_slash() -> HttpResponse {
     HttpResponse::PermanentRedirect().insert_header((LOCATION, "../console")).finish()
 }
 
 /// `GET /console/{file}`
 pub async fn file(request: HttpRequest, name: web::Path<String>) -> Result<HttpResponse, Problem> {
-    // The page has its own address, and its policy there.
+    // The page is served at `/console` only, with its policy.
     if *name == PAGE { fallback::not_found().await } else { asset(&request, &name).await }
 }
 
@@ -81,18 +81,19 @@ async fn asset(request: &HttpRequest, name: &str) -> Result<HttpResponse, Proble
         Some((_, "css")) => "text/css; charset=utf-8",
         _ => "image/svg+xml",
     };
-    let mut reply = HttpResponse::Ok();
-    reply
+    let mut response = HttpResponse::Ok();
+    response
         .insert_header((CONTENT_TYPE, kind))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((VARY, "accept-encoding"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"));
-    let known = [Encoding::gzip(), Encoding::identity()];
-    let wanted =
-        AcceptEncoding::parse(request).ok().and_then(|wanted| wanted.negotiate(known.iter()));
-    Ok(if wanted == Some(Encoding::gzip()) {
-        reply.insert_header((CONTENT_ENCODING, "gzip")).body(gzip.clone())
+    let supported = [Encoding::gzip(), Encoding::identity()];
+    let encoding = AcceptEncoding::parse(request)
+        .ok()
+        .and_then(|accepted| accepted.negotiate(supported.iter()));
+    Ok(if encoding == Some(Encoding::gzip()) {
+        response.insert_header((CONTENT_ENCODING, "gzip")).body(gzip.clone())
     } else {
-        reply.body(*text)
+        response.body(*text)
     })
 }

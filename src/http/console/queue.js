@@ -1,22 +1,23 @@
-// Which upload runs next: a few at a time, each file in a request of its own, so that one that fails harms no other.
-// An item's `state` goes: waiting, sending, finishing, then stored, failed or cancelled; stored may go to deleted.
+// The queue of uploads: a few run at a time, each file in a request of its own, so that a failure affects one file.
+// An item's `state` is waiting, sending, finishing, then stored, failed or cancelled; a stored item may become deleting
+// and deleted.
 
-import { problem, read } from "./reply.js";
-import { Meter, remove, send } from "./upload.js";
-import { say } from "./words.js";
+import { problem, read } from "./response.js";
+import { SpeedMeter, deleteFile, send } from "./upload.js";
+import { text } from "./words.js";
 
-/** Browsers open six connections to one server; some are left for the page itself. */
-const AT_ONCE = 3;
+/** Browsers open six connections to one server; the page itself needs some. */
+const CONCURRENCY = 3;
 
 const RUNNING = ["sending", "finishing"];
-const OVER = ["stored", "failed", "cancelled", "deleted"];
+const FINISHED = ["stored", "failed", "cancelled", "deleted"];
 
 export class Queue {
   items = [];
   #request;
   #changed;
 
-  /** `request()` is what the next upload is sent with; `changed(item)` is called whenever one is. */
+  /** `request()` returns the settings of the next upload; `changed(item)` is called after each change of an item. */
   constructor(request, changed) {
     this.#request = request;
     this.#changed = changed;
@@ -26,79 +27,79 @@ export class Queue {
     const item = { file, state: "waiting", sent: 0 };
     this.items.push(item);
     this.#changed(item);
-    this.#next();
+    this.#startNext();
     return item;
   }
 
   cancel(item) {
-    if (OVER.includes(item.state)) return;
+    if (FINISHED.includes(item.state)) return;
     item.abort?.();
-    this.#move(item, "cancelled");
+    this.#setState(item, "cancelled");
   }
 
   retry(item) {
     if (item.state !== "failed" && item.state !== "cancelled") return;
     Object.assign(item, { sent: 0, problem: undefined });
-    this.#move(item, "waiting");
+    this.#setState(item, "waiting");
   }
 
   async delete(item) {
-    this.#move(item, "deleting");
-    const answer = await remove(item.stored.path, item.request);
-    item.problem = answer?.status < 300 ? undefined : answer ? problem(answer) : broken();
-    this.#move(item, item.problem ? "stored" : "deleted");
+    this.#setState(item, "deleting");
+    const response = await deleteFile(item.stored.path, item.request);
+    item.problem = response?.status < 300 ? undefined : response ? problem(response) : connectionError();
+    this.#setState(item, item.problem ? "stored" : "deleted");
   }
 
-  /** Forgets an item whose upload is over. */
-  forget(item) {
+  /** Removes a finished item. */
+  remove(item) {
     this.items = this.items.filter((other) => other !== item);
   }
 
-  is(...states) {
+  inState(...states) {
     return this.items.filter((item) => states.includes(item.state));
   }
 
   get running() {
-    return this.is(...RUNNING);
+    return this.inState(...RUNNING);
   }
 
-  get over() {
-    return this.is(...OVER);
+  get finished() {
+    return this.inState(...FINISHED);
   }
 
-  #move(item, state) {
+  #setState(item, state) {
     item.state = state;
     this.#changed(item);
-    this.#next();
+    this.#startNext();
   }
 
-  #next() {
-    const waiting = this.is("waiting").slice(0, Math.max(0, AT_ONCE - this.running.length));
+  #startNext() {
+    const waiting = this.inState("waiting").slice(0, Math.max(0, CONCURRENCY - this.running.length));
     waiting.forEach((item) => this.#start(item));
   }
 
   #start(item) {
-    item.meter = new Meter();
+    item.meter = new SpeedMeter();
     item.request = this.#request();
     item.state = "sending";
     item.abort = send(item.file, item.request, {
       sent: (bytes) => {
         item.sent = bytes;
-        item.meter.mark(bytes);
+        item.meter.add(bytes);
         if (bytes >= item.file.size) item.state = "finishing";
         this.#changed(item);
       },
-      answered: (answer) => {
-        Object.assign(item, read(answer));
-        this.#move(item, item.problem ? "failed" : "stored");
+      response: (response) => {
+        Object.assign(item, read(response));
+        this.#setState(item, item.problem ? "failed" : "stored");
       },
-      broken: () => {
-        item.problem = broken();
-        this.#move(item, "failed");
+      error: () => {
+        item.problem = connectionError();
+        this.#setState(item, "failed");
       },
     });
     this.#changed(item);
   }
 }
 
-const broken = () => ({ title: say("broken"), advice: say("broken_advice"), marks: {} });
+const connectionError = () => ({ title: text("broken"), advice: text("broken_advice"), ids: {} });

@@ -1,9 +1,9 @@
-// One file on the page: draws a queue's item, and tells which of its buttons was pressed.
+// One file on the page: draws an item of the queue, and reports which of its buttons is pressed.
 
 import { copy, forms } from "./clipboard.js";
-import { count, duration, inWords, rate, say, size, translate } from "./words.js";
+import { count, duration, problemTexts, rate, size, text, translate } from "./words.js";
 
-/** Which buttons there are, by the item's state. */
+/** The buttons, by the item's state. */
 const TOOLS = {
   waiting: ["cancel"],
   sending: ["cancel"],
@@ -15,12 +15,12 @@ const TOOLS = {
   deleted: ["remove"],
 };
 
-/** A picture larger than this is not fetched again only to be shown small. */
-const SHOWN_FROM_STORAGE = 8 << 20;
+/** In bytes: a larger stored picture is not downloaded for its thumbnail. */
+const MAX_DOWNLOADED = 8 << 20;
 
 export class Row {
-  /** `act(name)` is called for the buttons that are not this row's own business. */
-  constructor(item, act) {
+  /** `action(name)` is called for the buttons that do more than copy. */
+  constructor(item, action) {
     this.item = item;
     const template = document.getElementById("row").content.cloneNode(true);
     translate(template);
@@ -29,21 +29,21 @@ export class Row {
     this.#text(".name", name);
     this.#one(".name").title = name;
     this.#text(".kind", (name.match(/\.(\w{1,5})$/)?.[1] ?? "file").slice(0, 5));
-    this.#one("progress").setAttribute("aria-label", say("progress_of", name));
-    this.#one(".raw pre").setAttribute("aria-label", say("reply_of", name));
+    this.#one("progress").setAttribute("aria-label", text("progress_of", name));
+    this.#one(".raw pre").setAttribute("aria-label", text("response_of", name));
     for (const button of this.element.querySelectorAll("[data-do]")) {
-      button.setAttribute("aria-label", say("of_file", button.textContent, name));
-      button.addEventListener("click", () => act(button.dataset.do));
+      button.setAttribute("aria-label", text("of_file", button.textContent, name));
+      button.addEventListener("click", () => action(button.dataset.do));
     }
-    this.#one(".copies").setAttribute("aria-label", say("of_file", say("copy_as"), name));
+    this.#one(".copies").setAttribute("aria-label", text("of_file", text("copy_as"), name));
     this.element.addEventListener("click", (event) => {
       const kind = event.target.dataset.copy;
       if (kind) copy(forms(this.item.stored, name)[kind], event.target);
     });
-    thumbnail(item.file).then((address) => address && this.#picture(address));
+    thumbnail(item.file).then((url) => url && this.#picture(url));
   }
 
-  /** Draws the item as it is now. */
+  /** Draws the item's current state. */
   draw() {
     const { item, element } = this;
     if (element.dataset.state !== item.state) {
@@ -63,18 +63,18 @@ export class Row {
   #state() {
     const { file, state, sent, meter, stored } = this.item;
     const strong = document.createElement("strong");
-    strong.textContent = say(state);
+    strong.textContent = text(state);
     if (state === "stored" && stored.verified !== undefined) {
-      return [strong, ` · ${size(file.size)} · ${say(stored.verified ? "verified" : "not_verified")}`];
+      return [strong, ` · ${size(file.size)} · ${text(stored.verified ? "verified" : "not_verified")}`];
     }
     if (state !== "sending") return [strong, ` · ${size(file.size)}`];
     const speed = meter.speed();
     const amount = `${size(sent)} / ${size(file.size)}`;
     if (speed === undefined) return [amount];
-    const pace = document.createElement("span");
-    const left = speed < 1 ? [say("stalled")] : [rate(speed), say("left", duration((file.size - sent) / speed))];
-    pace.textContent = left.join(" · ");
-    return [`${amount} `, pace];
+    const progress = document.createElement("span");
+    const parts = speed < 1 ? [text("stalled")] : [rate(speed), text("left", duration((file.size - sent) / speed))];
+    progress.textContent = parts.join(" · ");
+    return [`${amount} `, progress];
   }
 
   #failure() {
@@ -82,16 +82,16 @@ export class Row {
     const shown = Boolean(problem) && state !== "waiting" && state !== "sending";
     this.#one(".failure").hidden = !shown;
     if (!shown) return;
-    const { title, detail } = inWords(problem);
-    this.#text(".detail", state === "stored" ? `${say("delete_failed")} ${title}` : title);
-    const wait = problem.retryAfter && say("retry_after", problem.retryAfter);
+    const { title, detail } = problemTexts(problem);
+    this.#text(".detail", state === "stored" ? `${text("delete_failed")} ${title}` : title);
+    const wait = problem.retryAfter && text("retry_after", problem.retryAfter);
     const advice = [detail, problem.advice, wait].filter(Boolean).join(" ");
     this.#text(".advice", advice);
     this.#one(".advice").hidden = !advice;
     this.element.querySelector("[data-do=key]").hidden = problem.code !== "unauthenticated";
-    const marks = { code: problem.code ?? problem.status, ...problem.marks, request_id: problem.requestId };
-    const shownMarks = Object.entries(marks).filter(([, value]) => value !== undefined && value !== null);
-    this.#one(".marks").replaceChildren(...shownMarks.map(([name, value]) => mark(name, String(value))));
+    const ids = { code: problem.code ?? problem.status, ...problem.ids, request_id: problem.requestId };
+    const shownIds = Object.entries(ids).filter(([, value]) => value !== undefined && value !== null);
+    this.#one(".ids").replaceChildren(...shownIds.map(([name, value]) => idButton(name, String(value))));
   }
 
   #result() {
@@ -104,46 +104,47 @@ export class Row {
     if (url) {
       const open = this.#one(".open");
       open.href = url;
-      open.setAttribute("aria-label", say("of_file", say("open"), this.item.file.name));
+      open.setAttribute("aria-label", text("of_file", text("open"), this.item.file.name));
       const picture = (type ?? this.item.file.type).startsWith("image/");
-      if (picture && this.item.file.size <= SHOWN_FROM_STORAGE) this.#picture(url);
+      if (picture && this.item.file.size <= MAX_DOWNLOADED) this.#picture(url);
     }
     this.#one(".facts").replaceChildren(...facts(stored).flatMap(fact));
     this.#text(".raw pre", pretty(raw));
-    // An editor's shape tells little else.
+    // The format of an editor has few facts, so the whole response is shown.
     this.#one(".raw").open = !stored.fileId;
   }
 
-  /** Shows what lies at `address`, unless it is no picture: then what was shown stays. */
-  #picture(address) {
+  /** Shows the picture at `url`. If it is not a picture, the previous one remains. */
+  #picture(url) {
     const picture = new Image();
     picture.alt = "";
     picture.addEventListener("load", () => {
-      if (this.fromStorage && address.startsWith("blob:")) return;
-      this.fromStorage = !address.startsWith("blob:");
+      if (this.fromStorage && url.startsWith("blob:")) return;
+      this.fromStorage = !url.startsWith("blob:");
       this.#one(".thumbnail img").replaceWith(picture);
     });
-    picture.src = address;
+    picture.src = url;
   }
 
   #one(selector) {
     return this.element.querySelector(selector);
   }
 
-  #text(selector, text) {
-    this.#one(selector).textContent = text;
+  #text(selector, content) {
+    this.#one(selector).textContent = content;
   }
 }
 
-function mark(name, value) {
+/** A button that shows an id and copies it. */
+function idButton(name, value) {
   const button = document.createElement("button");
   button.type = "button";
-  button.dataset.mark = name;
+  button.dataset.id = name;
   const label = document.createElement("span");
-  label.textContent = name === "request_id" ? say("request_id") : name;
-  const text = document.createElement("b");
-  text.textContent = value;
-  button.append(label, text);
+  label.textContent = name === "request_id" ? text("request_id") : name;
+  const strong = document.createElement("b");
+  strong.textContent = value;
+  button.append(label, strong);
   button.addEventListener("click", () => copy(value, button));
   return button;
 }
@@ -152,9 +153,9 @@ const facts = (stored) => [
   ["link", stored.url, "link"],
   ["file_id", stored.fileId, "mono"],
   ["path", stored.path, "mono"],
-  ["size", stored.size === undefined ? undefined : `${size(stored.size)} (${say("bytes", count(stored.size))})`],
+  ["size", stored.size === undefined ? undefined : `${size(stored.size)} (${text("bytes", count(stored.size))})`],
   ["type", stored.type],
-  ["crc", stored.crc64 && `${stored.crc64} · ${say(stored.verified ? "verified" : "not_verified")}`],
+  ["crc", stored.crc64 && `${stored.crc64} · ${text(stored.verified ? "verified" : "not_verified")}`],
   ["request_id", stored.requestId, "mono"],
   ["took", stored.timing && timing(stored.timing)],
 ];
@@ -162,44 +163,44 @@ const facts = (stored) => [
 function fact([name, value, kind]) {
   if (!value) return [];
   const term = document.createElement("dt");
-  term.textContent = say(name);
-  const text = document.createElement("dd");
-  if (kind === "mono") text.className = kind;
+  term.textContent = text(name);
+  const definition = document.createElement("dd");
+  if (kind === "mono") definition.className = kind;
   if (kind === "link") {
     const link = document.createElement("a");
     Object.assign(link, { href: value, target: "_blank", rel: "noopener", textContent: value });
-    text.append(link);
+    definition.append(link);
   } else {
-    text.textContent = value;
+    definition.textContent = value;
   }
-  return [term, text];
+  return [term, definition];
 }
 
 /** `link;dur=12.3, send;dur=80` is `link 12 ms · send 80 ms`. */
 const timing = (header) =>
   [...header.matchAll(/([\w-]+)[^,]*?;dur=([\d.]+)/g)].map(([, name, ms]) => `${name} ${count(ms)} ms`).join(" · ");
 
-function pretty(text) {
+function pretty(json) {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    return JSON.stringify(JSON.parse(json), null, 2);
   } catch {
-    return text;
+    return json;
   }
 }
 
+/** The shorter edge of a thumbnail, in pixels. */
 const EDGE = 112;
-let line = Promise.resolve();
+let lastThumbnail = Promise.resolve();
 
-/** The address of a small picture of `file`, or nothing if it is none. They are made one after the other: decoding many
- * large photos at once is what brings a phone's browser down. */
+/** The URL of a thumbnail of `file`; undefined if it is not a picture. They are made one after the other: decoding many
+ * large photos at once crashes browsers on phones. */
 function thumbnail(file) {
   if (!file.type.startsWith("image/")) return Promise.resolve();
-  const made = line.then(() => small(file)).catch(() => asItIs(file));
-  line = made;
-  return made;
+  lastThumbnail = lastThumbnail.then(() => scaledDown(file)).catch(() => unscaled(file));
+  return lastThumbnail;
 }
 
-async function small(file) {
+async function scaledDown(file) {
   const picture = await createImageBitmap(file);
   const scale = EDGE / Math.min(picture.width, picture.height);
   const canvas = document.createElement("canvas");
@@ -211,5 +212,5 @@ async function small(file) {
   return URL.createObjectURL(blob);
 }
 
-/** What cannot be drawn small (SVG) is shown itself, if it is no burden. */
-const asItIs = (file) => (file.size < 1 << 20 ? URL.createObjectURL(file) : undefined);
+/** A picture that cannot be scaled (SVG) is shown itself, if it is smaller than 1 MiB. */
+const unscaled = (file) => (file.size < 1 << 20 ? URL.createObjectURL(file) : undefined);

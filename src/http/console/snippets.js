@@ -1,13 +1,13 @@
-// The same upload as code, for the settings of the form. A key is never written out: it is what `KEY` stands for.
+// The same upload as code, with the form's settings. The key itself is not shown: the code has the placeholder `KEY`.
 
 import { copy } from "./clipboard.js";
-import { address } from "./upload.js";
-import { say } from "./words.js";
+import { uploadUrl } from "./upload.js";
+import { text } from "./words.js";
 
-const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-const string = (text) => JSON.stringify(text);
+const shell = (value) => `'${value.replaceAll("'", "'\\''")}'`;
+const string = (value) => JSON.stringify(value);
 
-// curl reads `,` and `;` in a file's name as its own, unless the name is quoted.
+// In a file's name that is not quoted, `,` and `;` have a meaning for curl.
 const part = (name) => (/[,;"\\]/.test(name) ? `file=@"${name.replace(/[\\"]/g, "\\$&")}"` : `file=@${name}`);
 
 const curl = ({ url, name, key }) =>
@@ -18,13 +18,13 @@ const curl = ({ url, name, key }) =>
 const fetched = ({ url, key, json }) => `const form = new FormData();
 form.append("file", input.files[0]);
 
-const reply = await fetch(${string(url)}, {
+const response = await fetch(${string(url)}, {
   method: "POST",${key ? "\n  headers: { Authorization: `Bearer ${KEY}` }," : ""}
   body: form,
 });
-${json ? `const result = await reply.json();
-if (!reply.ok) throw new Error(\`\${result.code}: \${result.detail}\`);
-console.log(result.url);` : "console.log(reply.status, await reply.text());"}
+${json ? `const result = await response.json();
+if (!response.ok) throw new Error(\`\${result.code}: \${result.detail}\`);
+console.log(result.url);` : "console.log(response.status, await response.text());"}
 `;
 
 const wx = ({ url, key, json }) => `wx.chooseMedia({
@@ -53,31 +53,31 @@ Request request = new Request.Builder()
     .url(${string(url)})${key ? '\n    .header("Authorization", "Bearer " + KEY)' : ""}
     .post(form)
     .build();
-try (Response reply = new OkHttpClient().newCall(request).execute()) {
-    System.out.println(reply.code() + " " + reply.body().string());
+try (Response response = new OkHttpClient().newCall(request).execute()) {
+    System.out.println(response.code() + " " + response.body().string());
 }
 `;
 
 const LANGUAGES = { curl, fetch: fetched, "wx.uploadFile": wx, OkHttp: okhttp };
 
-/** Shows the tabs; the function it returns draws them again for what is to be sent now. */
-export function show(request) {
+/** Shows the tabs; the returned function updates them for the form's current settings. */
+export function showSnippets(request) {
   const section = document.getElementById("snippets");
   const list = section.querySelector("[role=tablist]");
   const panel = document.getElementById("snippet");
-  const [frame, code] = [panel.querySelector("pre"), panel.querySelector("code")];
+  const [block, code] = [panel.querySelector("pre"), panel.querySelector("code")];
   let chosen = "curl";
 
   const draw = () => {
     const { key, dir, profile, name } = request();
-    const url = address({ dir, profile });
+    const url = uploadUrl({ dir, profile });
     code.textContent = LANGUAGES[chosen]({ url, name: name ?? "photo.jpg", key, json: profile === "default" });
     for (const tab of list.children) {
       tab.setAttribute("aria-selected", tab.id === `tab-${chosen}`);
       tab.tabIndex = tab.id === `tab-${chosen}` ? 0 : -1;
     }
     panel.setAttribute("aria-labelledby", `tab-${chosen}`);
-    frame.setAttribute("aria-label", say("code_of", chosen));
+    block.setAttribute("aria-label", text("code_of", chosen));
   };
 
   for (const language of Object.keys(LANGUAGES)) {
@@ -93,10 +93,10 @@ export function show(request) {
   }
   list.addEventListener("keydown", ({ key }) => {
     const tabs = [...list.children];
-    const at = tabs.indexOf(document.activeElement);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[key];
-    if (to === undefined) return;
-    const tab = tabs.at(to % tabs.length);
+    const index = tabs.indexOf(document.activeElement);
+    const target = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: -1 }[key];
+    if (target === undefined) return;
+    const tab = tabs.at(target % tabs.length);
     tab.click();
     tab.focus();
   });

@@ -1,47 +1,48 @@
-// One file's request. XMLHttpRequest, because fetch has no upload progress; what it reports is true, because the
-// gateway reads no faster than storage takes.
+// The requests for one file. XMLHttpRequest, because fetch does not report upload progress. The progress is that of
+// storage, because the gateway reads no faster than storage does.
 
-/** The gateway's base: this module is `console/upload.js` below it. */
+/** The gateway's base URL: this module is `console/upload.js` below it. */
 export const base = new URL("../", import.meta.url);
 
-/** Where the form goes: folder and profile stand in the address, so that the file is the form's only part. */
-export function address({ dir, profile }) {
+/** The URL of an upload. Folder and profile are in its query, so that the file is the form's only part. */
+export function uploadUrl({ dir, profile }) {
   const url = new URL("v1/files", base);
   if (dir) url.searchParams.set("dir", dir);
   if (profile && profile !== "default") url.searchParams.set("reply", profile);
   return url.href;
 }
 
-/** Sends `file`. `on.sent(bytes)` as it goes, then one of `on.answered(reply)` and `on.broken()`; neither once aborted. */
+/** Sends `file`; returns a function that aborts it. Calls `on.sent(bytes)` repeatedly, then `on.response(response)` or
+ * `on.error()`, unless aborted. */
 export function send(file, request, on) {
   const form = new FormData();
   form.append("file", file, file.name);
   const xhr = new XMLHttpRequest();
-  xhr.open("POST", address(request));
+  xhr.open("POST", uploadUrl(request));
   if (request.key) xhr.setRequestHeader("Authorization", `Bearer ${request.key}`);
   xhr.upload.addEventListener("progress", ({ loaded, total }) => {
-    // The form's own bytes are not the file's.
+    // The total includes the form's own bytes.
     if (total) on.sent((file.size * loaded) / total);
   });
-  xhr.addEventListener("load", () => on.answered(answer(xhr)));
-  xhr.addEventListener("error", () => on.broken());
+  xhr.addEventListener("load", () => on.response(response(xhr)));
+  xhr.addEventListener("error", () => on.error());
   xhr.send(form);
   return () => xhr.abort();
 }
 
-/** Deletes the file at `path`; resolves to its answer, or to nothing where the connection broke. */
-export function remove(path, { key }) {
+/** Deletes the file at `path`; resolves to the response, or to undefined if the connection broke. */
+export function deleteFile(path, { key }) {
   return new Promise((resolve) => {
     const xhr = new XMLHttpRequest();
     xhr.open("DELETE", new URL(`v1/files/${path.split("/").map(encodeURIComponent).join("/")}`, base));
     if (key) xhr.setRequestHeader("Authorization", `Bearer ${key}`);
-    xhr.addEventListener("load", () => resolve(answer(xhr)));
+    xhr.addEventListener("load", () => resolve(response(xhr)));
     xhr.addEventListener("error", () => resolve());
     xhr.send();
   });
 }
 
-const answer = (xhr) => ({
+const response = (xhr) => ({
   status: xhr.status,
   text: xhr.responseText,
   requestId: xhr.getResponseHeader("x-request-id"),
@@ -49,23 +50,23 @@ const answer = (xhr) => ({
   timing: xhr.getResponseHeader("server-timing"),
 });
 
-/** How fast bytes go, over the last seconds. */
-export class Meter {
-  #marks = [];
+/** The speed of an upload over the last 5 s. */
+export class SpeedMeter {
+  #samples = [];
 
   constructor() {
-    this.mark(0);
+    this.add(0);
   }
 
-  mark(sent, now = performance.now()) {
-    this.#marks.push([now, sent]);
-    while (this.#marks.length > 2 && this.#marks[1][0] < now - 5000) this.#marks.shift();
+  add(sent, now = performance.now()) {
+    this.#samples.push([now, sent]);
+    while (this.#samples.length > 2 && this.#samples[1][0] < now - 5000) this.#samples.shift();
   }
 
-  /** Bytes a second until now, so that it falls while nothing moves; nothing in the first half second. */
+  /** Bytes per second until `now`, so that it decreases while nothing is sent; undefined in the first half second. */
   speed(now = performance.now()) {
-    const [began, first] = this.#marks[0];
-    const [, last] = this.#marks.at(-1);
-    return now - began < 500 ? undefined : (1000 * (last - first)) / (now - began);
+    const [start, first] = this.#samples[0];
+    const [, last] = this.#samples.at(-1);
+    return now - start < 500 ? undefined : (1000 * (last - first)) / (now - start);
   }
 }

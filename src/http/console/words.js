@@ -1,4 +1,4 @@
-// The page's language: the browser's, or `?lang=en` and `?lang=zh`. Texts, numbers, sizes and times in it.
+// The page's language (the browser's, or `?lang=en` and `?lang=zh`), and texts, numbers, sizes and times in it.
 
 function choose() {
   const wanted = [new URLSearchParams(location.search).get("lang"), ...navigator.languages];
@@ -9,18 +9,18 @@ function choose() {
 export const language = choose();
 const { words, problems } = await import(`./words.${language}.js`);
 
-/** The text called `name`; those that take values are functions. */
-export const say = (name, ...values) => (values.length ? words[name](...values) : words[name]);
+/** The text `name`, with `values` filled in. */
+export const text = (name, ...values) => (values.length ? words[name](...values) : words[name]);
 
-/** A problem in words: what it is, and what the gateway says of this occurrence where that adds something. */
-export function inWords(problem) {
-  const own = problems[problem.code];
-  return { title: own ?? problem.title, detail: problem.detail === own ? undefined : problem.detail };
+/** A problem's title in the page's language, and its detail if that differs from the title. */
+export function problemTexts(problem) {
+  const title = problems[problem.code];
+  return { title: title ?? problem.title, detail: problem.detail === title ? undefined : problem.detail };
 }
 
-/** Puts the page's language into everything below `root` that is marked with `data-t`. */
+/** Sets the texts of all elements with `data-t` below `root`. */
 export function translate(root) {
-  for (const element of root.querySelectorAll("[data-t]")) element.textContent = say(element.dataset.t);
+  for (const element of root.querySelectorAll("[data-t]")) element.textContent = text(element.dataset.t);
 }
 
 const number = (digits) => new Intl.NumberFormat(language, { maximumFractionDigits: digits });
@@ -40,7 +40,7 @@ export function size(bytes) {
 export const rate = (bytesPerSecond) => `${size(bytesPerSecond)}/s`;
 export const count = (value) => whole.format(value);
 
-/** Seconds as a person would say them. */
+/** Seconds in the largest fitting units. */
 export function duration(seconds) {
   const { h, min, s } = words.units;
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))} ${s}`;

@@ -1,24 +1,24 @@
-// Reads the gateway's answers. The default profile says everything; of an editor's shape the address or the refusal.
+// Reads the gateway's responses. The default profile has all facts; editors' formats have the URL or the error only.
 
 export const profiles = [
   "default", "wangeditor", "tinymce", "ckeditor", "editorjs", "vditor", "ueditor", "filepond", "dropzone", "text",
 ];
 
 /** `{ stored }` or `{ problem }`. */
-export function read(answer) {
-  const body = parsed(answer.text);
-  if (answer.status < 200 || answer.status > 299 || refuses(body)) return { problem: problem(answer, body) };
-  return { stored: stored(answer, body) };
+export function read(response) {
+  const body = parse(response.text);
+  const failed = response.status < 200 || response.status > 299 || hasError(body);
+  return failed ? { problem: problem(response, body) } : { stored: stored(response, body) };
 }
 
-/** What to say where no answer came at all. */
-export function problem({ status, text, requestId, retryAfter }, body = parsed(text)) {
+/** The problem in a response. */
+export function problem({ status, text, requestId, retryAfter }, body = parse(text)) {
   const message = body.detail ?? body.message ?? body.error?.message ?? body.error ?? body.msg ?? body.state;
   return {
     code: body.code && typeof body.code === "string" ? body.code : undefined,
     title: body.title ?? `HTTP ${status}`,
     detail: typeof message === "string" ? message : text.slice(0, 400),
-    marks: { errcode: body.errcode, rid: body.rid, cos_code: body.cos_code, cos_request_id: body.cos_request_id },
+    ids: { errcode: body.errcode, rid: body.rid, cos_code: body.cos_code, cos_request_id: body.cos_request_id },
     requestId: body.request_id ?? requestId,
     status,
     retryAfter,
@@ -29,8 +29,8 @@ export function problem({ status, text, requestId, retryAfter }, body = parsed(t
 function stored({ text, requestId, timing }, body) {
   const file = body.files?.[0] ?? {};
   const plain = text.trim();
-  const named = /^(https?:\/\/|\/)\S+$/.test(plain) ? plain : undefined;
-  const url = body.url ?? body.location ?? body.data?.url ?? body.file?.url ?? first(body.data?.succMap) ?? named;
+  const plainUrl = /^(https?:\/\/|\/)\S+$/.test(plain) ? plain : undefined;
+  const url = body.url ?? body.location ?? body.data?.url ?? body.file?.url ?? first(body.data?.succMap) ?? plainUrl;
   const fileId = file.file_id ?? body.file_id ?? (plain.startsWith("cloud://") ? plain : undefined);
   return {
     url,
@@ -46,12 +46,12 @@ function stored({ text, requestId, timing }, body) {
   };
 }
 
-/** Editors that read nothing but a 2xx are refused in one. */
-const refuses = (body) =>
+/** Some editors read only 2xx responses, so their errors are sent with HTTP 200. */
+const hasError = (body) =>
   Boolean(body.errno) || body.success === 0 || typeof body.code === "number" && body.code !== 0 ||
   "state" in body && body.state !== "SUCCESS" || Boolean(body.files?.[0]?.error);
 
-function parsed(text) {
+function parse(text) {
   try {
     const body = JSON.parse(text);
     return body && typeof body === "object" ? body : {};
