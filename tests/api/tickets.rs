@@ -400,7 +400,7 @@ fn keys_do_not_go_into_addresses_of_our_own() {
     let world = setup().set("auth.anonymous", true).start();
     let address = "/v1/files?ticket=panel-key-for-tests";
     let problem = send(&world, "POST", address, &[], &small()).problem(401, "unauthenticated");
-    assert!(problem["detail"].as_str().expect("a text").contains("address"), "{problem}");
+    assert!(problem["detail"].as_str().expect("a text").contains("URL"), "{problem}");
     let address = "/v1/files?access_token=panel-key-for-tests";
     // There it is no credential at all.
     send(&world, "POST", address, &[], &small()).stored();

@@ -8,8 +8,6 @@ mod active;
 mod content;
 mod declared;
 mod names;
-#[cfg(test)]
-mod tests;
 
 use mime_guess::{Mime, mime};
 
@@ -197,3 +195,6 @@ fn patterns(list: &[String]) -> Vec<Pattern> {
     };
     list.iter().map(pattern).collect()
 }
+
+#[cfg(test)]
+mod tests;
