@@ -1,7 +1,7 @@
 //! A request's head and a chunked body on any bytes, against actix-http's own decoder. A head that is served, and the
-//! stand-in of a refused one, is a whole request without a body to actix-http; where it takes the head that was sent, it
-//! finds the same end and a body where there is one. Chunks mean the same to both. However the bytes are cut, nothing else
-//! is found.
+//! stand-in of a refused one, is a whole request without a body to actix-http; where it takes the head that was sent,
+//! it finds the same end and a body where there is one. Chunks mean the same to both. However the bytes are cut,
+//! nothing else is found.
 #![no_main]
 
 use actix_http::h1::{Codec, Message, MessageType};

@@ -1,5 +1,5 @@
-//! COS's or WeChat's response as a connection brings it, on any bytes: however they are cut the outcome is the same, and
-//! no more of them is held than the bounds allow.
+//! COS's or WeChat's response as a connection brings it, on any bytes: however they are cut the outcome is the same,
+//! and no more of them is held than the bounds allow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

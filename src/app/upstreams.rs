@@ -33,7 +33,7 @@ impl Upstreams {
         let timeouts = Timeouts {
             connect: settings.cos.connect_timeout,
             write: settings.cos.write_timeout,
-            reply: settings.cos.reply_timeout,
+            response: settings.cos.reply_timeout,
         };
         Ok(Self { tls, wechat, timeouts, metrics })
     }

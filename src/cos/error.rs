@@ -1,39 +1,39 @@
-//! Why an object was not stored, or cannot be vouched for.
+//! The errors of storing an object: it was not stored, or it is not certain that it was stored undamaged.
 
 use std::time::Duration;
 
 use crate::file_stream::BoxError;
 
-/// Why an object was not stored, or cannot be vouched for.
+/// Why an object was not stored, or why it is not certain that it was stored undamaged.
 #[derive(Debug, thiserror::Error)]
 pub enum CosError {
-    /// The client's side ended the upload; the cause is the source's own.
+    /// Reading the file from the client failed; the cause is the source's error.
     #[error("the source of the file failed")]
     Source(#[source] BoxError),
-    /// The file was taken for the form's last part and is not; it has `content` bytes.
+    /// The file was assumed to be the form's last part and is not; it has `content` bytes.
     #[error("another part follows the file")]
     NotLast { content: u64 },
-    #[error("{got} bytes came where {declared} were declared")]
+    #[error("{declared} bytes were declared, but {got} were received")]
     LengthMismatch { declared: u64, got: u64 },
-    /// The link must not be posted to.
+    /// The form must not be posted to this link.
     #[error("the upload link is not allowed: {0}")]
     Link(&'static str),
-    /// No verdict: the connection could not be made or broke.
-    #[error("no answer from COS: {0}")]
+    /// No verdict: the connection could not be made, or it broke.
+    #[error("no response from COS: {0}")]
     Unreachable(String),
     #[error("COS: {waited_for} took longer than {limit:?}")]
     Timeout { waited_for: &'static str, limit: Duration },
-    #[error("COS answered {status} {code}: {message}")]
+    #[error("COS responded {status} {code}: {message}")]
     Refused { status: u16, code: String, message: String, request_id: Option<String> },
-    /// An answer that is no verdict: a success before the last byte, or one that cannot be read.
-    #[error("COS's answer is no verdict: {0}")]
+    /// A response that is no verdict: a success before the last byte was sent, or a response that cannot be read.
+    #[error("no verdict from COS: {0}")]
     NoVerdict(&'static str),
     #[error("COS stored other bytes than were sent (CRC-64 {theirs}, sent {ours})")]
     Integrity { ours: u64, theirs: String },
 }
 
 impl CosError {
-    /// Whether the same bytes may be sent again, given that they are still all there.
+    /// Whether it makes sense to send the same bytes again, if all of them are still buffered.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::NoVerdict(_) => true,
@@ -47,13 +47,13 @@ impl CosError {
         }
     }
 
-    /// Whether COS has said for certain that it stored nothing. It may fail after it has stored a file.
+    /// Whether it is certain that COS stored nothing. A 5xx is not: COS can fail after it has stored a file.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status < 500)
     }
 
-    /// COS's answer as a metric's label; `None` when COS had no part in it.
-    pub fn answer_class(&self) -> Option<&'static str> {
+    /// COS's response as a metric's label; `None` when the failure is not COS's.
+    pub fn response_class(&self) -> Option<&'static str> {
         match self {
             Self::Source(_)
             | Self::NotLast { .. }
@@ -70,7 +70,7 @@ impl CosError {
         }
     }
 
-    /// What it is about a failure that makes another attempt worth while, as a metric's label.
+    /// Why the file is sent again after this failure, as a metric's label.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::NotLast { .. } => "not_last",
@@ -83,7 +83,7 @@ impl CosError {
         }
     }
 
-    /// The link had expired: another one may do.
+    /// Whether the link has expired, so that a new one may help.
     pub fn wants_fresh_link(&self) -> bool {
         match self {
             Self::Refused { status: 403, code, message, .. } => {

@@ -1,11 +1,11 @@
-//! The form COS wants: its fields in the one order it accepts, the file last.
+//! The form that COS accepts: its fields in the required order, the file last.
 
 use bytes::Bytes;
 use rand::RngExt;
 
 use super::error::CosError;
 
-/// What an upload link hands us for the form, and what we say of the object.
+/// The form's fields: those from the upload link, and the object's Content-Type.
 pub struct Fields<'a> {
     pub key: &'a str,
     pub signature: &'a str,
@@ -17,7 +17,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Names and values in COS's order; the file comes behind them.
+    /// Names and values in COS's order; the file comes after them.
     pub fn ordered(&self) -> impl Iterator<Item = (&'static str, &'a str)> {
         let fields = [
             ("key", Some(self.key)),
@@ -30,14 +30,14 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What a form's head is longer than its values.
-const FRAMING: usize = 1024;
+/// An estimate of the length of a form's head without its values.
+const HEAD_OVERHEAD: usize = 1024;
 
-/// Everything of the form but the file's bytes. Holds a signature: no `Debug`.
+/// The whole form but the file's bytes. It contains a signature, so it has no `Debug`.
 #[derive(Clone)]
 pub struct FormEnvelope {
-    /// Without quotes, as COS wants it. Random for each upload: a client that could predict it could put a second
-    /// `key` into its file.
+    /// Without quotes, as COS requires. Random for each upload: a client that can predict it can put a second `key`
+    /// into its file.
     pub boundary: String,
     /// From the first delimiter to the file's first byte.
     pub head: Bytes,
@@ -46,30 +46,30 @@ pub struct FormEnvelope {
 }
 
 impl FormEnvelope {
-    /// Builds the envelope. A line break in a value would let it end its part: refused, as WeChat never sends one.
+    /// Builds the envelope. A value with a line break is refused: it could end its part, and WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
         let boundary = ["gateway-", &hex::encode(rand::rng().random::<[u8; 16]>())].concat();
         let values: usize = fields.ordered().map(|(_, value)| value.len()).sum();
-        let mut head = String::with_capacity(values + FRAMING);
+        let mut head = String::with_capacity(values + HEAD_OVERHEAD);
         for (name, value) in fields.ordered() {
             if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
-                return Err(CosError::Link("a form field holds a line break"));
+                return Err(CosError::Link("a form field contains a line break"));
             }
-            for piece in
+            for text in
                 ["--", &boundary, "\r\nContent-Disposition: form-data; name=\"", name, "\"\r\n\r\n"]
             {
-                head.push_str(piece);
+                head.push_str(text);
             }
             head.push_str(value);
             head.push_str("\r\n");
         }
-        for piece in [
+        for text in [
             "--",
             &boundary,
             "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n",
             "Content-Type: application/octet-stream\r\n\r\n",
         ] {
-            head.push_str(piece);
+            head.push_str(text);
         }
         let closing = Bytes::from(["\r\n--", &boundary, "--"].concat());
         Ok(Self { boundary, head: Bytes::from(head), closing })
@@ -91,12 +91,12 @@ mod tests {
     }
 
     #[test]
-    fn fields_stand_in_cos_order_with_the_file_last() {
+    fn fields_are_in_cos_order_with_the_file_last() {
         let envelope = FormEnvelope::new(&fields(Some("image/png"))).unwrap();
         let head = String::from_utf8(envelope.head.to_vec()).unwrap();
         let names: Vec<_> =
             head.split("name=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-        // "file" twice: the part's name and its fixed file name.
+        // "file" twice: the part's name and its constant file name.
         let expected = [
             "key",
             "Signature",

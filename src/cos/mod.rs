@@ -1,11 +1,11 @@
-//! The way to COS: the ordered form, the relay that fills it, the connections it goes over, and COS's verdict.
+//! Stores a file in COS: the form, the relay that fills it, the connections, and COS's verdict.
 //!
-//! Knows nothing of clients, tokens or HTTP replies: it is given a source of pieces and a link.
+//! It is given a file's source and an upload link, and knows nothing of clients, tokens or HTTP responses to clients.
 
 pub mod error;
 pub mod form;
-mod outgoing;
 pub mod relay;
+mod replayable_file;
 pub mod target;
 pub mod upstream;
 pub mod verdict;

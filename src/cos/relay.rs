@@ -1,4 +1,5 @@
-//! A file and its attempts to be stored: a failed one can be repeated while all that was read is still there.
+//! Sends a file to COS, in several attempts if needed: a failed attempt can be repeated while all bytes read so far are
+//! still buffered.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use super::error::CosError;
 use super::form::FormEnvelope;
-use super::outgoing::{RelayBody, ReplayableFile};
+use super::replayable_file::{RelayBody, ReplayableFile};
 use super::target::Target;
 use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
@@ -17,96 +18,100 @@ use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::http_client::{IDLE_FOR, SURE_FOR};
 
-/// A file and what is kept of it, over all attempts to store it.
+/// A file and its state over all attempts to store it.
 pub struct Relay {
-    outgoing: Rc<RefCell<ReplayableFile>>,
+    file: Rc<RefCell<ReplayableFile>>,
     outcome_unknown: Cell<bool>,
-    took: Cell<Took>,
+    times: Cell<AttemptTimes>,
     verify: bool,
 }
 
 /// How long the last attempt took.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Took {
-    /// Until the form's last byte was handed out, or until the attempt ended before that.
+pub struct AttemptTimes {
+    /// Until the form's last byte was given to the connection, or until the attempt failed before that.
     pub send: Duration,
-    /// From then on, until COS's reply was read.
+    /// From then until COS's response was read.
     pub verdict: Option<Duration>,
 }
 
 impl Relay {
-    /// `kept` are the file's first bytes (all of them when `ended`), `source` gives the rest; `window` is how many
-    /// bytes may be kept for another attempt; with `verify` a differing CRC is a failure.
+    /// `replay_buffer` has the file's first bytes (all of them if `end` is given) and `source` gives the rest.
+    /// `replay_window` is how many bytes may be buffered for another attempt. With `verify`, a CRC that differs is a
+    /// failure.
     pub fn new(
-        kept: ReplayBuffer,
-        ended: Option<FileEnd>,
+        replay_buffer: ReplayBuffer,
+        end: Option<FileEnd>,
         source: Source,
-        window: usize,
+        replay_window: usize,
         verify: bool,
     ) -> Self {
-        let outgoing = ReplayableFile::new(kept, ended, source, window);
+        let file = ReplayableFile::new(replay_buffer, end, source, replay_window);
         Self {
-            outgoing: Rc::new(RefCell::new(outgoing)),
+            file: Rc::new(RefCell::new(file)),
             outcome_unknown: Cell::new(false),
-            took: Cell::default(),
+            times: Cell::default(),
             verify,
         }
     }
 
-    /// Whether every byte read so far is still there.
+    /// Whether every byte read so far is still there, so that another attempt is possible.
     pub fn is_replayable(&self) -> bool {
-        self.outgoing.borrow().is_whole()
+        self.file.borrow().is_replayable()
     }
 
-    /// Whether COS has had the whole form once and its verdict is not known: the file may be stored.
+    /// Whether an attempt sent the whole form and got no final verdict: the file may be stored.
     pub fn is_outcome_unknown(&self) -> bool {
         self.outcome_unknown.get()
     }
 
     /// How long the last attempt took.
-    pub fn took(&self) -> Took {
-        self.took.get()
+    pub fn attempt_times(&self) -> AttemptTimes {
+        self.times.get()
     }
 
-    /// Reads ahead as far as the window goes. To be dropped at any time: what was read is kept.
+    /// Reads ahead up to the replay window. The future may be dropped at any time: no byte that was read is lost.
     pub async fn read_ahead(&self) {
-        poll_fn(|cx| self.outgoing.borrow_mut().poll_ahead(cx)).await;
+        poll_fn(|cx| self.file.borrow_mut().poll_read_ahead(cx)).await;
     }
 
     /// The file's length, once all of it was read ahead.
     pub fn known_length(&self) -> Option<u64> {
-        self.outgoing.borrow().known_length()
+        self.file.borrow().known_length()
     }
 
-    /// Posts the form to `target` once. A second attempt must be asked for only while [`Self::is_replayable`].
+    /// Posts the form to `target` once. A further attempt is allowed only while [`Self::is_replayable`].
     pub async fn attempt(
         &self,
         upstream: &Upstream,
         target: &Target,
         envelope: FormEnvelope,
-        framed: FileLength,
+        length: FileLength,
     ) -> Result<Receipt, CosError> {
         let began = Instant::now();
         let boundary = envelope.boundary.clone();
-        let body = RelayBody::begin(&self.outgoing, envelope, framed)?;
-        // What does not fit the window has one attempt, which a connection that COS is just closing would cost.
-        let age = if self.outgoing.borrow().fits(framed) { IDLE_FOR } else { SURE_FOR };
-        let answer = upstream.post(target, &boundary, body, &self.outgoing, age).await;
+        let body = RelayBody::begin(&self.file, envelope, length)?;
+        // A file larger than the window has one attempt, which must not fail because COS is closing an idle connection.
+        let max_idle = if self.file.borrow().fits_window(length) { IDLE_FOR } else { SURE_FOR };
+        let response = upstream.post(target, &boundary, body, &self.file, max_idle).await;
 
-        let Some(attempt) = self.outgoing.borrow_mut().end() else {
-            return Err(CosError::NoVerdict("the attempt was lost"));
+        let Some(attempt) = self.file.borrow_mut().end_attempt() else {
+            return Err(CosError::NoVerdict("the attempt's state was lost"));
         };
         let now = Instant::now();
         let sent = attempt.sent;
-        self.took
-            .set(Took { send: sent.unwrap_or(now) - began, verdict: sent.map(|sent| now - sent) });
-        // What ended the body is the cause; what the connection made of it is not.
+        self.times.set(AttemptTimes {
+            send: sent.unwrap_or(now) - began,
+            verdict: sent.map(|sent| now - sent),
+        });
+        // If the body was aborted, that is the cause; the connection's error follows from it.
         if let Some(failure) = attempt.failure {
             return Err(failure);
         }
         let complete = attempt.is_complete();
-        let verdict = answer
-            .and_then(|reply| judge(&reply, attempt.content, attempt.crc.finalize(), self.verify));
+        let verdict = response.and_then(|response| {
+            judge(&response, attempt.content, attempt.crc.finalize(), self.verify)
+        });
         match verdict {
             Err(error) if complete && !error.is_final() => {
                 self.outcome_unknown.set(true);

@@ -1,4 +1,4 @@
-//! Where an upload link points, and whether we may post there.
+//! Parses an upload link and checks that the form may be posted there.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use crate::net::http_client::Endpoint;
 #[derive(Debug, Clone)]
 pub struct Target {
     pub origin: Endpoint,
-    /// Path and query, as given.
+    /// Path and query, as in the link.
     pub path: String,
     /// The `Host` header.
     pub authority: String,
@@ -26,11 +26,11 @@ pub struct AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// From settings that were checked already.
+    /// From validated settings.
     pub fn new(patterns: &[String], allow_http: bool) -> Self {
         let split = |pattern: &String| {
             let (host, port) = match pattern.rsplit_once(':') {
-                // A colon inside brackets, or in a bare IPv6 literal, is no port's.
+                // A colon inside brackets or in a bare IPv6 literal does not precede a port.
                 Some((host, port))
                     if !port.contains(']') && !host.contains(':') || host.ends_with(']') =>
                 {
@@ -43,39 +43,39 @@ impl AllowedHosts {
         Self { patterns: patterns.iter().map(split).collect(), allow_http }
     }
 
-    /// Takes apart the link that was asked for `key`; `file_id` is the id that the file will have. A lying WeChat must not
-    /// be able to make us post elsewhere, or store another file: user info is refused, IP literals count only when they
-    /// are listed, wildcards match whole labels, and the path is the one that was asked for.
+    /// Parses and checks the link that was requested for `key`; `file_id` is the id that the file will have. A forged
+    /// response of WeChat must not make the gateway post elsewhere or store another file: user info is refused, an IP
+    /// literal must be listed, a wildcard matches whole labels, and the path must be the one that was asked for.
     pub fn check(&self, link: &str, file_id: &str, key: &str) -> Result<Target, CosError> {
         let target = self.target(link)?;
         // `/<bucket>/<key>`, or `/<key>` where the host names the bucket.
         let (path, _) = target.path.split_once('?').unwrap_or((&target.path, ""));
         let path = path.strip_prefix('/').unwrap_or(path);
-        let behind_bucket = path.split_once('/').map(|(_, path)| path);
-        if !is_key(path, key) && !behind_bucket.is_some_and(|path| is_key(path, key)) {
+        let after_bucket = path.split_once('/').map(|(_, path)| path);
+        if !is_key(path, key) && !after_bucket.is_some_and(|path| is_key(path, key)) {
             return Err(CosError::Link(
-                "it is not for the path that was asked for; look at what stands at wechat.base_url",
+                "it is not for the path that was asked for; check wechat.base_url",
             ));
         }
         let id = file_id.strip_prefix("cloud://").and_then(|rest| rest.split_once('/'));
         if !id.is_some_and(|(_, path)| is_key(path, key)) {
             return Err(CosError::Link(
-                "its file id is not of the path that was asked for; look at what stands at wechat.base_url",
+                "its file id is not of the path that was asked for; check wechat.base_url",
             ));
         }
         Ok(target)
     }
 
     fn target(&self, link: &str) -> Result<Target, CosError> {
-        let uri: Uri = link.parse().map_err(|_| CosError::Link("it is no URL"))?;
+        let uri: Uri = link.parse().map_err(|_| CosError::Link("it is not a URL"))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") if self.allow_http => false,
             _ => return Err(CosError::Link("its scheme is not https")),
         };
-        let authority = uri.authority().ok_or(CosError::Link("it names no host"))?;
+        let authority = uri.authority().ok_or(CosError::Link("it has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(CosError::Link("it carries user info"));
+            return Err(CosError::Link("it contains user info"));
         }
         let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let port = match (authority.port_u16(), authority.port()) {
@@ -87,7 +87,7 @@ impl AllowedHosts {
                     80
                 }
             }
-            (None, Some(_)) => return Err(CosError::Link("its port is no number")),
+            (None, Some(_)) => return Err(CosError::Link("its port is not a number")),
         };
         if !self.patterns.iter().any(|pattern| self.matches(pattern, &host, port)) {
             return Err(CosError::Link("its host is not in cos.allowed_hosts"));
@@ -118,7 +118,7 @@ impl AllowedHosts {
     }
 }
 
-/// Whether `text`, as it stands or percent-decoded, is `key`.
+/// Whether `text` is `key`, as it is or percent-decoded.
 fn is_key(text: &str, key: &str) -> bool {
     text == key || percent_decode_str(text).eq(key.bytes())
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_hosts_may_be_posted_to() {
+    fn only_listed_hosts_are_accepted() {
         let hosts = allowed(
             &["*.myqcloud.com", "cos.example.com:8443", "127.0.0.1:9000", "[::1]:9"],
             false,
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_taken_apart_without_changing_its_path() {
+    fn a_link_is_parsed_without_changing_its_path() {
         let target =
             allowed(&["localhost"], true).target("http://localhost:81/b/%E4%B8%AD?q=1").unwrap();
         assert_eq!(target.path, "/b/%E4%B8%AD?q=1");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_for_the_path_that_was_asked_for() {
+    fn a_link_for_another_path_is_refused() {
         let hosts = allowed(&["*.myqcloud.com"], false);
         let check = |path: &str, id: &str, key: &str| {
             let link = format!("https://cos.ap-shanghai.myqcloud.com/{path}");

@@ -1,4 +1,4 @@
-//! One form over one connection to COS.
+//! Posts a form over a connection to COS, with time limits on COS's side.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,24 +12,24 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::{CONNECTING, CosError};
-use super::outgoing::{RelayBody, ReplayableFile, Waiting};
+use super::replayable_file::{RelayBody, ReplayableFile, Waiting};
 use super::target::Target;
 use super::verdict::{CosHeaders, CosResponse, is_success};
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
 use crate::net::http_client::response::ResponseError;
 use crate::net::http_client::{ConnectError, Pool};
 
-/// COS's error documents are below 1 KiB.
-const REPLY_LIMIT: usize = 64 * 1024;
+/// The longest body of a response. COS's error documents are below 1 KiB.
+const MAX_RESPONSE_BODY: usize = 64 * 1024;
 
-/// How long COS may take for what.
+/// How long COS may take for each step.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
     pub connect: Duration,
-    /// Without taking a byte.
+    /// To accept the next bytes.
     pub write: Duration,
-    /// For the verdict after the last byte.
-    pub reply: Duration,
+    /// To send the verdict after the form's last byte.
+    pub response: Duration,
 }
 
 /// A worker's connections to COS.
@@ -41,59 +41,59 @@ pub struct Upstream {
 impl Upstream {
     /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, timeouts: Timeouts) -> Rc<Self> {
-        Rc::new(Self { pool: Pool::new(tls, timeouts.connect, REPLY_LIMIT), timeouts })
+        Rc::new(Self { pool: Pool::new(tls, timeouts.connect, MAX_RESPONSE_BODY), timeouts })
     }
 
-    /// Posts a form and reads COS's reply, which may come before the form is sent: then the rest is not sent and the
-    /// connection is not used again. Only a connection that was idle for less than `age` is taken from the pool.
+    /// Posts a form and reads COS's response. If the response comes before the form is sent, the rest is not sent and
+    /// the connection is not used again. A pooled connection is used only if it was idle for less than `max_idle`.
     pub(super) async fn post(
         &self,
         target: &Target,
         boundary: &str,
         body: RelayBody,
-        outgoing: &RefCell<ReplayableFile>,
-        age: Duration,
+        file: &RefCell<ReplayableFile>,
+        max_idle: Duration,
     ) -> Result<CosResponse, CosError> {
-        let mut connection = match self.pool.pooled(&target.origin, age) {
+        let mut connection = match self.pool.pooled(&target.origin, max_idle) {
             Some(connection) => connection,
-            None => self.pool.connect(&target.origin).await.map_err(unconnected)?,
+            None => self.pool.connect(&target.origin).await.map_err(connect_error)?,
         };
         let content_type = ["multipart/form-data; boundary=", boundary].concat();
         let head = head(&target.path, &target.authority, &content_type, body.length());
         let exchange = Exchange::new(&mut connection, head, body, CosHeaders::default());
-        let reply = self.drive(exchange, outgoing).await?;
-        if !reply.is_refusal() {
+        let response = self.drive(exchange, file).await?;
+        if !response.is_refusal() {
             self.pool.put_back(&target.origin, connection);
         }
-        Ok(reply)
+        Ok(response)
     }
 
-    /// Runs an exchange until it is over or COS stalls.
+    /// Runs an exchange until it ends or COS exceeds a time limit.
     async fn drive(
         &self,
         mut exchange: Exchange<'_, RelayBody, CosHeaders>,
-        outgoing: &RefCell<ReplayableFile>,
+        file: &RefCell<ReplayableFile>,
     ) -> Result<CosResponse, CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
-        let mut reply_since = None;
+        let mut response_since = None;
         let result = poll_fn(|cx| {
             if let Poll::Ready(result) = exchange.poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            let waiting = outgoing.borrow().waiting();
-            // The timer is brought forward when a reply becomes due or begins, not moved for every chunk.
+            let waiting = file.borrow().waiting();
+            // The timer is moved forward when the wait for a response starts or a response begins, not for every chunk.
             let since = exchange.reply_began().or(waiting.verdict_since());
-            if reply_since != since {
-                reply_since = since;
-                if let Some(due) = since.map(|since| since + self.timeouts.reply)
-                    && due < timer.deadline()
+            if response_since != since {
+                response_since = since;
+                if let Some(deadline) = since.map(|since| since + self.timeouts.response)
+                    && deadline < timer.deadline()
                 {
-                    timer.as_mut().reset(due);
+                    timer.as_mut().reset(deadline);
                 }
             }
             while timer.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
-                let Due { waited_for, limit, since } = self.due(&exchange, waiting, now);
+                let Wait { waited_for, limit, since } = self.current_wait(&exchange, waiting, now);
                 if now >= since + limit {
                     return Poll::Ready(Err(CosError::Timeout { waited_for, limit }));
                 }
@@ -104,8 +104,9 @@ impl Upstream {
         .await;
         let refused = exchange.status().filter(|status| !is_success(*status));
         let (status, body) = match result {
-            Ok(Ok(reply)) => (reply.status, reply.body),
-            // A refusal stands by its status; a success that cannot be read to its end may hold an error.
+            Ok(Ok(response)) => (response.status, response.body),
+            // A refusal counts by its status alone. A success that cannot be read to its end may contain an error
+            // document.
             Err(timeout) => (refused.ok_or(timeout)?, Bytes::new()),
             Ok(Err(ExchangeError::Failed(ResponseError::CutShort { status, .. })))
                 if !is_success(status) =>
@@ -113,52 +114,52 @@ impl Upstream {
                 (status, Bytes::new())
             }
             Ok(Err(ExchangeError::Failed(ResponseError::CutShort { .. }))) => {
-                return Err(CosError::NoVerdict("its body cannot be read"));
+                return Err(CosError::NoVerdict("the body of its response cannot be read"));
             }
             Ok(Err(ExchangeError::Failed(ResponseError::Unanswered(cause)))) => {
                 return Err(CosError::Unreachable(cause));
             }
-            // The cause is told by whoever was to fill the form.
+            // The attempt has the cause; `Relay::attempt` returns it.
             Ok(Err(ExchangeError::Aborted)) => {
-                return Err(CosError::NoVerdict("the form broke off"));
+                return Err(CosError::NoVerdict("the form was aborted"));
             }
         };
-        let is_sent = exchange.is_sent();
-        Ok(CosResponse { status, marks: exchange.into_headers(), body, is_sent })
+        let is_form_sent = exchange.is_sent();
+        Ok(CosResponse { status, headers: exchange.into_headers(), body, is_form_sent })
     }
 
-    /// What of COS is waited for at `now`. A reply that has begun must come to its end in time whatever else is waited
-    /// for: COS could otherwise hold an upload for as long as its client takes.
-    fn due(
+    /// What COS is waited for at `now`. A response that has begun must end in time whatever else is waited for: COS
+    /// could otherwise delay an upload for as long as its client sends.
+    fn current_wait(
         &self,
         exchange: &Exchange<'_, RelayBody, CosHeaders>,
         waiting: Waiting,
         now: Instant,
-    ) -> Due {
-        let Timeouts { write, reply, .. } = self.timeouts;
-        let verdict = |since| Due { waited_for: "the verdict", limit: reply, since };
-        let taking = |since| Due { waited_for: "taking the file", limit: write, since };
-        let due = match waiting {
-            // Its own timer watches the client.
-            Waiting::Client => taking(now),
-            Waiting::Upstream => taking(exchange.written()),
+    ) -> Wait {
+        let Timeouts { write, response, .. } = self.timeouts;
+        let verdict = |since| Wait { waited_for: "the verdict", limit: response, since };
+        let accepting = |since| Wait { waited_for: "accepting the file", limit: write, since };
+        let wait = match waiting {
+            // The request's body has its own timer for the client.
+            Waiting::Client => accepting(now),
+            Waiting::Upstream => accepting(exchange.written()),
             Waiting::Verdict(since) => verdict(since.max(exchange.written())),
         };
         match exchange.reply_began().map(verdict) {
-            Some(begun) if begun.since + begun.limit < due.since + due.limit => begun,
-            _ => due,
+            Some(begun) if begun.since + begun.limit < wait.since + wait.limit => begun,
+            _ => wait,
         }
     }
 }
 
-/// What of COS is waited for, for how long at most, and since when.
-struct Due {
+/// What COS is waited for, for how long at most, and since when.
+struct Wait {
     waited_for: &'static str,
     limit: Duration,
     since: Instant,
 }
 
-fn unconnected(error: ConnectError) -> CosError {
+fn connect_error(error: ConnectError) -> CosError {
     match error {
         ConnectError::Timeout(limit) => CosError::Timeout { waited_for: CONNECTING, limit },
         ConnectError::Failed(cause) => CosError::Unreachable(cause),

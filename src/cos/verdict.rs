@@ -1,4 +1,4 @@
-//! What COS's reply means: stored and verified, stored, or refused and why.
+//! Judges COS's response: stored and verified, stored, or refused and why.
 
 use bytes::Bytes;
 use quick_xml::Reader;
@@ -7,84 +7,90 @@ use quick_xml::events::Event;
 use super::error::CosError;
 use crate::net::http_client::response::HeaderVisitor;
 
-/// COS's reply, read to its end.
+/// COS's response, read to its end.
 pub struct CosResponse {
     pub status: u16,
-    pub marks: CosHeaders,
+    pub headers: CosHeaders,
     pub body: Bytes,
-    /// Whether the whole form was sent before.
-    pub is_sent: bool,
+    /// Whether the whole form had been sent before.
+    pub is_form_sent: bool,
 }
 
 impl CosResponse {
-    /// Whether COS refused: by its status, or by an error document behind a status of success.
+    /// Whether COS refused the form: by its status, or by an error document with a success status.
     pub(super) fn is_refusal(&self) -> bool {
         !is_success(self.status) || !self.body.is_empty() && error_in(&self.body).is_some()
     }
 }
 
-/// So much of a header is worth keeping.
-const LONGEST: usize = 128;
+/// How many bytes of a header's value are used.
+const MAX_HEADER_VALUE: usize = 128;
 
-/// What counts of its headers.
+/// The headers of a response that matter.
 #[derive(Debug, Default)]
 pub struct CosHeaders {
     pub request_id: Option<String>,
-    /// `x-cos-hash-crc64ecma`, decimal.
+    /// `x-cos-hash-crc64ecma`, a decimal number.
     pub crc64: Option<String>,
 }
 
 impl HeaderVisitor for CosHeaders {
     fn see(&mut self, name: &str, value: &[u8]) {
-        let slot = if name.eq_ignore_ascii_case("x-cos-request-id") {
+        let header = if name.eq_ignore_ascii_case("x-cos-request-id") {
             &mut self.request_id
         } else if name.eq_ignore_ascii_case("x-cos-hash-crc64ecma") {
             &mut self.crc64
         } else {
             return;
         };
-        // They go into logs and replies: not without bound. Of two the first counts.
+        // The values go into logs and responses, so their length is limited. Of a repeated header, the first counts.
         let printable = value.iter().all(|byte| matches!(byte, b' '..=b'~'));
-        if slot.is_none() && printable {
-            let value = &value[..value.len().min(LONGEST)];
-            *slot = Some(String::from_utf8_lossy(value).into_owned());
+        if header.is_none() && printable {
+            let value = &value[..value.len().min(MAX_HEADER_VALUE)];
+            *header = Some(String::from_utf8_lossy(value).into_owned());
         }
     }
 }
 
-/// Whether a status says that it went well.
+/// Whether a status is 2xx.
 pub(super) fn is_success(status: u16) -> bool {
     (200..300).contains(&status)
 }
 
-/// An object that is stored.
+/// A stored object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Bytes of content.
     pub size: u64,
     /// CRC-64/XZ of the bytes that were sent.
     pub crc64: u64,
-    /// COS named the CRC of what it stored, and it agrees.
+    /// COS sent the CRC of what it stored, and it is the same.
     pub verified: bool,
 }
 
-/// Judges a reply to `size` bytes of CRC-64 `ours`. A CRC that differs is a failure when `verify` is on.
-pub fn judge(reply: &CosResponse, size: u64, ours: u64, verify: bool) -> Result<Receipt, CosError> {
-    let error = error_in(&reply.body);
-    if !is_success(reply.status) || error.is_some() {
+/// Judges the response to a file of `size` bytes with the CRC-64 `ours`. With `verify`, a CRC that differs is a
+/// failure.
+pub fn judge(
+    response: &CosResponse,
+    size: u64,
+    ours: u64,
+    verify: bool,
+) -> Result<Receipt, CosError> {
+    let error = error_in(&response.body);
+    if !is_success(response.status) || error.is_some() {
         let (code, message) = error.map_or_else(
             || (String::new(), "(no error document)".to_owned()),
             |error| (error.code, error.message),
         );
-        let (status, request_id) = (reply.status, reply.marks.request_id.clone());
+        let (status, request_id) = (response.status, response.headers.request_id.clone());
         return Err(CosError::Refused { status, code, message, request_id });
     }
-    let theirs = reply.marks.crc64.as_deref();
+    let theirs = response.headers.crc64.as_deref();
     let agrees = theirs.map(|theirs| theirs.trim().parse() == Ok(ours));
     if agrees == Some(false) && verify {
         return Err(CosError::Integrity { ours, theirs: theirs.unwrap_or_default().to_owned() });
     }
-    if !reply.is_sent {
+    if !response.is_form_sent {
         return Err(CosError::NoVerdict("a success before the last byte was sent"));
     }
     Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
@@ -103,7 +109,7 @@ fn error_in(body: &[u8]) -> Option<ErrorDocument> {
     let mut document = ErrorDocument::default();
     let mut path: Vec<String> = Vec::new();
     let mut found = false;
-    // A document that breaks off is still an error when it began as one.
+    // A truncated document is still an error if its root element is one.
     while let Ok(event) = reader.read_event() {
         match event {
             Event::Start(element) => {
@@ -143,15 +149,15 @@ fn entity(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {
     }
 }
 
-/// Texts go into logs and replies: no control characters, and not without bound.
+/// The texts go into logs and responses: control characters are removed, and the length is limited.
 fn push_bounded(document: &mut ErrorDocument, element: &str, text: &str) {
-    let (slot, limit) = match element {
+    let (target, limit) = match element {
         "Code" => (&mut document.code, 64),
         "Message" => (&mut document.message, 512),
         _ => return,
     };
-    let room = limit - slot.chars().count().min(limit);
-    slot.extend(text.chars().filter(|character| !character.is_control()).take(room));
+    let left = limit - target.chars().count().min(limit);
+    target.extend(text.chars().filter(|character| !character.is_control()).take(left));
 }
 
 #[cfg(test)]
@@ -159,27 +165,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn reply(status: u16, body: &'static str, crc64: Option<&str>) -> CosResponse {
+    fn response(status: u16, body: &'static str, crc64: Option<&str>) -> CosResponse {
         CosResponse {
             status,
-            marks: CosHeaders {
+            headers: CosHeaders {
                 request_id: Some("id".into()),
                 crc64: crc64.map(ToString::to_string),
             },
             body: Bytes::from_static(body.as_bytes()),
-            is_sent: true,
+            is_form_sent: true,
         }
     }
 
     fn refused(status: u16, body: &'static str) -> (u16, String, String) {
-        match judge(&reply(status, body, None), 1, 1, true) {
+        match judge(&response(status, body, None), 1, 1, true) {
             Err(CosError::Refused { status, code, message, .. }) => (status, code, message),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn refusals_carry_cos_own_words() {
+    fn a_refusal_has_the_code_and_message_of_cos() {
         let body = "<?xml version='1.0'?>\n<Error>\n<Code>AccessDenied</Code><Message>a &lt;b&gt; &#38; c</Message>\
             <Resource>x</Resource><RequestId>y</RequestId></Error>";
         assert_eq!(refused(403, body), (403, "AccessDenied".into(), "a <b> & c".into()));
@@ -191,33 +197,33 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_verified_only_by_cos_own_crc() {
-        assert!(judge(&reply(204, "", Some("7")), 1, 7, true).unwrap().verified);
-        assert!(!judge(&reply(204, "", None), 1, 7, true).unwrap().verified);
+    fn an_object_is_verified_only_by_a_matching_crc() {
+        assert!(judge(&response(204, "", Some("7")), 1, 7, true).unwrap().verified);
+        assert!(!judge(&response(204, "", None), 1, 7, true).unwrap().verified);
         assert!(matches!(
-            judge(&reply(204, "", Some("8")), 1, 7, true),
+            judge(&response(204, "", Some("8")), 1, 7, true),
             Err(CosError::Integrity { .. })
         ));
         assert!(matches!(
-            judge(&reply(204, "", Some("x")), 1, 7, true),
+            judge(&response(204, "", Some("x")), 1, 7, true),
             Err(CosError::Integrity { .. })
         ));
-        assert!(!judge(&reply(204, "", Some("8")), 1, 7, false).unwrap().verified);
-        let early = CosResponse { is_sent: false, ..reply(204, "", Some("7")) };
+        assert!(!judge(&response(204, "", Some("8")), 1, 7, false).unwrap().verified);
+        let early = CosResponse { is_form_sent: false, ..response(204, "", Some("7")) };
         assert!(matches!(judge(&early, 1, 7, true), Err(CosError::NoVerdict(_))));
         let other = "<PostResponse><Location/></PostResponse>";
-        assert!(judge(&reply(200, other, Some("7")), 1, 7, true).unwrap().verified);
+        assert!(judge(&response(200, other, Some("7")), 1, 7, true).unwrap().verified);
     }
 
     proptest! {
-        /// A document whose root is `Error` is a refusal, wherever it breaks off and whatever stands in it.
+        /// A document whose root is `Error` is a refusal, wherever it is truncated and whatever it contains.
         #[test]
         fn an_error_is_never_a_success(inner in "[<>/&;a-zA-Z \"'=!-]{0,60}", cut in 0usize..80) {
             let document = format!("<Error><Code>C</Code>{inner}</Error>");
             let end = document.floor_char_boundary(cut.max("<Error>".len()));
-            let mut broken = reply(204, "", Some("7"));
-            broken.body = Bytes::from(document[..end].to_owned());
-            let refused = matches!(judge(&broken, 1, 7, true), Err(CosError::Refused { .. }));
+            let mut truncated = response(204, "", Some("7"));
+            truncated.body = Bytes::from(document[..end].to_owned());
+            let refused = matches!(judge(&truncated, 1, 7, true), Err(CosError::Refused { .. }));
             prop_assert!(refused, "{document:?} cut at {end}");
         }
     }

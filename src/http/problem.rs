@@ -342,7 +342,7 @@ impl From<InboundError> for Problem {
             E::TooManyFiles(_) => Code::TooManyFiles,
             E::FileTooLarge(_) => Code::FileTooLarge,
             E::Stalled(_) => Code::ClientStalled,
-            E::NoRoom => Code::Overloaded,
+            E::OutOfMemory => Code::Overloaded,
             E::Digest(_) | E::DigestMismatch { .. } => Code::InvalidRequest,
         };
         let advice = match &error {
@@ -374,9 +374,9 @@ impl From<InboundError> for Problem {
             E::MediaWithoutName { .. } | E::FieldTooLarge { .. } => {
                 "; if it is a file, send it with one: `Content-Disposition: form-data; name=\"…\"; filename=\"…\"`"
             }
-            E::FilePiece { cure, .. } => {
+            E::FilePiece { remedy, .. } => {
                 let detail = format!(
-                    "{error}; stored, it would be taken for the whole: switch chunking off ({cure})"
+                    "{error}; stored, it would be taken for the whole: switch chunking off ({remedy})"
                 );
                 return Self::new(code, detail);
             }
@@ -384,7 +384,7 @@ impl From<InboundError> for Problem {
             E::LengthRequired => {
                 "; send a Content-Length with the request or with the file's part, or a smaller file"
             }
-            E::NoRoom => "; send a Content-Length, or try again later",
+            E::OutOfMemory => "; send a Content-Length, or try again later",
             E::Truncated | E::Unclosed(_) => "; nothing was stored",
             E::DigestMismatch { .. } => {
                 "; nothing was stored: the file changed while it was read, or was damaged on its way; send it again"

@@ -1,4 +1,4 @@
-//! The request's body as it comes: its chunks, how far we are in it, and how long the sender has been silent.
+//! A request's body as a stream of chunks: counts the bytes read and limits how long the client may send nothing.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::error::InboundError;
 use crate::net::deadline::DeadlineTimer;
 
-/// A request's body. Bytes are counted when they are handed out.
+/// A request's body. A byte is counted when its chunk is returned.
 pub struct Body {
     payload: Payload,
     read: u64,
@@ -30,12 +30,12 @@ impl Body {
         Self { payload, read: 0, idle_timeout, idle_since: None, timer: DeadlineTimer::default() }
     }
 
-    /// Bytes handed out so far.
+    /// Bytes returned so far.
     pub fn offset(&self) -> u64 {
         self.read
     }
 
-    /// The next chunk, never empty; `None` at the body's proper end.
+    /// The next chunk, never empty; `None` at the body's valid end.
     pub fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,7 +48,7 @@ impl Body {
                     self.read += chunk.len() as u64;
                     return Poll::Ready(Ok(Some(chunk)));
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(cut_short(&error))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(truncated(&error))),
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Pending => {
                     let since = *self.idle_since.get_or_insert_with(Instant::now);
@@ -60,7 +60,7 @@ impl Body {
     }
 }
 
-/// The body's length as the client announced it; `None` for chunked bodies and h2 requests without one.
+/// The body's length from the request's Content-Length; `None` for chunked bodies and for h2 requests without one.
 pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
     if headers.contains_key(TRANSFER_ENCODING) {
         return None;
@@ -68,22 +68,22 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A compressed body has no length of ours to announce, and COS would store it compressed.
+/// Refuses a compressed body: the file's length cannot be known from it, and COS would store it compressed.
 pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
-    // A list, also over several lines (RFC 9110 8.4); `identity` should not be there, and says nothing.
+    // The header is a list and may come in several lines (RFC 9110 8.4). `identity` should not be sent; it is ignored.
     let mut codings = headers
         .get_all(CONTENT_ENCODING)
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
-    let coded =
+    let encoded =
         codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"));
-    match coded {
+    match encoded {
         None => Ok(()),
         Some(coding) => Err(InboundError::Encoding(String::from_utf8_lossy(coding).into_owned())),
     }
 }
 
-/// Whatever ends a body early (a reset, a close, broken chunk framing) leaves a truncated file.
-fn cut_short(error: &PayloadError) -> InboundError {
+/// Every early end of a body (a reset, a close, broken chunk framing) leaves a truncated file.
+fn truncated(error: &PayloadError) -> InboundError {
     tracing::debug!(%error, "request body ended early");
     InboundError::Truncated
 }

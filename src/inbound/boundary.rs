@@ -1,16 +1,17 @@
-//! The boundary of a form, out of the request's Content-Type: as RFC 9110 5.6.6 has it, and as senders write it.
+//! Reads a form's boundary from the request's Content-Type: by RFC 9110 5.6.6, and in the forms that clients really
+//! send.
 //!
-//! The media type itself must be multipart/form-data. Whatever else is odd in the header does no harm: a boundary that
+//! The media type must be multipart/form-data. Other mistakes in the header are tolerated without risk: a boundary that
 //! was read wrongly does not occur in the body, and the form is refused.
 
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 
-use super::error::{BoundaryFault, InboundError, LONGEST_BOUNDARY};
+use super::error::{BoundaryFault, InboundError, MAX_BOUNDARY};
 use super::text::printable;
 
-/// The boundary that a request's headers name.
-pub fn of(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
-    let mut form = false;
+/// The boundary from a request's headers.
+pub fn from_headers(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
+    let mut is_form = false;
     let mut other = None;
     let mut found: Option<Vec<u8>> = None;
     for value in request.get_all(CONTENT_TYPE) {
@@ -19,7 +20,7 @@ pub fn of(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
             other = other.or(Some(media_type));
             continue;
         }
-        form = true;
+        is_form = true;
         for boundary in Boundaries(parameters) {
             match &found {
                 Some(known) if *known != boundary => return Err(BoundaryFault::Several.into()),
@@ -27,21 +28,19 @@ pub fn of(request: &HeaderMap) -> Result<Vec<u8>, InboundError> {
             }
         }
     }
-    if !form {
+    if !is_form {
         return Err(InboundError::NotMultipart(other.map(printable)));
     }
     let fault = match found {
         None => BoundaryFault::Missing,
         Some(boundary) if boundary.is_empty() => BoundaryFault::Empty,
-        Some(boundary) if boundary.len() > LONGEST_BOUNDARY => {
-            BoundaryFault::TooLong(boundary.len())
-        }
+        Some(boundary) if boundary.len() > MAX_BOUNDARY => BoundaryFault::TooLong(boundary.len()),
         Some(boundary) => return Ok(boundary),
     };
     Err(fault.into())
 }
 
-/// The media type, and what stands behind it.
+/// The media type and the parameters that follow it.
 fn split_type(value: &[u8]) -> (&[u8], &[u8]) {
     let value = value.trim_ascii();
     let end = value.iter().position(|byte| matches!(byte, b';' | b',' | b' ' | b'\t'));
@@ -67,15 +66,16 @@ impl Iterator for Boundaries<'_> {
                 continue;
             };
             let rest = rest.trim_ascii_start();
-            let (value, behind) = match rest.strip_prefix(b"\"") {
+            let (value, remaining) = match rest.strip_prefix(b"\"") {
                 Some(quoted) => unquote(quoted),
-                // Not up to the first byte that RFC 9110 leaves to quoted values: many boundaries hold `=`, `:` or `/`.
+                // Ends at `;` only. RFC 9110 requires quotes around `=`, `:` and `/`, but many clients send boundaries
+                // with these bytes unquoted.
                 None => {
                     let end = rest.iter().position(|byte| *byte == b';').unwrap_or(rest.len());
                     (rest[..end].trim_ascii().to_vec(), &rest[end..])
                 }
             };
-            self.0 = behind;
+            self.0 = remaining;
             if name.trim_ascii().eq_ignore_ascii_case(b"boundary") {
                 return Some(value);
             }
@@ -83,7 +83,7 @@ impl Iterator for Boundaries<'_> {
     }
 }
 
-/// A quoted value without its escapes, and what stands behind it. A quote that is never closed ends with the header.
+/// A quoted value without its escapes, and the text after it. A quote that is never closed ends with the header.
 fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut value = Vec::new();
     let mut at = 0;
@@ -111,11 +111,11 @@ mod tests {
         for value in values {
             headers.append(CONTENT_TYPE, HeaderValue::from_bytes(value).unwrap());
         }
-        of(&headers).map(|boundary| String::from_utf8(boundary).unwrap())
+        from_headers(&headers).map(|boundary| String::from_utf8(boundary).unwrap())
     }
 
     #[test]
-    fn as_senders_write_it() {
+    fn boundaries_are_read_as_clients_send_them() {
         for (value, boundary) in [
             ("multipart/form-data; boundary=x", "x"),
             ("multipart/form-data;boundary=x", "x"),
@@ -144,17 +144,17 @@ mod tests {
             assert_eq!(read(&[value.as_bytes()]).as_deref(), Ok(boundary), "{value}");
         }
         assert_eq!(read(&[b"multipart/form-data; x=\xd6\xd0; boundary=x"]).as_deref(), Ok("x"));
-        let (bare, whole): (&[u8], &[u8]) =
+        let (without, with): (&[u8], &[u8]) =
             (b"multipart/form-data", b"multipart/form-data; boundary=x");
-        for several in [[whole, whole], [bare, whole], [whole, bare], [b"text/plain", whole]] {
+        for several in [[with, with], [without, with], [with, without], [b"text/plain", with]] {
             assert_eq!(read(&several).as_deref(), Ok("x"));
         }
-        let longest = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST_BOUNDARY));
-        assert_eq!(read(&[longest.as_bytes()]).unwrap().len(), LONGEST_BOUNDARY);
+        let longest = format!("multipart/form-data; boundary={}", "x".repeat(MAX_BOUNDARY));
+        assert_eq!(read(&[longest.as_bytes()]).unwrap().len(), MAX_BOUNDARY);
     }
 
     #[test]
-    fn what_names_none() {
+    fn headers_without_a_usable_boundary_are_refused() {
         let fault = |value: &str| match read(&[value.as_bytes()]) {
             Err(InboundError::Boundary(fault)) => fault,
             other => panic!("{value}: {other:?}"),
@@ -166,8 +166,8 @@ mod tests {
         assert_eq!(fault("multipart/form-data; boundary="), BoundaryFault::Empty);
         assert_eq!(fault("multipart/form-data; boundary=\"\""), BoundaryFault::Empty);
         assert_eq!(fault("multipart/form-data; boundary=; charset=x"), BoundaryFault::Empty);
-        let long = format!("multipart/form-data; boundary={}", "x".repeat(LONGEST_BOUNDARY + 1));
-        assert_eq!(fault(&long), BoundaryFault::TooLong(LONGEST_BOUNDARY + 1));
+        let long = format!("multipart/form-data; boundary={}", "x".repeat(MAX_BOUNDARY + 1));
+        assert_eq!(fault(&long), BoundaryFault::TooLong(MAX_BOUNDARY + 1));
         assert_eq!(fault("multipart/form-data; boundary=a; boundary=b"), BoundaryFault::Several);
         assert_eq!(read(&[]), Err(InboundError::NotMultipart(None)));
         for other in ["application/json", "multipart/mixed", "multipart/form-data-x", "form-data"] {

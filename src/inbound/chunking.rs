@@ -1,107 +1,110 @@
-//! Upload widgets that cut a file and send each piece as a form of its own, told by the fields they add. A piece stored
-//! as a file is a damaged file under a success.
+//! Detects upload widgets that split a file and send each piece as a form of its own, by the fields they add. If a
+//! piece were stored as a file, the client would get a success for a damaged file.
 
 use super::error::InboundError;
 use super::text::printable;
 
-/// One kind of widget.
+/// A widget that sends chunked uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Widget {
     /// The field that holds the number of pieces.
-    total: &'static str,
+    total_field: &'static str,
     name: &'static str,
-    /// How chunking is switched off there.
-    cure: &'static str,
+    /// How to switch chunking off in this widget.
+    remedy: &'static str,
 }
 
 const WIDGETS: &[Widget] = &[
-    Widget { total: "dztotalchunkcount", name: "Dropzone", cure: "set `chunking: false`" },
+    Widget { total_field: "dztotalchunkcount", name: "Dropzone", remedy: "set `chunking: false`" },
     Widget {
-        total: "chunks",
+        total_field: "chunks",
         name: "plupload or WebUploader",
-        cure: "set `chunk_size: 0` in plupload, `chunked: false` in WebUploader",
+        remedy: "set `chunk_size: 0` in plupload, `chunked: false` in WebUploader",
     },
     Widget {
-        total: "resumableTotalChunks",
+        total_field: "resumableTotalChunks",
         name: "resumable.js",
-        cure: "set `chunkSize` to more than the largest file",
+        remedy: "set `chunkSize` to more than the largest file",
     },
     Widget {
-        total: "flowTotalChunks",
+        total_field: "flowTotalChunks",
         name: "flow.js",
-        cure: "set `chunkSize` to more than the largest file",
+        remedy: "set `chunkSize` to more than the largest file",
     },
     Widget {
-        total: "totalChunks",
+        total_field: "totalChunks",
         name: "simple-uploader.js",
-        cure: "set `chunkSize` to more than the largest file",
+        remedy: "set `chunkSize` to more than the largest file",
     },
     Widget {
-        total: "chunkCount",
+        total_field: "chunkCount",
         name: "bootstrap-fileinput",
-        cure: "set `enableResumableUpload: false`",
+        remedy: "set `enableResumableUpload: false`",
     },
     Widget {
-        total: "total-chunk",
+        total_field: "total-chunk",
         name: "Syncfusion's Uploader",
-        cure: "set `asyncSettings.chunkSize: 0`",
+        remedy: "set `asyncSettings.chunkSize: 0`",
     },
     Widget {
-        total: "chunkTotal",
-        name: "code of the page's own",
-        cure: "send the file whole, in one form",
+        total_field: "chunkTotal",
+        name: "the page's own code",
+        remedy: "send the whole file in one form",
     },
     Widget {
-        total: "chunksTotal",
-        name: "code of the page's own",
-        cure: "send the file whole, in one form",
+        total_field: "chunksTotal",
+        name: "the page's own code",
+        remedy: "send the whole file in one form",
     },
     Widget {
-        total: "qqtotalparts",
+        total_field: "qqtotalparts",
         name: "Fine Uploader",
-        cure: "set `chunking: { enabled: false }`",
+        remedy: "set `chunking: { enabled: false }`",
     },
 ];
 
-/// Widgets that describe a piece in a field of JSON, and the member that holds the number of pieces.
-const DESCRIBED: &[(&str, Widget)] = &[
+/// Widgets that describe a piece in a JSON field: the field's name, and the widget, whose `total_field` is the member
+/// of the JSON object that holds the number of pieces.
+const JSON_WIDGETS: &[(&str, Widget)] = &[
     (
         "metadata",
         Widget {
-            total: "totalChunks",
+            total_field: "totalChunks",
             name: "Kendo UI's Upload",
-            cure: "leave out `async.chunkSize`",
+            remedy: "leave out `async.chunkSize`",
         },
     ),
     (
         "chunkMetadata",
         Widget {
-            total: "TotalCount",
+            total_field: "TotalCount",
             name: "DevExtreme's FileUploader",
-            cure: "set `chunkSize: 0`",
+            remedy: "set `chunkSize: 0`",
         },
     ),
 ];
 
-/// Refuses a field, or a parameter of the query, that says that a file comes in more than one piece.
+/// Refuses a form field, or a query parameter, that says that the file comes in more than one piece.
 pub fn refuse(field: &str, value: &[u8]) -> Result<(), InboundError> {
-    let counted = || WIDGETS.iter().find(|widget| is_called(field, widget.total));
-    let described = || DESCRIBED.iter().find(|(name, _)| field.eq_ignore_ascii_case(name));
-    let widget = match described() {
-        Some((_, widget)) => member(value, widget.total).filter(|count| *count > 1).map(|_| widget),
-        None => counted().filter(|_| is_several(value)),
+    let plain = || WIDGETS.iter().find(|widget| is_field(field, widget.total_field));
+    let in_json = || JSON_WIDGETS.iter().find(|(name, _)| field.eq_ignore_ascii_case(name));
+    let widget = match in_json() {
+        Some((_, widget)) => {
+            json_number(value, widget.total_field).filter(|count| *count > 1).map(|_| widget)
+        }
+        None => plain().filter(|_| is_more_than_one(value)),
     };
     widget.map_or(Ok(()), |widget| {
         Err(InboundError::FilePiece {
-            told_by: printable(field.as_bytes()),
+            field: printable(field.as_bytes()),
             widget: widget.name,
-            cure: widget.cure,
+            remedy: widget.remedy,
         })
     })
 }
 
-/// Whether a field has the name `known`, in any of `totalChunks`, `total_chunks` and `Total-Chunks`.
-fn is_called(field: &str, known: &str) -> bool {
+/// Whether a field has the name `known`, spelled `totalChunks`, `total_chunks` or `Total-Chunks`.
+fn is_field(field: &str, known: &str) -> bool {
     fn letters(name: &str) -> impl Iterator<Item = u8> {
         let letters = name.bytes().filter(|byte| !matches!(byte, b'-' | b'_'));
         letters.map(|byte| byte.to_ascii_lowercase())
@@ -109,15 +112,15 @@ fn is_called(field: &str, known: &str) -> bool {
     letters(field).eq(letters(known))
 }
 
-/// The number under `name` in an object of JSON.
-fn member(value: &[u8], name: &str) -> Option<u64> {
+/// The number in the member `name` of a JSON object.
+fn json_number(value: &[u8], name: &str) -> Option<u64> {
     let object: serde_json::Value = serde_json::from_slice(value).ok()?;
     let number = object.get(name)?;
     number.as_u64().or_else(|| number.as_str()?.trim().parse().ok())
 }
 
-/// Whether a count is more than one. What is no number says nothing.
-fn is_several(value: &[u8]) -> bool {
+/// Whether a count is more than one. A value that is not a number is ignored.
+fn is_more_than_one(value: &[u8]) -> bool {
     let digits = value.trim_ascii();
     let significant =
         digits.iter().position(|digit| *digit != b'0').map_or(&[][..], |at| &digits[at..]);
@@ -129,13 +132,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_count_of_several_is_a_piece() {
+    fn only_a_count_above_one_is_refused() {
         for widget in WIDGETS {
-            for several in ["2", "3", "10", "002", " 7 ", "99999999999999999999"] {
-                assert!(refuse(widget.total, several.as_bytes()).is_err(), "{several}");
+            for count in ["2", "3", "10", "002", " 7 ", "99999999999999999999"] {
+                assert!(refuse(widget.total_field, count.as_bytes()).is_err(), "{count}");
             }
-            for whole in ["1", "01", "0", "", "undefined", "2 of 3", "-2"] {
-                assert_eq!(refuse(widget.total, whole.as_bytes()), Ok(()), "{whole}");
+            for count in ["1", "01", "0", "", "undefined", "2 of 3", "-2"] {
+                assert_eq!(refuse(widget.total_field, count.as_bytes()), Ok(()), "{count}");
             }
         }
         for name in

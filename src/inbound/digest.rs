@@ -1,28 +1,20 @@
-//! Digests that a request announces for its body (RFC 1864, RFC 9530), and their check while the body goes by.
+//! Digests of the body in a request's headers (RFC 1864, RFC 9530), checked while the body is streamed.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use futures::{StreamExt, stream};
 use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 
+use super::encoding::BASE64;
 use super::error::InboundError;
 use crate::file_stream::{FileEvent, Source};
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
-/// Of the bytes sent, and of the file; the same here, where a body is the whole file and has no content coding.
-const DICTIONARIES: [HeaderName; 2] =
+/// The digest of the bytes sent, and of the file. Both are the same here: the body is the whole file and has no
+/// Content-Encoding.
+const DIGEST_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("content-digest"), HeaderName::from_static("repr-digest")];
-
-/// RFC 8941 4.2.7: padding that is missing is no fault.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
@@ -32,8 +24,8 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    /// By its key in a dictionary (RFC 9530 5); other algorithms are not checked.
-    fn named(name: &str) -> Option<Self> {
+    /// By its key in a header (RFC 9530 5). `None` for other algorithms, which are not checked.
+    fn from_key(name: &str) -> Option<Self> {
         let known = [Self::Md5, Self::Sha256, Self::Sha512];
         known.into_iter().find(|algorithm| name.eq_ignore_ascii_case(algorithm.name()))
     }
@@ -46,7 +38,7 @@ impl Algorithm {
         }
     }
 
-    /// In bytes.
+    /// The digest's length in bytes.
     fn length(self) -> usize {
         match self {
             Self::Md5 => 16,
@@ -88,28 +80,28 @@ impl Hasher {
     }
 }
 
-/// One digest that the body must have.
-struct Announced {
+/// A digest that the body must have.
+struct ExpectedDigest {
     header: HeaderName,
     algorithm: Algorithm,
     digest: Vec<u8>,
 }
 
-/// The digests that a request announces for its body: at most one for each algorithm.
-pub struct Digests(Vec<Announced>);
+/// The digests that a request's headers give for its body: at most one for each algorithm.
+pub struct Digests(Vec<ExpectedDigest>);
 
 impl Digests {
-    /// Of `Content-MD5`, `Content-Digest` and `Repr-Digest`; `None` where nothing is to be checked.
-    pub fn announced(headers: &HeaderMap) -> Result<Option<Self>, InboundError> {
+    /// Reads `Content-MD5`, `Content-Digest` and `Repr-Digest`; `None` where there is nothing to check.
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, InboundError> {
         let mut digests = Self(Vec::new());
         for value in headers.get_all(&CONTENT_MD5) {
             digests.add(&CONTENT_MD5, Algorithm::Md5, text(&CONTENT_MD5, value)?)?;
         }
-        for header in &DICTIONARIES {
+        for header in &DIGEST_HEADERS {
             for value in headers.get_all(header) {
                 for (name, value) in members(header, text(header, value)?)? {
-                    let Some(algorithm) = Algorithm::named(name) else { continue };
-                    // Parameters of a member, of which none are known, stand behind the second colon.
+                    let Some(algorithm) = Algorithm::from_key(name) else { continue };
+                    // A member may have parameters after the second colon. None are defined, so they are ignored.
                     let bytes = value.strip_prefix(':').and_then(|rest| rest.split_once(':'));
                     let (base64, _) = bytes.ok_or_else(|| malformed(header, algorithm))?;
                     digests.add(header, algorithm, base64)?;
@@ -133,10 +125,10 @@ impl Digests {
             Some(_) => {
                 let name = algorithm.name();
                 return Err(InboundError::Digest(format!(
-                    "two different {name} digests are named"
+                    "two different {name} digests are given"
                 )));
             }
-            None => self.0.push(Announced { header: header.clone(), algorithm, digest }),
+            None => self.0.push(ExpectedDigest { header: header.clone(), algorithm, digest }),
         }
         Ok(())
     }
@@ -144,9 +136,9 @@ impl Digests {
 
 fn malformed(header: &HeaderName, algorithm: Algorithm) -> InboundError {
     let (name, length) = (algorithm.name(), algorithm.length());
-    let form = if *header == CONTENT_MD5 { "" } else { ", between colons" };
+    let syntax = if *header == CONTENT_MD5 { "" } else { ", between colons" };
     InboundError::Digest(format!(
-        "{header} does not hold the {name} digest's {length} bytes in base64{form}"
+        "{header} does not hold the {name} digest's {length} bytes in base64{syntax}"
     ))
 }
 
@@ -154,8 +146,8 @@ fn text<'v>(header: &HeaderName, value: &'v HeaderValue) -> Result<&'v str, Inbo
     value.to_str().map_err(|_| InboundError::Digest(format!("{header} is not ASCII")))
 }
 
-/// The members of a dictionary (RFC 8941 3.2) of which only byte sequences are of interest: a comma may stand in a
-/// string, too. Empty members are left out.
+/// The members of a dictionary (RFC 8941 3.2). Only byte sequences matter here, but a string may contain a comma, so
+/// quotes are respected. Empty members are left out.
 fn members<'v>(
     header: &HeaderName,
     text: &'v str,
@@ -178,22 +170,22 @@ fn members<'v>(
     Ok(members)
 }
 
-/// `source`, whose end is withheld unless its content has every digest: [`InboundError::DigestMismatch`].
+/// `source`, which fails with [`InboundError::DigestMismatch`] instead of ending if its content has another digest.
 pub fn verified(source: Source, digests: Digests) -> Source {
     let checks: Vec<_> = digests
         .0
         .into_iter()
-        .map(|announced| {
-            let hasher = announced.algorithm.hasher();
-            (announced, hasher)
+        .map(|expected| {
+            let hasher = expected.algorithm.hasher();
+            (expected, hasher)
         })
         .collect();
     Box::pin(stream::unfold((source, checks), |(mut source, mut checks)| async move {
-        let piece = match source.next().await? {
+        let event = match source.next().await? {
             Ok(FileEvent::End(end)) => {
                 let wrong = checks
                     .drain(..)
-                    .find_map(|(announced, hasher)| mismatch(&announced, &hasher.digest()));
+                    .find_map(|(expected, hasher)| mismatch(&expected, &hasher.digest()));
                 wrong.map_or(Ok(FileEvent::End(end)), |error| Err(error.into()))
             }
             Ok(FileEvent::Content(bytes)) => {
@@ -202,14 +194,14 @@ pub fn verified(source: Source, digests: Digests) -> Source {
             }
             Err(error) => Err(error),
         };
-        Some((piece, (source, checks)))
+        Some((event, (source, checks)))
     }))
 }
 
-fn mismatch(announced: &Announced, digest: &[u8]) -> Option<InboundError> {
-    (announced.digest != digest).then(|| InboundError::DigestMismatch {
-        header: announced.header.to_string(),
-        algorithm: announced.algorithm.name(),
+fn mismatch(expected: &ExpectedDigest, digest: &[u8]) -> Option<InboundError> {
+    (expected.digest != digest).then(|| InboundError::DigestMismatch {
+        header: expected.header.to_string(),
+        algorithm: expected.algorithm.name(),
         got: BASE64.encode(digest),
     })
 }
@@ -221,19 +213,19 @@ mod tests {
     const EMPTY_MD5: &str = "1B2M2Y8AsgTpgAmY7PhCfg==";
     const EMPTY_SHA256: &str = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
 
-    fn announced(lines: &[(&'static str, &str)]) -> Result<usize, InboundError> {
+    fn count(lines: &[(&'static str, &str)]) -> Result<usize, InboundError> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let value = HeaderValue::from_str(value).expect("a value");
             headers.append(HeaderName::from_static(name), value);
         }
-        Digests::announced(&headers).map(|digests| digests.map_or(0, |digests| digests.0.len()))
+        Digests::from_headers(&headers).map(|digests| digests.map_or(0, |digests| digests.0.len()))
     }
 
     #[test]
     fn digests_are_read_as_the_standards_write_them() {
         let sha256 = format!("sha-256=:{EMPTY_SHA256}:");
-        for (lines, count) in [
+        for (lines, expected) in [
             (vec![], 0),
             (vec![("content-md5", EMPTY_MD5)], 1),
             (vec![("content-md5", EMPTY_MD5.trim_end_matches('='))], 1),
@@ -248,16 +240,16 @@ mod tests {
                 )],
                 1,
             ),
-            // Of algorithms that are not checked.
+            // Algorithms that are not checked.
             (vec![("content-digest", "unixsum=30637, crc32c=:AAAAAA==:, sha=x")], 0),
             (vec![("content-digest", "")], 0),
         ] {
-            assert_eq!(announced(&lines), Ok(count), "{lines:?}");
+            assert_eq!(count(&lines), Ok(expected), "{lines:?}");
         }
     }
 
     #[test]
-    fn what_is_no_digest_is_refused() {
+    fn malformed_digests_are_refused() {
         for (name, value) in [
             ("content-md5", ""),
             ("content-md5", "d41d8cd98f00b204e9800998ecf8427e"),
@@ -273,10 +265,10 @@ mod tests {
             ("repr-digest", "sha-512=:AAAA:"),
             ("repr-digest", "md5=::"),
         ] {
-            assert!(announced(&[(name, value)]).is_err(), "{name}: {value}");
+            assert!(count(&[(name, value)]).is_err(), "{name}: {value}");
         }
         let md5 =
             [("content-md5", EMPTY_MD5), ("content-digest", "md5=:AAAAAAAAAAAAAAAAAAAAAA==:")];
-        assert!(announced(&md5).is_err(), "they differ");
+        assert!(count(&md5).is_err(), "they differ");
     }
 }

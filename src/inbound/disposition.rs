@@ -1,10 +1,10 @@
-//! A part's Content-Disposition: its parameters as senders write them, and the two names in it.
+//! Reads the field name and the file name from a part's Content-Disposition, in the many forms that clients send.
 
 use percent_encoding::percent_decode;
 
-use super::encoding::{charset, decode_words, guess};
+use super::encoding::{charset, decode_text, decode_words};
 
-/// What a Content-Disposition says.
+/// The names in a Content-Disposition.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Disposition {
     /// The form field's name.
@@ -14,8 +14,8 @@ pub struct Disposition {
 }
 
 impl Disposition {
-    /// From the header's value. The disposition type is not looked at: a part of a form is form data.
-    pub fn of(value: &[u8]) -> Self {
+    /// From the header's value. The disposition type is ignored: every part of a form is form data.
+    pub fn parse(value: &[u8]) -> Self {
         let (mut name, mut extended_name) = (None, None);
         let (mut plain, mut extended) = (None, None);
         let mut continued: Vec<(u32, bool, &[u8])> = Vec::new();
@@ -37,21 +37,21 @@ impl Disposition {
             extended = Some(FileName::continued(continued));
         }
         let name = name.filter(|name| !name.is_empty()).or(extended_name);
-        Self { name, file_name: FileName::better(plain, extended).map(|name| name.text) }
+        Self { name, file_name: FileName::prefer(plain, extended).map(|name| name.text) }
     }
 }
 
-/// A file's name as one of the parameters has it.
+/// A file's name from one of the parameters.
 struct FileName {
     text: String,
-    /// Written as it should be, and not empty.
-    sound: bool,
+    /// The parameter follows its RFC, and the name is not empty.
+    valid: bool,
 }
 
 impl FileName {
-    fn new(text: String, sound: bool) -> Self {
-        let sound = sound && !text.is_empty();
-        Self { text, sound }
+    fn new(text: String, valid: bool) -> Self {
+        let valid = valid && !text.is_empty();
+        Self { text, valid }
     }
 
     fn plain(value: &[u8], quoted: bool) -> Self {
@@ -59,30 +59,30 @@ impl FileName {
             return Self::new(value.iter().map(|byte| char::from(*byte)).collect(), true);
         }
         let value = if quoted { value } else { strip(value, b'\'') };
-        let (text, whole) = guess(value);
+        let (text, decoded) = decode_text(value);
         let text = text.replace("\\\"", "\"");
         let text = decode_words(&text).unwrap_or_else(|| unescape_percent(&text));
-        Self::new(base_name(&text), whole)
+        Self::new(base_name(&text), decoded)
     }
 
     fn extended(value: &[u8]) -> Self {
-        let (text, sound) = extended_text(value);
-        Self::new(base_name(&text), sound)
+        let (text, valid) = extended_text(value);
+        Self::new(base_name(&text), valid)
     }
 
-    /// RFC 2231 3: a long value in numbered pieces, of which each may be percent-encoded or not.
-    fn continued(mut pieces: Vec<(u32, bool, &[u8])>) -> Self {
-        pieces.sort_by_key(|piece| piece.0);
-        let encoded = pieces.iter().any(|piece| piece.1);
-        let value = pieces.iter().map(|piece| piece.2).collect::<Vec<_>>().concat();
+    /// RFC 2231 3: a long value in numbered sections, each of which may be percent-encoded or not.
+    fn continued(mut sections: Vec<(u32, bool, &[u8])>) -> Self {
+        sections.sort_by_key(|section| section.0);
+        let encoded = sections.iter().any(|section| section.1);
+        let value = sections.iter().map(|section| section.2).collect::<Vec<_>>().concat();
         if encoded { Self::extended(&value) } else { Self::plain(&value, true) }
     }
 
-    /// RFC 6266 prefers `filename*`; many senders write it wrongly, or leave it empty.
-    fn better(plain: Option<Self>, extended: Option<Self>) -> Option<Self> {
+    /// RFC 6266 prefers `filename*`, but many clients write it wrongly or leave it empty.
+    fn prefer(plain: Option<Self>, extended: Option<Self>) -> Option<Self> {
         match (plain, extended) {
             (Some(plain), Some(extended)) => {
-                let prefers_plain = extended.text.is_empty() || (plain.sound && !extended.sound);
+                let prefers_plain = extended.text.is_empty() || (plain.valid && !extended.valid);
                 Some(if prefers_plain { plain } else { extended })
             }
             (plain, extended) => extended.or(plain),
@@ -95,14 +95,14 @@ fn continuation(parameter: &[u8]) -> Option<(u32, bool)> {
     const NAME: usize = "filename*".len();
     let (name, number) = parameter.split_at_checked(NAME)?;
     let digits = number.strip_suffix(b"*");
-    let is_it = name.eq_ignore_ascii_case(b"filename*");
+    let matches = name.eq_ignore_ascii_case(b"filename*");
     let number = std::str::from_utf8(digits.unwrap_or(number)).ok()?.parse().ok()?;
-    is_it.then_some((number, digits.is_some()))
+    matches.then_some((number, digits.is_some()))
 }
 
 fn field_name(value: &[u8], quoted: bool) -> String {
     let value = if quoted { value } else { strip(value, b'\'') };
-    let (text, _) = guess(value);
+    let (text, _) = decode_text(value);
     let text = text.replace("\\\"", "\"");
     decode_words(&text).unwrap_or(text)
 }
@@ -115,19 +115,20 @@ fn strip(value: &[u8], quote: u8) -> &[u8] {
     }
 }
 
-/// Browsers encode only quotes and line breaks, aiohttp every byte that is not unreserved. A name with a character
-/// that the latter would have encoded was not encoded throughout.
+/// Decodes a percent-encoded name. Browsers encode only quotes and line breaks, aiohttp every byte that is not
+/// unreserved (RFC 3986). A name is decoded fully only if it has no character that aiohttp would have encoded.
 fn unescape_percent(text: &str) -> String {
-    let throughout =
+    let fully_encoded =
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-_.~/".contains(&byte));
     match percent_decode(text.as_bytes()).decode_utf8() {
-        Ok(decoded) if throughout => decoded.into_owned(),
+        Ok(decoded) if fully_encoded => decoded.into_owned(),
         _ => text.replace("%22", "\"").replace("%0D", "").replace("%0A", ""),
     }
 }
 
-/// RFC 5987: `charset'language'percent-encoded`; and what senders make of it: in quotes, without charset, with one
-/// apostrophe or with other quotes between. Says whether it was as it should be.
+/// Decodes an RFC 5987 value, `charset'language'percent-encoded`, and the wrong forms that clients send: in quotes,
+/// without a charset, with one apostrophe, or with double quotes as separators. The second value says whether the form
+/// was valid.
 fn extended_text(value: &[u8]) -> (String, bool) {
     let value = value.trim_ascii();
     let (label, encoded) = split_extended(value).unwrap_or((b"", value));
@@ -138,22 +139,22 @@ fn extended_text(value: &[u8]) -> (String, bool) {
             return (text.into_owned(), true);
         }
     }
-    let (text, _) = guess(&bytes);
+    let (text, _) = decode_text(&bytes);
     (decode_words(&text).unwrap_or_else(|| text.into_owned()), false)
 }
 
-/// The charset's label and the text of an extended value. An apostrophe may as well belong to a name without either.
+/// The charset label and the encoded text of an extended value; `None` where the apostrophe is a part of the name.
 fn split_extended(value: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mark = |byte: &u8| matches!(byte, b'\'' | b'"');
-    let first = value.iter().position(mark)?;
-    let (label, behind) = (value[..first].trim_ascii(), &value[first + 1..]);
-    let second = behind.iter().position(mark);
+    let separator = |byte: &u8| matches!(byte, b'\'' | b'"');
+    let first = value.iter().position(separator)?;
+    let (label, rest) = (value[..first].trim_ascii(), &value[first + 1..]);
+    let second = rest.iter().position(separator);
     let is_label = label.is_empty() || second == Some(0) || charset(label).is_some();
-    is_label.then(|| (label, second.map_or(behind, |second| &behind[second + 1..])))
+    is_label.then(|| (label, second.map_or(rest, |second| &rest[second + 1..])))
 }
 
-/// The last segment of a path, in one line, without quotes around it and without what cannot be seen: a name in which
-/// text runs backwards shows another extension than it has.
+/// The last segment of a path, in one line, without surrounding quotes and without invisible characters: a
+/// right-to-left override, for example, makes a name show another extension than it has.
 fn base_name(path: &str) -> String {
     let visible: String =
         path.chars().filter(|character| !is_invisible(*character)).collect::<String>();
@@ -162,8 +163,8 @@ fn base_name(path: &str) -> String {
     name.rsplit(['/', '\\']).next().unwrap_or_default().trim().to_owned()
 }
 
-/// Controls, and characters of Unicode's class Cf or without a shape of their own. Not the variation selectors U+FE00
-/// to U+FE0F, which belong to emoji.
+/// Control characters, Unicode's category Cf, and characters that are drawn as nothing. Not the variation selectors
+/// U+FE00 to U+FE0F, which emoji need.
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -187,12 +188,12 @@ fn is_invisible(character: char) -> bool {
 
 struct Parameter<'a> {
     name: &'a [u8],
-    /// Without its quotes; escapes are still in it.
+    /// Without its quotes, but with its escapes.
     value: &'a [u8],
     quoted: bool,
 }
 
-/// The parameters of a header's value. A word without `=` (the disposition type is one) has an empty value.
+/// The parameters of a header's value. A word without `=`, such as the disposition type, has an empty value.
 struct Parameters<'a>(&'a [u8]);
 
 impl<'a> Iterator for Parameters<'a> {
@@ -208,10 +209,10 @@ impl<'a> Iterator for Parameters<'a> {
             self.0 = rest;
             return Some(Parameter { name, value: b"", quoted: false });
         };
-        // Where a semicolon is missing the name is the last word.
+        // Where a semicolon is missing, the name is the last word before `=`.
         let name = name.rsplit(|byte| matches!(byte, b' ' | b'\t' | b',')).next().unwrap_or(name);
         let rest = rest.trim_ascii_start();
-        let (value, behind, quoted) = match rest.strip_prefix(b"\"") {
+        let (value, remaining, quoted) = match rest.strip_prefix(b"\"") {
             Some(open) => {
                 let close = closing_quote(open).unwrap_or(open.len());
                 (&open[..close], open.get(close + 1..).unwrap_or_default(), true)
@@ -221,26 +222,26 @@ impl<'a> Iterator for Parameters<'a> {
                 (rest[..end].trim_ascii(), &rest[end..], false)
             }
         };
-        self.0 = behind;
+        self.0 = remaining;
         Some(Parameter { name, value, quoted })
     }
 }
 
-/// Where a quoted value ends: at the first quote with nothing or a semicolon behind it, since some names hold quotes that
-/// were not escaped. Only `\"` is an escape: Windows paths come with bare backslashes. Where that leaves no closing
-/// quote, the path itself ended in a backslash.
+/// The position of a value's closing quote: the first quote followed by nothing or by a semicolon, since some names
+/// contain quotes that were not escaped. Only `\"` is an escape, since Windows paths are sent with bare backslashes. If
+/// that leaves no closing quote, the value is a path that ends in a backslash.
 fn closing_quote(value: &[u8]) -> Option<usize> {
     let (mut inner, mut escaped) = (None, None);
     for at in memchr::memchr_iter(b'"', value) {
         let before = at.checked_sub(1).map(|before| value[before]);
-        let behind = value[at + 1..].trim_ascii_start();
-        let ends = behind.first().is_none_or(|byte| *byte == b';');
+        let after = value[at + 1..].trim_ascii_start();
+        let closes = after.first().is_none_or(|byte| *byte == b';');
         match before {
             // The next parameter's value begins here.
             Some(b'=') if inner.is_some() || escaped.is_some() => return inner.or(escaped),
-            Some(b'\\') if ends => escaped = escaped.or(Some(at)),
+            Some(b'\\') if closes => escaped = escaped.or(Some(at)),
             Some(b'\\') => {}
-            _ if ends => return Some(at),
+            _ if closes => return Some(at),
             _ => inner = inner.or(Some(at)),
         }
     }
@@ -251,19 +252,19 @@ fn closing_quote(value: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn of(rest: &str) -> (String, Option<String>) {
-        let disposition = Disposition::of(format!("form-data; {rest}").as_bytes());
+    fn names(rest: &str) -> (String, Option<String>) {
+        let disposition = Disposition::parse(format!("form-data; {rest}").as_bytes());
         (disposition.name.unwrap_or_default(), disposition.file_name)
     }
 
     fn file_name(rest: &str) -> String {
-        let (name, file_name) = of(&format!("name=\"file\"; {rest}"));
+        let (name, file_name) = names(&format!("name=\"file\"; {rest}"));
         assert_eq!(name, "file", "{rest}");
-        file_name.unwrap_or_else(|| panic!("{rest} is no file"))
+        file_name.unwrap_or_else(|| panic!("{rest} is not a file"))
     }
 
     #[test]
-    fn names_in_encoded_words() {
+    fn encoded_words_are_decoded() {
         for (rest, name) in [
             ("filename=\"=?utf-8?B?5Lit5paHLnBuZw==?=\"", "中文.png"),
             ("filename==?utf-8?B?5Lit5paHLnBuZw==?=", "中文.png"),
@@ -275,13 +276,13 @@ mod tests {
         ] {
             assert_eq!(file_name(rest), name, "{rest}");
         }
-        assert_eq!(of("name=\"=?utf-8?B?ZmlsZQ==?=\"").0, "file");
-        assert_eq!(of("name==?utf-8?Q?dir?=").0, "dir");
-        assert_eq!(of("name*=UTF-8''%E4%B8%AD").0, "中");
+        assert_eq!(names("name=\"=?utf-8?B?ZmlsZQ==?=\"").0, "file");
+        assert_eq!(names("name==?utf-8?Q?dir?=").0, "dir");
+        assert_eq!(names("name*=UTF-8''%E4%B8%AD").0, "中");
     }
 
     #[test]
-    fn any_extended_name_makes_a_file_and_the_better_name_wins() {
+    fn every_extended_name_makes_a_file_and_the_valid_name_is_preferred() {
         for (rest, name) in [
             ("filename*=UTF-8''%E4%B8%AD.png", "中.png"),
             ("filename*=utf-8'zh-cn'%e4%b8%ad.png", "中.png"),
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_as_senders_write_them() {
+    fn parameters_are_read_as_clients_send_them() {
         for (rest, name) in [
             ("filename=photo.png", "photo.png"),
             ("filename=my photo.png", "my photo.png"),
@@ -342,14 +343,14 @@ mod tests {
             "; ;name = file ; ; filename = a.png ;",
             "filename=\"a.png\"; name=\"file\"",
         ] {
-            assert_eq!(of(rest), ("file".to_owned(), Some("a.png".to_owned())), "{rest}");
+            assert_eq!(names(rest), ("file".to_owned(), Some("a.png".to_owned())), "{rest}");
         }
-        assert_eq!(of("name=\"f; filename=x\""), ("f; filename=x".to_owned(), None));
-        assert_eq!(of("name=\"filename*\""), ("filename*".to_owned(), None));
+        assert_eq!(names("name=\"f; filename=x\""), ("f; filename=x".to_owned(), None));
+        assert_eq!(names("name=\"filename*\""), ("filename*".to_owned(), None));
     }
 
     #[test]
-    fn what_cannot_be_seen_is_not_part_of_a_name() {
+    fn invisible_characters_are_removed_from_names() {
         for (rest, name) in [
             ("filename=\"gnp\u{202e}.exe\"", "gnp.exe"),
             ("filename=\"a\u{200b}\u{2066}\u{feff}.png\u{ad}\"", "a.png"),

@@ -1,5 +1,5 @@
-//! Mail's encodings, which some libraries carry into forms: a part's Content-Transfer-Encoding (RFC 2045), and encoded
-//! words in names (RFC 2047).
+//! Decodes the encodings of e-mail that some libraries use in forms: a part's Content-Transfer-Encoding (RFC 2045) and
+//! encoded words in names (RFC 2047). Text of unknown charset is decoded here, too.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -9,33 +9,34 @@ use memchr::memmem;
 
 use super::text::printable;
 
-/// Senders leave out the padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+/// Padding may be missing: many clients leave it out, and RFC 8941 4.2.7 allows it in digests.
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true),
 );
 
-/// RFC 2047 allows 75 characters; senders put a whole name into one word. Three bytes for each byte of a long name.
-const LONGEST_WORD: usize = 3 * 1024;
+/// The longest encoded word in bytes. RFC 2047 allows 75 characters, but clients put a whole file name into one word;
+/// this allows three bytes for each byte of a 1 KiB name.
+const MAX_WORD: usize = 3 * 1024;
 
 /// How a part's content is encoded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TransferEncoding {
-    /// `binary`, `8bit`, `7bit`, or nothing said.
+    /// `binary`, `8bit`, `7bit`, or no such header.
     #[default]
     Identity,
     Base64,
     QuotedPrintable,
-    /// Any other, as it is called.
+    /// Any other encoding, by its name in the header.
     Other(String),
 }
 
 impl TransferEncoding {
     /// From the header's value.
-    pub fn of(value: &[u8]) -> Self {
-        // Some senders put a parameter behind it.
+    pub fn parse(value: &[u8]) -> Self {
+        // Some clients append a parameter.
         let name = value.split(|byte| *byte == b';').next().unwrap_or_default();
         let name = name.trim_ascii();
         let unquoted = name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\""));
@@ -43,7 +44,7 @@ impl TransferEncoding {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         const IDENTITY: [&[u8]; 7] =
             [b"binary", b"8bit", b"7bit", b"8-bit", b"7-bit", b"identity", b"none"];
-        // A charset, put there by mistake, changes nothing.
+        // Some clients put a charset here by mistake; it does not change the bytes.
         if name.is_empty() || IDENTITY.into_iter().any(is) || charset(name).is_some() {
             Self::Identity
         } else if is(b"base64") {
@@ -55,7 +56,7 @@ impl TransferEncoding {
         }
     }
 
-    /// As the header has it; `None` where the content is what it seems.
+    /// The encoding's name; `None` where the content is not encoded.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Identity => None,
@@ -65,7 +66,7 @@ impl TransferEncoding {
         }
     }
 
-    /// A field's value; `None` if it is not so encoded.
+    /// Decodes a field's value; `None` if the value does not have this encoding.
     pub fn decode(&self, value: Vec<u8>) -> Option<Vec<u8>> {
         match self {
             Self::Identity => Some(value),
@@ -82,17 +83,17 @@ fn base64(value: &[u8]) -> Option<Vec<u8>> {
     BASE64.decode(digits).ok()
 }
 
-/// `=XX`, and `=` at a line's end for a line that goes on.
+/// Decodes `=XX`, and drops a soft line break: `=` at a line's end.
 fn quoted_printable(value: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(value.len());
     let mut rest = value;
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
         if byte != b'=' {
             decoded.push(byte);
-        } else if let Some((byte, behind)) = hex_byte(rest) {
+        } else if let Some((byte, after)) = hex_byte(rest) {
             decoded.push(byte);
-            rest = behind;
+            rest = after;
         } else {
             let line_end = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t'));
             rest = &rest[line_end.unwrap_or(rest.len())..];
@@ -104,20 +105,20 @@ fn quoted_printable(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn hex_byte(text: &[u8]) -> Option<(u8, &[u8])> {
-    let (digits, behind) = text.split_first_chunk::<2>()?;
+    let (digits, rest) = text.split_first_chunk::<2>()?;
     let mut byte = [0];
     hex::decode_to_slice(digits, &mut byte).ok()?;
-    Some((byte[0], behind))
+    Some((byte[0], rest))
 }
 
-/// `text` with its encoded words (`=?charset?B?…?=`) decoded, also inside of other text; `None` if it has none.
+/// `text` with its encoded words (`=?charset?B?…?=`) decoded, also within other text; `None` if it has none.
 pub fn decode_words(text: &str) -> Option<String> {
     if !text.contains("=?") {
         return None;
     }
     let mut decoded = String::new();
-    // Bytes of adjacent words in one charset: a character may be cut in two.
-    let mut open: Option<(&'static Encoding, Vec<u8>)> = None;
+    // The bytes of adjacent words in one charset are decoded together: a character may be split between two words.
+    let mut pending: Option<(&'static Encoding, Vec<u8>)> = None;
     let mut words = 0;
     let mut rest = text;
     while let Some(at) = rest.find("=?") {
@@ -126,32 +127,32 @@ pub fn decode_words(text: &str) -> Option<String> {
                 words += 1;
                 let between = &rest[..at];
                 rest = &rest[at + length..];
-                match &mut open {
+                match &mut pending {
                     Some((known, before)) if *known == charset && between.trim().is_empty() => {
                         before.extend_from_slice(&bytes);
                         continue;
                     }
                     _ => {}
                 }
-                let adjacent = open.is_some() && between.trim().is_empty();
-                close(&mut decoded, open.take());
+                let adjacent = pending.is_some() && between.trim().is_empty();
+                decode_onto(&mut decoded, pending.take());
                 decoded.push_str(if adjacent { "" } else { between });
-                open = Some((charset, bytes));
+                pending = Some((charset, bytes));
             }
             None => {
-                close(&mut decoded, open.take());
+                decode_onto(&mut decoded, pending.take());
                 decoded.push_str(&rest[..at + 2]);
                 rest = &rest[at + 2..];
             }
         }
     }
-    close(&mut decoded, open);
+    decode_onto(&mut decoded, pending);
     decoded.push_str(rest);
     (words > 0).then_some(decoded)
 }
 
-fn close(decoded: &mut String, open: Option<(&'static Encoding, Vec<u8>)>) {
-    if let Some((charset, bytes)) = open {
+fn decode_onto(decoded: &mut String, pending: Option<(&'static Encoding, Vec<u8>)>) {
+    if let Some((charset, bytes)) = pending {
         decoded.push_str(&charset.decode_without_bom_handling(&bytes).0);
     }
 }
@@ -159,39 +160,40 @@ fn close(decoded: &mut String, open: Option<(&'static Encoding, Vec<u8>)>) {
 struct Word {
     charset: &'static Encoding,
     bytes: Vec<u8>,
-    /// With its marks.
+    /// In bytes of the text, `=?` and `?=` included.
     length: usize,
 }
 
 /// The encoded word that `text` begins with.
 fn word(text: &str) -> Option<Word> {
-    let mut pieces = text[2..].splitn(3, '?');
-    let (label, kind, behind) = (pieces.next()?, pieces.next()?, pieces.next()?);
-    // RFC 2231 adds a language.
+    let mut fields = text[2..].splitn(3, '?');
+    let (label, encoding, rest) = (fields.next()?, fields.next()?, fields.next()?);
+    // RFC 2231 allows a language after the charset.
     let charset = charset(label.split('*').next()?.as_bytes())?;
-    let behind = behind.as_bytes();
-    let end = memmem::find(&behind[..behind.len().min(LONGEST_WORD)], b"?=")?;
-    let bytes = match kind {
-        "B" | "b" => base64(&behind[..end]),
+    let rest = rest.as_bytes();
+    let end = memmem::find(&rest[..rest.len().min(MAX_WORD)], b"?=")?;
+    let bytes = match encoding {
+        "B" | "b" => base64(&rest[..end]),
         "Q" | "q" => {
             let spaced: Vec<u8> =
-                behind[..end].iter().map(|byte| if *byte == b'_' { b' ' } else { *byte }).collect();
+                rest[..end].iter().map(|byte| if *byte == b'_' { b' ' } else { *byte }).collect();
             quoted_printable(&spaced)
         }
         _ => None,
     }?;
-    Some(Word { charset, bytes, length: text.len() - behind.len() + end + 2 })
+    Some(Word { charset, bytes, length: text.len() - rest.len() + end + 2 })
 }
 
-/// The charset of a label; Windows' number of GBK is none of WHATWG's labels.
+/// The charset of a label: those of WHATWG, and `cp936`, the Windows name of GBK, which WHATWG does not list.
 pub fn charset(label: &[u8]) -> Option<&'static Encoding> {
     let label = label.trim_ascii();
     let known = Encoding::for_label(label);
     known.or_else(|| label.eq_ignore_ascii_case(b"cp936").then_some(GB18030))
 }
 
-/// Text of unknown charset: UTF-8, or what old Chinese Windows clients send. Says whether all of it could be read.
-pub fn guess(bytes: &[u8]) -> (std::borrow::Cow<'_, str>, bool) {
+/// Decodes text of unknown charset: as UTF-8, otherwise as GB18030, which old Chinese Windows clients send. The second
+/// value says whether all of it could be decoded.
+pub fn decode_text(bytes: &[u8]) -> (std::borrow::Cow<'_, str>, bool) {
     let (text, damaged) = UTF_8.decode_without_bom_handling(bytes);
     if !damaged {
         return (text, true);
@@ -206,11 +208,11 @@ mod tests {
 
     #[test]
     fn transfer_encodings() {
-        for says_nothing in ["", "binary", "8bit", "7BIT", " Binary\t", "8bit; x=y"] {
-            assert_eq!(TransferEncoding::of(says_nothing.as_bytes()).name(), None);
+        for identity in ["", "binary", "8bit", "7BIT", " Binary\t", "8bit; x=y"] {
+            assert_eq!(TransferEncoding::parse(identity.as_bytes()).name(), None);
         }
         let decode = |name: &str, value: &str| {
-            let decoded = TransferEncoding::of(name.as_bytes()).decode(value.into());
+            let decoded = TransferEncoding::parse(name.as_bytes()).decode(value.into());
             decoded.map(|bytes| String::from_utf8(bytes).unwrap())
         };
         for value in ["5Lit5paH", "5Lit\r\n5paH\r\n", "5Lit 5paH"] {

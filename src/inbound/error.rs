@@ -1,4 +1,4 @@
-//! Why a client's request cannot be taken as a file.
+//! The errors of reading a file from a client's request.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use bytesize::ByteSize;
 
 use super::head::HeadFault;
 
-/// RFC 2046 5.1.1.
-pub const LONGEST_BOUNDARY: usize = 70;
+/// The longest boundary in bytes (RFC 2046 5.1.1).
+pub const MAX_BOUNDARY: usize = 70;
 
-/// Why a client's request cannot be taken as a file.
+/// Why no file can be read from a client's request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InboundError {
     #[error("{}", not_multipart(.0.as_deref()))]
@@ -22,7 +22,7 @@ pub enum InboundError {
     )]
     BoundaryNotFound {
         declared: String,
-        /// What the body's first line looks to be delimited by.
+        /// The boundary that the body's first line appears to have.
         found: Option<String>,
     },
     #[error("the body is empty")]
@@ -32,7 +32,7 @@ pub enum InboundError {
     #[error("the file in part {part} of the form is encoded ({header}: {encoding})")]
     PartEncoding { part: usize, header: &'static str, encoding: String },
     #[error(
-        "the field `{field}` cannot be read as the {encoding} that its Content-Transfer-Encoding says; base64 and \
+        "the field `{field}` cannot be decoded as {encoding}, which its Content-Transfer-Encoding names; base64 and \
          quoted-printable are decoded, and `binary` needs no decoding"
     )]
     FieldEncoding { field: String, encoding: String },
@@ -41,35 +41,37 @@ pub enum InboundError {
     #[error("part {part} of the form: {fault}")]
     Head { part: usize, fault: HeadFault },
     #[error(
-        "the form's lines must end in CRLF, and a boundary or an empty line stands at a bare LF"
+        "the form's lines must end in CRLF, but a boundary or an empty line has a bare LF before or behind it"
     )]
     LineFeeds,
     #[error("the form has no file")]
     NoFile,
-    #[error("the form has no file: its part `{field}` has no filename and holds text{what}")]
+    #[error("the form has no file: its part `{field}` has no filename and contains text{what}")]
     TextForFile { field: String, what: &'static str },
     #[error("the part `{field}` is of type {content_type}, and its filename is missing")]
     MediaWithoutName { field: String, content_type: String },
-    #[error("the field `{told_by}` says that this is a piece of a file, as {widget} sends it")]
-    FilePiece { told_by: String, widget: &'static str, cure: &'static str },
-    #[error("the field `{0}` stands after the file")]
+    #[error("the field `{field}` says that this is a piece of a file, as {widget} sends it")]
+    FilePiece { field: String, widget: &'static str, remedy: &'static str },
+    #[error("the field `{0}` comes after the file")]
     FieldAfterFile(String),
     #[error("the body ended before it was complete")]
     Truncated,
     #[error("the body ended without the boundary that closes the form, `--{0}--`")]
     Unclosed(String),
-    #[error("{got} bytes came where {declared} were declared")]
+    #[error("{declared} bytes were declared, but {got} were received")]
     LengthMismatch { declared: u64, got: u64 },
     #[error("the file's length cannot be known")]
     LengthRequired,
-    #[error("the form's fields are more than {fields} or longer than {bytes} bytes")]
+    #[error(
+        "the form has more than {fields} fields, or they are longer than {bytes} bytes together"
+    )]
     FieldsTooLarge { fields: usize, bytes: usize },
     #[error(
         "the part `{field}` is longer than a field may be ({bytes} bytes), and its filename is missing"
     )]
     FieldTooLarge { field: String, bytes: usize },
     #[error(
-        "a part's headers are longer than {0} bytes; an empty line must stand between them and the content"
+        "a part's headers are longer than {0} bytes; an empty line must separate them from the content"
     )]
     HeadTooLarge(usize),
     #[error("more than {0} files")]
@@ -78,12 +80,14 @@ pub enum InboundError {
     FileTooLarge(u64),
     #[error("{0}")]
     Digest(String),
-    #[error("the {algorithm} digest of what came is `{got}`, and {header} names another")]
+    #[error(
+        "the {algorithm} digest of the received bytes is `{got}`, but {header} gives another one"
+    )]
     DigestMismatch { header: String, algorithm: &'static str, got: String },
-    #[error("nothing was sent for {0:?}")]
+    #[error("the client sent nothing for {0:?}")]
     Stalled(Duration),
-    #[error("no memory to hold a file of unknown length")]
-    NoRoom,
+    #[error("not enough memory to buffer a file of unknown length")]
+    OutOfMemory,
 }
 
 fn not_multipart(found: Option<&str>) -> String {
@@ -105,9 +109,9 @@ pub enum BoundaryFault {
     #[error("the boundary in the Content-Type is empty")]
     Empty,
     #[error(
-        "the boundary in the Content-Type is {0} bytes long, and at most {LONGEST_BOUNDARY} are allowed"
+        "the boundary in the Content-Type is {0} bytes long, and at most {MAX_BOUNDARY} are allowed"
     )]
     TooLong(usize),
-    #[error("the Content-Type names two boundaries that differ")]
+    #[error("the Content-Type names two boundaries, which differ")]
     Several,
 }

@@ -1,8 +1,8 @@
-//! A multipart/form-data body: fields, then files with what can be known of their length.
+//! Parses a multipart/form-data body: its fields, and its files with what can be known of their length.
 //!
-//! One state machine reads the body from its first byte to its last. It hands out a file's bytes as they come, and
-//! says that a file has ended only when everything up to the next file, or the form's end, has been read and is valid:
-//! an object that is finished only behind [`FileEvent::End`] is never a truncated one.
+//! One state machine reads the body from its first byte to its last. A file's bytes are returned as they come. A file's
+//! end is returned only after everything up to the next file, or up to the form's end, has been read and is valid:
+//! an object that is completed only after [`FileEvent::End`] is never truncated.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,43 +17,36 @@ use tokio::task::coop;
 
 use super::body::{Body, announced_length};
 use super::boundary;
+use super::delimiter_line::{DelimiterLine, Follows};
 use super::error::InboundError;
 pub use super::fields::Fields;
 use super::fields::{self, FormFields};
 use super::head::{self, HeadFault, PartHead};
+use super::misplaced_boundary::{self, FileContentCheck};
 use super::scan::{Scanner, Step};
-use super::stray::{self, Passed};
 use super::text::printable;
 use crate::file_stream::{FileEnd, FileEvent, Source};
 
-/// So long may one part's headers be, or what stands before the first delimiter.
+/// The length of a part's headers, and of the text before the first delimiter.
 const MAX_HEAD: usize = 16 * 1024;
-/// What is looked through for their end at a time: they are short, and a file is behind them.
+/// How many bytes are searched at a time for the end of a head: heads are short, and a file may follow in the same
+/// chunk.
 const HEAD_STEP: usize = 512;
-/// White space between a delimiter and its line break (RFC 2046 5.1.1 allows it).
-const MAX_PADDING: usize = 256;
-/// White space behind the closing delimiter. It is mirrored towards COS where the file's length is a guess.
+/// White space after the closing delimiter. It is repeated in the form to COS where the file's length is assumed.
 pub const MAX_EPILOGUE: usize = 4 * 1024;
 
-const BARE_CR: InboundError = InboundError::Malformed(
-    "a boundary's line ends in a CR without an LF, and must end in both (RFC 2046): write `\\r\\n`",
-);
-const WRITTEN_OUT: InboundError = InboundError::Malformed(
-    "a boundary is followed by a backslash: the line breaks of the form were sent as the letters `\\r\\n` and not as the \
-     two bytes CR and LF (in PHP and in shells, single quotes do that)",
-);
-
-/// A file part whose content is next.
+/// A file part whose content follows.
 #[derive(Debug)]
 pub struct FilePart {
     pub head: PartHead,
-    /// If this is the form's last part, its content and the form's epilogue are together this long. `None` when the
-    /// request announced no length.
-    pub framed: Option<u64>,
+    /// If this is the form's last part, the length of its content and the form's epilogue together, in bytes. `None`
+    /// when the request has no Content-Length.
+    pub length_if_last: Option<u64>,
 }
 
 /// A form being read.
 pub struct Form {
+    /// The request's Content-Length.
     length: Option<u64>,
     body: Body,
     chunk: Bytes,
@@ -62,36 +55,31 @@ pub struct Form {
     fields: FormFields,
     /// Parts whose head was read.
     part_count: usize,
-    file_seen: bool,
-    next: Option<FilePart>,
-    /// How long the file that is being read can still be, as far as the request's length tells.
-    room: Option<u64>,
-    /// What has passed of it.
-    passed: Passed,
-    /// A file's content ended in an error: where the reading stands means nothing any more.
-    broken: bool,
+    has_file: bool,
+    next_file: Option<FilePart>,
+    /// How many bytes the current file can still have by the request's length.
+    file_bytes_left: Option<u64>,
+    /// Checks the current file's content.
+    content_check: FileContentCheck,
+    /// A file's content ended in an error, after which the state is meaningless.
+    failed: bool,
 }
 
 enum State {
-    /// Before the first delimiter: what came.
+    /// Before the first delimiter; the bytes so far.
     Preamble(Vec<u8>),
-    /// A delimiter was read; what follows it in its line.
-    Delimiter {
-        /// White space so far.
-        padding: usize,
-        /// The first of the two bytes that say what follows.
-        first: Option<u8>,
-    },
+    /// After `--boundary`, in the rest of its line.
+    Delimiter(DelimiterLine),
     Head(Vec<u8>),
     Field {
         head: PartHead,
         value: Vec<u8>,
     },
-    /// Within a file.
-    Content,
-    /// A file's head was read; its content is next.
+    /// A file's head was read; its content follows.
     AtFile,
-    /// Behind the closing delimiter: what came.
+    /// In a file's content.
+    Content,
+    /// After the closing delimiter; the bytes so far.
     Epilogue(Vec<u8>),
     /// The body has ended validly.
     Ended {
@@ -99,14 +87,10 @@ enum State {
     },
 }
 
-impl State {
-    const DELIMITER: Self = Self::Delimiter { padding: 0, first: None };
-}
-
 impl Form {
     /// A form from a request's headers and body.
     pub fn new(request: &HeaderMap, body: Body) -> Result<Self, InboundError> {
-        let boundary = boundary::of(request)?;
+        let boundary = boundary::from_headers(request)?;
         Ok(Self {
             length: announced_length(request),
             body,
@@ -115,50 +99,50 @@ impl Form {
             state: State::Preamble(Vec::new()),
             fields: FormFields::default(),
             part_count: 0,
-            file_seen: false,
-            next: None,
-            room: None,
-            passed: Passed::default(),
-            broken: false,
+            has_file: false,
+            next_file: None,
+            file_bytes_left: None,
+            content_check: FileContentCheck::default(),
+            failed: false,
         })
     }
 
-    /// Why a form that has ended without a file has none.
+    /// The error for a form that has ended without a file.
     pub fn no_file(&self) -> InboundError {
-        // Where a file input was left empty the fields are not to blame.
-        if self.file_seen { InboundError::NoFile } else { self.fields.no_file() }
+        // With an empty file input, no field was sent in place of the file.
+        if self.has_file { InboundError::NoFile } else { self.fields.no_file() }
     }
 
     /// The fields read so far.
     pub fn fields(&self) -> &Fields {
-        &self.fields.named
+        &self.fields.path_fields
     }
 
-    /// Reads on to the next file part; `None` at the form's valid end. The content of the file before must have been
+    /// Reads up to the next file part; `None` at the form's valid end. The content of the previous file must have been
     /// read to its end.
     pub async fn next_file(form: &Rc<RefCell<Self>>) -> Result<Option<FilePart>, InboundError> {
         poll_fn(|cx| form.borrow_mut().poll_next_file(cx)).await
     }
 
-    /// The content of the file part that [`Self::next_file`] gave last.
+    /// The content of the file part that [`Self::next_file`] returned last.
     pub fn content(form: &Rc<RefCell<Self>>) -> Source {
         form.borrow_mut().enter_file();
         let form = form.clone();
         Box::pin(stream::poll_fn(move |cx| {
-            form.borrow_mut().poll_content(cx).map(|piece| piece.map_err(Into::into)).map(Some)
+            form.borrow_mut().poll_content(cx).map(|event| event.map_err(Into::into)).map(Some)
         }))
     }
 
-    /// Reads what is left of the file part that [`Self::next_file`] gave last and forgets it, so that the next one can
-    /// be read; at most `limit` bytes. Says whether it ended well.
+    /// Reads and drops the rest of the file part that [`Self::next_file`] returned last, at most `limit` bytes, so that
+    /// the next one can be read. Returns whether the file ended validly within the limit.
     pub async fn skip(form: &Rc<RefCell<Self>>, limit: u64) -> bool {
         let mut skipped = 0;
         poll_fn(|cx| {
             let mut form = form.borrow_mut();
-            if let (State::AtFile, None) = (&form.state, &form.next) {
+            if let (State::AtFile, None) = (&form.state, &form.next_file) {
                 form.enter_file();
             }
-            while skipped <= limit && !form.broken {
+            while skipped <= limit && !form.failed {
                 match ready!(form.poll_content(cx)) {
                     Ok(FileEvent::Content(bytes)) => skipped += bytes.len() as u64,
                     Ok(FileEvent::End(_)) => return Poll::Ready(true),
@@ -173,7 +157,7 @@ impl Form {
     fn enter_file(&mut self) {
         debug_assert!(matches!(self.state, State::AtFile));
         self.scanner.at_line_start();
-        self.passed.clear();
+        self.content_check.reset();
         self.state = State::Content;
     }
 
@@ -182,41 +166,41 @@ impl Form {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<FilePart>, InboundError>> {
         ready!(self.poll_to_file_or_end(cx))?;
-        Poll::Ready(Ok(self.next.take()))
+        Poll::Ready(Ok(self.next_file.take()))
     }
 
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, InboundError>> {
-        let polled = self.poll_piece(cx);
-        self.broken |= matches!(polled, Poll::Ready(Err(_)));
+        let polled = self.poll_event(cx);
+        self.failed |= matches!(polled, Poll::Ready(Err(_)));
         polled
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, InboundError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, InboundError>> {
         while let State::Content = self.state {
             ready!(self.poll_fill(cx))?;
             match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
                     let (opening, look_alikes) =
                         (self.scanner.opening(), self.scanner.look_alikes());
-                    self.passed.push(&bytes, opening, look_alikes)?;
+                    self.content_check.push(&bytes, opening, look_alikes)?;
                     let length = bytes.len() as u64;
-                    match self.room.map(|room| room.checked_sub(length)) {
-                        // The closing delimiter does not fit behind it any more. The body's end tells why.
+                    match self.file_bytes_left.map(|left| left.checked_sub(length)) {
+                        // No closing delimiter fits after these bytes. The error is found at the body's end.
                         Some(None) => {}
-                        room => {
-                            self.room = room.flatten();
+                        left => {
+                            self.file_bytes_left = left.flatten();
                             return Poll::Ready(Ok(FileEvent::Content(bytes)));
                         }
                     }
                 }
-                Step::Delimiter => self.state = State::DELIMITER,
+                Step::Delimiter => self.state = State::Delimiter(DelimiterLine::default()),
                 Step::More => {}
             }
         }
         ready!(self.poll_to_file_or_end(cx))?;
         Poll::Ready(Ok(FileEvent::End(match &self.state {
-            // Nothing but the epilogue stood behind the file when no field was read since; fields do not matter to
-            // an exact length, and a guess notices them by its sum.
+            // Only if no field was read since did the epilogue alone follow the file. Fields do not matter to a known
+            // length, and an assumed length does not come true with them.
             State::Ended { epilogue } => FileEnd { last: true, epilogue: epilogue.clone() },
             _ => FileEnd { last: false, epilogue: Bytes::new() },
         })))
@@ -224,16 +208,16 @@ impl Form {
 
     fn poll_to_file_or_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboundError>> {
         while !matches!(self.state, State::AtFile | State::Ended { .. }) {
-            // A form may consist of nothing but tiny parts: others have their turn between them.
-            let turn = ready!(coop::poll_proceed(cx));
+            // A form may consist of tiny parts only: other tasks run in between.
+            let budget = ready!(coop::poll_proceed(cx));
             ready!(self.poll_fill(cx))?;
-            turn.made_progress();
+            budget.made_progress();
             self.step()?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Makes sure that a byte is there, or that the form has ended: a body that ends elsewhere is an error.
+    /// Waits for a byte in the chunk, or for the form's end: a body that ends elsewhere is an error.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InboundError>> {
         if self.chunk.is_empty() {
             match ready!(self.body.poll_chunk(cx))? {
@@ -244,7 +228,7 @@ impl Form {
         Poll::Ready(Ok(()))
     }
 
-    /// The body has ended: validly, or what is wrong with it.
+    /// Handles the end of the body; returns what is wrong if it is not the form's valid end.
     fn end(&mut self) -> Result<(), InboundError> {
         if self.length.is_some_and(|length| self.body.offset() < length) {
             return Err(InboundError::Truncated);
@@ -262,22 +246,22 @@ impl Form {
             State::Preamble(_) if self.body.offset() == 0 => return Err(InboundError::EmptyBody),
             State::Preamble(seen) => return Err(self.boundary_not_found(seen)),
             State::Head(head) => self.refuse_head(head)?,
-            State::Field { value, .. } => stray::in_field(value, opening)?,
-            State::Content => self.passed.refuse_closing(opening)?,
+            State::Field { value, .. } => misplaced_boundary::check_field(value, opening)?,
+            State::Content => self.content_check.check_end(opening)?,
             _ => {}
         }
         Err(InboundError::Unclosed(printable(self.scanner.boundary())))
     }
 
-    /// Refuses a head that has not ended and will not, where it shows why: the empty line behind it is missing.
+    /// Refuses a head without an end, if its lines show that the empty line after it is missing.
     fn refuse_head(&self, head: &[u8]) -> Result<(), InboundError> {
-        stray::in_head(head)?;
+        misplaced_boundary::check_head(head)?;
         // The first two bytes are the delimiter's line break; the last line may be cut off.
         let end = head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let closing = [self.scanner.opening(), b"--"].concat();
         let end = if head[end..].starts_with(&closing) { head.len() } else { end };
         match head::parse(&head[2..end]) {
-            Err(fault @ (HeadFault::Line(_) | HeadFault::Unended)) => {
+            Err(fault @ (HeadFault::Line(_) | HeadFault::Unterminated)) => {
                 Err(InboundError::Head { part: self.part_count + 1, fault })
             }
             _ => Ok(()),
@@ -287,19 +271,19 @@ impl Form {
     fn boundary_not_found(&self, seen: &[u8]) -> InboundError {
         InboundError::BoundaryNotFound {
             declared: printable(self.scanner.boundary()),
-            found: stray::first_delimiter(seen).map(printable),
+            found: misplaced_boundary::boundary_of_first_line(seen).map(printable),
         }
     }
 
-    /// Takes what it can from the chunk, outside of files.
+    /// Consumes bytes of the chunk in every state but a file's content.
     fn step(&mut self) -> Result<(), InboundError> {
         match &mut self.state {
             State::Preamble(seen) => {
                 let opening = self.scanner.opening();
-                // Nearly always.
+                // Nearly every form begins with its first delimiter.
                 if seen.is_empty() && self.chunk.starts_with(opening) {
                     self.chunk.advance(opening.len());
-                    self.state = State::DELIMITER;
+                    self.state = State::Delimiter(DelimiterLine::default());
                     return Ok(());
                 }
                 let from = seen.len().saturating_sub(opening.len() - 1);
@@ -308,14 +292,14 @@ impl Form {
                 match memmem::find(&seen[from..], opening) {
                     Some(at) => {
                         let unused = seen.len() - (from + at + opening.len());
-                        // The boundary that the body has is longer: it begins with hyphens that the declared one lacks.
-                        if stray::is_hyphens(&seen[..from + at]) {
+                        // The body's boundary is longer: it begins with hyphens that the declared one lacks.
+                        if misplaced_boundary::is_hyphens(&seen[..from + at]) {
                             let seen = std::mem::take(seen);
                             return Err(self.boundary_not_found(&seen));
                         }
-                        stray::in_preamble(&seen[..from + at])?;
+                        misplaced_boundary::check_preamble(&seen[..from + at])?;
                         self.chunk.advance(taken - unused);
-                        self.state = State::DELIMITER;
+                        self.state = State::Delimiter(DelimiterLine::default());
                     }
                     None if seen.len() > MAX_HEAD => {
                         let seen = std::mem::take(seen);
@@ -324,36 +308,23 @@ impl Form {
                     None => self.chunk.advance(taken),
                 }
             }
-            State::Delimiter { padding, first } => {
-                match (*first, self.chunk.get_u8()) {
-                    (None, b' ' | b'\t') if *padding < MAX_PADDING => *padding += 1,
-                    (None, b'\r') => *first = Some(b'\r'),
-                    (None, b'-') if *padding == 0 => *first = Some(b'-'),
-                    (None, b'\n') => return Err(InboundError::LineFeeds),
-                    // The head's lines begin behind this line break, which also counts as the first half of the
-                    // blank line that ends an empty head.
-                    (Some(b'\r'), b'\n') => self.state = State::Head(b"\r\n".to_vec()),
-                    (Some(b'\r'), _) => return Err(BARE_CR),
-                    (None, b'\\') => return Err(WRITTEN_OUT),
-                    (Some(b'-'), b'-') => self.state = State::Epilogue(Vec::new()),
-                    _ => {
-                        return Err(InboundError::Malformed(
-                            "a boundary is followed by something other than a line break or `--`; the Content-Type may \
-                             not name all of it",
-                        ));
-                    }
-                }
-            }
+            State::Delimiter(line) => match line.push(self.chunk.get_u8())? {
+                // The head's lines begin after this line break, which also counts as the first half of the blank line
+                // that ends an empty head.
+                Some(Follows::Part) => self.state = State::Head(b"\r\n".to_vec()),
+                Some(Follows::Epilogue) => self.state = State::Epilogue(Vec::new()),
+                None => {}
+            },
             State::Head(head) => {
-                let before = head.len().saturating_sub(3);
-                let room = (MAX_HEAD + 2 - head.len()).min(self.chunk.len()).min(HEAD_STEP);
-                head.extend_from_slice(&self.chunk[..room]);
-                match memmem::find(&head[before..], b"\r\n\r\n") {
+                let from = head.len().saturating_sub(3);
+                let taken = (MAX_HEAD + 2 - head.len()).min(self.chunk.len()).min(HEAD_STEP);
+                head.extend_from_slice(&self.chunk[..taken]);
+                match memmem::find(&head[from..], b"\r\n\r\n") {
                     Some(at) => {
-                        let end = before + at + 4;
+                        let end = from + at + 4;
                         let unused = head.len() - end;
                         head.truncate(end);
-                        self.chunk.advance(room - unused);
+                        self.chunk.advance(taken - unused);
                         let head = std::mem::take(head);
                         self.take_head(&head)?;
                     }
@@ -362,29 +333,29 @@ impl Form {
                         self.refuse_head(&head)?;
                         return Err(InboundError::HeadTooLarge(MAX_HEAD));
                     }
-                    None => self.chunk.advance(room),
+                    None => self.chunk.advance(taken),
                 }
             }
             State::Field { head, value } => match self.scanner.step(&mut self.chunk) {
                 Step::Content(bytes) => {
-                    let room = self.fields.room(bytes.len());
-                    value.extend_from_slice(&bytes[..room]);
-                    if room < bytes.len() {
-                        stray::in_field(value, self.scanner.opening())?;
+                    let reserved = self.fields.reserve(bytes.len());
+                    value.extend_from_slice(&bytes[..reserved]);
+                    if reserved < bytes.len() {
+                        misplaced_boundary::check_field(value, self.scanner.opening())?;
                         return Err(fields::too_large(head));
                     }
                 }
                 Step::Delimiter => {
-                    stray::in_field(value, self.scanner.opening())?;
+                    misplaced_boundary::check_field(value, self.scanner.opening())?;
                     let (head, value) = (std::mem::take(head), std::mem::take(value));
-                    self.state = State::DELIMITER;
-                    self.fields.take(head, value)?;
+                    self.state = State::Delimiter(DelimiterLine::default());
+                    self.fields.add(head, value)?;
                 }
                 Step::More => {}
             },
             State::Epilogue(seen) => {
                 let chunk = std::mem::take(&mut self.chunk);
-                if !chunk.iter().all(|byte| stray::is_blank(*byte)) {
+                if !chunk.iter().all(|byte| misplaced_boundary::is_blank(*byte)) {
                     return Err(InboundError::Malformed(
                         "something other than white space follows the form's last boundary",
                     ));
@@ -405,16 +376,16 @@ impl Form {
     fn take_head(&mut self, raw: &[u8]) -> Result<(), InboundError> {
         self.part_count += 1;
         let part = self.part_count;
-        stray::in_head(&raw[..raw.len() - 1])?;
+        misplaced_boundary::check_head(&raw[..raw.len() - 1])?;
         let head = head::parse(&raw[2..]).map_err(|fault| InboundError::Head { part, fault })?;
-        // An empty file input is no file, and there is no other limit on such parts.
+        // An empty file input is not a file, so that `upload.max_files` does not limit such parts.
         if !head.is_file() || head.file_name.as_deref() == Some("") {
             self.fields.count(&head)?;
         }
         if head.is_file() {
             return self.take_file_head(head);
         }
-        if self.file_seen && matches!(head.field.as_str(), "path" | "dir") {
+        if self.has_file && matches!(head.field.as_str(), "path" | "dir") {
             return Err(InboundError::FieldAfterFile(head.field));
         }
         self.scanner.at_line_start();
@@ -432,11 +403,11 @@ impl Form {
             let (part, encoding) = (self.part_count, encoding.to_owned());
             return Err(InboundError::PartEncoding { part, header, encoding });
         }
-        self.file_seen = true;
+        self.has_file = true;
         let offset = self.body.offset() - self.chunk.len() as u64;
-        let framed = match self.length {
+        let length_if_last = match self.length {
             None => None,
-            // What is left must at least hold the closing delimiter.
+            // The rest of the body must at least contain the closing delimiter.
             Some(length) => Some(
                 length
                     .checked_sub(offset)
@@ -449,8 +420,8 @@ impl Form {
                     .ok_or(InboundError::Truncated)?,
             ),
         };
-        self.room = framed;
-        self.next = Some(FilePart { head, framed });
+        self.file_bytes_left = length_if_last;
+        self.next_file = Some(FilePart { head, length_if_last });
         self.state = State::AtFile;
         Ok(())
     }

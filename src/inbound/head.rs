@@ -1,59 +1,47 @@
-//! One part's head: its lines are read here, leniently; actix-multipart judges what is left of them.
-//!
-//! The parser is shown a stand-in of two lines, in which nothing can trip it: it refuses a whole part when the file's name
-//! is not UTF-8, its `filename*` is odd, a line is folded or its type is multipart. It sees one head at a time and no
-//! content, so it cannot disagree with our scanner about where a part ends (its `Field` ends at a bare `\r--boundary`
-//! and trusts a part's own Content-Length).
-//!
-//! Without the file's name and length the heads of one form are those of the next, so what the parser said of them is
-//! remembered: it was a tenth of a small upload's instructions.
+//! Parses a part's headers leniently; the field name and the Content-Type are then read by actix-multipart.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::LazyLock;
 
-use actix_multipart::Multipart;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream};
+use actix_web::http::header::HeaderName;
 
+use super::actix_field::{self, FieldHead};
 use super::disposition::Disposition;
 use super::encoding::TransferEncoding;
 use super::text::printable;
 
-/// What a part says of itself.
+/// A part's headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartHead {
     /// The form field's name.
     pub field: String,
-    /// The file's name without any folder; `Some("")` when it was given and empty, `None` when it was not given.
+    /// The file's name without any folder; `Some("")` when it was given and is empty, `None` when it was not given.
     pub file_name: Option<String>,
-    /// The declared media type; `None` where none is declared or where it says nothing of the content: multipart.
+    /// The declared media type; `None` where none is declared, or where it is multipart, which does not describe the
+    /// file.
     pub content_type: Option<String>,
-    /// Whether there is a Content-Type at all.
+    /// Whether the part has a Content-Type with a value.
     pub is_typed: bool,
     /// The part's own Content-Length, which OkHttp sends.
     pub length: Option<u64>,
     /// The part's Content-Transfer-Encoding.
     pub transfer_encoding: TransferEncoding,
-    /// The part's Content-Encoding, where it is one that changes the bytes.
+    /// The part's Content-Encoding, if it changes the bytes.
     pub compression: Option<String>,
 }
 
 impl PartHead {
-    /// A part is a file when it has a file name, or is called `file` and has a Content-Type. Text that a page appended
-    /// under that name has none.
+    /// A part is a file when it has a file name, or is called `file` and has a Content-Type. Text that a page appends
+    /// under that name has no Content-Type.
     pub fn is_file(&self) -> bool {
         self.file_name.is_some() || (self.field == "file" && self.is_typed)
     }
 
-    /// Whether its type is one that no text has.
+    /// Whether the part has a media type other than text.
     pub fn is_binary(&self) -> bool {
         self.content_type.as_deref().is_some_and(|kind| !kind.starts_with("text/"))
     }
 
-    /// Whether its type is one of pictures, sounds or videos, which no text field has.
+    /// Whether the part is an image, audio or video, which no text field is.
     pub fn is_media(&self) -> bool {
         let kind = self.content_type.as_deref().and_then(|kind| kind.split('/').next());
         matches!(kind, Some("image" | "audio" | "video"))
@@ -64,46 +52,29 @@ impl PartHead {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadFault {
     #[error(
-        "line {0} of its headers is no `Name: value`; an empty line must stand between the headers and the content"
+        "line {0} of its headers is not `Name: value`; an empty line must separate the headers from the content"
     )]
     Line(usize),
     #[error("a boundary stands within its headers, which must end in an empty line")]
-    Unended,
+    Unterminated,
     #[error("it has no Content-Disposition header, which must be `form-data; name=\"…\"`")]
     NoDisposition,
     #[error("its Content-Disposition has no `name`: `form-data; name=\"…\"` is needed")]
     NoName,
     #[error("its Content-Length is not a number")]
     Length,
-    #[error("it is a {0} of parts of its own: send each file as a part of the form instead")]
+    #[error("it is a {0} with parts of its own: send each file as a part of the form instead")]
     Nested(String),
     #[error("its Content-Disposition cannot be read: `form-data; name=\"…\"` is needed")]
     Unreadable,
 }
 
-/// The headers of the form that the parser is shown: one part, whose boundary is as good as any.
-static REQUEST: LazyLock<HeaderMap> = LazyLock::new(|| {
-    let content_type = HeaderValue::from_static("multipart/form-data; boundary=x");
-    HeaderMap::from_iter([(CONTENT_TYPE, content_type)])
-});
-/// With its delimiter line.
-const STAND_IN: &[u8] = b"--x\r\nContent-Disposition: form-data; name=\"";
-
-/// So many heads are remembered by a worker,
-const REMEMBERED: usize = 64;
-/// and none that is longer.
-const MEMORABLE: usize = 512;
-
-thread_local! {
-    static KNOWN: RefCell<HashMap<Vec<u8>, Parsed>> = RefCell::default();
-}
-
 /// Parses the bytes between a part's delimiter line and its content (both line breaks included).
 pub fn parse(raw: &[u8]) -> Result<PartHead, HeadFault> {
     let raw = unfold(raw);
-    let lines = Lines::of(&raw)?;
+    let lines = Lines::parse(&raw)?;
     let Disposition { name, file_name } =
-        Disposition::of(lines.disposition.ok_or(HeadFault::NoDisposition)?);
+        Disposition::parse(lines.disposition.ok_or(HeadFault::NoDisposition)?);
     let name = name.filter(|name| !name.is_empty()).ok_or(HeadFault::NoName)?;
     let declared = lines.content_type.filter(|value| !value.is_empty());
     let multipart = declared.and_then(multipart_subtype);
@@ -112,12 +83,9 @@ pub fn parse(raw: &[u8]) -> Result<PartHead, HeadFault> {
     {
         return Err(HeadFault::Nested(format!("multipart/{}", printable(subtype))));
     }
-    let stand_in = stand_in(&name, declared.filter(|_| multipart.is_none()));
-    let Parsed { field, content_type } =
-        match KNOWN.with_borrow(|known| known.get(&stand_in).cloned()) {
-            Some(parsed) => parsed,
-            None => remembered(stand_in)?,
-        };
+    let content_type = declared.filter(|_| multipart.is_none());
+    let FieldHead { name: field, content_type } =
+        actix_field::parse(&name, content_type).ok_or(HeadFault::Unreadable)?;
     Ok(PartHead {
         field,
         file_name,
@@ -129,7 +97,7 @@ pub fn parse(raw: &[u8]) -> Result<PartHead, HeadFault> {
     })
 }
 
-/// `raw` with each line that was folded (RFC 5322 2.2.3) in one piece.
+/// `raw` with each folded line (RFC 5322 2.2.3) joined to one.
 fn unfold(raw: &[u8]) -> Cow<'_, [u8]> {
     let folds = |at: usize| matches!(raw.get(at + 1), Some(b' ' | b'\t'));
     if !memchr::memchr_iter(b'\n', raw).any(folds) {
@@ -144,7 +112,7 @@ fn unfold(raw: &[u8]) -> Cow<'_, [u8]> {
                 unfolded.push(b' ');
             }
             unfolded.extend_from_slice(line.trim_ascii_start());
-            // The line was blank, but for what folds it.
+            // The line was only white space, so trimming also removed its line break.
             if !unfolded.ends_with(b"\n") {
                 unfolded.extend_from_slice(b"\r\n");
             }
@@ -155,7 +123,7 @@ fn unfold(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(unfolded)
 }
 
-/// The lines of a head that matter here; of several the first.
+/// The headers that matter here. Of a repeated one, the first counts.
 #[derive(Default)]
 struct Lines<'a> {
     disposition: Option<&'a [u8]>,
@@ -166,7 +134,7 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn of(raw: &'a [u8]) -> Result<Self, HeadFault> {
+    fn parse(raw: &'a [u8]) -> Result<Self, HeadFault> {
         let mut found = Self::default();
         for (index, line) in raw.split(|byte| *byte == b'\n').enumerate() {
             let line = line.trim_ascii();
@@ -174,7 +142,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             let fault = || match line.starts_with(b"--") {
-                true => HeadFault::Unended,
+                true => HeadFault::Unterminated,
                 false => HeadFault::Line(index + 1),
             };
             let colon = memchr::memchr(b':', line).ok_or_else(fault)?;
@@ -188,7 +156,7 @@ impl<'a> Lines<'a> {
                 found.length.get_or_insert(value);
             } else if is(b"content-transfer-encoding") {
                 if found.transfer_encoding == TransferEncoding::Identity {
-                    found.transfer_encoding = TransferEncoding::of(value);
+                    found.transfer_encoding = TransferEncoding::parse(value);
                 }
             } else if is(b"content-encoding") {
                 found.compression = found.compression.or_else(|| compression(value));
@@ -200,7 +168,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// A Content-Encoding that changes the bytes. Senders also put a charset there, which does not.
+/// A Content-Encoding that changes the bytes. Some clients put a charset there, which does not.
 fn compression(value: &[u8]) -> Option<String> {
     const CODINGS: [&str; 8] =
         ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "aws-chunked"];
@@ -224,67 +192,6 @@ fn multipart_subtype(content_type: &[u8]) -> Option<&[u8]> {
     let (kind, subtype) = content_type.split_at_checked(b"multipart/".len())?;
     let end = subtype.iter().position(|byte| matches!(byte, b';' | b' ' | b'\t'));
     kind.eq_ignore_ascii_case(b"multipart/").then(|| &subtype[..end.unwrap_or(subtype.len())])
-}
-
-/// A head of the same field and type.
-fn stand_in(name: &str, content_type: Option<&[u8]>) -> Vec<u8> {
-    const TYPE: &[u8] = b"\"\r\nContent-Type: ";
-    let length = STAND_IN.len() + name.len() + TYPE.len() + content_type.map_or(0, <[u8]>::len) + 4;
-    let mut head = Vec::with_capacity(length);
-    head.extend_from_slice(STAND_IN);
-    for byte in name.bytes() {
-        match byte {
-            b'"' | b'\\' => head.extend_from_slice(&[b'\\', byte]),
-            0..=31 | 127 => head.push(b' '),
-            _ => head.push(byte),
-        }
-    }
-    match content_type.filter(|value| value.iter().all(|byte| (b' '..=b'~').contains(byte))) {
-        Some(value) => {
-            head.extend_from_slice(TYPE);
-            head.extend_from_slice(value);
-        }
-        None => head.push(b'"'),
-    }
-    head.extend_from_slice(b"\r\n\r\n");
-    head
-}
-
-/// What the parser finds in a head.
-#[derive(Clone)]
-struct Parsed {
-    field: String,
-    content_type: Option<String>,
-}
-
-/// Parses a head, and remembers what was found.
-fn remembered(head: Vec<u8>) -> Result<Parsed, HeadFault> {
-    let parsed = parsed(&head)?;
-    if head.len() <= MEMORABLE {
-        KNOWN.with_borrow_mut(|known| {
-            // The names were made up, or the forms have changed.
-            if known.len() == REMEMBERED {
-                known.clear();
-            }
-            known.insert(head, parsed.clone());
-        });
-    }
-    Ok(parsed)
-}
-
-fn parsed(head: &[u8]) -> Result<Parsed, HeadFault> {
-    let framed = Bytes::copy_from_slice(head);
-    let once = stream::iter([Ok::<Bytes, actix_web::error::PayloadError>(framed)]);
-    let field = Multipart::new(&REQUEST, once.chain(stream::pending()))
-        .next()
-        .now_or_never()
-        .flatten()
-        .and_then(Result::ok)
-        .ok_or(HeadFault::Unreadable)?;
-    Ok(Parsed {
-        field: field.name().unwrap_or_default().to_owned(),
-        content_type: field.content_type().map(ToString::to_string),
-    })
 }
 
 #[cfg(test)]
@@ -341,8 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parser_is_asked_once_for_heads_that_differ_by_name_and_length() {
-        let known = || KNOWN.with_borrow(HashMap::len);
+    fn a_file_s_name_type_and_length_are_read() {
         let head = |name: &str, length: &str| {
             let raw = format!(
                 "Content-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
@@ -350,7 +256,6 @@ mod tests {
             );
             parse(raw.as_bytes())
         };
-        let before = known();
         for (name, length) in [("a.txt", 1), ("报告.txt", u64::MAX), ("", 0), ("a.txt", 1)] {
             let (field, content_type) = ("file".into(), Some("text/plain; charset=utf-8".into()));
             let expected = PartHead {
@@ -363,17 +268,9 @@ mod tests {
             };
             assert_eq!(head(name, &length.to_string()).unwrap(), expected);
         }
-        assert_eq!(known(), before + 1);
         for length in ["", "-1", "1 2", "0x1", "18446744073709551616"] {
             assert_eq!(head("a", length), Err(HeadFault::Length), "{length}");
         }
-
-        for number in 0..2 * REMEMBERED {
-            part(format!("name=\"f{number}\"").as_bytes()).unwrap();
-            part(format!("name=\"{number:MEMORABLE$}\"").as_bytes()).unwrap();
-        }
-        assert!((1..=REMEMBERED).contains(&known()));
-        KNOWN.with_borrow(|known| assert!(known.keys().all(|head| head.len() <= MEMORABLE)));
     }
 
     #[test]
@@ -383,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_as_senders_write_them() {
+    fn headers_are_read_as_clients_send_them() {
         let file = |head: &str| {
             let head = parse(format!("{head}\r\n\r\n").as_bytes()).unwrap();
             assert_eq!(head.field, "f");
@@ -416,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_error_names_what_cannot_be_read() {
         let disposition = "Content-Disposition: form-data; name=\"f\"";
         let nested = format!("{disposition}\r\nContent-Type: multipart/mixed; boundary=y");
         for (head, fault) in [
@@ -426,7 +323,7 @@ mod tests {
             (format!("{disposition}\r\nnonsense"), HeadFault::Line(2)),
             (format!("{disposition}\r\nA b: c"), HeadFault::Line(2)),
             (format!("{disposition}\r\n: c"), HeadFault::Line(2)),
-            (format!("{disposition}\r\n--bo"), HeadFault::Unended),
+            (format!("{disposition}\r\n--bo"), HeadFault::Unterminated),
             (nested, HeadFault::Nested("multipart/mixed".into())),
         ] {
             assert_eq!(parse(format!("{head}\r\n\r\n").as_bytes()), Err(fault), "{head}");
@@ -434,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_of_a_part() {
+    fn encodings_of_a_part_are_read() {
         let head = |line: &str| {
             parse(
                 format!("Content-Disposition: form-data; name=\"f\"\r\n{line}\r\n\r\n").as_bytes(),
@@ -452,9 +349,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a strangers' header holds, a name is one segment of a path in one line.
+        /// Whatever a header contains, a file name is one segment of a path in one line.
         #[test]
-        fn names_stay_names(
+        fn a_file_name_is_one_path_segment(
             pieces in proptest::collection::vec(0usize..16, 0..24),
             raw in proptest::collection::vec(any::<u8>(), 0..16),
         ) {

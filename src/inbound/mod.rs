@@ -1,10 +1,14 @@
-//! What a client sends: a form or a raw body, read without keeping the file.
+//! Reads what a client sends, a form or a raw body, without storing the file.
 //!
-//! Knows the pieces the relay takes ([`crate::file_stream::FileEvent`]), nothing of links, tokens or HTTP statuses.
+//! Its output is a stream of [`crate::file_stream::FileEvent`]s. It knows nothing of upload links, tokens or HTTP
+//! statuses.
 
+mod actix_field;
 pub mod body;
 pub mod boundary;
+pub mod buffer;
 pub mod chunking;
+mod delimiter_line;
 pub mod digest;
 pub mod disposition;
 pub mod encoding;
@@ -12,10 +16,9 @@ pub mod error;
 mod fields;
 pub mod form;
 pub mod head;
-pub mod hold;
 pub mod limit;
+mod misplaced_boundary;
 pub mod raw;
 pub mod scan;
 pub mod sniff;
-mod stray;
 mod text;

@@ -1,4 +1,4 @@
-//! A raw body as one file: `PUT` with the file's bytes and nothing else.
+//! A raw body as one file: the body of a `PUT` is the file's bytes and nothing else.
 
 use bytes::Bytes;
 use futures::stream;
@@ -7,7 +7,8 @@ use super::body::Body;
 use super::error::InboundError;
 use crate::file_stream::{FileEnd, FileEvent, Source};
 
-/// The body as a file's content. It ends validly where the body does; its length is checked by whoever announced it.
+/// The body as a file's content. The file ends where the body ends; the caller compares its length with the announced
+/// one.
 pub fn content(mut body: Body) -> Source {
     Box::pin(stream::poll_fn(move |cx| {
         body.poll_chunk(cx).map(|chunk| {

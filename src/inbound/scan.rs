@@ -1,5 +1,5 @@
-//! Finds the end of a part in the bytes as they come. Copies nothing and keeps no byte: what may be the beginning of
-//! a delimiter at a chunk's end is by definition a prefix of the delimiter, so its length is all there is to remember.
+//! Finds the end of a part in a stream of chunks. It copies and buffers no byte: if a chunk ends in what may be the
+//! start of a delimiter, those bytes are a prefix of the delimiter, so only their number is stored.
 
 use bytes::{Buf, Bytes};
 #[cfg(target_arch = "x86_64")]
@@ -7,26 +7,28 @@ use memchr::arch::{all::packedpair::Pair, x86_64::avx2::packedpair};
 use memchr::memmem;
 use memchr::memrchr;
 
-/// So many boundaries that are no delimiters are told of, in one part; bytes made of them cost no more than others.
-const LOOK_ALIKES: u8 = 64;
+/// The number of boundaries that are not delimiters that are counted in one part. Past it they are no longer searched
+/// for, so content that consists of them costs no more than other content.
+const MAX_LOOK_ALIKES: u8 = 64;
 
 /// Looks for `\r\n--boundary`.
 pub struct Scanner {
     delimiter: Bytes,
     finder: Finder,
-    /// Of the delimiter without its line break.
+    /// Finds the delimiter without its line break.
     opening_finder: Finder,
-    /// Boundaries in the part so far that are not behind CRLF.
+    /// Boundaries in the part so far that do not follow CRLF.
     look_alikes: u8,
-    /// How much of the delimiter the bytes so far end in.
+    /// The length of the delimiter's prefix that the bytes so far end in.
     matched: usize,
-    /// How much of `matched` was never content: the line break that ended the head also begins a delimiter
+    /// How many bytes of `matched` are not content: the line break that ended the head also begins a delimiter
     /// (RFC 2046 5.1.1: a part may have no body at all).
     implied: usize,
 }
 
-/// Looks for the delimiter's first and last byte in their distance, and compares the rest only where both are.
-/// `memmem` compares byte by byte, and bodies made of all of the boundary but one byte cost three times as much.
+/// Searches for the delimiter's first and last byte at their distance, and compares the rest only where both match.
+/// `memmem` compares byte by byte, so that content made of the boundary without one of its bytes costs three times as
+/// much.
 struct Finder {
     #[cfg(target_arch = "x86_64")]
     vector: Option<packedpair::Finder>,
@@ -50,7 +52,7 @@ impl Finder {
         {
             return vector.find(chunk, delimiter);
         }
-        // On other processors, and in chunks shorter than two vectors.
+        // Other processors, and chunks shorter than two vectors.
         memmem::find(chunk, delimiter)
     }
 }
@@ -60,15 +62,15 @@ impl Finder {
 pub enum Step {
     /// Content of the part; never empty.
     Content(Bytes),
-    /// The delimiter; the bytes behind it are left in the chunk.
+    /// The delimiter; the bytes after it are left in the chunk.
     Delimiter,
-    /// The chunk is used up.
+    /// The chunk is used up; the next one is needed.
     More,
 }
 
 impl Scanner {
-    /// `boundary` as in the Content-Type. It cannot hold a line break (it comes from a header), which is what makes
-    /// a failed match easy: a new one cannot begin inside the bytes that matched.
+    /// `boundary` as in the Content-Type. A header's value has no line break, so the delimiter's only one is at its
+    /// start: after a failed match, no new match can begin within the bytes that matched.
     pub fn new(boundary: impl AsRef<[u8]>) -> Self {
         let delimiter = Bytes::from([b"\r\n--", boundary.as_ref()].concat());
         let (finder, opening_finder) = (Finder::new(&delimiter), Finder::new(&delimiter[2..]));
@@ -80,25 +82,25 @@ impl Scanner {
         &self.delimiter[2..]
     }
 
-    /// As in the Content-Type.
+    /// The boundary as in the Content-Type.
     pub fn boundary(&self) -> &[u8] {
         &self.delimiter[4..]
     }
 
-    /// To be called where a line begins: behind a part's head.
+    /// Begins a part's content. Called after the part's head, where a line begins.
     pub fn at_line_start(&mut self) {
         self.matched = 2;
         self.implied = 2;
         self.look_alikes = 0;
     }
 
-    /// How many boundaries that are no delimiters were found within chunks of the part; `None` when they are too many
-    /// to be looked for.
+    /// How many boundaries that are not delimiters were found within single chunks of the part; `None` once there are
+    /// too many to search for.
     pub fn look_alikes(&self) -> Option<u8> {
-        (self.look_alikes < LOOK_ALIKES).then_some(self.look_alikes)
+        (self.look_alikes < MAX_LOOK_ALIKES).then_some(self.look_alikes)
     }
 
-    /// Length of `\r\n--boundary--`, the delimiter that closes a form.
+    /// The length of `\r\n--boundary--`, the closing delimiter.
     pub fn closing_len(&self) -> u64 {
         self.delimiter.len() as u64 + 2
     }
@@ -109,9 +111,9 @@ impl Scanner {
             return Step::More;
         }
         if self.matched > 0 {
-            let wanted = &self.delimiter[self.matched..];
-            let same = wanted.iter().zip(chunk.iter()).take_while(|(a, b)| a == b).count();
-            if same == wanted.len() {
+            let expected = &self.delimiter[self.matched..];
+            let same = expected.iter().zip(chunk.iter()).take_while(|(a, b)| a == b).count();
+            if same == expected.len() {
                 chunk.advance(same);
                 self.reset();
                 return Step::Delimiter;
@@ -134,7 +136,7 @@ impl Scanner {
             }
             Some(at) => Step::Content(chunk.split_to(at)),
             None => {
-                self.matched = self.begun(chunk);
+                self.matched = self.partial_match(chunk);
                 let content = chunk.split_to(chunk.len() - self.matched);
                 chunk.clear();
                 if content.is_empty() { Step::More } else { Step::Content(content) }
@@ -142,10 +144,10 @@ impl Scanner {
         }
     }
 
-    /// The first delimiter that is whole in `chunk`.
+    /// The position of the first complete delimiter in `chunk`.
     fn find(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut from = 0;
-        while self.look_alikes < LOOK_ALIKES {
+        while self.look_alikes < MAX_LOOK_ALIKES {
             let at = from + self.opening_finder.find(&chunk[from..], self.opening())?;
             if chunk[..at].ends_with(b"\r\n") {
                 return Some(at - 2);
@@ -156,9 +158,9 @@ impl Scanner {
         self.finder.find(&chunk[from..], &self.delimiter).map(|at| from + at)
     }
 
-    /// How many bytes at the end of `chunk` may be the beginning of a delimiter. It begins with its only `\r`, so the
-    /// last one decides.
-    fn begun(&self, chunk: &[u8]) -> usize {
+    /// How many bytes at the end of `chunk` may be the start of a delimiter. A delimiter starts with its only `\r`, so
+    /// only the chunk's last `\r` matters.
+    fn partial_match(&self, chunk: &[u8]) -> usize {
         let tail = &chunk[chunk.len().saturating_sub(self.delimiter.len() - 1)..];
         match memrchr(b'\r', tail) {
             Some(at) if self.delimiter.starts_with(&tail[at..]) => tail.len() - at,
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Content up to the delimiter, and what is left behind it.
+    /// The content up to the delimiter, and the bytes after it.
     fn scan(boundary: &str, chunks: &[&[u8]]) -> (Vec<u8>, Option<Vec<u8>>) {
         let mut scanner = Scanner::new(boundary);
         let mut content = Vec::new();
@@ -211,7 +213,7 @@ mod tests {
     fn look_alikes_are_counted_up_to_a_limit() {
         let mut scanner = Scanner::new("b");
         scanner.at_line_start();
-        for count in 1..LOOK_ALIKES {
+        for count in 1..MAX_LOOK_ALIKES {
             let mut chunk = Bytes::from_static(b"x\n--b");
             assert_eq!(scanner.step(&mut chunk), Step::Content(Bytes::from_static(b"x\n--b")));
             assert_eq!(scanner.look_alikes(), Some(count));
@@ -235,9 +237,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plain reference (find the delimiter in the whole), on bytes made of the delimiter's own.
+        /// Compares with a search in the whole input, on bytes that are made of parts of the delimiter.
         #[test]
-        fn splits_do_not_matter(
+        fn chunk_boundaries_do_not_matter(
             picks in proptest::collection::vec(0usize..7, 0..120),
             cuts in proptest::collection::vec(0usize..600, 0..6),
         ) {

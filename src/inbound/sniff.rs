@@ -1,7 +1,7 @@
-//! What a file's first bytes say it is, looked at before it goes anywhere.
+//! Detects a file's type by its first bytes, before the file is sent to COS.
 //!
-//! Binary formats are told by the `infer` crate; markup is told here, by what a browser would make of it (WHATWG's MIME
-//! sniffing), past comments and prologs, where SVG hides.
+//! Binary formats are detected by the `infer` crate. Markup is detected here by the rules of browsers (WHATWG's MIME
+//! sniffing), after any comments and prologs, which can precede an `<svg>`.
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -9,64 +9,64 @@ use futures::{StreamExt, stream};
 use super::error::InboundError;
 use crate::file_stream::{BoxError, FileEvent, Source};
 
-/// No signature that counts lies further in.
+/// The bytes that are examined. All signatures that matter are within them.
 const WINDOW: usize = 4 * 1024;
 
-/// How far to look.
+/// How many bytes are examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// Until it is clear whether it is markup: mostly one byte.
+pub enum SniffDepth {
+    /// Until it is clear whether the file is markup: mostly one byte.
     Markup,
-    /// Until it is clear what it is: 4 KiB, or the file's end.
-    All,
+    /// 4 KiB or the whole file, for all known types.
+    Full,
 }
 
-/// What a file's first bytes are.
+/// What a file's first bytes show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Magic {
-    /// As `infer` names types; `text/html`, `text/xml` and `image/svg+xml` for markup. `None`: nothing known.
+    /// A name of `infer`'s, or `text/html`, `text/xml` or `image/svg+xml` for markup. `None` if no type was detected.
     pub media_type: Option<&'static str>,
-    /// There is no byte that a text would not have.
+    /// There is no byte that text does not have.
     pub text: bool,
 }
 
-/// Reads as much of `source` as `look` asks for, and puts it back.
-pub async fn peek(mut source: Source, look: Look) -> Result<(Source, Magic), BoxError> {
+/// Reads as much of `source` as `depth` requires, and puts it back.
+pub async fn peek(mut source: Source, depth: SniffDepth) -> Result<(Source, Magic), BoxError> {
     let mut seen = BytesMut::new();
     loop {
-        let piece = match source.next().await {
-            Some(piece) => piece?,
+        let event = match source.next().await {
+            Some(event) => event?,
             None => return Err(InboundError::Truncated.into()),
         };
-        let (first, end) = match piece {
-            // Nearly always enough, and not copied.
-            FileEvent::Content(bytes) if seen.is_empty() && is_enough(&bytes, look) => {
+        let (first, end) = match event {
+            // The first chunk is nearly always enough, and is not copied.
+            FileEvent::Content(bytes) if seen.is_empty() && is_enough(&bytes, depth) => {
                 (bytes, None)
             }
             FileEvent::Content(bytes) => {
                 seen.extend_from_slice(&bytes);
-                if !is_enough(&seen, look) {
+                if !is_enough(&seen, depth) {
                     continue;
                 }
                 (seen.freeze(), None)
             }
             end => (seen.freeze(), Some(end)),
         };
-        let magic = tell(&first, look);
+        let magic = detect(&first, depth);
         let first: Option<Bytes> = Some(first).filter(|bytes| !bytes.is_empty());
         let back = first.map(FileEvent::Content).into_iter().chain(end).map(Ok);
         return Ok((Box::pin(stream::iter(back).chain(source)), magic));
     }
 }
 
-/// The media type of a short file whose bytes are all here; `None` where they may be a text. Signatures that consist of
-/// letters begin texts as well, a PDF's apart.
+/// The media type of a short file that is completely in `bytes`; `None` where it may be text. Text can begin with a
+/// signature that consists of letters, so for text only that of PDF counts.
 pub fn file_type(bytes: &[u8]) -> Option<&'static str> {
     let seen = &bytes[..bytes.len().min(WINDOW)];
     if is_text(seen) && !seen.starts_with(b"%PDF-") {
         return None;
     }
-    tell(seen, Look::All).media_type.or(Some("application/octet-stream"))
+    detect(seen, SniffDepth::Full).media_type.or(Some("application/octet-stream"))
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -75,17 +75,18 @@ fn is_text(bytes: &[u8]) -> bool {
     !bytes.iter().any(binary)
 }
 
-fn is_enough(bytes: &[u8], look: Look) -> bool {
-    bytes.len() >= WINDOW || (look == Look::Markup && !matches!(markup(bytes), Markup::Open(_)))
+fn is_enough(bytes: &[u8], depth: SniffDepth) -> bool {
+    bytes.len() >= WINDOW
+        || (depth == SniffDepth::Markup && !matches!(markup(bytes), Markup::Undecided(_)))
 }
 
-fn tell(bytes: &[u8], look: Look) -> Magic {
+fn detect(bytes: &[u8], depth: SniffDepth) -> Magic {
     let bytes = &bytes[..bytes.len().min(WINDOW)];
     let media_type = match markup(bytes) {
-        Markup::Is(kind) | Markup::Open(Some(kind)) => Some(kind),
-        Markup::Not | Markup::Open(None) if look == Look::Markup => None,
-        // Its own idea of texts is less than ours.
-        Markup::Not | Markup::Open(None) => infer::get(bytes)
+        Markup::Is(kind) | Markup::Undecided(Some(kind)) => Some(kind),
+        Markup::Not | Markup::Undecided(None) if depth == SniffDepth::Markup => None,
+        // The crate's detection of text is weaker than the one here.
+        Markup::Not | Markup::Undecided(None) => infer::get(bytes)
             .map(|found| found.mime_type())
             .filter(|found| !found.starts_with("text/") && *found != "application/octet-stream"),
     };
@@ -96,8 +97,8 @@ const HTML: &str = "text/html";
 const XML: &str = "text/xml";
 const SVG: &str = "image/svg+xml";
 
-/// Elements that a page may begin with: those of WHATWG's table, and others that browsers run or load by.
-const PAGE: &[&[u8]] = &[
+/// Elements that an HTML page may begin with: those of WHATWG's table, and others that run scripts or load resources.
+const HTML_ELEMENTS: &[&[u8]] = &[
     b"a",
     b"audio",
     b"b",
@@ -132,23 +133,23 @@ const PAGE: &[&[u8]] = &[
 enum Markup {
     Not,
     Is(&'static str),
-    /// More bytes would tell; what it is taken for if there are none.
-    Open(Option<&'static str>),
+    /// More bytes are needed; the type if none follow.
+    Undecided(Option<&'static str>),
 }
 
 fn markup(bytes: &[u8]) -> Markup {
-    const MARK: &[u8] = b"\xef\xbb\xbf";
-    if bytes.len() < MARK.len() && MARK.starts_with(bytes) {
-        return Markup::Open(None);
+    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+    if bytes.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(bytes) {
+        return Markup::Undecided(None);
     }
-    let mut rest = bytes.strip_prefix(MARK).unwrap_or(bytes);
-    // What it is if nothing else follows what was read so far.
+    let mut rest = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    // The type if nothing else follows what was read so far.
     let mut so_far = None;
     loop {
         rest = rest.trim_ascii_start();
         let Some(tag) = rest.strip_prefix(b"<") else {
             return match (rest.is_empty(), so_far) {
-                (true, so_far) => Markup::Open(so_far),
+                (true, so_far) => Markup::Undecided(so_far),
                 (false, Some(kind)) => Markup::Is(kind),
                 (false, None) => Markup::Not,
             };
@@ -156,28 +157,28 @@ fn markup(bytes: &[u8]) -> Markup {
         let (end, kind) = match tag {
             [b'?', ..] => (memchr::memmem::find(tag, b"?>").map(|at| at + 2), XML),
             [b'!', b'-', b'-', ..] => (memchr::memmem::find(tag, b"-->").map(|at| at + 3), HTML),
-            [] | [b'!'] | [b'!', b'-'] => return Markup::Open(so_far),
+            [] | [b'!'] | [b'!', b'-'] => return Markup::Undecided(so_far),
             [b'!', ..] => return declaration(&tag[1..], so_far),
             _ => return element(tag, so_far),
         };
         so_far = so_far.or(Some(kind));
         match end {
             Some(end) => rest = &tag[end..],
-            None => return Markup::Open(so_far),
+            None => return Markup::Undecided(so_far),
         }
     }
 }
 
-/// `<!DOCTYPE html`, `<!DOCTYPE svg`, or one of XML's.
+/// Judges `<!DOCTYPE html`, `<!DOCTYPE svg`, or another declaration of XML, given without its `<!`.
 fn declaration(text: &[u8], so_far: Option<&'static str>) -> Markup {
     let mut words = text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let named = words.next().zip(words.next());
-    let Some((keyword, name)) = named else {
-        return Markup::Open(so_far.or(Some(XML)));
+    let first_words = words.next().zip(words.next());
+    let Some((keyword, name)) = first_words else {
+        return Markup::Undecided(so_far.or(Some(XML)));
     };
-    // The word must have ended to be one.
+    // The second word may go on in the next chunk.
     if words.next().is_none() && !text.ends_with(b" ") && !name.contains(&b'>') {
-        return Markup::Open(so_far.or(Some(XML)));
+        return Markup::Undecided(so_far.or(Some(XML)));
     }
     let name = name.split(|byte| matches!(byte, b'>' | b'[')).next().unwrap_or_default();
     if !keyword.eq_ignore_ascii_case(b"doctype") {
@@ -191,18 +192,18 @@ fn declaration(text: &[u8], so_far: Option<&'static str>) -> Markup {
     }
 }
 
-/// The element that a document begins with, without its `<`.
+/// Judges the element that a document begins with, given without its `<`.
 fn element(tag: &[u8], so_far: Option<&'static str>) -> Markup {
-    /// No element of interest has a longer name, with its namespace.
-    const LONGEST: usize = 64;
+    /// No element that matters has a longer name, its namespace included.
+    const MAX_NAME: usize = 64;
     let ends = |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'>' | b'/');
     let Some(end) = tag.iter().position(ends) else {
-        return if tag.len() > LONGEST { Markup::Not } else { Markup::Open(so_far) };
+        return if tag.len() > MAX_NAME { Markup::Not } else { Markup::Undecided(so_far) };
     };
     let name = tag[..end].rsplit(|byte| *byte == b':').next().unwrap_or_default();
     if name.eq_ignore_ascii_case(b"svg") {
         Markup::Is(SVG)
-    } else if PAGE.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+    } else if HTML_ELEMENTS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
         Markup::Is(HTML)
     } else {
         so_far.map_or(Markup::Not, Markup::Is)
@@ -217,12 +218,12 @@ mod tests {
 
     const END: FileEvent = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
 
-    fn told(bytes: &[u8]) -> Option<&'static str> {
-        tell(bytes, Look::All).media_type
+    fn media_type(bytes: &[u8]) -> Option<&'static str> {
+        detect(bytes, SniffDepth::Full).media_type
     }
 
     #[test]
-    fn markup_is_found_wherever_it_hides() {
+    fn markup_is_detected_after_comments_and_prologs() {
         for (text, kind) in [
             ("<!DOCTYPE html><p>", Some(HTML)),
             ("<!doctype HTML>", Some(HTML)),
@@ -248,30 +249,30 @@ mod tests {
             ("", None),
             ("{}", None),
         ] {
-            assert_eq!(told(text.as_bytes()), kind, "{text}");
+            assert_eq!(media_type(text.as_bytes()), kind, "{text}");
         }
     }
 
     #[test]
-    fn formats_are_told_and_texts_are_texts() {
-        assert_eq!(told(b"\x89PNG\r\n\x1a\n"), Some("image/png"));
-        assert_eq!(told(b"GIF89a/*<script>"), Some("image/gif"));
-        assert_eq!(told(b"%PDF-1.7"), Some("application/pdf"));
-        assert!(!tell(b"\x89PNG\r\n\x1a\n", Look::All).text);
-        assert!(tell("BM: a text\n".as_bytes(), Look::All).text);
-        assert_eq!(tell(b"\x89PNG\r\n\x1a\n", Look::Markup).media_type, None);
+    fn binary_formats_and_text_are_detected() {
+        assert_eq!(media_type(b"\x89PNG\r\n\x1a\n"), Some("image/png"));
+        assert_eq!(media_type(b"GIF89a/*<script>"), Some("image/gif"));
+        assert_eq!(media_type(b"%PDF-1.7"), Some("application/pdf"));
+        assert!(!detect(b"\x89PNG\r\n\x1a\n", SniffDepth::Full).text);
+        assert!(detect("BM: text\n".as_bytes(), SniffDepth::Full).text);
+        assert_eq!(detect(b"\x89PNG\r\n\x1a\n", SniffDepth::Markup).media_type, None);
     }
 
-    /// The pieces behind a peek, and what it told.
-    fn peeked(pieces: Vec<&'static [u8]>, look: Look) -> (Vec<u8>, Magic, usize) {
+    /// The content that a source still gives after a peek, what the peek detected, and the number of ends.
+    fn peeked(chunks: Vec<&'static [u8]>, depth: SniffDepth) -> (Vec<u8>, Magic, usize) {
         let content =
-            pieces.into_iter().map(|piece| Ok(FileEvent::Content(Bytes::from_static(piece))));
+            chunks.into_iter().map(|chunk| Ok(FileEvent::Content(Bytes::from_static(chunk))));
         let source: Source = Box::pin(stream::iter(content.chain([Ok(END)])));
-        let (mut source, magic) = peek(source, look).now_or_never().unwrap().unwrap();
+        let (mut source, magic) = peek(source, depth).now_or_never().unwrap().unwrap();
         let mut all = Vec::new();
         let mut ends = 0;
-        while let Some(Some(Ok(piece))) = source.next().now_or_never() {
-            match piece {
+        while let Some(Some(Ok(event))) = source.next().now_or_never() {
+            match event {
                 FileEvent::Content(bytes) => all.extend_from_slice(&bytes),
                 FileEvent::End(_) => ends += 1,
             }
@@ -280,20 +281,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_by_looking() {
+    fn a_peek_loses_no_byte() {
         let text = b"<!doctype html><p>hello, world";
-        for look in [Look::Markup, Look::All] {
+        for depth in [SniffDepth::Markup, SniffDepth::Full] {
             for size in 1..=text.len() {
-                let (all, magic, ends) = peeked(text.chunks(size).collect(), look);
+                let (all, magic, ends) = peeked(text.chunks(size).collect(), depth);
                 assert_eq!((all.as_slice(), ends), (text.as_slice(), 1));
                 assert_eq!(magic.media_type, Some(HTML));
             }
-            assert_eq!(peeked(vec![], look).2, 1);
+            assert_eq!(peeked(vec![], depth).2, 1);
         }
     }
 
     #[test]
-    fn a_sender_is_not_waited_for_longer_than_it_takes() {
+    fn a_peek_waits_for_no_more_bytes_than_it_needs() {
         for (bytes, enough) in [
             (b"\x89".as_slice(), true),
             (b"\xef", false),
@@ -304,9 +305,12 @@ mod tests {
             (b"<!-- ", false),
             (b"<!-- x -->y", true),
         ] {
-            assert_eq!(is_enough(bytes, Look::Markup), enough, "{bytes:?}");
-            assert!(!is_enough(bytes, Look::All));
+            assert_eq!(is_enough(bytes, SniffDepth::Markup), enough, "{bytes:?}");
+            assert!(!is_enough(bytes, SniffDepth::Full));
         }
-        assert!(is_enough(&[b' '; WINDOW], Look::Markup) && is_enough(&[0; WINDOW], Look::All));
+        assert!(
+            is_enough(&[b' '; WINDOW], SniffDepth::Markup)
+                && is_enough(&[0; WINDOW], SniffDepth::Full)
+        );
     }
 }

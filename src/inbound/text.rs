@@ -1,6 +1,6 @@
-//! A client's own bytes as text for people.
+//! Makes bytes from a client safe to show in an error text.
 
-/// A client's own bytes as they may stand in an error: short, in one line.
+/// `bytes` as text of at most 80 bytes in one line, control characters replaced.
 pub(super) fn printable(bytes: &[u8]) -> String {
     const LONGEST: usize = 80;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);

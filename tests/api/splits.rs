@@ -40,7 +40,7 @@ fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, FileEn
                 Ok(FileEvent::Content(bytes)) => content.extend_from_slice(&bytes),
                 Ok(FileEvent::End(end)) => {
                     let fields = form.borrow().fields().clone();
-                    let framed = part.framed.expect("a length was announced");
+                    let framed = part.length_if_last.expect("a length was announced");
                     return Ok((fields, content, framed, end));
                 }
                 Err(error) => return Err(*error.downcast::<InboundError>().expect("its kind")),

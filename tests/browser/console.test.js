@@ -198,7 +198,7 @@ describe("failures", () => {
     await row(page, "failed").waitFor();
     const text = await row(page).locator(".failure").innerText();
     const id = (await reply).headers()["x-request-id"];
-    for (const part of ["COS refused the file", "COS answered 403 AccessDenied", "cos_refused", id, "cos_request_id"]) {
+    for (const part of ["COS refused the file", "COS responded 403 AccessDenied", "cos_refused", id, "cos_request_id"]) {
       assert.ok(text.includes(part), `${part} in ${text}`);
     }
     await said(page, "one.png: COS refused the file");

@@ -15,7 +15,7 @@ use self::active::{SAFE_TYPE, is_active, is_plain_text};
 use self::content::{fits, has_signature};
 use self::declared::{effective, extension, stored_form};
 use self::names::canonical;
-use crate::inbound::sniff::{Look, Magic};
+use crate::inbound::sniff::{Magic, SniffDepth};
 
 /// Lists of media types; a file's type must be on each of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,14 +99,14 @@ impl Types {
     }
 
     /// Which check of the first bytes the declared type needs; `None` where they cannot change the result.
-    pub fn look(&self, declared: &DeclaredType) -> Option<Look> {
+    pub fn look(&self, declared: &DeclaredType) -> Option<SniffDepth> {
         let decided = declared.served_as_binary
             || is_plain_text(&declared.mime)
             || declared.mime == mime::APPLICATION_OCTET_STREAM;
         match self.is_unrestricted() {
             true if decided => None,
-            true => Some(Look::Markup),
-            false => Some(Look::All),
+            true => Some(SniffDepth::Markup),
+            false => Some(SniffDepth::Full),
         }
     }
 

@@ -269,7 +269,7 @@ async fn raw_file(
     let key = client.upload_key(&file_url::path(request)?)?;
     refuse_form(request.headers())?;
     refuse_unframed(request)?;
-    let digests = Digests::announced(request.headers())?;
+    let digests = Digests::from_headers(request.headers())?;
     let claim = match idempotency::check(request, worker, &client).await? {
         KeyCheck::Proceed(claim) => claim,
         KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),

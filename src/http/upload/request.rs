@@ -24,11 +24,11 @@ use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
 use crate::http::state::Worker;
+use crate::inbound::buffer::{Buffered, buffer_file};
 use crate::inbound::error::InboundError;
 use crate::inbound::form::{FilePart, Form, MAX_EPILOGUE};
-use crate::inbound::hold::{Held, hold};
 use crate::inbound::limit::limited;
-use crate::inbound::sniff::{Look, Magic, peek};
+use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
@@ -176,7 +176,7 @@ impl<'a> UploadRequest<'a> {
                 return Ok(self.streamed(source, FileLength::Known(length)));
             }
         }
-        let file = match part.framed {
+        let file = match part.length_if_last {
             // The file is too large if this is the last part. If it is not, the file is stored if it fits the window.
             Some(assumed)
                 if assumed > max.saturating_add(MAX_EPILOGUE as u64)
@@ -216,17 +216,17 @@ impl<'a> UploadRequest<'a> {
         assumed: Option<u64>,
     ) -> Result<OutgoingFile, Problem> {
         let mut buffer = ReplayBuffer::new(self.slot.memory());
-        let (source, held) = hold(source, &mut buffer, limit)
+        let (source, buffered) = buffer_file(source, &mut buffer, limit)
             .await
             .map_err(|error| Problem::from(CosError::Source(error)))?;
         let length = buffer.len() as u64;
-        match (held, assumed) {
-            (Held::Whole(end), _) => {
+        match (buffered, assumed) {
+            (Buffered::Complete(end), _) => {
                 Ok(self.file(buffer, Some(end), source, FileLength::Known(length)))
             }
             (_, Some(length)) => Ok(self.file(buffer, None, source, FileLength::Assumed(length))),
-            (Held::Full, None) => Err(InboundError::LengthRequired.into()),
-            (Held::NoRoom, None) => Err(InboundError::NoRoom.into()),
+            (Buffered::LimitReached, None) => Err(InboundError::LengthRequired.into()),
+            (Buffered::OutOfMemory, None) => Err(InboundError::OutOfMemory.into()),
         }
     }
 
@@ -314,7 +314,7 @@ fn query_or_field<'v>(
 /// Recognizes the file's type by its first bytes, if `look` says that the type matters. The source still yields them.
 pub async fn sniffed(
     source: Source,
-    look: Option<Look>,
+    look: Option<SniffDepth>,
 ) -> Result<(Source, Option<Magic>), Problem> {
     match look {
         None => Ok((source, None)),

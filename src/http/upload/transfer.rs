@@ -141,12 +141,12 @@ async fn send(
             content_type,
         })?;
         let result = file.relay.attempt(&worker.upstream, &target, envelope, length).await;
-        let took = file.relay.took();
-        times.add(Stage::Send, took.send);
-        if let Some(verdict) = took.verdict {
+        let attempt_times = file.relay.attempt_times();
+        times.add(Stage::Send, attempt_times.send);
+        if let Some(verdict) = attempt_times.verdict {
             times.add(Stage::Verdict, verdict);
         }
-        let class = result.as_ref().map_or_else(CosError::answer_class, |_| Some("2xx"));
+        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
         class.into_iter().for_each(|class| shared.metrics.cos(class));
         let error = match result {
             Ok(receipt) => return Ok(receipt),

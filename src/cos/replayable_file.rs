@@ -1,5 +1,6 @@
-//! One attempt's form as it goes out: the head, the bytes as they come, the tail, in exactly the length that was
-//! announced, with the CRC computed on the way. The first bytes are kept until the window is passed.
+//! A file that can be sent several times, and the form of one attempt: the head, the file's bytes as they come, the
+//! tail, in exactly the announced length, with the file's CRC. The file can be replayed while all of it fits the replay
+//! window.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,41 +17,45 @@ use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::http_client::exchange::{Aborted, BodySource, Fill};
 use crate::net::http_client::write_queue::WriteQueue;
 
-/// So much of a form goes out at once where it comes in smaller pieces.
+/// Smaller chunks of a form are collected up to this many bytes before they are written.
 const QUEUE_TARGET: usize = 128 * 1024;
 
-/// Our tail's epilogue where there is none to mirror.
+/// The epilogue after the closing delimiter where the client's is not repeated.
 const EPILOGUE: &[u8] = b"\r\n";
 
-/// What a [`RelayBody`] draws from; outlives the connection.
+/// The file that a [`RelayBody`] reads; it outlives the connection of an attempt.
 pub struct ReplayableFile {
     source: Source,
-    kept: ReplayBuffer,
-    ended: Option<FileEnd>,
-    whole: bool,
-    window: usize,
-    /// The source ended in an error and must not be asked again.
-    broken: bool,
-    /// That error, while nobody has been told of it.
-    failed: Option<CosError>,
-    /// Read ahead, and not kept.
-    next: Option<Bytes>,
+    /// The file's first bytes; all bytes read so far while `replayable`.
+    replay_buffer: ReplayBuffer,
+    /// How the file ended, once it was read to its end.
+    end: Option<FileEnd>,
+    /// Every byte read so far is in `replay_buffer` or `next_chunk`.
+    replayable: bool,
+    /// How many bytes may be buffered for another attempt.
+    replay_window: usize,
+    /// The source returned an error and must not be polled again.
+    source_failed: bool,
+    /// That error, if it was found while reading ahead and was not returned yet.
+    read_ahead_error: Option<CosError>,
+    /// A chunk that was read ahead and is not in the buffer.
+    next_chunk: Option<Bytes>,
     attempt: Option<Attempt>,
 }
 
-/// What the relay waits for, and since when: stalls are blamed on who caused them.
+/// What an attempt waits for, so that a stall is attributed to the side that causes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waiting {
-    /// For the client's next bytes; its own timer watches that.
+    /// For the client's next bytes; the request's body has its own timer for that.
     Client,
-    /// For COS to take what was handed out.
+    /// For COS to accept the bytes that were given to the connection.
     Upstream,
-    /// For the verdict on the whole form, since the last byte was handed out.
+    /// For the verdict, since the form's last byte was given to the connection.
     Verdict(Instant),
 }
 
 impl Waiting {
-    /// Since when the verdict is waited for.
+    /// Since when the verdict is awaited.
     pub(super) fn verdict_since(self) -> Option<Instant> {
         match self {
             Self::Verdict(since) => Some(since),
@@ -61,41 +66,41 @@ impl Waiting {
 
 impl ReplayableFile {
     pub(super) fn new(
-        kept: ReplayBuffer,
-        ended: Option<FileEnd>,
+        replay_buffer: ReplayBuffer,
+        end: Option<FileEnd>,
         source: Source,
-        window: usize,
+        replay_window: usize,
     ) -> Self {
         Self {
             source,
-            kept,
-            ended,
-            whole: true,
-            window,
-            broken: false,
-            failed: None,
-            next: None,
+            replay_buffer,
+            end,
+            replayable: true,
+            replay_window,
+            source_failed: false,
+            read_ahead_error: None,
+            next_chunk: None,
             attempt: None,
         }
     }
 
-    /// Whether every byte read so far is still there.
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole
+    /// Whether every byte read so far is still there, so that another attempt is possible.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.replayable
     }
 
-    /// Whether all of a file would be.
-    pub(super) fn fits(&self, framed: FileLength) -> bool {
-        framed.length() <= self.window as u64
+    /// Whether a file of this length fits the replay window.
+    pub(super) fn fits_window(&self, length: FileLength) -> bool {
+        length.length() <= self.replay_window as u64
     }
 
     /// The file's length, once all of it was read and is still there.
     pub(super) fn known_length(&self) -> Option<u64> {
-        (self.whole && self.ended.is_some()).then(|| self.kept.len() as u64)
+        (self.replayable && self.end.is_some()).then(|| self.replay_buffer.len() as u64)
     }
 
-    /// The attempt is over.
-    pub(super) fn end(&mut self) -> Option<Attempt> {
+    /// Ends the attempt and returns it.
+    pub(super) fn end_attempt(&mut self) -> Option<Attempt> {
         self.attempt.take()
     }
 
@@ -103,7 +108,7 @@ impl ReplayableFile {
         self.attempt.as_ref().map_or(Waiting::Upstream, |attempt| attempt.waiting)
     }
 
-    /// A reply has come: whatever has not been sent is not sent any more.
+    /// A response has come: the rest of the form is not sent.
     fn stop(&mut self) {
         if let Some(attempt) = &mut self.attempt
             && !matches!(attempt.waiting, Waiting::Verdict(_))
@@ -112,51 +117,54 @@ impl ReplayableFile {
         }
     }
 
-    /// Reads ahead as far as the window goes.
-    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.next.is_none() && self.ended.is_none() && !self.broken {
-            if self.kept.len() >= self.window {
+    /// Reads ahead up to the replay window.
+    pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.next_chunk.is_none() && self.end.is_none() && !self.source_failed {
+            if self.replay_buffer.len() >= self.replay_window {
                 break;
             }
             match ready!(self.poll_source(cx)) {
                 Ok(FileEvent::Content(bytes)) => {
-                    let before = self.kept.len();
-                    if before + bytes.len() > self.window || self.kept.push(&bytes).is_err() {
-                        self.next = Some(bytes.slice(self.kept.len() - before..));
+                    let before = self.replay_buffer.len();
+                    if before + bytes.len() > self.replay_window
+                        || self.replay_buffer.push(&bytes).is_err()
+                    {
+                        self.next_chunk = Some(bytes.slice(self.replay_buffer.len() - before..));
                     }
                 }
-                Ok(FileEvent::End(end)) => self.ended = Some(end),
-                Err(error) => self.failed = Some(error),
+                Ok(FileEvent::End(end)) => self.end = Some(end),
+                Err(error) => self.read_ahead_error = Some(error),
             }
         }
         Poll::Ready(())
     }
 
-    /// Whether the next bytes are here already, or are the last ones: then they go out with those before them.
-    fn has_more_at_hand(&self) -> bool {
+    /// Whether the next bytes are in memory already, or are the form's last ones: then they are written together with
+    /// the bytes before them.
+    fn has_more_ready(&self) -> bool {
         self.attempt.as_ref().is_some_and(|attempt| match attempt.step {
-            Step::Head | Step::Kept(_) => true,
-            Step::Source => attempt.content + EPILOGUE.len() as u64 >= attempt.framed.length(),
+            Step::Head | Step::Replay(_) => true,
+            Step::Source => attempt.content + EPILOGUE.len() as u64 >= attempt.length.length(),
             Step::Done => false,
         })
     }
 
-    fn hand_out(&mut self) {
+    fn set_waiting_for_upstream(&mut self) {
         if let Some(attempt) = &mut self.attempt {
             attempt.waiting = Waiting::Upstream;
         }
     }
 
-    /// The next piece, whether it was read ahead or not. After an error nothing may be asked for.
+    /// The next event, whether it was read ahead or not. Must not be called after an error.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Result<FileEvent, CosError>> {
-        if let Some(bytes) = self.next.take() {
+        if let Some(bytes) = self.next_chunk.take() {
             return Poll::Ready(Ok(FileEvent::Content(bytes)));
         }
-        let piece = ready!(self.source.as_mut().poll_next(cx));
-        self.broken = !matches!(piece, Some(Ok(_)));
-        Poll::Ready(match piece {
-            Some(piece) => piece.map_err(CosError::Source),
-            None => Err(CosError::NoVerdict("the source broke off")),
+        let event = ready!(self.source.as_mut().poll_next(cx));
+        self.source_failed = !matches!(event, Some(Ok(_)));
+        Poll::Ready(match event {
+            Some(event) => event.map_err(CosError::Source),
+            None => Err(CosError::NoVerdict("the file's source ended early")),
         })
     }
 
@@ -167,38 +175,39 @@ impl ReplayableFile {
             };
             match attempt.step {
                 Step::Head => {
-                    attempt.step = Step::Kept(0);
+                    attempt.step = Step::Replay(0);
                     return Poll::Ready(Some(Ok(attempt.envelope.head.clone())));
                 }
-                Step::Kept(index) => match self.kept.segment(index) {
+                Step::Replay(index) => match self.replay_buffer.segment(index) {
                     Some(bytes) => {
-                        attempt.step = Step::Kept(index + 1);
+                        attempt.step = Step::Replay(index + 1);
                         return Poll::Ready(Some(attempt.content(bytes)));
                     }
                     None => attempt.step = Step::Source,
                 },
                 Step::Source => {
-                    if let Some(end) = &self.ended {
+                    if let Some(end) = &self.end {
                         return Poll::Ready(Some(attempt.close(end)));
                     }
                     attempt.waiting = Waiting::Client;
-                    let piece = ready!(self.poll_source(cx));
+                    let event = ready!(self.poll_source(cx));
                     let Some(attempt) = &mut self.attempt else {
                         return Poll::Ready(Some(Err(Aborted)));
                     };
                     attempt.waiting = Waiting::Upstream;
-                    match piece {
+                    match event {
                         Ok(FileEvent::Content(bytes)) => {
-                            if self.whole {
-                                let room = self.kept.len() + bytes.len() <= self.window;
-                                self.whole = room && self.kept.push(&bytes).is_ok();
-                                if !self.whole {
-                                    self.kept.clear();
+                            if self.replayable {
+                                let fits =
+                                    self.replay_buffer.len() + bytes.len() <= self.replay_window;
+                                self.replayable = fits && self.replay_buffer.push(&bytes).is_ok();
+                                if !self.replayable {
+                                    self.replay_buffer.clear();
                                 }
                             }
                             return Poll::Ready(Some(attempt.content(bytes)));
                         }
-                        Ok(FileEvent::End(end)) => self.ended = Some(end),
+                        Ok(FileEvent::End(end)) => self.end = Some(end),
                         Err(error) => return Poll::Ready(Some(attempt.fail(error))),
                     }
                 }
@@ -211,33 +220,33 @@ impl ReplayableFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Head,
-    /// The next run of what is kept.
-    Kept(usize),
+    /// The run of the replay buffer with this index.
+    Replay(usize),
     Source,
-    /// The tail was handed out.
+    /// The tail was given to the connection.
     Done,
 }
 
-/// One attempt.
+/// One attempt to send the file.
 pub(super) struct Attempt {
     envelope: FormEnvelope,
-    framed: FileLength,
+    length: FileLength,
     step: Step,
-    /// Bytes of the file that were handed out.
+    /// Bytes of the file that were given to the connection.
     pub(super) content: u64,
     pub(super) crc: Digest,
     waiting: Waiting,
-    /// When the form's last byte was handed out.
+    /// When the form's last byte was given to the connection.
     pub(super) sent: Option<Instant>,
-    /// What ended the body.
+    /// Why the body was aborted.
     pub(super) failure: Option<CosError>,
 }
 
 impl Attempt {
-    fn new(envelope: FormEnvelope, framed: FileLength) -> Self {
+    fn new(envelope: FormEnvelope, length: FileLength) -> Self {
         Self {
             envelope,
-            framed,
+            length,
             step: Step::Head,
             content: 0,
             crc: Digest::new(CrcAlgorithm::Crc64Xz),
@@ -247,25 +256,26 @@ impl Attempt {
         }
     }
 
-    /// Whether the whole form was handed out.
+    /// Whether the whole form was given to the connection.
     pub(super) fn is_complete(&self) -> bool {
         self.step == Step::Done
     }
 
-    fn total(&self) -> u64 {
-        let epilogue = match self.framed {
+    /// The form's length in bytes.
+    fn form_length(&self) -> u64 {
+        let epilogue = match self.length {
             FileLength::Known(_) => EPILOGUE.len(),
             FileLength::Assumed(_) => 0,
         };
-        self.framed.length()
+        self.length.length()
             + (self.envelope.head.len() + self.envelope.closing.len() + epilogue) as u64
     }
 
     fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
         self.content += bytes.len() as u64;
-        if self.content > self.framed.length() {
+        if self.content > self.length.length() {
             return self.fail(CosError::LengthMismatch {
-                declared: self.framed.length(),
+                declared: self.length.length(),
                 got: self.content,
             });
         }
@@ -273,9 +283,9 @@ impl Attempt {
         Ok(bytes)
     }
 
-    /// The form's tail, if the announced length came true. This is the only place where an object becomes complete.
+    /// The form's tail, if the file has the announced length. This is the only place where an object becomes complete.
     fn close(&mut self, end: &FileEnd) -> Result<Bytes, Aborted> {
-        let epilogue = match self.framed {
+        let epilogue = match self.length {
             FileLength::Known(length) if self.content == length => EPILOGUE,
             FileLength::Known(declared) => {
                 return self.fail(CosError::LengthMismatch { declared, got: self.content });
@@ -303,29 +313,29 @@ impl Attempt {
     }
 }
 
-/// A form as it goes out behind a request's head.
+/// The form of one attempt, as a request's body.
 pub struct RelayBody {
-    outgoing: Rc<RefCell<ReplayableFile>>,
+    file: Rc<RefCell<ReplayableFile>>,
 }
 
 impl RelayBody {
-    /// Begins an attempt. What failed while it was read ahead fails here: COS need not hear of it.
+    /// Begins an attempt. An error that was found while reading ahead is returned here, before COS gets a request.
     pub(super) fn begin(
-        outgoing: &Rc<RefCell<ReplayableFile>>,
+        file: &Rc<RefCell<ReplayableFile>>,
         envelope: FormEnvelope,
-        framed: FileLength,
+        length: FileLength,
     ) -> Result<Self, CosError> {
-        let mut drawn = outgoing.borrow_mut();
-        if let Some(error) = drawn.failed.take() {
+        let mut borrowed = file.borrow_mut();
+        if let Some(error) = borrowed.read_ahead_error.take() {
             return Err(error);
         }
-        drawn.attempt = Some(Attempt::new(envelope, framed));
-        Ok(Self { outgoing: outgoing.clone() })
+        borrowed.attempt = Some(Attempt::new(envelope, length));
+        Ok(Self { file: file.clone() })
     }
 
     /// In bytes, as the request announces it.
     pub(super) fn length(&self) -> u64 {
-        self.outgoing.borrow().attempt.as_ref().map_or(0, Attempt::total)
+        self.file.borrow().attempt.as_ref().map_or(0, Attempt::form_length)
     }
 }
 
@@ -335,25 +345,24 @@ impl BodySource for RelayBody {
         cx: &mut Context<'_>,
         queue: &mut WriteQueue,
     ) -> Poll<Result<Fill, Aborted>> {
-        let mut outgoing = self.outgoing.borrow_mut();
-        while !queue.is_full() && (queue.remaining() < QUEUE_TARGET || outgoing.has_more_at_hand())
-        {
-            match outgoing.poll_bytes(cx) {
+        let mut file = self.file.borrow_mut();
+        while !queue.is_full() && (queue.remaining() < QUEUE_TARGET || file.has_more_ready()) {
+            match file.poll_bytes(cx) {
                 Poll::Ready(Some(bytes)) => queue.push(bytes?),
                 Poll::Ready(None) => return Poll::Ready(Ok(Fill::Last)),
                 Poll::Pending if !queue.has_remaining() => return Poll::Pending,
                 Poll::Pending => {
-                    // What is at hand goes out first, and if it does not, that is not the client's doing.
-                    outgoing.hand_out();
+                    // The queued bytes are written first; if that stalls, COS is the cause and not the client.
+                    file.set_waiting_for_upstream();
                     break;
                 }
             }
         }
-        let done = outgoing.attempt.as_ref().is_none_or(|attempt| attempt.step == Step::Done);
+        let done = file.attempt.as_ref().is_none_or(|attempt| attempt.step == Step::Done);
         Poll::Ready(Ok(if done { Fill::Last } else { Fill::More }))
     }
 
     fn stop(&mut self) {
-        self.outgoing.borrow_mut().stop();
+        self.file.borrow_mut().stop();
     }
 }
