@@ -1,4 +1,4 @@
-//! A part's head: any bytes are read or refused, and a name never leaves its folder or breaks a line.
+//! A part's headers, on any bytes: they are parsed or refused, and a file name has no slash, line break or NUL.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

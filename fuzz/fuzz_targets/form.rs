@@ -1,5 +1,5 @@
-//! A whole form, on any bytes: however it is cut the outcome is the same, and a file that is said to have ended is
-//! exactly what stands between its head and the next delimiter.
+//! A whole form, on any bytes: the outcome does not depend on where chunks end, and a file that ended validly contains no
+//! delimiter.
 #![no_main]
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use tcb_upload_gateway::inbound::form::{Fields, Form};
 #[derive(Debug, PartialEq)]
 struct Outcome {
     fields: Fields,
-    /// Content, what was said of its length, whether it ended well.
+    /// Content, the length if the file is the last part, whether the file ended validly.
     files: Vec<(Vec<u8>, Option<u64>, bool)>,
     error: Option<InboundError>,
 }
@@ -31,17 +31,17 @@ fn read(chunks: Vec<Bytes>, length: usize) -> Outcome {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, PayloadError>));
     let body = Body::new(Payload::Stream { payload: Box::pin(stream) }, Duration::from_secs(1));
-    let form = Rc::new(RefCell::new(Form::new(&headers, body).expect("the headers are fine")));
+    let form = Rc::new(RefCell::new(Form::new(&headers, body).expect("valid headers")));
     let mut outcome = Outcome { fields: Fields::default(), files: Vec::new(), error: None };
     loop {
-        // Every chunk is there, so nothing is ever pending.
+        // All chunks are in memory, so no future is ever pending.
         match Form::next_file(&form).now_or_never().expect("never pending") {
             Ok(Some(part)) => {
-                outcome.files.push((Vec::new(), part.framed, false));
+                outcome.files.push((Vec::new(), part.length_if_last, false));
                 let file = outcome.files.last_mut().expect("just pushed");
                 let mut source = Form::content(&form);
                 loop {
-                    match source.next().now_or_never().expect("never pending").expect("a piece") {
+                    match source.next().now_or_never().expect("never pending").expect("an event") {
                         Ok(FileEvent::Content(bytes)) => file.0.extend_from_slice(&bytes),
                         Ok(FileEvent::End(_)) => {
                             file.2 = true;
@@ -77,20 +77,21 @@ fuzz_target!(|input: &[u8]| {
         chunks.push(Bytes::copy_from_slice(&body[from..cut]));
         from = cut;
     }
-    let cut = read(chunks, body.len());
+    let split = read(chunks, body.len());
     let whole = read(vec![Bytes::copy_from_slice(body)], body.len());
-    assert_eq!(cut.error, whole.error);
-    assert_eq!(cut.fields, whole.fields);
-    // A file that did not end may have been handed out to a different point.
-    let ended = |outcome: &Outcome| outcome.files.iter().filter(|file| file.2).cloned().collect::<Vec<_>>();
-    assert_eq!(ended(&cut), ended(&whole));
+    assert_eq!(split.error, whole.error);
+    assert_eq!(split.fields, whole.fields);
+    // A file that did not end may have been read to a different position.
+    let ended =
+        |outcome: &Outcome| outcome.files.iter().filter(|file| file.2).cloned().collect::<Vec<_>>();
+    assert_eq!(ended(&split), ended(&whole));
 
     if whole.error.is_none() {
         assert!(body.trim_ascii_end().ends_with(b"--ab--"));
-        for (content, framed, ended) in &whole.files {
+        for (content, length_if_last, ended) in &whole.files {
             assert!(ended);
             assert!(memchr::memmem::find(content, b"\r\n--ab").is_none());
-            assert!(framed.is_some());
+            assert!(length_if_last.is_some());
         }
     }
 });

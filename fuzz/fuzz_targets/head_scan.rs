@@ -1,7 +1,7 @@
-//! A request's head and a chunked body on any bytes, against actix-http's own decoder. A head that is served, and the
-//! stand-in of a refused one, is a whole request without a body to actix-http; where it takes the head that was sent,
-//! it finds the same end and a body where there is one. Chunks mean the same to both. However the bytes are cut,
-//! nothing else is found.
+//! A request's head and a chunked body, on any bytes, compared with the decoder of actix-http. An accepted head, and the
+//! substitute for a refused one, is a complete request without a body to actix-http. Where actix-http accepts the original
+//! head, it finds the same end, and a body where this gateway finds one. Chunked bodies have the same data to both. The
+//! outcome does not depend on where chunks end.
 #![no_main]
 
 use actix_http::h1::{Codec, Message, MessageType};
@@ -17,11 +17,11 @@ use tcb_upload_gateway::server::h1::head_scan;
 use tokio_util::codec::Decoder;
 
 thread_local! {
-    /// The codec's clock needs one.
+    /// The codec's clock needs a running system.
     static SYSTEM: SystemRunner = System::new();
 }
 
-/// What actix-http reads: how much of `bytes` the head was, and whether a body follows.
+/// What actix-http reads: the head's length in `bytes`, and whether a body follows.
 fn decoded(bytes: &[u8]) -> Result<Option<(usize, bool)>, ()> {
     let (mut codec, mut rest) = (Codec::default(), BytesMut::from(bytes));
     match codec.decode(&mut rest) {
@@ -64,20 +64,20 @@ fn check_head(bytes: &[u8]) {
     }
 }
 
-/// The data, and how much is left behind the end of the body.
+/// The data, and the number of bytes after the body's end if it has ended.
 type Body = (Vec<u8>, Option<usize>);
 
-fn read(pieces: &[&[u8]]) -> Result<Body, ()> {
+fn read(chunks: &[&[u8]]) -> Result<Body, ()> {
     let (mut chunked, mut data) = (Chunked::new(), Vec::new());
-    let mut behind: usize = pieces.iter().map(|piece| piece.len()).sum();
-    for piece in pieces {
-        let mut bytes = Bytes::copy_from_slice(piece);
-        behind -= piece.len();
+    let mut unread: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    for chunk in chunks {
+        let mut bytes = Bytes::copy_from_slice(chunk);
+        unread -= chunk.len();
         loop {
             match chunked.step(&mut bytes).map_err(drop)? {
                 Step::Data(some) => data.extend_from_slice(&some),
                 Step::More => break,
-                Step::End => return Ok((data, Some(bytes.len() + behind))),
+                Step::End => return Ok((data, Some(bytes.len() + unread))),
             }
         }
     }
@@ -112,7 +112,7 @@ fuzz_target!(|input: &[u8]| {
         system.block_on(async {
             check_head(input);
             check_chunks(input);
-            // The tasks of the codecs' clocks are done with, and are freed.
+            // Lets the finished tasks of the codecs' clocks be freed.
             yield_now().await;
         });
     });

@@ -1,11 +1,11 @@
-//! The scanner, on any bytes cut anywhere, against the plain search of the whole.
+//! The scanner, on any bytes in any chunks, compared with a search in the whole input.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::inbound::scan::{Scanner, Step};
 
-// The first byte says how many cuts follow, a byte each; the rest is scanned.
+// The first byte is the number of cuts that follow, one byte each; the rest is scanned.
 fuzz_target!(|input: &[u8]| {
     let Some((&count, rest)) = input.split_first() else { return };
     let (cuts, body) = rest.split_at(rest.len().min(usize::from(count % 8)));
