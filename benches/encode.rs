@@ -24,8 +24,8 @@ use tcb_upload_gateway::key::{Key, Template, Values};
 use tcb_upload_gateway::metrics::Metrics;
 use tcb_upload_gateway::net::tls;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
-use tcb_upload_gateway::wechat::token::cache::Tokens;
-use tcb_upload_gateway::wechat::token::fetch::{App, Credential, Forced, Grant};
+use tcb_upload_gateway::wechat::token::cache::TokenCache;
+use tcb_upload_gateway::wechat::token::fetch::{App, ForcedRefreshQuota, TokenCall, TokenFetcher};
 use tcb_upload_gateway::wechat::transport::Transport;
 use uuid::Uuid;
 
@@ -175,19 +175,19 @@ fn connections() -> Transport {
     Transport::new(tls::client().expect("TLS"), Duration::from_secs(5))
 }
 
-fn tokens() -> &'static Tokens {
-    static TOKENS: OnceLock<Tokens> = OnceLock::new();
+fn tokens() -> &'static TokenCache {
+    static TOKENS: OnceLock<TokenCache> = OnceLock::new();
     TOKENS.get_or_init(|| {
         let options = Options::default();
         let (appid, secret) = (options.appid.clone(), options.secret.clone().into());
         let sandbox = Sandbox::start(options).expect("the sandbox starts");
-        let credential = Credential {
-            grant: Grant::Stable(App { appid, secret }, Forced::default()),
+        let credential = TokenFetcher {
+            call: TokenCall::Stable(App { appid, secret }, ForcedRefreshQuota::default()),
             base_url: sandbox.wechat_url(),
             timeout: Duration::from_secs(10),
         };
         let metrics = Arc::new(Metrics::new(std::iter::empty()).expect("metrics"));
-        let tokens = Tokens::new(credential, None, metrics);
+        let tokens = TokenCache::new(credential, None, metrics);
         let fetched = tokens.clone();
         actix_web::rt::System::new()
             .block_on(async move { fetched.get(&connections()).await.map(drop) })

@@ -10,10 +10,12 @@ use crate::metrics::Metrics;
 use crate::settings::{CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::auth::ApiAuth;
-use crate::wechat::token::cache::Tokens;
-use crate::wechat::token::fetch::{self, Authorizer, Credential, Forced, Grant};
+use crate::wechat::token::cache::TokenCache;
+use crate::wechat::token::fetch::{
+    self, AuthorizedApp, ForcedRefreshQuota, TokenCall, TokenFetcher,
+};
 use crate::wechat::token::file::TokenFile;
-use crate::wechat::token::redis::Replicas;
+use crate::wechat::token::redis::RedisTokenStore;
 use crate::wechat::transport::Transport;
 
 /// What all threads share of them; each has its own connections.
@@ -50,7 +52,7 @@ impl Upstreams {
 
     /// How we are let in to WeChat.
     pub fn access(&self) -> &ApiAuth {
-        self.wechat.access()
+        self.wechat.auth()
     }
 
     pub fn cos(&self) -> Rc<Upstream> {
@@ -61,26 +63,27 @@ impl Upstreams {
 fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::WechatState>, AppError> {
     let wechat = &settings.wechat;
     let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
-    let grant = match wechat.credential {
-        CredentialMode::Secret => Some(Grant::Secret(app())),
-        CredentialMode::Stable => Some(Grant::Stable(app(), Forced::default())),
-        CredentialMode::Authorizer => Some(Grant::Authorizer(Authorizer {
+    let call = match wechat.credential {
+        CredentialMode::Secret => Some(TokenCall::Plain(app())),
+        CredentialMode::Stable => Some(TokenCall::Stable(app(), ForcedRefreshQuota::default())),
+        CredentialMode::Authorizer => Some(TokenCall::Authorizer(AuthorizedApp {
             component_appid: wechat.authorizer.component_appid.clone(),
             authorizer_appid: wechat.authorizer.authorizer_appid.clone(),
             component_token: TokenFile::new(&wechat.authorizer.component_token_file),
             refresh_token: wechat.authorizer.refresh_token.clone(),
-            newest: None.into(),
+            newest_refresh_token: None.into(),
         })),
         CredentialMode::Cloudbase | CredentialMode::Open => None,
     };
-    let access = match grant {
-        Some(grant) => {
+    let access = match call {
+        Some(call) => {
             let base_url = wechat.base_url.clone();
-            let credential = Credential { grant, base_url, timeout: wechat.timeout };
+            let credential = TokenFetcher { call, base_url, timeout: wechat.timeout };
             let url = settings.redis.url.as_ref();
-            let replicas =
-                url.map(|url| Replicas::new(url, &credential, metrics.clone())).transpose()?;
-            ApiAuth::Fetched(Tokens::new(credential, replicas, metrics.clone()))
+            let replicas = url
+                .map(|url| RedisTokenStore::new(url, &credential, metrics.clone()))
+                .transpose()?;
+            ApiAuth::Fetched(TokenCache::new(credential, replicas, metrics.clone()))
         }
         None if wechat.credential == CredentialMode::Open => ApiAuth::Open,
         None => ApiAuth::File(TokenFile::new(&wechat.cloudbase_token_file)),

@@ -25,14 +25,14 @@ use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::tls;
 use crate::settings::Settings;
 use crate::wechat::error::{FileError, WechatError};
-use crate::wechat::links::Wanted;
+use crate::wechat::links::LinkRequest;
 use crate::wechat::wire::UploadLink;
 
 /// The content of the uploaded file.
 const CONTENT: &[u8] = b"1";
 const CONTENT_TYPE: &str = "text/plain";
 /// Of the download link, which is used immediately.
-const LINK_LIFE: Duration = Duration::from_secs(600);
+const DEFAULT_LINK_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Why a step failed.
 struct Fault {
@@ -202,7 +202,7 @@ impl Checks<'_> {
     }
 
     async fn redis(&self) -> Checked<()> {
-        match self.upstreams.access().shared().await {
+        match self.upstreams.access().check_sharing().await {
             Ok(()) => Ok(((), "reachable and writable".to_owned())),
             Err(error) => Err(Fault {
                 what: error.to_string(),
@@ -268,7 +268,7 @@ impl Checks<'_> {
 
     async fn download(&self, file_id: &str) -> Checked<()> {
         let wechat = self.upstreams.wechat(self.settings);
-        let wanted = Wanted { file_id: file_id.to_owned(), max_age: LINK_LIFE };
+        let wanted = LinkRequest { file_id: file_id.to_owned(), max_age: DEFAULT_LINK_MAX_AGE };
         let link = wechat.download_link(&wanted).await.map_err(|error| self.file_fault(&error))?;
         let host = host(&link.url).to_owned();
         let fault = |what: String, change: &str| Fault {
@@ -311,10 +311,10 @@ impl Checks<'_> {
         let base_url = &self.settings.wechat.base_url;
         let change = match error {
             WechatError::NoToken { cause, .. } => return self.wechat_fault(cause),
-            WechatError::Refused { call, errcode, message, advice } => {
+            WechatError::Refused { call, errcode, message, hint } => {
                 return Fault {
                     what: format!("WeChat refused `{call}`: {errcode} {message}"),
-                    change: advice.as_deref().unwrap_or(UNKNOWN).to_owned(),
+                    change: hint.as_deref().unwrap_or(UNKNOWN).to_owned(),
                 };
             }
             WechatError::Unreachable { .. } => format!(
@@ -328,7 +328,7 @@ impl Checks<'_> {
             WechatError::Unusable { .. } => {
                 format!("{base_url} does not respond like WeChat's API: correct wechat.base_url")
             }
-            WechatError::Credential(_) => {
+            WechatError::NoCredential(_) => {
                 "see wechat.credential and the settings of its mode".to_owned()
             }
         };
@@ -338,9 +338,9 @@ impl Checks<'_> {
     fn file_fault(&self, error: &FileError) -> Fault {
         match error {
             FileError::Call(error) => self.wechat_fault(error),
-            FileError::File { status, message, advice } => Fault {
+            FileError::File { status, message, hint } => Fault {
                 what: format!("WeChat's status of the file: {status} {message}"),
-                change: advice.as_deref().unwrap_or(UNKNOWN).to_owned(),
+                change: hint.as_deref().unwrap_or(UNKNOWN).to_owned(),
             },
         }
     }

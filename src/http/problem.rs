@@ -479,7 +479,7 @@ impl From<WechatError> for Problem {
             WechatError::Unreachable { .. } | WechatError::Unusable { .. } => {
                 Self::new(Code::WechatUnreachable, error.to_string())
             }
-            WechatError::Credential(_) => {
+            WechatError::NoCredential(_) => {
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(10)
             }
             WechatError::Timeout { .. } => Self::new(Code::WechatTimeout, error.to_string()),
@@ -503,8 +503,8 @@ impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
         match error {
             FileError::Call(error) => error.into(),
-            FileError::File { status, message, advice } => {
-                Self::wechat_file(status, &message, advice.as_deref(), "the file")
+            FileError::File { status, message, hint } => {
+                Self::wechat_file(status, &message, hint.as_deref(), "the file")
             }
         }
     }

@@ -1,5 +1,4 @@
-//! WeChat's `/tcb` calls: with a token, within a time, tried again where that may help; for any number of files, 50 to
-//! a call.
+//! WeChat's `/tcb` calls, with authentication, a time limit and retries. Calls for more than 50 files are split.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -13,39 +12,40 @@ use serde::de::DeserializeOwned;
 
 use super::auth::ApiAuth;
 use super::error::{FileError, WechatError};
-use super::links::{DownloadLink, LinkCache, Wanted};
-use super::reply::exchange;
+use super::links::{DownloadLink, LinkCache, LinkRequest};
+use super::response::receive;
 use super::transport::{BaseUrl, Transport, with_query};
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
 
-/// A call that failed in passing is made at most this often in all.
-const ATTEMPTS: u32 = 3;
-/// What WeChat takes in one call (the vendor's documents of both batch calls).
+/// Transient failures are retried up to this number of attempts in all.
+const MAX_ATTEMPTS: u32 = 3;
+/// The most files that WeChat accepts in one call (the vendor's documentation of both batch calls).
 const FILES_PER_CALL: usize = 50;
-/// How long a download link is asked for where nobody says.
-pub const LINK_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
+/// The lifetime of a download link where the request does not name one.
+pub const DEFAULT_LINK_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// In bytes; it becomes a header's value.
-const LONGEST_URL: usize = 8 * 1024;
+/// In bytes, of a download URL: it becomes the value of a `Location` header.
+const MAX_URL: usize = 8 * 1024;
 
 /// The call that every upload makes.
 const UPLOAD_LINK: &str = "uploadfile";
 
-/// The path that a link is asked for to learn what file ids begin with. Never one that a request names: WeChat might not
-/// take that, and the next request would ask again.
+/// The path of the upload link that is requested only to learn the prefix of file ids. It is never a path from a
+/// client's request: WeChat might refuse that, and the next request would have to call again.
 const PROBE: &str = "probe";
 
-/// What all workers share.
+/// The state that all workers share.
 pub struct WechatState {
-    address: Option<BaseUrl>,
+    /// `None`: `wechat.base_url` is not a usable URL.
+    base_url: Option<BaseUrl>,
     env: String,
     timeout: Duration,
-    access: ApiAuth,
+    auth: ApiAuth,
     /// `cloud://ENV.BUCKET/`, where the settings name it.
-    prefix: Option<String>,
-    /// The same, once it is learned; many who need it ask once.
-    learned: Cache<(), Arc<str>>,
+    file_id_prefix: Option<String>,
+    /// The prefix as learned from an upload link; concurrent calls that need it share one probe.
+    learned_prefix: Cache<(), Arc<str>>,
     links: LinkCache,
     metrics: Arc<Metrics>,
 }
@@ -56,22 +56,29 @@ impl WechatState {
         base_url: &str,
         env: String,
         timeout: Duration,
-        access: ApiAuth,
-        prefix: Option<String>,
+        auth: ApiAuth,
+        file_id_prefix: Option<String>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (learned, links) = (Cache::new(1), LinkCache::new());
-        let address = BaseUrl::of(base_url);
-        Arc::new(Self { address, env, timeout, access, prefix, learned, links, metrics })
+        Arc::new(Self {
+            base_url: BaseUrl::parse(base_url),
+            env,
+            timeout,
+            auth,
+            file_id_prefix,
+            learned_prefix: Cache::new(1),
+            links: LinkCache::new(),
+            metrics,
+        })
     }
 
-    /// How calls are let in.
-    pub fn access(&self) -> &ApiAuth {
-        &self.access
+    /// How calls authenticate.
+    pub fn auth(&self) -> &ApiAuth {
+        &self.auth
     }
 }
 
-/// A worker's way to WeChat.
+/// A worker's client of WeChat's API.
 #[derive(Clone)]
 pub struct Wechat {
     transport: Transport,
@@ -79,7 +86,7 @@ pub struct Wechat {
 }
 
 impl Wechat {
-    /// `direct` belongs to the worker, the rest to all.
+    /// `transport` belongs to the calling worker; `shared` is the same for all workers.
     pub fn new(transport: Transport, shared: Arc<WechatState>) -> Self {
         Self { transport, shared }
     }
@@ -89,10 +96,11 @@ impl Wechat {
         &self.shared.env
     }
 
-    /// Whether a file id may be of our environment, as far as can be told without asking: its bucket may be another's.
+    /// Whether a file id may belong to the gateway's environment, as far as is known without a call: where the settings
+    /// do not name the bucket, any bucket of the environment passes.
     pub fn may_be_own(&self, file_id: &str) -> bool {
-        let WechatState { prefix, env, .. } = &*self.shared;
-        match prefix {
+        let WechatState { file_id_prefix, env, .. } = &*self.shared;
+        match file_id_prefix {
             Some(prefix) => file_id.starts_with(prefix.as_str()),
             None => file_id
                 .strip_prefix("cloud://")
@@ -101,114 +109,114 @@ impl Wechat {
         }
     }
 
-    /// Whether a call can be made: what it shows of who we are can be had.
+    /// Whether calls can be made: a token is available, or none is needed.
     pub async fn ready(&self) -> Result<(), WechatError> {
-        self.shared.access.pass(&self.transport).await.map(drop)
+        self.shared.auth.param(&self.transport).await.map(drop)
     }
 
-    /// A link to upload `path` with. Asking stores nothing.
+    /// A link to upload to `path`. The call itself stores nothing.
     pub async fn upload_link(&self, path: &str) -> Result<UploadLink, WechatError> {
         self.upload_link_in(self.env(), path).await
     }
 
-    /// The same in another environment of the app's.
+    /// As [`Self::upload_link`], in another environment of the app.
     pub async fn upload_link_in(&self, env: &str, path: &str) -> Result<UploadLink, WechatError> {
         let link: UploadLink =
             self.call(UPLOAD_LINK, &wire::UploadFileRequest { env, path }).await?;
         if env == self.shared.env
-            && self.shared.prefix.is_none()
-            && !self.shared.learned.contains_key(&())
+            && self.shared.file_id_prefix.is_none()
+            && !self.shared.learned_prefix.contains_key(&())
             && let Some(prefix) = prefix_of(&link, path)
         {
-            self.shared.learned.insert((), prefix).await;
+            self.shared.learned_prefix.insert((), prefix).await;
         }
         Ok(link)
     }
 
-    /// A download link for one file, from the cache or by a call that all who want it share.
-    pub async fn download_link(&self, wanted: &Wanted) -> Result<DownloadLink, FileError> {
+    /// A download link for one file: cached, or from a call that concurrent requests for the same link share.
+    pub async fn download_link(&self, request: &LinkRequest) -> Result<DownloadLink, FileError> {
         let fetch = async || {
-            let mut links = self.fetch_links(self.env(), std::slice::from_ref(wanted)).await;
-            links.pop().unwrap_or_else(|| Err(nameless("batchdownloadfile").into()))
+            let mut links = self.fetch_links(self.env(), std::slice::from_ref(request)).await;
+            links.pop().unwrap_or_else(|| Err(no_result("batchdownloadfile").into()))
         };
-        self.shared.links.get_or(wanted, fetch).await
+        self.shared.links.get_or_fetch(request, fetch).await
     }
 
-    /// Download links in the order of `wanted`: what is not in the cache (or all, where none but `fresh` ones will do)
-    /// is asked for once, 50 files to a call, all calls at the same time.
+    /// Download links in the order of `requests`. Links that are not cached (all, where `fresh` is set) are fetched
+    /// with concurrent calls of 50 files each; a request that is repeated is fetched once.
     pub async fn download_links(
         &self,
         env: &str,
-        wanted: &[Wanted],
+        requests: &[LinkRequest],
         fresh: bool,
     ) -> Vec<Result<DownloadLink, FileError>> {
-        let mut known = HashMap::new();
+        let mut links = HashMap::new();
         let mut missing = Vec::new();
-        for file in wanted {
-            if known.contains_key(file) {
+        for request in requests {
+            if links.contains_key(request) {
                 continue;
             }
-            let link = if fresh { None } else { self.shared.links.get(file).await };
+            let link = if fresh { None } else { self.shared.links.get(request).await };
             if link.is_none() {
-                missing.push(file.clone());
+                missing.push(request.clone());
             }
-            known.insert(file, link.map(Ok));
+            links.insert(request, link.map(Ok));
         }
-        let _asking = self.shared.links.asking();
+        let _guard = self.shared.links.begin_fetch();
         let calls = missing.chunks(FILES_PER_CALL).map(|files| self.fetch_links(env, files));
         let fetched: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        for (file, link) in missing.iter().zip(fetched) {
+        for (request, link) in missing.iter().zip(fetched) {
             if let Ok(link) = &link {
-                self.shared.links.put(&file.file_id, link.clone()).await;
+                self.shared.links.insert(&request.file_id, link.clone()).await;
             }
-            known.insert(file, Some(link));
+            links.insert(request, Some(link));
         }
-        let link = |file| known.get(file).cloned().flatten();
-        let unnamed = || Err(nameless("batchdownloadfile").into());
-        wanted.iter().map(|file| link(file).unwrap_or_else(unnamed)).collect()
+        let link = |request| links.get(request).cloned().flatten();
+        let none = || Err(no_result("batchdownloadfile").into());
+        requests.iter().map(|request| link(request).unwrap_or_else(none)).collect()
     }
 
-    /// Asks for at most 50 files; one result for each, in their order.
+    /// One call, for at most 50 files; returns one result for each, in their order.
     async fn fetch_links(
         &self,
         env: &str,
-        wanted: &[Wanted],
+        requests: &[LinkRequest],
     ) -> Vec<Result<DownloadLink, FileError>> {
         const CALL: &str = "batchdownloadfile";
-        let items = wanted.iter().map(|file| wire::DownloadItem {
-            fileid: &file.file_id,
-            max_age: file.max_age.as_secs(),
+        let items = requests.iter().map(|request| wire::DownloadItem {
+            fileid: &request.file_id,
+            max_age: request.max_age.as_secs(),
         });
         let body = wire::BatchDownloadRequest { env, file_list: items.collect() };
-        let asked = Instant::now();
+        let requested = Instant::now();
         let reply: wire::BatchDownloadReply = match self.call(CALL, &body).await {
             Ok(reply) => reply,
-            Err(error) => return wanted.iter().map(|_| Err(error.clone().into())).collect(),
+            Err(error) => return requests.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        let ids = wanted.iter().map(|file| file.file_id.as_str()).collect::<Vec<_>>();
+        let ids = requests.iter().map(|request| request.file_id.as_str()).collect::<Vec<_>>();
         let results = by_file(&ids, reply.file_list, |result| &result.fileid);
-        let mode = self.shared.access.mode();
-        let link = |(file, result): (&Wanted, Option<wire::DownloadResult>)| {
-            let result = result.ok_or_else(|| nameless(CALL))?;
+        let mode = self.shared.auth.mode();
+        let link = |(request, result): (&LinkRequest, Option<wire::DownloadResult>)| {
+            let result = result.ok_or_else(|| no_result(CALL))?;
             if result.status != 0 {
                 return Err(FileError::refused(result.status, &result.errmsg, mode));
             }
-            // It becomes a redirect's target.
+            // The URL becomes the target of a redirect.
             let url = result.download_url;
             if !url.starts_with("http")
-                || url.len() > LONGEST_URL
+                || url.len() > MAX_URL
                 || url.contains(|c: char| c.is_control() || c == ' ')
             {
-                let cause = "a download_url is no URL";
+                let cause = "a download_url is not a URL";
                 return Err(WechatError::Unusable { call: CALL, cause }.into());
             }
-            Ok(DownloadLink::new(url, file.max_age, asked))
+            Ok(DownloadLink::new(url, request.max_age, requested))
         };
-        wanted.iter().zip(results).map(link).collect()
+        requests.iter().zip(results).map(link).collect()
     }
 
-    /// Deletes files, 50 to a call, all calls at the same time; each named twice is deleted once. That a file is not
-    /// there is an error of its own ([`FileError::is_missing`]).
+    /// Deletes files with concurrent calls of 50 each; a repeated id is sent once. A file that does not exist is an
+    /// error ([`FileError::is_missing`]).
     pub async fn delete(&self, env: &str, file_ids: &[String]) -> Vec<Result<(), FileError>> {
         let mut unique: Vec<&str> = file_ids.iter().map(String::as_str).collect();
         unique.sort_unstable();
@@ -217,14 +225,14 @@ impl Wechat {
         let results: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
         let results: HashMap<_, _> = unique.into_iter().zip(results).collect();
         let result = |id: &String| results.get(id.as_str()).cloned();
-        let unnamed = || Err(nameless("batchdeletefile").into());
-        file_ids.iter().map(|id| result(id).unwrap_or_else(unnamed)).collect()
+        let none = || Err(no_result("batchdeletefile").into());
+        file_ids.iter().map(|id| result(id).unwrap_or_else(none)).collect()
     }
 
-    /// Deletes one file; one that was gone already is fine.
+    /// Deletes one file; a file that does not exist counts as deleted.
     pub async fn delete_one(&self, file_id: &str) -> Result<(), FileError> {
         let result = self.delete(self.env(), &[file_id.to_owned()]).await.pop();
-        match result.unwrap_or_else(|| Err(nameless("batchdeletefile").into())) {
+        match result.unwrap_or_else(|| Err(no_result("batchdeletefile").into())) {
             Err(error) if error.is_missing() => Ok(()),
             result => result,
         }
@@ -233,56 +241,57 @@ impl Wechat {
     async fn delete_call(&self, env: &str, ids: &[&str]) -> Vec<Result<(), FileError>> {
         const CALL: &str = "batchdeletefile";
         let body = wire::BatchDeleteRequest { env, fileid_list: ids };
-        // Whatever comes of it, and whether or not anybody waits for that: a link that leads nowhere is worse than one
-        // that is asked for again.
+        // Links are dropped before the call as well, in case the caller drops this future during it, and whatever its
+        // result: an unnecessary fetch costs less than a cached link to a deleted file.
         for id in ids {
-            self.forget_link(id).await;
+            self.invalidate_links(id).await;
         }
         let reply: Result<wire::BatchDeleteReply, _> = self.call(CALL, &body).await;
         for id in ids {
-            self.forget_link(id).await;
+            self.invalidate_links(id).await;
         }
         let list = match reply {
             Ok(reply) => reply.delete_list,
             Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        // A reply that says nothing of single files says that all went well.
+        // A reply without results for single files means that all files were deleted.
         if list.is_empty() {
             return ids.iter().map(|_| Ok(())).collect();
         }
         let results = by_file(ids, list, wire::DeleteResult::file_id);
-        let mode = self.shared.access.mode();
+        let mode = self.shared.auth.mode();
         let done = |result: Option<wire::DeleteResult>| match result {
             Some(wire::DeleteResult::Id(_) | wire::DeleteResult::Item { status: 0, .. }) => Ok(()),
             Some(wire::DeleteResult::Item { status, errmsg, .. }) => {
                 Err(FileError::refused(status, &errmsg, mode))
             }
-            None => Err(nameless(CALL).into()),
+            None => Err(no_result(CALL).into()),
         };
         results.into_iter().map(done).collect()
     }
 
-    /// Forgets the cached download links of a file that is being replaced.
-    pub async fn forget_link(&self, file_id: &str) {
-        self.shared.links.forget(file_id).await;
+    /// Drops the cached download links of a file that is replaced or deleted.
+    pub async fn invalidate_links(&self, file_id: &str) {
+        self.shared.links.invalidate(file_id).await;
     }
 
-    /// `cloud://ENV.BUCKET/PATH`. The bucket is known from any upload link; before the first one, a link is asked for.
+    /// `cloud://ENV.BUCKET/PATH`. Any upload link names the bucket; before the first upload, a link is requested for
+    /// it.
     pub async fn file_id(&self, path: &str) -> Result<String, WechatError> {
-        let WechatState { prefix, learned, .. } = &*self.shared;
-        if let Some(prefix) = prefix {
+        let WechatState { file_id_prefix, learned_prefix, .. } = &*self.shared;
+        if let Some(prefix) = file_id_prefix {
             return Ok(format!("{prefix}{path}"));
         }
         let probe = async {
-            let link = self.upload_link(PROBE).await.map_err(Probe::Failed)?;
-            prefix_of(&link, PROBE).ok_or(Probe::Odd)
+            let link = self.upload_link(PROBE).await.map_err(ProbeError::Call)?;
+            prefix_of(&link, PROBE).ok_or(ProbeError::UnknownForm)
         };
-        match learned.try_get_with((), probe).await {
+        match learned_prefix.try_get_with((), probe).await {
             Ok(prefix) => Ok(format!("{prefix}{path}")),
-            Err(probe) => match &*probe {
-                Probe::Failed(error) => Err(error.clone()),
-                // Ids of no known form: each is asked for.
-                Probe::Odd => Ok(self.upload_link(path).await?.file_id),
+            Err(error) => match &*error {
+                ProbeError::Call(error) => Err(error.clone()),
+                // The id of each file has to be requested.
+                ProbeError::UnknownForm => Ok(self.upload_link(path).await?.file_id),
             },
         }
     }
@@ -292,37 +301,38 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
-        let WechatState { address, access, metrics, .. } = &*self.shared;
+        let WechatState { base_url, auth, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
-        let body = serde_json::to_vec(body).map_err(|_| unusable("its request"))?;
-        let invalid = || WechatError::Unreachable { call, cause: "its URL is invalid".to_owned() };
-        let address = address.as_ref().ok_or_else(invalid)?;
+        let body = serde_json::to_vec(body).map_err(|_| unusable("the request is not JSON"))?;
+        let cause = || "wechat.base_url is invalid".to_owned();
+        let invalid = || WechatError::Unreachable { call, cause: cause() };
+        let base_url = base_url.as_ref().ok_or_else(invalid)?;
         let path = ["/tcb/", call].concat();
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
-            let pass = access.pass(&self.transport).await?;
-            let path = with_query(&path, pass.parameter().as_slice());
-            let (mode, limit) = (access.mode(), self.shared.timeout);
+            let param = auth.param(&self.transport).await?;
+            let path = with_query(&path, param.query_parameter().as_slice());
+            let (mode, limit) = (auth.mode(), self.shared.timeout);
             let result = if call == UPLOAD_LINK {
-                let sent = pin!(self.transport.post_at_once(address, &path, &body));
-                exchange(call, mode, sent, limit).await
+                let response = pin!(self.transport.post_unlimited(base_url, &path, &body));
+                receive(call, mode, response, limit).await
             } else {
-                let sent = Box::pin(self.transport.post(address, &path, &body));
-                exchange(call, mode, pin!(sent), limit).await
+                let response = Box::pin(self.transport.post(base_url, &path, &body));
+                receive(call, mode, pin!(response), limit).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));
             match result {
                 Err(WechatError::Refused { errcode, .. })
                     if wire::is_bad_token(errcode)
                         && !token_refused
-                        // Rare, and large: every upload would make room for it.
-                        && Box::pin(access.reject(&pass)).await =>
+                        // Boxed because it is large and rare: it would enlarge the future of every upload.
+                        && Box::pin(auth.reject(&param)).await =>
                 {
-                    tracing::info!(call, errcode, "access token refused, trying another");
+                    tracing::info!(call, errcode, "access token refused, trying another one");
                     token_refused = true;
                 }
-                Err(error) if error.is_transient() && attempt < ATTEMPTS => {
+                Err(error) if error.is_transient() && attempt < MAX_ATTEMPTS => {
                     let pause =
                         Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
                     tracing::info!(call, %error, ?pause, "trying again");
@@ -336,36 +346,36 @@ impl Wechat {
 }
 
 /// Why the prefix of file ids is not known.
-enum Probe {
-    Failed(WechatError),
-    /// The link's file id does not end with the path.
-    Odd,
+enum ProbeError {
+    Call(WechatError),
+    /// The link's file id is not `cloud://ENV.BUCKET/` and the path.
+    UnknownForm,
 }
 
-/// What precedes `path` in a link's file id.
+/// What precedes `path` in a link's file id: `cloud://ENV.BUCKET/`.
 fn prefix_of(link: &UploadLink, path: &str) -> Option<Arc<str>> {
     let prefix = link.file_id.strip_suffix(path)?;
-    let place = prefix.strip_prefix("cloud://")?.strip_suffix('/')?;
-    (!place.contains('/')).then(|| Arc::from(prefix))
+    let env_and_bucket = prefix.strip_prefix("cloud://")?.strip_suffix('/')?;
+    (!env_and_bucket.contains('/')).then(|| Arc::from(prefix))
 }
 
-/// Finds each asked file's answer: by its place where the id there is the file's own or none, otherwise by its id.
-fn by_file<R>(asked: &[&str], answers: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<Option<R>> {
-    let in_order = asked.len() == answers.len()
-        && asked
+/// The result of each of `file_ids`: by position where every result there has the same id or none, otherwise by id.
+fn by_file<R>(file_ids: &[&str], results: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<Option<R>> {
+    let in_order = file_ids.len() == results.len()
+        && file_ids
             .iter()
-            .zip(&answers)
-            .all(|(asked, answer)| matches!(id(answer), i if i.is_empty() || i == *asked));
+            .zip(&results)
+            .all(|(file_id, result)| matches!(id(result), i if i.is_empty() || i == *file_id));
     if in_order {
-        return answers.into_iter().map(Some).collect();
+        return results.into_iter().map(Some).collect();
     }
     let mut by_id: HashMap<String, R> =
-        answers.into_iter().map(|answer| (id(&answer).to_owned(), answer)).collect();
-    asked.iter().map(|asked| by_id.remove(*asked)).collect()
+        results.into_iter().map(|result| (id(&result).to_owned(), result)).collect();
+    file_ids.iter().map(|file_id| by_id.remove(*file_id)).collect()
 }
 
-fn nameless(call: &'static str) -> WechatError {
-    WechatError::Unusable { call, cause: "it does not name a file that was asked for" }
+fn no_result(call: &'static str) -> WechatError {
+    WechatError::Unusable { call, cause: "it has no result for one of the requested files" }
 }
 
 #[cfg(test)]
@@ -373,18 +383,18 @@ mod tests {
     use super::by_file;
 
     #[test]
-    fn answers_find_their_files_in_any_order_and_without_ids() {
-        let found = |answers: &[(&'static str, u32)]| {
-            by_file(&["a", "b"], answers.to_vec(), |answer| answer.0)
+    fn results_are_matched_to_files_in_any_order_and_without_ids() {
+        let matched = |results: &[(&'static str, u32)]| {
+            by_file(&["a", "b"], results.to_vec(), |result| result.0)
                 .into_iter()
-                .map(|answer| answer.map(|answer| answer.1))
+                .map(|result| result.map(|result| result.1))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(found(&[("a", 1), ("b", 2)]), [Some(1), Some(2)]);
-        assert_eq!(found(&[("", 1), ("", 2)]), [Some(1), Some(2)]);
-        assert_eq!(found(&[("b", 2), ("a", 1)]), [Some(1), Some(2)]);
-        assert_eq!(found(&[("b", 2)]), [None, Some(2)]);
-        assert_eq!(found(&[("c", 3), ("b", 2)]), [None, Some(2)]);
-        assert_eq!(found(&[]), [None, None]);
+        assert_eq!(matched(&[("a", 1), ("b", 2)]), [Some(1), Some(2)]);
+        assert_eq!(matched(&[("", 1), ("", 2)]), [Some(1), Some(2)]);
+        assert_eq!(matched(&[("b", 2), ("a", 1)]), [Some(1), Some(2)]);
+        assert_eq!(matched(&[("b", 2)]), [None, Some(2)]);
+        assert_eq!(matched(&[("c", 3), ("b", 2)]), [None, Some(2)]);
+        assert_eq!(matched(&[]), [None, None]);
     }
 }

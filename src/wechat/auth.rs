@@ -1,27 +1,27 @@
-//! What a call shows of who we are: a token that is fetched, one that stands in a file, or nothing.
+//! How calls to WeChat authenticate: with a fetched token, with a token from a file, or with none.
 
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::WechatError;
-use super::token::cache::{Token, Tokens};
+use super::token::cache::{Token, TokenCache};
 use super::token::file::TokenFile;
 use super::token::redis::RedisUnavailable;
 use super::transport::Transport;
 use crate::settings::CredentialMode;
 
-/// How the calls are let in; shared by all workers.
+/// How the calls authenticate; shared by all workers.
 pub enum ApiAuth {
     /// `access_token=`, fetched from WeChat (`secret`, `stable`, `authorizer`).
-    Fetched(Tokens),
+    Fetched(TokenCache),
     /// `cloudbase_access_token=`, from the platform's file.
     File(TokenFile),
-    /// Nothing: the platform's sidecar adds it.
+    /// No parameter: the platform's sidecar adds the token.
     Open,
 }
 
-/// What one call shows.
+/// The query parameter of one call.
 pub enum AuthParam {
     Fetched(Arc<Token>),
     File(Arc<SecretString>),
@@ -38,16 +38,16 @@ impl ApiAuth {
         }
     }
 
-    /// Whether the token can be shared with other gateways, where it is to be.
-    pub async fn shared(&self) -> Result<(), RedisUnavailable> {
+    /// Whether the token can be shared with the other gateways at the moment; `Ok` where the settings share none.
+    pub async fn check_sharing(&self) -> Result<(), RedisUnavailable> {
         match self {
-            Self::Fetched(tokens) => tokens.shared().await,
+            Self::Fetched(tokens) => tokens.check_sharing().await,
             Self::File(_) | Self::Open => Ok(()),
         }
     }
 
-    /// Something to show; `http` is used only if a token must be fetched.
-    pub async fn pass(&self, http: &Transport) -> Result<AuthParam, WechatError> {
+    /// The parameter for one call; `http` is used only if a token must be fetched.
+    pub async fn param(&self, http: &Transport) -> Result<AuthParam, WechatError> {
         Ok(match self {
             Self::Fetched(tokens) => AuthParam::Fetched(tokens.get(http).await?),
             Self::File(file) => AuthParam::File(file.token()?),
@@ -55,15 +55,15 @@ impl ApiAuth {
         })
     }
 
-    /// Says that WeChat refused `pass`; says whether another one may be had.
-    pub async fn reject(&self, pass: &AuthParam) -> bool {
-        match (self, pass) {
+    /// WeChat refused `param`; returns whether a retry may get another one.
+    pub async fn reject(&self, param: &AuthParam) -> bool {
+        match (self, param) {
             (Self::Fetched(tokens), AuthParam::Fetched(token)) => {
                 tokens.reject(token).await;
                 true
             }
             (Self::File(file), _) => {
-                file.forget();
+                file.invalidate();
                 true
             }
             _ => false,
@@ -72,8 +72,8 @@ impl ApiAuth {
 }
 
 impl AuthParam {
-    /// The query's parameter, if there is one.
-    pub fn parameter(&self) -> Option<(&'static str, &str)> {
+    /// Its name and value; `None` in `open` mode.
+    pub fn query_parameter(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Fetched(token) => Some(("access_token", token.expose_secret())),
             Self::File(token) => Some(("cloudbase_access_token", token.expose_secret())),

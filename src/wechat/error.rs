@@ -1,4 +1,4 @@
-//! Why a call to WeChat, or one file of a call, has no usable result.
+//! How a call to WeChat, or one file of a call, fails.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,39 +7,39 @@ use std::time::Duration;
 use super::{error_hints, wire};
 use crate::settings::CredentialMode;
 
-/// Why WeChat gave no answer that can be used.
+/// Why a call has no usable result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WechatError {
-    /// WeChat answered with an error code. `message` is its own, without control characters.
-    #[error("WeChat refused `{call}`: {errcode} {message}{}", hint(.advice))]
+    /// WeChat's response is an error code. `message` is WeChat's, without control characters.
+    #[error("WeChat refused `{call}`: {errcode} {message}{}", parenthesized(.hint))]
     Refused {
         call: &'static str,
         errcode: i64,
         message: String,
-        /// What to change, and where.
-        advice: Option<Cow<'static, str>>,
+        /// What to change, and where ([`error_hints::hint`]).
+        hint: Option<Cow<'static, str>>,
     },
     #[error("WeChat could not be reached for `{call}`: {cause}")]
     Unreachable { call: &'static str, cause: String },
     #[error("WeChat took longer than {limit:?} for `{call}`")]
     Timeout { call: &'static str, limit: Duration },
-    /// A reply that is not what the call promises.
-    #[error("WeChat's reply to `{call}` cannot be used: {cause}")]
+    /// The response is not what WeChat's documentation promises for the call.
+    #[error("WeChat's response to `{call}` cannot be used: {cause}")]
     Unusable { call: &'static str, cause: &'static str },
-    /// What shall show who we are is not there.
+    /// The gateway has nothing to authenticate with, or WeChat refuses all of it. The text says why.
     #[error("{0}")]
-    Credential(String),
-    /// No access token can be had at the moment.
+    NoCredential(String),
+    /// No access token is available; the next fetch is after `retry_after`.
     #[error("no access token: {cause}")]
     NoToken { cause: Arc<WechatError>, retry_after: Duration },
 }
 
-fn hint(advice: &Option<Cow<'static, str>>) -> String {
-    advice.as_ref().map_or_else(String::new, |advice| format!(" ({advice})"))
+fn parenthesized(hint: &Option<Cow<'static, str>>) -> String {
+    hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"))
 }
 
 impl WechatError {
-    /// A refusal, as WeChat worded it.
+    /// A refusal; `message` as WeChat sent it.
     pub(super) fn refused(
         call: &'static str,
         errcode: i64,
@@ -47,11 +47,11 @@ impl WechatError {
         mode: CredentialMode,
     ) -> Self {
         let message = printable(message);
-        let advice = error_hints::advice(errcode, &message, mode);
-        Self::Refused { call, errcode, message, advice }
+        let hint = error_hints::hint(errcode, &message, mode);
+        Self::Refused { call, errcode, message, hint }
     }
 
-    /// WeChat's error code, also behind [`WechatError::NoToken`].
+    /// WeChat's error code, also when it is the cause of [`WechatError::NoToken`].
     pub fn errcode(&self) -> Option<i64> {
         match self {
             Self::Refused { errcode, .. } => Some(*errcode),
@@ -60,7 +60,7 @@ impl WechatError {
         }
     }
 
-    /// WeChat's request id, which its support asks for: `rid: …` at the end of an errmsg.
+    /// WeChat's request id, which WeChat's support asks for: `rid: …` at the end of an errmsg.
     pub fn rid(&self) -> Option<&str> {
         match self {
             Self::Refused { message, .. } => rid(message),
@@ -74,16 +74,16 @@ impl WechatError {
         matches!(self, Self::Refused { errcode, .. } if wire::is_bad_token(*errcode))
     }
 
-    /// Whether asking again shortly may help.
+    /// Whether a retry after a short pause may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { errcode, .. } => wire::is_transient(*errcode),
             Self::Unreachable { .. } | Self::Unusable { .. } => true,
-            Self::Timeout { .. } | Self::NoToken { .. } | Self::Credential(_) => false,
+            Self::Timeout { .. } | Self::NoToken { .. } | Self::NoCredential(_) => false,
         }
     }
 
-    /// What kind of answer it is, as a metric's label: few values, whatever WeChat answers.
+    /// The metric label of the outcome: a small fixed set, whatever WeChat responds.
     pub fn class(&self) -> &'static str {
         match self {
             Self::Refused { errcode, .. } if wire::is_bad_token(*errcode) => "bad_token",
@@ -93,23 +93,23 @@ impl WechatError {
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout { .. } => "timeout",
             Self::Unusable { .. } => "unusable",
-            Self::Credential(_) | Self::NoToken { .. } => "no_credential",
+            Self::NoCredential(_) | Self::NoToken { .. } => "no_credential",
         }
     }
 }
 
-/// Why one file of a call has no answer.
+/// Why a call has no result for one file.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FileError {
-    /// What WeChat said of this file alone.
+    /// WeChat's status and message for this file alone.
     #[error("{status} {message}")]
     File {
         status: i64,
         message: String,
         /// What to change, and where.
-        advice: Option<Cow<'static, str>>,
+        hint: Option<Cow<'static, str>>,
     },
-    /// The call that asked for it failed as a whole.
+    /// The call failed as a whole.
     #[error(transparent)]
     Call(#[from] WechatError),
 }
@@ -118,8 +118,8 @@ impl FileError {
     /// A refusal of one file, as WeChat worded it.
     pub(super) fn refused(status: i64, message: &str, mode: CredentialMode) -> Self {
         let message = printable(message);
-        let advice = error_hints::advice(status, &message, mode);
-        Self::File { status, message, advice }
+        let hint = error_hints::hint(status, &message, mode);
+        Self::File { status, message, hint }
     }
 
     /// The file does not exist, or was stored without its `x-cos-meta-fileid`.
@@ -140,7 +140,7 @@ fn rid(message: &str) -> Option<&str> {
     rid.split_whitespace().next()
 }
 
-/// Text of WeChat's, fit for a log line and a reply.
+/// WeChat's text, made safe for log lines and responses: without control characters, at most 512 characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(512).collect()
 }

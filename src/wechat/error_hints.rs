@@ -1,5 +1,6 @@
-//! What an error code asks a person to do, and in which console. The codes are of the user's documents and of the
-//! vendor's list of return codes; what each means in a credential mode is told in its own words.
+//! What the operator has to change for an error code of WeChat's, and in which console. The codes are from the user's
+//! documents and the vendor's list of return codes. Codes that mean something else in each credential mode have a text
+//! for each.
 
 use std::borrow::Cow;
 
@@ -8,21 +9,20 @@ use jiff::tz::{Offset, TimeZone};
 
 use crate::settings::CredentialMode;
 
-/// Where the secret, the appid and the IP allow list are.
+/// The page with the secret, the appid and the IP allow list.
 const ACCOUNT: &str = "mp.weixin.qq.com > Development > Development settings (开发管理 > 开发设置)";
-/// Where the calls that a service may make are listed.
+/// The page that lists the calls a service may make.
 const PERMISSIONS: &str = "the WeChat cloud hosting console > 云调用 > 微信令牌权限配置";
 
-/// What to do about `errcode`, which came with `message`, in credential mode `mode`. `None`: WeChat's own words are all
-/// there is to say.
-pub fn advice(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'static, str>> {
+/// What to change because of `errcode` and its `message`, in credential mode `mode`; `None` for an unknown code.
+pub fn hint(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'static, str>> {
     let text: Cow<'static, str> = match errcode {
         -1 | -1000 | -501001 | -501002 | -501004 => {
-            "WeChat's own system failed; try again shortly, and give its rid to WeChat's support if it goes on".into()
+            "WeChat's own system failed; try again shortly, and if it fails again give the rid to its support".into()
         }
         40001 | 40014 | 42001 => bad_token(mode).into(),
-        40002 => "the token call's grant type is wrong: wechat.base_url does not lead to WeChat's API".into(),
-        40013 => format!("wechat.appid is not an app's id: take it from {ACCOUNT}").into(),
+        40002 => "the token call's grant type is wrong: wechat.base_url is not the URL of WeChat's API".into(),
+        40013 => format!("wechat.appid is not the id of an app: copy it from {ACCOUNT}").into(),
         40097 => "an argument is wrong; the message names it".into(),
         40101 => "a required parameter is missing; the message names it".into(),
         40125 => format!(
@@ -35,34 +35,32 @@ pub fn advice(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'
             address(message).unwrap_or("that the message names")
         )
         .into(),
-        40243 => format!("the app's secret is frozen: thaw it at {ACCOUNT}").into(),
+        40243 => format!("the app's secret is frozen: unfreeze it at {ACCOUNT}").into(),
         41001 => match mode {
-            CredentialMode::Open => "the open interface service is switched off for this service: switch it on at the WeChat \
-                           cloud hosting console > 设置 > 开放接口服务, or use another wechat.credential"
+            CredentialMode::Open => "the open interface service is switched off for this service: switch it on at the \
+                                     WeChat cloud hosting console > 设置 > 开放接口服务, or use another \
+                                     wechat.credential"
                 .into(),
-            _ => "no token reached WeChat: something between the gateway and wechat.base_url removes the query".into(),
+            _ => "no token reached WeChat: a proxy between the gateway and wechat.base_url removes the query".into(),
         },
         41002 => "wechat.appid is empty".into(),
         41004 => "wechat.secret is empty".into(),
         43002 | 44002 | 47001 => {
-            "the request did not reach WeChat as it was sent: look at what stands between the gateway and \
-             wechat.base_url"
+            "the request was changed on its way to WeChat: check the proxies between the gateway and wechat.base_url"
                 .into()
         }
         45009 => format!(
-            "the quota of this call is used up; it is filled again at midnight in China, in {}; it can be cleared at \
+            "the quota of this call is used up; it is reset at midnight in China, in {}; it can be cleared at \
              mp.weixin.qq.com > Development > API quota",
             until_midnight(Timestamp::now())
         )
         .into(),
-        45011 => "too many calls at once; try again shortly".into(),
+        45011 => "too many concurrent calls; try again shortly".into(),
         48001 => match mode {
-            CredentialMode::Authorizer => "the authorizer has not granted a permission set with this call (49 or 64): have it \
-                                 authorize again with that set"
+            CredentialMode::Authorizer => "the authorizer has not granted a permission set with this call (49 or 64): \
+                                           it must authorize the platform again with that set"
                 .into(),
-            _ => "the app has no permission for this call: it must have cloud hosting or cloud development switched \
-                  on"
-                .into(),
+            _ => "the app has no permission for this call: switch on cloud hosting or cloud development for it".into(),
         },
         50004 => format!("the app is banned from this call: see the notices at {ACCOUNT}").into(),
         61003..=61007 => {
@@ -70,8 +68,8 @@ pub fn advice(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'
              list and the authorizer's permission sets at open.weixin.qq.com"
                 .into()
         }
-        61023 => "the refresh token is dead: the authorizer revoked or renewed its authorization; have it authorize \
-                  the platform again and set the new wechat.authorizer.refresh_token"
+        61023 => "the refresh token is no longer valid: the authorizer revoked or renewed its authorization; it must \
+                  authorize the platform again, and wechat.authorizer.refresh_token must be set to the new one"
             .into(),
         85088 => "cloud hosting is not switched on for this app: open https://cloud.weixin.qq.com with the app's \
                   administrator and switch on cloud hosting (微信云托管) or cloud development (云开发), then set \
@@ -79,65 +77,66 @@ pub fn advice(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'
             .into(),
         85107 => not_listed().into(),
         85112 => "the link between this service and WeChat's open interface service is faulty: redeploy the service, \
-                  and give the rid to WeChat's support if it goes on"
+                  and if the failure persists give the rid to WeChat's support"
             .into(),
-        85113 => "the open interface service of this service is not ready yet; it is within a minute of its start"
+        85113 => "the open interface service of this service is not ready yet; it is ready within a minute of its start"
             .into(),
-        -501000 => "wechat.env is not an environment of this app: take its id from the WeChat cloud hosting console".into(),
+        -501000 => "wechat.env is not an environment of this app: copy its id from the WeChat cloud hosting console"
+            .into(),
         -501003 => "a limit of the environment's storage is reached: raise it in the console".into(),
-        -501005 => "the environment is out of order (unpaid, or being destroyed): see the console".into(),
-        -501007 => "WeChat does not take the path or the file id: a path has no leading `/`, no `//`, no control \
-                    characters and at most 850 bytes, and a file id is of wechat.env's own bucket \
+        -501005 => "the environment is not usable (unpaid, or being deleted): see the console".into(),
+        -501007 => "WeChat does not accept the path or the file id: a path has no leading `/`, no `//`, no control \
+                    characters and at most 850 bytes, and a file id names the bucket of wechat.env \
                     (wechat.file_id_prefix)"
             .into(),
-        -501019 => "the environment's storage refuses it: see the storage page of the console".into(),
+        -501019 => "the environment's storage refuses the call: see the storage page of the console".into(),
         -501023 => "the environment's storage denies the access: see its permissions in the console".into(),
-        -503003 => "the file does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
-                    downloaded, only deleted and sent again"
+        -503003 => "the file does not exist, or was stored without its x-cos-meta-fileid: such a file cannot be \
+                    downloaded, only deleted and uploaded again"
             .into(),
         _ => return None,
     };
     Some(text)
 }
 
-/// In `open` mode, what a reply of HTTP 502 means (the vendor's FAQ of the open interface service).
+/// In `open` mode, what an HTTP status 502 means (the vendor's FAQ of the open interface service).
 pub fn bad_gateway() -> String {
-    format!("in `open` mode this is what a call that is not allowed looks like: {}", not_listed())
+    format!("in `open` mode this status means that the call is not allowed: {}", not_listed())
 }
 
 fn not_listed() -> String {
     format!(
-        "this call is not among those the service may make: add /tcb/uploadfile, /tcb/batchdownloadfile and \
-         /tcb/batchdeletefile at {PERMISSIONS}"
+        "the service may not make this call: add /tcb/uploadfile, /tcb/batchdownloadfile and /tcb/batchdeletefile at \
+         {PERMISSIONS}"
     )
 }
 
-/// What it means that a token is refused.
+/// Why WeChat refuses a token, and what to change.
 pub fn bad_token(mode: CredentialMode) -> &'static str {
     match mode {
         CredentialMode::Secret => {
-            "the access token was displaced: another program fetches tokens of this app with cgi-bin/token, and each \
-             fetch ends the life of the one before; use wechat.credential=stable, or share the token with redis.url"
+            "the access token was replaced: another program fetches tokens of this app with cgi-bin/token, and each \
+             new token invalidates the previous one; use wechat.credential=stable, or share the token with redis.url"
         }
         CredentialMode::Stable => {
             "the access token was refused twice: wechat.base_url and wechat.appid belong to different apps, or \
-             somebody forces refreshes of this app's stable token"
+             another program forces refreshes of this app's stable token"
         }
         CredentialMode::Cloudbase => {
-            "the token in wechat.cloudbase_token_file is refused: the file is renewed every 10 minutes by the \
-             platform, so check that it is the platform's own file and that 云调用 is on for this service"
+            "the token in wechat.cloudbase_token_file is refused: the platform renews the file every 10 minutes; check \
+             that it is the platform's own file and that 云调用 is switched on for this service"
         }
         CredentialMode::Open => {
             "the open interface service sent a token that WeChat refuses; redeploy the service"
         }
         CredentialMode::Authorizer => {
-            "the authorizer's access token was refused twice: another program refreshes it too; let all of them share \
-             it (redis.url), or hand the newest refresh token to one of them only"
+            "the authorizer's access token was refused twice: another program refreshes it as well; share the token \
+             among all of them (redis.url), or give the newest refresh token to only one of them"
         }
     }
 }
 
-/// The address in `invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist`.
+/// The first IP address in `invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist`.
 fn address(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("invalid ip ")?;
     let end = rest.find([' ', ',']).unwrap_or(rest.len());
@@ -145,13 +144,13 @@ fn address(message: &str) -> Option<&str> {
     address.parse::<std::net::IpAddr>().is_ok().then_some(address)
 }
 
-/// WeChat's quotas are filled again at midnight in China, which has no daylight saving.
+/// WeChat resets its quotas at midnight in China (UTC+8, without daylight saving time).
 pub fn seconds_until_midnight(now: Timestamp) -> u64 {
     const DAY: i64 = 86_400;
-    let there = Offset::constant(8).to_datetime(now);
-    let midnight = there.date().to_datetime(jiff::civil::Time::midnight());
-    let since = TimeZone::fixed(Offset::constant(8)).to_timestamp(midnight);
-    let passed = since.map_or(0, |since| now.as_second() - since.as_second());
+    let local = Offset::constant(8).to_datetime(now);
+    let midnight = local.date().to_datetime(jiff::civil::Time::midnight());
+    let last = TimeZone::fixed(Offset::constant(8)).to_timestamp(midnight);
+    let passed = last.map_or(0, |last| now.as_second() - last.as_second());
     (DAY - passed).clamp(1, DAY).unsigned_abs()
 }
 
@@ -167,13 +166,13 @@ mod tests {
     #[test]
     fn the_address_to_allow_is_named() {
         let message = "invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: 1-2-3";
-        let text = advice(40164, message, CredentialMode::Stable).unwrap();
+        let text = hint(40164, message, CredentialMode::Stable).unwrap();
         assert!(text.contains("add the address 203.0.113.7 to"), "{text}");
         assert_eq!(address("invalid ip <script> x"), None);
     }
 
     #[test]
-    fn quotas_are_filled_at_midnight_in_china() {
+    fn quotas_are_reset_at_midnight_in_china() {
         for (now, seconds) in [
             ("2026-03-04T15:59:59Z", 1),
             ("2026-03-04T16:00:00Z", 86_400),
@@ -184,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn every_code_of_the_documents_has_its_own_advice_in_every_mode() {
+    fn every_code_of_the_documents_has_a_hint_in_every_mode() {
         let codes = [
             -1, -1000, 40001, 40014, 40097, 40101, 41001, 42001, 43002, 44002, 47001, 85088,
             -501000, -501002, -501007,
         ];
         for mode in CredentialMode::ALL {
             for code in codes {
-                assert!(advice(code, "", *mode).is_some(), "{code} in {mode:?}");
+                assert!(hint(code, "", *mode).is_some(), "{code} in {mode:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Values as WeChat's replies have been seen to write them: a number as a string, nothing as `null`.
+//! JSON values in the forms that WeChat's responses have been seen to use: a number as a string, `null` for no value.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error
     from.deserialize_any(Number)
 }
 
-/// A number of seconds that is not below zero, as [`number`].
+/// A number of seconds, read as [`number`]; a negative one is an error.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     u64::try_from(number(from)?).map_err(D::Error::custom)
 }
 
-/// A text; an empty one for `null`.
+/// A string; an empty one for `null`.
 pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
@@ -41,12 +41,12 @@ impl<'de> Visitor<'de> for Number {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<i64, E> {
-        // No code comes near the end; a life that does is as good as endless.
+        // No error code is that large, and a lifetime of `i64::MAX` seconds is as good as unlimited.
         Ok(i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {
-        // Exact up to 2^53, and no code comes near that.
+        // An `f64` is exact up to 2^53, and no error code is that large.
         match value.fract() == 0.0 && value.abs() < 1e15 {
             true => Ok(value as i64),
             false => Err(E::custom("not a whole number")),

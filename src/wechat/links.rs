@@ -1,4 +1,4 @@
-//! Download links that are still good, in memory: by file, and by the life they were asked for.
+//! The cache of download links: by file, and by the lifetime that was requested for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -10,49 +10,51 @@ use moka::future::Cache;
 
 use super::error::FileError;
 
-/// How long before its end a link is given to nobody any more; of a short life, a tenth.
+/// A link is not given out in its last minutes, or in the last tenth of a short lifetime.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// Whatever was asked for, a link is kept for no longer: that WeChat gives longer lives is not documented.
-const LONGEST_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Memory for links,
-const CAPACITY: u64 = 64 * 1024 * 1024;
-/// for calls under way, and for notes of files that were replaced.
-const NOTES: u64 = 8 * 1024 * 1024;
-/// What an entry costs beside what is in it: the cache's own bookkeeping, and the entry's allocations.
+/// A link is cached no longer than this, whatever lifetime was requested: that WeChat grants longer ones is not
+/// documented.
+const MAX_CACHED: Duration = Duration::from_secs(24 * 60 * 60);
+/// In bytes, of cached links.
+const LINKS_CAPACITY: u64 = 64 * 1024 * 1024;
+/// In bytes, of calls in flight, and again of recorded invalidations.
+const NOTES_CAPACITY: u64 = 8 * 1024 * 1024;
+/// In bytes: what an entry costs besides its content, for the cache's own bookkeeping and the entry's allocations.
 const OVERHEAD: usize = 256;
-/// LinkCache of different lives that are kept of one file.
-const LIVES: usize = 4;
-/// No call for links takes as long.
-const LONGEST_CALL: Duration = Duration::from_secs(5 * 60);
+/// At most this many links of one file are cached, each with another lifetime.
+const LIFETIMES_PER_FILE: usize = 4;
+/// No call for links takes longer than this.
+const MAX_CALL: Duration = Duration::from_secs(5 * 60);
 
-/// A file whose download link is wanted.
+/// A request for one file's download link.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Wanted {
+pub struct LinkRequest {
     pub file_id: String,
     /// In whole seconds.
     pub max_age: Duration,
 }
 
-/// A temporary address of one file.
+/// A temporary URL of one file.
 #[derive(Debug, Clone)]
 pub struct DownloadLink {
     pub url: String,
-    /// As it was asked for; the life of a link that WeChat does not tell.
+    /// The lifetime that was requested; WeChat does not return the one it granted.
     pub max_age: Duration,
     pub expires_at: Timestamp,
-    /// Not to be given out after this.
+    /// The link must not be given out after this.
     pub usable_until: Instant,
-    asked: Instant,
+    requested: Instant,
 }
 
 impl DownloadLink {
-    /// A link that was asked for at `asked`.
-    pub(super) fn new(url: String, max_age: Duration, asked: Instant) -> Self {
+    /// A link from a call that began at `requested`.
+    pub(super) fn new(url: String, max_age: Duration, requested: Instant) -> Self {
         let now = Timestamp::now();
-        let expires_at = now.checked_add(max_age.saturating_sub(asked.elapsed())).unwrap_or(now);
-        let kept = max_age.min(LONGEST_KEPT);
-        let usable_until = asked + (kept - MARGIN.min(kept / 10));
-        Self { url, max_age, expires_at, usable_until, asked }
+        let left = max_age.saturating_sub(requested.elapsed());
+        let expires_at = now.checked_add(left).unwrap_or(now);
+        let cached = max_age.min(MAX_CACHED);
+        let usable_until = requested + (cached - MARGIN.min(cached / 10));
+        Self { url, max_age, expires_at, usable_until, requested }
     }
 
     fn is_usable(&self) -> bool {
@@ -60,122 +62,129 @@ impl DownloadLink {
     }
 }
 
-/// In bytes.
+/// The bytes of an entry with `content` bytes in it.
 fn weight(content: usize) -> u32 {
     u32::try_from(OVERHEAD + content).unwrap_or(u32::MAX)
 }
 
-type Kept = Arc<Vec<DownloadLink>>;
+/// One file's cached links, each with another lifetime.
+type FileLinks = Arc<Vec<DownloadLink>>;
 
-/// The cache; shared by all workers. Failures are never in it.
+/// The cache; shared by all workers. It never contains failures.
 pub(super) struct LinkCache {
-    kept: Cache<String, Kept>,
-    /// Calls under way, so that many who want the same link make one.
-    flights: Cache<Wanted, DownloadLink>,
-    /// When a file was replaced or deleted: a link that was asked for before that must not come back.
-    forgotten: Cache<String, Instant>,
-    /// Calls for links of any file under way.
-    asking: AtomicUsize,
+    links: Cache<String, FileLinks>,
+    /// Calls in flight, so that concurrent requests for the same link share one call.
+    in_flight: Cache<LinkRequest, DownloadLink>,
+    /// When a file was replaced or deleted: a link that was requested before that must not be cached afterwards.
+    invalidated: Cache<String, Instant>,
+    /// The number of calls in flight for links of any file.
+    fetches: AtomicUsize,
 }
 
-/// A call for links, from before it is made until its links are [`LinkCache::put`].
-pub(super) struct Asking<'a>(&'a AtomicUsize);
+/// A call for links is in flight: exists from before the call until after [`LinkCache::insert`] of its links.
+pub(super) struct FetchGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Asking<'_> {
+impl Drop for FetchGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
 }
 
-struct Life;
+/// An entry expires when none of its links is usable.
+struct LastUsable;
 
-impl Life {
-    fn of(links: &Kept, now: Instant) -> Option<Duration> {
-        let ends = links.iter().map(|link| link.usable_until).max();
-        Some(ends.map_or(Duration::ZERO, |ends| ends.saturating_duration_since(now)))
+impl LastUsable {
+    fn expires_in(links: &FileLinks, now: Instant) -> Option<Duration> {
+        let last = links.iter().map(|link| link.usable_until).max();
+        Some(last.map_or(Duration::ZERO, |last| last.saturating_duration_since(now)))
     }
 }
 
-impl Expiry<String, Kept> for Life {
-    fn expire_after_create(&self, _: &String, links: &Kept, now: Instant) -> Option<Duration> {
-        Self::of(links, now)
+impl Expiry<String, FileLinks> for LastUsable {
+    fn expire_after_create(&self, _: &String, links: &FileLinks, now: Instant) -> Option<Duration> {
+        Self::expires_in(links, now)
     }
 
     fn expire_after_update(
         &self,
         _: &String,
-        links: &Kept,
+        links: &FileLinks,
         now: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Self::of(links, now)
+        Self::expires_in(links, now)
     }
 }
 
 impl LinkCache {
     pub fn new() -> Self {
-        let size = |file_id: &String, links: &Kept| {
+        let size = |file_id: &String, links: &FileLinks| {
             let urls: usize = links.iter().map(|link| link.url.len() + size_of_val(link)).sum();
             weight(file_id.len() + urls)
         };
         Self {
-            kept: Cache::builder().weigher(size).max_capacity(CAPACITY).expire_after(Life).build(),
-            flights: Cache::builder()
-                .weigher(|wanted: &Wanted, link: &DownloadLink| {
-                    weight(wanted.file_id.len() + link.url.len())
+            links: Cache::builder()
+                .weigher(size)
+                .max_capacity(LINKS_CAPACITY)
+                .expire_after(LastUsable)
+                .build(),
+            in_flight: Cache::builder()
+                .weigher(|request: &LinkRequest, link: &DownloadLink| {
+                    weight(request.file_id.len() + link.url.len())
                 })
-                .max_capacity(NOTES)
-                .time_to_live(LONGEST_CALL)
+                .max_capacity(NOTES_CAPACITY)
+                .time_to_live(MAX_CALL)
                 .build(),
-            forgotten: Cache::builder()
+            invalidated: Cache::builder()
                 .weigher(|file_id: &String, _: &Instant| weight(file_id.len()))
-                .max_capacity(NOTES)
-                .time_to_live(LONGEST_CALL)
+                .max_capacity(NOTES_CAPACITY)
+                .time_to_live(MAX_CALL)
                 .build(),
-            asking: AtomicUsize::new(0),
+            fetches: AtomicUsize::new(0),
         }
     }
 
-    /// A call for links begins.
-    pub fn asking(&self) -> Asking<'_> {
-        self.asking.fetch_add(1, SeqCst);
-        Asking(&self.asking)
+    /// Must be called before each call for links.
+    pub fn begin_fetch(&self) -> FetchGuard<'_> {
+        self.fetches.fetch_add(1, SeqCst);
+        FetchGuard(&self.fetches)
     }
 
-    pub async fn get(&self, wanted: &Wanted) -> Option<DownloadLink> {
-        let links = self.kept.get(&wanted.file_id).await?;
-        links.iter().find(|link| link.max_age == wanted.max_age && link.is_usable()).cloned()
+    pub async fn get(&self, request: &LinkRequest) -> Option<DownloadLink> {
+        let links = self.links.get(&request.file_id).await?;
+        links.iter().find(|link| link.max_age == request.max_age && link.is_usable()).cloned()
     }
 
-    /// The link, or what `fetch` gives; whoever asks for the same one meanwhile waits for that.
-    pub async fn get_or(
+    /// The cached link, or the result of `fetch`, which concurrent calls for the same link share.
+    pub async fn get_or_fetch(
         &self,
-        wanted: &Wanted,
+        request: &LinkRequest,
         fetch: impl AsyncFnOnce() -> Result<DownloadLink, FileError>,
     ) -> Result<DownloadLink, FileError> {
-        if let Some(link) = self.get(wanted).await {
+        if let Some(link) = self.get(request).await {
             return Ok(link);
         }
-        let flight = async {
-            let _asking = self.asking();
+        let fetch_and_insert = async {
+            let _guard = self.begin_fetch();
             let link = fetch().await?;
-            self.put(&wanted.file_id, link.clone()).await;
+            self.insert(&request.file_id, link.clone()).await;
             Ok(link)
         };
-        let link = self.flights.try_get_with_by_ref(wanted, flight).await;
-        self.flights.invalidate(wanted).await;
+        let link = self.in_flight.try_get_with_by_ref(request, fetch_and_insert).await;
+        self.in_flight.invalidate(request).await;
         link.map_err(|error: Arc<FileError>| (*error).clone())
     }
 
-    /// Keeps a link; the call that brought it is still [`Self::asking`].
-    pub async fn put(&self, file_id: &str, link: DownloadLink) {
-        let asked = link.asked;
-        let others = |links: &Kept| {
+    /// Caches a link, unless its file was invalidated after the link was requested. The [`FetchGuard`] of the call that
+    /// brought the link must still exist.
+    pub async fn insert(&self, file_id: &str, link: DownloadLink) {
+        let requested = link.requested;
+        let others = |links: &FileLinks| {
             let others =
-                links.iter().filter(|kept| kept.is_usable() && kept.max_age != link.max_age);
-            others.take(LIVES - 1).cloned().collect::<Vec<_>>()
+                links.iter().filter(|other| other.is_usable() && other.max_age != link.max_age);
+            others.take(LIFETIMES_PER_FILE - 1).cloned().collect::<Vec<_>>()
         };
-        self.kept
+        self.links
             .entry(file_id.to_owned())
             .and_upsert_with(|entry| {
                 let mut links = vec![link.clone()];
@@ -183,19 +192,19 @@ impl LinkCache {
                 std::future::ready(Arc::new(links))
             })
             .await;
-        // Forgotten while it was asked for; whoever forgets it from now on finds it in its place.
-        if self.forgotten.get(file_id).await.is_some_and(|at| at >= asked) {
-            self.kept.invalidate(file_id).await;
+        // The check comes after the insertion: an invalidation that comes after the check removes the inserted link.
+        if self.invalidated.get(file_id).await.is_some_and(|at| at >= requested) {
+            self.links.invalidate(file_id).await;
         }
     }
 
-    /// Drops a file's links. Only a call under way can bring back what is older than now, so without one nothing is noted:
-    /// a note for each upload would be memory for as many as a few minutes bring.
-    pub async fn forget(&self, file_id: &str) {
-        if self.asking.load(SeqCst) > 0 {
-            self.forgotten.insert(file_id.to_owned(), Instant::now()).await;
+    /// Drops a file's links. Only a call in flight can bring a link that was requested before now, so the time is
+    /// recorded only while there is one: a record for each upload would take memory for all uploads of [`MAX_CALL`].
+    pub async fn invalidate(&self, file_id: &str) {
+        if self.fetches.load(SeqCst) > 0 {
+            self.invalidated.insert(file_id.to_owned(), Instant::now()).await;
         }
-        self.kept.invalidate(file_id).await;
+        self.links.invalidate(file_id).await;
     }
 }
 
@@ -204,23 +213,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn notes_and_links_have_a_bound_in_bytes() {
+    async fn invalidations_and_links_have_a_bound_in_bytes() {
         let links = LinkCache::new();
-        let asking = links.asking();
+        let guard = links.begin_fetch();
         let long = "x".repeat(800);
         for n in 0..20_000 {
-            links.forget(&format!("cloud://env.bucket/{long}{n}")).await;
+            links.invalidate(&format!("cloud://env.bucket/{long}{n}")).await;
         }
-        links.forgotten.run_pending_tasks().await;
-        assert!(links.forgotten.weighted_size() <= NOTES);
-        assert!(links.forgotten.weighted_size() > NOTES / 2);
-        drop(asking);
+        links.invalidated.run_pending_tasks().await;
+        assert!(links.invalidated.weighted_size() <= NOTES_CAPACITY);
+        assert!(links.invalidated.weighted_size() > NOTES_CAPACITY / 2);
+        drop(guard);
         let url = format!("https://cos/{}", "x".repeat(8000));
         for n in 0..10_000 {
             let link = DownloadLink::new(url.clone(), Duration::from_secs(7200), Instant::now());
-            links.put(&format!("cloud://env.bucket/{long}{n}"), link).await;
+            links.insert(&format!("cloud://env.bucket/{long}{n}"), link).await;
         }
-        links.kept.run_pending_tasks().await;
-        assert!(links.kept.weighted_size() <= CAPACITY);
+        links.links.run_pending_tasks().await;
+        assert!(links.links.weighted_size() <= LINKS_CAPACITY);
     }
 }

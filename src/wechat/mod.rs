@@ -1,21 +1,24 @@
-//! WeChat's side: credentials, access tokens, upload and download links.
+//! The client of WeChat's API: access tokens, upload links, download links, deletions.
 //!
-//! Knows nothing of clients, forms or COS connections.
+//! Knows nothing of clients, forms or connections to COS.
 //!
-//! - `api`: the `/tcb` calls, with a token, in time, again where that may help
-//! - `access`: what a call shows of who we are; `credential` (how a token is fetched), `token` (the one in use),
-//!   `replicas` (the one in Redis), `file` (one that the platform writes)
-//! - `links`: download links that are still good
-//! - `wire`: requests and replies as they stand on the wire; `advice`: what an error code asks a person to do
+//! - `api`: the `/tcb` calls, with authentication, a time limit and retries
+//! - `auth`: how calls authenticate; `token`: access tokens (`cache`: the one in use, `fetch`: how one is fetched,
+//!   `redis`: the one shared by several gateways, `file`: one that the platform writes into a file)
+//! - `links`: the cache of download links
+//! - `transport`: HTTP requests and responses of all these calls
+//! - `response`: from an HTTP response to a result; `response_body`: the JSON with its error code; `lenient`: JSON
+//!   values that WeChat writes in more than one form; `wire`: the JSON objects and the classes of error codes
+//! - `error`: how a call fails; `error_hints`: what to change, per error code
 
-mod answer;
 pub mod api;
 pub mod auth;
 pub mod error;
 pub mod error_hints;
 mod lenient;
 pub mod links;
-mod reply;
+mod response;
+mod response_body;
 pub mod token;
 pub mod transport;
 pub mod wire;

@@ -1,13 +1,13 @@
-//! WeChat's requests and replies as they stand on the wire, and what its error codes mean.
+//! The JSON objects of WeChat's requests and replies, and the classes of its error codes.
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
 
-/// What every reply begins with, and all there is of a refusal. `errcode` may be missing in one that succeeded.
+/// The fields that every reply has, and a refusal has nothing else. `errcode` may be missing from a successful one.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Envelope {
+pub(super) struct ErrorFields {
     #[serde(default, deserialize_with = "lenient::number")]
     pub errcode: i64,
     #[serde(default, deserialize_with = "lenient::text")]
@@ -53,7 +53,7 @@ pub(super) struct UploadFileRequest<'a> {
     pub path: &'a str,
 }
 
-/// `POST /tcb/uploadfile`'s reply: where and with what a form may be posted to COS, for about 15 minutes.
+/// The reply to `POST /tcb/uploadfile`: the URL and the fields for one form upload to COS, valid for about 15 minutes.
 #[derive(Debug, Clone, Deserialize)]
 pub struct UploadLink {
     pub url: String,
@@ -86,7 +86,7 @@ pub(super) struct BatchDownloadReply {
     pub file_list: Vec<DownloadResult>,
 }
 
-/// One file's answer. Its id key has been seen in three spellings, and may be missing.
+/// The result for one file. Its id key has been seen in three spellings, and may be missing.
 #[derive(Deserialize)]
 pub(super) struct DownloadResult {
     #[serde(default, alias = "files", alias = "file_id", deserialize_with = "lenient::text")]
@@ -111,11 +111,11 @@ pub(super) struct BatchDeleteReply {
     pub delete_list: Vec<DeleteResult>,
 }
 
-/// The documents type the list as strings and show objects.
+/// Both forms are accepted: the vendor's documentation declares a list of strings, and its sample shows objects.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum DeleteResult {
-    /// The id of a file that is deleted.
+    /// The id of a deleted file.
     Id(String),
     Item {
         #[serde(default, alias = "files", alias = "file_id", deserialize_with = "lenient::text")]
@@ -135,17 +135,17 @@ impl DeleteResult {
     }
 }
 
-/// The token is bad: another one may do.
+/// The token was refused: the call may succeed with another one.
 pub(super) fn is_bad_token(errcode: i64) -> bool {
     matches!(errcode, 40001 | 40014 | 42001)
 }
 
-/// Worth a short back-off.
+/// The call may succeed after a short back-off.
 pub(super) fn is_transient(errcode: i64) -> bool {
     matches!(errcode, -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113)
 }
 
-/// A file that does not exist, or was stored without its `x-cos-meta-fileid`.
+/// The file does not exist, or was stored without its `x-cos-meta-fileid`.
 pub(super) fn is_missing(status: i64, errmsg: &str) -> bool {
     status == -503003 || errmsg.contains("STORAGE_FILE_NONEXIST")
 }

@@ -271,7 +271,7 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
             "listen",
             &["/no/cert.pem", "server.tls.cert"],
         ),
-        (&no_redis, fine.clone(), "redis", &["Redis is away", "redis.url", "password"]),
+        (&no_redis, fine.clone(), "redis", &["Redis is unavailable", "redis.url", "password"]),
         (&other_address, fine.clone(), "public_url", &["not like a gateway", "server.public_url"]),
     ];
     for (changes, faults, step, said) in cases {

@@ -207,7 +207,7 @@ fn each_refusal_says_what_to_change() {
         ),
         (40125, "invalid appsecret", &["GATEWAY__WECHAT__SECRET", "mp.weixin.qq.com"]),
         (40013, "invalid appid", &["wechat.appid"]),
-        (40243, "AppSecret has been frozen", &["frozen", "thaw"]),
+        (40243, "AppSecret has been frozen", &["frozen", "unfreeze"]),
         (85088, "no qbase privilege", &["cloud.weixin.qq.com", "switch on"]),
         (-501007, "invalid parameters", &["no leading `/`", "850 bytes"]),
         (-501000, "env not exists", &["wechat.env"]),

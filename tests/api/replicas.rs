@@ -269,7 +269,7 @@ fn redis_goes_away_and_comes_back_and_no_upload_fails() {
     println!("{} uploads while Redis was away for 6 s and back", uploads.load(Ordering::Relaxed));
     for gateway in gateways {
         let log = gateway.log();
-        let said = log.matches("Redis is away").count();
+        let said = log.matches("Redis is unavailable").count();
         assert!((1..=2).contains(&said), "said when it changes, not for every call: {log}");
     }
 }

@@ -13,9 +13,9 @@ use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::{Code, Document, Problem};
 use crate::http::state::Worker;
 use crate::settings::Action;
-use crate::wechat::api::LINK_LIFE;
+use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
-use crate::wechat::links::Wanted;
+use crate::wechat::links::LinkRequest;
 
 /// Files in one request.
 const MAX_FILES: usize = 1000;
@@ -136,7 +136,7 @@ pub async fn download(
     for (file, name) in files.iter().zip(&wanted.files) {
         if let Ok(file) = file {
             let max_age = name.max_age()?.unwrap_or(default_max_age);
-            links.push(Wanted { file_id: file.file_id.clone(), max_age });
+            links.push(LinkRequest { file_id: file.file_id.clone(), max_age });
         }
     }
     let links = worker.wechat.download_links(worker.wechat.env(), &links, false).await;
@@ -189,7 +189,7 @@ impl FileName {
 /// The lifetime of a link. A whole number of seconds, but parsed as a float because some languages write `60.0`.
 fn max_age(seconds: Option<f64>) -> Result<Duration, Problem> {
     match seconds {
-        None => Ok(LINK_LIFE),
+        None => Ok(DEFAULT_LINK_MAX_AGE),
         Some(seconds) if seconds.fract() == 0.0 && (1.0..=MAX_MAX_AGE).contains(&seconds) => {
             Ok(Duration::from_secs_f64(seconds))
         }

@@ -16,9 +16,9 @@ use crate::http::response::profile;
 use crate::http::state::Worker;
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
-use crate::wechat::api::LINK_LIFE;
+use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
-use crate::wechat::links::Wanted;
+use crate::wechat::links::LinkRequest;
 
 /// Seconds that a browser may cache a redirect: a replaced file should appear soon.
 const MAX_REDIRECT_AGE: u64 = 300;
@@ -42,7 +42,7 @@ pub async fn redirect(
     let key = Key::parse(&file_url::path(&request)?)?;
     let is_cacheable = authorize(&request, &worker, &key)?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
-    let wanted = Wanted { file_id, max_age: LINK_LIFE };
+    let wanted = LinkRequest { file_id, max_age: DEFAULT_LINK_MAX_AGE };
     let link = worker
         .wechat
         .download_link(&wanted)
@@ -181,8 +181,8 @@ impl Problem {
                      downloaded, only deleted and sent again"
                 ),
             ),
-            FileError::File { status, message, advice } => {
-                Self::wechat_file(*status, message, advice.as_deref(), file)
+            FileError::File { status, message, hint } => {
+                Self::wechat_file(*status, message, hint.as_deref(), file)
             }
             FileError::Call(error) => error.clone().into(),
         }

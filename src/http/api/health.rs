@@ -47,7 +47,7 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
         return Err(Problem::draining());
     }
     worker.wechat.ready().await?;
-    Ok(HttpResponse::Ok().json(match worker.shared.wechat.access().shared().await {
+    Ok(HttpResponse::Ok().json(match worker.shared.wechat.auth().check_sharing().await {
         Ok(()) => Health::Ready,
         Err(error) => Health::Degraded { detail: error.to_string() },
     }))
@@ -61,7 +61,7 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
 )]
 pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let shared = &worker.shared;
-    let token_age = match shared.wechat.access() {
+    let token_age = match shared.wechat.auth() {
         ApiAuth::Fetched(tokens) => tokens.age().await,
         ApiAuth::File(_) | ApiAuth::Open => None,
     };

@@ -98,7 +98,7 @@ pub async fn create(
     let link = link.map_err(|error| Problem::from(error).with_path(key.as_str()))?;
     // The client may post only to the hosts that the gateway itself may post to.
     worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
-    worker.wechat.forget_link(&link.file_id).await;
+    worker.wechat.invalidate_links(&link.file_id).await;
     let fields = Fields {
         key: key.as_str(),
         signature: link.authorization.expose_secret(),

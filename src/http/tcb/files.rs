@@ -17,9 +17,9 @@ use crate::http::extract::json as body;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::settings::Action;
-use crate::wechat::api::LINK_LIFE;
+use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
-use crate::wechat::links::{DownloadLink, Wanted};
+use crate::wechat::links::{DownloadLink, LinkRequest};
 
 /// `/tcb/uploadfile`
 #[utoipa::path(
@@ -90,7 +90,7 @@ async fn upload_link(
     let link = worker.wechat.upload_link_in(env, &path).await?;
     let hosts = &worker.shared.allowed_hosts;
     hosts.check(&link.url, &link.file_id, &path).map_err(Problem::from)?;
-    worker.wechat.forget_link(&link.file_id).await;
+    worker.wechat.invalidate_links(&link.file_id).await;
     Ok(HttpResponse::Ok().json(UploadFileReply {
         errcode: 0,
         errmsg: OK,
@@ -114,13 +114,13 @@ async fn download_links(
         let item = item.as_object().ok_or_else(|| TcbError::invalid("file_list"))?;
         let file_id = text(item, "fileid")?;
         let max_age = match item.get("max_age") {
-            None | Some(Value::Null) => LINK_LIFE,
+            None | Some(Value::Null) => DEFAULT_LINK_MAX_AGE,
             Some(age) => match age.as_u64().filter(|age| (1..=u64::from(u32::MAX)).contains(age)) {
                 Some(age) => Duration::from_secs(age),
                 None => return Err(TcbError::invalid("max_age")),
             },
         };
-        let wanted = Wanted { file_id: file_id.to_owned(), max_age };
+        let wanted = LinkRequest { file_id: file_id.to_owned(), max_age };
         files.push((wanted, call.admit(worker, file_id).await?));
     }
     links_reply(worker, env, &files).await
@@ -132,7 +132,7 @@ async fn download_links(
 async fn links_reply(
     worker: &Worker,
     env: &str,
-    files: &[(Wanted, Result<(), Status>)],
+    files: &[(LinkRequest, Result<(), Status>)],
 ) -> Result<HttpResponse, TcbError> {
     let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
     let admitted: Vec<_> = admitted.map(|(wanted, _)| wanted.clone()).collect();

@@ -14,7 +14,7 @@ use crate::http::extract::{client, query};
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::settings::{Action, LinkAccess};
-use crate::wechat::links::Wanted;
+use crate::wechat::links::LinkRequest;
 
 /// The lifetime of a link in the vendor's PHP sample.
 const SAMPLE_LIFE: Duration = Duration::from_secs(86_400);
@@ -59,7 +59,7 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
     };
     let path = path_of(&file_id)?;
     check_scope(worker, client.as_deref(), &file_id, path).await.map_err(Problem::from)?;
-    let wanted = Wanted { file_id, max_age: SAMPLE_LIFE };
+    let wanted = LinkRequest { file_id, max_age: SAMPLE_LIFE };
     let link = worker.wechat.download_link(&wanted).await;
     let link = statuses(vec![link])?.pop().unwrap_or_else(missing);
     let file_list = vec![linked_file(&wanted.file_id, link)];

@@ -51,7 +51,7 @@ pub async fn transfer(
         Ok(receipt) => {
             // There is no cached download link for a key that is new.
             if !path.unique {
-                worker.wechat.forget_link(&link.file_id).await;
+                worker.wechat.invalidate_links(&link.file_id).await;
             }
             Ok((link.file_id, receipt))
         }

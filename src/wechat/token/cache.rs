@@ -1,4 +1,5 @@
-//! The access token, shared by all workers: fetched once however many wait for it, renewed before anyone has to.
+//! The access token in use, shared by all workers: concurrent callers share one fetch, and a token that is used is
+//! renewed in the background before it expires.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,49 +12,49 @@ use moka::ops::compute::{CompResult, Op};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
-use super::fetch::{Credential, Issued, SlidingWindow};
-use super::redis::{RedisUnavailable, Replicas, TokenOrigin};
+use super::fetch::{IssuedToken, SlidingWindow, TokenFetcher};
+use super::redis::{RedisTokenStore, RedisUnavailable, TokenOrigin};
 use crate::metrics::Metrics;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::error_hints;
 use crate::wechat::transport::Transport;
 
-/// A token is not used in its last minutes: this many,
+/// A token is not used in the last minutes before it expires.
 const MARGIN: Duration = Duration::from_secs(4 * 60);
-/// and its renewal begins this long before its end, which is when `stable_token` begins to hand out the next one.
+/// Its renewal begins this long before it expires: from then on `stable_token` returns the next token.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
-/// `stable_token` may hand back the same token; then it is asked again after this long.
-const SAME_AGAIN: Duration = Duration::from_secs(30);
-/// After a failed fetch: from the first to the last, doubling.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const LAST_BACKOFF: Duration = Duration::from_secs(60);
-/// A token that is refused so soon was never good for WeChat, or another program fetches one against us.
-const YOUNG: Duration = Duration::from_secs(60);
-/// So many of them in a minute are replaced at once; then it is backed off as after a failed fetch.
-const YOUNG_REFUSALS: usize = 10;
-/// A refused token that WeChat hands out again is tried again after this long.
+/// The pause before the next renewal where `stable_token` returned the same token, or the renewal failed.
+const RENEWAL_RETRY: Duration = Duration::from_secs(30);
+/// The pause after a failed fetch doubles from the first value to the second.
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// A token that is refused within this time was never valid, or another program fetches tokens that replace it.
+const EARLY: Duration = Duration::from_secs(60);
+/// This many tokens that are refused early, within [`EARLY`], are replaced at once; further ones cause a back-off.
+const MAX_EARLY_REFUSALS: usize = 10;
+/// A refused token is not accepted again from `stable_token` or Redis for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// A token in use.
 #[derive(Debug)]
 pub struct Token {
     value: SecretString,
-    usable: Duration,
+    usable_for: Duration,
     renew_after: Duration,
     fetched: Instant,
-    /// Handed out since it was fetched: an unused one is left to lapse.
+    /// Whether a caller has got it since it was fetched. An unused token is not renewed.
     used: AtomicBool,
 }
 
 impl Token {
-    fn new(Issued { token: value, life, .. }: Issued) -> Self {
+    fn new(IssuedToken { token: value, life, .. }: IssuedToken) -> Self {
         let jitter = 0.75 + 0.25 * fastrand::f64();
         let margin = MARGIN.mul_f64(jitter).min(life / 10);
         let renewal = RENEWAL.min(life / 8);
         Self {
             value,
-            usable: life - margin,
+            usable_for: life - margin,
             renew_after: life - renewal,
             fetched: Instant::now(),
             used: AtomicBool::new(false),
@@ -69,19 +70,19 @@ impl ExposeSecret<str> for Token {
 
 /// The cache; clones share it.
 #[derive(Clone)]
-pub struct Tokens {
-    shared: Arc<TokenState>,
+pub struct TokenCache {
+    shared: Arc<CacheState>,
 }
 
-struct TokenState {
-    credential: Credential,
-    /// `None`: this gateway is alone, or needs to know of no other.
-    replicas: Option<Replicas>,
+struct CacheState {
+    fetcher: TokenFetcher,
+    /// `None`: the token is not shared with other gateways.
+    store: Option<RedisTokenStore>,
     metrics: Arc<Metrics>,
     cache: Cache<(), Arc<Token>>,
     /// The last token that WeChat refused, and when.
     refused: Mutex<Option<(SecretString, Instant)>>,
-    young_refusals: SlidingWindow,
+    early_refusals: SlidingWindow,
     backoff: Mutex<Option<Backoff>>,
 }
 
@@ -91,11 +92,12 @@ struct Backoff {
     cause: Arc<WechatError>,
 }
 
-struct Life;
+/// A token leaves the cache when it is no longer usable.
+struct UsableFor;
 
-impl Expiry<(), Arc<Token>> for Life {
+impl Expiry<(), Arc<Token>> for UsableFor {
     fn expire_after_create(&self, _: &(), token: &Arc<Token>, _: Instant) -> Option<Duration> {
-        Some(token.usable)
+        Some(token.usable_for)
     }
 
     fn expire_after_update(
@@ -105,24 +107,28 @@ impl Expiry<(), Arc<Token>> for Life {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(token.usable)
+        Some(token.usable_for)
     }
 }
 
-impl Tokens {
-    /// Fetches nothing yet.
-    pub fn new(credential: Credential, replicas: Option<Replicas>, metrics: Arc<Metrics>) -> Self {
-        let cache = Cache::builder().max_capacity(1).expire_after(Life).build();
+impl TokenCache {
+    /// Does not fetch a token yet.
+    pub fn new(
+        fetcher: TokenFetcher,
+        store: Option<RedisTokenStore>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let cache = Cache::builder().max_capacity(1).expire_after(UsableFor).build();
         let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
-        let young_refusals = SlidingWindow::new(YOUNG_REFUSALS, YOUNG, Duration::ZERO);
+        let early_refusals = SlidingWindow::new(MAX_EARLY_REFUSALS, EARLY, Duration::ZERO);
         let shared =
-            TokenState { credential, replicas, metrics, cache, refused, young_refusals, backoff };
+            CacheState { fetcher, store, metrics, cache, refused, early_refusals, backoff };
         Self { shared: Arc::new(shared) }
     }
 
-    /// How they are fetched.
+    /// The mode that tokens are fetched in.
     pub fn mode(&self) -> CredentialMode {
-        self.shared.credential.mode()
+        self.shared.fetcher.mode()
     }
 
     /// How long ago the token in use was fetched; `None` while there is none.
@@ -130,28 +136,28 @@ impl Tokens {
         self.shared.cache.get(&()).await.map(|token| token.fetched.elapsed())
     }
 
-    /// Whether the other gateways can be reached, where tokens are shared with any.
-    pub async fn shared(&self) -> Result<(), RedisUnavailable> {
-        match &self.shared.replicas {
-            Some(replicas) => replicas.probe().await,
+    /// Whether the token can be shared with the other gateways at the moment; `Ok` where it is not shared.
+    pub async fn check_sharing(&self) -> Result<(), RedisUnavailable> {
+        match &self.shared.store {
+            Some(store) => store.probe().await,
             None => Ok(()),
         }
     }
 
-    /// A usable token. `http` are the calling worker's connections; they are used only if a token must be fetched.
+    /// A usable token. `http` belongs to the calling worker; it is used only if a token must be fetched.
     pub async fn get(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
         let token = match self.shared.cache.get(&()).await {
             Some(token) => token,
-            None => self.fetched(http).await?,
+            None => self.fetch_shared(http).await?,
         };
         token.used.store(true, Ordering::Relaxed);
         Ok(token)
     }
 
-    /// Says that WeChat refused `bad`. It is dropped only if it is still the one in use: another upload may have had
-    /// it renewed already.
+    /// WeChat refused `bad`. It is dropped only if it is still the token in use: another upload may have replaced it
+    /// already.
     pub async fn reject(&self, bad: &Token) {
-        let TokenState { cache, replicas, refused, young_refusals, .. } = &*self.shared;
+        let CacheState { cache, store, refused, early_refusals, .. } = &*self.shared;
         let dropped = cache
             .entry(())
             .and_compute_with(|entry| {
@@ -159,7 +165,7 @@ impl Tokens {
                     entry.value().value.expose_secret() == bad.value.expose_secret()
                 });
                 if same {
-                    // Before it is gone: whoever finds none must not take this one from Redis again.
+                    // Noted before the token is removed: a caller that then finds none must not take it from Redis.
                     *lock(refused) = Some((bad.value.clone(), Instant::now()));
                 }
                 std::future::ready(if same { Op::Remove } else { Op::Nop })
@@ -168,18 +174,18 @@ impl Tokens {
         if !matches!(dropped, CompResult::Removed(_)) {
             return;
         }
-        if bad.fetched.elapsed() < YOUNG && !young_refusals.take() {
+        if bad.fetched.elapsed() < EARLY && !early_refusals.take() {
             let cause = "WeChat refuses each new token at once: ";
             let cause = format!("{cause}{}", error_hints::bad_token(self.mode()));
-            let pause = self.back_off(&WechatError::Credential(cause));
-            tracing::warn!(?pause, "new tokens are refused");
+            let pause = self.back_off(&WechatError::NoCredential(cause));
+            tracing::warn!(?pause, "new access tokens are refused");
         }
-        if let Some(replicas) = replicas {
-            replicas.reject(&bad.value).await;
+        if let Some(store) = store {
+            store.reject(&bad.value).await;
         }
     }
 
-    /// Puts `new` where `old` was, unless another one has been fetched in its place.
+    /// Replaces `old` by `new`, unless another token has replaced `old` meanwhile.
     async fn replace(&self, old: &Arc<Token>, new: Arc<Token>) {
         self.shared
             .cache
@@ -191,20 +197,20 @@ impl Tokens {
             .await;
     }
 
-    /// Waits for a fetch that runs as a task of its own, so that it survives whoever asked first going away. All
-    /// tasks of all workers share one fetch through the cache.
-    async fn fetched(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
+    /// Waits for a fetch, which all callers of all workers share through the cache. It runs as a task of its own, so
+    /// that it goes on when the first caller's request is dropped.
+    async fn fetch_shared(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
         let (tokens, client) = (self.clone(), http.clone());
         let fetch = async move {
             let init = tokens.fetch(&client);
             tokens.shared.cache.try_get_with((), init).await
         };
-        // What it logs is known by the request that needed the token first.
+        // Its log lines carry the id of the request that first needed the token.
         let task = rt::spawn(fetch.in_current_span());
         match task.await {
             Ok(result) => result.map_err(|cause| self.no_token(cause)),
             Err(_) => {
-                let cause = "the fetch was lost with the worker that made it".to_owned();
+                let cause = "the worker that fetched the token has stopped".to_owned();
                 Err(WechatError::Unreachable { call: "token", cause })
             }
         }
@@ -218,15 +224,15 @@ impl Tokens {
         }
         let mut issued = self.obtain(http, None).await;
         if issued.as_ref().is_err_and(WechatError::is_transient) {
-            tokio::time::sleep(FIRST_BACKOFF.mul_f64(0.3 + 0.4 * fastrand::f64())).await;
+            tokio::time::sleep(MIN_BACKOFF.mul_f64(0.3 + 0.4 * fastrand::f64())).await;
             issued = self.obtain(http, None).await;
         }
         match issued {
             Ok((issued, origin)) => {
                 *self.backoff() = None;
-                tracing::info!(life = ?issued.life, ?origin, "access token at hand");
+                tracing::info!(life = ?issued.life, ?origin, "access token available");
                 let token = Arc::new(Token::new(issued));
-                self.renew_ahead(http, &token);
+                self.spawn_renewal(http, &token);
                 Ok(token)
             }
             Err(error) => {
@@ -237,24 +243,24 @@ impl Tokens {
         }
     }
 
-    /// A token other than `old` and the one that was refused last: another gateway's, or a fetched one.
+    /// A token other than `old` and the one that was refused last: from Redis, or fetched.
     async fn obtain(
         &self,
         http: &Transport,
         old: Option<&SecretString>,
-    ) -> Result<(Issued, TokenOrigin), WechatError> {
-        let TokenState { credential, replicas, metrics, refused, .. } = &*self.shared;
+    ) -> Result<(IssuedToken, TokenOrigin), WechatError> {
+        let CacheState { fetcher, store, metrics, refused, .. } = &*self.shared;
         let refused = lock(refused).clone().filter(|(_, at)| at.elapsed() < REFUSED_FOR);
         let refused = refused.as_ref().map(|(token, _)| token);
-        let fetch = |refresh| credential.fetch(http, refused, refresh);
-        let alone = async || fetch(None).await.map(|issued| (issued, TokenOrigin::Fetched));
-        let obtained = match replicas {
-            None => alone().await,
-            Some(replicas) => {
-                let not: Vec<_> = old.into_iter().chain(refused).collect();
-                match replicas.obtain(&not, fetch).await {
+        let fetch = |refresh| fetcher.fetch(http, refused, refresh);
+        let unshared = async || fetch(None).await.map(|issued| (issued, TokenOrigin::Fetched));
+        let obtained = match store {
+            None => unshared().await,
+            Some(store) => {
+                let excluded: Vec<_> = old.into_iter().chain(refused).collect();
+                match store.obtain(&excluded, fetch).await {
                     Ok(obtained) => obtained,
-                    Err(RedisUnavailable) => alone().await,
+                    Err(RedisUnavailable) => unshared().await,
                 }
             }
         };
@@ -266,10 +272,11 @@ impl Tokens {
         obtained
     }
 
+    /// Lets fetches fail with `error` until the pause that it returns is over.
     fn back_off(&self, error: &WechatError) -> Duration {
         let mut backoff = self.backoff();
-        let doubled = backoff.as_ref().map_or(FIRST_BACKOFF, |last| last.pause * 2);
-        let pause = doubled.min(LAST_BACKOFF);
+        let doubled = backoff.as_ref().map_or(MIN_BACKOFF, |last| last.pause * 2);
+        let pause = doubled.min(MAX_BACKOFF);
         let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
         let until = Instant::now() + jittered;
         *backoff = Some(Backoff { until, pause, cause: Arc::new(error.clone()) });
@@ -286,8 +293,8 @@ impl Tokens {
         lock(&self.shared.backoff)
     }
 
-    /// Renews `token` before its end, if it was used until then. Runs on the worker that fetched it.
-    fn renew_ahead(&self, http: &Transport, token: &Arc<Token>) {
+    /// Starts a task on the calling worker that renews `token` before it expires, if it is used until then.
+    fn spawn_renewal(&self, http: &Transport, token: &Arc<Token>) {
         let (tokens, http, own) = (self.clone(), http.clone(), Arc::downgrade(token));
         let after = token.renew_after;
         rt::spawn(async move {
@@ -296,7 +303,7 @@ impl Tokens {
                 let Some(old) = tokens.shared.cache.get(&()).await else {
                     return;
                 };
-                // It was refused meanwhile, and the one that took its place has a renewal of its own.
+                // The token was refused meanwhile, and the one that replaced it has its own renewal.
                 if !std::ptr::eq(Arc::as_ptr(&old), own.as_ptr()) {
                     return;
                 }
@@ -309,17 +316,17 @@ impl Tokens {
                         let new = Arc::new(Token::new(issued));
                         let same = new.value.expose_secret() == old.value.expose_secret();
                         if same {
-                            tokio::time::sleep(SAME_AGAIN.min(old.usable / 10)).await;
+                            tokio::time::sleep(RENEWAL_RETRY.min(old.usable_for / 10)).await;
                             continue;
                         }
                         tracing::info!(?life, ?origin, "access token renewed");
-                        tokens.renew_ahead(&http, &new);
+                        tokens.spawn_renewal(&http, &new);
                         tokens.replace(&old, new).await;
                         return;
                     }
                     Err(error) => {
-                        // The old one is still good for a while; whoever finds it gone fetches in the foreground.
-                        let pause = SAME_AGAIN.min(old.usable / 10);
+                        // The old token is still usable. When it has expired, the next request fetches a new one.
+                        let pause = RENEWAL_RETRY.min(old.usable_for / 10);
                         tracing::warn!(%error, ?pause, "access token not renewed yet");
                         tokio::time::sleep(pause).await;
                     }
@@ -329,7 +336,7 @@ impl Tokens {
     }
 }
 
-/// Nothing is left half done under these locks.
+/// A poisoned lock is used all the same: no code that holds these locks leaves its data inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! How an access token is fetched: one request for each credential mode that needs one.
+//! How an access token is fetched: one call of WeChat's for each credential mode that fetches tokens.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -10,28 +10,31 @@ use secrecy::{ExposeSecret, SecretString};
 use super::file::TokenFile;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
-use crate::wechat::reply::exchange;
+use crate::wechat::response::receive;
 use crate::wechat::transport::{BaseUrl, Transport, with_query};
 use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };
 
-/// What a token is fetched with.
+/// Fetches tokens with one of WeChat's calls.
 #[derive(Debug)]
-pub struct Credential {
-    pub grant: Grant,
+pub struct TokenFetcher {
+    pub call: TokenCall,
     /// Without a trailing slash.
     pub base_url: String,
     /// For one token request.
     pub timeout: Duration,
 }
 
-/// In whose name.
+/// The call that returns the token, and what it needs.
 #[derive(Debug)]
-pub enum Grant {
-    Secret(App),
-    Stable(App, Forced),
-    Authorizer(Authorizer),
+pub enum TokenCall {
+    /// `GET /cgi-bin/token`.
+    Plain(App),
+    /// `POST /cgi-bin/stable_token`.
+    Stable(App, ForcedRefreshQuota),
+    /// `POST /cgi-bin/component/api_authorizer_token`.
+    Authorizer(AuthorizedApp),
 }
 
 #[derive(Debug)]
@@ -40,105 +43,106 @@ pub struct App {
     pub secret: SecretString,
 }
 
-/// A third-party platform and the app that authorized it.
+/// The app that authorized a third-party platform, and that platform.
 #[derive(Debug)]
-pub struct Authorizer {
+pub struct AuthorizedApp {
     pub component_appid: String,
     pub authorizer_appid: String,
-    /// The platform's own token, which it writes there.
+    /// The file that the platform writes its own token into.
     pub component_token: TokenFile,
-    /// As the settings give it.
+    /// From the settings.
     pub refresh_token: SecretString,
-    /// The newest one, where WeChat has handed out another with a token.
-    pub newest: Mutex<Option<SecretString>>,
+    /// The newest refresh token, where WeChat has returned another one with a token.
+    pub newest_refresh_token: Mutex<Option<SecretString>>,
 }
 
-/// How often something may be done: `most` times within `within`, `apart` from each other.
+/// A limit of `max` events within `window`, with at least `min_gap` between two.
 #[derive(Debug)]
 pub(super) struct SlidingWindow {
-    most: usize,
-    within: Duration,
-    apart: Duration,
-    used: Mutex<VecDeque<Instant>>,
+    max: usize,
+    window: Duration,
+    min_gap: Duration,
+    events: Mutex<VecDeque<Instant>>,
 }
 
 impl SlidingWindow {
-    pub fn new(most: usize, within: Duration, apart: Duration) -> Self {
-        Self { most, within, apart, used: Mutex::default() }
+    pub fn new(max: usize, window: Duration, min_gap: Duration) -> Self {
+        Self { max, window, min_gap, events: Mutex::default() }
     }
 
-    /// Takes one, if there is one to be had now.
+    /// Records an event if the limit allows one now, and returns whether it does.
     pub fn take(&self) -> bool {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        used.retain(|at| now.duration_since(*at) < self.within);
-        let apart = used.back().is_none_or(|last| now.duration_since(*last) >= self.apart);
-        let may = apart && used.len() < self.most;
-        if may {
-            used.push_back(now);
+        events.retain(|at| now.duration_since(*at) < self.window);
+        let gap = events.back().is_none_or(|last| now.duration_since(*last) >= self.min_gap);
+        let allowed = gap && events.len() < self.max;
+        if allowed {
+            events.push_back(now);
         }
-        may
+        allowed
     }
 }
 
-/// When `force_refresh` was used: it is limited to 20 a day, 30 s apart (getStableAccessToken).
+/// The uses of `force_refresh`: WeChat allows 20 a day, 30 s apart (getStableAccessToken).
 #[derive(Debug)]
-pub struct Forced(SlidingWindow);
+pub struct ForcedRefreshQuota(SlidingWindow);
 
-impl Default for Forced {
+impl Default for ForcedRefreshQuota {
     fn default() -> Self {
         Self(SlidingWindow::new(20, Duration::from_secs(86_400), Duration::from_secs(30)))
     }
 }
 
-/// A token as WeChat hands it out, with the life it has left.
+/// A token from WeChat or Redis.
 #[derive(Debug)]
-pub(super) struct Issued {
+pub(super) struct IssuedToken {
     pub token: SecretString,
+    /// The time until it expires.
     pub life: Duration,
-    /// What the next one is to be fetched with, in the authorizer's flow.
-    pub refresh: Option<SecretString>,
+    /// In `authorizer` mode: the refresh token to fetch the next token with.
+    pub refresh_token: Option<SecretString>,
 }
 
 /// A token, its life in seconds, and the refresh token for the next one.
 type Fetched = (SecretString, u64, Option<SecretString>);
 
-impl Credential {
+impl TokenFetcher {
     pub fn mode(&self) -> CredentialMode {
-        match self.grant {
-            Grant::Secret(_) => CredentialMode::Secret,
-            Grant::Stable(..) => CredentialMode::Stable,
-            Grant::Authorizer(_) => CredentialMode::Authorizer,
+        match self.call {
+            TokenCall::Plain(_) => CredentialMode::Secret,
+            TokenCall::Stable(..) => CredentialMode::Stable,
+            TokenCall::Authorizer(_) => CredentialMode::Authorizer,
         }
     }
 
-    /// The app whose token it is.
+    /// The app that the token belongs to.
     pub fn appid(&self) -> &str {
-        match &self.grant {
-            Grant::Secret(app) | Grant::Stable(app, _) => &app.appid,
-            Grant::Authorizer(authorizer) => &authorizer.authorizer_appid,
+        match &self.call {
+            TokenCall::Plain(app) | TokenCall::Stable(app, _) => &app.appid,
+            TokenCall::Authorizer(authorizer) => &authorizer.authorizer_appid,
         }
     }
 
-    /// What tells one authorization from another, where tokens are fetched with one: the refresh token that the settings
-    /// give. A new one is set when the old one is dead.
+    /// In `authorizer` mode: the refresh token of the settings, which identifies the authorization. The operator sets a
+    /// new one when the app has authorized the platform anew.
     pub(super) fn authorization(&self) -> Option<&SecretString> {
-        match &self.grant {
-            Grant::Authorizer(authorizer) => Some(&authorizer.refresh_token),
-            Grant::Secret(_) | Grant::Stable(..) => None,
+        match &self.call {
+            TokenCall::Authorizer(authorizer) => Some(&authorizer.refresh_token),
+            TokenCall::Plain(_) | TokenCall::Stable(..) => None,
         }
     }
 
-    /// Fetches a token other than `refused`, the one that WeChat has just refused; all of it within the time for one
-    /// request. `refresh` is the newest refresh token that another gateway knows.
+    /// Fetches a token other than `refused`, which WeChat has just refused. The time limit of one request is for all of
+    /// it. `refresh_token` is the newest one that another gateway has stored.
     pub(super) async fn fetch(
         &self,
         http: &Transport,
         refused: Option<&SecretString>,
-        refresh: Option<SecretString>,
-    ) -> Result<Issued, WechatError> {
+        refresh_token: Option<SecretString>,
+    ) -> Result<IssuedToken, WechatError> {
         let limit = self.timeout;
-        let fetched = tokio::time::timeout(limit, self.fetch_untimed(http, refused, refresh));
+        let fetched = tokio::time::timeout(limit, self.fetch_untimed(http, refused, refresh_token));
         fetched.await.map_err(|_| WechatError::Timeout { call: "token", limit })?
     }
 
@@ -146,25 +150,25 @@ impl Credential {
         &self,
         http: &Transport,
         refused: Option<&SecretString>,
-        refresh: Option<SecretString>,
-    ) -> Result<Issued, WechatError> {
-        let asked = Instant::now();
-        let (token, seconds, refresh) = match &self.grant {
-            Grant::Secret(app) => self.plain(http, app).await?,
-            Grant::Stable(app, forced) => self.stable(http, app, forced, refused).await?,
-            Grant::Authorizer(authorizer) => self.authorizer(http, authorizer, refresh).await?,
+        refresh_token: Option<SecretString>,
+    ) -> Result<IssuedToken, WechatError> {
+        let requested = Instant::now();
+        let (token, seconds, refresh_token) = match &self.call {
+            TokenCall::Plain(app) => self.plain(http, app).await?,
+            TokenCall::Stable(app, quota) => self.stable(http, app, quota, refused).await?,
+            TokenCall::Authorizer(app) => self.authorizer(http, app, refresh_token).await?,
         };
         if token.expose_secret().is_empty() || seconds == 0 {
-            return Err(unusable("a token without content or life"));
+            return Err(unusable("the token is empty or already expired"));
         }
-        let life = Duration::from_secs(seconds).saturating_sub(asked.elapsed());
-        Ok(Issued { token, life, refresh })
+        let life = Duration::from_secs(seconds).saturating_sub(requested.elapsed());
+        Ok(IssuedToken { token, life, refresh_token })
     }
 
-    fn address(&self) -> Result<BaseUrl, WechatError> {
+    fn base_url(&self) -> Result<BaseUrl, WechatError> {
         let cause = || "wechat.base_url is invalid".to_owned();
         let invalid = || WechatError::Unreachable { call: "token", cause: cause() };
-        BaseUrl::of(&self.base_url).ok_or_else(invalid)
+        BaseUrl::parse(&self.base_url).ok_or_else(invalid)
     }
 
     async fn plain(&self, http: &Transport, app: &App) -> Result<Fetched, WechatError> {
@@ -176,19 +180,19 @@ impl Credential {
                 ("secret", app.secret.expose_secret()),
             ],
         );
-        let address = self.address()?;
-        let sent = pin!(http.get(&address, &path));
+        let base_url = self.base_url()?;
+        let response = pin!(http.get(&base_url, &path));
         let reply: TokenReply =
-            exchange("token", CredentialMode::Secret, sent, self.timeout).await?;
+            receive("token", CredentialMode::Secret, response, self.timeout).await?;
         Ok((reply.access_token, reply.expires_in, None))
     }
 
-    /// A normal fetch; a forced one only where that hands back the token that was just refused.
+    /// A normal fetch; a forced refresh only where the normal one returns the token that was just refused.
     async fn stable(
         &self,
         http: &Transport,
         app: &App,
-        forced: &Forced,
+        quota: &ForcedRefreshQuota,
         refused: Option<&SecretString>,
     ) -> Result<Fetched, WechatError> {
         let mut force_refresh = false;
@@ -199,18 +203,19 @@ impl Credential {
                 secret: app.secret.expose_secret(),
                 force_refresh,
             };
-            let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
-            let address = self.address()?;
-            let sent = pin!(http.post(&address, "/cgi-bin/stable_token", &body));
+            let body =
+                serde_json::to_vec(&body).map_err(|_| unusable("the request is not JSON"))?;
+            let base_url = self.base_url()?;
+            let response = pin!(http.post(&base_url, "/cgi-bin/stable_token", &body));
             let reply: TokenReply =
-                exchange("stable_token", CredentialMode::Stable, sent, self.timeout).await?;
+                receive("stable_token", CredentialMode::Stable, response, self.timeout).await?;
             let same = refused.is_some_and(|refused| {
                 refused.expose_secret() == reply.access_token.expose_secret()
             });
             match same {
                 false => return Ok((reply.access_token, reply.expires_in, None)),
-                true if !force_refresh && forced.0.take() => {
-                    tracing::warn!("WeChat hands back the token it refused; forcing a refresh");
+                true if !force_refresh && quota.0.take() => {
+                    tracing::warn!("WeChat returned the token it had refused; forcing a refresh");
                     force_refresh = true;
                 }
                 true => {
@@ -226,45 +231,46 @@ impl Credential {
     async fn authorizer(
         &self,
         http: &Transport,
-        authorizer: &Authorizer,
-        refresh: Option<SecretString>,
+        app: &AuthorizedApp,
+        stored: Option<SecretString>,
     ) -> Result<Fetched, WechatError> {
         const CALL: &str = "api_authorizer_token";
-        let newest = || authorizer.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = refresh.or_else(|| newest().clone());
-        let refresh = known.as_ref().unwrap_or(&authorizer.refresh_token);
+        let newest = || app.newest_refresh_token.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = stored.or_else(|| newest().clone());
+        let refresh_token = newer.as_ref().unwrap_or(&app.refresh_token);
         let mut read_again = false;
         loop {
-            let component = authorizer.component_token.token()?;
+            let component = app.component_token.token()?;
             let body = AuthorizerTokenRequest {
-                component_appid: &authorizer.component_appid,
-                authorizer_appid: &authorizer.authorizer_appid,
-                authorizer_refresh_token: refresh.expose_secret(),
+                component_appid: &app.component_appid,
+                authorizer_appid: &app.authorizer_appid,
+                authorizer_refresh_token: refresh_token.expose_secret(),
             };
-            let body = serde_json::to_vec(&body).map_err(|_| unusable("its request"))?;
+            let body =
+                serde_json::to_vec(&body).map_err(|_| unusable("the request is not JSON"))?;
             let path = with_query(
                 "/cgi-bin/component/api_authorizer_token",
                 &[("component_access_token", component.expose_secret())],
             );
-            let address = self.address()?;
-            let sent = pin!(http.post(&address, &path, &body));
+            let base_url = self.base_url()?;
+            let response = pin!(http.post(&base_url, &path, &body));
             let reply: Result<AuthorizerTokenReply, _> =
-                exchange(CALL, CredentialMode::Authorizer, sent, self.timeout).await;
+                receive(CALL, CredentialMode::Authorizer, response, self.timeout).await;
             match reply {
-                // The platform's token may have been renewed just now.
+                // The platform may have renewed its token since the file was read.
                 Err(WechatError::Refused { errcode, .. })
                     if wire::is_bad_token(errcode) && !read_again =>
                 {
                     read_again = true;
-                    authorizer.component_token.forget();
+                    app.component_token.invalidate();
                 }
                 Err(WechatError::Refused { errcode, message, .. })
                     if wire::is_bad_token(errcode) =>
                 {
-                    let advice = "the component_access_token in wechat.authorizer.component_token_file is refused: \
-                                  the platform that owns it must keep the file up to date";
-                    let advice = Some(advice.into());
-                    return Err(WechatError::Refused { call: CALL, errcode, message, advice });
+                    let hint = "the component_access_token in wechat.authorizer.component_token_file is refused: \
+                                the platform that owns it must keep the file up to date";
+                    let hint = Some(hint.into());
+                    return Err(WechatError::Refused { call: CALL, errcode, message, hint });
                 }
                 Err(error) => return Err(error),
                 Ok(reply) => {
@@ -272,10 +278,10 @@ impl Credential {
                         .authorizer_refresh_token
                         .filter(|next| !next.expose_secret().is_empty());
                     if let Some(next) = &next
-                        && next.expose_secret() != refresh.expose_secret()
+                        && next.expose_secret() != refresh_token.expose_secret()
                     {
                         tracing::warn!(
-                            "WeChat handed out another refresh token; it outlives this process only in Redis"
+                            "WeChat returned a new refresh token; it outlives this process only in Redis"
                         );
                         *newest() = Some(next.clone());
                     }

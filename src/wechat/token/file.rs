@@ -1,4 +1,4 @@
-//! A token that the platform writes into a file and renews there: read again when the file has changed.
+//! A token that the platform writes into a file and renews there; the file is read again when it has changed.
 
 use std::fs;
 use std::io;
@@ -10,19 +10,19 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::wechat::error::WechatError;
 
-/// Far above any token; what is longer is some other file.
-const LONGEST: u64 = 64 * 1024;
+/// In bytes. No token is nearly as long; a longer file is not a token file.
+const MAX_LENGTH: u64 = 64 * 1024;
 
-/// The file and what was last read of it; shared by all workers.
+/// The file and the token last read from it; shared by all workers.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    read: Mutex<Option<(Stamp, Arc<SecretString>)>>,
+    cached: Mutex<Option<(FileVersion, Arc<SecretString>)>>,
 }
 
-/// What changes when a file is written anew, in place or by renaming another one over it.
+/// Changes whenever the file is written anew, in place or by renaming another file over it.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     modified: Option<SystemTime>,
     length: u64,
     #[cfg(unix)]
@@ -30,55 +30,55 @@ struct Stamp {
 }
 
 impl TokenFile {
-    /// Reads nothing yet.
+    /// Does not read the file yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), read: Mutex::new(None) }
+        Self { path: path.to_owned(), cached: Mutex::new(None) }
     }
 
-    /// The file's token. Costs a `stat` while the file is the same.
+    /// The file's token. While the file is unchanged this costs one `stat`.
     pub fn token(&self) -> Result<Arc<SecretString>, WechatError> {
-        let stamp = self.stamp().map_err(|error| self.failed(&error))?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, token)) = &*read
-            && *known == stamp
+        let version = self.version().map_err(|error| self.unusable(&error))?;
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, token)) = &*cached
+            && *known == version
         {
             return Ok(token.clone());
         }
-        let token = Arc::new(self.content(&stamp).map_err(|error| self.failed(&error))?);
-        *read = Some((stamp, token.clone()));
+        let token = Arc::new(self.read(&version).map_err(|error| self.unusable(&error))?);
+        *cached = Some((version, token.clone()));
         Ok(token)
     }
 
-    /// WeChat refused what was read: it is read again even if the file looks the same.
-    pub fn forget(&self) {
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Drops the cached token because WeChat refused it: the file is read again even if it is unchanged.
+    pub fn invalidate(&self) {
+        *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn stamp(&self) -> io::Result<Stamp> {
-        let about = fs::metadata(&self.path)?;
-        Ok(Stamp {
-            modified: about.modified().ok(),
-            length: about.len(),
+    fn version(&self) -> io::Result<FileVersion> {
+        let metadata = fs::metadata(&self.path)?;
+        Ok(FileVersion {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
             #[cfg(unix)]
-            inode: std::os::unix::fs::MetadataExt::ino(&about),
+            inode: std::os::unix::fs::MetadataExt::ino(&metadata),
         })
     }
 
-    fn content(&self, stamp: &Stamp) -> io::Result<SecretString> {
-        if stamp.length > LONGEST {
+    fn read(&self, version: &FileVersion) -> io::Result<SecretString> {
+        if version.length > MAX_LENGTH {
             return Err(io::Error::other("it is too long for a token"));
         }
         let text: SecretString = fs::read_to_string(&self.path)?.into();
         let token = text.expose_secret().trim();
         if token.is_empty() || token.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(io::Error::other("it holds no token"));
+            return Err(io::Error::other("it does not contain a token"));
         }
         Ok(token.to_owned().into())
     }
 
-    fn failed(&self, error: &io::Error) -> WechatError {
-        WechatError::Credential(format!(
-            "the token file {} cannot be used: {error}; it is there only inside a WeChat cloud hosting container with \
+    fn unusable(&self, error: &io::Error) -> WechatError {
+        WechatError::NoCredential(format!(
+            "the token file {} cannot be used: {error}; it exists only inside a WeChat cloud hosting container with \
              云调用 switched on, or where the platform that owns the token writes it",
             self.path.display()
         ))
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(token(), "one");
         fs::write(&path, "three").unwrap();
         assert_eq!(token(), "three");
-        // As the platform may do it.
+        // The platform may replace the file by renaming a new one over it.
         let next = folder.path().join("next");
         fs::write(&next, "fours").unwrap();
         fs::rename(&next, &path).unwrap();

@@ -1,4 +1,4 @@
-//! ApiAuth tokens: cached in the process, shared by Redis, fetched from WeChat, or read from a file.
+//! Access tokens: cached in the process, shared through Redis, fetched from WeChat, or read from a file.
 
 pub mod cache;
 pub mod fetch;

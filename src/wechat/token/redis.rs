@@ -1,7 +1,8 @@
-//! One access token for several gateways: it lives in Redis and is fetched by whoever holds the lease.
+//! One access token for several gateways: it is stored in Redis, and the gateway that has the lease fetches it.
 //!
-//! Needed where a new token ends the life of the one before (`secret`, `authorizer`). Nothing here is needed to serve:
-//! while Redis is away every gateway carries on alone, and waits for it no longer than a command may take.
+//! Needed in the modes where a new token invalidates the previous one (`secret`, `authorizer`). The gateway works
+//! without Redis as well: while Redis is unavailable, every gateway fetches its own token, and no request waits for
+//! Redis longer than the time limit of a command.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,105 +15,108 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use super::fetch::{Credential, Issued};
+use super::fetch::{IssuedToken, TokenFetcher};
 use crate::metrics::Metrics;
 use crate::wechat::error::WechatError;
 
-/// One command, and connecting for it; Redis is close by, and a health check waits a second in all.
-const COMMAND: Duration = Duration::from_millis(400);
-/// After a failure Redis is left alone for this long: those who wait for a token do not wait for it, too.
-const REST: Duration = Duration::from_secs(1);
-/// A lease outlives the fetch it is for by this.
-const SLACK: Duration = Duration::from_secs(2);
-/// How often those who wait for the holder of the lease look.
-const LOOK: Duration = Duration::from_millis(50);
+/// For one command, and again for connecting. Redis is close to the gateway, and a health check allows one second in
+/// all.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
+/// After a failure Redis is not used for this long, so that requests that wait for a token do not wait for Redis, too.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A lease is valid this much longer than the fetch may take.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// How often a gateway without the lease checks whether the token is there.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What sharing needs: a Redis that only answers PING (a replica, a full one, one that forbids scripts) is away, too.
+/// Checks what sharing needs. PING is not enough: a read-only replica, a full Redis and one that forbids scripts reply
+/// to it as well, and count as unavailable.
 const PROBE: &str = "
     redis.call('SET', KEYS[1], '1', 'PX', 1000)
     return redis.call('GET', KEYS[1])";
-/// The token and the milliseconds it has left: Redis' own count, so that no clocks need agree.
+/// The token and the milliseconds until it expires, by the clock of Redis: the gateways' clocks need not agree.
 const READ: &str = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}";
-/// Asked twice by the same holder (its first answer was lost) it is still that holder's.
+/// Takes the lease. It succeeds for the gateway that already has it, too: the response to its first attempt may be
+/// lost.
 const ACQUIRE: &str = "
     if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
     if redis.call('GET', KEYS[1]) == ARGV[1] then return 1 end
     return 0";
-/// Writes the token (and the next refresh token) and gives the lease back; not if the lease has run out, because then
-/// the token of the next holder has displaced this one.
+/// Stores the token (and the next refresh token) and releases the lease. Does nothing if the lease has expired: then
+/// the token that the next gateway fetched has replaced this one.
 const PUBLISH: &str = "
     if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
     redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
     if ARGV[4] ~= '' then redis.call('SET', KEYS[3], ARGV[4]) end
     redis.call('DEL', KEYS[1])
     return 1";
-/// Deletes what is still the value given: the lease of a holder that failed, or a token that WeChat refused.
+/// Deletes a key that still has the given value: the lease after a failed fetch, or a token that WeChat refused.
 const DELETE: &str = "
     if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
     return 0";
 
-/// Redis did not answer, or cannot do what sharing needs.
+/// Redis did not respond, or cannot do what sharing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Redis is away: this gateway's token is its own")]
+#[error("Redis is unavailable: this gateway does not share its token")]
 pub struct RedisUnavailable;
 
-/// The other gateways, as far as Redis knows of them; shared by all workers.
-pub struct Replicas {
+/// The token as all gateways share it in Redis; one for all workers.
+pub struct RedisTokenStore {
     client: redis::Client,
     connection: Mutex<Connection>,
     keys: Keys,
     lease: Duration,
-    /// So that a change is logged once: [`UNKNOWN`], [`UP`] or [`AWAY`].
+    /// [`UNKNOWN`], [`UP`] or [`DOWN`]; only a change is logged.
     state: AtomicU8,
     metrics: Arc<Metrics>,
 }
 
 const UNKNOWN: u8 = 0;
 const UP: u8 = 1;
-const AWAY: u8 = 2;
+const DOWN: u8 = 2;
 
 #[derive(Default)]
 struct Connection {
     open: Option<MultiplexedConnection>,
-    /// Grows with each one that is opened.
+    /// The number of connections opened so far.
     generation: u64,
-    /// After a failure.
-    rests_until: Option<Instant>,
+    /// Set after a failure.
+    unused_until: Option<Instant>,
 }
 
-/// By app and mode, in one hash slot.
+/// Named by app and mode, and all in one hash slot.
 struct Keys {
     token: String,
     lease: String,
-    /// The newest refresh token of one authorization; `None` where there are none.
-    refresh: Option<String>,
+    /// The newest refresh token of one authorization; `None` in the modes that have none.
+    refresh_token: Option<String>,
     probe: String,
 }
 
 impl Keys {
-    fn of(credential: &Credential) -> Self {
-        let owner = format!("{}:{}", credential.mode().name(), credential.appid());
+    fn new(fetcher: &TokenFetcher) -> Self {
+        let owner = format!("{}:{}", fetcher.mode().name(), fetcher.appid());
         let key = |what: &str| format!("tcb-upload-gateway:{{{owner}}}:{what}");
-        let refresh = credential.authorization().map(|authorization| {
+        let refresh_token = fetcher.authorization().map(|authorization| {
             let hash = Sha256::digest(authorization.expose_secret().as_bytes());
             key(&format!("refresh:{}", hex::encode(&hash[..8])))
         });
-        Self { token: key("token"), lease: key("lease"), refresh, probe: key("probe") }
+        Self { token: key("token"), lease: key("lease"), refresh_token, probe: key("probe") }
     }
 }
 
-impl Replicas {
-    /// Connects when it is first asked.
+impl RedisTokenStore {
+    /// Connects with the first command.
     pub fn new(
         url: &SecretString,
-        credential: &Credential,
+        fetcher: &TokenFetcher,
         metrics: Arc<Metrics>,
     ) -> Result<Self, RedisError> {
         Ok(Self {
             client: redis::Client::open(url.expose_secret())?,
             connection: Mutex::default(),
-            keys: Keys::of(credential),
-            lease: credential.timeout + SLACK,
+            keys: Keys::new(fetcher),
+            lease: fetcher.timeout + LEASE_MARGIN,
             state: AtomicU8::new(UNKNOWN),
             metrics,
         })
@@ -120,188 +124,205 @@ impl Replicas {
 
     /// Whether tokens can be shared at the moment.
     pub async fn probe(&self) -> Result<(), RedisUnavailable> {
-        self.ask::<String>(&script(PROBE, &[&self.keys.probe], &[])).await.map(drop)
+        self.command::<String>(&script(PROBE, &[&self.keys.probe], &[])).await.map(drop)
     }
 
-    /// A token that is none of `not`: the one in Redis, or what `fetch` gives under the lease, which takes at most the
-    /// time for one request. `fetch` is handed the newest refresh token.
+    /// A token that is none of `excluded`: the one in Redis, or the result of `fetch` under the lease. `fetch` gets the
+    /// newest refresh token, and takes at most the time limit of one token request.
     pub(super) async fn obtain<F, R>(
         &self,
-        not: &[&SecretString],
+        excluded: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, TokenOrigin), WechatError>, RedisUnavailable>
+    ) -> Result<Result<(IssuedToken, TokenOrigin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
-        R: Future<Output = Result<Issued, WechatError>>,
+        R: Future<Output = Result<IssuedToken, WechatError>>,
     {
-        let holder = format!("{:032x}", rand::random::<u128>());
-        // Long enough for two holders that die.
-        let until = Instant::now() + 2 * self.lease;
+        let lease_id = format!("{:032x}", rand::random::<u128>());
+        // Long enough for two gateways to die while they have the lease.
+        let deadline = Instant::now() + 2 * self.lease;
         loop {
-            if let Some(shared) = self.read(not).await? {
+            if let Some(shared) = self.read(excluded).await? {
                 return Ok(Ok((shared, TokenOrigin::Shared)));
             }
-            if self.acquire(&holder).await? {
-                return self.fetch_under_lease(&holder, not, fetch).await;
+            if self.acquire(&lease_id).await? {
+                return self.fetch_under_lease(&lease_id, excluded, fetch).await;
             }
-            if Instant::now() > until {
-                let cause = "another gateway holds the lease for the token and does not get one";
-                return Ok(Err(WechatError::Credential(cause.to_owned())));
+            if Instant::now() > deadline {
+                let cause = "another gateway has the lease for the token, but fetches none";
+                return Ok(Err(WechatError::NoCredential(cause.to_owned())));
             }
-            tokio::time::sleep(LOOK.mul_f64(0.5 + fastrand::f64())).await;
+            tokio::time::sleep(POLL_INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
     async fn fetch_under_lease<F, R>(
         &self,
-        holder: &str,
-        not: &[&SecretString],
+        lease_id: &str,
+        excluded: &[&SecretString],
         fetch: F,
-    ) -> Result<Result<(Issued, TokenOrigin), WechatError>, RedisUnavailable>
+    ) -> Result<Result<(IssuedToken, TokenOrigin), WechatError>, RedisUnavailable>
     where
         F: Fn(Option<SecretString>) -> R,
-        R: Future<Output = Result<Issued, WechatError>>,
+        R: Future<Output = Result<IssuedToken, WechatError>>,
     {
-        // Another one may have written and given back the lease in between.
-        if let Some(shared) = self.read(not).await? {
-            let _ = self.delete(&self.keys.lease, holder).await;
+        // Another gateway may have stored a token and released the lease since `read`.
+        if let Some(shared) = self.read(excluded).await? {
+            let _ = self.delete(&self.keys.lease, lease_id).await;
             return Ok(Ok((shared, TokenOrigin::Shared)));
         }
-        let refresh = match &self.keys.refresh {
-            Some(key) => self.ask::<Option<String>>(redis::cmd("GET").arg(key)).await?,
+        let refresh_token = match &self.keys.refresh_token {
+            Some(key) => self.command::<Option<String>>(redis::cmd("GET").arg(key)).await?,
             None => None,
         };
-        let issued = match fetch(refresh.map(SecretString::from)).await {
+        let issued = match fetch(refresh_token.map(SecretString::from)).await {
             Ok(issued) => issued,
             Err(error) => {
-                let _ = self.delete(&self.keys.lease, holder).await;
+                let _ = self.delete(&self.keys.lease, lease_id).await;
                 return Ok(Err(error));
             }
         };
-        Ok(Ok(match self.publish(holder, &issued).await {
+        Ok(Ok(match self.publish(lease_id, &issued).await {
             Ok(true) | Err(RedisUnavailable) => (issued, TokenOrigin::Fetched),
-            // The lease ran out, or Redis has lost it: what is there now, if anything, has displaced ours. Nothing is
-            // fetched again for that, or a Redis that forgets would empty the day's quota.
-            Ok(false) => match self.read(not).await {
+            // The lease has expired, or Redis has lost it. A token that Redis has now was fetched later and has
+            // replaced this one. Where there is none, none is fetched again: a Redis that loses its data would
+            // otherwise use up the day's quota.
+            Ok(false) => match self.read(excluded).await {
                 Ok(Some(shared)) => (shared, TokenOrigin::Shared),
                 Ok(None) | Err(RedisUnavailable) => (issued, TokenOrigin::Fetched),
             },
         }))
     }
 
-    /// WeChat refused `bad`: nobody else needs to try it.
+    /// WeChat refused `bad`: the other gateways must not use it, either.
     pub(super) async fn reject(&self, bad: &SecretString) {
         let _ = self.delete(&self.keys.token, bad.expose_secret()).await;
     }
 
-    async fn read(&self, not: &[&SecretString]) -> Result<Option<Issued>, RedisUnavailable> {
+    async fn read(
+        &self,
+        excluded: &[&SecretString],
+    ) -> Result<Option<IssuedToken>, RedisUnavailable> {
         let script = script(READ, &[&self.keys.token], &[]);
-        let (token, left): (Option<String>, i64) = self.ask(&script).await?;
+        let (token, left): (Option<String>, i64) = self.command(&script).await?;
         let life = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-        let other = |token: &SecretString| {
-            not.iter().all(|not| not.expose_secret() != token.expose_secret())
+        let allowed = |token: &SecretString| {
+            excluded.iter().all(|excluded| excluded.expose_secret() != token.expose_secret())
         };
-        let token = token.map(SecretString::from).filter(|token| !life.is_zero() && other(token));
-        Ok(token.map(|token| Issued { token, life, refresh: None }))
+        let token = token.map(SecretString::from).filter(|token| !life.is_zero() && allowed(token));
+        Ok(token.map(|token| IssuedToken { token, life, refresh_token: None }))
     }
 
-    async fn acquire(&self, holder: &str) -> Result<bool, RedisUnavailable> {
+    async fn acquire(&self, lease_id: &str) -> Result<bool, RedisUnavailable> {
         let life = self.lease.as_millis().to_string();
-        self.ask(&script(ACQUIRE, &[&self.keys.lease], &[holder, &life])).await
+        self.command(&script(ACQUIRE, &[&self.keys.lease], &[lease_id, &life])).await
     }
 
-    async fn publish(&self, holder: &str, issued: &Issued) -> Result<bool, RedisUnavailable> {
+    async fn publish(
+        &self,
+        lease_id: &str,
+        issued: &IssuedToken,
+    ) -> Result<bool, RedisUnavailable> {
         let life = issued.life.as_millis().max(1).to_string();
-        let Keys { token, lease, refresh, .. } = &self.keys;
-        let next = issued.refresh.as_ref().filter(|_| refresh.is_some());
+        let Keys { token, lease, refresh_token, .. } = &self.keys;
+        let next = issued.refresh_token.as_ref().filter(|_| refresh_token.is_some());
         let next = next.map_or("", |next| next.expose_secret());
-        let keys = [lease, token, refresh.as_ref().unwrap_or(token)];
-        let arguments = [holder, issued.token.expose_secret(), &life, next];
-        self.ask(&script(PUBLISH, &keys.map(String::as_str), &arguments)).await
+        let keys = [lease, token, refresh_token.as_ref().unwrap_or(token)];
+        let arguments = [lease_id, issued.token.expose_secret(), &life, next];
+        self.command(&script(PUBLISH, &keys.map(String::as_str), &arguments)).await
     }
 
     async fn delete(&self, key: &str, value: &str) -> Result<bool, RedisUnavailable> {
-        self.ask(&script(DELETE, &[key], &[value])).await
+        self.command(&script(DELETE, &[key], &[value])).await
     }
 
-    /// One command, over a connection that Redis may have closed meanwhile: then over a new one.
-    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisUnavailable> {
-        let mut answer = self.ask_once(command).await;
-        let closed = |error: &ScriptError| matches!(error, ScriptError::Redis(e) if e.is_connection_dropped());
-        if answer.as_ref().is_err_and(closed) {
-            answer = self.ask_once(command).await;
+    /// Runs a command. Redis may have closed the connection since its last use: then the command is repeated over a new
+    /// one.
+    async fn command<T: FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisUnavailable> {
+        let mut result = self.command_once(command).await;
+        let closed = |error: &CommandError| matches!(error, CommandError::Redis(e) if e.is_connection_dropped());
+        if result.as_ref().is_err_and(closed) {
+            result = self.command_once(command).await;
         }
-        let state = if answer.is_ok() { UP } else { AWAY };
+        let state = if result.is_ok() { UP } else { DOWN };
         if self.state.swap(state, Ordering::Relaxed) != state {
             self.metrics.redis(state == UP);
-            match &answer {
-                Ok(_) => tracing::info!("Redis answers: tokens are shared"),
-                // By its kind: a text may quote what Redis holds.
-                Err(ScriptError::Redis(error)) => tracing::warn!(
+            match &result {
+                Ok(_) => tracing::info!("Redis is available: tokens are shared"),
+                // Only the kind is logged: an error's text may quote values from Redis.
+                Err(CommandError::Redis(error)) => tracing::warn!(
                     kind = ?error.kind(),
                     code = error.code(),
-                    "Redis is away: tokens are not shared meanwhile"
+                    "Redis is unavailable: tokens are not shared meanwhile"
                 ),
-                Err(ScriptError::Resting) => tracing::warn!("Redis is away: tokens are not shared"),
-            }
-        }
-        answer.map_err(|_| RedisUnavailable)
-    }
-
-    async fn ask_once<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, ScriptError> {
-        let (mut connection, generation) = self.connection().await?;
-        let answer = command.query_async(&mut connection).await;
-        if let Err(error) = &answer {
-            let mut kept = self.connection.lock().await;
-            // Not one that somebody has opened since.
-            if kept.generation == generation {
-                kept.open = None;
-                if !error.is_connection_dropped() {
-                    kept.rests_until = Some(Instant::now() + REST);
+                Err(CommandError::RecentFailure) => {
+                    tracing::warn!("Redis is unavailable: tokens are not shared");
                 }
             }
         }
-        answer.map_err(ScriptError::Redis)
+        result.map_err(|_| RedisUnavailable)
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), ScriptError> {
-        let mut kept = self.connection.lock().await;
-        if let Some(connection) = &kept.open {
-            return Ok((connection.clone(), kept.generation));
+    async fn command_once<T: FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, CommandError> {
+        let (mut connection, generation) = self.connection().await?;
+        let result = command.query_async(&mut connection).await;
+        if let Err(error) = &result {
+            let mut current = self.connection.lock().await;
+            // Another task may have opened a new connection since; that one stays.
+            if current.generation == generation {
+                current.open = None;
+                if !error.is_connection_dropped() {
+                    current.unused_until = Some(Instant::now() + RETRY_AFTER);
+                }
+            }
         }
-        if kept.rests_until.is_some_and(|until| Instant::now() < until) {
-            return Err(ScriptError::Resting);
+        result.map_err(CommandError::Redis)
+    }
+
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = &current.open {
+            return Ok((connection.clone(), current.generation));
+        }
+        if current.unused_until.is_some_and(|until| Instant::now() < until) {
+            return Err(CommandError::RecentFailure);
         }
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND))
-            .set_response_timeout(Some(COMMAND));
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
         match self.client.get_multiplexed_async_connection_with_config(&config).await {
             Ok(connection) => {
-                kept.generation += 1;
-                kept.open = Some(connection.clone());
-                kept.rests_until = None;
-                Ok((connection, kept.generation))
+                current.generation += 1;
+                current.open = Some(connection.clone());
+                current.unused_until = None;
+                Ok((connection, current.generation))
             }
             Err(error) => {
-                kept.rests_until = Some(Instant::now() + REST);
-                Err(ScriptError::Redis(error))
+                current.unused_until = Some(Instant::now() + RETRY_AFTER);
+                Err(CommandError::Redis(error))
             }
         }
     }
 }
 
-enum ScriptError {
-    /// It failed a moment ago.
-    Resting,
+enum CommandError {
+    /// A command or connecting failed less than [`RETRY_AFTER`] ago.
+    RecentFailure,
     Redis(RedisError),
 }
 
 /// Where a token came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenOrigin {
-    /// WeChat, by us.
+    /// From WeChat, by this gateway.
     Fetched,
-    /// Another gateway, through Redis.
+    /// From another gateway, through Redis.
     Shared,
 }
 

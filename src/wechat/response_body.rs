@@ -1,6 +1,8 @@
-//! A whole reply, read in one pass: WeChat writes its error code among the fields of what was asked for.
+//! The JSON object of a whole response, parsed in one pass: WeChat writes its error code among the fields of the
+//! result.
 //!
-//! `serde(flatten)` keeps a copy of every field until it knows whose it is, and takes twice as many instructions.
+//! `serde(flatten)` would do the same with twice as many instructions: it copies every field before it assigns it to a
+//! struct.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,41 +13,41 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 
 use super::lenient;
-use super::wire::Envelope;
+use super::wire::ErrorFields;
 
-/// A reply `R` with its [`Envelope`].
-pub(super) struct Answer<R> {
-    pub envelope: Envelope,
-    pub reply: R,
+/// A result `R` and the [`ErrorFields`] among its fields.
+pub(super) struct ResponseBody<R> {
+    pub error: ErrorFields,
+    pub result: R,
 }
 
-impl<'de, R: Deserialize<'de>> Deserialize<'de> for Answer<R> {
+impl<'de, R: Deserialize<'de>> Deserialize<'de> for ResponseBody<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Object(PhantomData))
+        deserializer.deserialize_map(BodyVisitor(PhantomData))
     }
 }
 
-struct Object<R>(PhantomData<R>);
+struct BodyVisitor<R>(PhantomData<R>);
 
-impl<'de, R: Deserialize<'de>> Visitor<'de> for Object<R> {
-    type Value = Answer<R>;
+impl<'de, R: Deserialize<'de>> Visitor<'de> for BodyVisitor<R> {
+    type Value = ResponseBody<R>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Answer<R>, A::Error> {
-        let mut envelope = Envelope::default();
-        let others = Others { fields, envelope: &mut envelope };
-        let reply = R::deserialize(MapAccessDeserializer::new(others))?;
-        Ok(Answer { envelope, reply })
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<ResponseBody<R>, A::Error> {
+        let mut error = ErrorFields::default();
+        let result_fields = ResultFields { fields, error: &mut error };
+        let result = R::deserialize(MapAccessDeserializer::new(result_fields))?;
+        Ok(ResponseBody { error, result })
     }
 }
 
-/// An object's fields but for the envelope's, which go where they belong.
-struct Others<'a, A> {
+/// The fields of the result: all of the object's except the error fields, which are stored in `error`.
+struct ResultFields<'a, A> {
     fields: A,
-    envelope: &'a mut Envelope,
+    error: &'a mut ErrorFields,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +59,7 @@ struct Text(#[serde(deserialize_with = "lenient::text")] String);
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Others<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for ResultFields<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -66,8 +68,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Others<'_, A> {
     ) -> Result<Option<K::Value>, A::Error> {
         while let Some(Name(name)) = self.fields.next_key()? {
             match &*name {
-                "errcode" => self.envelope.errcode = self.fields.next_value::<Number>()?.0,
-                "errmsg" => self.envelope.errmsg = self.fields.next_value::<Text>()?.0,
+                "errcode" => self.error.errcode = self.fields.next_value::<Number>()?.0,
+                "errmsg" => self.error.errmsg = self.fields.next_value::<Text>()?.0,
                 _ => return seed.deserialize(name.into_deserializer()).map(Some),
             }
         }
@@ -87,12 +89,11 @@ mod tests {
     use crate::wechat::wire::BatchDownloadReply;
 
     #[test]
-    fn the_envelope_may_stand_anywhere_or_be_missing() {
+    fn the_error_fields_may_be_anywhere_or_missing() {
         let list = json!([{ "fileid": "cloud://a", "errcode": 7 }]);
-        let read = |reply: serde_json::Value| {
-            from_str::<Answer<BatchDownloadReply>>(&reply.to_string()).map(|answer| {
-                (answer.envelope.errcode, answer.envelope.errmsg, answer.reply.file_list.len())
-            })
+        let read = |json: serde_json::Value| {
+            from_str::<ResponseBody<BatchDownloadReply>>(&json.to_string())
+                .map(|body| (body.error.errcode, body.error.errmsg, body.result.file_list.len()))
         };
         assert_eq!(
             read(json!({ "errcode": 1, "errmsg": "ok", "file_list": list })).unwrap(),
@@ -104,18 +105,18 @@ mod tests {
         );
         // `serde_json::Value` sorts its keys.
         assert_eq!(
-            from_str::<Answer<BatchDownloadReply>>(
+            from_str::<ResponseBody<BatchDownloadReply>>(
                 r#"{"file_list":[],"errmsg":"\u00e4","\u0065rrcode":-2}"#
             )
-            .map(|answer| (answer.envelope.errcode, answer.envelope.errmsg))
+            .map(|body| (body.error.errcode, body.error.errmsg))
             .unwrap(),
             (-2, "ä".into())
         );
         for (errcode, read_as) in
             [(json!("1"), 1), (json!("0"), 0), (json!(" -501007 "), -501007), (json!(2.0), 2)]
         {
-            let answer = read(json!({ "errcode": errcode, "errmsg": null })).unwrap();
-            assert_eq!(answer, (read_as, String::new(), 0));
+            let body = read(json!({ "errcode": errcode, "errmsg": null })).unwrap();
+            assert_eq!(body, (read_as, String::new(), 0));
         }
         assert_eq!(read(json!({ "errcode": null, "file_list": null })).unwrap().0, 0);
         for wrong in [json!("one"), json!([]), json!(1.5), json!(true)] {
