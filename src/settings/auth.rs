@@ -1,33 +1,33 @@
-//! Owns the settings of who may call and what each may do: keys, tickets, mini program users, links.
+//! The settings of authentication and permissions: API keys, tickets (JWTs), mini program users, links to files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use super::layers::Reader;
-use super::{Action, COS_MAX_FILE_SIZE, JwtAlgorithm, LinkAccess, SOME, values};
+use super::names::{Action, JwtAlgorithm, LinkAccess};
+use super::values::{self, COS_MAX_FILE_SIZE, MIN_DURATION, Rate};
 
 #[derive(Clone, Debug)]
 pub struct Auth {
     pub anonymous: bool,
     pub trust_wx_headers: bool,
-    /// For callers whose own policy names none. `None`: as many requests as they like.
+    /// For clients whose own policy has no rate. `None`: no limit.
     pub rate: Option<Rate>,
-    /// Of one address, whoever calls.
+    /// For all requests from one IP address. `None`: no limit.
     pub address_rate: Option<Rate>,
-    /// What a mini program's user may do, where `trust_wx_headers` is on.
+    /// The permissions of a mini program's user, where `trust_wx_headers` is on.
     pub wx: Policy,
     pub jwt: Jwt,
     /// By name: lower-case letters, digits, `-` and `_`. No two have the same hash.
     pub keys: BTreeMap<String, ApiKey>,
 }
 
-/// Tickets. Without an `algorithm` there are none, and `key` and `key_file` are not set; with one, exactly one of the
-/// two is.
+/// Tickets (JWTs). Without an `algorithm` tickets are off, and neither `key` nor `key_file` is set; with one, exactly
+/// one of the two is set.
 #[derive(Clone, Debug)]
 pub struct Jwt {
     pub algorithm: Option<JwtAlgorithm>,
@@ -36,7 +36,7 @@ pub struct Jwt {
     pub key_file: Option<PathBuf>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
-    /// What any ticket may do; its claims only take away from that.
+    /// The permissions of every ticket; a ticket's claims can only restrict them.
     pub policy: Policy,
 }
 
@@ -46,36 +46,28 @@ pub struct ApiKey {
     pub policy: Policy,
 }
 
-/// What one kind of caller may do.
+/// The permissions and limits of one kind of client.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Never empty.
     pub can: BTreeSet<Action>,
-    /// A folder, without leading and with trailing slash.
+    /// A folder, without a leading slash and with a trailing one.
     pub prefix: Option<String>,
-    /// `None`: as `upload.client_paths` says.
+    /// `None`: as `upload.client_paths`.
     pub client_paths: Option<bool>,
-    /// In bytes; counts where it is less than `upload.max_file_size`, as `max_files` does.
+    /// In bytes; the smaller of this and `upload.max_file_size` applies. The same holds for `max_files`.
     pub max_file_size: Option<u64>,
     pub max_files: Option<usize>,
-    /// As `upload.allowed_types`, which counts as well.
+    /// In the form of `upload.allowed_types`; both lists apply.
     pub types: Vec<String>,
-    /// `None`: as `auth.rate` says.
+    /// `None`: as `auth.rate`.
     pub rate: Option<Rate>,
-}
-
-/// So many requests in such a time, and at once if none came for as long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub requests: NonZeroU32,
-    /// A second, a minute or an hour.
-    pub per: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub struct Links {
     pub access: LinkAccess,
-    /// The first signs, all verify. Each has at least 16 characters.
+    /// The first key signs, all of them verify. Each has at least 16 characters.
     pub signing_keys: Vec<SecretString>,
     pub max_age: Duration,
 }
@@ -84,9 +76,10 @@ impl Auth {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let mut keys = BTreeMap::new();
         for name in reader.tables("auth.keys") {
-            let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
-            if name.is_empty() || !name.bytes().all(lower) {
-                // The environment's names arrive in lower case; one key must not have two spellings.
+            let allowed =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+            if name.is_empty() || !name.bytes().all(allowed) {
+                // Names from environment variables are in lower case; a name must not have two spellings.
                 reader.fault(
                     &format!("auth.keys.{name}"),
                     "is not a name for a key: lower-case letters, digits, `-` and `_`",
@@ -121,8 +114,8 @@ impl Policy {
         let key = |name: &str| format!("{under}.{name}");
         let can = key("can");
         let actions = reader.optional_list(&can, str::parse);
-        // An empty list must not widen into all of them, nor pass for a key that works.
-        if actions.as_ref().is_some_and(Vec::is_empty) && reader.sound(&[&can]) {
+        // An empty list must neither mean all actions, nor make a key that can do nothing.
+        if actions.as_ref().is_some_and(Vec::is_empty) && reader.is_valid(&[&can]) {
             reader.fault(&can, "is empty; leave it out to allow everything");
         }
         let types = reader.optional_list(&key("types"), values::media_type);
@@ -143,12 +136,12 @@ impl Links {
         Self {
             access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
             signing_keys: reader.list("links.signing_keys", values::signing_key),
-            max_age: reader.duration("links.max_age", SOME),
+            max_age: reader.duration("links.max_age", MIN_DURATION),
         }
     }
 }
 
-/// Without the hash: whoever may read logs need not be able to try keys against it.
+/// Without the hash: a reader of the logs could try out keys against it.
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKey").field("policy", &self.policy).finish_non_exhaustive()

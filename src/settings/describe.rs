@@ -1,15 +1,17 @@
-//! Owns how checked settings are printed: TOML that reads back as the same settings, secrets aside.
+//! How checked settings are printed: as TOML that, secrets aside, reads back as the same settings.
 
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
+use super::auth::Policy;
 use super::layers::is_secret;
-use super::values::{self, size_text};
-use super::{Action, Policy, Rate, Settings};
+use super::model::{ServerTls, Settings};
+use super::names::Action;
+use super::values::{self, Rate, size_text};
 
 impl Settings {
-    /// Every setting as a line `key = value`, sorted, secrets as `"***"`; what is not set is `""`.
+    /// Every setting as a line `key = value`, sorted; a secret is `"***"`, and a setting that is not set is `""`.
     pub fn describe(&self) -> String {
         let Self {
             renamed: _,
@@ -37,7 +39,7 @@ impl Settings {
         line("server.shutdown_delay", duration(server.shutdown_delay));
         line("server.lingering_timeout", duration(server.lingering_timeout));
         line("server.write_timeout", duration(server.write_timeout));
-        let file = |file: fn(&super::ServerTls) -> &std::path::PathBuf| {
+        let file = |file: fn(&ServerTls) -> &std::path::PathBuf| {
             server.tls.as_ref().map(|tls| file(tls).display().to_string())
         };
         line("server.tls.cert", optional(file(|tls| &tls.cert).as_deref()));
@@ -153,7 +155,7 @@ fn rate(value: Option<Rate>) -> String {
     optional(value.map(values::rate_text).as_deref())
 }
 
-/// JSON's string syntax is TOML's, too.
+/// A JSON string is also a TOML string.
 fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }

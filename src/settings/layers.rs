@@ -1,10 +1,10 @@
-//! Owns the layers a setting may come from and the typed look-ups in them, which collect every
-//! fault instead of stopping at the first. Knows no setting by name, only which of them are secret.
+//! The layers that a setting may come from, and typed look-ups in them, which collect every fault instead of stopping
+//! at the first. Knows no setting by name, except which of them are secret or renamed.
 //!
-//! The config crate reads each layer; the layers are laid over each other here, as flat keys. Its
-//! own merge lets a stray `GATEWAY__SERVER=x` replace the whole section, in the order of a hash map;
-//! here it is an unknown key beside the section. It also reads keys as path expressions, which
-//! nobody who writes a settings file expects.
+//! The config crate reads each layer, but the layers are merged here, as flat keys. The crate's own merge lets a stray
+//! `GATEWAY__SERVER=x` replace the whole section, and whether it does depends on the order of a hash map; here it is an
+//! unknown key next to the section. The crate also reads keys as path expressions, which an operator does not expect in
+//! a settings file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -13,17 +13,18 @@ use std::time::Duration;
 
 use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::{Fault, values};
+use super::fault::Fault;
+use super::values;
 
 const PREFIX: &str = "GATEWAY";
 
-/// Settings that were renamed: the old name, which is still read, and the new one.
+/// Renamed settings: the old name, which is still read, and the new one.
 const RENAMED: &[(&str, &str)] = &[
     ("server.drain_timeout", "server.lingering_timeout"),
     ("upload.hold_limit", "upload.max_buffered_file"),
 ];
 
-/// Which layer a value is from, so that a fault can say where to look.
+/// The layer that a value is from; faults and warnings name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum LayerSource {
     BuiltIn,
@@ -32,47 +33,47 @@ enum LayerSource {
     Environment,
 }
 
-// No Debug for these three: they hold secrets as typed.
-struct Given {
+// `Entry`, `Layers` and `Reader` have no Debug: they contain secrets in plain text.
+struct Entry {
     value: ValueKind,
-    origin: LayerSource,
-    /// The name it was given under, where that is an old one.
+    source: LayerSource,
+    /// The old name, where the setting was set under it.
     old_name: Option<&'static str>,
 }
 
-/// The layers, the later over the earlier; keys are dotted (`server.bind`).
+/// The merged layers; a later one overrides the earlier ones. Keys are dotted (`server.bind`).
 #[derive(Default)]
 pub(super) struct Layers {
-    given: BTreeMap<String, Given>,
+    entries: BTreeMap<String, Entry>,
     faults: Vec<Fault>,
 }
 
 impl Layers {
-    /// A file that is compiled in.
+    /// A file that is compiled into the binary.
     pub fn built_in(&mut self, toml: &str) {
         if let Err(problem) = self.toml(toml, &LayerSource::BuiltIn) {
             self.fault("built-in settings", problem);
         }
     }
 
-    /// The port a hosting platform hands out.
+    /// The port that a hosting platform assigns (`PORT`).
     pub fn port(&mut self, port: &str) {
         let bind = ValueKind::String(format!("0.0.0.0:{port}"));
-        self.lay("server.bind".to_owned(), bind, &LayerSource::Port);
+        self.insert("server.bind".to_owned(), bind, &LayerSource::Port);
     }
 
     pub fn file(&mut self, path: &Path) {
         let read = std::fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}"));
-        let origin = LayerSource::File(path.to_owned());
-        if let Err(problem) = read.and_then(|text| self.toml(&text, &origin)) {
+        let source = LayerSource::File(path.to_owned());
+        if let Err(problem) = read.and_then(|text| self.toml(&text, &source)) {
             self.fault(&path.display().to_string(), problem);
         }
     }
 
     pub fn environment(&mut self, variables: HashMap<String, String>) {
-        // No try_parsing: a secret or a hash made of digits only has to stay a string.
-        let source = Environment::with_prefix(PREFIX).separator("__").source(Some(variables));
-        match source.collect() {
+        // Without `try_parsing`: a secret or a hash that has only digits must stay a string.
+        let environment = Environment::with_prefix(PREFIX).separator("__").source(Some(variables));
+        match environment.collect() {
             Ok(values) => self.flatten("", values, &LayerSource::Environment),
             Err(e) => self.fault("environment", e.to_string()),
         }
@@ -82,43 +83,43 @@ impl Layers {
         self.faults.push(Fault::new(key, problem));
     }
 
-    /// A warning for each setting that was given under its old name.
+    /// A warning for each setting that is set under its old name.
     pub fn renamed(&self) -> Vec<String> {
-        let given = self.given.iter().filter_map(|(key, given)| {
-            let old = given.old_name?;
-            let place = place(old, &given.origin);
+        let warnings = self.entries.iter().filter_map(|(key, entry)| {
+            let old = entry.old_name?;
+            let location = location(old, &entry.source);
             Some(format!(
-                "{old}{place} is called {key} now; the old name will not be read for long"
+                "{old}{location} is called {key} now; the next release will not read the old name"
             ))
         });
-        given.collect()
+        warnings.collect()
     }
 
-    fn toml(&mut self, text: &str, origin: &LayerSource) -> Result<(), String> {
+    fn toml(&mut self, text: &str, source: &LayerSource) -> Result<(), String> {
         let values = File::from_str(text, FileFormat::Toml)
             .collect()
             .map_err(|e| format!("is not valid TOML: {}", without_source_lines(&e.to_string())))?;
-        self.flatten("", values, origin);
+        self.flatten("", values, source);
         Ok(())
     }
 
-    fn flatten(&mut self, above: &str, table: Map<String, Value>, origin: &LayerSource) {
+    fn flatten(&mut self, section: &str, table: Map<String, Value>, source: &LayerSource) {
         for (name, value) in table {
-            let key = if above.is_empty() { name } else { format!("{above}.{name}") };
+            let key = if section.is_empty() { name } else { format!("{section}.{name}") };
             match value.kind {
-                ValueKind::Table(inner) => self.flatten(&key, inner, origin),
-                leaf => self.lay(key, leaf, origin),
+                ValueKind::Table(inner) => self.flatten(&key, inner, source),
+                leaf => self.insert(key, leaf, source),
             }
         }
     }
 
-    fn lay(&mut self, key: String, value: ValueKind, origin: &LayerSource) {
+    fn insert(&mut self, key: String, value: ValueKind, source: &LayerSource) {
         let renamed = RENAMED.iter().find(|(old, _)| *old == key);
         let (key, old_name) =
             renamed.map_or((key, None), |(old, new)| ((*new).to_owned(), Some(*old)));
-        let given = Given { value, origin: origin.clone(), old_name };
-        let replaced = self.given.insert(key.clone(), given);
-        if replaced.is_some_and(|before| before.origin == *origin && before.old_name != old_name) {
+        let entry = Entry { value, source: source.clone(), old_name };
+        let replaced = self.entries.insert(key.clone(), entry);
+        if replaced.is_some_and(|before| before.source == *source && before.old_name != old_name) {
             let old = RENAMED.iter().find(|(_, new)| *new == key).map_or("", |(old, _)| old);
             self.fault(
                 &key,
@@ -128,31 +129,31 @@ impl Layers {
     }
 }
 
-/// The parser quotes the line it stumbled over, and that line may hold a secret.
+/// The parser's message without the line that it quotes: that line may contain a secret.
 fn without_source_lines(message: &str) -> String {
     let number = |c: char| c == ' ' || c.is_ascii_digit();
     let quoted = |line: &&str| line.trim_start_matches(number).starts_with('|');
     message.lines().filter(|line| !quoted(line)).collect::<Vec<_>>().join(", ")
 }
 
-/// Typed look-ups. On a fault a look-up notes it and gives a stand-in, so that the reading goes on;
-/// whoever reads must ask [`Reader::finish`] for the faults before using a value.
+/// Typed look-ups. A look-up that fails records a fault and returns a placeholder, so that all settings are read; the
+/// caller must check the faults of [`Reader::finish`] before it uses any value.
 pub(super) struct Reader {
-    given: BTreeMap<String, Given>,
+    entries: BTreeMap<String, Entry>,
     faults: Vec<Fault>,
-    /// Every key that was asked for, set or not.
+    /// Every key that was looked up, set or not: the known settings.
     known: BTreeSet<String>,
 }
 
 impl From<Layers> for Reader {
     fn from(layers: Layers) -> Self {
-        Self { given: layers.given, faults: layers.faults, known: BTreeSet::new() }
+        Self { entries: layers.entries, faults: layers.faults, known: BTreeSet::new() }
     }
 }
 
 impl Reader {
-    /// A string, or `None` where it is absent or empty. Numbers are a fault: by the time they
-    /// arrive here their leading zeros are gone.
+    /// A string, or `None` where it is absent or empty. A number is a fault: its leading zeros were lost when it was
+    /// parsed.
     pub fn optional<T>(
         &mut self,
         key: &str,
@@ -169,7 +170,7 @@ impl Reader {
         check: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let value = self.optional(key, check);
-        self.present(key, value)
+        self.require(key, value)
     }
 
     pub fn optional_flag(&mut self, key: &str) -> Option<bool> {
@@ -179,7 +180,7 @@ impl Reader {
 
     pub fn flag(&mut self, key: &str) -> bool {
         let value = self.optional_flag(key);
-        self.present(key, value).unwrap_or_default()
+        self.require(key, value).unwrap_or_default()
     }
 
     pub fn optional_number(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
@@ -189,7 +190,7 @@ impl Reader {
 
     pub fn number(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
         let value = self.optional_number(key, range);
-        self.present(key, value).unwrap_or_default()
+        self.require(key, value).unwrap_or_default()
     }
 
     /// In bytes.
@@ -201,24 +202,23 @@ impl Reader {
     /// In bytes.
     pub fn size(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
         let value = self.optional_size(key, range);
-        self.present(key, value).unwrap_or_default()
+        self.require(key, value).unwrap_or_default()
     }
 
     pub fn duration(&mut self, key: &str, least: Duration) -> Duration {
         let value = self
             .text(key, false)
             .and_then(|text| self.checked(key, values::duration(&text, least)));
-        self.present(key, value).unwrap_or_default()
+        self.require(key, value).unwrap_or_default()
     }
 
-    /// An array of strings or one string with commas; `None` where it is absent. Each bad item is a
-    /// fault of its own.
+    /// An array of strings or one string with commas; `None` where it is absent. Each bad item is a fault.
     pub fn optional_list<T>(
         &mut self,
         key: &str,
         check: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
-        let items: Vec<String> = match self.take(key)? {
+        let items: Vec<String> = match self.raw(key)? {
             ValueKind::String(text) => text.split(',').map(str::to_owned).collect(),
             ValueKind::Array(values) => {
                 let strings = values.into_iter().map(|value| match value.kind {
@@ -227,12 +227,12 @@ impl Reader {
                 });
                 let strings = strings.collect::<Option<Vec<_>>>();
                 if strings.is_none() {
-                    self.refuse(key, None, "must hold strings only");
+                    self.reject(key, None, "must contain strings only");
                 }
                 strings?
             }
             _ => {
-                self.refuse(key, None, "must be a list of strings, or one string with commas");
+                self.reject(key, None, "must be a list of strings, or one string with commas");
                 return None;
             }
         };
@@ -240,7 +240,7 @@ impl Reader {
         for item in items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()) {
             match check(item) {
                 Ok(value) => list.push(value),
-                Err(problem) => self.refuse(key, Some(item), &problem),
+                Err(problem) => self.reject(key, Some(item), &problem),
             }
         }
         Some(list)
@@ -248,15 +248,15 @@ impl Reader {
 
     pub fn list<T>(&mut self, key: &str, check: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let value = self.optional_list(key, check);
-        self.present(key, value).unwrap_or_default()
+        self.require(key, value).unwrap_or_default()
     }
 
-    /// The names of the tables under a key. What is not a table there is a fault, told without its
-    /// value: it may well be a key that was meant for a table's inside.
+    /// The names of the tables under a key. Anything else there is a fault, which is reported without its value: it may
+    /// be a secret that belongs inside a table.
     pub fn tables(&mut self, under: &str) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         let mut scalars = Vec::new();
-        for key in self.given.keys() {
+        for key in self.entries.keys() {
             let Some(rest) = key.strip_prefix(under).and_then(|rest| rest.strip_prefix('.')) else {
                 continue;
             };
@@ -265,40 +265,39 @@ impl Reader {
                 None => scalars.push(key.clone()),
             }
         }
-        if self.given.contains_key(under) {
+        if self.entries.contains_key(under) {
             scalars.push(under.to_owned());
         }
         for key in scalars {
-            self.refuse(&key, None, "must be a table");
+            self.reject(&key, None, "must be a table");
             self.known.insert(key);
         }
         names
     }
 
-    /// Notes a fault of a key's value in view of others.
+    /// Records a fault of a key, such as a conflict with another setting.
     pub fn fault(&mut self, key: &str, problem: impl Into<String>) {
         self.faults.push(Fault::new(key, problem));
     }
 
-    /// Whether none of these keys has a fault yet: rules across keys hold only between values that
-    /// are themselves as meant.
-    pub fn sound(&self, keys: &[&str]) -> bool {
+    /// Whether none of these keys has a fault so far. A rule between settings is checked only where this is true.
+    pub fn is_valid(&self, keys: &[&str]) -> bool {
         !self.faults.iter().any(|fault| keys.contains(&fault.key.as_str()))
     }
 
-    /// Every fault, by key; what was given and never asked for is one.
+    /// Every fault, sorted by key. A key that is set but was never looked up is one of them.
     pub fn finish(mut self) -> Vec<Fault> {
-        let unknown = self.given.iter().filter(|(key, _)| !self.known.contains(*key));
+        let unknown = self.entries.iter().filter(|(key, _)| !self.known.contains(*key));
         let unknown: Vec<Fault> = unknown
-            .map(|(key, given)| {
-                let place = place(key, &given.origin);
+            .map(|(key, entry)| {
+                let location = location(key, &entry.source);
                 let problem =
                     if self.known.iter().any(|known| known.starts_with(&format!("{key}."))) {
-                        format!("is a section, not a setting{place}")
+                        format!("is a section, not a setting{location}")
                     } else {
                         let hint =
                             self.nearest(key).map(|near| format!("; did you mean `{near}`?"));
-                        format!("unknown setting{place}{}", hint.unwrap_or_default())
+                        format!("unknown setting{location}{}", hint.unwrap_or_default())
                     };
                 Fault::new(key, problem)
             })
@@ -308,17 +307,17 @@ impl Reader {
         self.faults
     }
 
-    /// The known key that a misspelt one most likely stands for: close to it as a whole, or the same
-    /// name in another section.
+    /// The known key that a misspelt one most likely stands for: a key that is similar as a whole, or the only key with
+    /// the same name in another section.
     fn nearest(&self, unknown: &str) -> Option<&str> {
-        // Found by trial: "wechat.env_id" finds "wechat.env", while "server.port" does not find
-        // "server.bind", which is like it by its section only.
-        const CLOSE: f64 = 0.7;
-        let close = |known: &str| strsim::normalized_damerau_levenshtein(unknown, known);
-        let likely = self.known.iter().map(|known| (close(known), known));
-        let best = likely.max_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some((likeness, known)) = best
-            && likeness >= CLOSE
+        // Found by trial: "wechat.env_id" matches "wechat.env", while "server.port" does not match "server.bind", which
+        // is similar only in its section.
+        const MIN_SIMILARITY: f64 = 0.7;
+        let similarity = |known: &str| strsim::normalized_damerau_levenshtein(unknown, known);
+        let candidates = self.known.iter().map(|known| (similarity(known), known));
+        let best = candidates.max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((similarity, known)) = best
+            && similarity >= MIN_SIMILARITY
         {
             return Some(known);
         }
@@ -328,27 +327,27 @@ impl Reader {
         namesakes.next().is_none().then_some(namesake)
     }
 
-    fn take(&mut self, key: &str) -> Option<ValueKind> {
+    fn raw(&mut self, key: &str) -> Option<ValueKind> {
         self.known.insert(key.to_owned());
-        let value = self.given.get(key)?.value.clone();
+        let value = self.entries.get(key)?.value.clone();
         (value != ValueKind::Nil).then_some(value)
     }
 
-    /// A scalar as text, trimmed except where it is secret; `None` where it is absent or empty, and
-    /// on a fault.
+    /// A scalar as text, trimmed unless it is secret; `None` where it is absent, empty or a fault. Where `quoted` is
+    /// set, only a string will do.
     fn text(&mut self, key: &str, quoted: bool) -> Option<String> {
-        let text = match self.take(key)? {
+        let text = match self.raw(key)? {
             ValueKind::String(text) if is_secret(key) => text,
             ValueKind::String(text) => text.trim().to_owned(),
             ValueKind::Boolean(_) | ValueKind::I64(_) | ValueKind::Float(_) if quoted => {
-                self.refuse(key, None, "must be a string: put it in quotes");
+                self.reject(key, None, "must be a string: put it in quotes");
                 return None;
             }
             ValueKind::Boolean(value) => value.to_string(),
             ValueKind::I64(value) => value.to_string(),
             ValueKind::Float(value) => value.to_string(),
             _ => {
-                self.refuse(key, None, "must be a single value");
+                self.reject(key, None, "must be a single value");
                 return None;
             }
         };
@@ -358,46 +357,47 @@ impl Reader {
     fn checked<T>(&mut self, key: &str, value: Result<T, String>) -> Option<T> {
         value
             .map_err(|problem| {
-                let given = self.given.get(key).and_then(|given| match &given.value {
+                let text = self.entries.get(key).and_then(|entry| match &entry.value {
                     ValueKind::Array(_) | ValueKind::Table(_) => None,
                     scalar => Some(scalar.to_string()),
                 });
-                self.refuse(key, given.as_deref(), &problem);
+                self.reject(key, text.as_deref(), &problem);
             })
             .ok()
     }
 
-    fn present<T>(&mut self, key: &str, value: Option<T>) -> Option<T> {
-        if value.is_none() && self.sound(&[key]) {
-            self.refuse(key, None, "must be set");
+    fn require<T>(&mut self, key: &str, value: Option<T>) -> Option<T> {
+        if value.is_none() && self.is_valid(&[key]) {
+            self.reject(key, None, "must be set");
         }
         value
     }
 
-    /// Notes a fault of the value itself: what was given, what is wrong with it, where it was given.
-    fn refuse(&mut self, key: &str, given: Option<&str>, problem: &str) {
-        let place =
-            self.given.get(key).map(|given| place(given.old_name.unwrap_or(key), &given.origin));
-        let shown = match given {
-            Some(_) if is_secret(key) => "what was given ".to_owned(),
+    /// Records a fault of the value itself: the value (unless it may be secret), the problem, and where it was set.
+    fn reject(&mut self, key: &str, text: Option<&str>, problem: &str) {
+        let entry = self.entries.get(key);
+        let location = entry.map(|entry| location(entry.old_name.unwrap_or(key), &entry.source));
+        let shown = match text {
+            Some(_) if is_secret(key) => "the value ".to_owned(),
             // The user info of a URL may be a password.
-            Some(text) if text.contains('@') => "what was given ".to_owned(),
+            Some(text) if text.contains('@') => "the value ".to_owned(),
             Some(text) => format!("{text:?} "),
             None => String::new(),
         };
-        self.fault(key, format!("{shown}{problem}{}", place.unwrap_or_default()));
+        self.fault(key, format!("{shown}{problem}{}", location.unwrap_or_default()));
     }
 }
 
-/// A value of these keys is never printed. A key's hash is one of them, since the key itself is
-/// easily pasted in its place.
+/// Whether the value of a key must never be printed. The hash of an API key is secret, because an operator may paste
+/// the key itself there by mistake.
 pub(super) fn is_secret(key: &str) -> bool {
     [".secret", ".sha256", ".refresh_token"].iter().any(|secret| key.ends_with(secret))
         || ["redis.url", "auth.jwt.key", "links.signing_keys"].contains(&key)
 }
 
-fn place(key: &str, origin: &LayerSource) -> String {
-    match origin {
+/// Where a value was set, as it is appended to a message.
+fn location(key: &str, source: &LayerSource) -> String {
+    match source {
         LayerSource::BuiltIn => String::new(),
         LayerSource::Port => " (from PORT)".to_owned(),
         LayerSource::File(path) => format!(" (in {})", path.display()),
@@ -410,7 +410,7 @@ pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}__{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// Whether a variable belongs to the settings, in the way the config crate looks at it.
+/// Whether an environment variable is a setting, by the same rule as the config crate's.
 pub(super) fn is_variable(name: &str) -> bool {
     name.to_uppercase().starts_with(&format!("{PREFIX}__"))
 }

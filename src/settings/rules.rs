@@ -1,17 +1,19 @@
-//! Owns what must hold between settings, and what is allowed but worth a warning. Each rule is
-//! silent where a value it looks at has a fault of its own.
+//! The rules between settings, and the warnings about settings that are allowed but most likely wrong. A rule is not
+//! checked where one of its values has a fault already.
 
 use secrecy::ExposeSecret;
 
+use super::auth::Policy;
 use super::layers::{Reader, variable};
-use super::{Action, CredentialMode, JwtAlgorithm, LinkAccess, Policy, Profile, Settings};
+use super::model::Settings;
+use super::names::{Action, CredentialMode, JwtAlgorithm, LinkAccess, Profile};
 
-/// As in `default.toml` (a test holds the two together).
-pub(super) const WECHAT: &str = "https://api.weixin.qq.com";
-/// What takes its place in `open` mode, where it is not set.
-pub(super) const WECHAT_OPEN: &str = "http://api.weixin.qq.com";
+/// The default of `wechat.base_url`, as in `default.toml` (a test compares the two).
+pub(super) const WECHAT_URL: &str = "https://api.weixin.qq.com";
+/// The default in `open` mode.
+pub(super) const WECHAT_OPEN_URL: &str = "http://api.weixin.qq.com";
 
-/// `profile` is `None` where its name was not understood; then nothing that depends on it is said.
+/// `profile` is `None` where its name is unknown; the rules that depend on it are not checked then.
 pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
     credentials(settings, profile, reader);
     memory(settings, reader);
@@ -22,19 +24,19 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
         && !server.bind.ip().is_loopback()
-        && reader.sound(&["server.bind"])
+        && reader.is_valid(&["server.bind"])
     {
         reader.fault(
             "server.bind",
             format!(
-                "{} is not a loopback address, and the sandbox profile takes no other: \
+                "{} is not a loopback address, and the sandbox profile allows no other: \
                  use 127.0.0.1:PORT, or --profile production",
                 server.bind
             ),
         );
     }
-    if settings.cos.allowed_hosts.is_empty() && reader.sound(&["cos.allowed_hosts"]) {
-        reader.fault("cos.allowed_hosts", "is empty: no upload link would be followed");
+    if settings.cos.allowed_hosts.is_empty() && reader.is_valid(&["cos.allowed_hosts"]) {
+        reader.fault("cos.allowed_hosts", "is empty: no upload could be sent to COS");
     }
     if sandbox.wechat_port != 0 && sandbox.wechat_port == sandbox.cos_port {
         reader.fault("sandbox.cos_port", "is the same as sandbox.wechat_port");
@@ -43,19 +45,19 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
 
 fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
     let Settings { wechat, sandbox, .. } = settings;
-    if !reader.sound(&["sandbox.enabled"]) {
+    if !reader.is_valid(&["sandbox.enabled"]) {
         return;
     }
     if sandbox.enabled && profile == Some(Profile::Production) {
         reader.fault("sandbox.enabled", "must be false in production");
     } else if sandbox.enabled {
-        if ![WECHAT, WECHAT_OPEN].contains(&wechat.base_url.as_str())
-            && reader.sound(&["wechat.base_url"])
+        if ![WECHAT_URL, WECHAT_OPEN_URL].contains(&wechat.base_url.as_str())
+            && reader.is_valid(&["wechat.base_url"])
         {
             reader.fault(
                 "wechat.base_url",
                 format!(
-                    "is set, but the sandbox is on and would be used in its place: set sandbox.enabled = false ({}=false)",
+                    "is set, but the sandbox is on and would be used instead: set sandbox.enabled = false ({}=false)",
                     variable("sandbox.enabled")
                 ),
             );
@@ -98,7 +100,7 @@ fn credentials(settings: &Settings, profile: Option<Profile>, reader: &mut Reade
         ),
     ];
     for (key, what, missing) in required {
-        if missing && reader.sound(&[key, "wechat.credential"]) {
+        if missing && reader.is_valid(&[key, "wechat.credential"]) {
             reader.fault(
                 key,
                 format!("must be set where the sandbox is off: {what} ({})", variable(key)),
@@ -115,8 +117,8 @@ fn memory(settings: &Settings, reader: &mut Reader) {
         ("upload.replay_window", upload.replay_window),
     ];
     for (key, size) in parts {
-        if size > upload.memory_budget && reader.sound(&[key, BUDGET]) {
-            reader.fault(key, format!("is larger than {BUDGET}, which it has to fit in"));
+        if size > upload.memory_budget && reader.is_valid(&[key, BUDGET]) {
+            reader.fault(key, format!("is larger than {BUDGET}, but must fit in it"));
         }
     }
 }
@@ -125,13 +127,13 @@ fn keys(settings: &Settings, reader: &mut Reader) {
     let digest = |name: &str| format!("auth.keys.{name}.sha256");
     let keys: Vec<_> = settings.auth.keys.iter().collect();
     for (at, (name, key)) in keys.iter().enumerate() {
-        let twin = keys[..at].iter().find(|(_, earlier)| earlier.sha256 == key.sha256);
-        if let Some((twin, _)) = twin
-            && reader.sound(&[&digest(name), &digest(twin)])
+        let duplicate = keys[..at].iter().find(|(_, earlier)| earlier.sha256 == key.sha256);
+        if let Some((other, _)) = duplicate
+            && reader.is_valid(&[&digest(name), &digest(other)])
         {
             reader.fault(
                 &digest(name),
-                format!("is the same as that of `{twin}`: who calls would be unclear"),
+                format!("is the same as that of `{other}`: the two keys cannot be told apart"),
             );
         }
     }
@@ -140,31 +142,33 @@ fn keys(settings: &Settings, reader: &mut Reader) {
 fn tickets(settings: &Settings, reader: &mut Reader) {
     const ALGORITHM: &str = "auth.jwt.algorithm";
     const KEY: &str = "auth.jwt.key";
-    /// RFC 7518 3.2: as long as the hash.
-    const LEAST: usize = 32;
+    /// RFC 7518 3.2: at least as long as the hash.
+    const MIN_LENGTH: usize = 32;
     let jwt = &settings.auth.jwt;
     let key = jwt.key.expose_secret();
-    if !reader.sound(&[ALGORITHM, KEY]) {
+    if !reader.is_valid(&[ALGORITHM, KEY]) {
         return;
     }
     let pem = key.starts_with("-----BEGIN ");
     match (jwt.algorithm, key.is_empty(), &jwt.key_file) {
         (None, true, None) => {}
-        (None, ..) => reader.fault(ALGORITHM, "must be set where a key for tickets is"),
+        (None, ..) => reader.fault(ALGORITHM, "must be set where a key for tickets is set"),
         (Some(_), true, None) => {
-            reader.fault(KEY, "must be set (or auth.jwt.key_file) where auth.jwt.algorithm is");
+            reader.fault(KEY, "must be set (or auth.jwt.key_file) where auth.jwt.algorithm is set");
         }
         (Some(_), false, Some(_)) => {
-            reader.fault("auth.jwt.key_file", "is set beside auth.jwt.key: one of the two");
+            reader.fault("auth.jwt.key_file", "is set as well as auth.jwt.key: set one of the two");
         }
         (Some(_), true, Some(_)) => {}
-        // Whoever has the public key, which is no secret, could sign with it.
+        // A public key is not secret: any client that has it could sign tickets.
         (Some(JwtAlgorithm::Hs256), ..) if pem => {
             reader.fault(KEY, "is a key in PEM, and HS256 needs a secret: openssl rand -hex 32");
         }
-        (Some(JwtAlgorithm::Hs256), ..) if key.len() < LEAST => reader.fault(
+        (Some(JwtAlgorithm::Hs256), ..) if key.len() < MIN_LENGTH => reader.fault(
             KEY,
-            format!("is shorter than the {LEAST} bytes that HS256 needs: openssl rand -hex 32"),
+            format!(
+                "is shorter than the {MIN_LENGTH} bytes that HS256 needs: openssl rand -hex 32"
+            ),
         ),
         (Some(JwtAlgorithm::Hs256), ..) => {}
         (Some(algorithm), ..) if !pem => reader
@@ -176,14 +180,16 @@ fn tickets(settings: &Settings, reader: &mut Reader) {
 fn links(settings: &Settings, reader: &mut Reader) {
     const KEYS: &str = "links.signing_keys";
     let links = &settings.links;
-    if links.access == LinkAccess::Signed && links.signing_keys.is_empty() && reader.sound(&[KEYS])
+    if links.access == LinkAccess::Signed
+        && links.signing_keys.is_empty()
+        && reader.is_valid(&[KEYS])
     {
         reader.fault(KEYS, "must be set where links.access is \"signed\"");
     }
 }
 
 impl Settings {
-    /// What is allowed, but most likely not meant, or at least to be known.
+    /// Settings that are allowed but most likely a mistake, or that the operator should know about.
     pub fn warnings(&self) -> Vec<String> {
         let Self { profile, server, wechat, cos, upload, auth, links, redis, sandbox, .. } = self;
         let production = *profile == Profile::Production;
@@ -198,33 +204,36 @@ impl Settings {
         let cases = [
             (
                 production && server.public_url.is_none(),
-                "server.public_url is not set: the links in replies follow each request's Host header",
+                "server.public_url is not set: the links in responses are built from each request's Host header",
             ),
             (
                 !may_upload,
-                "nobody may upload: there is no key in auth.keys that can, there are no tickets (auth.jwt), and auth.anonymous is false",
+                "no client may upload: no key in auth.keys can, there are no tickets (auth.jwt), and auth.anonymous \
+                 is false",
             ),
             (
                 production && auth.anonymous,
-                "auth.anonymous is true: whoever reaches the gateway may upload, download and delete",
+                "auth.anonymous is true: every client that reaches the gateway may upload, download and delete",
             ),
             (
                 production && links.access == LinkAccess::Public && auth.address_rate.is_none(),
-                "links.access is public and auth.address_rate is not set: without a key, each GET of a path that is not cached asks WeChat, and spends its quota",
+                "links.access is public and auth.address_rate is not set: a client without a key can use up WeChat's \
+                 quota, since each GET of a path that is not cached makes a call",
             ),
             (
                 auth.trust_wx_headers,
-                "auth.trust_wx_headers is true: whoever reaches the gateway past WeChat's cloud hosting can pose as any user",
+                "auth.trust_wx_headers is true: a client that reaches the gateway without passing WeChat's cloud \
+                 hosting can pretend to be any user",
             ),
             (
                 cos.allow_http && !sandbox.enabled,
-                "cos.allow_http is true: files and their signatures may travel in the clear",
+                "cos.allow_http is true: files and their signatures may be sent unencrypted",
             ),
             (
                 wechat.base_url.starts_with("http://")
                     && wechat.credential != CredentialMode::Open
                     && !sandbox.enabled,
-                "wechat.base_url is plain http: the app's secret and tokens travel in the clear",
+                "wechat.base_url is plain http: the app's secret and tokens are sent unencrypted",
             ),
             (
                 redis.url.is_some()

@@ -1,14 +1,14 @@
-//! How each section is read: what each of its values must be by itself.
+//! How each section is read, and the limits of each value by itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Reader;
-use super::{
-    Authorizer, COS_MAX_FILE_SIZE, Cos, CredentialMode, LogFormat, ReplyProfile, SOME, Sandbox,
-    Server, ServerTls, Telemetry, Upload, Wechat, rules, values,
-};
+use super::model::{Authorizer, Cos, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat};
+use super::names::{CredentialMode, LogFormat, ReplyProfile};
+use super::rules;
+use super::values::{self, COS_MAX_FILE_SIZE, MIN_DURATION};
 
 impl Server {
     pub(super) fn read(reader: &mut Reader) -> Self {
@@ -17,12 +17,12 @@ impl Server {
         let key = reader.optional("server.tls.key", path);
         if cert.is_some() != key.is_some() {
             let unset = if cert.is_some() { "server.tls.key" } else { "server.tls.cert" };
-            reader.fault(unset, "is not set; a certificate and its key go together");
+            reader.fault(unset, "is not set; TLS needs both the certificate and its key");
         }
-        let stand_in = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let placeholder = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Self {
-            bind: reader.required("server.bind", values::address).unwrap_or(stand_in),
+            bind: reader.required("server.bind", values::socket_address).unwrap_or(placeholder),
             workers: reader
                 .optional_number("server.workers", 1..=1024)
                 .map_or_else(cores, |n| n as usize),
@@ -46,9 +46,9 @@ impl Wechat {
         let base_url = reader.required("wechat.base_url", values::base_url).unwrap_or_default();
         let file = |text: &str| Ok(PathBuf::from(text));
         Self {
-            // The platform's sidecar takes plain HTTP and nothing else.
+            // The platform's sidecar accepts plain HTTP only.
             base_url: match (credential, base_url.as_str()) {
-                (CredentialMode::Open, rules::WECHAT) => rules::WECHAT_OPEN.to_owned(),
+                (CredentialMode::Open, rules::WECHAT_URL) => rules::WECHAT_OPEN_URL.to_owned(),
                 _ => base_url,
             },
             env: reader.optional("wechat.env", values::id).unwrap_or_default(),
@@ -73,8 +73,8 @@ impl Wechat {
                     .optional("wechat.authorizer.component_token_file", file)
                     .unwrap_or_default(),
             },
-            timeout: reader.duration("wechat.timeout", SOME),
-            connect_timeout: reader.duration("wechat.connect_timeout", SOME),
+            timeout: reader.duration("wechat.timeout", MIN_DURATION),
+            connect_timeout: reader.duration("wechat.connect_timeout", MIN_DURATION),
         }
     }
 }
@@ -86,16 +86,16 @@ impl Cos {
             allow_http: reader.flag("cos.allow_http"),
             send_content_type: reader.flag("cos.send_content_type"),
             verify_crc64: reader.flag("cos.verify_crc64"),
-            connect_timeout: reader.duration("cos.connect_timeout", SOME),
-            write_timeout: reader.duration("cos.write_timeout", SOME),
-            reply_timeout: reader.duration("cos.reply_timeout", SOME),
+            connect_timeout: reader.duration("cos.connect_timeout", MIN_DURATION),
+            write_timeout: reader.duration("cos.write_timeout", MIN_DURATION),
+            reply_timeout: reader.duration("cos.reply_timeout", MIN_DURATION),
         }
     }
 }
 
 impl Upload {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        // No machine this runs on has more; keeps the sums of several far from overflow.
+        // More than any machine's memory, and small enough that sums of several such values do not overflow.
         const MEMORY: u64 = 1 << 40;
         Self {
             max_file_size: reader.size("upload.max_file_size", 1..=COS_MAX_FILE_SIZE),
@@ -105,7 +105,7 @@ impl Upload {
                 .required("upload.path_template", values::path_template)
                 .unwrap_or_default(),
             client_paths: reader.flag("upload.client_paths"),
-            idle_timeout: reader.duration("upload.idle_timeout", SOME),
+            idle_timeout: reader.duration("upload.idle_timeout", MIN_DURATION),
             replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
             max_buffered_file: reader.size("upload.max_buffered_file", 0..=MEMORY) as usize,
             memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
@@ -129,7 +129,7 @@ impl Telemetry {
 
 impl Sandbox {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        // WeChat and COS count the life of tokens and links in whole seconds.
+        // The sandbox, as WeChat and COS, counts the life of tokens and links in whole seconds.
         const SECOND: Duration = Duration::from_secs(1);
         let mut port = |key| u16::try_from(reader.number(key, 0..=65535)).unwrap_or_default();
         let (wechat_port, cos_port) = (port("sandbox.wechat_port"), port("sandbox.cos_port"));

@@ -1,7 +1,8 @@
-//! Owns the form of single values: text as typed in, the checked value or what is wrong with it out
-//! (to be read after the value: "… is not a whole number"). Knows neither keys nor layers.
+//! The syntax of single values: each function parses a text and returns the value, or the problem, which is worded to
+//! be printed after the value ("… is not a whole number"). Knows neither keys nor layers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -9,16 +10,29 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::Rate;
 use crate::key::Key;
 
-/// Far above any sane time-out, far below what overflows an `Instant`.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// In bytes: the most that COS accepts in one form upload.
+pub const COS_MAX_FILE_SIZE: u64 = 5 << 30;
+
+/// The least value of a duration that must not be zero: timers count in milliseconds.
+pub(super) const MIN_DURATION: Duration = Duration::from_millis(1);
+
+/// Longer than any useful timeout, and short enough that adding it to an `Instant` does not overflow.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
 const RATE_UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
-/// What `upload.path_template` may contain.
+/// The placeholders of `upload.path_template`.
 const PLACEHOLDERS: [&str; 8] = ["yyyy", "mm", "dd", "uuid", "ext", "client", "dir", "name"];
+
+/// A number of requests per period. All of them may come at once where none came for a whole period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub requests: NonZeroU32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+}
 
 pub(super) fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
@@ -56,7 +70,7 @@ pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, String> 
     if duration < least {
         return Err(format!("is too short: at least {}", humantime::format_duration(least)));
     }
-    if duration > LONGEST {
+    if duration > MAX_DURATION {
         return Err("is too long: at most a year".to_owned());
     }
     Ok(duration)
@@ -69,7 +83,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     }
 }
 
-/// An id that goes into URLs and JSON of the vendor's.
+/// An id that becomes part of the vendor's URLs and JSON.
 pub(super) fn id(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match text.chars().all(plain) {
@@ -78,8 +92,8 @@ pub(super) fn id(text: &str) -> Result<String, String> {
     }
 }
 
-/// A secret, refused with the line end or the blanks that files and copying add to it: WeChat would
-/// answer that it is wrong, and nobody would see why.
+/// A secret. White space is an error: files and copying add line ends and blanks, and WeChat would only say that the
+/// secret is wrong.
 pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     match text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         true => Err("has white space or control characters in it".to_owned()),
@@ -97,7 +111,8 @@ pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     }
 }
 
-/// HS256's secret or a key in PEM, whose lines are kept: which of them is for `rules` to say.
+/// A secret (for HS256) or a key in PEM, whose line ends are preserved. Whether it fits the algorithm is checked in
+/// `rules`.
 pub(super) fn jwt_key(text: &str) -> Result<SecretString, String> {
     match text.trim() {
         pem if pem.starts_with("-----BEGIN ") => Ok(pem.to_owned().into()),
@@ -105,35 +120,35 @@ pub(super) fn jwt_key(text: &str) -> Result<SecretString, String> {
     }
 }
 
-/// A secret of our own making, in a list: long enough not to be found by trying.
+/// A secret that only the gateway uses: it must be too long to be guessed by trial.
 pub(super) fn signing_key(text: &str) -> Result<SecretString, String> {
-    const LEAST: usize = 16;
-    match text.len() < LEAST {
-        true => Err(format!("is shorter than {LEAST} characters: openssl rand -hex 32")),
+    const MIN_LENGTH: usize = 16;
+    match text.len() < MIN_LENGTH {
+        true => Err(format!("is shorter than {MIN_LENGTH} characters: openssl rand -hex 32")),
         false => secret(text),
     }
 }
 
 pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
-    // What `printf %s "$KEY" | sha256sum` prints where KEY is not set.
-    const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    // The output of `printf %s "$KEY" | sha256sum` where KEY is not set.
+    const OF_EMPTY_TEXT: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let text = text.trim();
     let mut digest = [0; 32];
     if hex::decode_to_slice(text, &mut digest).is_err() {
         return Err("is not a SHA-256: 64 hexadecimal digits".to_owned());
     }
-    match text.eq_ignore_ascii_case(OF_NOTHING) {
-        true => Err("is the SHA-256 of nothing at all, not of a key".to_owned()),
+    match text.eq_ignore_ascii_case(OF_EMPTY_TEXT) {
+        true => Err("is the SHA-256 of an empty text, not of a key".to_owned()),
         false => Ok(digest),
     }
 }
 
-/// `10.0.0.0/8`, `::1/128`, or one address.
+/// `10.0.0.0/8`, `::1/128`, or one IP address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let network = text.parse::<IpNet>().or_else(|_| address());
     network.map(|network| network.trunc()).map_err(|_| {
-        "is neither an address nor a network such as 10.0.0.0/8 or fd00::/8".to_owned()
+        "is neither an IP address nor a network such as 10.0.0.0/8 or fd00::/8".to_owned()
     })
 }
 
@@ -147,7 +162,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
     rate().ok_or_else(|| "is not a rate such as \"10/s\", \"600/m\" or \"1000/h\"".to_owned())
 }
 
-/// Reads back as the same rate.
+/// The text that [`rate`] parses as the same rate.
 pub(super) fn rate_text(rate: Rate) -> String {
     let unit = RATE_UNITS.iter().find(|(_, per)| *per == rate.per.as_secs());
     format!("{}/{}", rate.requests, unit.map_or("s", |(name, _)| name))
@@ -169,13 +184,13 @@ pub(super) fn media_type(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080 (names like localhost are not looked up)".to_owned()
+        "is not IP:PORT, such as 127.0.0.1:8080 or [::1]:8080 (names such as localhost are not resolved)".to_owned()
     })
 }
 
-/// An http(s) URL others are appended to: no query, no trailing slash.
+/// An http(s) URL that paths are appended to: without a query; a trailing slash is removed.
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err("is not a URL: it begins with https:// or http://".to_owned());
@@ -185,14 +200,14 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
         return Err("is not an http:// or https:// URL".to_owned());
     }
     if rest.contains(['?', '#']) {
-        return Err("has a query or a fragment, which a base URL has not".to_owned());
+        return Err("has a query or a fragment; a base URL must have neither".to_owned());
     }
     if rest.contains('@') {
         return Err("has user info, which is not supported".to_owned());
     }
     if !rest.chars().all(|c| c.is_ascii_graphic() && !"\\\"<>^`{|}".contains(c)) {
         return Err(
-            "has characters that a URL has only percent-encoded (a host: as punycode)".to_owned()
+            "has characters that must be percent-encoded in a URL (in a host: punycode)".to_owned()
         );
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -200,8 +215,8 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{authority}{}", path.trim_end_matches('/')))
 }
 
-/// An origin as a browser or an app's web view sends it: scheme, host, and the port where it is not the scheme's own.
-/// Schemes of apps and of files have hosts of their own kind, or none: `file://`, `app://.`.
+/// An origin as a browser or an app's web view sends it: scheme, host, and the port where it is not the scheme's
+/// default. With the schemes of apps and files the host may have another form, or be missing: `file://`, `app://.`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
     if text == "null" {
         return Ok(text.to_owned());
@@ -214,7 +229,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
     };
     if rest.contains(['/', '?', '#']) {
         return Err(
-            "goes on after the host; an origin has no path and no trailing slash".to_owned()
+            "continues after the host; an origin has no path and no trailing slash".to_owned()
         );
     }
     let scheme = scheme.to_ascii_lowercase();
@@ -228,7 +243,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
         return match rest.bytes().all(plain) {
             true => Ok(format!("{scheme}://{}", rest.to_ascii_lowercase())),
-            false => Err("has a host with characters that no host has".to_owned()),
+            false => Err("has a host with characters that are invalid there".to_owned()),
         };
     }
     let mut authority = Authority::parse(rest)?;
@@ -241,7 +256,7 @@ pub(super) fn origin(text: &str) -> Result<String, String> {
 /// `host`, `*.host` or an IP literal, with or without a port; lower case, IPv6 in brackets.
 pub(super) fn host_pattern(text: &str) -> Result<String, String> {
     if text.contains('/') {
-        return Err("is not a host: it is listed without scheme and path".to_owned());
+        return Err("is not a host: leave out the scheme and the path".to_owned());
     }
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(format!("[{address}]"));
@@ -261,7 +276,7 @@ pub(super) fn host_pattern(text: &str) -> Result<String, String> {
     }
 }
 
-/// Syntax only: whether a path may be an object's is for `key.rs` to say.
+/// Checks the syntax only; the rules for objects' paths are in `key.rs`.
 pub(super) fn path_template(text: &str) -> Result<String, String> {
     let mut distinct = false;
     let mut rest = text;
@@ -269,7 +284,7 @@ pub(super) fn path_template(text: &str) -> Result<String, String> {
         let Some(after) = rest[at..].strip_prefix('{') else {
             return Err("has a `}` without its `{`".to_owned());
         };
-        let Some((name, behind)) = after.split_once('}') else {
+        let Some((name, remainder)) = after.split_once('}') else {
             return Err("has a `{` without its `}`".to_owned());
         };
         if !PLACEHOLDERS.contains(&name) {
@@ -277,12 +292,11 @@ pub(super) fn path_template(text: &str) -> Result<String, String> {
             return Err(format!("has the unknown placeholder {{{name}}}; there are {known}"));
         }
         distinct |= ["uuid", "name"].contains(&name);
-        rest = behind;
+        rest = remainder;
     }
     if !distinct {
-        return Err(
-            "has neither {uuid} nor {name}: every upload would overwrite the one before".to_owned()
-        );
+        return Err("has neither {uuid} nor {name}: every upload would overwrite the previous one"
+            .to_owned());
     }
     if text.starts_with('/') || text.ends_with('/') {
         return Err(
@@ -292,7 +306,7 @@ pub(super) fn path_template(text: &str) -> Result<String, String> {
     self::text(text)
 }
 
-/// A folder of keys, with the slash at its end.
+/// A folder of objects, with a slash at its end.
 pub(super) fn folder(text: &str) -> Result<String, String> {
     let inner = text.strip_suffix('/').unwrap_or(text);
     let folder = Key::parse(inner)
@@ -303,11 +317,11 @@ pub(super) fn folder(text: &str) -> Result<String, String> {
 /// `cloud://ENV.BUCKET`, without a trailing slash.
 pub(super) fn file_id_prefix(text: &str) -> Result<String, String> {
     let form = || "is not of the form cloud://ENV.BUCKET".to_owned();
-    let place = text.strip_prefix("cloud://").ok_or_else(form)?;
-    let place = id(place.strip_suffix('/').unwrap_or(place)).map_err(|_| form())?;
-    match place.split_once('.') {
+    let name = text.strip_prefix("cloud://").ok_or_else(form)?;
+    let name = id(name.strip_suffix('/').unwrap_or(name)).map_err(|_| form())?;
+    match name.split_once('.') {
         Some((env, bucket)) if !env.is_empty() && !bucket.is_empty() => {
-            Ok(format!("cloud://{place}"))
+            Ok(format!("cloud://{name}"))
         }
         _ => Err(form()),
     }
@@ -325,10 +339,10 @@ impl Authority {
             || "has no valid host (letters, digits, `-`, `.`; IPv6 in brackets)".to_owned();
         let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
             Some(None) => return Err(not_a_host()),
-            Some(Some((address, behind))) => {
+            Some(Some((address, rest))) => {
                 let address: Ipv6Addr = address.parse().map_err(|_| not_a_host())?;
-                let port = behind.strip_prefix(':');
-                if port.is_none() && !behind.is_empty() {
+                let port = rest.strip_prefix(':');
+                if port.is_none() && !rest.is_empty() {
                     return Err(not_a_host());
                 }
                 (format!("[{address}]"), port)
@@ -352,7 +366,7 @@ impl Authority {
         }
     }
 
-    /// A name, as opposed to an address.
+    /// Whether the host is a name, not an IP address.
     fn is_name(&self) -> bool {
         !self.host.starts_with('[') && self.host.parse::<Ipv4Addr>().is_err()
     }
@@ -372,7 +386,7 @@ fn is_host(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    // A number as the last label makes an address of it (WHATWG URL), and 10.0.0.256 is none.
+    // A host whose last label is a number is an IPv4 address (WHATWG URL), so 10.0.0.256 is not a valid host.
     let numeric =
         text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     text.len() <= 253

@@ -254,7 +254,7 @@ impl Wechat {
             Ok(reply) => reply.delete_list,
             Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
         };
-        // A reply without results for single files means that all files were deleted.
+        // A response without results for single files means that all files were deleted.
         if list.is_empty() {
             return ids.iter().map(|_| Ok(())).collect();
         }

@@ -1,11 +1,11 @@
-//! The JSON objects of WeChat's requests and replies, and the classes of its error codes.
+//! The JSON objects of WeChat's requests and responses, and the classes of its error codes.
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
 
-/// The fields that every reply has, and a refusal has nothing else. `errcode` may be missing from a successful one.
+/// The fields that every response has, and a refusal has nothing else. `errcode` may be missing from a successful one.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct ErrorFields {
     #[serde(default, deserialize_with = "lenient::number")]
@@ -53,7 +53,7 @@ pub(super) struct UploadFileRequest<'a> {
     pub path: &'a str,
 }
 
-/// The reply to `POST /tcb/uploadfile`: the URL and the fields for one form upload to COS, valid for about 15 minutes.
+/// The response to `POST /tcb/uploadfile`: the URL and the fields for one form upload to COS, valid for about 15 minutes.
 #[derive(Debug, Clone, Deserialize)]
 pub struct UploadLink {
     pub url: String,

@@ -373,9 +373,9 @@ fn every_test_that_security_md_names_is_there() {
         else {
             continue;
         };
-        match name.strip_prefix("settings::tests::") {
-            Some(test) => {
-                let source = read("src/settings/tests.rs".to_owned());
+        match name.strip_prefix("settings::tests::").and_then(|rest| rest.split_once("::")) {
+            Some((module, test)) => {
+                let source = read(format!("src/settings/tests/{module}.rs"));
                 assert!(source.contains(&format!("fn {test}(")), "{name}");
             }
             None if root.join(format!("tests/api/{module}.rs")).exists() => {

@@ -1,0 +1,160 @@
+//! The checked settings: one struct for each section.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use super::auth::{Auth, Links};
+use super::names::{CredentialMode, LogFormat, Profile, ReplyProfile};
+
+/// Every setting, checked. Neither `Debug` nor [`Settings::describe`] shows secrets.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A warning for each setting that is set under its old name.
+    pub(super) renamed: Vec<String>,
+    pub profile: Profile,
+    pub server: Server,
+    pub cors: Cors,
+    pub wechat: Wechat,
+    pub cos: Cos,
+    pub upload: Upload,
+    pub auth: Auth,
+    pub links: Links,
+    pub redis: Redis,
+    pub console: Console,
+    pub telemetry: Telemetry,
+    pub sandbox: Sandbox,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub bind: SocketAddr,
+    /// At least 1.
+    pub workers: usize,
+    /// Without a query and a trailing slash.
+    pub public_url: Option<String>,
+    /// Without query, fragment and trailing slash.
+    pub errors_url: String,
+    /// At least 1.
+    pub max_connections: usize,
+    pub shutdown_grace: Duration,
+    /// Part of `shutdown_grace`.
+    pub shutdown_delay: Duration,
+    /// Zero: after an early response, the rest of the request is not read.
+    pub lingering_timeout: Duration,
+    /// At least 1 s.
+    pub write_timeout: Duration,
+    /// `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// PEM files, which are read at the start.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The certificate, followed by the intermediate ones.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cors {
+    /// Lower case, without the scheme's default port. May contain `null`, and origins without a host (`file://`).
+    pub origins: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Wechat {
+    /// Without a trailing slash.
+    pub base_url: String,
+    /// Like `appid` and `secret`, empty only where the sandbox is on, which has its own.
+    pub env: String,
+    pub credential: CredentialMode,
+    pub appid: String,
+    pub secret: SecretString,
+    /// `cloud://ENV.BUCKET`, without a trailing slash.
+    pub file_id_prefix: Option<String>,
+    pub cloudbase_token_file: PathBuf,
+    pub authorizer: Authorizer,
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+}
+
+/// A third-party platform and the app that authorized it; complete where `wechat.credential` is `authorizer`.
+#[derive(Clone, Debug)]
+pub struct Authorizer {
+    pub component_appid: String,
+    pub authorizer_appid: String,
+    pub refresh_token: SecretString,
+    pub component_token_file: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// The whole URL is secret, because it may contain a password.
+    pub url: Option<SecretString>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cos {
+    /// `host`, `*.host`, `1.2.3.4`, `[::1]`, each with or without `:port`; lower case.
+    pub allowed_hosts: Vec<String>,
+    pub allow_http: bool,
+    pub send_content_type: bool,
+    pub verify_crc64: bool,
+    pub connect_timeout: Duration,
+    pub write_timeout: Duration,
+    pub reply_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// In bytes, at most [`COS_MAX_FILE_SIZE`].
+    pub max_file_size: u64,
+    pub max_files: usize,
+    /// `image/png`, `image/*`; an empty list allows all types.
+    pub allowed_types: Vec<String>,
+    /// All its placeholders are known; the rest of it is not checked against the rules for objects' paths.
+    pub path_template: String,
+    pub client_paths: bool,
+    pub idle_timeout: Duration,
+    /// In bytes; zero: nothing can be sent again. At most `memory_budget`, as is `max_buffered_file`.
+    pub replay_window: usize,
+    /// In bytes; zero: no file is buffered.
+    pub max_buffered_file: usize,
+    /// In bytes.
+    pub memory_budget: usize,
+    pub max_concurrent: usize,
+    /// `None`: limited by `max_concurrent` only.
+    pub max_concurrent_per_client: Option<usize>,
+    /// For requests that do not name one.
+    pub reply: ReplyProfile,
+}
+
+#[derive(Clone, Debug)]
+pub struct Console {
+    pub enabled: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// In the syntax of tracing's `EnvFilter`; not checked here.
+    pub log: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub enabled: bool,
+    /// `None`: a folder in the system's folder for temporary files.
+    pub data: Option<PathBuf>,
+    /// Zero: any free port. The same holds for `cos_port`.
+    pub wechat_port: u16,
+    pub cos_port: u16,
+    pub token_life: Duration,
+    pub token_overlap: Duration,
+    pub link_life: Duration,
+}

@@ -1,0 +1,105 @@
+//! The settings that have one of a few names as their value.
+
+/// Defines an enum whose variants have names in settings files.
+macro_rules! named {
+    ($(#[$doc:meta])* $vis:vis enum $enum:ident { $($(#[$note:meta])* $variant:ident = $name:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        $vis enum $enum { $($(#[$note])* $variant),+ }
+
+        impl $enum {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl std::str::FromStr for $enum {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(format!("is not one of {}", [$($name),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// The set of defaults that overrides `default.toml`.
+    pub enum Profile {
+        Sandbox = "sandbox",
+        Production = "production",
+    }
+}
+
+named! {
+    /// How the gateway authenticates to WeChat.
+    pub enum CredentialMode {
+        /// `cgi-bin/token`: a new token replaces the previous one, which stays valid for some minutes.
+        Secret = "secret",
+        /// `cgi-bin/stable_token`: the same token for every caller until 5 minutes before it expires.
+        Stable = "stable",
+        /// A token in a file that WeChat cloud hosting writes.
+        Cloudbase = "cloudbase",
+        /// No token: the sidecar of WeChat cloud hosting adds it.
+        Open = "open",
+        /// An authorizer's token, fetched by a third-party platform.
+        Authorizer = "authorizer",
+    }
+}
+
+named! {
+    /// What `GET /v1/files/{path}` requires of a client.
+    pub enum LinkAccess {
+        Public = "public",
+        Signed = "signed",
+        Authenticated = "authenticated",
+    }
+}
+
+named! {
+    /// The shape of an upload's response, by the client that reads it; `http::response` has the shapes.
+    pub enum ReplyProfile {
+        Default = "default",
+        Wangeditor = "wangeditor",
+        Tinymce = "tinymce",
+        Ckeditor = "ckeditor",
+        Editorjs = "editorjs",
+        Vditor = "vditor",
+        Ueditor = "ueditor",
+        Filepond = "filepond",
+        Dropzone = "dropzone",
+        Text = "text",
+    }
+}
+
+named! {
+    /// What a client may be permitted to do.
+    pub enum Action {
+        Upload = "upload",
+        Download = "download",
+        Delete = "delete",
+        Link = "link",
+    }
+}
+
+named! {
+    /// How tickets are signed.
+    pub enum JwtAlgorithm {
+        Hs256 = "HS256",
+        Rs256 = "RS256",
+        Es256 = "ES256",
+        EdDsa = "EdDSA",
+    }
+}
+
+named! {
+    pub enum LogFormat {
+        Text = "text",
+        Json = "json",
+    }
+}

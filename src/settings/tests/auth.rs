@@ -1,0 +1,87 @@
+//! API keys and the key for tickets.
+
+use super::{DIGITS, keys, production, with_file};
+use crate::settings::Action;
+
+#[test]
+fn keys_have_all_rights_by_default() {
+    let toml = format!(
+        "auth.keys.panel = {{ sha256 = '{DIGITS}' }}\n\
+         [auth.keys.mini-app_2]\nsha256 = '{}'\ncan = ['upload', 'link']\nprefix = 'mini/app'\nclient_paths = false\n",
+        "AB".repeat(32)
+    );
+    let settings = with_file(&toml, &[("GATEWAY__AUTH__KEYS__PANEL__CLIENT_PATHS", "true")])
+        .expect("no faults");
+    let panel = &settings.auth.keys["panel"];
+    assert_eq!(panel.policy.can.len(), 4);
+    assert_eq!((panel.policy.prefix.as_deref(), panel.policy.client_paths), (None, Some(true)));
+    let app = &settings.auth.keys["mini-app_2"];
+    assert_eq!(app.sha256, [0xab; 32]);
+    let app = &app.policy;
+    assert!(app.can.contains(&Action::Link) && !app.can.contains(&Action::Delete));
+    assert_eq!((app.prefix.as_deref(), app.client_paths), (Some("mini/app/"), Some(false)));
+}
+
+#[test]
+fn contradictory_and_malformed_keys_are_refused() {
+    let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let toml = format!(
+        "[auth.keys.a]\nsha256 = '{DIGITS}'\n[auth.keys.b]\nsha256 = '{DIGITS}'\n\
+         [auth.keys.c]\nsha256 = 'the-key-itself'\n[auth.keys.d]\nsha256 = '{nothing}'\n[auth.keys.e]\ncan = []\n\
+         [auth.keys.F]\nsha256 = '{}'\n[auth.keys.g]\nsha256 = '{}'\ncan = 'upload, fly'\nprefix = '/x'\nshoe = 1\n",
+        "11".repeat(32),
+        "22".repeat(32),
+    );
+    let result = with_file(&toml, &[]);
+    let expected = [
+        "auth.keys.F",
+        "auth.keys.b.sha256",
+        "auth.keys.c.sha256",
+        "auth.keys.d.sha256",
+        "auth.keys.e.can",
+        "auth.keys.e.sha256",
+        "auth.keys.g.can",
+        "auth.keys.g.prefix",
+        "auth.keys.g.shoe",
+    ];
+    assert_eq!(keys(&result), expected);
+    let told = result.expect_err("faults").to_string();
+    assert!(
+        !told.contains("the-key-itself") && told.contains("\"fly\" is not one of upload"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_key_for_tickets_that_does_not_fit_its_algorithm_is_refused() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const PEM: &str = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+    let with = |algorithm: &str, key: &str, file: &str| {
+        production(&[
+            ("GATEWAY__AUTH__JWT__ALGORITHM", algorithm),
+            ("GATEWAY__AUTH__JWT__KEY", key),
+            ("GATEWAY__AUTH__JWT__KEY_FILE", file),
+        ])
+    };
+    for (algorithm, key, file) in
+        [("", "", ""), ("HS256", SECRET, ""), ("ES256", PEM, ""), ("RS256", "", "/key.pem")]
+    {
+        assert!(with(algorithm, key, file).is_ok(), "{algorithm}");
+    }
+    for (algorithm, key, file, fault) in [
+        ("", SECRET, "", "auth.jwt.algorithm"),
+        ("", "", "/key.pem", "auth.jwt.algorithm"),
+        ("none", SECRET, "", "auth.jwt.algorithm"),
+        ("hs256", SECRET, "", "auth.jwt.algorithm"),
+        ("HS256", "", "", "auth.jwt.key"),
+        ("HS256", &SECRET[1..], "", "auth.jwt.key"),
+        // Everybody may have the public key, and could sign with it.
+        ("HS256", PEM, "", "auth.jwt.key"),
+        ("EdDSA", SECRET, "", "auth.jwt.key"),
+        ("HS256", SECRET, "/key.pem", "auth.jwt.key_file"),
+    ] {
+        let result = with(algorithm, key, file);
+        assert_eq!(keys(&result), [fault], "{algorithm} {key}");
+        assert!(!result.expect_err("faults").to_string().contains(&SECRET[1..]));
+    }
+}
