@@ -1,5 +1,5 @@
-//! One accepted connection, plain or TLS: heads, bodies by length or chunks, replies, slow and broken ways to send
-//! them, resets. Knows neither WeChat nor COS.
+//! One accepted connection, plain or TLS: request heads, bodies (with a length or chunked), responses, slow and broken
+//! ways to send them, resets. Knows neither WeChat nor COS.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, Read, Write};
@@ -12,17 +12,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::http::{Broken, Content, Head, Response, parse_head, reason};
+use super::http::{ConnError, Content, Head, Response, parse_head, reason};
 
 const HEAD_MAX: usize = 64 * 1024;
-const READ: usize = 64 * 1024;
-/// How long a connection that was answered early may stay silent before it is dropped.
-const DRAIN: Duration = Duration::from_secs(10);
+const READ_SIZE: usize = 64 * 1024;
+/// How long the client may send nothing while the rest of its body is discarded.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What becomes of the connection when a request is done.
+/// What happens to the connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Flow {
-    Next,
+pub enum AfterRequest {
+    KeepAlive,
     Close,
     Reset,
 }
@@ -67,30 +67,30 @@ impl Socket {
     }
 }
 
-/// How a reply goes out when a fault wants it different.
+/// How a response is sent, where a fault changes it.
 #[derive(Default, Clone, Copy)]
-pub struct Delivery {
+pub struct SendOptions {
     pub bytes_per_second: Option<u64>,
-    /// Resets the connection behind that many bytes of the reply's body.
+    /// The connection is reset after this many bytes of the response's body.
     pub cut_after: Option<u64>,
 }
 
 enum Body {
-    /// So many bytes are still to come.
+    /// The number of bytes left.
     Sized(u64),
-    /// A chunk's length line comes next; `true` behind the first chunk, where a CRLF comes before it.
+    /// A chunk's length line comes next; `true` after the first chunk, where a CRLF precedes it.
     ChunkLine(bool),
     Chunk(u64),
 }
 
 pub struct Conn {
     socket: Socket,
-    held: BytesMut,
+    buffer: BytesMut,
     body: Body,
     expects_continue: bool,
     keep_alive: bool,
     head_only: bool,
-    /// Reads no faster than that.
+    /// The limit at which bodies are read.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ impl Conn {
     pub fn new(socket: Socket) -> Conn {
         Conn {
             socket,
-            held: BytesMut::new(),
+            buffer: BytesMut::new(),
             body: Body::Sized(0),
             expects_continue: false,
             keep_alive: true,
@@ -107,11 +107,11 @@ impl Conn {
         }
     }
 
-    /// The next request's head; `None` when the sender has closed between two requests.
-    pub async fn head(&mut self) -> Result<Option<Head>, Broken> {
+    /// The next request's head; `None` when the client has closed the connection between two requests.
+    pub async fn head(&mut self) -> Result<Option<Head>, ConnError> {
         loop {
-            if let Some((head, length)) = parse_head(&self.held)? {
-                let _ = self.held.split_to(length);
+            if let Some((head, length)) = parse_head(&self.buffer)? {
+                let _ = self.buffer.split_to(length);
                 self.keep_alive = head.keep_alive;
                 self.head_only = head.method == "HEAD";
                 self.expects_continue = head
@@ -124,11 +124,11 @@ impl Conn {
                 };
                 return Ok(Some(head));
             }
-            if self.held.len() > HEAD_MAX {
-                return Err(Broken::BadRequest("the request's head is too large"));
+            if self.buffer.len() > HEAD_MAX {
+                return Err(ConnError::BadRequest("the request's head is too large"));
             }
-            if self.socket.read(&mut self.held, 8 * 1024).await? == 0 {
-                return if self.held.is_empty() { Ok(None) } else { Err(Broken::Closed) };
+            if self.socket.read(&mut self.buffer, 8 * 1024).await? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(ConnError::Closed) };
             }
         }
     }
@@ -137,11 +137,11 @@ impl Conn {
         matches!(self.body, Body::Sized(0))
     }
 
-    /// The next piece of the body; `None` at its end.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Broken> {
+    /// The next bytes of the body; `None` at its end.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, ConnError> {
         if self.expects_continue && !self.body_done() {
             self.expects_continue = false;
-            if self.held.is_empty() {
+            if self.buffer.is_empty() {
                 self.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
         }
@@ -149,24 +149,24 @@ impl Conn {
             match self.body {
                 Body::Sized(0) => return Ok(None),
                 Body::Sized(left) => {
-                    let piece = self.piece(left).await?;
-                    self.body = Body::Sized(left - piece.len() as u64);
-                    return Ok(Some(piece));
+                    let bytes = self.take_bytes(left).await?;
+                    self.body = Body::Sized(left - bytes.len() as u64);
+                    return Ok(Some(bytes));
                 }
                 Body::Chunk(0) => self.body = Body::ChunkLine(true),
                 Body::Chunk(left) => {
-                    let piece = self.piece(left).await?;
-                    self.body = Body::Chunk(left - piece.len() as u64);
-                    return Ok(Some(piece));
+                    let bytes = self.take_bytes(left).await?;
+                    self.body = Body::Chunk(left - bytes.len() as u64);
+                    return Ok(Some(bytes));
                 }
-                Body::ChunkLine(behind) => {
-                    if behind && !self.line().await?.is_empty() {
-                        return Err(Broken::BadRequest("a chunk is longer than its length"));
+                Body::ChunkLine(after_chunk) => {
+                    if after_chunk && !self.line().await?.is_empty() {
+                        return Err(ConnError::BadRequest("a chunk is longer than its length"));
                     }
                     let line = self.line().await?;
                     let digits = line.split(';').next().unwrap_or_default().trim();
                     let length = u64::from_str_radix(digits, 16)
-                        .map_err(|_| Broken::BadRequest("a chunk without a length"))?;
+                        .map_err(|_| ConnError::BadRequest("a chunk without a length"))?;
                     if length > 0 {
                         self.body = Body::Chunk(length);
                         continue;
@@ -178,99 +178,108 @@ impl Conn {
         }
     }
 
-    async fn piece(&mut self, left: u64) -> Result<Bytes, Broken> {
-        let mut limit = READ;
+    async fn take_bytes(&mut self, left: u64) -> Result<Bytes, ConnError> {
+        let mut limit = READ_SIZE;
         if let Some(rate) = self.bytes_per_second {
             limit = step(rate);
             pause(limit, rate).await;
         }
-        if self.held.is_empty() {
+        if self.buffer.is_empty() {
             self.fill(limit).await?;
         }
-        let length = self.held.len().min(limit).min(usize::try_from(left).unwrap_or(usize::MAX));
-        Ok(self.held.split_to(length).freeze())
+        let length = self.buffer.len().min(limit).min(usize::try_from(left).unwrap_or(usize::MAX));
+        Ok(self.buffer.split_to(length).freeze())
     }
 
-    async fn line(&mut self) -> Result<String, Broken> {
+    async fn line(&mut self) -> Result<String, ConnError> {
         loop {
-            if let Some(end) = self.held.windows(2).position(|pair| pair == b"\r\n") {
-                let line = self.held.split_to(end + 2);
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.buffer.split_to(end + 2);
                 return std::str::from_utf8(&line[..end])
                     .map(str::to_owned)
-                    .map_err(|_| Broken::BadRequest("a chunk line that is not text"));
+                    .map_err(|_| ConnError::BadRequest("a chunk line that is not text"));
             }
-            if self.held.len() > 4096 {
-                return Err(Broken::BadRequest("a chunk line that does not end"));
+            if self.buffer.len() > 4096 {
+                return Err(ConnError::BadRequest("a chunk line that does not end"));
             }
-            self.fill(READ).await?;
+            self.fill(READ_SIZE).await?;
         }
     }
 
-    async fn fill(&mut self, limit: usize) -> Result<(), Broken> {
-        if self.socket.read(&mut self.held, limit).await? == 0 {
-            return Err(Broken::Closed);
+    async fn fill(&mut self, limit: usize) -> Result<(), ConnError> {
+        if self.socket.read(&mut self.buffer, limit).await? == 0 {
+            return Err(ConnError::Closed);
         }
         Ok(())
     }
 
-    pub async fn whole_body(&mut self, limit: usize) -> Result<Vec<u8>, Broken> {
+    pub async fn whole_body(&mut self, limit: usize) -> Result<Vec<u8>, ConnError> {
         let mut whole = Vec::new();
-        while let Some(piece) = self.chunk().await? {
-            if whole.len() + piece.len() > limit {
-                return Err(Broken::BadRequest("the body is too large"));
+        while let Some(bytes) = self.next_bytes().await? {
+            if whole.len() + bytes.len() > limit {
+                return Err(ConnError::BadRequest("the body is too large"));
             }
-            whole.extend_from_slice(&piece);
+            whole.extend_from_slice(&bytes);
         }
         Ok(whole)
     }
 
-    pub async fn send(&mut self, reply: Response) -> Result<Flow, Broken> {
-        self.deliver(reply, Delivery::default()).await
+    pub async fn send(&mut self, response: Response) -> Result<AfterRequest, ConnError> {
+        self.send_with(response, SendOptions::default()).await
     }
 
-    /// Sends a reply. Before the request's body has ended it says `Connection: close`, and the caller drains.
-    pub async fn deliver(&mut self, reply: Response, how: Delivery) -> Result<Flow, Broken> {
+    /// Sends a response. If the request's body is not read to its end, the response has `Connection: close`, and the
+    /// caller must call [`Self::discard_body`].
+    pub async fn send_with(
+        &mut self,
+        response: Response,
+        options: SendOptions,
+    ) -> Result<AfterRequest, ConnError> {
         let close = !self.keep_alive || !self.body_done();
         let mut out = Vec::with_capacity(1024);
-        let reason = reason(reply.status);
-        write!(out, "HTTP/1.1 {} {reason}\r\n", reply.status)?;
-        for (name, value) in &reply.headers {
+        let reason = reason(response.status);
+        write!(out, "HTTP/1.1 {} {reason}\r\n", response.status)?;
+        for (name, value) in &response.headers {
             write!(out, "{name}: {value}\r\n")?;
         }
-        if reply.status != 204 {
-            write!(out, "Content-Length: {}\r\n", reply.content.length())?;
+        if response.status != 204 {
+            write!(out, "Content-Length: {}\r\n", response.content.length())?;
         }
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
         }
         out.extend_from_slice(b"\r\n");
-        if !self.head_only && reply.status != 204 {
-            match reply.content {
-                Content::Bytes(bytes) if how.is_plain() && bytes.len() <= READ => {
+        if !self.head_only && response.status != 204 {
+            match response.content {
+                Content::Bytes(bytes) if options.is_plain() && bytes.len() <= READ_SIZE => {
                     out.extend_from_slice(&bytes)
                 }
                 content => {
                     self.socket.write(&out).await?;
                     out.clear();
-                    if self.stream(content, how).await? {
-                        return Ok(Flow::Reset);
+                    if self.stream(content, options).await? {
+                        return Ok(AfterRequest::Reset);
                     }
                 }
             }
         }
         self.socket.write(&out).await?;
-        if how.cut_after.is_some() {
-            return Ok(Flow::Reset);
+        if options.cut_after.is_some() {
+            return Ok(AfterRequest::Reset);
         }
-        Ok(if close { Flow::Close } else { Flow::Next })
+        Ok(if close { AfterRequest::Close } else { AfterRequest::KeepAlive })
     }
 
-    /// Writes a body piece by piece; true when it was cut on the way.
-    async fn stream(&mut self, mut content: Content, how: Delivery) -> Result<bool, Broken> {
-        let step = how.bytes_per_second.map_or(READ, step) as u64;
-        let mut left = content.length().min(how.cut_after.unwrap_or(u64::MAX));
+    /// Writes a body in steps; returns whether `cut_after` cut it short.
+    async fn stream(
+        &mut self,
+        mut content: Content,
+        options: SendOptions,
+    ) -> Result<bool, ConnError> {
+        let step = options.bytes_per_second.map_or(READ_SIZE, step) as u64;
+        let mut left = content.length().min(options.cut_after.unwrap_or(u64::MAX));
         let cut = left < content.length();
-        let mut block = vec![0; READ];
+        let mut block = vec![0; READ_SIZE];
         while left > 0 {
             let length = step.min(left) as usize;
             match &mut content {
@@ -281,39 +290,40 @@ impl Conn {
                 }
             }
             left -= length as u64;
-            match how.bytes_per_second {
+            match options.bytes_per_second {
                 Some(rate) => pause(length, rate).await,
-                // The file is read with blocking calls: others get their turn in between.
+                // The file is read with blocking calls: other connections must run in between.
                 None => tokio::task::yield_now().await,
             }
         }
         Ok(cut)
     }
 
-    /// Bytes as they are, HTTP or not.
-    pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+    /// Sends bytes unchanged; they need not be HTTP.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ConnError> {
         Ok(self.socket.write(bytes).await?)
     }
 
-    /// Reads what still comes and drops it, so that the sender gets to read an early reply.
-    pub async fn drain(&mut self) {
-        while let Ok(Ok(Some(_))) = tokio::time::timeout(DRAIN, self.chunk()).await {}
+    /// Reads the rest of the body and discards it, so that the client can read an early response.
+    pub async fn discard_body(&mut self) {
+        while let Ok(Ok(Some(_))) = tokio::time::timeout(DISCARD_TIMEOUT, self.next_bytes()).await {
+        }
     }
 
-    /// The next reply is this connection's last.
-    pub fn close_next(&mut self) {
+    /// Makes the next response the connection's last one.
+    pub fn disable_keep_alive(&mut self) {
         self.keep_alive = false;
     }
 
-    /// Waits without reading until the peer has closed. A peer that closes behind more than the socket's buffers hold
-    /// goes unnoticed: its FIN waits for the bytes before it.
-    pub async fn wait_for_peer_to_leave(&self) {
+    /// Waits, without reading, until the peer has closed the connection. The close is not noticed while the peer has
+    /// more unsent bytes than fit in the socket's buffers: its FIN comes after them.
+    pub async fn wait_for_close(&self) {
         loop {
             match self.socket.tcp().ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {}
                 _ => return,
             }
-            // Unread bytes keep the socket readable; there is no event to wait on for the close behind them.
+            // Unread bytes keep the socket readable, so there is no event for the close that follows them.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -328,22 +338,22 @@ impl Conn {
     }
 }
 
-impl Delivery {
+impl SendOptions {
     fn is_plain(self) -> bool {
         self.bytes_per_second.is_none() && self.cut_after.is_none()
     }
 }
 
-/// Twenty steps a second, so that a slow side is a steady one.
+/// The bytes of one step: there are 20 steps a second, so that a slow transfer is also a steady one.
 fn step(rate: u64) -> usize {
-    (rate / 20).clamp(1, READ as u64) as usize
+    (rate / 20).clamp(1, READ_SIZE as u64) as usize
 }
 
 async fn pause(bytes: usize, rate: u64) {
     tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)).await;
 }
 
-/// The first future's output, or `None` when the second is done before it.
+/// The first future's output, or `None` if the second one completes before it.
 pub async fn first_of<T>(
     first: impl Future<Output = T>,
     second: impl Future<Output = ()>,

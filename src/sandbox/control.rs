@@ -1,53 +1,58 @@
-//! The calls under `/_sandbox/`: what arrived, what is on its way, and the faults to come. For tests and the curious.
+//! The control calls under `/_sandbox/`: they report what has arrived, and install faults. For tests and for trying
+//! out.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::conn::{Conn, Flow};
-use super::fault::{Kind, Rule};
-use super::http::{Broken, Content, Head, Response};
-use super::world::World;
+use super::conn::{AfterRequest, Conn};
+use super::fault::{FaultKind, Rule};
+use super::http::{ConnError, Content, Head, Response};
+use super::state::SandboxState;
 
 pub const PREFIX: &str = "/_sandbox/";
 const BODY_MAX: usize = 1024 * 1024;
 const WAIT: u64 = 10_000;
 
-pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
+pub async fn handle(
+    sandbox: &Rc<SandboxState>,
+    conn: &mut Conn,
+    head: &Head,
+) -> Result<AfterRequest, ConnError> {
     let body = conn.whole_body(BODY_MAX).await?;
     let call = head.path.strip_prefix(PREFIX).unwrap_or_default();
-    let reply = match (head.method.as_str(), call) {
-        ("GET", "state") => Ok(state(world, head)),
-        ("GET", "wait") => wait(world, head).await,
-        ("GET", "object") => object(world, head),
-        ("GET", "faults") => Ok(faults(world)),
-        ("POST", "faults") => add_faults(world, &body, false),
-        ("PUT", "faults") => add_faults(world, &body, true),
+    let response = match (head.method.as_str(), call) {
+        ("GET", "state") => Ok(state(sandbox, head)),
+        ("GET", "wait") => wait(sandbox, head).await,
+        ("GET", "object") => object(sandbox, head),
+        ("GET", "faults") => Ok(faults(sandbox)),
+        ("POST", "faults") => add_faults(sandbox, &body, false),
+        ("PUT", "faults") => add_faults(sandbox, &body, true),
         ("DELETE", "faults") => {
-            world.clear_faults();
-            Ok(faults(world))
+            sandbox.clear_faults();
+            Ok(faults(sandbox))
         }
         ("POST", "tokens/revoke") => {
-            world.tokens.borrow_mut().revoke();
-            Ok(done())
+            sandbox.tokens.borrow_mut().revoke();
+            Ok(ok())
         }
         ("POST", "tokens/expire") => {
-            world.tokens.borrow_mut().expire();
-            Ok(done())
+            sandbox.tokens.borrow_mut().expire();
+            Ok(ok())
         }
         ("POST", "tokens/spoil") => {
-            world.tokens.borrow_mut().spoil();
-            Ok(done())
+            sandbox.tokens.borrow_mut().spoil();
+            Ok(ok())
         }
-        ("POST", "tokens/set") => set_tokens(world, &body),
-        ("POST", "reset") => reset(world),
+        ("POST", "tokens/set") => set_tokens(sandbox, &body),
+        ("POST", "reset") => reset(sandbox),
         _ => Err(Response::text(404, "no such control call\n")),
     };
-    conn.send(reply.unwrap_or_else(|reply| reply)).await
+    conn.send(response.unwrap_or_else(|response| response)).await
 }
 
-fn done() -> Response {
+fn ok() -> Response {
     Response::json(&json!({"ok": true}))
 }
 
@@ -55,9 +60,9 @@ fn refused(status: u16, text: impl std::fmt::Display) -> Response {
     Response::text(status, format!("{text}\n"))
 }
 
-/// `prefix` narrows the objects, and `objects=0` leaves them out: a load test stores many.
-fn state(world: &World, head: &Head) -> Response {
-    let store = world.store.borrow();
+/// `prefix` selects objects, and `objects=0` leaves them out, because a load test stores many.
+fn state(sandbox: &SandboxState, head: &Head) -> Response {
+    let store = sandbox.store.borrow();
     let prefix = head.parameter("prefix").unwrap_or_default();
     let keys = store.keys(prefix).filter(|_| head.parameter("objects") != Some("0"));
     let objects: Vec<Value> = keys
@@ -75,16 +80,16 @@ fn state(world: &World, head: &Head) -> Response {
         })
         .collect();
     Response::json(&json!({
-        "counts": world.record.counts(),
-        "uploads": world.record.uploads(),
+        "counts": sandbox.record.counts(),
+        "uploads": sandbox.record.uploads(),
         "objects": objects,
-        "refused": world.record.refused(),
-        "tokens": world.tokens.borrow().all().collect::<Vec<_>>(),
+        "refused": sandbox.record.refused(),
+        "tokens": sandbox.tokens.borrow().all().collect::<Vec<_>>(),
     }))
 }
 
-/// Answers as soon as what it waits for is so, and with 408 when that takes too long.
-async fn wait(world: &World, head: &Head) -> Result<Response, Response> {
+/// Responds as soon as the requested condition is met, or with 408 after the time limit.
+async fn wait(sandbox: &SandboxState, head: &Head) -> Result<Response, Response> {
     let number = |name: &str, or: u64| match head.parameter(name) {
         None => Ok(or),
         Some(digits) => digits.parse().map_err(|_| refused(400, format!("{name} is not a number"))),
@@ -99,15 +104,15 @@ async fn wait(world: &World, head: &Head) -> Result<Response, Response> {
 
     let began = Instant::now();
     let elapsed = || began.elapsed().as_secs_f64() * 1000.0;
-    let so = async {
+    let condition = async {
         loop {
-            let moved = world.record.moved.notified();
+            let changed = sandbox.record.changed.notified();
             if for_idle {
-                if world.record.idle() {
+                if sandbox.record.idle() {
                     return Response::json(&json!({"idle": true, "elapsed_ms": elapsed()}));
                 }
             } else if let Some(upload) =
-                world.record.furthest(key, prefix).filter(|u| u.received >= received)
+                sandbox.record.most_received(key, prefix).filter(|u| u.received >= received)
             {
                 return Response::json(&json!({
                     "key": upload.key,
@@ -117,21 +122,21 @@ async fn wait(world: &World, head: &Head) -> Result<Response, Response> {
                     "elapsed_ms": elapsed(),
                 }));
             }
-            moved.await;
+            changed.await;
         }
     };
-    tokio::time::timeout(timeout, so).await.map_err(|_| {
-        let so_far = world.record.furthest(key, prefix).map_or(0, |upload| upload.received);
-        let mut reply = Response::json(&json!({
-            "received": so_far, "in_flight": world.record.uploads().len(), "elapsed_ms": elapsed(),
+    tokio::time::timeout(timeout, condition).await.map_err(|_| {
+        let so_far = sandbox.record.most_received(key, prefix).map_or(0, |upload| upload.received);
+        let mut response = Response::json(&json!({
+            "received": so_far, "in_flight": sandbox.record.uploads().len(), "elapsed_ms": elapsed(),
         }));
-        reply.status = 408;
-        reply
+        response.status = 408;
+        response
     })
 }
 
-fn object(world: &World, head: &Head) -> Result<Response, Response> {
-    let store = world.store.borrow();
+fn object(sandbox: &SandboxState, head: &Head) -> Result<Response, Response> {
+    let store = sandbox.store.borrow();
     let key = head.parameter("key").unwrap_or_default();
     let object = store.get(key).ok_or_else(|| refused(404, "no such object"))?;
     let file = store.content(object).map_err(|error| refused(500, error))?;
@@ -142,29 +147,32 @@ fn object(world: &World, head: &Head) -> Result<Response, Response> {
     })
 }
 
-fn faults(world: &World) -> Response {
-    Response::json(&json!(world.faults.borrow().rules()))
+fn faults(sandbox: &SandboxState) -> Response {
+    Response::json(&json!(sandbox.faults.borrow().rules()))
 }
 
-fn add_faults(world: &World, body: &[u8], replaces: bool) -> Result<Response, Response> {
+fn add_faults(sandbox: &SandboxState, body: &[u8], replaces: bool) -> Result<Response, Response> {
     let rules: Vec<Rule> = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
-    let refusals: Vec<bool> =
-        rules.iter().filter(|rule| rule.is(Kind::Refuse)).map(|rule| rule.stage.is_cos()).collect();
+    let refusals: Vec<bool> = rules
+        .iter()
+        .filter(|rule| rule.is(FaultKind::Refuse))
+        .map(|rule| rule.stage.is_cos())
+        .collect();
     if replaces {
-        world.clear_faults();
+        sandbox.clear_faults();
     }
-    world.faults.borrow_mut().add(rules).map_err(|text| refused(400, text))?;
+    sandbox.faults.borrow_mut().add(rules).map_err(|text| refused(400, text))?;
     for cos in refusals {
-        world.drop_idle(cos);
+        sandbox.drop_idle(cos);
     }
-    Ok(faults(world))
+    Ok(faults(sandbox))
 }
 
-/// `{"cloudbase": TOKEN or null, "open": BOOL, "component": …, "refresh": …}`: the token of `cloudbase_access_token`;
-/// calls without any token; what an authorizer's token is fetched with.
-fn set_tokens(world: &World, body: &[u8]) -> Result<Response, Response> {
+/// `{"cloudbase": TOKEN or null, "open": BOOL, "component": …, "refresh": …}`: the valid `cloudbase_access_token`;
+/// whether calls need no token; the tokens that an authorizer's token is fetched with.
+fn set_tokens(sandbox: &SandboxState, body: &[u8]) -> Result<Response, Response> {
     let wanted: Value = serde_json::from_slice(body).map_err(|error| refused(400, error))?;
-    let mut tokens = world.tokens.borrow_mut();
+    let mut tokens = sandbox.tokens.borrow_mut();
     let text = |name: &str| wanted.get(name).map(|value| value.as_str().map(str::to_owned));
     if let Some(cloudbase) = text("cloudbase") {
         tokens.cloudbase = cloudbase;
@@ -178,12 +186,12 @@ fn set_tokens(world: &World, body: &[u8]) -> Result<Response, Response> {
     if let Some(open) = wanted.get("open").and_then(Value::as_bool) {
         tokens.open = open;
     }
-    Ok(done())
+    Ok(ok())
 }
 
-fn reset(world: &World) -> Result<Response, Response> {
-    world.record.reset();
-    world.clear_faults();
-    world.store.borrow_mut().clear().map_err(|error| refused(500, error))?;
-    Ok(done())
+fn reset(sandbox: &SandboxState) -> Result<Response, Response> {
+    sandbox.record.reset();
+    sandbox.clear_faults();
+    sandbox.store.borrow_mut().clear().map_err(|error| refused(500, error))?;
+    Ok(ok())
 }

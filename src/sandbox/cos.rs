@@ -1,25 +1,29 @@
-//! The COS side: which operation a request is.
+//! COS: which operation a request is.
 
 use std::rc::Rc;
 
-use super::conn::{Conn, Flow};
-use super::cos_reply::Refusal;
-use super::http::{Broken, Head};
-use super::world::World;
+use super::conn::{AfterRequest, Conn};
+use super::cos_response::Refusal;
+use super::http::{ConnError, Head};
+use super::state::SandboxState;
 use super::{get_object, post_object};
 
-pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
+pub async fn handle(
+    sandbox: &Rc<SandboxState>,
+    conn: &mut Conn,
+    head: &Head,
+) -> Result<AfterRequest, ConnError> {
     match head.method.as_str() {
-        "POST" => post_object::handle(world, conn, head).await,
-        "GET" | "HEAD" => get_object::handle(world, conn, head).await,
+        "POST" => post_object::handle(sandbox, conn, head).await,
+        "GET" | "HEAD" => get_object::handle(sandbox, conn, head).await,
         _ => {
             let refusal = Refusal::new(
                 405,
                 "MethodNotAllowed",
                 "The specified method is not allowed against this resource.",
             );
-            refusal.note(world, None);
-            conn.send(refusal.reply(&head.path)).await
+            refusal.record(sandbox, None);
+            conn.send(refusal.response(&head.path)).await
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Faults on demand: the rules that control calls install, and how a faulty reply leaves. It knows the calls only by
-//! their stage.
+//! Faults on demand: the rules that control calls install, and how a response is sent under a fault. Knows the calls
+//! only by their stage.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::conn::{Conn, Delivery, Flow, first_of};
-use super::http::{Broken, Content, Response};
+use super::conn::{AfterRequest, Conn, SendOptions, first_of};
+use super::http::{ConnError, Content, Response};
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,27 +29,27 @@ impl Stage {
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A reset right at accept. On the WeChat side it waits for the first head, or the control calls that lift it
-    /// could not get in. Kept-alive connections of that side are reset when the rule is installed.
+pub enum FaultKind {
+    /// A reset when a connection is accepted. The WeChat side, which takes the control calls as well, resets after the
+    /// first head instead. The idle connections of that side are reset when the rule is installed.
     Refuse,
     /// A reset as soon as the request's head is read.
     ResetBefore,
-    /// `cos`: a reset after that many bytes of the file; elsewhere, of the reply's body.
+    /// A reset after `after` bytes: of the file at stage `cos`, of the response's body at the others.
     ResetWithin,
-    /// Never answers. `cos` with `after`: stops reading behind that many bytes of the file. Ends when the peer leaves,
-    /// when the faults are cleared, or after `ms`.
+    /// Sends no response. At stage `cos` with `after`, reading stops after that many bytes of the file. The connection
+    /// is reset when the client closes it, when the faults are cleared, or after `ms`.
     Stall,
-    /// `cos`: reads slowly; elsewhere: answers slowly.
+    /// Stage `cos`: reads slowly; the others: send the response slowly.
     Slow,
-    /// Answers late.
+    /// Sends the response after `ms`.
     Delay,
     Status,
-    /// Not HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
-    /// A reply of many MiB.
+    /// A response of many MiB.
     Huge,
-    /// Closes without a reply after the whole request.
+    /// Closes the connection without a response after the whole request.
     Close,
     /// `cos`: an error before the body's end.
     Early,
@@ -59,10 +59,10 @@ pub enum Kind {
     Errcode,
     WrongCrc,
     NoCrc,
-    /// Answers, then closes the connection that it promised to keep.
+    /// Sends a response that leaves the connection open, then closes it.
     CloseIdle,
     ExpiredLink,
-    /// The link's `url` is this one; `{path}` in it is the path that was asked for.
+    /// The link's `url` is the rule's; `{path}` in it is replaced by the requested path.
     ForeignHost,
 }
 
@@ -78,11 +78,11 @@ pub enum Then {
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     pub stage: Stage,
-    pub fault: Kind,
-    /// How often it still strikes; absent: always.
+    pub fault: FaultKind,
+    /// The number of hits left; absent: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
-    /// Only keys that contain this text.
+    /// The rule applies only to requests for a key that contains this text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,40 +103,42 @@ pub struct Rule {
     pub errmsg: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// `huge`: the size of the reply.
+    /// `huge`: the number of bytes added to the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// `cos`: the object is stored before the fault strikes, so only the reply is lost.
+    /// Stage `cos`: the object is stored all the same, so only the response is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<bool>,
-    /// How often it has struck.
+    /// The number of requests that the rule has applied to.
     #[serde(default)]
     pub hits: u64,
 }
 
 impl Rule {
-    /// What is missing or does not fit together, for the control call's answer.
+    /// Checks that the rule is complete; the error is the text of the control call's response.
     fn check(&self) -> Result<(), String> {
         let needs = |there: bool, what: &str| {
             if there { Ok(()) } else { Err(format!("{:?} needs {what}", self.fault)) }
         };
         match self.fault {
-            Kind::Slow => {
+            FaultKind::Slow => {
                 needs(self.bytes_per_second.is_some_and(|rate| rate > 0), "bytes_per_second")?
             }
-            Kind::Delay => needs(self.ms.is_some(), "ms")?,
-            Kind::Status | Kind::Early => needs(
+            FaultKind::Delay => needs(self.ms.is_some(), "ms")?,
+            FaultKind::Status | FaultKind::Early => needs(
                 self.status.is_some_and(|status| (200..600).contains(&status)),
                 "a status from 200 to 599",
             )?,
-            Kind::Errcode => needs(self.errcode.is_some(), "errcode")?,
-            Kind::ForeignHost => needs(self.url.is_some(), "url")?,
+            FaultKind::Errcode => needs(self.errcode.is_some(), "errcode")?,
+            FaultKind::ForeignHost => needs(self.url.is_some(), "url")?,
             _ => {}
         }
         let fits = match self.fault {
-            Kind::Early | Kind::Early2xx | Kind::WrongCrc | Kind::NoCrc => self.stage == Stage::Cos,
-            Kind::Errcode => !self.stage.is_cos(),
-            Kind::ExpiredLink | Kind::ForeignHost => self.stage == Stage::Link,
+            FaultKind::Early | FaultKind::Early2xx | FaultKind::WrongCrc | FaultKind::NoCrc => {
+                self.stage == Stage::Cos
+            }
+            FaultKind::Errcode => !self.stage.is_cos(),
+            FaultKind::ExpiredLink | FaultKind::ForeignHost => self.stage == Stage::Link,
             _ => true,
         };
         if fits {
@@ -146,7 +148,7 @@ impl Rule {
         }
     }
 
-    pub fn is(&self, kind: Kind) -> bool {
+    pub fn is(&self, kind: FaultKind) -> bool {
         self.fault == kind
     }
 }
@@ -171,28 +173,29 @@ impl Faults {
         &self.rules
     }
 
-    /// The first rule that strikes this request. `keys` is whatever the request names, joined.
-    pub fn strike(&mut self, stage: Stage, keys: &str) -> Option<Rule> {
-        self.strike_where(|rule| {
+    /// The first rule that applies to a request; counts the hit. `keys` are all keys that the request names, joined.
+    pub fn hit(&mut self, stage: Stage, keys: &str) -> Option<Rule> {
+        self.hit_where(|rule| {
             rule.stage == stage
-                && !rule.is(Kind::Refuse)
+                && !rule.is(FaultKind::Refuse)
                 && rule.path.as_deref().is_none_or(|path| keys.contains(path))
         })
     }
 
-    /// A reset at the head cannot wait for a body that names the key.
-    pub fn strike_at_head(&mut self, stage: Stage) -> bool {
-        let struck = self.strike_where(|rule| {
-            rule.stage == stage && rule.is(Kind::ResetBefore) && rule.path.is_none()
+    /// Whether the connection must be reset before the body is read, which may name the keys: rules with a `path` do
+    /// not apply here.
+    pub fn hit_at_head(&mut self, stage: Stage) -> bool {
+        let hit = self.hit_where(|rule| {
+            rule.stage == stage && rule.is(FaultKind::ResetBefore) && rule.path.is_none()
         });
-        struck.is_some()
+        hit.is_some()
     }
 
-    pub fn refuses(&mut self, cos: bool) -> bool {
-        self.strike_where(|rule| rule.is(Kind::Refuse) && rule.stage.is_cos() == cos).is_some()
+    pub fn refuse_connection(&mut self, cos: bool) -> bool {
+        self.hit_where(|rule| rule.is(FaultKind::Refuse) && rule.stage.is_cos() == cos).is_some()
     }
 
-    fn strike_where(&mut self, fits: impl Fn(&Rule) -> bool) -> Option<Rule> {
+    fn hit_where(&mut self, fits: impl Fn(&Rule) -> bool) -> Option<Rule> {
         let rule = self.rules.iter_mut().find(|rule| rule.times != Some(0) && fits(rule))?;
         rule.times = rule.times.map(|times| times - 1);
         rule.hits += 1;
@@ -200,65 +203,68 @@ impl Faults {
     }
 }
 
-/// Sends a reply the way the rule wants it sent. Kinds that change what the reply says were applied before.
-pub async fn answer(
+/// Sends a response in the way that the rule demands. Faults that change its content must have been applied before.
+pub async fn send_with_fault(
     conn: &mut Conn,
     rule: Option<&Rule>,
-    reply: Response,
-    lifted: &Notify,
-) -> Result<Flow, Broken> {
+    response: Response,
+    cleared: &Notify,
+) -> Result<AfterRequest, ConnError> {
     let Some(rule) = rule else {
-        return conn.send(reply).await;
+        return conn.send(response).await;
     };
     match rule.fault {
-        Kind::ResetBefore => Ok(Flow::Reset),
-        Kind::ResetWithin => {
-            let how = Delivery { cut_after: Some(rule.after.unwrap_or(0)), ..Delivery::default() };
-            conn.deliver(reply, how).await
+        FaultKind::ResetBefore => Ok(AfterRequest::Reset),
+        FaultKind::ResetWithin => {
+            let how =
+                SendOptions { cut_after: Some(rule.after.unwrap_or(0)), ..SendOptions::default() };
+            conn.send_with(response, how).await
         }
-        Kind::Slow => {
-            let how = Delivery { bytes_per_second: rule.bytes_per_second, ..Delivery::default() };
-            conn.deliver(reply, how).await
+        FaultKind::Slow => {
+            let how =
+                SendOptions { bytes_per_second: rule.bytes_per_second, ..SendOptions::default() };
+            conn.send_with(response, how).await
         }
-        Kind::Stall => {
-            stall(conn, rule, lifted).await;
-            Ok(Flow::Reset)
+        FaultKind::Stall => {
+            stall(conn, rule, cleared).await;
+            Ok(AfterRequest::Reset)
         }
-        Kind::Close => Ok(Flow::Close),
-        Kind::Garbage => {
+        FaultKind::Close => Ok(AfterRequest::Close),
+        FaultKind::Garbage => {
             conn.send_raw(b"\x16\x03\x01\x02\x00 this is not HTTP \xff\xfe\r\n\r\n").await?;
-            Ok(Flow::Close)
+            Ok(AfterRequest::Close)
         }
-        Kind::Delay => {
+        FaultKind::Delay => {
             tokio::time::sleep(Duration::from_millis(rule.ms.unwrap_or(0))).await;
-            conn.send(reply).await
+            conn.send(response).await
         }
-        Kind::CloseIdle => {
-            conn.send(reply).await?;
-            Ok(Flow::Close)
+        FaultKind::CloseIdle => {
+            conn.send(response).await?;
+            Ok(AfterRequest::Close)
         }
-        _ => conn.send(reply).await,
+        _ => conn.send(response).await,
     }
 }
 
-/// Neither reads nor writes until there is a reason to give up; the caller resets the connection then.
-pub async fn stall(conn: &Conn, rule: &Rule, lifted: &Notify) {
-    let ends = first_of(conn.wait_for_peer_to_leave(), lifted.notified());
+/// Neither reads nor writes until the fault is over ([`FaultKind::Stall`]); the caller must reset the connection then.
+pub async fn stall(conn: &Conn, rule: &Rule, cleared: &Notify) {
+    let over = first_of(conn.wait_for_close(), cleared.notified());
     match rule.ms {
-        Some(ms) => drop(tokio::time::timeout(Duration::from_millis(ms), ends).await),
-        None => drop(ends.await),
+        Some(ms) => drop(tokio::time::timeout(Duration::from_millis(ms), over).await),
+        None => drop(over.await),
     }
 }
 
-/// Makes a reply many MiB long: spaces go where JSON and XML allow them first, so that its meaning comes last.
-pub fn swell(reply: &mut Response, rule: &Rule) {
+/// Makes a response many MiB long. The added spaces are at the first position that JSON or XML allows, so that the
+/// content comes after them.
+pub fn enlarge(response: &mut Response, rule: &Rule) {
     let size = rule.bytes.unwrap_or(64 * 1024 * 1024) as usize;
-    if let Content::Bytes(bytes) = &reply.content {
+    if let Content::Bytes(bytes) = &response.content {
         let prolog = bytes.windows(2).position(|pair| pair == b"?>").map_or(0, |at| at + 2);
         let mut body = bytes[..prolog].to_vec();
         body.resize(prolog + size, b' ');
         body.extend_from_slice(&bytes[prolog..]);
-        reply.content = Content::Bytes(Bytes::from(body));
+        response.content = Content::Bytes(Bytes::from(body));
     }
 }
 
@@ -273,17 +279,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_strikes_as_often_as_it_says_and_where_it_says() {
+    fn a_rule_applies_to_its_number_of_requests_and_to_its_path() {
         let mut faults = faults(serde_json::json!([
             {"stage": "cos", "fault": "status", "status": 503, "times": 1, "path": "/x"},
             {"stage": "cos", "fault": "early_2xx"},
         ]))
         .unwrap();
-        let mut strike = |stage, key| faults.strike(stage, key).map(|rule| rule.fault);
-        assert_eq!(strike(Stage::Link, "a/x"), None);
-        assert_eq!(strike(Stage::Cos, "a/x"), Some(Kind::Status));
-        assert_eq!(strike(Stage::Cos, "a/x"), Some(Kind::Early2xx));
-        assert_eq!(strike(Stage::Cos, "b"), Some(Kind::Early2xx));
+        let mut hit = |stage, key| faults.hit(stage, key).map(|rule| rule.fault);
+        assert_eq!(hit(Stage::Link, "a/x"), None);
+        assert_eq!(hit(Stage::Cos, "a/x"), Some(FaultKind::Status));
+        assert_eq!(hit(Stage::Cos, "a/x"), Some(FaultKind::Early2xx));
+        assert_eq!(hit(Stage::Cos, "b"), Some(FaultKind::Early2xx));
     }
 
     #[test]

@@ -1,25 +1,25 @@
-//! The fields of a POST Object form (wire.md): which, how often, in which order, and whether they belong together.
-//! Knows links, but neither the form's syntax nor sockets.
+//! The fields of a POST Object form (COS documentation 14690): which are allowed, how often, in which order, and
+//! whether they are of the same link. Knows links, but neither the form's syntax nor sockets.
 
-use super::cos_reply::Refusal;
+use super::cos_response::Refusal;
 use super::form::FormError;
 use super::link::{LinkError, Links};
 
-/// Each at most once and in this order; the file comes behind them all.
+/// The fields are in this order, each at most once, and the file is after all of them.
 const ORDER: [&str; 5] =
     ["key", "Signature", "x-cos-security-token", "x-cos-meta-fileid", "Content-Type"];
-/// Without these the file has come before the other fields.
+/// The number of fields, from the first of [`ORDER`], that must be there before the file.
 const REQUIRED: usize = 3;
 
 #[derive(Default)]
 pub struct Fields {
     pub all: Vec<(String, String)>,
-    reached: usize,
+    next_position: usize,
 }
 
-/// What the fields say, once the file begins.
+/// The verified fields of a form.
 #[derive(Debug, PartialEq)]
-pub struct Ticket {
+pub struct VerifiedFields {
     pub key: String,
     pub content_type: Option<String>,
     pub fileid_ok: bool,
@@ -27,28 +27,28 @@ pub struct Ticket {
 }
 
 impl Fields {
-    /// The next field. Unknown ones are taken and recorded.
-    pub fn take(&mut self, name: String, value: String) -> Result<(), Refusal> {
+    /// Adds the next field. Unknown fields are accepted and recorded.
+    pub fn add(&mut self, name: String, value: String) -> Result<(), Refusal> {
         if self.get(&name).is_some() {
             return Err(Refusal::malformed(&format!("the field {name} comes twice")));
         }
-        if let Some(place) = ORDER.iter().position(|known| *known == name) {
-            if place < self.reached {
+        if let Some(position) = ORDER.iter().position(|known| *known == name) {
+            if position < self.next_position {
                 return Err(Refusal::malformed(&format!("the field {name} comes too late")));
             }
-            self.reached = place + 1;
+            self.next_position = position + 1;
         }
         self.all.push((name, value));
         Ok(())
     }
 
-    /// Verifies the fields when the file begins: COS has refused the request before it takes a byte of it.
+    /// Verifies the fields. It is called when the file begins, because COS refuses a request before it reads the file.
     pub fn verify(
         &self,
         links: &Links,
         url_key: Option<&str>,
         file_name: Option<&str>,
-    ) -> Result<Ticket, Refusal> {
+    ) -> Result<VerifiedFields, Refusal> {
         let [Some(key), Some(signature), Some(token)] = [0, 1, 2].map(|at| self.get(ORDER[at]))
         else {
             let missing: Vec<&str> =
@@ -72,19 +72,19 @@ impl Fields {
             ));
         }
         let content_type = self.get("Content-Type");
-        // It becomes a header when the object is fetched.
+        // The value becomes a header of the object's downloads.
         if content_type.is_some_and(|text| text.chars().any(char::is_control)) {
             return Err(Refusal::new(
                 400,
                 "InvalidArgument",
-                "The Content-Type is not a header's value.",
+                "The Content-Type is not a valid header value.",
             ));
         }
         let key = key.replace("${filename}", file_name.unwrap_or_default());
         if key.len() > 850 {
             return Err(Refusal::new(400, "KeyTooLong", "Your key is too long."));
         }
-        Ok(Ticket {
+        Ok(VerifiedFields {
             key,
             content_type: content_type.map(str::to_owned),
             fileid_ok: fileid.is_some(),
@@ -143,32 +143,32 @@ mod tests {
         ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect()
     }
 
-    fn verdict(
+    fn verify(
         fields: Vec<(String, String)>,
         url_key: Option<&str>,
-    ) -> Result<Ticket, &'static str> {
+    ) -> Result<VerifiedFields, &'static str> {
         let mut taken = Fields::default();
         for (name, value) in fields {
-            taken.take(name, value).map_err(|refusal| refusal.code)?;
+            taken.add(name, value).map_err(|refusal| refusal.code)?;
         }
         taken.verify(&links(), url_key, Some("x.png")).map_err(|refusal| refusal.code)
     }
 
     #[test]
-    fn the_right_form_is_taken_with_and_without_its_optional_fields() {
-        let ticket = verdict(right(), Some("a/b")).unwrap();
+    fn a_valid_form_is_accepted_with_and_without_its_optional_fields() {
+        let verified = verify(right(), Some("a/b")).unwrap();
         assert_eq!(
-            (ticket.key.as_str(), ticket.fileid_ok, ticket.success_status),
+            (verified.key.as_str(), verified.fileid_ok, verified.success_status),
             ("a/b", true, 204)
         );
-        assert_eq!(ticket.content_type.as_deref(), Some("image/png"));
-        let without_type = verdict(right()[..4].to_vec(), None).unwrap();
+        assert_eq!(verified.content_type.as_deref(), Some("image/png"));
+        let without_type = verify(right()[..4].to_vec(), None).unwrap();
         assert_eq!(without_type.content_type, None);
-        assert!(!verdict(right()[..3].to_vec(), None).unwrap().fileid_ok);
+        assert!(!verify(right()[..3].to_vec(), None).unwrap().fileid_ok);
         let mut more = right();
         more.insert(0, ("success_action_status".into(), "201".into()));
         more.insert(3, ("x-cos-meta-colour".into(), "red".into()));
-        assert_eq!(verdict(more, None).unwrap().success_status, 201);
+        assert_eq!(verify(more, None).unwrap().success_status, 201);
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             for second in first + 1..5 {
                 let mut fields = right();
                 fields.swap(first, second);
-                assert_eq!(verdict(fields, None), Err("MalformedPOSTRequest"), "{first} {second}");
+                assert_eq!(verify(fields, None), Err("MalformedPOSTRequest"), "{first} {second}");
             }
         }
     }
@@ -186,20 +186,20 @@ mod tests {
     fn a_field_twice_and_a_file_before_the_fields_are_malformed() {
         let mut twice = right();
         twice.push(twice[4].clone());
-        assert_eq!(verdict(twice, None), Err("MalformedPOSTRequest"));
+        assert_eq!(verify(twice, None), Err("MalformedPOSTRequest"));
         for end in 0..REQUIRED {
-            assert_eq!(verdict(right()[..end].to_vec(), None), Err("MalformedPOSTRequest"));
+            assert_eq!(verify(right()[..end].to_vec(), None), Err("MalformedPOSTRequest"));
         }
     }
 
     #[test]
-    fn fields_that_do_not_belong_together_are_refused() {
+    fn fields_of_different_links_are_refused() {
         let changed = |at: usize, value: &str| {
             let mut fields = right();
             fields[at].1 = value.to_owned();
-            verdict(fields, None)
+            verify(fields, None)
         };
-        assert_eq!(verdict(right(), Some("a/c")), Err("AccessDenied"));
+        assert_eq!(verify(right(), Some("a/c")), Err("AccessDenied"));
         assert_eq!(changed(0, "a/c"), Err("SignatureDoesNotMatch"));
         assert_eq!(changed(1, "nonsense"), Err("SignatureDoesNotMatch"));
         assert_eq!(changed(2, "nonsense"), Err("InvalidAccessKeyId"));
@@ -212,6 +212,6 @@ mod tests {
         let link = links().upload("a/${filename}", Duration::ZERO);
         let values = ["a/${filename}".into(), link.authorization, link.token, link.cos_file_id];
         let fields = ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect();
-        assert_eq!(verdict(fields, Some("a/${filename}")).unwrap().key, "a/x.png");
+        assert_eq!(verify(fields, Some("a/${filename}")).unwrap().key, "a/x.png");
     }
 }

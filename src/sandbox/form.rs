@@ -1,9 +1,11 @@
-//! A strict, streaming multipart/form-data parser: no preamble, no padding, nothing behind the closing delimiter but
-//! white space (RFC 2046 5.1.1 allows any epilogue). It knows the syntax only; which fields a COS form needs, and in which order, is `fields.rs`.
+//! A strict, streaming multipart/form-data parser: it allows no preamble, no padding, and only white space after the
+//! closing delimiter (RFC 2046 5.1.1 allows any epilogue). Knows the syntax only; `fields.rs` knows which fields a COS
+//! form needs, and in which order.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// All that comes before the file's bytes, heads included; COS allows its fields about as much.
+/// In bytes, of everything before the file's content, including the parts' heads; about the limit of COS for its
+/// fields.
 const FIELDS_MAX: usize = 20 * 1024;
 
 #[derive(Debug, PartialEq)]
@@ -24,25 +26,25 @@ pub enum FormError {
 use FormError::Malformed;
 
 enum State {
-    /// The first delimiter, which has no CRLF before it.
+    /// Before the first delimiter, which has no CRLF before it.
     Start,
     Head,
     Field(String),
     File,
-    /// Behind a delimiter: CRLF and a part, or `--` and the end.
-    Delimited,
+    /// After a delimiter: CRLF and a part follow, or `--` and the end of the form.
+    AfterDelimiter,
     Epilogue,
 }
 
 pub struct Form {
     delimiter: Delimiter,
     state: State,
-    held: Bytes,
+    buffer: Bytes,
     before_file: usize,
     file_seen: bool,
 }
 
-/// The boundary of a `Content-Type`; COS's own clients send it unquoted, so a quoted one is not taken.
+/// The boundary of a `Content-Type`. A quoted one is not accepted, because the vendor's own clients send it unquoted.
 pub fn boundary(content_type: &str) -> Option<&str> {
     let (kind, parameter) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -59,59 +61,59 @@ impl Form {
         Form {
             delimiter: Delimiter::new(boundary),
             state: State::Start,
-            held: Bytes::new(),
+            buffer: Bytes::new(),
             before_file: 0,
             file_seen: false,
         }
     }
 
     pub fn push(&mut self, chunk: Bytes) {
-        if self.held.is_empty() {
-            self.held = chunk;
+        if self.buffer.is_empty() {
+            self.buffer = chunk;
         } else {
-            let mut joined = BytesMut::with_capacity(self.held.len() + chunk.len());
-            joined.extend_from_slice(&self.held);
+            let mut joined = BytesMut::with_capacity(self.buffer.len() + chunk.len());
+            joined.extend_from_slice(&self.buffer);
             joined.extend_from_slice(&chunk);
-            self.held = joined.freeze();
+            self.buffer = joined.freeze();
         }
     }
 
-    /// The next event that the bytes pushed so far contain; `None` asks for more.
+    /// The next event in the bytes pushed so far; `None` if it needs more bytes.
     pub fn next(&mut self) -> Result<Option<Event>, FormError> {
         loop {
             match &mut self.state {
                 State::Start => {
                     let first = &self.delimiter.text[2..];
-                    let known = self.held.len().min(first.len());
-                    if self.held[..known] != first[..known] {
+                    let known = self.buffer.len().min(first.len());
+                    if self.buffer[..known] != first[..known] {
                         return Err(Malformed("the body does not start with the boundary"));
                     }
                     if known < first.len() {
                         return Ok(None);
                     }
-                    self.spend(known);
-                    self.state = State::Delimited;
+                    self.consume(known);
+                    self.state = State::AfterDelimiter;
                 }
-                State::Delimited => {
-                    let Some(mark) = self.held.get(..2) else {
+                State::AfterDelimiter => {
+                    let Some(next) = self.buffer.get(..2) else {
                         return Ok(None);
                     };
-                    self.state = match mark {
+                    self.state = match next {
                         b"--" => State::Epilogue,
                         b"\r\n" if self.file_seen => {
                             return Err(Malformed("a part follows the file"));
                         }
                         b"\r\n" => State::Head,
-                        _ => return Err(Malformed("junk behind a boundary")),
+                        _ => return Err(Malformed("unexpected bytes after a boundary")),
                     };
-                    self.spend(2);
+                    self.consume(2);
                 }
                 State::Head => {
-                    let Some(end) = find(&self.held, b"\r\n\r\n") else {
-                        return self.wait_before_file();
+                    let Some(end) = find(&self.buffer, b"\r\n\r\n") else {
+                        return self.need_more();
                     };
-                    let head = self.held.slice(..end);
-                    self.spend(end + 4);
+                    let head = self.buffer.slice(..end);
+                    self.consume(end + 4);
                     let part = part_head(&head)?;
                     if part.name == "file" {
                         self.file_seen = true;
@@ -119,41 +121,43 @@ impl Form {
                         return Ok(Some(Event::File { file_name: part.file_name }));
                     }
                     if part.file_name.is_some() {
-                        return Err(Malformed("a file part that is not called file"));
+                        return Err(Malformed("a file part whose name is not file"));
                     }
                     self.state = State::Field(part.name);
                 }
                 State::Field(name) => {
-                    let Some(end) = self.delimiter.find(&self.held) else {
-                        return self.wait_before_file();
+                    let Some(end) = self.delimiter.find(&self.buffer) else {
+                        return self.need_more();
                     };
-                    let value = String::from_utf8(self.held[..end].to_vec())
+                    let value = String::from_utf8(self.buffer[..end].to_vec())
                         .map_err(|_| Malformed("a field that is not UTF-8"))?;
                     let name = std::mem::take(name);
-                    self.spend(end + self.delimiter.text.len());
-                    self.state = State::Delimited;
+                    self.consume(end + self.delimiter.text.len());
+                    self.state = State::AfterDelimiter;
                     return Ok(Some(Event::Field { name, value }));
                 }
                 State::File => {
-                    let length = match self.delimiter.find(&self.held) {
+                    let length = match self.delimiter.find(&self.buffer) {
                         Some(0) => {
-                            self.held.advance(self.delimiter.text.len());
-                            self.state = State::Delimited;
+                            self.buffer.advance(self.delimiter.text.len());
+                            self.state = State::AfterDelimiter;
                             continue;
                         }
                         Some(end) => end,
-                        None => self.held.len() - self.delimiter.begun_at_end_of(&self.held),
+                        None => {
+                            self.buffer.len() - self.delimiter.partial_match_at_end(&self.buffer)
+                        }
                     };
                     if length == 0 {
                         return Ok(None);
                     }
-                    return Ok(Some(Event::Data(self.held.split_to(length))));
+                    return Ok(Some(Event::Data(self.buffer.split_to(length))));
                 }
                 State::Epilogue => {
-                    if !self.held.iter().all(|byte| b" \t\r\n".contains(byte)) {
-                        return Err(Malformed("junk behind the closing delimiter"));
+                    if !self.buffer.iter().all(|byte| b" \t\r\n".contains(byte)) {
+                        return Err(Malformed("unexpected bytes after the closing delimiter"));
                     }
-                    self.held.clear();
+                    self.buffer.clear();
                     return Ok(None);
                 }
             }
@@ -163,22 +167,22 @@ impl Form {
         }
     }
 
-    /// To be asked when the body has ended: was the form whole?
+    /// Must be called at the end of the body: checks that the form is complete.
     pub fn finish(&self) -> Result<(), FormError> {
         match self.state {
             State::Epilogue if !self.file_seen => Err(Malformed("a form without a file")),
-            State::Epilogue if self.held.is_empty() => Ok(()),
+            State::Epilogue if self.buffer.is_empty() => Ok(()),
             _ => Err(Malformed("the form ends before its closing delimiter")),
         }
     }
 
-    fn spend(&mut self, bytes: usize) {
-        self.held.advance(bytes);
+    fn consume(&mut self, bytes: usize) {
+        self.buffer.advance(bytes);
         self.before_file += bytes;
     }
 
-    fn wait_before_file(&self) -> Result<Option<Event>, FormError> {
-        if self.before_file + self.held.len() > FIELDS_MAX {
+    fn need_more(&self) -> Result<Option<Event>, FormError> {
+        if self.before_file + self.buffer.len() > FIELDS_MAX {
             return Err(FormError::FieldsTooLarge);
         }
         Ok(None)
@@ -198,13 +202,13 @@ fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
         let (name, value) = line.split_once(':').ok_or(Malformed("a part head without a colon"))?;
         let name = name.to_ascii_lowercase();
         if name.is_empty() || name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-') {
-            return Err(Malformed("a part head with a wrong name"));
+            return Err(Malformed("a part head with an invalid header name"));
         }
         if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
             return Err(Malformed("a part head with a control character"));
         }
         if seen.contains(&name) {
-            return Err(Malformed("a part head that comes twice"));
+            return Err(Malformed("a part head with a repeated header"));
         }
         match name.as_str() {
             "content-disposition" => part = Some(disposition(value.trim())?),
@@ -219,7 +223,7 @@ fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
 }
 
 fn disposition(value: &str) -> Result<PartHead, FormError> {
-    let wrong = Malformed("a wrong Content-Disposition");
+    let wrong = Malformed("an invalid Content-Disposition");
     let Some(mut rest) = value.strip_prefix("form-data") else {
         return Err(wrong);
     };
@@ -230,7 +234,7 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
         else {
             return Err(wrong);
         };
-        let Some((text, behind)) = quoted.split_once('"') else {
+        let Some((text, remainder)) = quoted.split_once('"') else {
             return Err(wrong);
         };
         let slot = match parameter {
@@ -241,7 +245,7 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
         if slot.replace(text.to_owned()).is_some() {
             return Err(wrong);
         }
-        rest = behind;
+        rest = remainder;
     }
     match name {
         Some(name) if !name.is_empty() => Ok(PartHead { name, file_name }),
@@ -249,11 +253,11 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
     }
 }
 
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
+fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {
+    text.windows(pattern.len()).position(|window| window == pattern)
 }
 
-/// CRLF, two hyphens and the boundary, searched for with Horspool's skips.
+/// CRLF, two hyphens and the boundary; found with Horspool's algorithm.
 struct Delimiter {
     text: Vec<u8>,
     skip: [u8; 256],
@@ -262,7 +266,7 @@ struct Delimiter {
 impl Delimiter {
     fn new(boundary: &str) -> Delimiter {
         let text = [b"\r\n--", boundary.as_bytes()].concat();
-        // At most 74 bytes, as `boundary` has seen to it.
+        // At most 74 bytes long: `boundary` checks it.
         let mut skip = [text.len() as u8; 256];
         for (at, byte) in text[..text.len() - 1].iter().enumerate() {
             skip[usize::from(*byte)] = (text.len() - 1 - at) as u8;
@@ -282,8 +286,9 @@ impl Delimiter {
         None
     }
 
-    /// How many of the last bytes may be the start of a delimiter. Only the last CR can be one: the boundary has none.
-    fn begun_at_end_of(&self, bytes: &[u8]) -> usize {
+    /// The number of bytes at the end that may be the start of a delimiter. Only the last CR can start one, because a
+    /// boundary contains no CR.
+    fn partial_match_at_end(&self, bytes: &[u8]) -> usize {
         let tail = &bytes[bytes.len().saturating_sub(self.text.len() - 1)..];
         match tail.iter().rposition(|b| *b == b'\r') {
             Some(at) if self.text.starts_with(&tail[at..]) => tail.len() - at,
@@ -311,11 +316,11 @@ mod tests {
         form
     }
 
-    fn read(pieces: &[&[u8]]) -> Result<Vec<Event>, FormError> {
+    fn read(parts: &[&[u8]]) -> Result<Vec<Event>, FormError> {
         let mut form = Form::new("bOUNDa");
         let mut events: Vec<Event> = Vec::new();
-        for piece in pieces {
-            form.push(Bytes::copy_from_slice(piece));
+        for part in parts {
+            form.push(Bytes::copy_from_slice(part));
             while let Some(event) = form.next()? {
                 match (events.last_mut(), event) {
                     (Some(Event::Data(before)), Event::Data(more)) => {
@@ -341,8 +346,8 @@ mod tests {
         let form = sample();
         for first in 0..=form.len() {
             for second in first..=form.len() {
-                let pieces = [&form[..first], &form[first..second], &form[second..]];
-                assert_eq!(read(&pieces), Ok(expected()), "cut at {first} and {second}");
+                let parts = [&form[..first], &form[first..second], &form[second..]];
+                assert_eq!(read(&parts), Ok(expected()), "cut at {first} and {second}");
             }
         }
     }
@@ -350,7 +355,7 @@ mod tests {
     #[test]
     fn every_truncated_prefix_is_refused() {
         let form = sample();
-        // White space behind the closing delimiter may be there or not.
+        // White space after the closing delimiter is optional.
         let closed = form.len() - 2;
         for end in 0..closed {
             assert!(read(&[&form[..end]]).is_err(), "{end} bytes");
@@ -392,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_handed_on_up_to_a_possible_delimiter() {
+    fn content_is_passed_on_up_to_a_possible_delimiter() {
         let mut form = Form::new("b");
         form.push(Bytes::from_static(
             b"--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc\r\n-",

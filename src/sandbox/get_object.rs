@@ -1,33 +1,38 @@
-//! GET Object: objects out, by a signed link.
+//! GET Object: downloads by a signed URL.
 
 use std::rc::Rc;
 
-use super::conn::{Conn, Flow};
-use super::cos_reply::{Refusal, change, key_of, request_id, target};
+use super::conn::{AfterRequest, Conn};
+use super::cos_response::{Refusal, apply_fault, bucket_and_key, key_of, request_id};
 use super::fault::{self, Stage};
-use super::http::{Broken, Content, Head, Response};
-use super::world::World;
+use super::http::{ConnError, Content, Head, Response};
+use super::state::SandboxState;
 
-pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
-    world.record.count("get_object");
-    let rule = world.faults.borrow_mut().strike(Stage::Object, target(head).1.unwrap_or_default());
-    while conn.chunk().await?.is_some() {}
-    let mut reply = match object_reply(world, head) {
-        Ok(reply) => reply,
+pub async fn handle(
+    sandbox: &Rc<SandboxState>,
+    conn: &mut Conn,
+    head: &Head,
+) -> Result<AfterRequest, ConnError> {
+    sandbox.record.count("get_object");
+    let rule =
+        sandbox.faults.borrow_mut().hit(Stage::Object, bucket_and_key(head).1.unwrap_or_default());
+    while conn.next_bytes().await?.is_some() {}
+    let mut response = match object_response(sandbox, head) {
+        Ok(response) => response,
         Err(refusal) => {
-            refusal.note(world, target(head).1);
-            refusal.reply(&head.path)
+            refusal.record(sandbox, bucket_and_key(head).1);
+            refusal.response(&head.path)
         }
     };
-    change(&mut reply, rule.as_ref(), &head.path);
-    fault::answer(conn, rule.as_ref(), reply, &world.faults_lifted).await
+    apply_fault(&mut response, rule.as_ref(), &head.path);
+    fault::send_with_fault(conn, rule.as_ref(), response, &sandbox.faults_cleared).await
 }
 
-fn object_reply(world: &World, head: &Head) -> Result<Response, Refusal> {
-    let key = key_of(world, head)?;
+fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refusal> {
+    let key = key_of(sandbox, head)?;
     let key = key.ok_or_else(|| Refusal::new(403, "AccessDenied", "Access Denied."))?;
-    world.links.verify_download(key, head.parameter("sign"), head.parameter("t"))?;
-    let store = world.store.borrow();
+    sandbox.links.verify_download(key, head.parameter("sign"), head.parameter("t"))?;
+    let store = sandbox.store.borrow();
     let object = store
         .get(key)
         .filter(|object| object.fileid_ok)
@@ -42,33 +47,35 @@ fn object_reply(world: &World, head: &Head) -> Result<Response, Refusal> {
     ];
     match &object.content_type {
         Some(content_type) => headers.push(("Content-Type", content_type.clone())),
-        // Without the form's field a browser downloads it instead of showing it (doc 14690).
+        // An object that was stored without the form's Content-Type field is saved by browsers, not shown (doc 14690).
         None => {
             headers.push(("Content-Type", "application/octet-stream".to_owned()));
             headers.push(("Content-Disposition", "attachment".to_owned()));
         }
     }
-    let (status, length) = match head.header("range").and_then(|range| wanted(range, object.size)) {
-        None => (200, object.size),
-        Some(None) => {
-            return Err(Refusal::new(
-                416,
-                "InvalidRange",
-                "The requested range is not satisfiable.",
-            ));
-        }
-        Some(Some((first, last))) => {
-            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(first))
-                .map_err(|error| Refusal::internal(&error))?;
-            headers.push(("Content-Range", format!("bytes {first}-{last}/{}", object.size)));
-            (206, last - first + 1)
-        }
-    };
+    let (status, length) =
+        match head.header("range").and_then(|range| requested_range(range, object.size)) {
+            None => (200, object.size),
+            Some(None) => {
+                return Err(Refusal::new(
+                    416,
+                    "InvalidRange",
+                    "The requested range is not satisfiable.",
+                ));
+            }
+            Some(Some((first, last))) => {
+                std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(first))
+                    .map_err(|error| Refusal::internal(&error))?;
+                headers.push(("Content-Range", format!("bytes {first}-{last}/{}", object.size)));
+                (206, last - first + 1)
+            }
+        };
     Ok(Response { status, headers, content: Content::File(file, length) })
 }
 
-/// One range of bytes, first and last; `Some(None)` when it lies outside, `None` when the header is not understood.
-fn wanted(range: &str, size: u64) -> Option<Option<(u64, u64)>> {
+/// The first and last byte of a requested range; `Some(None)` if it is outside the object, `None` if the header is not
+/// a single range of bytes.
+fn requested_range(range: &str, size: u64) -> Option<Option<(u64, u64)>> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last) = match (first, last) {
         ("", suffix) => (size.saturating_sub(suffix.parse().ok()?), size.wrapping_sub(1)),
@@ -84,14 +91,14 @@ mod tests {
 
     #[test]
     fn ranges() {
-        assert_eq!(wanted("bytes=0-9", 100), Some(Some((0, 9))));
-        assert_eq!(wanted("bytes=90-", 100), Some(Some((90, 99))));
-        assert_eq!(wanted("bytes=-5", 100), Some(Some((95, 99))));
-        assert_eq!(wanted("bytes=50-500", 100), Some(Some((50, 99))));
-        assert_eq!(wanted("bytes=100-", 100), Some(None));
-        assert_eq!(wanted("bytes=-5", 0), Some(None));
-        assert_eq!(wanted("bytes=5-4", 100), Some(None));
-        assert_eq!(wanted("lines=1-2", 100), None);
-        assert_eq!(wanted("bytes=0-1,4-5", 100), None);
+        assert_eq!(requested_range("bytes=0-9", 100), Some(Some((0, 9))));
+        assert_eq!(requested_range("bytes=90-", 100), Some(Some((90, 99))));
+        assert_eq!(requested_range("bytes=-5", 100), Some(Some((95, 99))));
+        assert_eq!(requested_range("bytes=50-500", 100), Some(Some((50, 99))));
+        assert_eq!(requested_range("bytes=100-", 100), Some(None));
+        assert_eq!(requested_range("bytes=-5", 0), Some(None));
+        assert_eq!(requested_range("bytes=5-4", 100), Some(None));
+        assert_eq!(requested_range("lines=1-2", 100), None);
+        assert_eq!(requested_range("bytes=0-1,4-5", 100), None);
     }
 }

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as values: request heads read strictly, replies to be written, and the ways a connection breaks.
-//! Strict where a lenient server would hide a fault of the sender. Does no input or output.
+//! HTTP/1.1 messages as values: parsed request heads, responses, and errors of a connection. Strict wherever a lenient
+//! server would hide a mistake of the client. Does no input or output.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +8,10 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum ConnError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("the sender closed in the middle of a message")]
+    #[error("the client closed the connection in the middle of a message")]
     Closed,
     #[error("{0}")]
     BadRequest(&'static str),
@@ -78,30 +78,30 @@ impl Response {
     }
 }
 
-/// The first head in these bytes and how long it is; `None` when there is more to come.
-pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
-    // httparse skips empty lines here; from us they would be bytes beyond the last request's length.
+/// The head at the start of these bytes, and its length; `None` if it is incomplete.
+pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, ConnError> {
+    // httparse skips empty lines before a request. Here they mean that the last request was longer than its length.
     if matches!(bytes.first(), Some(b'\r' | b'\n')) {
-        return Err(Broken::BadRequest("bytes beyond the request's length"));
+        return Err(ConnError::BadRequest("the request is longer than its Content-Length"));
     }
     let mut headers = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Broken::BadRequest("not an HTTP request")),
+        Err(_) => return Err(ConnError::BadRequest("not an HTTP request")),
     };
     if request.version != Some(1) {
-        return Err(Broken::BadRequest("HTTP/1.1 only"));
+        return Err(ConnError::BadRequest("HTTP/1.1 only"));
     }
     let mut fields = Vec::with_capacity(request.headers.len());
     for header in request.headers.iter() {
         let value = std::str::from_utf8(header.value)
-            .map_err(|_| Broken::BadRequest("a header that is not UTF-8"))?;
+            .map_err(|_| ConnError::BadRequest("a header that is not UTF-8"))?;
         fields.push((header.name.to_owned(), value.trim().to_owned()));
     }
-    let (path, query) = target(request.path.unwrap_or_default())?;
-    let (length_field, chunked) = framing(&fields)?;
+    let (path, query) = parse_target(request.path.unwrap_or_default())?;
+    let (length_field, chunked) = body_length(&fields)?;
     let closes = fields.iter().any(|(name, value)| {
         name.eq_ignore_ascii_case("connection")
             && value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close"))
@@ -120,8 +120,8 @@ pub fn parse_head(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
 
 type Pairs = Vec<(String, String)>;
 
-fn target(target: &str) -> Result<(String, Pairs), Broken> {
-    let wrong = || Broken::BadRequest("a wrong request target");
+fn parse_target(target: &str) -> Result<(String, Pairs), ConnError> {
+    let wrong = || ConnError::BadRequest("a wrong request target");
     if !target.starts_with('/') {
         return Err(wrong());
     }
@@ -142,30 +142,30 @@ fn target(target: &str) -> Result<(String, Pairs), Broken> {
     Ok((path.into_owned(), pairs))
 }
 
-/// The body's length and whether it is chunked; a request that leaves room for two readings is refused.
-fn framing(headers: &[(String, String)]) -> Result<(Option<u64>, bool), Broken> {
+/// The body's length, and whether it is chunked. An ambiguous request is refused.
+fn body_length(headers: &[(String, String)]) -> Result<(Option<u64>, bool), ConnError> {
     let all = |wanted: &str| -> Vec<&str> {
         let found = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         found.map(|(_, value)| value.as_str()).collect()
     };
     if all("host").len() != 1 {
-        return Err(Broken::BadRequest("a request needs one Host"));
+        return Err(ConnError::BadRequest("a request needs one Host"));
     }
     let chunked = match all("transfer-encoding")[..] {
         [] => false,
         [coding] if coding.eq_ignore_ascii_case("chunked") => true,
-        _ => return Err(Broken::BadRequest("an unknown Transfer-Encoding")),
+        _ => return Err(ConnError::BadRequest("an unknown Transfer-Encoding")),
     };
     let length = match all("content-length")[..] {
         [] => None,
         [digits] if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
             let length = digits.parse();
-            Some(length.map_err(|_| Broken::BadRequest("a Content-Length beyond all bounds"))?)
+            Some(length.map_err(|_| ConnError::BadRequest("a Content-Length that is too large"))?)
         }
-        _ => return Err(Broken::BadRequest("a wrong Content-Length")),
+        _ => return Err(ConnError::BadRequest("a wrong Content-Length")),
     };
     if chunked && length.is_some() {
-        return Err(Broken::BadRequest("Content-Length and Transfer-Encoding together"));
+        return Err(ConnError::BadRequest("Content-Length and Transfer-Encoding together"));
     }
     Ok((length, chunked))
 }

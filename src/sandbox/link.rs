@@ -1,5 +1,5 @@
-//! Upload links and download URLs: issued for WeChat's calls, verified on the COS side. Everything in them is derived
-//! from one secret, so nothing is remembered. Knows neither forms nor sockets.
+//! Upload links and download URLs: issued for WeChat's calls, verified by COS. They can be verified without being
+//! stored, because everything in them is derived from one secret. Knows neither forms nor sockets.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,16 +7,16 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::sign::{self, Authorization};
 
-/// In a path everything is encoded but what RFC 3986 leaves alone, and the slash.
+/// In a path, everything is encoded except the unreserved characters of RFC 3986 and the slash.
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 const URL_SAFE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// The random part of a security token; with its seal about as long as the vendor's sample.
-const NONCE: usize = 360;
-const SEAL: usize = 40;
+/// The length of the random part of a security token; together with its MAC it is about as long as the vendor's sample.
+const NONCE_LENGTH: usize = 360;
+const MAC_LENGTH: usize = 40;
 
 pub struct Links {
-    /// `http://host:port`, the place COS is found at.
+    /// `http://host:port` of COS.
     base: String,
     env: String,
     bucket: String,
@@ -58,15 +58,15 @@ impl Links {
         }
     }
 
-    /// `age` moves the link's time into the past: older than `link_life`, and it has expired when it is issued.
+    /// A link as issued `age` ago; it has already expired if `age` is more than `link_life`.
     pub fn upload(&self, path: &str, age: Duration) -> UploadLink {
-        let starts = now().saturating_sub(age.as_secs());
-        let ends = starts + self.life.as_secs();
+        let valid_from = now().saturating_sub(age.as_secs());
+        let expires = valid_from + self.life.as_secs();
         let signed = self.signed_path(path);
         let (token, cos_file_id) = loop {
             let token = self.security_token(path);
             let cos_file_id = self.cos_file_id(&token);
-            // Both, so that a client that escapes or unescapes base64 is found out on every link.
+            // Both characters are in every id, so that every link reveals a client that escapes or unescapes base64.
             if cos_file_id.contains('+') && cos_file_id.contains('/') {
                 break (token, cos_file_id);
             }
@@ -77,8 +77,8 @@ impl Links {
             authorization: Authorization::write(
                 &self.access_key,
                 &self.secret_key,
-                starts,
-                ends,
+                valid_from,
+                expires,
                 "post",
                 &signed,
             ),
@@ -102,27 +102,28 @@ impl Links {
         if read.access_key != self.access_key {
             return Err(LinkError::UnknownAccessKey);
         }
-        if now() > read.ends {
+        if now() > read.expires {
             return Err(LinkError::Expired);
         }
-        if read.key_time != read.sign_time || now() < read.starts {
+        if read.key_time != read.sign_time || now() < read.valid_from {
             return Err(LinkError::WrongSignature);
         }
         let path_signed = self.signed_path(path);
         let right =
             sign::signature(&self.secret_key, read.key_time, read.sign_time, "post", &path_signed);
-        if !sign::same(&right, read.signature) {
+        if !sign::constant_time_eq(&right, read.signature) {
             return Err(LinkError::WrongSignature);
         }
-        // The temporary key of another link: COS calls the key unknown without its own token.
-        let sealed = token.len() == NONCE + SEAL && token.is_char_boundary(NONCE) && {
-            let (nonce, seal) = token.split_at(NONCE);
-            sign::same(&self.seal(nonce, path), seal)
-        };
-        if sealed { Ok(()) } else { Err(LinkError::UnknownAccessKey) }
+        // COS treats an access key as unknown without the security token that belongs to it.
+        let valid_token =
+            token.len() == NONCE_LENGTH + MAC_LENGTH && token.is_char_boundary(NONCE_LENGTH) && {
+                let (nonce, mac) = token.split_at(NONCE_LENGTH);
+                sign::constant_time_eq(&self.mac(nonce, path), mac)
+            };
+        if valid_token { Ok(()) } else { Err(LinkError::UnknownAccessKey) }
     }
 
-    /// Derived from the security token: the one text that belongs to that link.
+    /// The file id of the link with this security token, which it is derived from.
     pub fn cos_file_id(&self, token: &str) -> String {
         // 124 bytes give the length and the `==` of the vendor's sample.
         let mut bytes = Vec::with_capacity(140);
@@ -134,24 +135,24 @@ impl Links {
     }
 
     pub fn download(&self, path: &str, life: Duration) -> String {
-        let ends = now() + life.as_secs();
-        format!("{}?sign={}&t={ends}", self.url(path), self.download_seal(path, ends))
+        let expires = now() + life.as_secs();
+        format!("{}?sign={}&t={expires}", self.url(path), self.download_mac(path, expires))
     }
 
     pub fn verify_download(
         &self,
         path: &str,
-        seal: Option<&str>,
-        ends: Option<&str>,
+        mac: Option<&str>,
+        expires: Option<&str>,
     ) -> Result<(), LinkError> {
-        let (Some(seal), Some(ends)) = (seal, ends) else {
+        let (Some(mac), Some(expires)) = (mac, expires) else {
             return Err(LinkError::Denied);
         };
-        let ends: u64 = ends.parse().map_err(|_| LinkError::WrongSignature)?;
-        if !sign::same(&self.download_seal(path, ends), seal) {
+        let expires: u64 = expires.parse().map_err(|_| LinkError::WrongSignature)?;
+        if !sign::constant_time_eq(&self.download_mac(path, expires), mac) {
             return Err(LinkError::WrongSignature);
         }
-        if now() > ends { Err(LinkError::Expired) } else { Ok(()) }
+        if now() > expires { Err(LinkError::Expired) } else { Ok(()) }
     }
 
     pub fn file_id_prefix(&self) -> String {
@@ -162,38 +163,39 @@ impl Links {
         format!("{}/{}/{}", self.base, self.bucket, utf8_percent_encode(path, PATH))
     }
 
-    /// Which path the real service signs is not public; here it is bucket and key, decoded.
+    /// The path that the real service signs is not documented; here it is the bucket and the key, not encoded.
     fn signed_path(&self, path: &str) -> String {
         format!("/{}/{path}", self.bucket)
     }
 
     fn security_token(&self, path: &str) -> String {
-        let nonce: String =
-            (0..NONCE).map(|_| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())])).collect();
-        let seal = self.seal(&nonce, path);
-        nonce + &seal
+        let nonce: String = (0..NONCE_LENGTH)
+            .map(|_| char::from(URL_SAFE[fastrand::usize(..URL_SAFE.len())]))
+            .collect();
+        let mac = self.mac(&nonce, path);
+        nonce + &mac
     }
 
-    fn seal(&self, nonce: &str, path: &str) -> String {
+    fn mac(&self, nonce: &str, path: &str) -> String {
         sign::hmac_hex(self.secret_key.as_bytes(), format!("token\n{nonce}\n{path}").as_bytes())
     }
 
-    fn download_seal(&self, path: &str, ends: u64) -> String {
-        sign::hmac_hex(self.secret_key.as_bytes(), format!("get\n{path}\n{ends}").as_bytes())
+    fn download_mac(&self, path: &str, expires: u64) -> String {
+        sign::hmac_hex(self.secret_key.as_bytes(), format!("get\n{path}\n{expires}").as_bytes())
     }
 }
 
-/// A key as it stands in a URL.
+/// A key, percent-encoded for a URL.
 pub fn encoded(path: &str) -> String {
     utf8_percent_encode(path, PATH).to_string()
 }
 
-/// The length of a key as COS counts it: encoded.
+/// The length of a key when it is encoded, which is the length that COS limits.
 pub fn encoded_length(path: &str) -> usize {
     utf8_percent_encode(path, PATH).map(str::len).sum()
 }
 
-/// COS counts whole seconds; a link is good through its last one.
+/// In seconds since the Unix epoch. COS counts whole seconds, and a link is valid until its last second is over.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
@@ -270,21 +272,21 @@ mod tests {
         let links = links();
         let url = links.download("a/b", Duration::from_secs(5));
         let (_, query) = url.split_once("?sign=").unwrap();
-        let (seal, ends) = query.split_once("&t=").unwrap();
-        assert_eq!(links.verify_download("a/b", Some(seal), Some(ends)), Ok(()));
+        let (mac, expires) = query.split_once("&t=").unwrap();
+        assert_eq!(links.verify_download("a/b", Some(mac), Some(expires)), Ok(()));
         assert_eq!(
-            links.verify_download("a/c", Some(seal), Some(ends)),
+            links.verify_download("a/c", Some(mac), Some(expires)),
             Err(LinkError::WrongSignature)
         );
         assert_eq!(
-            links.verify_download("a/b", Some(seal), Some("9999999999")),
+            links.verify_download("a/b", Some(mac), Some("9999999999")),
             Err(LinkError::WrongSignature)
         );
         assert_eq!(links.verify_download("a/b", None, None), Err(LinkError::Denied));
         let past = now() - 1;
-        let seal = links.download_seal("a/b", past);
+        let mac = links.download_mac("a/b", past);
         assert_eq!(
-            links.verify_download("a/b", Some(&seal), Some(&past.to_string())),
+            links.verify_download("a/b", Some(&mac), Some(&past.to_string())),
             Err(LinkError::Expired)
         );
     }

@@ -1,14 +1,16 @@
-//! Strict stand-ins for WeChat's storage API and Tencent COS on sockets of their own. Imports nothing of the gateway:
-//! what it reads and verifies is its own work, so that no mistake can be made on both sides.
+//! Strict local versions of WeChat's storage API and of Tencent COS, each on its own socket. Imports nothing from the
+//! gateway, so that a mistake in the gateway's parsing or verification is not repeated here.
 //!
-//! `server` takes connections, `conn` and `http` read requests; `wechat` (with `token`, `link`) issues links, `cos` and
-//! `post_object` (with `form`, `fields`, `sign`) take what is sent to them, `store` keeps it. `fault` makes any of
-//! them fail on demand, `control` tells what has happened.
+//! - `server`: accepts connections; `conn`, `http`: read requests and send responses
+//! - `wechat`: WeChat's calls, with `token` (access tokens) and `link` (upload and download links)
+//! - `cos`: the operations of COS: `post_object` (with `form`, `fields`, `sign`), `get_object`, `cos_response`
+//! - `store`: the objects; `record`: what has happened; `state`: everything that the two sides share
+//! - `fault`: faults on demand; `control`: the control calls
 
 mod conn;
 mod control;
 mod cos;
-mod cos_reply;
+mod cos_response;
 mod fault;
 mod fields;
 mod form;
@@ -19,10 +21,10 @@ mod post_object;
 mod record;
 mod server;
 mod sign;
+mod state;
 mod store;
 mod token;
 mod wechat;
-mod world;
 
 #[cfg(test)]
 mod tests;
@@ -42,19 +44,19 @@ use tokio::sync::{Notify, oneshot};
 use server::Side;
 
 pub struct Options {
-    /// Where objects lie. They outlive the sandbox.
+    /// The folder of the objects, which stay there when the sandbox stops.
     pub data: PathBuf,
-    /// Port 0 picks one.
+    /// Port 0: any free port. The same holds for `cos`.
     pub wechat: SocketAddr,
     pub cos: SocketAddr,
     pub env: String,
     pub bucket: String,
     pub appid: String,
     pub secret: String,
-    /// The third-party platform that `appid` has authorized, and what it authorized it with.
+    /// The third-party platform that `appid` has authorized; its refresh token is `refresh_token`.
     pub component_appid: String,
     pub refresh_token: String,
-    /// The platforms' own tokens: of WeChat cloud hosting, and of the third-party platform. `None`: there is none.
+    /// The token of WeChat cloud hosting; `component_token` is the third-party platform's. `None`: no token is valid.
     pub cloudbase_token: Option<String>,
     pub component_token: Option<String>,
     /// Calls need no token, as behind the open interface service.
@@ -64,7 +66,7 @@ pub struct Options {
     pub link_life: Duration,
     pub wechat_tls: Option<Arc<rustls::ServerConfig>>,
     pub cos_tls: Option<Arc<rustls::ServerConfig>>,
-    /// Host name put in upload and download links instead of the COS socket's address; the port stays.
+    /// The host name in upload and download links, instead of the COS socket's IP address; the port stays the same.
     pub cos_host: Option<String>,
 }
 
@@ -78,7 +80,7 @@ impl Default for Options {
             env: "sandbox-1a2b3c".to_owned(),
             bucket: "7361-sandbox-1a2b3c-1250000000".to_owned(),
             appid: "wx0000000000sandbox".to_owned(),
-            // Opens nothing but this sandbox.
+            // Valid only in the sandbox.
             secret: "00000000000000000000000000sandbox".to_owned(),
             component_appid: "wx0000000platform".to_owned(),
             refresh_token: "refreshtoken@@@of-the-sandbox".to_owned(),
@@ -105,7 +107,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Both sockets are bound and the folder is read when this returns; the serving happens on a thread of its own.
+    /// Starts a thread that serves both sockets. When this returns, they are bound and the folder is read.
     pub fn start(options: Options) -> io::Result<Sandbox> {
         let wechat_scheme = scheme(options.wechat_tls.is_some());
         let (stop, stopped) = oneshot::channel();
@@ -126,7 +128,7 @@ impl Sandbox {
         self.cos
     }
 
-    /// What the gateway's `wechat.base_url` is set to.
+    /// The value for the gateway's `wechat.base_url`.
     pub fn wechat_url(&self) -> String {
         format!("{}://{}", self.wechat_scheme, self.wechat)
     }
@@ -181,7 +183,7 @@ fn open(options: Options) -> Bound {
     tokens.component = options.component_token;
     tokens.refresh = Some(options.refresh_token);
     tokens.open = options.open;
-    let world = Rc::new(world::World {
+    let sandbox = Rc::new(state::SandboxState {
         links: link::Links::new(
             base,
             &options.env,
@@ -200,15 +202,15 @@ fn open(options: Options) -> Bound {
         record: Rc::default(),
         drop_idle_wechat: Notify::new(),
         drop_idle_cos: Notify::new(),
-        faults_lifted: Notify::new(),
+        faults_cleared: Notify::new(),
     });
     tokio::task::spawn_local(server::serve(
-        world.clone(),
+        sandbox.clone(),
         Side::WeChat,
         wechat,
         options.wechat_tls,
     ));
-    tokio::task::spawn_local(server::serve(world, Side::Cos, cos, options.cos_tls));
+    tokio::task::spawn_local(server::serve(sandbox, Side::Cos, cos, options.cos_tls));
     Ok(addresses)
 }
 
@@ -218,7 +220,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    // Inherited by every connection: the kernel must not swallow megabytes for a reader that is slow or has stopped.
+    // Every accepted connection inherits it: the kernel must not buffer megabytes while reading is slow or stopped.
     socket.set_recv_buffer_size(256 * 1024)?;
     socket.bind(address)?;
     socket.listen(1024)

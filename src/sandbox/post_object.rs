@@ -1,27 +1,27 @@
-//! POST Object (doc 14690): takes a form from the socket, verifies it as it comes, and keeps the file when the whole
-//! of it was right.
+//! POST Object (doc 14690): reads a form from the socket, verifies it while it is read, and stores the file if the
+//! whole form is valid.
 
 use std::rc::Rc;
 
-use super::conn::{Conn, Flow};
-use super::cos_reply::{self, LINGER, Refusal};
-use super::fault::{self, Kind, Rule, Stage, Then};
-use super::fields::{Fields, Ticket};
+use super::conn::{AfterRequest, Conn};
+use super::cos_response::{self, LINGER_TIMEOUT, Refusal};
+use super::fault::{self, FaultKind, Rule, Stage, Then};
+use super::fields::{Fields, VerifiedFields};
 use super::form::{self, Event, Form};
-use super::http::{Broken, Content, Head, Response};
+use super::http::{ConnError, Content, Head, Response};
 use super::record::InFlight;
+use super::state::SandboxState;
 use super::store::{Draft, Object};
-use super::world::World;
 
-/// At most 5 GB an object, and some room for the form around it.
+/// In bytes: at most 5 GiB for an object, and 64 KiB for the form around it.
 const BODY_MAX: u64 = 5 * 1024 * 1024 * 1024 + 64 * 1024;
 
-/// Why the receiving of a form stopped.
+/// Why a form was not received to its end.
 enum Stop {
     Refused(Refusal),
-    Broken(Broken),
-    /// A fault struck in the middle.
-    Struck,
+    Connection(ConnError),
+    /// A fault applies at this point of the file.
+    FaultHit,
 }
 
 impl<E: Into<Refusal>> From<E> for Stop {
@@ -30,63 +30,67 @@ impl<E: Into<Refusal>> From<E> for Stop {
     }
 }
 
-/// A file whose form was right to the end.
+/// A file whose whole form is valid.
 struct Received {
     draft: Draft,
-    ticket: Ticket,
+    verified: VerifiedFields,
     file_name: Option<String>,
     fields: Fields,
 }
 
-pub async fn handle(world: &Rc<World>, conn: &mut Conn, head: &Head) -> Result<Flow, Broken> {
-    world.record.count("post_object");
-    let url_key = cos_reply::target(head).1.unwrap_or_default();
-    let upload = world.record.begin(url_key, head.length);
-    let rule = world.faults.borrow_mut().strike(Stage::Cos, url_key);
+pub async fn handle(
+    sandbox: &Rc<SandboxState>,
+    conn: &mut Conn,
+    head: &Head,
+) -> Result<AfterRequest, ConnError> {
+    sandbox.record.count("post_object");
+    let url_key = cos_response::bucket_and_key(head).1.unwrap_or_default();
+    let upload = sandbox.record.begin(url_key, head.length);
+    let rule = sandbox.faults.borrow_mut().hit(Stage::Cos, url_key);
     let rule = rule.as_ref();
     match rule {
-        Some(rule) if rule.is(Kind::ResetBefore) => return Ok(Flow::Reset),
-        Some(rule) if rule.is(Kind::Slow) => conn.bytes_per_second = rule.bytes_per_second,
+        Some(rule) if rule.is(FaultKind::ResetBefore) => return Ok(AfterRequest::Reset),
+        Some(rule) if rule.is(FaultKind::Slow) => conn.bytes_per_second = rule.bytes_per_second,
         _ => {}
     }
-    let received = receive(world, conn, head, rule, &upload).await;
+    let received = receive(sandbox, conn, head, rule, &upload).await;
     conn.bytes_per_second = None;
     match received {
-        Ok(received) => conclude(world, conn, head, rule, &upload, received).await,
+        Ok(received) => store_and_respond(sandbox, conn, head, rule, &upload, received).await,
         Err(Stop::Refused(refusal)) => {
-            refusal.note(world, Some(url_key));
-            let flow = conn.send(refusal.reply(&head.path)).await?;
-            conn.drain().await;
-            Ok(flow)
+            refusal.record(sandbox, Some(url_key));
+            let next = conn.send(refusal.response(&head.path)).await?;
+            conn.discard_body().await;
+            Ok(next)
         }
-        Err(Stop::Broken(broken)) => {
+        Err(Stop::Connection(error)) => {
             let refusal = Refusal::new(
                 400,
                 "IncompleteBody",
                 "You did not provide the number of bytes specified by the Content-Length HTTP header.",
             );
-            refusal.note(world, Some(url_key));
-            if matches!(broken, Broken::Closed) {
-                // Only its writing half may be closed.
-                conn.send(refusal.reply(&head.path)).await?;
+            refusal.record(sandbox, Some(url_key));
+            if matches!(error, ConnError::Closed) {
+                // The client may have closed only its sending side, and can still read a response.
+                conn.send(refusal.response(&head.path)).await?;
             }
-            Err(broken)
+            Err(error)
         }
-        Err(Stop::Struck) => match rule {
-            Some(rule) => strike(world, conn, head, rule, &upload).await,
-            None => Ok(Flow::Close),
+        Err(Stop::FaultHit) => match rule {
+            Some(rule) => apply_fault(sandbox, conn, head, rule, &upload).await,
+            None => Ok(AfterRequest::Close),
         },
     }
 }
 
 async fn receive(
-    world: &World,
+    sandbox: &SandboxState,
     conn: &mut Conn,
     head: &Head,
     rule: Option<&Rule>,
     upload: &InFlight,
 ) -> Result<Received, Stop> {
-    let url_key = check_head(world, head)?;
+    let url_key = check_head(sandbox, head)?;
     let content_type = head.header("content-type").unwrap_or_default();
     let boundary = form::boundary(content_type).ok_or_else(|| {
         Refusal::malformed("the Content-Type is not multipart/form-data with a plain boundary")
@@ -94,21 +98,24 @@ async fn receive(
 
     let mut form = Form::new(boundary);
     let mut fields = Fields::default();
-    let mut file: Option<(Draft, Ticket, Option<String>)> = None;
+    let mut file: Option<(Draft, VerifiedFields, Option<String>)> = None;
     let mut content = 0;
-    while let Some(chunk) = conn.chunk().await.map_err(Stop::Broken)? {
-        form.push(chunk);
+    while let Some(bytes) = conn.next_bytes().await.map_err(Stop::Connection)? {
+        form.push(bytes);
         while let Some(event) = form.next()? {
             match event {
-                Event::Field { name, value } => fields.take(name, value)?,
+                Event::Field { name, value } => fields.add(name, value)?,
                 Event::File { file_name } => {
-                    let ticket = fields.verify(&world.links, url_key, file_name.as_deref())?;
-                    let draft =
-                        world.store.borrow().draft().map_err(|error| Refusal::internal(&error))?;
-                    file = Some((draft, ticket, file_name));
+                    let verified = fields.verify(&sandbox.links, url_key, file_name.as_deref())?;
+                    let draft = sandbox
+                        .store
+                        .borrow()
+                        .draft()
+                        .map_err(|error| Refusal::internal(&error))?;
+                    file = Some((draft, verified, file_name));
                 }
                 Event::Data(mut bytes) => {
-                    if let Some(after) = strikes_at(rule) {
+                    if let Some(after) = fault_offset(rule) {
                         bytes.truncate(usize::try_from(after - content).unwrap_or(usize::MAX));
                     }
                     if let Some((draft, ..)) = &mut file {
@@ -118,21 +125,21 @@ async fn receive(
                     upload.received(bytes.len() as u64);
                 }
             }
-            if file.is_some() && strikes_at(rule).is_some_and(|after| content >= after) {
-                return Err(Stop::Struck);
+            if file.is_some() && fault_offset(rule).is_some_and(|after| content >= after) {
+                return Err(Stop::FaultHit);
             }
         }
-        // The file was written with blocking calls: other connections get their turn.
+        // The file is written with blocking calls: other connections must run in between.
         tokio::task::yield_now().await;
     }
     form.finish()?;
-    let (draft, ticket, file_name) =
+    let (draft, verified, file_name) =
         file.ok_or_else(|| Refusal::malformed("a form without a file"))?;
-    Ok(Received { draft, ticket, file_name, fields })
+    Ok(Received { draft, verified, file_name, fields })
 }
 
-fn check_head<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
-    let key = cos_reply::key_of(world, head)?;
+fn check_head<'a>(sandbox: &SandboxState, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
+    let key = cos_response::key_of(sandbox, head)?;
     match head.length {
         None => Err(Refusal::new(
             411,
@@ -148,126 +155,130 @@ fn check_head<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refu
     }
 }
 
-/// After how many bytes of the file the rule strikes, for the kinds that strike in the middle.
-fn strikes_at(rule: Option<&Rule>) -> Option<u64> {
+/// The number of bytes of the file after which the rule applies, for the kinds that apply in the middle of a file.
+fn fault_offset(rule: Option<&Rule>) -> Option<u64> {
     let rule = rule?;
     match rule.fault {
-        Kind::ResetWithin | Kind::Early | Kind::Early2xx => Some(rule.after.unwrap_or(0)),
-        Kind::Stall => rule.after,
+        FaultKind::ResetWithin | FaultKind::Early | FaultKind::Early2xx => {
+            Some(rule.after.unwrap_or(0))
+        }
+        FaultKind::Stall => rule.after,
         _ => None,
     }
 }
 
-async fn strike(
-    world: &World,
+async fn apply_fault(
+    sandbox: &SandboxState,
     conn: &mut Conn,
     head: &Head,
     rule: &Rule,
     upload: &InFlight,
-) -> Result<Flow, Broken> {
-    let reply = match rule.fault {
-        Kind::ResetWithin => return Ok(Flow::Reset),
-        Kind::Stall => {
+) -> Result<AfterRequest, ConnError> {
+    let response = match rule.fault {
+        FaultKind::ResetWithin => return Ok(AfterRequest::Reset),
+        FaultKind::Stall => {
             upload.stalled();
-            fault::stall(conn, rule, &world.faults_lifted).await;
-            return Ok(Flow::Reset);
+            fault::stall(conn, rule, &sandbox.faults_cleared).await;
+            return Ok(AfterRequest::Reset);
         }
-        Kind::Early2xx => stored_reply(204, "\"0\"", None, String::new()),
-        _ => cos_reply::faulty(rule, rule.status.unwrap_or(500), &head.path),
+        FaultKind::Early2xx => stored_response(204, "\"0\"", None, String::new()),
+        _ => cos_response::fault_response(rule, rule.status.unwrap_or(500), &head.path),
     };
-    let flow = conn.send(reply).await?;
+    let next = conn.send(response).await?;
     match rule.then.unwrap_or(Then::KeepReading) {
         Then::KeepReading => {
-            conn.drain().await;
-            Ok(flow)
+            conn.discard_body().await;
+            Ok(next)
         }
-        Then::Reset => Ok(Flow::Reset),
+        Then::Reset => Ok(AfterRequest::Reset),
         Then::Close => {
             conn.finish_writing().await;
-            let _ = tokio::time::timeout(LINGER, conn.wait_for_peer_to_leave()).await;
-            Ok(Flow::Close)
+            let _ = tokio::time::timeout(LINGER_TIMEOUT, conn.wait_for_close()).await;
+            Ok(AfterRequest::Close)
         }
     }
 }
 
-/// The form was whole and right: keeps the file unless a fault is to lose it, and answers.
-async fn conclude(
-    world: &World,
+/// For a valid form: stores the file, unless a fault prevents that, and sends the response.
+async fn store_and_respond(
+    sandbox: &SandboxState,
     conn: &mut Conn,
     head: &Head,
     rule: Option<&Rule>,
     upload: &InFlight,
     received: Received,
-) -> Result<Flow, Broken> {
-    let keeps = rule.is_none_or(|rule| match rule.fault {
-        Kind::Status
-        | Kind::Early
-        | Kind::Huge
-        | Kind::Stall
-        | Kind::Close
-        | Kind::Garbage
-        | Kind::ResetWithin => rule.store.unwrap_or(false),
+) -> Result<AfterRequest, ConnError> {
+    let stores = rule.is_none_or(|rule| match rule.fault {
+        FaultKind::Status
+        | FaultKind::Early
+        | FaultKind::Huge
+        | FaultKind::Stall
+        | FaultKind::Close
+        | FaultKind::Garbage
+        | FaultKind::ResetWithin => rule.store.unwrap_or(false),
         _ => true,
     });
-    if !keeps {
-        let mut reply = Response::text(500, "");
-        cos_reply::change(&mut reply, rule, &head.path);
-        // A file shorter than the rule's `after` comes here.
-        let rule = rule.filter(|rule| !rule.is(Kind::ResetWithin));
+    if !stores {
+        let mut response = Response::text(500, "");
+        cos_response::apply_fault(&mut response, rule, &head.path);
+        // The file was shorter than the rule's `after`, so `receive` did not apply the rule.
+        let rule = rule.filter(|rule| !rule.is(FaultKind::ResetWithin));
         return match rule {
-            None => Ok(Flow::Reset),
-            rule => fault::answer(conn, rule, reply, &world.faults_lifted).await,
+            None => Ok(AfterRequest::Reset),
+            rule => fault::send_with_fault(conn, rule, response, &sandbox.faults_cleared).await,
         };
     }
-    let key = received.ticket.key.clone();
-    let status = received.ticket.success_status;
-    let kept = keep(world, received);
-    let mut reply = match kept {
+    let key = received.verified.key.clone();
+    let status = received.verified.success_status;
+    let stored = store(sandbox, received);
+    let mut response = match stored {
         Ok(object) => {
             upload.stored();
             let crc64 = match rule.map(|rule| rule.fault) {
-                Some(Kind::NoCrc) => None,
-                Some(Kind::WrongCrc) => Some(wrong(&object.crc64)),
+                Some(FaultKind::NoCrc) => None,
+                Some(FaultKind::WrongCrc) => Some(wrong_crc64(&object.crc64)),
                 _ => Some(object.crc64.clone()),
             };
-            stored_reply(status, &object.etag(), crc64, world.links.url(&key))
+            stored_response(status, &object.etag(), crc64, sandbox.links.url(&key))
         }
         Err(refusal) => {
-            refusal.note(world, Some(&key));
-            refusal.reply(&head.path)
+            refusal.record(sandbox, Some(&key));
+            refusal.response(&head.path)
         }
     };
-    cos_reply::change(&mut reply, rule, &head.path);
+    cos_response::apply_fault(&mut response, rule, &head.path);
     match rule {
-        // These had their say while the form was read.
-        Some(rule) if matches!(rule.fault, Kind::Slow | Kind::Early | Kind::Early2xx) => {
-            conn.send(reply).await
+        // These were applied while the form was read.
+        Some(rule)
+            if matches!(rule.fault, FaultKind::Slow | FaultKind::Early | FaultKind::Early2xx) =>
+        {
+            conn.send(response).await
         }
-        Some(rule) if rule.is(Kind::ResetWithin) => Ok(Flow::Reset),
-        rule => fault::answer(conn, rule, reply, &world.faults_lifted).await,
+        Some(rule) if rule.is(FaultKind::ResetWithin) => Ok(AfterRequest::Reset),
+        rule => fault::send_with_fault(conn, rule, response, &sandbox.faults_cleared).await,
     }
 }
 
-fn keep(world: &World, received: Received) -> Result<Object, Refusal> {
-    let ticket = received.ticket;
-    world
+fn store(sandbox: &SandboxState, received: Received) -> Result<Object, Refusal> {
+    let verified = received.verified;
+    sandbox
         .store
         .borrow_mut()
-        .keep(
+        .commit(
             received.draft,
-            &ticket.key,
-            ticket.content_type,
-            ticket.fileid_ok,
+            &verified.key,
+            verified.content_type,
+            verified.fileid_ok,
             received.file_name,
             received.fields.all,
         )
         .map_err(|error| Refusal::internal(&error))
 }
 
-fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String) -> Response {
+fn stored_response(status: u16, etag: &str, crc64: Option<String>, location: String) -> Response {
     let mut headers = vec![
         ("ETag", etag.to_owned()),
-        ("x-cos-request-id", cos_reply::request_id()),
+        ("x-cos-request-id", cos_response::request_id()),
         ("Server", "tencent-cos".to_owned()),
     ];
     if let Some(crc64) = crc64 {
@@ -279,7 +290,7 @@ fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String
         content = format!(
             "<?xml version='1.0' encoding='utf-8' ?>\n<PostResponse>\n\t<Location>{}</Location>\n\
              \t<ETag>{etag}</ETag>\n</PostResponse>\n",
-            cos_reply::escaped(&location)
+            cos_response::escaped(&location)
         );
     }
     if !location.is_empty() {
@@ -288,7 +299,7 @@ fn stored_reply(status: u16, etag: &str, crc64: Option<String>, location: String
     Response { status, headers, content: Content::Bytes(content.into()) }
 }
 
-fn wrong(crc64: &str) -> String {
+fn wrong_crc64(crc64: &str) -> String {
     let crc: u64 = crc64.parse().unwrap_or_default();
     (crc ^ 1).to_string()
 }

@@ -1,4 +1,4 @@
-//! What the sandbox has seen, for the control calls: counts, uploads on their way, refusals. It decides nothing.
+//! What has happened in the sandbox, for the control calls: counts of calls, uploads, refused requests.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,12 +12,12 @@ const FINISHED_MAX: usize = 1000;
 
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum UploadState {
     InFlight,
-    /// A fault has stopped reading it. It counts as idle: the sender may have gone without our seeing it.
+    /// A fault has stopped reading it. It counts as idle, because the sandbox may not notice when the client closes it.
     Stalled,
     Stored,
-    /// Ended without an object: refused, or cut off.
+    /// Nothing was stored: the upload was refused or cut short.
     Failed,
 }
 
@@ -26,9 +26,9 @@ pub struct Upload {
     pub key: String,
     /// Bytes of the file's content.
     pub received: u64,
-    /// The request's Content-Length: content and form together.
+    /// The request's Content-Length, which includes the form around the file.
     pub content_length: Option<u64>,
-    pub state: Stage,
+    pub state: UploadState,
 }
 
 #[derive(Clone, Serialize)]
@@ -40,7 +40,7 @@ pub struct Refused {
 }
 
 #[derive(Default)]
-struct Seen {
+struct Entries {
     counts: BTreeMap<&'static str, u64>,
     in_flight: BTreeMap<u64, Upload>,
     finished: VecDeque<Upload>,
@@ -50,76 +50,80 @@ struct Seen {
 
 #[derive(Default)]
 pub struct Record {
-    seen: RefCell<Seen>,
-    /// Rings whenever an upload moves.
-    pub moved: Notify,
+    entries: RefCell<Entries>,
+    /// Notified whenever an upload makes progress.
+    pub changed: Notify,
 }
 
 impl Record {
     pub fn count(&self, what: &'static str) {
-        *self.seen.borrow_mut().counts.entry(what).or_default() += 1;
+        *self.entries.borrow_mut().counts.entry(what).or_default() += 1;
     }
 
-    pub fn refuse(&self, side: &'static str, key: Option<&str>, code: &str, message: &str) {
+    pub fn record_refusal(&self, side: &'static str, key: Option<&str>, code: &str, message: &str) {
         tracing::debug!(side, code, message, "the sandbox refused a request");
-        let mut seen = self.seen.borrow_mut();
-        seen.refused.push_back(Refused {
+        let mut entries = self.entries.borrow_mut();
+        entries.refused.push_back(Refused {
             side,
             key: key.map(str::to_owned),
             code: code.to_owned(),
             message: message.to_owned(),
         });
-        if seen.refused.len() > REFUSED_MAX {
-            seen.refused.pop_front();
+        if entries.refused.len() > REFUSED_MAX {
+            entries.refused.pop_front();
         }
     }
 
     pub fn begin(self: &Rc<Record>, key: &str, content_length: Option<u64>) -> InFlight {
-        let mut seen = self.seen.borrow_mut();
-        seen.last_id += 1;
-        let id = seen.last_id;
-        let upload =
-            Upload { key: key.to_owned(), received: 0, content_length, state: Stage::InFlight };
-        seen.in_flight.insert(id, upload);
-        self.moved.notify_waiters();
+        let mut entries = self.entries.borrow_mut();
+        entries.last_id += 1;
+        let id = entries.last_id;
+        let upload = Upload {
+            key: key.to_owned(),
+            received: 0,
+            content_length,
+            state: UploadState::InFlight,
+        };
+        entries.in_flight.insert(id, upload);
+        self.changed.notify_waiters();
         InFlight { record: self.clone(), id }
     }
 
     pub fn idle(&self) -> bool {
-        let seen = self.seen.borrow();
-        seen.in_flight.values().all(|upload| upload.state == Stage::Stalled)
+        let entries = self.entries.borrow();
+        entries.in_flight.values().all(|upload| upload.state == UploadState::Stalled)
     }
 
-    /// The upload of this key that has come furthest, the newest of equals.
-    pub fn furthest(&self, key: &str, prefix: bool) -> Option<Upload> {
-        let seen = self.seen.borrow();
-        let all = seen.finished.iter().chain(seen.in_flight.values());
+    /// The upload of this key of which most bytes were received; of equal ones the newest.
+    pub fn most_received(&self, key: &str, prefix: bool) -> Option<Upload> {
+        let entries = self.entries.borrow();
+        let all = entries.finished.iter().chain(entries.in_flight.values());
         let fits =
             all.filter(|upload| upload.key == key || (prefix && upload.key.starts_with(key)));
         fits.max_by_key(|upload| upload.received).cloned()
     }
 
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        self.seen.borrow().counts.clone()
+        self.entries.borrow().counts.clone()
     }
 
     pub fn uploads(&self) -> Vec<Upload> {
-        self.seen.borrow().in_flight.values().cloned().collect()
+        self.entries.borrow().in_flight.values().cloned().collect()
     }
 
     pub fn refused(&self) -> Vec<Refused> {
-        self.seen.borrow().refused.iter().cloned().collect()
+        self.entries.borrow().refused.iter().cloned().collect()
     }
 
     pub fn reset(&self) {
-        let mut seen = self.seen.borrow_mut();
-        seen.counts.clear();
-        seen.finished.clear();
-        seen.refused.clear();
+        let mut entries = self.entries.borrow_mut();
+        entries.counts.clear();
+        entries.finished.clear();
+        entries.refused.clear();
     }
 }
 
-/// An upload on its way; it has failed unless it was said to be stored.
+/// An upload in progress. When it is dropped, it counts as failed unless [`Self::stored`] was called.
 pub struct InFlight {
     record: Rc<Record>,
     id: u64,
@@ -127,23 +131,23 @@ pub struct InFlight {
 
 impl InFlight {
     pub fn received(&self, bytes: u64) {
-        if let Some(upload) = self.record.seen.borrow_mut().in_flight.get_mut(&self.id) {
+        if let Some(upload) = self.record.entries.borrow_mut().in_flight.get_mut(&self.id) {
             upload.received += bytes;
         }
-        self.record.moved.notify_waiters();
+        self.record.changed.notify_waiters();
     }
 
     pub fn stalled(&self) {
-        self.set(Stage::Stalled);
-        self.record.moved.notify_waiters();
+        self.set(UploadState::Stalled);
+        self.record.changed.notify_waiters();
     }
 
     pub fn stored(&self) {
-        self.set(Stage::Stored);
+        self.set(UploadState::Stored);
     }
 
-    fn set(&self, state: Stage) {
-        if let Some(upload) = self.record.seen.borrow_mut().in_flight.get_mut(&self.id) {
+    fn set(&self, state: UploadState) {
+        if let Some(upload) = self.record.entries.borrow_mut().in_flight.get_mut(&self.id) {
             upload.state = state;
         }
     }
@@ -151,16 +155,16 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut seen = self.record.seen.borrow_mut();
-        if let Some(mut upload) = seen.in_flight.remove(&self.id) {
-            if upload.state != Stage::Stored {
-                upload.state = Stage::Failed;
+        let mut entries = self.record.entries.borrow_mut();
+        if let Some(mut upload) = entries.in_flight.remove(&self.id) {
+            if upload.state != UploadState::Stored {
+                upload.state = UploadState::Failed;
             }
-            seen.finished.push_back(upload);
+            entries.finished.push_back(upload);
         }
-        if seen.finished.len() > FINISHED_MAX {
-            seen.finished.pop_front();
+        if entries.finished.len() > FINISHED_MAX {
+            entries.finished.pop_front();
         }
-        self.record.moved.notify_waiters();
+        self.record.changed.notify_waiters();
     }
 }

@@ -1,4 +1,4 @@
-//! Connections of both sides: accept, TLS, one request after another, and how each connection ends.
+//! The connections of both sides: accept, TLS, one request after another, close or reset.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::conn::{Conn, Flow, Socket, first_of};
-use super::http::{Broken, Head, Response};
-use super::world::World;
+use super::conn::{AfterRequest, Conn, Socket, first_of};
+use super::http::{ConnError, Head, Response};
+use super::state::SandboxState;
 use super::{control, cos, wechat};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ impl Side {
 }
 
 pub async fn serve(
-    world: Rc<World>,
+    sandbox: Rc<SandboxState>,
     side: Side,
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -37,16 +37,16 @@ pub async fn serve(
         match listener.accept().await {
             Ok((tcp, _)) => {
                 if side.is_cos() {
-                    world.record.count("cos_connections");
-                    if world.faults.borrow_mut().refuses(true) {
+                    sandbox.record.count("cos_connections");
+                    if sandbox.faults.borrow_mut().refuse_connection(true) {
                         let _ = tcp.set_zero_linger();
                         continue;
                     }
                 }
-                tokio::task::spawn_local(connection(world.clone(), side, tcp, tls.clone()));
+                tokio::task::spawn_local(connection(sandbox.clone(), side, tcp, tls.clone()));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: accepting again at once would spin.
+                // Most likely there are no file descriptors left: accepting again at once would loop.
                 tracing::warn!(%error, "the sandbox could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -54,7 +54,12 @@ pub async fn serve(
     }
 }
 
-async fn connection(world: Rc<World>, side: Side, tcp: TcpStream, tls: Option<TlsAcceptor>) {
+async fn connection(
+    sandbox: Rc<SandboxState>,
+    side: Side,
+    tcp: TcpStream,
+    tls: Option<TlsAcceptor>,
+) {
     let _ = tcp.set_nodelay(true);
     let socket = match tls {
         None => Socket::Plain(tcp),
@@ -68,13 +73,13 @@ async fn connection(world: Rc<World>, side: Side, tcp: TcpStream, tls: Option<Tl
         },
     };
     let mut conn = Conn::new(socket);
-    match requests(&world, side, &mut conn).await {
-        Ok(Flow::Reset) => conn.reset(),
+    match requests(&sandbox, side, &mut conn).await {
+        Ok(AfterRequest::Reset) => conn.reset(),
         Ok(_) => conn.finish_writing().await,
-        Err(Broken::BadRequest(message)) => {
+        Err(ConnError::BadRequest(message)) => {
             let name = if side.is_cos() { "cos" } else { "wechat" };
-            world.record.refuse(name, None, "BadRequest", message);
-            conn.close_next();
+            sandbox.record.record_refusal(name, None, "BadRequest", message);
+            conn.disable_keep_alive();
             let _ = conn.send(Response::text(400, format!("{message}\n"))).await;
             conn.finish_writing().await;
         }
@@ -82,48 +87,52 @@ async fn connection(world: Rc<World>, side: Side, tcp: TcpStream, tls: Option<Tl
     }
 }
 
-async fn requests(world: &Rc<World>, side: Side, conn: &mut Conn) -> Result<Flow, Broken> {
-    // Control calls are no traffic: their connections are neither counted nor refused.
+async fn requests(
+    sandbox: &Rc<SandboxState>,
+    side: Side,
+    conn: &mut Conn,
+) -> Result<AfterRequest, ConnError> {
+    // The connections of control calls are neither counted nor refused.
     let mut counted = side.is_cos();
     let mut idle_may_drop = false;
     loop {
         let head = if idle_may_drop {
-            match first_of(conn.head(), world.idle(side.is_cos()).notified()).await {
+            match first_of(conn.head(), sandbox.idle(side.is_cos()).notified()).await {
                 Some(head) => head?,
-                None => return Ok(Flow::Reset),
+                None => return Ok(AfterRequest::Reset),
             }
         } else {
             conn.head().await?
         };
         let Some(head) = head else {
-            return Ok(Flow::Close);
+            return Ok(AfterRequest::Close);
         };
         let is_control = !side.is_cos() && head.path.starts_with(control::PREFIX);
         if !counted && !is_control {
             counted = true;
-            world.record.count("wechat_connections");
-            if world.faults.borrow_mut().refuses(false) {
-                return Ok(Flow::Reset);
+            sandbox.record.count("wechat_connections");
+            if sandbox.faults.borrow_mut().refuse_connection(false) {
+                return Ok(AfterRequest::Reset);
             }
         }
         idle_may_drop = !is_control;
-        let flow = dispatch(world, side, conn, &head, is_control).await?;
-        if flow != Flow::Next {
-            return Ok(flow);
+        let next = dispatch(sandbox, side, conn, &head, is_control).await?;
+        if next != AfterRequest::KeepAlive {
+            return Ok(next);
         }
     }
 }
 
 async fn dispatch(
-    world: &Rc<World>,
+    sandbox: &Rc<SandboxState>,
     side: Side,
     conn: &mut Conn,
     head: &Head,
     is_control: bool,
-) -> Result<Flow, Broken> {
+) -> Result<AfterRequest, ConnError> {
     match side {
-        Side::Cos => cos::handle(world, conn, head).await,
-        Side::WeChat if is_control => control::handle(world, conn, head).await,
-        Side::WeChat => wechat::handle(world, conn, head).await,
+        Side::Cos => cos::handle(sandbox, conn, head).await,
+        Side::WeChat if is_control => control::handle(sandbox, conn, head).await,
+        Side::WeChat => wechat::handle(sandbox, conn, head).await,
     }
 }

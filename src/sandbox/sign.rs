@@ -1,11 +1,11 @@
-//! COS request signatures (doc 7778), written from the documentation: what the sandbox issues it can also verify.
-//! Knows nothing of HTTP, links or objects.
+//! The signatures of COS requests (doc 7778): issued and verified as documented. Knows nothing of HTTP, links or
+//! objects.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest, Sha1};
 
 pub fn hmac(key: &[u8], text: &[u8]) -> [u8; 20] {
-    // HMAC takes keys of any length; there is no input that fails here.
+    // HMAC accepts keys of any length, so this cannot fail.
     let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes any key");
     mac.update(text);
     mac.finalize().into_bytes().into()
@@ -19,9 +19,10 @@ pub fn sha1_hex(bytes: &[u8]) -> String {
     hex::encode(Sha1::digest(bytes))
 }
 
-/// Compares in a time that does not depend on where the texts differ.
-pub fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |seen, (x, y)| seen | (x ^ y)) == 0
+/// Compares two texts in a time that does not depend on where they differ.
+pub fn constant_time_eq(a: &str, b: &str) -> bool {
+    a.len() == b.len()
+        && a.bytes().zip(b.bytes()).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }
 
 /// `q-signature` of a request without signed parameters and headers. `path` is percent-decoded and starts with `/`.
@@ -33,29 +34,29 @@ pub fn signature(
     path: &str,
 ) -> String {
     let http_string = format!("{}\n{path}\n\n\n", method.to_ascii_lowercase());
-    of_digest(secret_key, key_time, sign_time, &sha1_hex(http_string.as_bytes()))
+    sign_digest(secret_key, key_time, sign_time, &sha1_hex(http_string.as_bytes()))
 }
 
-fn of_digest(secret_key: &str, key_time: &str, sign_time: &str, digest: &str) -> String {
+fn sign_digest(secret_key: &str, key_time: &str, sign_time: &str, digest: &str) -> String {
     let sign_key = hmac_hex(secret_key.as_bytes(), key_time.as_bytes());
     let string_to_sign = format!("sha1\n{sign_time}\n{digest}\n");
     hmac_hex(sign_key.as_bytes(), string_to_sign.as_bytes())
 }
 
-/// The text of the form's `Signature` field, taken apart.
+/// The parsed `Signature` field of a form.
 #[derive(Debug, PartialEq)]
 pub struct Authorization<'a> {
     pub access_key: &'a str,
     pub sign_time: &'a str,
     pub key_time: &'a str,
-    pub starts: u64,
-    pub ends: u64,
+    pub valid_from: u64,
+    pub expires: u64,
     pub signature: &'a str,
 }
 
 impl<'a> Authorization<'a> {
-    /// Takes exactly the seven parameters that COS writes, in its order, with both lists empty: a link is not
-    /// something a client may rearrange.
+    /// Accepts exactly the seven parameters of a COS signature, in their order, with both lists empty: a client must
+    /// send the text of the link unchanged.
     pub fn parse(text: &'a str) -> Option<Authorization<'a>> {
         let mut parts = text.split('&');
         let mut next = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
@@ -72,13 +73,13 @@ impl<'a> Authorization<'a> {
         if parts.next().is_some() {
             return None;
         }
-        let (starts, ends) = sign_time.split_once(';')?;
+        let (valid_from, expires) = sign_time.split_once(';')?;
         Some(Authorization {
             access_key,
             sign_time,
             key_time,
-            starts: starts.parse().ok()?,
-            ends: ends.parse().ok()?,
+            valid_from: valid_from.parse().ok()?,
+            expires: expires.parse().ok()?,
             signature,
         })
     }
@@ -86,12 +87,12 @@ impl<'a> Authorization<'a> {
     pub fn write(
         access_key: &str,
         secret_key: &str,
-        starts: u64,
-        ends: u64,
+        valid_from: u64,
+        expires: u64,
         method: &str,
         path: &str,
     ) -> String {
-        let time = format!("{starts};{ends}");
+        let time = format!("{valid_from};{expires}");
         let signature = signature(secret_key, &time, &time, method, path);
         format!(
             "q-sign-algorithm=sha1&q-ak={access_key}&q-sign-time={time}&q-key-time={time}\
@@ -114,7 +115,7 @@ mod tests {
             "eb2519b498b02ac213cb1f3d1a3d27a3b3c9bc5f"
         );
         assert_eq!(
-            of_digest(SECRET, TIME, TIME, "8b2751e77f43a0995d6e9eb9477f4b685cca4172"),
+            sign_digest(SECRET, TIME, TIME, "8b2751e77f43a0995d6e9eb9477f4b685cca4172"),
             "3b8851a11a569213c17ba8fa7dcf2abec6935172"
         );
     }
@@ -123,7 +124,7 @@ mod tests {
     fn what_is_written_reads_back_and_verifies() {
         let text = Authorization::write("AKID", SECRET, 10, 910, "post", "/bucket/目录/a b.png");
         let read = Authorization::parse(&text).unwrap();
-        assert_eq!((read.access_key, read.starts, read.ends), ("AKID", 10, 910));
+        assert_eq!((read.access_key, read.valid_from, read.expires), ("AKID", 10, 910));
         assert_eq!(
             read.signature,
             signature(SECRET, read.key_time, read.sign_time, "POST", "/bucket/目录/a b.png")

@@ -1,5 +1,5 @@
-//! Objects in a folder: their bytes, and beside each a JSON file that says what it is. An object appears whole or not
-//! at all. Knows nothing of who may read or write.
+//! The objects, in a folder: for each one a file with its bytes and a JSON file with its metadata. An object is stored
+//! whole or not at all. Knows nothing of permissions.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,32 +12,32 @@ use serde::{Deserialize, Serialize};
 
 static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
 
-/// What lies beside the bytes; renaming it into place is what makes the object exist.
+/// The metadata file. Renaming it to its final name is what makes the object exist.
 #[derive(Serialize, Deserialize)]
 pub struct Sidecar {
     pub key: String,
     #[serde(flatten)]
     pub object: Object,
     pub file_name: Option<String>,
-    /// The form's fields in their order.
+    /// The form's fields, in their order.
     pub fields: Vec<(String, String)>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Object {
     pub size: u64,
-    /// Decimal text: JSON numbers end at 2^53.
+    /// As a decimal text, because JSON numbers are exact only up to 2^53.
     pub crc64: String,
     pub content_type: Option<String>,
-    /// Without the right `x-cos-meta-fileid` an object can only be deleted (seeds 000, 003).
+    /// Whether the form had the right `x-cos-meta-fileid`; otherwise the object can only be deleted (seeds 000, 003).
     pub fileid_ok: bool,
-    /// The name of its two files. Keys hold any character and are longer than file names may be.
+    /// The name of its two files. The key cannot be the name: it may contain any character, and be too long.
     #[serde(skip)]
     stem: String,
 }
 
 impl Object {
-    /// Not an MD5, as COS's own is not always one.
+    /// Not an MD5: the ETag of COS is not always one, either.
     pub fn etag(&self) -> String {
         let crc: u64 = self.crc64.parse().unwrap_or_default();
         format!("\"{crc:016x}{:016x}\"", self.size)
@@ -46,18 +46,18 @@ impl Object {
 
 pub struct Store {
     folder: PathBuf,
-    /// Without the fields: a load test stores a hundred thousand objects.
+    /// By key, without the forms' fields, because a load test stores a hundred thousand objects.
     objects: BTreeMap<String, Object>,
 }
 
-/// An object in the making. Dropped without `keep`, it leaves nothing.
+/// An object that is being written. Its file is removed if it is dropped before [`Store::commit`].
 pub struct Draft {
     path: PathBuf,
     stem: String,
     file: File,
     size: u64,
     crc: Digest<'static, u64, Table<16>>,
-    kept: bool,
+    committed: bool,
 }
 
 impl Store {
@@ -73,9 +73,9 @@ impl Store {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => match read_sidecar(&path) {
-                    Ok(sidecar) if path.with_extension("bin").is_file() => store.place(sidecar),
+                    Ok(sidecar) if path.with_extension("bin").is_file() => store.insert(sidecar),
                     _ => {
-                        tracing::warn!(path = %path.display(), "the sandbox cannot read this object, ignored");
+                        tracing::warn!(path = %path.display(), "the sandbox ignores an object that it cannot read");
                     }
                 },
                 Some("bin") if !path.with_extension("json").is_file() => remove_if_old(&path),
@@ -89,10 +89,10 @@ impl Store {
         let stem = uuid::Uuid::now_v7().simple().to_string();
         let path = self.folder.join(format!("{stem}.bin"));
         let file = File::create_new(&path)?;
-        Ok(Draft { path, stem, file, size: 0, crc: CRC64.digest(), kept: false })
+        Ok(Draft { path, stem, file, size: 0, crc: CRC64.digest(), committed: false })
     }
 
-    pub fn keep(
+    pub fn commit(
         &mut self,
         mut draft: Draft,
         key: &str,
@@ -111,22 +111,23 @@ impl Store {
         let sidecar = Sidecar { key: key.to_owned(), object: object.clone(), file_name, fields };
         let written = draft.path.with_extension("part");
         fs::write(&written, serde_json::to_vec(&sidecar)?)?;
-        // Never over an existing file: ext4 flushes such a rename to the disk, which costs more than all the rest.
+        // The rename never replaces an existing file: ext4 would flush it to the disk, which costs more than all the
+        // rest.
         fs::rename(&written, draft.path.with_extension("json"))?;
-        draft.kept = true;
-        self.place(sidecar);
+        draft.committed = true;
+        self.insert(sidecar);
         Ok(object)
     }
 
-    /// Of two objects of one key the younger stays: their names begin with the time.
-    fn place(&mut self, sidecar: Sidecar) {
+    /// Of two objects with the same key the newer one stays; the names of their files begin with the time.
+    fn insert(&mut self, sidecar: Sidecar) {
         let Sidecar { key, object, .. } = sidecar;
-        let loser = match self.objects.get(&key) {
+        let superseded = match self.objects.get(&key) {
             Some(known) if known.stem > object.stem => Some(object),
             _ => self.objects.insert(key, object),
         };
-        if let Some(loser) = loser
-            && let Err(error) = self.remove_files(&loser)
+        if let Some(superseded) = superseded
+            && let Err(error) = self.remove_files(&superseded)
         {
             tracing::warn!(%error, "the sandbox could not remove a replaced object");
         }
@@ -150,7 +151,7 @@ impl Store {
         File::open(self.folder.join(format!("{}.bin", object.stem)))
     }
 
-    /// True when there was one.
+    /// Returns whether there was such an object.
     pub fn remove(&mut self, key: &str) -> io::Result<bool> {
         match self.objects.remove(key) {
             Some(object) => self.remove_files(&object).map(|()| true),
@@ -166,7 +167,7 @@ impl Store {
     }
 
     fn remove_files(&self, object: &Object) -> io::Result<()> {
-        // The sidecar first: without it the bytes are no object.
+        // The sidecar is removed first: without it the object does not exist.
         fs::remove_file(self.folder.join(format!("{}.json", object.stem)))?;
         fs::remove_file(self.folder.join(format!("{}.bin", object.stem)))
     }
@@ -183,7 +184,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.committed {
             let _ = fs::remove_file(self.path.with_extension("part"));
             let _ = fs::remove_file(&self.path);
         }
@@ -196,7 +197,8 @@ fn read_sidecar(path: &Path) -> io::Result<Sidecar> {
     Ok(sidecar)
 }
 
-/// The draft of a sandbox that was killed. A young one may belong to another sandbox on the same folder.
+/// Removes the draft of a sandbox that was killed. A draft of the last hour may belong to another sandbox with the same
+/// folder.
 fn remove_if_old(path: &Path) {
     let modified = fs::metadata(path).and_then(|about| about.modified());
     let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
@@ -222,7 +224,7 @@ mod tests {
         for content in [&b"12345678"[..], b"123456789"] {
             let mut draft = store.draft().unwrap();
             draft.write(content).unwrap();
-            store.keep(draft, &key, None, true, None, vec![]).unwrap();
+            store.commit(draft, &key, None, true, None, vec![]).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         drop(store);

@@ -1,4 +1,4 @@
-//! The sandbox as its callers see it: over sockets, from the token to the stored object.
+//! The sandbox as its clients see it: over sockets, from the token to the stored object.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,15 +14,15 @@ fn start(data: &std::path::Path) -> Sandbox {
     Sandbox::start(Options { data: data.to_owned(), ..Options::default() }).unwrap()
 }
 
-/// Sends all, closes the writing half, reads to the end. A reset leaves what came before it.
+/// Sends a request, closes the sending side and reads to the end. After a reset, returns what was read before it.
 fn exchange(to: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(to).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let _ = socket.write_all(request);
     let _ = socket.shutdown(Shutdown::Write);
-    let mut reply = Vec::new();
-    let _ = socket.read_to_end(&mut reply);
-    reply
+    let mut response = Vec::new();
+    let _ = socket.read_to_end(&mut response);
+    response
 }
 
 fn call(sandbox: &Sandbox, method: &str, target: &str, body: &Value) -> Value {
@@ -30,16 +30,16 @@ fn call(sandbox: &Sandbox, method: &str, target: &str, body: &Value) -> Value {
     let length = body.len();
     let request =
         format!("{method} {target} HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n{body}");
-    let reply = String::from_utf8(exchange(sandbox.wechat_addr(), request.as_bytes())).unwrap();
-    let (_, body) = reply.split_once("\r\n\r\n").unwrap();
+    let response = String::from_utf8(exchange(sandbox.wechat_addr(), request.as_bytes())).unwrap();
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
     serde_json::from_str(body).unwrap()
 }
 
 fn token(sandbox: &Sandbox) -> String {
     let options = Options::default();
     let body = json!({"grant_type": "client_credential", "appid": options.appid, "secret": options.secret});
-    let reply = call(sandbox, "POST", "/cgi-bin/stable_token", &body);
-    reply["access_token"].as_str().unwrap().to_owned()
+    let response = call(sandbox, "POST", "/cgi-bin/stable_token", &body);
+    response["access_token"].as_str().unwrap().to_owned()
 }
 
 fn tcb(sandbox: &Sandbox, name: &str, mut body: Value) -> Value {
@@ -82,8 +82,8 @@ fn state(sandbox: &Sandbox) -> Value {
 
 fn fetch(sandbox: &Sandbox, file_id: &str) -> String {
     let list = json!({"file_list": [{"fileid": file_id, "max_age": 60}]});
-    let reply = tcb(sandbox, "batchdownloadfile", list);
-    let url = reply["file_list"][0]["download_url"].as_str().unwrap();
+    let response = tcb(sandbox, "batchdownloadfile", list);
+    let url = response["file_list"][0]["download_url"].as_str().unwrap();
     let target = url.strip_prefix(&format!("http://{}", sandbox.cos_addr())).unwrap();
     let request = format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n");
     String::from_utf8(exchange(sandbox.cos_addr(), request.as_bytes())).unwrap()
@@ -94,16 +94,16 @@ fn an_upload_can_be_fetched_also_after_a_restart_until_it_is_deleted() {
     let data = tempfile::tempdir().unwrap();
     let sandbox = start(data.path());
     let (request, file_id) = upload(&sandbox, "a/b.txt", "content");
-    let reply = exchange(sandbox.cos_addr(), &request);
-    assert!(reply.starts_with(b"HTTP/1.1 204 "), "{}", String::from_utf8_lossy(&reply));
+    let response = exchange(sandbox.cos_addr(), &request);
+    assert!(response.starts_with(b"HTTP/1.1 204 "), "{}", String::from_utf8_lossy(&response));
     assert_eq!(state(&sandbox)["objects"][0]["fields"].as_array().unwrap().len(), 5);
     drop(sandbox);
 
     let sandbox = start(data.path());
-    let reply = fetch(&sandbox, &file_id);
+    let response = fetch(&sandbox, &file_id);
     assert!(
-        reply.contains("Content-Type: text/plain\r\n") && reply.ends_with("\r\n\r\ncontent"),
-        "{reply}"
+        response.contains("Content-Type: text/plain\r\n") && response.ends_with("\r\n\r\ncontent"),
+        "{response}"
     );
     let deleted = tcb(&sandbox, "batchdeletefile", json!({"fileid_list": [file_id, file_id]}));
     assert_eq!(deleted["delete_list"][0]["status"], 0);
@@ -117,8 +117,8 @@ fn every_truncated_request_leaves_nothing() {
     let sandbox = start(data.path());
     let (request, _) = upload(&sandbox, "k", "abc\r\n--B0");
     for end in 0..request.len() {
-        let reply = exchange(sandbox.cos_addr(), &request[..end]);
-        assert!(!reply.starts_with(b"HTTP/1.1 2"), "{end} bytes");
+        let response = exchange(sandbox.cos_addr(), &request[..end]);
+        assert!(!response.starts_with(b"HTTP/1.1 2"), "{end} bytes");
     }
     assert_eq!(state(&sandbox)["objects"], json!([]));
     assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0);
@@ -142,7 +142,7 @@ fn a_revoked_token_is_refused_and_the_next_one_is_new() {
 fn faults_strike_as_often_as_told_and_store_nothing() {
     let data = tempfile::tempdir().unwrap();
     let sandbox = start(data.path());
-    for (fault, reply) in [
+    for (fault, response) in [
         (json!({"fault": "reset_before"}), ""),
         (json!({"fault": "close"}), ""),
         (json!({"fault": "status", "status": 503}), "HTTP/1.1 503 "),
@@ -157,7 +157,10 @@ fn faults_strike_as_often_as_told_and_store_nothing() {
         call(&sandbox, "PUT", "/_sandbox/faults", &json!([rule]));
         let (request, _) = upload(&sandbox, "faulty/k", "content");
         let got = String::from_utf8_lossy(&exchange(sandbox.cos_addr(), &request)).into_owned();
-        assert!(got.starts_with(reply) && got.is_empty() == reply.is_empty(), "{fault}: {got}");
+        assert!(
+            got.starts_with(response) && got.is_empty() == response.is_empty(),
+            "{fault}: {got}"
+        );
         assert_eq!(state(&sandbox)["objects"], json!([]), "{fault}");
         assert_eq!(call(&sandbox, "GET", "/_sandbox/faults", &Value::Null)[0]["hits"], 1);
     }

@@ -1,13 +1,13 @@
-//! Access tokens: two kinds that know nothing of each other, which end, displace their forerunner and can be revoked.
-//! Knows no HTTP.
+//! Access tokens: plain, stable and authorizers' ones, independent of each other. They expire, a new one invalidates
+//! the previous one of its kind, and they can be revoked. Knows nothing of HTTP.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// A token may be 512 characters or longer (WeChat's documentation), so ours are.
+/// In characters: WeChat's documentation says that a token may have 512 or more.
 const LENGTH: usize = 512;
 const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// `force_refresh`: 30 s apart, otherwise nothing is refreshed, and 20 a day (getStableAccessToken).
+/// `force_refresh` is limited to 20 a day; within 30 s of the last one it refreshes nothing (getStableAccessToken).
 const FORCE_APART: Duration = Duration::from_secs(30);
 const FORCE_A_DAY: usize = 20;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -17,18 +17,18 @@ pub enum Verdict {
     Good,
     /// 41001
     Missing,
-    /// 40014: never one of ours, by its look.
+    /// 40014: it does not have the form of a token.
     Malformed,
-    /// 40001: displaced, revoked or unknown.
+    /// 40001: replaced, revoked or unknown.
     Stale,
     /// 42001
     Expired,
 }
 
 struct Issued {
-    ends: Instant,
-    /// Displaced or revoked from then on.
-    displaced: Option<Instant>,
+    expires: Instant,
+    /// When it was revoked, or was or will be invalidated by a newer one.
+    invalid_from: Option<Instant>,
 }
 
 pub struct Tokens {
@@ -38,16 +38,16 @@ pub struct Tokens {
     plain: Option<String>,
     stable: Option<String>,
     authorizer: Option<String>,
-    /// Handed out, and refused.
+    /// The stable token that is refused although it is still returned ([`Self::spoil`]).
     spoilt: Option<String>,
     forced: VecDeque<Instant>,
-    /// The token of `cloudbase_access_token`, which the platform hands out and not we.
+    /// The valid `cloudbase_access_token`, which the platform issues, not WeChat's API.
     pub cloudbase: Option<String>,
     /// Calls need no token, as behind the platform's sidecar.
     pub open: bool,
-    /// The token of the third-party platform, which WeChat hands to it and not to us.
+    /// The third-party platform's own token, which WeChat issues to the platform, not to the gateway.
     pub component: Option<String>,
-    /// What the authorizer's token is fetched with; `None`: the authorization was revoked.
+    /// The token that the authorizer's token is fetched with; `None`: the authorization was revoked.
     pub refresh: Option<String>,
 }
 
@@ -73,48 +73,48 @@ impl Tokens {
         }
     }
 
-    /// `cgi-bin/token`: always a new one; the one before dies after the overlap.
+    /// `cgi-bin/token`: always a new token; the previous one is valid for the overlap only.
     pub fn plain(&mut self) -> (String, u64) {
         let before = self.plain.take();
-        let token = self.displacing(before);
+        let token = self.issue_replacing(before);
         self.plain = Some(token.clone());
         (token, self.life.as_secs())
     }
 
-    /// `api_authorizer_token`: likewise, and apart from the app's own tokens.
+    /// `api_authorizer_token`: as [`Self::plain`], but independent of the app's own tokens.
     pub fn authorizer(&mut self) -> (String, u64) {
         let before = self.authorizer.take();
-        let token = self.displacing(before);
+        let token = self.issue_replacing(before);
         self.authorizer = Some(token.clone());
         (token, self.life.as_secs())
     }
 
-    fn displacing(&mut self, before: Option<String>) -> String {
+    fn issue_replacing(&mut self, before: Option<String>) -> String {
         let now = Instant::now();
         if let Some(before) = before.and_then(|token| self.issued.get_mut(&token)) {
-            before.displaced.get_or_insert(now + self.overlap);
+            before.invalid_from.get_or_insert(now + self.overlap);
         }
         self.issue(now)
     }
 
-    /// `cgi-bin/stable_token`: the same one until shortly before its end, with the seconds it has left.
+    /// `cgi-bin/stable_token`: the same token until shortly before it expires, with the seconds it has left.
     pub fn stable(&mut self, force: bool) -> Result<(String, u64), QuotaUsedUp> {
         let now = Instant::now();
-        // WeChat's five minutes, or half of a life that is shorter than that.
+        // Five minutes at WeChat; half of the life where that is shorter.
         let margin = self.overlap.min(self.life / 2);
         let current = self.stable.clone().and_then(|token| {
             let issued = self.issued.get(&token)?;
-            (issued.displaced.is_none() && issued.ends > now + margin)
-                .then_some((token, issued.ends))
+            (issued.invalid_from.is_none() && issued.expires > now + margin)
+                .then_some((token, issued.expires))
         });
         if force && self.may_force(now)? {
             self.forced.push_back(now);
             let before = self.stable.take();
             if let Some(before) = before.and_then(|token| self.issued.get_mut(&token)) {
-                before.displaced = Some(now);
+                before.invalid_from = Some(now);
             }
-        } else if let Some((token, ends)) = current {
-            return Ok((token, ends.duration_since(now).as_secs()));
+        } else if let Some((token, expires)) = current {
+            return Ok((token, expires.duration_since(now).as_secs()));
         }
         let token = self.issue(now);
         self.stable = Some(token.clone());
@@ -141,13 +141,13 @@ impl Tokens {
         }
         let now = Instant::now();
         match self.issued.get(token) {
-            Some(issued) if now >= issued.ends => Verdict::Expired,
-            Some(issued) if issued.displaced.is_none_or(|from| now < from) => Verdict::Good,
+            Some(issued) if now >= issued.expires => Verdict::Expired,
+            Some(issued) if issued.invalid_from.is_none_or(|from| now < from) => Verdict::Good,
             _ => Verdict::Stale,
         }
     }
 
-    /// Every token there ever was, and what some of them were had by.
+    /// Every token that was issued, and the platforms' tokens.
     pub fn all(&self) -> impl Iterator<Item = &String> {
         let others = [&self.cloudbase, &self.component, &self.refresh];
         self.issued.keys().chain(others.into_iter().flatten())
@@ -157,30 +157,30 @@ impl Tokens {
         if self.cloudbase.as_deref() == Some(token) { Verdict::Good } else { Verdict::Stale }
     }
 
-    /// The stable token is refused from now on, and yet handed out until a refresh is forced: 40001.
+    /// The stable token is refused from now on (40001), but returned until a refresh is forced.
     pub fn spoil(&mut self) {
         self.spoilt.clone_from(&self.stable);
     }
 
-    /// Every token becomes invalid at once: 40001.
+    /// Every token becomes invalid now: 40001.
     pub fn revoke(&mut self) {
         let now = Instant::now();
-        self.forget_current();
+        self.clear_current();
         for issued in self.issued.values_mut() {
-            issued.displaced = Some(now);
+            issued.invalid_from = Some(now);
         }
     }
 
-    /// Every token comes to its end at once: 42001.
+    /// Every token expires now: 42001.
     pub fn expire(&mut self) {
         let now = Instant::now();
-        self.forget_current();
+        self.clear_current();
         for issued in self.issued.values_mut() {
-            issued.ends = issued.ends.min(now);
+            issued.expires = issued.expires.min(now);
         }
     }
 
-    fn forget_current(&mut self) {
+    fn clear_current(&mut self) {
         self.plain = None;
         self.stable = None;
         self.authorizer = None;
@@ -188,10 +188,10 @@ impl Tokens {
     }
 
     fn issue(&mut self, now: Instant) -> String {
-        self.issued.retain(|_, issued| now < issued.ends + Duration::from_secs(3600));
+        self.issued.retain(|_, issued| now < issued.expires + Duration::from_secs(3600));
         let token: String =
             (0..LENGTH).map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())])).collect();
-        let issued = Issued { ends: now + self.life, displaced: None };
+        let issued = Issued { expires: now + self.life, invalid_from: None };
         self.issued.insert(token.clone(), issued);
         token
     }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_plain_token_displaces_the_one_before_and_no_stable_one() {
+    fn a_new_plain_token_invalidates_the_previous_one_but_no_stable_one() {
         let mut tokens = tokens(7200, 0);
         let (stable, _) = tokens.stable(false).unwrap();
         let (first, _) = tokens.plain();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn within_the_overlap_both_are_good() {
+    fn within_the_overlap_both_tokens_are_valid() {
         let mut tokens = tokens(7200, 300);
         let (first, _) = tokens.plain();
         let (second, _) = tokens.plain();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stable_token_stays_until_it_is_forced() {
+    fn the_stable_token_stays_until_a_refresh_is_forced() {
         let mut tokens = tokens(7200, 300);
         let (first, _) = tokens.stable(false).unwrap();
         assert_eq!(tokens.stable(false).unwrap().0, first);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_tokens_have_their_own_verdicts() {
+    fn each_kind_of_bad_token_has_its_own_verdict() {
         let mut tokens = tokens(7200, 300);
         let (token, _) = tokens.plain();
         assert_eq!(tokens.check(None), Verdict::Missing);

@@ -1,7 +1,7 @@
 //! The settings: every key, its type and its limits. Knows nothing of how they are used.
 //!
-//! - `model`: the checked settings; `auth`: the sections of authentication and permissions; `names`: values that have one
-//!   of a few names
+//! - `model`: the checked settings; `auth`: the sections of authentication and permissions; `names`: values that have
+//!   one of a few names
 //! - `load`: how they are loaded; `layers`: where values come from, and typed look-ups that collect every fault;
 //!   `fault`: a problem, as it is reported
 //! - `sections`: how each section is read; `values`: the syntax of single values

@@ -260,14 +260,14 @@ impl Wechat {
         }
         let results = by_file(ids, list, wire::DeleteResult::file_id);
         let mode = self.shared.auth.mode();
-        let done = |result: Option<wire::DeleteResult>| match result {
+        let deleted = |result: Option<wire::DeleteResult>| match result {
             Some(wire::DeleteResult::Id(_) | wire::DeleteResult::Item { status: 0, .. }) => Ok(()),
             Some(wire::DeleteResult::Item { status, errmsg, .. }) => {
                 Err(FileError::refused(status, &errmsg, mode))
             }
             None => Err(no_result(CALL).into()),
         };
-        results.into_iter().map(done).collect()
+        results.into_iter().map(deleted).collect()
     }
 
     /// Drops the cached download links of a file that is replaced or deleted.

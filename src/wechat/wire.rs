@@ -53,7 +53,8 @@ pub(super) struct UploadFileRequest<'a> {
     pub path: &'a str,
 }
 
-/// The response to `POST /tcb/uploadfile`: the URL and the fields for one form upload to COS, valid for about 15 minutes.
+/// The response to `POST /tcb/uploadfile`: the URL and the fields for one form upload to COS, valid for about 15
+/// minutes.
 #[derive(Debug, Clone, Deserialize)]
 pub struct UploadLink {
     pub url: String,

@@ -45,10 +45,10 @@ fn contradictory_and_malformed_keys_are_refused() {
         "auth.keys.g.shoe",
     ];
     assert_eq!(keys(&result), expected);
-    let told = result.expect_err("faults").to_string();
+    let report = result.expect_err("faults").to_string();
     assert!(
-        !told.contains("the-key-itself") && told.contains("\"fly\" is not one of upload"),
-        "{told}"
+        !report.contains("the-key-itself") && report.contains("\"fly\" is not one of upload"),
+        "{report}"
     );
 }
 

@@ -103,17 +103,17 @@ fn a_misspelt_key_and_three_wrong_values_are_all_reported() {
         keys(&result),
         ["cos.allow_http", "server.bind", "upload.max_files", "wechat.secert"]
     );
-    let told = result.expect_err("faults").to_string();
-    assert_eq!(told.lines().count(), 4);
-    assert!(told.contains("did you mean `wechat.secret`?"), "{told}");
+    let report = result.expect_err("faults").to_string();
+    assert_eq!(report.lines().count(), 4);
+    assert!(report.contains("did you mean `wechat.secret`?"), "{report}");
     assert!(
-        told.contains(
+        report.contains(
             "\"a few\" is not a whole number from 1 to 10000 (in GATEWAY__UPLOAD__MAX_FILES)"
         ),
-        "{told}"
+        "{report}"
     );
-    assert!(told.contains("\"localhost:8080\" is not IP:PORT"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(report.contains("\"localhost:8080\" is not IP:PORT"), "{report}");
+    assert!(!report.contains("hunter2"), "{report}");
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn an_unusable_file_is_named_and_its_text_is_not_shown() {
         Some(broken.path()),
         env(&[("GATEWAY__UPLOAD__MAX_FILES", "0")]),
     );
-    let told = result.expect_err("faults").to_string();
-    assert!(told.contains("is not valid TOML: ") && told.contains("line 2"), "{told}");
-    assert!(told.contains("upload.max_files"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
-    assert_eq!(told.lines().count(), 2, "{told}");
+    let report = result.expect_err("faults").to_string();
+    assert!(report.contains("is not valid TOML: ") && report.contains("line 2"), "{report}");
+    assert!(report.contains("upload.max_files"), "{report}");
+    assert!(!report.contains("hunter2"), "{report}");
+    assert_eq!(report.lines().count(), 2, "{report}");
     let value = with_file("upload.max_files = 0", &[]);
     assert!(problem(&value, "upload.max_files").contains(".tmp"), "names the file");
 }

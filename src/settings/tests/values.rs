@@ -107,9 +107,10 @@ fn hosts_and_origins_and_urls_are_checked() {
     ];
     for (name, wrongs) in refused {
         for wrong in wrongs {
-            let told = sandbox(&[(name, wrong)]).expect_err(&format!("{name}={wrong}")).to_string();
-            assert_eq!(told.lines().count(), 1, "{told}");
-            assert!(!told.contains("hunter2"), "{told}");
+            let report =
+                sandbox(&[(name, wrong)]).expect_err(&format!("{name}={wrong}")).to_string();
+            assert_eq!(report.lines().count(), 1, "{report}");
+            assert!(!report.contains("hunter2"), "{report}");
         }
     }
     let settings = sandbox(&[

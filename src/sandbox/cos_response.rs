@@ -1,12 +1,12 @@
-//! What COS answers with: refusals in XML, and the faults that change an answer.
+//! The responses of COS: refusals in XML, and the faults that change a response.
 
 use std::time::Duration;
 
-use super::fault::{self, Kind, Rule};
+use super::fault::{self, FaultKind, Rule};
 use super::http::{Head, Response};
-use super::world::World;
+use super::state::SandboxState;
 
-/// The words that a form out of order is answered with (seed 003).
+/// The message for a form whose parts are out of order (seed 003).
 const MALFORMED: &str = "The body of your POST request is not well-formed multipart/form-data.";
 
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Refusal {
     pub status: u16,
     pub code: &'static str,
     pub message: String,
-    /// For the record; COS tells its senders less.
+    /// The exact reason, for `Record` only: the response of COS says less.
     pub reason: Option<String>,
 }
 
@@ -31,22 +31,22 @@ impl Refusal {
     }
 
     pub fn internal(error: &std::io::Error) -> Refusal {
-        tracing::warn!(%error, "the sandbox could not reach its folder");
+        tracing::warn!(%error, "the sandbox cannot use its folder");
         Refusal::new(500, "InternalError", "We encountered an internal error. Please try again.")
     }
 
-    pub fn note(&self, world: &World, key: Option<&str>) {
+    pub fn record(&self, sandbox: &SandboxState, key: Option<&str>) {
         let message = self.reason.as_ref().unwrap_or(&self.message);
-        world.record.refuse("cos", key, self.code, message);
+        sandbox.record.record_refusal("cos", key, self.code, message);
     }
 
-    pub fn reply(&self, resource: &str) -> Response {
-        error_reply(self.status, self.code, &self.message, resource)
+    pub fn response(&self, resource: &str) -> Response {
+        error_response(self.status, self.code, &self.message, resource)
     }
 }
 
 /// The bucket and the key that a URL names.
-pub fn target(head: &Head) -> (&str, Option<&str>) {
+pub fn bucket_and_key(head: &Head) -> (&str, Option<&str>) {
     let path = &head.path[1..];
     match path.split_once('/') {
         Some((bucket, "")) => (bucket, None),
@@ -55,30 +55,32 @@ pub fn target(head: &Head) -> (&str, Option<&str>) {
     }
 }
 
-pub fn key_of<'a>(world: &World, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
-    let (bucket, key) = target(head);
-    if bucket == world.bucket {
+pub fn key_of<'a>(sandbox: &SandboxState, head: &'a Head) -> Result<Option<&'a str>, Refusal> {
+    let (bucket, key) = bucket_and_key(head);
+    if bucket == sandbox.bucket {
         Ok(key)
     } else {
         Err(Refusal::new(404, "NoSuchBucket", "The specified bucket does not exist."))
     }
 }
 
-/// Applies the kinds of fault that change what a reply says.
-pub fn change(reply: &mut Response, rule: Option<&Rule>, resource: &str) {
+/// Applies a fault of the kinds that change a response's content.
+pub fn apply_fault(response: &mut Response, rule: Option<&Rule>, resource: &str) {
     let Some(rule) = rule else { return };
     match rule.fault {
-        Kind::Status | Kind::Early => *reply = faulty(rule, rule.status.unwrap_or(500), resource),
-        Kind::Huge => {
-            *reply = faulty(rule, rule.status.unwrap_or(500), resource);
-            fault::swell(reply, rule);
+        FaultKind::Status | FaultKind::Early => {
+            *response = fault_response(rule, rule.status.unwrap_or(500), resource)
+        }
+        FaultKind::Huge => {
+            *response = fault_response(rule, rule.status.unwrap_or(500), resource);
+            fault::enlarge(response, rule);
         }
         _ => {}
     }
 }
 
-/// The error that a rule asks for, with a code that COS uses for that status.
-pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Response {
+/// The error response that a rule demands, with a code that COS uses for that status.
+pub fn fault_response(rule: &Rule, status: u16, resource: &str) -> Response {
     let (code, message) = match status {
         400 => ("InvalidArgument", "Invalid Argument."),
         402 => ("PaymentRequired", "Your account is in arrears."),
@@ -98,10 +100,10 @@ pub fn faulty(rule: &Rule, status: u16, resource: &str) -> Response {
         Some("ExpiredToken") => "The provided token has expired.",
         _ => message,
     };
-    error_reply(status, rule.code.as_deref().unwrap_or(code), message, resource)
+    error_response(status, rule.code.as_deref().unwrap_or(code), message, resource)
 }
 
-fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Response {
+fn error_response(status: u16, code: &str, message: &str, resource: &str) -> Response {
     let (request, trace) = (request_id(), request_id());
     let xml = format!(
         "<?xml version='1.0' encoding='utf-8' ?>\n<Error>\n\t<Code>{}</Code>\n\t<Message>{}</Message>\n\
@@ -110,10 +112,10 @@ fn error_reply(status: u16, code: &str, message: &str, resource: &str) -> Respon
         escaped(message),
         escaped(resource)
     );
-    let mut reply = Response::new(status, "application/xml", xml);
-    reply.headers.push(("x-cos-request-id", request));
-    reply.headers.push(("x-cos-trace-id", trace));
-    reply
+    let mut response = Response::new(status, "application/xml", xml);
+    response.headers.push(("x-cos-request-id", request));
+    response.headers.push(("x-cos-trace-id", trace));
+    response
 }
 
 pub fn request_id() -> String {
@@ -124,5 +126,5 @@ pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// How long a sender may let the rest of an early-answered connection hang before it is dropped.
-pub const LINGER: Duration = Duration::from_secs(1);
+/// How long the sandbox waits for the client to close the connection after an early response.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What both sides of the sandbox share. One thread owns it: cells, no locks.
+//! The state that both sides of the sandbox share. Only the sandbox's thread uses it, so it needs no locks.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::record::Record;
 use super::store::Store;
 use super::token::Tokens;
 
-pub struct World {
+pub struct SandboxState {
     pub env: String,
     pub bucket: String,
     pub appid: String,
@@ -22,21 +22,21 @@ pub struct World {
     pub store: RefCell<Store>,
     pub faults: RefCell<Faults>,
     pub record: Rc<Record>,
-    /// Ring when kept-alive connections of a side are to be reset.
+    /// Notified when the idle connections of a side must be reset.
     pub drop_idle_wechat: Notify,
     pub drop_idle_cos: Notify,
-    /// Rings when the faults are cleared: stalled connections need wait no longer.
-    pub faults_lifted: Notify,
+    /// Notified when the faults are cleared; stalled connections are reset then.
+    pub faults_cleared: Notify,
 }
 
-impl World {
+impl SandboxState {
     pub fn drop_idle(&self, cos: bool) {
         self.idle(cos).notify_waiters();
     }
 
     pub fn clear_faults(&self) {
         self.faults.borrow_mut().clear();
-        self.faults_lifted.notify_waiters();
+        self.faults_cleared.notify_waiters();
     }
 
     pub fn idle(&self, cos: bool) -> &Notify {
