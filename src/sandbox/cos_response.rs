@@ -6,7 +6,7 @@ use super::fault::{self, FaultKind, Rule};
 use super::http::{Head, Response};
 use super::state::SandboxState;
 
-/// The message for a form whose parts are out of order (seed 003).
+/// The message for a form whose parts are out of order (the user's documents).
 const MALFORMED: &str = "The body of your POST request is not well-formed multipart/form-data.";
 
 #[derive(Debug)]

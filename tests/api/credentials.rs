@@ -399,7 +399,7 @@ fn an_authorizers_failures_are_explained() {
     fs::write(&file, "another-component-token").expect("a file");
     world.post(&small()).stored();
 
-    // The authorization was revoked: the refresh token is dead.
+    // The authorization was revoked: the refresh token is no longer valid.
     set(json!({ "refresh": null }));
     let reply = world.post(&small());
     explained(
@@ -407,7 +407,7 @@ fn an_authorizers_failures_are_explained() {
         503,
         "credential_unavailable",
         61023,
-        &["refresh token is dead", "wechat.authorizer.refresh_token"],
+        &["refresh token is no longer valid", "wechat.authorizer.refresh_token"],
     );
 
     let (world, _) = start("authorizer");
