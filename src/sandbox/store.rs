@@ -29,7 +29,8 @@ pub struct Object {
     /// As a decimal text, because JSON numbers are exact only up to 2^53.
     pub crc64: String,
     pub content_type: Option<String>,
-    /// Whether the form had the right `x-cos-meta-fileid`; otherwise the object can only be deleted (the user's documents).
+    /// Whether the form had the right `x-cos-meta-fileid`; otherwise the object can only be deleted (the user's
+    /// documents).
     pub fileid_ok: bool,
     /// The name of its two files. The key cannot be the name: it may contain any character, and be too long.
     #[serde(skip)]

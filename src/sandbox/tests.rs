@@ -139,7 +139,7 @@ fn a_revoked_token_is_refused_and_the_next_one_is_new() {
 }
 
 #[test]
-fn faults_strike_as_often_as_told_and_store_nothing() {
+fn a_fault_applies_as_often_as_it_is_set_and_stores_nothing() {
     let data = tempfile::tempdir().unwrap();
     let sandbox = start(data.path());
     for (fault, response) in [

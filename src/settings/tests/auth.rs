@@ -75,7 +75,7 @@ fn a_key_for_tickets_that_does_not_fit_its_algorithm_is_refused() {
         ("hs256", SECRET, "", "auth.jwt.algorithm"),
         ("HS256", "", "", "auth.jwt.key"),
         ("HS256", &SECRET[1..], "", "auth.jwt.key"),
-        // Everybody may have the public key, and could sign with it.
+        // A public key is not secret: any client that has it could sign tickets.
         ("HS256", PEM, "", "auth.jwt.key"),
         ("EdDSA", SECRET, "", "auth.jwt.key"),
         ("HS256", SECRET, "/key.pem", "auth.jwt.key_file"),

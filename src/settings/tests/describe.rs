@@ -51,8 +51,8 @@ fn the_description_reads_back_as_the_same_settings() {
 
 #[test]
 fn the_description_has_exactly_the_keys_of_the_default_file() {
-    // That every key in the file is also read, and the other way round, shows in the absence of
-    // faults: an unread key is an unknown setting, an absent one must be set.
+    // Every key in the file is read, and every key that is read is in the file: otherwise there would be faults,
+    // because a key that is not read is an unknown setting, and an absent one must be set.
     let mut layers = Layers::default();
     layers.built_in(DEFAULT);
     let unread: Vec<String> =
