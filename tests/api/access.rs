@@ -1,4 +1,4 @@
-//! Who may do what, and which pages may ask for it.
+//! API keys: what each may do; and CORS: which origins may send requests.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ fn sha256(key: &str) -> String {
     hex::encode(Sha256::digest(key))
 }
 
-/// Posts `form` with exactly these headers and its own type.
+/// Posts `form` with exactly these headers and the form's own content type.
 fn post(world: &World, address: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
     let (kind, body) = (form.content_type(), form.bytes());
     let mut client = world.client();
@@ -31,7 +31,7 @@ fn put(world: &World, address: &str, headers: &[(&str, &str)], body: &[u8]) -> R
     client.reply()
 }
 
-/// The reply to the head of an upload of 100 MB of which no byte is sent.
+/// The response to the head of an upload of 100 MB of which no byte is sent.
 fn reply_to_head(world: &World, method: &str, address: &str, headers: &[(&str, &str)]) -> Reply {
     let kind = small().content_type();
     let more = [("content-type", kind.as_str()), ("content-length", "100000000")];
@@ -54,7 +54,7 @@ fn without_a_key_the_answer_comes_before_the_body() {
     let world = Setup::new().start();
     for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
         assert_unauthenticated(&reply_to_head(&world, method, address, &[]));
-        // And no matter how much of it is there already.
+        // The same when the body has already arrived.
         let mut client = world.client();
         client.send_request(method, address, &[], b"x");
         assert_unauthenticated(&client.reply());
@@ -172,7 +172,7 @@ fn a_key_with_a_prefix_stays_under_it() {
     assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
     assert_eq!(world.objects().len(), 4);
 
-    // Another key is not bound by it.
+    // The prefix of one key does not restrict another.
     let other = [("authorization", "Bearer other's")];
     post(&world, "/v1/files", &other, &with_path("own.txt")).stored();
 }
@@ -197,7 +197,7 @@ fn paths_are_the_gateway_s_choice_unless_a_key_may_name_them() {
     assert_eq!(post(&world, "/v1/files", &free, &named).stored()["path"], "own.txt");
     assert_eq!(put(&world, "/v1/files/b.txt", &free, b"x").stored()["path"], "b.txt");
 
-    // And the other way round.
+    // A key may also forbid what the setting allows.
     let world = Setup::new().set("auth.keys.panel.client_paths", false).start();
     world.post(&named).problem(403, "path_not_allowed");
     put(&world, "/v1/files/b.txt", &[authorization()], b"x").problem(403, "path_not_allowed");
@@ -206,7 +206,7 @@ fn paths_are_the_gateway_s_choice_unless_a_key_may_name_them() {
 
 #[test]
 fn a_page_of_a_foreign_origin_cannot_upload() {
-    // Even where no key is needed: a form post needs no preflight.
+    // Even without keys: a form post needs no preflight, so CORS alone does not stop it.
     let world = Setup::new().set("auth.anonymous", true).set("cors.origins", LISTED).start();
     for foreign in [
         FOREIGN,
@@ -257,7 +257,7 @@ fn the_public_address_is_the_gateway_s_own_origin() {
     let world = Setup::new().set("server.public_url", "https://Files.example.com/gw").start();
     let own = [authorization(), ("origin", "https://files.example.com")];
     post(&world, "/v1/files", &own, &small()).stored();
-    // What a name that points here by DNS rebinding would send.
+    // The `Origin` and `Host` of a page that reaches the gateway by DNS rebinding.
     let by_host = [authorization(), ("origin", "http://gateway.test")];
     post(&world, "/v1/files", &by_host, &small()).problem(403, "origin_not_allowed");
     assert_eq!(world.objects().len(), 1);
@@ -365,7 +365,7 @@ fn a_request_s_own_id_is_kept_if_it_is_sane() {
         assert!(id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'), "{id}");
         assert!(other.is_empty() || !world.gateway.log().contains(other));
     }
-    // The same in a problem document, and in its line of the log.
+    // The id is also in the problem document and in the access log.
     let reply = post(&world, "/v1/files", &[("x-request-id", "failing-1")], &small());
     assert_eq!(reply.problem(401, "unauthenticated")["request_id"], "failing-1");
     let log = world.gateway.log_with("failing-1");
@@ -397,7 +397,7 @@ fn the_log_holds_no_secrets() {
         let target = client.reply().header("location").expect("a target").to_owned();
         let (_, signed) = target.split_once('?').expect("a signature");
 
-        // Failures say more.
+        // Failures log more than successes do.
         let wrong = [("authorization", "Bearer a-wrong-key-of-mine")];
         assert_unauthenticated(&post(&world, "/v1/files?ticket=in-the-query", &wrong, &small()));
         for rules in [
@@ -416,7 +416,7 @@ fn the_log_holds_no_secrets() {
         world.control("POST", "tokens/revoke", "");
         world.post(&small()).stored();
 
-        // The token in use, where asking for it does not end its life.
+        // The token in use; fetching it again from `stable_token` does not invalidate it.
         let options = tcb_upload_gateway::sandbox::Options::default();
         let ask =
             json!({"grant_type": "client_credential", "appid": options.appid, "secret": secret});

@@ -1,4 +1,4 @@
-//! The command line, as a person or a script meets it: what is printed where, and the exit code.
+//! The command line: what each subcommand prints to stdout and stderr, and its exit code.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -78,7 +78,7 @@ fn what_is_not_stored_is_named_with_its_reason() {
     ] {
         assert!(ended.stderr.contains(said), "no {said:?} in\n{}", ended.stderr);
     }
-    // What the person is told to ask for is what the log has.
+    // The request id on stderr is in the gateway's log.
     let id = ended.stderr.split_once("(request ").and_then(|(_, rest)| rest.split_once(')'));
     world.gateway.log_with(id.expect("an id").0);
 
@@ -97,7 +97,7 @@ fn what_is_not_stored_is_named_with_its_reason() {
         assert_eq!(ended.code, 1);
         assert!(ended.stderr.contains("must begin with http"), "{}", ended.stderr);
     }
-    // The sandbox's COS answers, but not like a gateway.
+    // A server that responds, but not as a gateway: the sandbox's COS.
     let cos = format!("http://{}/", world.sandbox.cos_addr());
     let ended = upload(&world, &["small", "--to", &cos], folder.path());
     assert!(ended.stderr.contains("does not respond like a gateway"), "{}", ended.stderr);
@@ -117,7 +117,7 @@ fn mistakes_at_the_keyboard_are_exit_code_64() {
     }
 }
 
-/// The settings of a gateway in production against the world's sandbox, with `changes`.
+/// The settings of a production gateway in front of the test's sandbox, with `changes`.
 fn settings(world: &World, changes: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut variables = world.variables().clone();
     for (key, value) in changes {
@@ -132,7 +132,7 @@ fn doctor(world: &World, changes: &[(&str, &str)]) -> Ended {
     run(&["doctor", "--profile", "production"], &settings(world, changes), folder.path())
 }
 
-/// The steps of a printed examination and how each ended.
+/// The steps that `doctor` printed, each with its result.
 fn steps(ended: &Ended) -> BTreeMap<&str, &str> {
     let mut steps = BTreeMap::new();
     for line in ended.stdout.lines() {
@@ -158,7 +158,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
     assert_eq!(world.count("batchdeletefile"), 2);
     world.assert_nothing_stored();
 
-    // With a Redis, and clients' way to a gateway that runs.
+    // With Redis, and with a public URL at which a gateway runs.
     let redis = Redis::start();
     let public_url = format!("http://{}", world.gateway.address);
     let ended = doctor(&world, &[("redis.url", &redis.url()), ("server.public_url", &public_url)]);
@@ -175,7 +175,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
     assert_eq!(ended.code, 0, "{}", ended.stdout);
     assert!(ended.stdout.contains("note    public_url no response from"), "{}", ended.stdout);
 
-    // Without anything it examines the sandbox it has within.
+    // Without any settings `doctor` checks the built-in sandbox.
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("objects").display().to_string();
     let variables = [("GATEWAY__SANDBOX__DATA".to_owned(), data)];
@@ -185,7 +185,7 @@ fn the_doctor_finds_nothing_wrong_where_nothing_is() {
     assert_eq!(ended.stderr, "");
 }
 
-/// What is broken (settings, faults of the services), the step that fails, what is said.
+/// What is broken (settings, faults of the services), the step that fails, and words of its message.
 type Broken<'a> = (&'a [(&'a str, &'a str)], Value, &'a str, &'a [&'a str]);
 
 #[test]
@@ -196,7 +196,7 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
     let unreached = [("wechat.base_url", nowhere.as_str())];
     let redis = format!("redis://:hunter2@{unused}/1");
     let world = Setup::new().start();
-    // The sandbox's COS answers there.
+    // A server that is not a gateway: the sandbox's COS.
     let elsewhere = format!("http://{}", world.sandbox.cos_addr());
     let no_redis = [("redis.url", redis.as_str())];
     let other_address = [("server.public_url", elsewhere.as_str())];
@@ -288,7 +288,7 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
         for text in said {
             assert!(rest.contains(text), "no {text:?} in\n{out}");
         }
-        // What was said to be wrong is not left behind either.
+        // A failed step leaves no test file behind, unless deleting is what failed.
         if step != "delete" {
             world.assert_nothing_stored();
         }

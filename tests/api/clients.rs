@@ -1,4 +1,4 @@
-//! Clients as they are: what their libraries send that is not in anybody's textbook.
+//! Requests as real client libraries send them, with their deviations from the specifications.
 
 use std::process::{Command, Stdio};
 
@@ -22,7 +22,7 @@ fn only_crc(world: &World) -> String {
     objects[0]["crc64"].as_str().expect("a CRC").to_owned()
 }
 
-/// curl and PHP wait for it before a large body.
+/// curl and PHP wait for `100 Continue` before they send a large body.
 #[test]
 fn who_asks_whether_to_continue_is_told_so() {
     let world = Setup::new().start();
@@ -43,7 +43,7 @@ fn who_asks_whether_to_continue_is_told_so() {
         client.send(body);
         assert_eq!(client.reply().stored()["crc64"], crc64(&content));
 
-        // Who may not upload need not send it to hear so.
+        // An unauthenticated client gets its refusal before it sends the body.
         let mut client = world.client();
         client.send_head(method, address, &expecting);
         client.reply().problem(401, "unauthenticated");
@@ -51,7 +51,7 @@ fn who_asks_whether_to_continue_is_told_so() {
     assert_eq!(world.objects().len(), 2);
 }
 
-/// The JDK's client offers it on every request.
+/// The JDK's client offers an upgrade to h2c on every request.
 #[test]
 fn an_offer_to_upgrade_is_passed_over() {
     let world = Setup::new().start();
@@ -86,7 +86,7 @@ fn http_1_0_is_served() {
     assert_eq!(only_crc(&world), crc64(&content));
 }
 
-/// OkHttp writes each part's length, fields' too, and puts its headers in its own order.
+/// OkHttp sends a Content-Length with each part, fields included, and orders a part's headers differently.
 #[test]
 fn parts_with_lengths_of_their_own() {
     let world = Setup::new().start();
@@ -104,7 +104,7 @@ fn parts_with_lengths_of_their_own() {
     assert_eq!(only_crc(&world), crc64(&content));
 }
 
-/// FilePond's metadata has the file's own field name and comes first.
+/// FilePond sends its metadata as a field of the same name before the file.
 #[test]
 fn a_field_may_be_called_like_the_file() {
     let world = Setup::new().start();
@@ -118,7 +118,8 @@ fn a_field_may_be_called_like_the_file() {
     assert_eq!(only_crc(&world), crc64(b"content"));
 }
 
-/// With a type it is one; text that a page appended where it meant a File has none.
+/// A part `file` without a filename is a file if it has a content type. Text that a page appended by mistake in place
+/// of a `File` has none.
 #[test]
 fn a_part_called_file_is_one_without_a_name_where_it_has_a_type() {
     let world = Setup::new().start();
@@ -134,7 +135,7 @@ fn a_part_called_file_is_one_without_a_name_where_it_has_a_type() {
     assert_eq!(only_crc(&world), crc64(b"content"));
 }
 
-/// aiohttp encodes a name throughout; a `%41` in a name that was not encoded throughout is the name's own.
+/// aiohttp percent-encodes the whole name. In a name that is only partly encoded, a `%41` is literal.
 #[test]
 fn names_that_were_encoded_by_their_client() {
     let world = Setup::new().start();
@@ -154,7 +155,7 @@ fn names_that_were_encoded_by_their_client() {
     }
 }
 
-/// A request's headers may come in any case, its parts' too.
+/// Header names are case-insensitive, in the request's head and in each part's.
 #[test]
 fn headers_in_any_case() {
     let world = Setup::new().start();
@@ -171,7 +172,7 @@ fn headers_in_any_case() {
     );
 }
 
-/// What a type says must not be able to end its field in the form to COS.
+/// A content type must not be able to break out of its field in the form sent to COS.
 #[test]
 fn odd_types_do_no_harm() {
     let world = Setup::new().start();
@@ -192,7 +193,8 @@ fn odd_types_do_no_harm() {
     }
 }
 
-/// A request after one that was refused: on the same connection if that is kept, and never mistaken for its rest.
+/// After a refusal the gateway either closes the connection or reads the next request on it; it never takes the rest of
+/// the refused body for a request.
 #[test]
 fn after_a_refusal_the_connection_is_in_order_or_closed() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
@@ -270,7 +272,7 @@ fn curl_s_ways_to_send_a_file() {
     assert!(world.object("streamed.bin") == content);
 }
 
-/// What curl can be told that would store something else than the file, and what it is told then.
+/// curl options that would store something other than the file, and the refusal of each.
 #[test]
 fn curl_s_ways_to_send_something_else_than_the_file_are_refused() {
     let world = Setup::new().start();
@@ -293,10 +295,10 @@ fn curl_s_ways_to_send_something_else_than_the_file_are_refused() {
         (&["-F", &base64, &base], 415, "Content-Transfer-Encoding"),
         (&["-F", &quoted, &base], 415, "Content-Transfer-Encoding"),
         (&["-F", "dir=reports", "-F", &base64, &base], 415, "Content-Transfer-Encoding"),
-        // The file's text as a field, where the file was meant.
+        // `<` sends the file's text as a field, where `@` was meant.
         (&["-F", &text, &base], 400, "filename"),
         (&["-F", "file=photo.png", &base], 400, "filename"),
-        // Only the boundary is missing to the name that curl writes by itself.
+        // A Content-Type given by hand replaces curl's own and lacks its boundary.
         (&["-X", "PUT", "-F", &file, &raw], 415, "POST"),
         (&["-H", form, "-T", &path, &raw], 415, "POST"),
         (&["-H", form, "-F", &file, &base], 400, "boundary"),
@@ -324,8 +326,8 @@ fn curl_s_ways_to_send_something_else_than_the_file_are_refused() {
     }
 }
 
-/// Forms as libraries write them that tests/clients cannot run in each version, byte for byte. Each has the field `dir`
-/// and a file that is called `报告.png`.
+/// Forms of libraries and versions that tests/clients does not run, byte for byte. Each has the field `dir` and a file
+/// named `报告.png`.
 #[test]
 fn forms_as_libraries_write_them() {
     const PART: &str = "Content-Disposition: form-data; name=";
@@ -336,7 +338,7 @@ fn forms_as_libraries_write_them() {
     let length = format!("Content-Length: {}", content.len());
     let utf_8 = |name: &str| format!("{PART}\"dir\"{name}");
     for (client, field, file, epilogue) in [
-        // An empty line behind the last delimiter: 2.0 of Debian, and 2.1 and later as far as they write it.
+        // An empty line after the last delimiter: version 2.0 (Debian), and 2.1 and later in some cases.
         (
             "Ruby multipart-post",
             utf_8(""),
@@ -362,7 +364,7 @@ fn forms_as_libraries_write_them() {
             ),
             "\r\n",
         ),
-        // The same in the words of Retrofit's own manual, with the wildcard type of many tutorials.
+        // The form of Retrofit's own manual, with the wildcard type of many tutorials.
         (
             "Retrofit, */*",
             utf_8(&format!(
@@ -373,7 +375,7 @@ fn forms_as_libraries_write_them() {
             ),
             "\r\n",
         ),
-        // `MultipartFormDataContent.Add(content, name, fileName)`: names without quotes, the file's twice.
+        // `MultipartFormDataContent.Add(content, name, fileName)`: names without quotes, and the file name twice.
         (
             ".NET HttpClient",
             format!("Content-Type: text/plain; charset=utf-8\r\n{PART}dir"),
@@ -408,7 +410,7 @@ fn forms_as_libraries_write_them() {
             ),
             "\r\n",
         ),
-        // Folded, as mail libraries write long heads.
+        // Folded header lines, as mail libraries write them.
         (
             "Python email",
             format!(
@@ -453,7 +455,7 @@ fn raw_bodies_of_every_kind() {
     client.send(b"0\r\n\r\n");
     assert_eq!(client.reply().stored()["size"], 0);
 
-    // A form was meant for POST: stored as it is, it would be the file and what is around it.
+    // A form belongs in a POST: stored as a raw body, the object would contain the form's delimiters and headers.
     let form = Form::new().file("f", "x", "text/plain", b"x");
     let refused = put(&[("content-type", &form.content_type())], "/v1/files/form", &form.bytes());
     assert_eq!(refused.status, 415, "{}", refused.text());
@@ -463,7 +465,7 @@ fn raw_bodies_of_every_kind() {
     let gzip = put(&[("content-encoding", "gzip")], "/v1/files/packed", b"x");
     gzip.problem(415, "encoding_not_supported");
     put(&[], &format!("/v1/files/{}", "a".repeat(851)), b"x").problem(400, "invalid_path");
-    // Before a byte is sent.
+    // Refused by its length alone, before a byte of the body is sent.
     let mut client = world.client();
     let length = [authorization(), ("content-length", "1048577")];
     client.send_head("PUT", "/v1/files/large", &length);
@@ -473,7 +475,7 @@ fn raw_bodies_of_every_kind() {
     put(&[], &format!("/v1/files/{}", "a".repeat(850)), b"x").stored();
 }
 
-/// Each prefix of a raw body, and its chunked body without its end.
+/// A raw body cut short, with a length and chunked, by a half-close and by a reset.
 #[test]
 fn a_raw_body_that_ends_early_is_never_stored() {
     let world = Setup::new().start();
@@ -512,7 +514,7 @@ fn a_raw_body_that_ends_early_is_never_stored() {
     assert_eq!(only_crc(&world), crc64(&content));
 }
 
-/// Whatever RFC 2046 allows in a boundary, in quotes or not.
+/// Every kind of boundary that RFC 2046 allows, quoted or not.
 #[test]
 fn boundaries_of_every_kind() {
     let world = Setup::new().start();
@@ -546,7 +548,7 @@ fn boundaries_of_every_kind() {
     assert_eq!(world.objects().len(), 6);
 }
 
-/// Two lengths are how requests are smuggled past proxies.
+/// Two lengths in one request are the means of request smuggling past proxies.
 #[test]
 fn a_request_with_two_lengths_is_refused() {
     let world = Setup::new().start();
@@ -596,7 +598,7 @@ fn a_large_file_comes_back_as_it_was() {
     assert_eq!(kind, "video/mp4");
 }
 
-/// Whoever has nothing more to say may say so before the answer.
+/// A client may shut down its sending side once the request is sent, before the response.
 #[test]
 fn a_sender_that_closes_its_side_is_answered() {
     let world = Setup::new().start();
@@ -626,7 +628,7 @@ fn a_sender_that_closes_its_side_is_answered() {
     }
 }
 
-/// By one client, which has the worker to itself, and by many at once, whose requests are found late.
+/// From one client alone, and from 32 at once, when the worker reads each request late.
 #[test]
 fn requests_sent_ahead_are_answered_in_order() {
     let world = Setup::new().set("server.workers", 1).start();

@@ -1,5 +1,5 @@
-//! What connections carry before a handler sees it, and what they may hold: refused heads, pipelines, `Expect`, responses
-//! that are not read, and bodies that are dribbled in.
+//! Connections below the handlers: refused request heads, pipelining, `Expect`, unread responses, slow bodies, and the
+//! limit on connections.
 //!
 //! | cases.md | test |
 //! |---|---|
@@ -21,7 +21,7 @@ use crate::tls::Certificate;
 
 const PANEL: &str = "https://panel.test";
 
-/// Heads that are refused before they are a request, with what the response's `detail` names.
+/// Request heads that are refused before routing: head, status, code, and a word of the `detail`.
 const REFUSED: [(&str, u16, &str, &str); 23] = [
     ("POST /v1/files?dir=a b HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "%20"),
     ("POST /v1/files/ HTTP/1.1 x\r\nhost: a\r\n", 400, "invalid_request", "METHOD"),
@@ -83,8 +83,8 @@ const REFUSED: [(&str, u16, &str, &str); 23] = [
     ("G(T / HTTP/1.1\r\nhost: a\r\n", 400, "invalid_request", "METHOD"),
 ];
 
-/// Each with 9 MB behind it that are sent whatever comes back: the response is read all the same, by a page of a listed
-/// origin as well, and stands in the log.
+/// Each head is followed by 9 MB that the client sends without waiting. The client still reads the response, a page of
+/// an allowed origin may read it too, and it is logged.
 #[test]
 fn refused_heads_are_problem_documents() {
     let world = Setup::new().set("cors.origins", PANEL).start();
@@ -119,7 +119,7 @@ fn refused_heads_are_problem_documents() {
             assert_eq!(reply.header("x-request-id"), Some(&*id), "{shown}");
             assert_eq!(reply.header("access-control-allow-origin"), Some(PANEL), "{shown}");
             assert_eq!(reply.header("connection"), Some("close"), "{shown}");
-            // All of it was taken, and the connection ended in order.
+            // The gateway read the whole body and closed the connection without a reset.
             sent.join().unwrap().unwrap_or_else(|error| panic!("{shown}: {error}"));
             let end = client.try_reply().expect_err("nothing follows");
             assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{shown}: {end}");
@@ -224,7 +224,7 @@ fn pipelines_are_answered_in_step_wherever_they_are_cut() {
     for (path, content) in [("a", &b"hello"[..]), ("b", b"abcde"), ("c", b"GET /")] {
         assert_eq!(world.object(path), content);
     }
-    // Behind a body that breaks its rules there is no other request.
+    // After a malformed chunked body, nothing on the connection is read as a request.
     for broken in
         [&b"5\r\nhello0\r\n\r\n"[..], b"5\nhello\r\n0\r\n\r\n", b"x\r\n\r\n", b"0\r\n\n\r\n"]
     {
@@ -237,7 +237,8 @@ fn pipelines_are_answered_in_step_wherever_they_are_cut() {
     assert_eq!(world.objects().len(), 3);
 }
 
-/// With so much of a pipeline behind it that most is not read by then, and a reset would take the response with it.
+/// 5000 pipelined requests follow the last one, so that most are unread when it is answered: a close without lingering
+/// would reset the connection and lose the response.
 #[test]
 fn a_connection_ends_in_order_behind_the_response_that_closes_it() {
     let world = Setup::new().start();
@@ -251,7 +252,7 @@ fn a_connection_ends_in_order_behind_the_response_that_closes_it() {
             let put = request("PUT /v1/files/last", &connection, b"abc");
             let mut sender = client.sender();
             std::thread::scope(|scope| {
-                // It may be ended before all is sent.
+                // The connection may be closed before all is sent.
                 scope.spawn(|| drop(sender.write_all(&[&put[..], &behind].concat())));
                 let reply = client.reply();
                 assert_eq!(reply.status, 201, "{options}: {}", reply.text());
@@ -286,7 +287,7 @@ fn a_refused_caller_is_not_told_to_go_on() {
         let close = ("connection".to_owned(), "close".to_owned());
         assert!(headers.contains(&close), "{method} {path}: {headers:?}");
     }
-    // A caller who is let in gets it, once, and only while it waits.
+    // An accepted client gets one `100 Continue`, and none if the body has already begun.
     let mut client = world.client();
     for (sent, is_told) in [(0, true), (2, false), (0, true)] {
         let headers = [authorization(), ("content-length", "5"), ("expect", "100-Continue")];
@@ -325,7 +326,7 @@ fn heads_have_a_size_and_a_time() {
     let world = Setup::new().start();
     let healthy = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     for first in [&b""[..], healthy] {
-        // As large as may be, and a byte more.
+        // At the limit of 32 KiB, and one byte over.
         for (room, status) in [(0, 200), (1, 413)] {
             let begin = "GET /healthz HTTP/1.1\r\nhost: a\r\nx: ";
             let filler = "a".repeat((32 << 10) - begin.len() - 4 + room);
@@ -338,11 +339,11 @@ fn heads_have_a_size_and_a_time() {
             assert_eq!(client.reply().status, status, "{room} behind {}", first.len());
         }
     }
-    // A URL that alone is longer than any may be.
+    // A URL that alone exceeds the limit.
     let mut client = world.client();
     client.send(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(100_000)).as_bytes());
     client.reply().problem(413, "fields_too_large");
-    // Slow ones, the first of a connection and a later one.
+    // Slow heads: the first of a connection and a later one.
     let mut clients = vec![world.client(), world.client()];
     clients[1].send(healthy);
     assert_eq!(clients[1].reply().status, 200);
@@ -350,7 +351,7 @@ fn heads_have_a_size_and_a_time() {
     let mut silent = world.client();
     let part = b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx";
     clients.iter_mut().for_each(|client| client.send(part));
-    // And one that began before the response to the request before it.
+    // And one that begins before the previous response is sent.
     let mut early = world.client();
     early.send(&[&healthy[..], part].concat());
     assert_eq!(early.reply().status, 200);
@@ -366,7 +367,7 @@ fn heads_have_a_size_and_a_time() {
     clients.iter_mut().for_each(|client| assert!(client.try_reply().is_err()));
 }
 
-/// A large response that is asked for again and again.
+/// A request whose response is large; sent many times.
 const LARGE: &[u8] = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[test]
@@ -382,7 +383,8 @@ fn responses_that_are_not_read_end_their_connection() {
     unread.send(&LARGE.repeat(20));
     wait_until("the connection is closed", || connections(&plain));
     drop(unread);
-    // No window: nothing but the gateway's own clock can tell. Also where the rest of a refused request is awaited.
+    // With an h2 window of 0 only the gateway's timeout can close the connection; also while it waits for the rest of a
+    // refused request.
     let of = [(":method", "GET"), (":path", LARGE_PATH)];
     let refused = [(":method", "PUT"), (":path", "/v1/files/a"), ("authorization", "Bearer x")];
     for (fields, flags) in [(&of[..], END_STREAM), (&of[..], 0), (&refused[..], 0)] {
@@ -391,7 +393,7 @@ fn responses_that_are_not_read_end_their_connection() {
         unread.send(&request).unwrap();
         unread.assert_closed();
     }
-    // A client that takes a little at a time, each time within the timeout, gets the whole response.
+    // A client that reads a little at a time, each time within the timeout, gets the whole response.
     let mut slow = H2::connect(&world, &certificate, &[(4, 0)]);
     let (stream, get) = slow.request(&h2_head(&of), END_STREAM);
     slow.send(&get).unwrap();
@@ -409,7 +411,7 @@ fn responses_that_are_not_read_end_their_connection() {
 const LARGE_PATH: &str = "/docs/swagger-ui-bundle.js";
 
 fn h2_head(fields: &[(&str, &str)]) -> Vec<u8> {
-    // What stands first begins with a colon.
+    // Pseudo-header fields come first.
     let (pseudo, others): (Vec<_>, Vec<_>) =
         fields.iter().copied().partition(|(name, _)| name.starts_with(':'));
     let own = [(":scheme", "https"), (":authority", "localhost")];
@@ -422,7 +424,7 @@ fn only_a_known_caller_is_drained_for_long() {
     let form = ("content-type", "multipart/form-data; boundary=b");
     let took = |key| {
         let mut client = world.client();
-        // Refused at once: nothing that begins like a form.
+        // Refused at once, because the body does not begin as a form.
         let length = ("content-length", "1000000");
         client.send_head("POST", "/v1/files?reply=wangeditor", &[key, form, length]);
         client.send(b"--c\r\n--b x");
@@ -439,7 +441,8 @@ fn only_a_known_caller_is_drained_for_long() {
     assert!(known >= Duration::from_secs(5), "{known:?}");
 }
 
-/// Connections that hold every slot, all of the same kind, and that an upload finds at once.
+/// For each kind of idle or slow connection: when all connection slots are taken by it, an upload is still accepted
+/// within a second.
 #[test]
 fn an_upload_finds_a_slot_whatever_holds_them_all() {
     let setup = || Setup::new().set("server.max_connections", STRANGERS);
@@ -449,7 +452,7 @@ fn an_upload_finds_a_slot_whatever_holds_them_all() {
     let chunked = "transfer-encoding: chunked\r\n\r\n";
     let token = "POST /cgi-bin/stable_token HTTP/1.1\r\nhost: a\r\n";
     let expect = format!("{token}expect: 100-continue\r\n{body}");
-    // The end of a small response that does not fit into the socket: its request is over.
+    // Responses that do not fit into the socket's buffer; their requests have been read to the end.
     let unread = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(30_000);
     for (name, sent) in [
         ("nothing", String::new()),
@@ -466,12 +469,12 @@ fn an_upload_finds_a_slot_whatever_holds_them_all() {
             .map(|_| {
                 let mut stream = TcpStream::connect(world.gateway.address).unwrap();
                 stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-                // What is not taken is of no matter.
+                // The gateway need not read all of it.
                 let _ = stream.write_all(sent.as_bytes());
                 stream
             })
             .collect();
-        // More than there are connections to spare.
+        // More uploads than connection slots.
         for number in 0..2 * STRANGERS {
             let began = Instant::now();
             let mut client = world.client();
@@ -486,7 +489,7 @@ fn an_upload_finds_a_slot_whatever_holds_them_all() {
     assert!(lines < 20_000, "{lines} lines of what strangers asked for");
 }
 
-/// What a caller without a valid credential asks for again and again leaves few lines, and a count of the rest.
+/// Requests without a valid credential are logged at a limited rate; the lines left out are counted.
 #[test]
 fn floods_of_strangers_leave_few_lines_in_the_log() {
     const TOTAL: usize = 1000;
@@ -500,7 +503,7 @@ fn floods_of_strangers_leave_few_lines_in_the_log() {
         (404, format!("GET /flood {host}\r\n")),
         (400, format!("GET /flood {host}host: b\r\n\r\n")),
     ] {
-        // A refused head ends its connection.
+        // A refused head closes its connection.
         let at_once = if status == 400 { 1 } else { 50 };
         let mut client = world.client();
         for _ in 0..TOTAL / at_once {
@@ -515,7 +518,7 @@ fn floods_of_strangers_leave_few_lines_in_the_log() {
         asked += TOTAL;
     }
     let took = began.elapsed();
-    // Of each worker's seconds the first and the last are not whole.
+    // Each worker's first and last second are partial, hence two more.
     let most = 2 * 100 * (took.as_secs() as usize + 2);
     let written = |log: &str| log.lines().filter(|line| line.contains("/flood\"")).count();
     let omitted = |log: &str| -> usize {
@@ -534,7 +537,7 @@ fn floods_of_strangers_leave_few_lines_in_the_log() {
     let written = written(&world.gateway.log());
     println!("{asked} requests in {took:?}: {written} lines");
     assert!(written <= most, "{written} lines within {took:?}");
-    // A caller with a key has a line for each request.
+    // Every request of a client with a key is logged.
     for _ in 0..300 {
         world.call_with("DELETE", "/v1/files/known", &[authorization()], "");
     }
@@ -543,13 +546,13 @@ fn floods_of_strangers_leave_few_lines_in_the_log() {
     });
 }
 
-/// For so long strangers hold what they can.
+/// How long the unauthenticated connections stay open.
 const SIEGE: Duration = Duration::from_secs(60);
-/// Of each kind of stranger; more than there are places.
+/// Unauthenticated connections of each kind; more in total than there are connection slots.
 const STRANGERS: usize = 30;
 
-/// Responses that are not read over HTTP/1 and h2, a body for which no key is asked before it is read, and the rest of a
-/// refused one: whoever has a key uploads beside them, and the gateway ends when it is told to.
+/// Unread responses over HTTP/1 and h2, a slow body on an endpoint that authenticates by the body, and the slow rest of
+/// a refused body: meanwhile each upload with a key takes less than a second, and the gateway shuts down in time.
 #[test]
 fn strangers_hold_nothing_that_uploads_need() {
     let certificate = Certificate::new();

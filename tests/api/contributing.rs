@@ -6,7 +6,7 @@ const ENGLISH: &str = include_str!("../../CONTRIBUTING.md");
 const CHINESE: &str = include_str!("../../CONTRIBUTING.zh-CN.md");
 const JUSTFILE: &str = include_str!("../../justfile");
 
-/// What stands in backticks or in blocks of code.
+/// The text in backticks and in code blocks.
 fn code(page: &str) -> Vec<&str> {
     page.split("```").flat_map(|text| text.split('`').skip(1).step_by(2)).collect()
 }

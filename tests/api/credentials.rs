@@ -1,5 +1,5 @@
-//! Every way a service may be credentialed: each uploads, links and deletes, and each of its failures says what to
-//! change and where.
+//! Every `wechat.credential` mode: each uploads, links and deletes, and each of its failures says what to change and
+//! where.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"x")
 }
 
-/// A gateway in one of the modes, its platform's token file where it has one.
+/// A gateway in one of the modes, and the token file of its platform.
 fn start(mode: &str) -> (World, PathBuf) {
     let setup = Setup::new().set("wechat.credential", mode);
     let file = setup.folder().join("token");
@@ -93,7 +93,7 @@ fn each_mode_uploads_links_and_deletes() {
     }
 }
 
-/// The sandbox of the binary itself, where nothing but the mode is set.
+/// The binary's built-in sandbox, with only the mode set.
 #[test]
 fn each_mode_works_in_the_binarys_own_sandbox() {
     use std::collections::BTreeMap;
@@ -114,7 +114,7 @@ fn each_mode_works_in_the_binarys_own_sandbox() {
     }
 }
 
-/// A WeChat that nobody has seen before: what each mode sends is as the documents say, by settings alone.
+/// The calls of each mode, at a server that records them, match WeChat's documents.
 #[test]
 fn each_mode_calls_as_it_is_documented() {
     for mode in MODES {
@@ -167,7 +167,7 @@ fn each_mode_calls_as_it_is_documented() {
                 "/cgi-bin/token?grant_type=client_credential&appid=wx12&secret=0123456789"
             ),
             "authorizer" => {
-                // WeChat may hand out another refresh token with each token.
+                // WeChat may return a new refresh token with each token.
                 upstream.reply(
                     "/tcb/uploadfile",
                     ok(&json!({ "errcode": 42001, "errmsg": "expired" })),
@@ -193,7 +193,7 @@ fn each_mode_calls_as_it_is_documented() {
     }
 }
 
-/// What WeChat refuses in any mode: the problem names the console and what to change there.
+/// Refusals of WeChat that occur in every mode: the problem names the console and the setting to change there.
 #[test]
 fn each_refusal_says_what_to_change() {
     let world = Setup::new().start();
@@ -231,7 +231,7 @@ fn each_refusal_says_what_to_change() {
         let words = [words, &[errmsg]].concat();
         explained(&world.post(&small()), 502, "wechat_refused", errcode, &words);
     }
-    // The same of the other calls, whose codes are the same.
+    // The other calls have the same codes.
     for stage in ["download", "delete"] {
         for errcode in
             [40097, 40101, 41001, 43002, 44002, 47001, 85088, -1, -1000, -501000, -501002]
@@ -245,13 +245,13 @@ fn each_refusal_says_what_to_change() {
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": -501007}]));
     let form = Form::new().field("path", "odd/路径.txt").file("f", "x", "text/plain", b"x");
     explained(&world.post(&form), 502, "wechat_refused", -501007, &["`odd/路径.txt`"]);
-    // Come back tomorrow, in China.
+    // The daily quota resets at midnight in China.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 45009, "errmsg": "reach max api daily quota limit"}]));
     let reply = world.post(&small());
     explained(&reply, 502, "wechat_refused", 45009, &["midnight in China"]);
     let wait: u64 = reply.header("retry-after").expect("a time").parse().expect("a number");
     assert!((1..=86_400).contains(&wait), "{wait}");
-    // Codes nobody has heard of are passed on as they are.
+    // Unknown codes are passed on unchanged.
     world.faults(
         &json!([{"stage": "link", "fault": "errcode", "errcode": 99_999, "errmsg": "new trouble"}]),
     );
@@ -295,14 +295,14 @@ fn a_refresh_is_forced_only_where_wechat_hands_back_the_token_it_refused() {
     world.control("POST", "tokens/revoke", "");
     world.post(&small()).stored();
     forced(0);
-    // Refused, and handed out again.
+    // Refused, but returned again by the next fetch.
     world.control("POST", "tokens/spoil", "");
     world.post(&small()).stored();
     forced(1);
     let calls = world.count("stable_token");
     assert_eq!(calls, 4, "the first one, two for those refused, one forced");
 
-    // Once more within 30 s: the quota has nothing to give, and WeChat is not hammered.
+    // Again within 30 s: a forced refresh is not allowed yet, and WeChat is not called repeatedly.
     world.control("POST", "tokens/spoil", "");
     let reply = world.post(&small());
     let problem = reply.problem(503, "credential_unavailable");
@@ -322,14 +322,14 @@ fn the_platforms_file_is_read_again_when_it_changes_and_when_its_token_is_refuse
         assert_eq!(world.control("POST", "tokens/set", &body).status, 200);
     };
     world.post(&small()).stored();
-    // Renewed: the file says so, and no call is lost.
+    // The platform renews the token and the file: no call fails.
     fs::write(&file, "second-token").expect("a file");
     set("second-token");
     let before = world.count("uploadfile");
     world.post(&small()).stored();
     assert_eq!(world.count("uploadfile") - before, 1);
 
-    // The file is late.
+    // The platform renews the token before the file.
     set("third-token");
     explained(
         &world.post(&small()),
@@ -341,7 +341,7 @@ fn the_platforms_file_is_read_again_when_it_changes_and_when_its_token_is_refuse
     fs::write(&file, "third-token").expect("a file");
     world.post(&small()).stored();
 
-    // 40014 is answered by reading the file once more.
+    // After errcode 40014 the gateway reads the file again.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 40014, "errmsg": "invalid access_token", "times": 1}]));
     world.post(&small()).stored();
 
@@ -353,7 +353,7 @@ fn the_platforms_file_is_read_again_when_it_changes_and_when_its_token_is_refuse
     world.call_with("GET", "/readyz", &[], "").problem(503, "credential_unavailable");
 }
 
-/// The open interface service has failures of its own (the vendor's FAQ).
+/// The errcodes of the open interface service, from the vendor's FAQ.
 #[test]
 fn the_open_interface_services_failures_are_explained() {
     let (world, _) = start("open");
@@ -368,7 +368,7 @@ fn the_open_interface_services_failures_are_explained() {
         );
         let before = world.count("uploadfile");
         explained(&world.post(&small()), 502, "wechat_refused", errcode, words);
-        // Not ready passes, the others do not.
+        // 85113 ("not ready") is retried, the others are not.
         assert_eq!(
             world.count("uploadfile") - before,
             if errcode == 85113 { 3 } else { 1 },
@@ -378,7 +378,7 @@ fn the_open_interface_services_failures_are_explained() {
     world.faults(&json!([{"stage": "link", "fault": "status", "status": 502}]));
     let problem = world.post(&small()).problem(502, "wechat_unreachable");
     assert!(problem["detail"].as_str().expect("a text").contains("微信令牌权限配置"), "{problem}");
-    // Switched off at the platform for real.
+    // The service is switched off in the sandbox itself.
     world.control("DELETE", "faults", "");
     world.control("POST", "tokens/set", &json!({ "open": false }).to_string());
     explained(&world.post(&small()), 502, "wechat_refused", 41001, &["开放接口服务"]);
@@ -390,7 +390,7 @@ fn an_authorizers_failures_are_explained() {
     let (world, file) = start("authorizer");
     let set = |what: Value| {
         assert_eq!(world.control("POST", "tokens/set", &what.to_string()).status, 200);
-        // So that the next call must fetch one.
+        // Makes the next call fetch a token.
         world.control("POST", "tokens/revoke", "");
     };
     world.post(&small()).stored();

@@ -8,7 +8,7 @@ use config::{Config, File, FileFormat};
 use serde::Deserialize;
 use spdx::{Expression, ParseMode};
 
-/// The lists of `deny.toml`.
+/// The parts of `deny.toml` that are tested.
 #[derive(Deserialize)]
 struct Deny {
     licenses: Licences,
@@ -25,7 +25,7 @@ struct Bans {
     skip: Vec<Skipped>,
 }
 
-/// A version of a crate that is there beside a newer one, and why both are needed.
+/// An older version of a crate that is used along with a newer one, and why both are needed.
 #[derive(Deserialize)]
 struct Skipped {
     #[serde(rename = "crate")]

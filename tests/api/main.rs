@@ -42,6 +42,7 @@ mod stand_in;
 mod storage;
 mod strangers;
 mod streaming;
+mod structure;
 mod tcb;
 mod threats;
 mod tickets;
