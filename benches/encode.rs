@@ -1,9 +1,9 @@
-//! CPU time, and on demand instructions, of what is computed for an upload: the form's head, the scanner, the CRC, the
-//! rules for keys, a token from the cache.
+//! CPU time, or on demand instructions, of an upload's computations: the form's head, the scanner, the CRC, the rules
+//! for object keys, and a token from the cache.
 //!
 //! ```sh
 //! cargo bench --bench encode                    # time
-//! cargo bench --bench encode -- --instructions  # what each takes by valgrind's count: the same on a busy machine
+//! cargo bench --bench encode -- --instructions  # counted by valgrind: the same on a busy machine
 //! ```
 
 use std::fmt;
@@ -33,10 +33,10 @@ const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gWq";
 const FILE: usize = 256 * 1024;
 const CHUNKS: [usize; 6] = [1, 64, 1024, 8 * 1024, 64 * 1024, FILE];
 
-/// One thing that is measured.
+/// One measured computation.
 struct Case {
     name: String,
-    /// How many it gets through at once; none where that is not what counts.
+    /// The bytes it processes per run, for a throughput; `None` if throughput does not matter.
     bytes: usize,
     work: Box<dyn FnMut()>,
 }
@@ -132,7 +132,7 @@ fn random() -> Bytes {
     bytes.into()
 }
 
-/// Which of [`cases`], with its name.
+/// An index into [`cases`], with the case's name.
 #[derive(Clone)]
 struct Which(usize, String);
 
@@ -156,13 +156,13 @@ fn upload(bencher: Bencher, which: &Which) {
     }
 }
 
-/// A hit, from one worker and from several at once.
+/// A cache hit, from one worker and from several at once.
 #[divan::bench(threads = [1, 2, 4])]
 fn token_from_the_cache(bencher: Bencher) {
     let tokens = tokens();
     bencher.with_inputs(|| ()).bench_values(|()| {
         let http = CLIENT.with(Clone::clone);
-        // A hit never waits.
+        // A cache hit never waits.
         assert!(black_box(tokens.get(&http).now_or_never()).is_some());
     });
 }
@@ -192,7 +192,7 @@ fn tokens() -> &'static TokenCache {
         actix_web::rt::System::new()
             .block_on(async move { fetched.get(&connections()).await.map(drop) })
             .expect("a token");
-        // It is wanted only once.
+        // The token is fetched only once.
         Box::leak(Box::new(sandbox));
         tokens
     })
@@ -213,7 +213,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs each case in a process of its own under callgrind, few times and often: the difference is the case's own.
+/// Runs each case in a separate process under callgrind, with few and with many repetitions; the difference excludes
+/// the set-up.
 fn instructions() -> ExitCode {
     const FEW: usize = 5;
     const OFTEN: usize = 25;

@@ -1,16 +1,16 @@
-//! The load test: the release binary as a process of its own, in its production profile, against a fast WeChat and COS
-//! in another process, beside the relays that are installed on this machine.
+//! The load test: the release binary in its production profile, in front of a fast WeChat and COS in another process,
+//! compared with the relays that are installed on this machine.
 //!
 //! ```sh
 //! cargo bench --bench relay                               # everything (about an hour)
 //! cargo bench --bench relay -- --quick http-small latency # some scenarios, short and rough
-//! cargo bench --bench relay -- --check                    # what the bars are about; fails when one does not hold
-//! cargo bench --bench relay -- --check --record           # and keeps the result: benches/runs/, docs/
+//! cargo bench --bench relay -- --check                    # the scenarios of the bars; fails when a bar is missed
+//! cargo bench --bench relay -- --check --record           # and records the result: benches/runs/, docs/
 //! cargo bench --bench relay -- --binary before=/tmp/before --peers gateway,before https-small
 //! ```
 //!
-//! Peers take turns within each round, and what is compared is the median of the rounds' ratios: absolute figures move
-//! by a third between runs on a shared machine, ratios do not.
+//! Within each round the peers run one after the other, and the median of the rounds' ratios is compared: on a shared
+//! machine absolute figures vary by a third between runs, ratios do not.
 
 mod support;
 
@@ -32,7 +32,7 @@ use support::scenarios::{self, Scenario};
 use support::upstream::{self, Upstream};
 use support::{bars, report};
 
-/// A load test of the gateway beside other relays.
+/// A load test that compares the gateway with other relays.
 #[derive(Parser)]
 struct Arguments {
     /// Only scenarios whose names contain one of these
@@ -40,7 +40,7 @@ struct Arguments {
     /// Short and rough: smaller files, two rounds
     #[arg(long)]
     quick: bool,
-    /// Only what the bars are about; exit code 1 when one does not hold
+    /// Only the scenarios of the bars; exit code 1 when a bar is missed
     #[arg(long)]
     check: bool,
     /// Rounds of each scenario
@@ -55,16 +55,16 @@ struct Arguments {
     /// Also write the results as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Keep the results under benches/runs/ and put their tables and charts into the guides
+    /// Record the results under benches/runs/ and put their tables and charts into the guides
     #[arg(long)]
     record: bool,
-    /// Measure nothing: draw the charts of this run, and put them and its tables into the guides
+    /// Measures nothing: draws the charts of this run, and put them and its tables into the guides
     #[arg(long, value_name = "FILE")]
     guides: Option<PathBuf>,
-    /// Name the scenarios and end
+    /// List the scenarios and exit
     #[arg(long)]
     list: bool,
-    /// What cargo says to every bench
+    /// The flag that cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says whether everything that had to hold does.
+/// Runs the bench; false if a bar of `--check` was missed.
 fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if let Some(file) = &arguments.guides {
@@ -100,7 +100,7 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     chosen.retain(|scenario| scenario.barred || !arguments.check);
     let filters = &arguments.filters;
     if !filters.is_empty() {
-        // A name that is given in full means itself, not those that begin with it.
+        // A complete name selects only that scenario, not others that contain it.
         let whole: Vec<_> = chosen.iter().map(|scenario| scenario.name.clone()).collect();
         chosen.retain(|scenario| {
             filters.iter().any(|filter| {
@@ -152,7 +152,7 @@ struct Bench {
     rounds: usize,
 }
 
-/// One scenario of a batch while it runs.
+/// A running scenario of a batch.
 struct Lane<'a> {
     scenario: &'a Scenario,
     request: Arc<Request>,
@@ -161,7 +161,7 @@ struct Lane<'a> {
     turns: Vec<Turn>,
 }
 
-/// One peer in a lane.
+/// A peer in a lane.
 struct Turn {
     peer: Peer,
     running: Option<Running>,
@@ -172,12 +172,12 @@ struct Turn {
 impl Bench {
     fn prepare(arguments: &Arguments, folder: &Path) -> Result<Self, BoxError> {
         fs::create_dir_all(folder.join("logs"))?;
-        // Thousands of connections, at both ends; peers inherit it.
+        // For thousands of connections at both ends; peers inherit the limit.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
 
-        // It signs itself and is no authority (CA:FALSE), as private roots often are.
+        // A self-signed certificate that is not marked as a CA (CA:FALSE), as private roots often are.
         let key = KeyPair::generate()?;
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let certificate = CertificateParams::new(names)?.self_signed(&key)?;
@@ -258,7 +258,7 @@ impl Bench {
         } else {
             Request::upload(scenario.shape, scenario.content, 4096)
         };
-        // Memory is measured from a process that has done next to nothing.
+        // Memory is measured from a process that has done almost nothing.
         let connections = if scenario.fresh { 1 } else { scenario.plan.connections() };
         let plan = Plan::Counted { connections, each: 5 };
         let outcome = load::run(&running.target, &Arc::new(request), plan);
@@ -268,7 +268,7 @@ impl Bench {
         }
     }
 
-    /// An open loop's rate: half of what the slowest of the peers carries.
+    /// Sets an open loop's rate: half the throughput of the slowest peer.
     fn calibrate(&self, lane: &mut Lane<'_>) -> Result<(), BoxError> {
         if let Plan::Open { connections, rate, .. } = &mut lane.plan {
             let closed = Plan::Closed { connections: *connections, seconds: 1.0 };
@@ -289,7 +289,7 @@ impl Bench {
     fn round(&self, lane: &mut Lane<'_>, round: usize) -> Result<(), BoxError> {
         let count = lane.turns.len();
         for step in 0..count {
-            // Nobody is always the first.
+            // The order rotates from round to round.
             let turn = &mut lane.turns[(round + step) % count];
             let running = match turn.running.take() {
                 Some(running) => running,
@@ -315,7 +315,7 @@ impl Bench {
                 p99_ms: ms(0.99),
                 p999_ms: ms(0.999),
             };
-            // A success that never reached COS would be the fastest of all.
+            // A success without an upload at COS counts as an error.
             let promised = outcome.uploads * lane.scenario.files();
             let lost = promised.saturating_sub(stored);
             measured.errors += lost;

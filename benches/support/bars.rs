@@ -1,8 +1,8 @@
-//! What the gateway must hold beside its peers, and what it is after.
+//! The bars that the gateway must reach compared with its peers, and its goals.
 
 use super::results::{Figure, Results, median, number};
 
-/// What the guides are written in.
+/// A language of the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     English,
@@ -10,7 +10,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// The one of two texts that is in this language.
+    /// The text for this language.
     pub fn of<T>(self, english: T, chinese: T) -> T {
         match self {
             Self::English => english,
@@ -19,7 +19,7 @@ impl Language {
     }
 }
 
-/// One bar, and where the gateway stands.
+/// One bar, with the gateway's figure.
 pub struct Bar {
     /// In English and in Chinese.
     pub what: [&'static str; 2],
@@ -30,7 +30,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// What was not measured does not hold.
+    /// False if it was not measured.
     pub fn holds(&self) -> bool {
         self.value.is_some_and(|value| self.reaches(value, self.bar))
     }
@@ -49,7 +49,7 @@ impl Bar {
     }
 }
 
-/// Every bar, of the peer called `gateway`.
+/// Every bar, for the peer named `gateway`.
 pub fn all(results: &Results) -> Vec<Bar> {
     const US: &str = "gateway";
     let against = |scenario: &str, peer: &str, figure| {
@@ -198,7 +198,7 @@ fn added_p50(results: &Results) -> Option<f64> {
     Some(median(pairs.map(|(ours, direct)| ours.p50_ms - direct.p50_ms)))
 }
 
-/// The worst of the bodies, each as the median of its rounds' ratios.
+/// The highest ratio of the adversarial bodies, each the median over its rounds.
 fn adversarial(results: &Results) -> Option<f64> {
     let random = &results.scenario("bodies-random")?.peer("gateway")?.rounds;
     let worst = ["bodies-returns", "bodies-dashes", "bodies-look-alike"].map(|name| {
@@ -216,7 +216,7 @@ fn errors(results: &Results) -> Option<f64> {
     (!errors.is_empty()).then(|| errors.iter().sum::<u64>() as f64)
 }
 
-/// A Markdown table: what, measured, bar, goal.
+/// A Markdown table with the columns: what, measured, bar, goal.
 pub fn table(bars: &[Bar], language: Language) -> String {
     let head = language.of("| | measured | bar | goal |", "| | 实测 | 底线 | 目标 |");
     let mut table = format!("{head}\n|---|---:|---:|---:|\n");

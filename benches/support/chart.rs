@@ -1,26 +1,26 @@
-//! Charts as SVG files that can be read on a light and on a dark page, whoever shows them.
+//! Charts as SVG files that are readable on a light and on a dark page.
 
 use std::fmt::Write;
 
 use super::results::number;
 
-/// A chart brings its own ground: a page's theme and its reader's need not agree.
+/// A chart has its own background, since the page's theme may differ from the reader's.
 const STYLE: &str = "<style>.ground{fill:#fff}text{font:12px system-ui,sans-serif;fill:#57606a}\
 .title{font-weight:600;fill:#1b1f24}.value{fill:#1b1f24}.rule{stroke:#d9dee4}.bar{fill:#afb8c1}.ours{fill:#0969da}\
 @media(prefers-color-scheme:dark){.ground{fill:#14171a}text{fill:#98a1ab}.title,.value{fill:#d9dee4}.rule{stroke:#343a41}\
 .bar{fill:#57606a}.ours{fill:#4493f8}}</style>";
 
-/// Readable on both grounds.
+/// Readable on both backgrounds.
 const COLOURS: [&str; 7] =
     ["#1f7ae0", "#d1453b", "#2f9e4f", "#b07d16", "#9166e8", "#7d8590", "#d9722e"];
 
-/// Named lines of points.
+/// A named line of points.
 pub type Series = (String, Vec<(f64, f64)>);
 
-/// Bars beside each other that are about one figure.
+/// Bars of one figure.
 pub struct Bars {
     pub title: String,
-    /// Whose, and how much.
+    /// Each bar's label and value.
     pub bars: Vec<(String, f64)>,
 }
 
@@ -32,7 +32,7 @@ fn svg(width: f64, height: f64, content: &str) -> String {
     )
 }
 
-/// Panels of horizontal bars, two in a row; those of `ours` stand out.
+/// Panels of horizontal bars, two in a row; those of `ours` are highlighted.
 pub fn bars(panels: &[Bars], ours: &str) -> String {
     const WIDTH: f64 = 400.0;
     const LINE: f64 = 24.0;
@@ -72,7 +72,7 @@ pub fn bars(panels: &[Bars], ours: &str) -> String {
     svg(WIDTH * 2.0, height * panels.len().div_ceil(2) as f64 + 12.0, &content)
 }
 
-/// Lines over two logarithmic axes; nothing where there is nothing to draw. `marks` are the names of places across.
+/// Lines over two logarithmic axes; `None` if there is nothing to draw. `marks` are the labels of the horizontal axis.
 pub fn lines(title: &str, series: &[Series], marks: &[(f64, String)]) -> Option<String> {
     const WIDTH: f64 = 560.0;
     const HEIGHT: f64 = 340.0;
@@ -138,7 +138,7 @@ pub fn lines(title: &str, series: &[Series], marks: &[(f64, String)]) -> Option<
     Some(svg(WIDTH, HEIGHT, &content))
 }
 
-/// As text of HTML and SVG.
+/// Escapes text for HTML and SVG.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
 }

@@ -1,4 +1,4 @@
-//! The load generator: blocking sockets, a thread for each connection, every reply read to its end and looked at.
+//! The load generator: blocking sockets, a thread for each connection; every response is read to its end and checked.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,26 +16,26 @@ use socket2::SockRef;
 
 use super::request::Request;
 
-/// Nothing here takes this long; what does, counts as an error.
+/// The socket timeout; an upload that takes longer counts as an error.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Holds a small upload whole, so that sending one is one system call.
+/// Large enough for a whole small upload, so that sending one takes one system call.
 const SEND_BUFFER: usize = 512 * 1024;
-/// A connection that fails this often is given up.
+/// A connection's thread stops after this many errors.
 const ERRORS: u64 = 20;
-/// A slow upload comes in this many pieces.
+/// A slow upload is sent in this many pieces.
 const PIECES: usize = 16;
 
 /// How uploads are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Plan {
-    /// Each connection sends one upload after the other, for so many seconds.
+    /// Each connection sends one upload after the other for `seconds`.
     Closed { connections: usize, seconds: f64 },
-    /// Each connection sends so many.
+    /// Each connection sends `each` uploads.
     Counted { connections: usize, each: u64 },
-    /// Uploads are due at a fixed rate, whatever became of those before. One that finds no free connection waits, and
+    /// Uploads are scheduled at a fixed rate, independent of earlier ones. An upload without a free connection waits, and
     /// its wait counts: there is no coordinated omission.
     Open { connections: usize, rate: f64, seconds: f64 },
-    /// Each connection sends one upload in pieces over so many seconds; nobody is done before all have begun.
+    /// Each connection sends one upload in pieces over `seconds`; none is finished before all have begun.
     Slow { connections: usize, seconds: f64 },
 }
 
@@ -50,16 +50,16 @@ impl Plan {
     }
 }
 
-/// Who is sent to.
+/// The server under load.
 #[derive(Clone)]
 pub struct Target {
     pub address: SocketAddr,
     pub tls: Option<Arc<ClientConfig>>,
-    /// Whether the reply must hold the files' CRC.
+    /// Whether the response must contain the files' CRC.
     pub proof: bool,
 }
 
-/// What came of it.
+/// The result of a run.
 pub struct Outcome {
     pub uploads: u64,
     pub errors: u64,
@@ -69,7 +69,7 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
 }
 
-/// Of latencies in nanoseconds, from a microsecond to an hour.
+/// A histogram for latencies in nanoseconds, from a microsecond to an hour.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("bounds that are in order")
 }
@@ -99,12 +99,12 @@ impl Outcome {
         self.uploads += other.uploads;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
-        // The bounds are the same.
+        // It cannot fail: the bounds are the same.
         let _ = self.latency.add(other.latency);
     }
 }
 
-/// Sends what `plan` says.
+/// Sends uploads as `plan` says.
 pub fn run(target: &Target, request: &Arc<Request>, plan: Plan) -> Outcome {
     if let Plan::Slow { connections, seconds } = plan {
         return slow(target, request, connections, seconds);
@@ -248,7 +248,7 @@ impl Client {
         self.reply(&request.proof)
     }
 
-    /// Reads a reply to its end, which must be a success.
+    /// Reads a response to its end; it must be a success.
     fn reply(&mut self, proof: &str) -> io::Result<()> {
         let (mut filled, mut end) = (0, None);
         loop {

@@ -1,4 +1,4 @@
-//! What `relay.rs` is made of.
+//! The modules of `relay.rs`.
 
 pub mod bars;
 pub mod chart;
@@ -12,5 +12,5 @@ pub mod results;
 pub mod scenarios;
 pub mod upstream;
 
-/// Whatever stops the bench.
+/// An error that stops the bench.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,5 @@
-//! Who is measured: the gateway, and beside it in the same run nothing at all (`direct`), nginx, HAProxy and a Node
-//! relay, where they are installed. Each is started by the bench in a set-up of its own, with as many workers.
+//! The measured peers: the gateway, no relay at all (`direct`), and nginx, HAProxy and a Node relay if they are
+//! installed. The bench starts each with its own configuration and the same number of workers.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,10 +22,10 @@ use super::process::Tree;
 use super::request::KEY;
 use super::upstream::Upstream;
 
-/// A peer may take so long to listen.
+/// The time within which a peer must listen.
 const START: Duration = Duration::from_secs(20);
 
-/// One to be measured.
+/// A peer to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub name: String,
@@ -37,33 +37,33 @@ enum Kind {
     Transport,
     /// The gateway's binary.
     Gateway(PathBuf),
-    /// With a `client_body_buffer_size` of its own, or nginx's default.
+    /// With this `client_body_buffer_size`, or nginx's default.
     Nginx(Option<&'static str>),
     Haproxy,
     /// The folder the relay was installed in.
     Node(PathBuf),
 }
 
-/// How a scenario wants its peers.
+/// A scenario's configuration of its peers.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub workers: usize,
-    /// To COS.
+    /// HTTPS to COS.
     pub https: bool,
-    /// Milliseconds that WeChat takes for a link.
+    /// Milliseconds that WeChat takes for a link call.
     pub link_delay: u64,
-    /// `upload.replay_window`, where it is not the default.
+    /// `upload.replay_window`, if not the default.
     pub window: Option<&'static str>,
 }
 
-/// The peers there are on this machine, with their versions.
+/// The peers that are installed on this machine, with their versions.
 pub struct Field {
     pub peers: Vec<Peer>,
     pub versions: BTreeMap<String, String>,
 }
 
 impl Field {
-    /// Looks for them; `binaries` are gateways. `folder` is where what they need is put.
+    /// Looks for the peers; `binaries` are gateways. Files that the peers need are put into `folder`.
     pub fn survey(binaries: &[(String, PathBuf)], folder: &Path) -> Self {
         let peer = |name: &str, kind| Peer { name: name.to_owned(), kind };
         let mut peers = vec![peer("direct", Kind::Transport)];
@@ -121,7 +121,7 @@ fn install_node_relay(folder: &Path) -> Result<PathBuf, BoxError> {
     Ok(folder)
 }
 
-/// A peer that runs; it ends when this is dropped.
+/// A running peer; it is stopped when this is dropped.
 pub struct Running {
     child: Option<Child>,
     pub target: Target,
@@ -133,7 +133,7 @@ impl Drop for Running {
         let Some(child) = &mut self.child else {
             return;
         };
-        // In good order, so that children of its own end with it.
+        // By SIGTERM, so that it stops its own child processes.
         let process = child.id().to_string();
         let _ = Command::new("kill").args(["-s", "TERM", &process]).status();
         let asked = Instant::now();
@@ -149,7 +149,7 @@ impl Drop for Running {
 }
 
 impl Peer {
-    /// Whether it is a gateway.
+    /// Whether this peer is a gateway.
     pub fn is_gateway(&self) -> bool {
         matches!(self.kind, Kind::Gateway(_))
     }
@@ -158,7 +158,7 @@ impl Peer {
         self.kind == Kind::Transport
     }
 
-    /// Starts it in front of `upstream`, whose certificate lies in `folder` with all else that is written.
+    /// Starts the peer in front of `upstream`, whose certificate is in `folder`; the peer's files go there, too.
     pub fn start(
         &self,
         scenario: &str,
@@ -180,7 +180,7 @@ impl Peer {
             Kind::Node(installed) => node(installed, address, setup, upstream, folder),
         };
         let mut command = command;
-        // A log line for each request is written, as in production.
+        // Each request is logged, as in production.
         let log_file = folder.join(format!("logs/{scenario}-{}.log", self.name));
         let log = File::create(&log_file)?;
         let mut child = command
@@ -280,7 +280,7 @@ fn nginx(
         ("http", String::new())
     };
     let (workers, here) = (setup.workers, home.display());
-    // A worker may not be root's without being told, and could not read this folder otherwise.
+    // By default nginx's workers drop root privileges, and then could not read this folder.
     let text = format!(
         "user root; daemon off; worker_processes {workers}; worker_rlimit_nofile 16384; pid {here}/pid;\n\
          error_log {here}/error.log warn;\n\

@@ -1,4 +1,4 @@
-//! What processes cost, from `/proc`: CPU seconds and resident memory of one and of those it has started.
+//! The CPU seconds and resident memory of a process and its descendants, from `/proc`.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use std::fs;
 pub struct Tree(Vec<u32>);
 
 impl Tree {
-    /// As it is now; who comes later is not counted.
+    /// The processes as of now; later ones are not counted.
     pub fn of(root: u32) -> Self {
         let mut tree = vec![root];
         let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
@@ -34,12 +34,12 @@ impl Tree {
         self.memory("VmRSS:")
     }
 
-    /// The most that was resident since [`Self::forget_peak`], in KiB.
+    /// The peak of resident memory since [`Self::forget_peak`], in KiB.
     pub fn peak_rss(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// Peaks are counted from here on.
+    /// Resets the peak.
     pub fn forget_peak(&self) {
         for process in &self.0 {
             let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
@@ -65,7 +65,7 @@ fn stat(process: u32) -> Option<Stat> {
     /// `USER_HZ`, the same on every Linux.
     const TICKS: f64 = 100.0;
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name before the last parenthesis may hold anything.
+    // The name before the last parenthesis may contain any character.
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
     let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
     Some(Stat { parent: fields.get(1)?.parse().ok()?, cpu: (ticks(11)? + ticks(12)?) / TICKS })
@@ -83,7 +83,7 @@ pub fn machine() -> String {
     let memory = memory.trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1024 / 1024;
     let kernel = read("/proc/sys/kernel/osrelease");
     let model = value(&read("/proc/cpuinfo"), "model name");
-    // What follows the third number is the distribution's own.
+    // Text after the third number is the distribution's.
     let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim();
     let congestion = read("/proc/sys/net/ipv4/tcp_congestion_control");
     format!("{model}, {cores} cores, {memory} GiB, Linux {kernel}, TCP {}", congestion.trim())

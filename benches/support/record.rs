@@ -1,4 +1,4 @@
-//! What is kept of a run: its figures, tables and charts under `benches/runs/`, and the guides' part of them.
+//! Records a run: its figures, tables and charts under `benches/runs/`, and the part of them in docs/*/performance.md.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,7 +14,7 @@ use super::scenarios::{Group, size};
 const BEGIN: &str = "<!-- benches/runs: begin -->\n";
 const END: &str = "<!-- benches/runs: end -->";
 
-/// Writes `benches/runs/DATE.json` and `.md`, its charts, and the guides' tables. Gives the Markdown file.
+/// Writes `benches/runs/DATE.json` and `.md`, the charts, and the tables of docs/*/performance.md. Gives the Markdown file's path.
 pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
     let folder = root.join("benches/runs");
     fs::create_dir_all(&folder)?;
@@ -51,7 +51,7 @@ fn place(results: &Results, chart: &str) -> String {
     format!("benches/runs/{}-{chart}.svg", results.date)
 }
 
-/// What can be drawn of a run, by name.
+/// The charts of a run, by name.
 fn charts(results: &Results) -> Vec<(&'static str, String)> {
     let panels: Vec<_> = [
         (
@@ -158,10 +158,10 @@ fn section(results: &Results, charts: &[&str], language: Language) -> String {
     text
 }
 
-/// What an upload costs, and what a core carries: the fixed part is what is left of a small upload without its bytes.
+/// The cost of an upload and the capacity of a core. The fixed cost is a small upload's cost minus that of its bytes.
 fn capacity(results: &Results, language: Language) -> String {
     const GIB: f64 = (1u64 << 30) as f64;
-    /// Of a core; the rest is for bursts.
+    /// The share of a core that is planned for; the rest is for bursts.
     const LOAD: f64 = 0.7;
     let cpu = |scenario: &str, figure| {
         results.scenario(scenario)?.peer("gateway").map(|us| us.median(figure))

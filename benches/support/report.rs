@@ -1,4 +1,4 @@
-//! One HTML file with everything in it: the bars, charts, and every table.
+//! The report: one HTML file with the bars, the charts and every table.
 
 use std::fmt::Write;
 
@@ -78,7 +78,7 @@ pub fn html(results: &Results, bars: &[Bar]) -> String {
     page
 }
 
-/// A figure of each peer over what its scenarios differ in.
+/// A figure of each peer over `x`, the parameter in which the scenarios differ.
 pub fn over(scenarios: &[&Measured], x: impl Fn(&Measured) -> f64, figure: Figure) -> Vec<Series> {
     let mut series: Vec<Series> = Vec::new();
     for scenario in scenarios {
@@ -93,13 +93,13 @@ pub fn over(scenarios: &[&Measured], x: impl Fn(&Measured) -> f64, figure: Figur
     series
 }
 
-/// What is across, where scenarios differ in size.
+/// The labels of the horizontal axis for scenarios that differ in size.
 pub fn sizes(scenarios: &[&Measured]) -> Vec<(f64, String)> {
     let sizes = scenarios.iter().map(|scenario| scenario.size);
     sizes.map(|bytes| (bytes as f64, super::scenarios::size(bytes))).collect()
 }
 
-/// Milliseconds over the share of uploads, from the median on, stretched towards the slowest.
+/// Milliseconds over the share of uploads, from the median on, with the axis stretched towards the slowest.
 pub fn latency(scenario: &Measured, title: &str) -> Option<String> {
     let across = |share: f64| 1.0 / (1.0 - share);
     let series: Vec<Series> = scenario
@@ -115,12 +115,12 @@ pub fn latency(scenario: &Measured, title: &str) -> Option<String> {
     lines(title, &series, &marks)
 }
 
-/// What could not be drawn is left out.
+/// A chart as HTML; empty if there is none.
 fn figure(chart: Option<String>) -> String {
     chart.map(|svg| format!("<figure>{svg}</figure>")).unwrap_or_default()
 }
 
-/// A Markdown table of ours as HTML.
+/// Converts a Markdown table of this bench to HTML.
 fn table(markdown: &str) -> String {
     let mut html = String::from("<table>");
     for (index, line) in markdown.lines().enumerate() {

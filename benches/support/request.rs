@@ -1,17 +1,17 @@
-//! The uploads that are sent: a request's bytes, made once and sent by every connection.
+//! The uploads: a request's bytes, made once and sent by every connection.
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use serde::{Deserialize, Serialize};
 
-/// The key the gateway knows; the other peers do not look at it.
+/// The gateway's API key; the other peers ignore it.
 pub const KEY: &str = "key-of-the-load-test";
 
 /// As long as a browser's.
 const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gWq";
 /// Large files repeat a block of this size, so that a file of 4 GiB costs no more memory than one of 4 MiB.
 const BLOCK: usize = 4 * 1024 * 1024;
-/// Up to this size a request is one run of bytes, which one system call can send.
+/// Up to this size a request is one contiguous run of bytes, which one system call can send.
 const ONE_RUN: usize = 1024 * 1024;
 
 /// How a file is put into a request.
@@ -21,29 +21,29 @@ pub enum Shape {
     Form,
     /// The body is the file.
     Raw,
-    /// A form with two files of half the size each, `files[]`: held to their ends.
+    /// A form with two files `files[]` of half the size each; the gateway buffers each to its end.
     TwoFiles,
 }
 
-/// What a file is made of.
+/// The content of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     Random,
-    /// `\r` and nothing else.
+    /// Only `\r`.
     Returns,
-    /// `\r\n--` over and over.
+    /// `\r\n--` repeated.
     Dashes,
-    /// The whole delimiter but its last character, over and over.
+    /// The delimiter without its last character, repeated.
     LookAlike,
 }
 
-/// A request, ready to be sent any number of times.
+/// A request that can be sent any number of times.
 pub struct Request {
-    /// In order; large files share one block.
+    /// The request's bytes in order; large files share one block.
     pub runs: Vec<Bytes>,
-    /// The files' bytes.
+    /// The total size of the files.
     pub size: u64,
-    /// What the gateway's reply must hold, when it says that it has stored them.
+    /// Text that the gateway's response must contain as proof that it has stored the files.
     pub proof: String,
 }
 
@@ -70,7 +70,7 @@ impl Request {
         Self { runs: with_head(target, &kind, body), size: size / files * files, proof }
     }
 
-    /// The same bytes of file, posted to COS itself.
+    /// The same file posted to COS directly.
     pub fn direct(size: u64) -> Self {
         let (runs, _) = file(Content::Random, size);
         let runs = with_head("POST /bench/direct", "multipart/form-data; boundary=x", runs);
@@ -78,7 +78,7 @@ impl Request {
     }
 }
 
-/// What stands before a file in a form. Relays that cannot count need to be told the file's size.
+/// The form's bytes before a file. They include a field with the file's size, for relays that cannot compute it.
 fn opening(shape: Shape, size: u64) -> Bytes {
     let disposition = "Content-Disposition: form-data; name=";
     let (field, name) = match shape {

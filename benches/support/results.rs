@@ -1,4 +1,4 @@
-//! What was measured: round by round, as it is kept, compared and put into tables.
+//! The results, round by round: as they are stored, compared and put into tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,7 +22,7 @@ pub struct Results {
     pub scenarios: Vec<Measured>,
 }
 
-/// One scenario.
+/// The results of one scenario.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
     pub name: String,
@@ -30,21 +30,21 @@ pub struct Measured {
     pub group: Group,
     pub size: u64,
     pub connections: usize,
-    /// Uploads a second, where they came at a fixed rate.
+    /// Uploads per second, if they were sent at a fixed rate.
     pub rate: Option<f64>,
     pub peers: Vec<Figures>,
 }
 
-/// One peer in one scenario.
+/// The results of one peer in one scenario.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Figures {
     pub name: String,
     pub rounds: Vec<Round>,
-    /// Of all rounds together: share of the uploads, and the milliseconds within which they were done.
+    /// Over all rounds: a share of the uploads, and the milliseconds within which they were finished.
     pub latency: Vec<(f64, f64)>,
 }
 
-/// One peer's turn in one round.
+/// The results of one peer in one round.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Round {
     pub uploads: u64,
@@ -60,7 +60,7 @@ pub struct Round {
     pub p999_ms: f64,
 }
 
-/// What a round says, as a number.
+/// A figure of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figure {
     UploadsPerSecond,
@@ -92,7 +92,7 @@ impl Round {
         }
     }
 
-    /// MiB that each upload in flight added to what the peer holds when idle.
+    /// MiB that each upload in flight added to the peer's idle memory.
     pub fn rss_per_upload(&self, connections: usize) -> f64 {
         let added = self.peak_rss_kib.saturating_sub(self.idle_rss_kib);
         added as f64 / 1024.0 / connections as f64
@@ -108,7 +108,7 @@ impl Figures {
         self.rounds.iter().map(|round| round.errors).sum()
     }
 
-    /// What is kept of `latency`, in nanoseconds.
+    /// The points of `latency` (in nanoseconds) that are stored.
     pub fn curve(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
         let values = latency
             .iter_quantiles(2)
@@ -141,7 +141,7 @@ impl Results {
     }
 }
 
-/// The middle one, or the mean of the two in the middle; NaN of nothing.
+/// The middle value, or the mean of the two in the middle; NaN without values.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -198,7 +198,7 @@ impl Measured {
     }
 }
 
-/// Three digits that matter.
+/// A number with three significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         _ if !value.is_finite() => "–".to_owned(),

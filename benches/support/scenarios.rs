@@ -1,4 +1,4 @@
-//! What is measured, of whom, and how often.
+//! The scenarios: what is measured, and of which peers.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,14 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// One line of the plan.
+/// One scenario.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub name: String,
     pub what: String,
-    /// Its part of the report.
+    /// The part of the report that it belongs to.
     pub group: Group,
-    /// One of those that the bars are about.
+    /// Whether a bar depends on it.
     pub barred: bool,
     pub shape: Shape,
     pub content: Content,
@@ -26,7 +26,7 @@ pub struct Scenario {
     pub setup: Setup,
     /// Scenarios of one batch are interleaved with each other, so that they can be compared.
     pub batch: String,
-    /// Every round has peers that were just started: what is measured is memory.
+    /// Whether each round starts new peers, because memory is measured.
     pub fresh: bool,
     field: &'static [&'static str],
 }
@@ -46,7 +46,7 @@ impl Scenario {
         peer.is_gateway() || self.field.contains(&peer.name.as_str())
     }
 
-    /// Objects that one upload leaves.
+    /// The number of objects that one upload stores.
     pub fn files(&self) -> u64 {
         if self.shape == Shape::TwoFiles { 2 } else { 1 }
     }
@@ -163,7 +163,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Everything, in the order in which it runs. `scale` shortens what runs for a time (1 is the full length).
+/// All scenarios in the order in which they run. `scale` shortens those with a duration (1 is the full length).
 pub fn all(scale: f64) -> Vec<Scenario> {
     let seconds = (3.0 * scale).max(0.5);
     let closed = |connections| Plan::Closed { connections, seconds };
@@ -197,7 +197,7 @@ pub fn all(scale: f64) -> Vec<Scenario> {
     all.push(latency("latency-https", closed(1)).https(true).beside(direct));
     all.push(latency("latency-link-30ms", closed(1)).link_delay(30));
     for (https, scheme) in [(true, "https"), (false, "http")] {
-        // The rate is set by what the slowest of them carries.
+        // The rate is set by the throughput of the slowest peer.
         let open = Plan::Open { connections: 64, rate: 0.0, seconds };
         all.push(latency(&format!("{scheme}-open"), open).https(https).beside(few));
     }

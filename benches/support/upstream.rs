@@ -1,6 +1,6 @@
-//! What the gateway talks to while it is measured: WeChat's links and a COS that forgets what it is sent, in a process
-//! of their own. As cheap per upload as they can be, so that they are never what is measured: a thread for each
-//! connection, no allocation on the way, and plain bodies are dropped inside the kernel, uncopied.
+//! The upstream of the bench, in a separate process: WeChat's link call and a COS that discards uploads. It is as cheap
+//! per upload as possible, so that it is never the bottleneck: a thread for each connection, no allocation per upload,
+//! and unencrypted bodies are discarded inside the kernel without a copy.
 
 use std::io::{self, BufRead, Read, Write};
 use std::mem::MaybeUninit;
@@ -20,20 +20,20 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::BoxError;
 
-/// `recv(2)` with this throws TCP's bytes away where they are (Linux).
+/// With this flag `recv(2)` discards TCP's bytes without copying them (Linux).
 const MSG_TRUNC: i32 = 0x20;
-/// And with this it waits for all of them.
+/// With this flag it waits for all of them.
 const MSG_WAITALL: i32 = 0x100;
 
-/// Lengths as real links have them.
+/// Lengths of the fields in real links.
 const SIGNATURE: usize = 340;
 const SECURITY_TOKEN: usize = 900;
 const FILE_ID: usize = 220;
 
-/// The argument that turns this binary into the upstream.
+/// The argument with which this binary runs as the upstream.
 pub const ARGUMENT: &str = "upstream";
 
-/// An upstream that runs.
+/// A running upstream.
 pub struct Upstream {
     child: Child,
     pub wechat: SocketAddr,
@@ -41,7 +41,7 @@ pub struct Upstream {
     pub cos_tls: SocketAddr,
 }
 
-/// What it has seen.
+/// The numbers of requests that the upstream has received.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub links: u64,
@@ -68,7 +68,7 @@ impl Upstream {
         Ok(Self { child, wechat, cos, cos_tls })
     }
 
-    /// `wechat.base_url` for links to COS over HTTP or HTTPS, each given after `delay` milliseconds.
+    /// `wechat.base_url` for links to COS over HTTP or HTTPS, each returned after `delay` milliseconds.
     pub fn wechat_url(&self, https: bool, delay: u64) -> String {
         format!("http://{}/{}/{delay}", self.wechat, if https { "https" } else { "http" })
     }
@@ -106,7 +106,7 @@ struct Seen {
     uploads: AtomicU64,
 }
 
-/// Runs as the upstream until the bench goes away.
+/// Runs as the upstream until the bench exits.
 pub fn run(folder: &Path) -> Result<(), BoxError> {
     let seen = Arc::new(Seen::default());
     let (wechat, cos, cos_tls) = (listen()?, listen()?, listen()?);
@@ -147,7 +147,7 @@ fn accept(
             let serve = serve.clone();
             let spawned = thread::Builder::new().stack_size(128 * 1024).spawn(move || {
                 let _ = stream.set_nodelay(true);
-                // A peer that goes away is its own affair.
+                // Errors of a connection, such as a peer that closes it, are ignored.
                 let _ = serve(stream);
             });
             drop(spawned);
@@ -166,7 +166,7 @@ fn tls(folder: &Path) -> Result<rustls::ServerConfig, BoxError> {
         .with_single_cert(chain, key)?)
 }
 
-/// A request's head, and how much of its body has come with it.
+/// A request's body length, and how much of the body arrived with its head.
 struct Head {
     length: usize,
     begun: usize,
@@ -213,7 +213,7 @@ impl Read for Conn {
 }
 
 impl Conn {
-    /// `nowhere` is never written to: the kernel only counts it.
+    /// Reads `left` bytes and discards them. Without TLS nothing is written to `nowhere`: the kernel only uses its length.
     fn discard(&mut self, mut left: usize, nowhere: &mut [MaybeUninit<u8>]) -> io::Result<()> {
         while left > 0 {
             let taken = match self {
@@ -258,7 +258,7 @@ fn serve_cos(mut conn: Conn, seen: &Seen) -> io::Result<()> {
     Ok(())
 }
 
-/// What a link's reply is made of, up to the path and behind it.
+/// The parts of a link call's response before and after the path.
 struct Links {
     bases: [String; 2],
     before: String,
@@ -267,7 +267,7 @@ struct Links {
 
 impl Links {
     fn new(cos: SocketAddr, cos_tls: SocketAddr) -> Self {
-        // By its address: no look-up of a name is measured with it.
+        // By IP address, so that no name look-up is measured.
         let bases = [format!("http://{cos}"), format!("https://{cos_tls}")];
         let filler = |length| "q-sign-algorithm=sha1&q-ak=".chars().cycle().take(length);
         let before = format!(
@@ -279,7 +279,7 @@ impl Links {
         Self { bases, before, after: "bench.6265-bench-1250000000".to_owned() }
     }
 
-    /// The reply's JSON for `path`.
+    /// The response's JSON for `path`.
     fn reply(&self, https: bool, path: &str) -> String {
         let (before, bucket) = (&self.before, &self.after);
         let base = &self.bases[usize::from(https)];

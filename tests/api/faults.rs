@@ -1,7 +1,7 @@
-//! Everything that goes wrong upstream: what the client is told, and what is stored.
+//! Upstream faults: for each, the response that the client gets and what is stored.
 //!
-//! `cargo test --test api faults::the_matrix -- --nocapture` prints the matrix; with `FAULTS=cos` in the environment
-//! only the rows that begin so.
+//! `cargo test --test api faults::the_matrix -- --nocapture` prints the matrix. With `FAULTS=cos` in the environment it
+//! runs only the rows that begin with `cos`.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -17,13 +17,13 @@ use crate::harness::{
     BOUNDARY, Client, Form, Gateway, Reply, Setup, World, authorization, crc64, noise,
 };
 
-/// Within the replay window, twice, and far beyond it.
+/// Two sizes within the replay window, and one far beyond it.
 const SIZES: [(&str, usize); 3] =
     [("1 KiB", 1 << 10), ("200 KiB", 200 << 10), ("30 MiB", LARGE_SIZE)];
 const LARGE_SIZE: usize = 30 << 20;
 
-/// What the client must be told, by size: status, code, and COS's own code where it is to be passed on; several
-/// where the moment at which the fault is noticed decides.
+/// The expected response for each size: status, code, and COS's own code where it is passed on. Alternatives are
+/// separated by ` | `, where timing decides when the fault is noticed.
 type Told = [&'static str; 3];
 
 const STORED: Told = ["201"; 3];
@@ -36,16 +36,16 @@ const DENIED: Told = ["502 cos_refused AccessDenied"; 3];
 const NO_BUCKET: Told = ["502 cos_refused NoSuchBucket"; 3];
 const SLOW_DOWN: Told = ["503 cos_busy SlowDown"; 3];
 const COS_BROKEN: Told = ["502 cos_refused InternalError"; 3];
-/// COS's words are lost in a reply without end; its status is not.
+/// Of a response whose body does not end, COS's error code is lost; its status is not.
 const COS_HUGE: Told = ["502 cos_refused"; 3];
 const BAD_CRC: Told = ["502 integrity_mismatch"; 3];
-/// What is still in the window is sent again, what is not has failed.
+/// A file that fits the replay window is sent again; a larger one fails.
 const NO_VERDICT_ONCE: Told = ["201", "201", "502 cos_unreachable"];
-/// The connection breaks at its beginning: maybe before the window is passed.
+/// The connection breaks early, possibly before the file exceeds the replay window.
 const BROKEN_EARLY_ONCE: Told = ["201", "201", "201 | 502 cos_unreachable"];
 
-/// A stage, a fault at it, the rule that makes it and what the client must be told. `HALF` and `RATE` depend on the
-/// file's size; `COS` and `CLOSED` are addresses.
+/// A stage, the rule that makes a fault at it, and the expected responses. `HALF` and `RATE` are replaced by figures
+/// that depend on the file's size, `COS` and `CLOSED` by socket addresses.
 #[rustfmt::skip]
 const MATRIX: &[(&str, &str, &str, Told)] = &[
     ("token", "refuse", "token refuse", NO_TOKEN),
@@ -132,7 +132,7 @@ enum Way {
     Generated,
 }
 
-/// A file's content, the same for everyone.
+/// The content of every test file of this size.
 fn content(size: usize) -> &'static [u8] {
     static LARGE: OnceLock<Vec<u8>> = OnceLock::new();
     &LARGE.get_or_init(|| noise(LARGE_SIZE, 5))[..size]
@@ -144,7 +144,7 @@ fn content_crc(size: usize) -> &'static str {
     &all[SIZES.iter().position(|(_, known)| *known == size).expect("one of the sizes")]
 }
 
-/// A gateway with little patience and one worker, which therefore meets its own pooled connections.
+/// A gateway with short timeouts, and with one worker so that each upload finds the pooled connections.
 fn setup() -> Setup {
     Setup::new()
         .set("server.workers", 1)
@@ -157,7 +157,7 @@ fn setup() -> Setup {
         .set("upload.path_template", "{dir}/{uuid}{ext}")
 }
 
-/// The request's line and headers, and what surrounds the content.
+/// The request's line and headers, and the bytes before and after the content.
 struct Request {
     method: &'static str,
     address: String,
@@ -195,7 +195,7 @@ impl Request {
     }
 }
 
-/// Uploads, and says in words what came of it. The whole request must be taken, whatever becomes of it.
+/// Uploads, and summarises the response. The gateway must read the whole request, whatever the response is.
 fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option<Reply>) {
     let (request, content) = (request(way, folder), content(size));
     let mut client = world.client();
@@ -211,12 +211,12 @@ fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option
     }
 }
 
-/// What a failure's reply says to people.
+/// The `detail` of a problem.
 fn detail(reply: Option<&Reply>) -> String {
     reply.map_or_else(String::new, |reply| reply.json()["detail"].to_string())
 }
 
-/// A reply in words: its status, its code, COS's code; and whatever is wrong with it.
+/// A response as a summary: its status, its code, COS's code, and anything wrong with it.
 fn told(reply: &Reply, size: usize) -> String {
     let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
     if reply.status == 201 {
@@ -260,7 +260,7 @@ fn stored(world: &World, folder: &str) -> Vec<(u64, String)> {
     objects.iter().map(|o| (o["size"].as_u64().expect("a size"), text(&o["crc64"]))).collect()
 }
 
-/// What is wrong with what is stored after the client was told `told`.
+/// Any contradiction between the stored objects and the response `told`.
 fn storage_fault(world: &World, folder: &str, size: usize, told: &str) -> Option<String> {
     let idle = world.control("GET", "wait?idle=1", "");
     if idle.status != 200 {
@@ -294,7 +294,7 @@ fn closed() -> String {
     listener.local_addr().expect("an address").to_string()
 }
 
-/// One cell: what the client was told, and all that was wrong.
+/// One cell: the response's summary, and everything that was wrong.
 struct Cell {
     told: String,
     wrong: Vec<String>,
@@ -311,8 +311,8 @@ fn install(world: &World, text: &str, size: usize) {
     world.faults(&json!([rule(&text)]));
 }
 
-/// Waits until every connection to this port has been closed by its other end, as far as the kernel knows: the close
-/// itself may be under way still when whoever closed says so.
+/// Waits until the kernel has seen the remote close of every connection to this port: it may arrive a little after the
+/// sandbox reports it.
 fn wait_until_disconnected(port: u16) {
     const ESTABLISHED: &str = "01";
     let began = Instant::now();
@@ -326,7 +326,7 @@ fn wait_until_disconnected(port: u16) {
     }
 }
 
-/// An upload that must succeed, after a failed one: at once, or when `Retry-After` says so where there is no token.
+/// An upload that must succeed after a failed one: at once, or after `Retry-After` if no token could be fetched.
 fn afterwards(world: &World, failed: Option<&Reply>) -> Result<(), String> {
     let failed = failed.ok_or("no reply to go by")?;
     if told(failed, 0).starts_with("503 credential_unavailable") {
@@ -345,7 +345,7 @@ fn cell(world: &World, text: &str, way: Way, size: usize, expected: &str, folder
         install(world, text, size);
     }
     if text.ends_with("close_idle") && !text.starts_with("token") {
-        // The rule strikes an upload before.
+        // The rule applies to the upload before the measured one.
         assert_eq!(upload(world, Way::Raw, "before", 1 << 10).0, "201");
         world.control("DELETE", "faults", "");
     }
@@ -370,7 +370,7 @@ fn cell(world: &World, text: &str, way: Way, size: usize, expected: &str, folder
     Cell { told, wrong }
 }
 
-/// A row's cells, the sizes for each way in turn. Without a token every cell has a gateway of its own.
+/// A row's cells: for each way, each size. For token faults each cell starts its own gateway.
 fn cells(stage: &str, text: &str, expected: Told) -> Vec<Cell> {
     let other = text.contains("https://WECHAT").then(|| {
         let data = tempfile::tempdir().expect("a folder");
@@ -388,7 +388,7 @@ fn cells(stage: &str, text: &str, expected: Told) -> Vec<Cell> {
     let mut shared = None;
     if stage != "token" {
         let world = start();
-        // So that there is a token, and connections that are kept.
+        // Fetches a token and fills the connection pools.
         assert_eq!(upload(&world, Way::Raw, "first", 1 << 10).0, "201");
         shared = Some(world);
     }
@@ -410,7 +410,7 @@ fn cells(stage: &str, text: &str, expected: Told) -> Vec<Cell> {
     cells
 }
 
-/// Does the jobs, several at a time: most of them wait for a timer.
+/// Runs the jobs on several threads; most of them wait for a timer.
 fn in_parallel<T: Send>(jobs: usize, threads: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -456,7 +456,7 @@ fn the_matrix() {
     for ((stage, fault, ..), cells) in matrix.iter().zip(&rows) {
         let mut line = format!("{:24}", format!("{stage} {fault}"));
         for (index, cell) in cells.iter().enumerate() {
-            // COS's code is checked, but would make the table too wide.
+            // COS's code is checked but not printed: the table would be too wide.
             let text = cell.told.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" ");
             let mark = if cell.wrong.is_empty() { "" } else { "!" };
             line += &format!("{:28}", text + mark);
@@ -474,8 +474,8 @@ fn the_matrix() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// COS stores the object, and its reply is lost. Sent again, the file is stored; past the window it has failed, and an
-/// object under a path of the gateway's own making is deleted, because nobody knows of it.
+/// COS stores the object, but its response is lost. Within the replay window the file is sent again and stored. Beyond
+/// it the upload fails; an object under a generated path is then deleted, because the client does not know that path.
 #[test]
 fn a_stored_object_whose_reply_is_lost() {
     const SIZE: usize = 200 << 10;
@@ -507,7 +507,7 @@ fn a_stored_object_whose_reply_is_lost() {
                     wrong.push(format!("{case}: told {told} {detail} instead of {expected}"));
                 }
                 let mut fault = storage_fault(&world, &folder, size, &told);
-                // The client knows its own path: it may try again or delete it.
+                // A path named by the client is left: the client can upload again or delete it.
                 if told != "201" && way != Way::Generated {
                     fault = storage_fault(&world, &folder, size, "201").and(fault);
                 }
@@ -523,7 +523,7 @@ fn a_stored_object_whose_reply_is_lost() {
     });
     let mut wrong: Vec<_> = wrong.into_iter().flatten().collect();
 
-    // Stored by an attempt whose reply is lost, refused at the next.
+    // Stored by an attempt whose response is lost, then refused at the next attempt.
     let world = setup().start();
     let lost = rule("cos close store=true times=1");
     world.faults(&json!([lost, rule("cos status status=403 times=1")]));
@@ -533,8 +533,8 @@ fn a_stored_object_whose_reply_is_lost() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Whether the sender goes on at full speed or waits for the answer in the middle, with the rest still to come: it
-/// hears COS's refusal within a second, and may send its rest.
+/// A client that keeps sending and one that stops in the middle both get COS's refusal within a second, and may still
+/// send the rest.
 #[test]
 fn an_early_refusal_reaches_every_sender_within_a_second() {
     const RUNS: usize = 120;
@@ -618,7 +618,7 @@ fn a_connection_is_not_used_again_after_an_early_verdict() {
     assert_eq!(stored(&world, "refused"), []);
 }
 
-/// The sender keeps its last byte to itself until it has heard.
+/// The client withholds its last byte until it has the response.
 #[test]
 fn a_success_before_the_last_byte_is_a_failure() {
     let world = setup().start();
@@ -642,7 +642,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
         }
     }
 
-    // Once, and all of it is still in the window: it is sent again, and waits for the last byte then.
+    // A single fault within the replay window: the file is sent again, and that attempt waits for the last byte.
     let size = 200 << 10;
     for (folder, way) in [("multipart", Way::Multipart), ("raw", Way::Raw)] {
         install(&world, "cos early_2xx after=HALF times=1", size);
@@ -652,7 +652,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
         client.send_head(request.method, &request.address, &request.headers(&length));
         client.send(&request.head);
         client.send(&content[..size - 1]);
-        // What the form's scanner holds back may be a delimiter.
+        // The form's scanner withholds bytes that may be the start of a delimiter.
         let seen = format!("wait?key={folder}/x.bin&received={}", size - 1 - 64);
         assert_eq!(world.control("GET", &seen, "").status, 200);
         client.send(&content[size - 1..]);
@@ -662,7 +662,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
     }
 }
 
-/// COS ends idle connections as it likes; the next upload notices before it sends, or sends again.
+/// COS may close idle connections at any time; the next upload notices before it sends, or sends again.
 #[test]
 fn a_pooled_connection_that_cos_has_closed_costs_nothing() {
     let world = setup().start();
@@ -713,7 +713,7 @@ fn an_expired_link_is_replaced_by_a_fresh_one() {
         assert_eq!(world.count("uploadfile"), before + 2);
         assert_eq!(storage_fault(&world, folder, 200 << 10, "201"), None);
     }
-    // Not for ever, and not past the window.
+    // A limited number of times, and only within the replay window.
     for (folder, size) in [("small", 1 << 10), ("large", LARGE_SIZE)] {
         let before = world.count("uploadfile");
         install(&world, "link expired_link", size);
@@ -724,7 +724,7 @@ fn an_expired_link_is_replaced_by_a_fresh_one() {
     }
 }
 
-/// A name that is known for the token call and unknown for the link call: the gateway gets an `/etc/hosts` of its own.
+/// A host name that resolves for the token call but no longer for the link call: the gateway has its own `/etc/hosts`.
 #[test]
 fn a_link_call_whose_host_is_not_found_any_more() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -759,7 +759,7 @@ fn a_link_call_whose_host_is_not_found_any_more() {
         client.send_request("POST", "/v1/files", &headers, &form.bytes());
         let reply = client.reply();
         let code = reply.json()["code"].as_str().expect("a code").to_owned();
-        // A resolver that has nobody to ask may take its time.
+        // Without a reachable name server, a look-up may be slow.
         assert!(["wechat_unreachable", "wechat_timeout"].contains(&code.as_str()), "{code}");
     }
     assert_eq!(world.count("stable_token"), 1);

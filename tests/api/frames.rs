@@ -1,4 +1,4 @@
-//! h2 spoken frame by frame, by whoever wants to get it wrong.
+//! An h2 client that sends single frames, valid or not.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -23,17 +23,18 @@ pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
 const ACK: u8 = 1;
-/// SETTINGS_INITIAL_WINDOW_SIZE, and the window without it.
+/// The identifier of SETTINGS_INITIAL_WINDOW_SIZE, and its default.
 const INITIAL_WINDOW: u8 = 4;
 const UNASKED: i64 = 65_535;
-/// The longest frame that is taken unasked.
+/// The default SETTINGS_MAX_FRAME_SIZE.
 const PIECE: usize = 16 << 10;
-/// A frame's head.
+/// The length of a frame's header.
 const HEAD: usize = 9;
-/// What is written at once. A frame alone is nine bytes more than a TLS record takes, and so two of them.
+/// Bytes per write. A full frame with its header is nine bytes longer than a TLS record's payload, so each alone would
+/// take two records.
 const BATCH: usize = 64 << 10;
 
-/// A connection that sends the frames it is told.
+/// An h2 connection that sends the frames that a test makes.
 pub struct H2 {
     tls: StreamOwned<ClientConnection, TcpStream>,
     stream: u32,
@@ -48,7 +49,7 @@ impl H2 {
             .flat_map(|(key, value)| [&key.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
             .collect();
         connection.send(&frame(SETTINGS, 0, 0, &settings)).expect("it takes settings");
-        // The connection's own window is no setting; replies of a whole test fit into this.
+        // The connection's window is no setting; it is opened once, wide enough for all responses of a test.
         let window = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
         connection.send(&window).expect("it takes a window");
         connection
@@ -58,19 +59,19 @@ impl H2 {
         self.tls.write_all(bytes)
     }
 
-    /// The id of a stream that is not used yet.
+    /// The next unused stream id.
     pub fn fresh(&mut self) -> u32 {
         self.stream += if self.stream == 0 { 1 } else { 2 };
         self.stream
     }
 
-    /// A whole head.
+    /// A HEADERS frame with the whole head, on a new stream.
     pub fn request(&mut self, head: &[u8], flags: u8) -> (u32, Vec<u8>) {
         let stream = self.fresh();
         (stream, frame(HEADERS, flags | END_HEADERS, stream, head))
     }
 
-    /// Sends what `next` makes until it has come to `most` or is not taken any more.
+    /// Sends frames from `next` up to `most` of them, or until a write fails; gives how many were sent.
     pub fn flood(&mut self, most: usize, mut next: impl FnMut(&mut Self) -> Vec<u8>) -> usize {
         let mut sent = 0;
         while sent < most {
@@ -96,7 +97,7 @@ impl H2 {
         Ok((head[3], head[4], stream, payload))
     }
 
-    /// The reply's body on `stream`.
+    /// The response's body on `stream`.
     pub fn body(&mut self, stream: u32) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -113,8 +114,8 @@ impl H2 {
         }
     }
 
-    /// Sends a request's body, in the frames that [`body_of`] made, on `stream` as fast as its windows let it; gives
-    /// the reply's. The first thing that a connection does.
+    /// Sends a request's body, as frames made by [`body_of`], on `stream` as fast as the windows allow; gives the
+    /// response's body. It must be the first upload of a connection, whose windows it counts from their initial size.
     pub fn upload(&mut self, stream: u32, mut frames: &[u8]) -> io::Result<Vec<u8>> {
         let (mut own, mut all) = (UNASKED, UNASKED);
         while !frames.is_empty() {
@@ -151,7 +152,7 @@ impl H2 {
         self.body(stream)
     }
 
-    /// Reads on until the connection has ended.
+    /// Reads until the connection is closed.
     pub fn assert_closed(&mut self) {
         let began = Instant::now();
         loop {
@@ -178,7 +179,7 @@ fn tls(
     StreamOwned::new(tls, tcp)
 }
 
-/// The same over HTTP/1.1, for comparison.
+/// An HTTP/1.1 connection over TLS, for comparison.
 pub struct H1(StreamOwned<ClientConnection, TcpStream>);
 
 impl H1 {
@@ -190,7 +191,7 @@ impl H1 {
         Self(tls)
     }
 
-    /// Sends a whole file; gives the reply, and is of no more use.
+    /// Sends a whole file with `Connection: close`; gives the whole response.
     pub fn put(&mut self, path: &str, body: &[u8]) -> io::Result<String> {
         let (name, value) = authorization();
         let length = body.len();
@@ -203,7 +204,7 @@ impl H1 {
             self.0.write_all(piece)?;
         }
         let mut reply = Vec::new();
-        // Some end without TLS's own end.
+        // The connection may close without a TLS close_notify.
         let _ = self.0.read_to_end(&mut reply);
         Ok(String::from_utf8_lossy(&reply).into_owned())
     }
@@ -217,7 +218,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A request's whole body on `stream`.
+/// The DATA frames of a request's whole body on `stream`.
 pub fn body_of(stream: u32, content: &[u8]) -> Vec<u8> {
     let mut pieces = content.chunks(PIECE).peekable();
     let mut frames = Vec::new();
@@ -228,7 +229,7 @@ pub fn body_of(stream: u32, content: &[u8]) -> Vec<u8> {
     frames
 }
 
-/// HPACK without a table: each field in full.
+/// HPACK without indexing: each field as a literal.
 pub fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {

@@ -1,14 +1,14 @@
-//! Where one request ends and the next begins, whatever stands in them and however they arrive.
+//! HTTP/1.1 framing: where one request ends and the next begins, whatever its content and however it is segmented.
 
 use std::io::Write;
 use std::time::Instant;
 
 use crate::harness::{Form, Setup, authorization, crc64, noise, wait_until};
 
-/// A file that looks like the end of a form, and of a request.
+/// A file that looks like the end of a form and of a request.
 const TRICKY: &[u8] = b"\r\n--b\r\n\r\nGET / HTTP/1.1\r\n\r\n--\r";
 
-/// As it stands on the wire.
+/// The request's bytes.
 fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let (name, value) = authorization();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{name}: {value}\r\n{headers}\r\n");
@@ -40,7 +40,7 @@ fn a_request_is_the_same_however_its_head_arrives() {
     assert_eq!(world.objects().len(), 1);
 }
 
-/// A body that looks like a request is none, and what is sent behind a body is the next one.
+/// Bytes of a body are never read as a request, even if they look like one; the bytes after it are the next request.
 #[test]
 fn requests_sent_ahead_are_answered_in_their_order() {
     let world = Setup::new().start();
@@ -82,7 +82,7 @@ fn requests_sent_ahead_are_answered_in_their_order() {
     }
 }
 
-/// Where it is not plain how long a body is, nothing is stored but what the client meant.
+/// If a head is ambiguous about the body's length, it is refused or read as the client meant it.
 #[test]
 fn heads_of_two_meanings_are_refused() {
     let world = Setup::new().start();
@@ -105,7 +105,7 @@ fn heads_of_two_meanings_are_refused() {
         assert!(client.try_reply().is_err(), "{headers}");
     }
     world.assert_nothing_stored();
-    // Lines that end early are lines all the same.
+    // A bare LF ends a header line, too.
     let mut client = world.client();
     let odd = "X: y\nContent-Length: 15\r\n";
     client.send(&[&request("PUT", "/v1/files/x", odd, body)[..], &upload("y", TRICKY)].concat());
@@ -139,7 +139,7 @@ fn a_body_that_breaks_off_ends_its_connection() {
     world.assert_nothing_stored();
 }
 
-/// A proxy that hears of the connection's end stops sending, and its own client gets a reset instead of the reply.
+/// A proxy that sees the connection closed stops sending, and its own client gets a reset instead of the response.
 #[test]
 fn a_connection_outlives_a_reply_that_comes_before_the_body() {
     let world = Setup::new().set("server.lingering_timeout", "1s").start();
@@ -154,14 +154,14 @@ fn a_connection_outlives_a_reply_that_comes_before_the_body() {
         client.send(&[rest, &upload(path, TRICKY)].concat());
         client.reply().stored();
     }
-    // It ends where the rest does not come.
+    // The connection is closed if the rest does not arrive.
     client.send(begin);
     assert_eq!(client.reply().status, 404);
     assert!(client.try_reply().is_err());
     assert_eq!(world.objects().len(), 2);
 }
 
-/// An empty reply is not followed by anything, so nobody reads on behind it.
+/// After a response without a body, a client may not read further, so the connection cannot linger for the rest.
 #[test]
 fn a_connection_ends_with_an_empty_reply_that_comes_before_the_body() {
     let world = Setup::new().start();
@@ -178,7 +178,7 @@ fn a_connection_ends_with_an_empty_reply_that_comes_before_the_body() {
     }
 }
 
-/// A reply is that to its request, whatever was sent behind it.
+/// Pipelined bytes do not change the response to the request before them.
 #[test]
 fn what_is_sent_ahead_does_not_change_a_reply() {
     let world = Setup::new().start();
@@ -204,7 +204,7 @@ fn a_head_without_an_end_ends_its_connection() {
     for (client, length) in clients.iter_mut().zip([1, 20_000, 40_000, 100_000, 200_000]) {
         client.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n");
         assert_eq!(client.reply().status, 200);
-        // It may be refused before all of it was sent.
+        // The response may come before all of it is sent.
         let _ = client.try_send(format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(length)).as_bytes());
     }
     drop(clients);
@@ -214,7 +214,7 @@ fn a_head_without_an_end_ends_its_connection() {
     });
 }
 
-/// What a client sends ahead of its replies waits, and costs nothing while it does.
+/// Pipelined requests wait in the socket; meanwhile they take neither CPU time nor memory.
 #[test]
 fn thousands_of_requests_sent_ahead_wait_for_their_turn() {
     let world = Setup::new().start();
@@ -227,11 +227,11 @@ fn thousands_of_requests_sent_ahead_wait_for_their_turn() {
     let mut sender = client.sender();
     let (mut took, mut began) = (0.0, Instant::now());
     std::thread::scope(|scope| {
-        // It ends with the connection, wherever it is.
+        // Sending fails once the connection is closed.
         scope.spawn(move || sender.write_all(&all));
         for number in 0..12 {
             assert_eq!(client.reply().status, 404);
-            // Their buffers are full by then.
+            // By then the sockets' buffers are full.
             if number == 4 {
                 (took, began) = (world.gateway.cpu(), Instant::now());
             }

@@ -1,5 +1,5 @@
-//! h2 in the hands of those who mean it ill, frame by frame: each ends with its own connection closed, the gateway's
-//! memory where it was, and everybody else served. And what it costs those who mean it well.
+//! h2 attacks, frame by frame: the gateway closes the attacking connection, its memory does not grow, and other clients
+//! are served. Also the speed of uploads over h2.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::frames::{
 use crate::harness::{Setup, World, authorization, noise};
 use crate::tls::Certificate;
 
-/// What one connection may cost.
+/// The memory that one connection may take.
 const LIMIT: u64 = 48 << 10;
 
-/// Frames; more than fit into the kernel's buffers between the two, so that not all can be sent to who reads no more.
+/// Frames per attack: more than the kernel's socket buffers take, so that not all can be sent unless the gateway reads.
 const FLOOD: usize = 4_000_000;
 
 fn get(path: &str) -> Vec<u8> {
@@ -30,7 +30,7 @@ fn put(path: &str) -> Vec<u8> {
     head(&[&of[..], &[authorization()]].concat())
 }
 
-/// Runs an attack, then says that nothing came of it.
+/// Runs an attack, then asserts that it had no effect.
 fn withstood(attack: &str, run: impl FnOnce(&World, &Certificate) -> usize) {
     let certificate = Certificate::new();
     let world = certificate.shown(Setup::new()).start();
@@ -46,7 +46,7 @@ fn withstood(attack: &str, run: impl FnOnce(&World, &Certificate) -> usize) {
     assert_eq!(world.objects().len(), 1, "{attack}");
 }
 
-/// A small upload by somebody else.
+/// A small upload by another client.
 fn upload(world: &World, certificate: &Certificate) {
     let mut other = H2::connect(world, certificate, &[]);
     let (stream, head) = other.request(&put("/v1/files/good.txt"), 0);
@@ -56,7 +56,7 @@ fn upload(world: &World, certificate: &Certificate) {
     assert_eq!(reply["files"][0]["size"], 4, "{reply}");
 }
 
-/// CVE-2023-44487: streams that are begun and reset at once are never too many at a time.
+/// CVE-2023-44487: streams that are reset right after they are opened never exceed the limit of concurrent streams.
 #[test]
 fn rapid_resets_end_the_connection() {
     withstood("rapid resets", |world, certificate| {
@@ -87,7 +87,7 @@ fn streams_without_end_are_not_kept() {
     });
 }
 
-/// Replies that cannot be sent pile up where somebody lets them.
+/// With a window of 0 no response can be sent, and unsent responses would pile up.
 #[test]
 fn replies_that_nobody_takes_are_not_kept() {
     withstood("a window of nothing", |world, certificate| {
@@ -101,7 +101,7 @@ fn replies_that_nobody_takes_are_not_kept() {
     });
 }
 
-/// An upload whose bytes nobody reads yet, because its link is late.
+/// An upload whose body is not read yet, because its link is delayed.
 fn late_upload(world: &World, certificate: &Certificate) -> (H2, u32) {
     world.faults(&json!([{"stage": "link", "fault": "delay", "ms": 4000, "path": "late"}]));
     let mut connection = H2::connect(world, certificate, &[]);
@@ -138,14 +138,14 @@ fn a_head_without_end_is_given_up() {
     });
 }
 
-/// One byte on the wire may stand for a field of the table.
+/// In HPACK one byte can stand for a long field of the dynamic table.
 #[test]
 fn a_head_that_swells_is_given_up() {
     withstood("a head that swells", |world, certificate| {
         let mut sent = 0;
         for _ in 0..20 {
             let mut connection = H2::connect(world, certificate, &[]);
-            // A field for the table (literal with incremental indexing), then its index again and again.
+            // A field added to the dynamic table (literal with incremental indexing), then its index repeated.
             let mut swelling = get("/healthz");
             let value = "v".repeat(120);
             swelling.extend([0x40, 1, b'x', 120]);
@@ -176,7 +176,7 @@ fn frames_for_their_own_sake_end_the_connection() {
     }
 }
 
-/// As many requests as a browser sends at once are all served, and many more one after another.
+/// A browser's usual number of concurrent requests is served, and so are many more in sequence.
 #[test]
 fn a_busy_page_is_no_flood() {
     let certificate = Certificate::new();
@@ -195,7 +195,7 @@ fn a_busy_page_is_no_flood() {
     }
 }
 
-/// h2 has no end that a server waits for: a connection on which nothing happens is closed.
+/// Idle h2 connections are closed at once on shutdown.
 #[test]
 fn idle_connections_do_not_hold_up_the_end() {
     let certificate = Certificate::new();
@@ -211,8 +211,8 @@ fn idle_connections_do_not_hold_up_the_end() {
     idle.assert_closed();
 }
 
-/// By the same client, what it does for frames aside. Interleaved, because the machine has other things to do, too; and
-/// still a series is off by a twentieth now and then, so that a bar that is missed is measured again.
+/// The same client over both protocols. The measurements are interleaved, because the machine has other load; a series
+/// may still be off by 5 %, so a missed bar is measured again.
 #[test]
 #[ignore = "compares times: tests/run runs it alone"]
 fn uploads_over_h2_are_as_fast_as_over_http_1_1() {

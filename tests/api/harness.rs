@@ -1,5 +1,5 @@
-//! A gateway as its operator runs it (the real binary, set up by its environment), a sandbox to look into, and a small
-//! HTTP client that sends exactly the bytes it is told, cut where it is told.
+//! The test harness: the real gateway binary configured by its environment, a sandbox whose state tests can inspect, and
+//! a small HTTP client that sends exactly the bytes it is given, in the given segments.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,13 +13,13 @@ use serde_json::Value;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tempfile::TempDir;
 
-/// Nothing here takes this long; what does, hangs.
+/// After this time a test counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API key of [`Setup::new`]'s only client, `panel`.
 pub const KEY: &str = "panel-key-for-tests";
 
-/// What a test wants to be different.
+/// The gateway's settings and the sandbox's options for a test.
 pub struct Setup {
     variables: BTreeMap<String, String>,
     options: Options,
@@ -27,11 +27,11 @@ pub struct Setup {
     data: TempDir,
 }
 
-/// Makes a command that runs the given one in surroundings of its own.
+/// Wraps a command in another one, such as a shell with a limit.
 type Within = Box<dyn FnOnce(&Command) -> Command>;
 
 impl Setup {
-    /// Production with one key that may do everything and name its own paths, two workers, and a sandbox upstream.
+    /// The production profile with two workers, a sandbox upstream, and one key with all permissions that may name paths.
     pub fn new() -> Self {
         use sha2::{Digest, Sha256};
         let data = tempfile::tempdir().expect("a temporary folder");
@@ -56,7 +56,7 @@ impl Setup {
         self.variable(&format!("GATEWAY__{}", key.to_uppercase().replace('.', "__")), value)
     }
 
-    /// A folder that lives as long as the world.
+    /// A temporary folder that exists as long as the [`World`].
     pub fn folder(&self) -> &std::path::Path {
         self.data.path()
     }
@@ -67,7 +67,7 @@ impl Setup {
         self
     }
 
-    /// How the sandbox is to be.
+    /// Changes the sandbox's options.
     pub fn sandbox(mut self, change: impl FnOnce(&mut Options)) -> Self {
         change(&mut self.options);
         self
@@ -81,7 +81,7 @@ impl Setup {
         })
     }
 
-    /// The gateway in surroundings of its own.
+    /// Starts the gateway by the command that `surround` makes.
     pub fn within(mut self, surround: impl FnOnce(&Command) -> Command + 'static) -> Self {
         self.within = Some(Box::new(surround));
         self
@@ -112,7 +112,7 @@ impl Setup {
     }
 }
 
-/// A gateway and its upstream.
+/// A running gateway and its upstream.
 pub struct World {
     pub gateway: Gateway,
     pub sandbox: Sandbox,
@@ -121,7 +121,7 @@ pub struct World {
 }
 
 impl World {
-    /// The gateway again, from nothing, with the same upstream.
+    /// Restarts the gateway with the same upstream.
     pub fn restart(&mut self) {
         self.gateway =
             Gateway::start(&["--profile", "production"], &self.variables, self.data.path());
@@ -132,7 +132,7 @@ impl World {
         &self.variables
     }
 
-    /// A call to the sandbox's control.
+    /// A call to the sandbox's control endpoints.
     pub fn control(&self, method: &str, call: &str, body: &str) -> Reply {
         let mut client = Client::connect(self.sandbox.wechat_addr());
         client.send_request(method, &format!("/_sandbox/{call}"), &[], body.as_bytes());
@@ -143,7 +143,7 @@ impl World {
         self.control("GET", "state", "").json()
     }
 
-    /// What the sandbox counted of `call`.
+    /// How often the sandbox has been called with `call`.
     pub fn count(&self, call: &str) -> u64 {
         self.control("GET", "state?objects=0", "").json()["counts"][call].as_u64().unwrap_or(0)
     }
@@ -162,13 +162,13 @@ impl World {
         reply.body
     }
 
-    /// Faults that strike from now on, as the control call's JSON.
+    /// Sets the sandbox's faults, as the control call's JSON.
     pub fn faults(&self, rules: &Value) {
         let reply = self.control("PUT", "faults", &rules.to_string());
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 
-    /// Waits until COS has nothing under way, then says that nothing is stored.
+    /// Waits until COS is idle, then asserts that nothing is stored.
     pub fn assert_nothing_stored(&self) {
         assert_eq!(self.control("GET", "wait?idle=1", "").status, 200);
         assert_eq!(self.objects(), Vec::<Value>::new());
@@ -190,7 +190,7 @@ impl World {
         client.reply()
     }
 
-    /// A call with the key and a body of JSON (none when it is `null`).
+    /// A request with the key and a JSON body (no body if it is `null`).
     pub fn call(&self, method: &str, address: &str, body: &Value) -> Reply {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let headers = [authorization(), ("content-type", "application/json")];
@@ -209,17 +209,17 @@ impl World {
         client.reply()
     }
 
-    /// Another gateway, set up the same, with the same upstream.
+    /// Another gateway with the same settings and upstream.
     pub fn another(&self) -> Gateway {
         Gateway::start(&["--profile", "production"], &self.variables, self.data.path())
     }
 
-    /// A folder that lives as long as this does.
+    /// A temporary folder that exists as long as this.
     pub fn folder(&self) -> &std::path::Path {
         self.data.path()
     }
 
-    /// Follows a file's address to its bytes and their type.
+    /// Downloads a file by its URL: its bytes and their type.
     pub fn download(&self, url: &str) -> (Vec<u8>, String) {
         let path = &url[url.find("/v1/").expect("an address of ours")..];
         let mut client = self.client();
@@ -231,7 +231,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Whatever the sandbox has handed out, its gateway's log does not tell.
+    /// Asserts that the gateway's log contains no token or signature that the sandbox has issued.
     fn drop(&mut self) {
         if std::thread::panicking() || self.sandbox.wechat_url().starts_with("https:") {
             return;
@@ -249,7 +249,7 @@ impl Drop for World {
     }
 }
 
-/// What a download link leads to: bytes and their type.
+/// Downloads from a download link: bytes and their type.
 pub fn fetch(url: &str) -> (Vec<u8>, String) {
     let rest = url.strip_prefix("http://").expect("an http URL");
     let (authority, path) = rest.split_once('/').expect("a path");
@@ -265,7 +265,7 @@ pub fn authorization() -> (&'static str, &'static str) {
     ("authorization", "Bearer panel-key-for-tests")
 }
 
-/// Waits until `so`, which asks over a socket, says yes.
+/// Polls until `so` is true.
 pub fn wait_until(what: &str, so: impl Fn() -> bool) {
     let began = Instant::now();
     while !so() {
@@ -274,17 +274,17 @@ pub fn wait_until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
-/// The real binary, in a process of its own.
+/// A process of the real binary.
 pub struct Gateway {
     child: Child,
     pub address: SocketAddr,
     log: Arc<Mutex<String>>,
-    /// What its log must not hold.
+    /// Texts that must not be in its log.
     secrets: Vec<String>,
 }
 
 impl Gateway {
-    /// Starts it in `folder` with exactly these variables, and waits until it listens.
+    /// Starts the gateway in `folder` with exactly these variables, and waits until it listens.
     pub fn start(
         arguments: &[&str],
         variables: &BTreeMap<String, String>,
@@ -293,7 +293,7 @@ impl Gateway {
         Self::spawn(command(arguments, variables, folder))
     }
 
-    /// Runs `command`, which becomes a gateway, and waits until it listens.
+    /// Runs `command`, which starts a gateway, and waits until it listens.
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the gateway starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its log"));
@@ -324,22 +324,22 @@ impl Gateway {
         Self { child, address, log, secrets }
     }
 
-    /// Says what its log must not hold, either.
+    /// Adds texts that must not be in its log.
     pub fn keep_secret(&mut self, secrets: impl IntoIterator<Item = String>) {
         self.secrets.extend(secrets);
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
 
-    /// The log, as soon as `text` stands in it.
+    /// The log, as soon as it contains `text`.
     pub fn log_with(&self, text: &str) -> String {
         let began = Instant::now();
         loop {
@@ -368,7 +368,7 @@ impl Gateway {
     /// CPU seconds it has used.
     pub fn cpu(&self) -> f64 {
         let process = format!("/proc/{}", self.child.id());
-        // By the scheduler's own count, where the kernel gives it: the usual one is sampled, every 10 ms.
+        // The scheduler's exact count, if the kernel has it; the usual figure is sampled every 10 ms.
         let threads = std::fs::read_dir(format!("{process}/task")).expect("/proc");
         let counted = threads.map(|thread| {
             let counts = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
@@ -390,7 +390,7 @@ impl Gateway {
         assert!(status.expect("kill").success());
     }
 
-    /// How it ended, once it has.
+    /// Waits for its exit status.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -403,17 +403,17 @@ impl Gateway {
     }
 }
 
-/// Whether a variable of its environment holds what nobody may read.
+/// Whether a variable of the gateway's environment is a secret.
 fn is_secret(name: &OsStr) -> bool {
     const ENDINGS: [&str; 6] =
         ["__SECRET", "__SHA256", "__JWT__KEY", "__SIGNING_KEYS", "__REFRESH_TOKEN", "__REDIS__URL"];
     name.to_str().is_some_and(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)))
 }
 
-/// Shorter ones are words that tests chose.
+/// Shorter secrets are ordinary words that tests chose, which may occur in a log.
 const SHORTEST_SECRET: usize = 16;
 
-/// What never stands in a log, whatever the test: keys, their hashes, tickets, signatures, tokens.
+/// Texts that must never be in a log: keys, their hashes, tickets, signatures, tokens.
 const HIDDEN: &[&str] = &[
     KEY,
     "03e4a02939974b579a0e76971c9a11d8b5fac101a14e15dfb4a068c306b28c9f",
@@ -443,7 +443,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The binary with nothing of this process's environment but where to find things.
+/// A command for the binary with only these variables in its environment.
 pub fn command(
     arguments: &[&str],
     variables: &BTreeMap<String, String>,
@@ -463,7 +463,7 @@ pub fn within(command: &Command, runner: &[&str], program: &OsStr) -> Command {
     within
 }
 
-/// A connection that sends what it is told.
+/// A client connection that sends the given bytes.
 pub struct Client {
     stream: BufReader<TcpStream>,
 }
@@ -477,12 +477,12 @@ impl Client {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// Sends bytes; they must be taken.
+    /// Sends bytes; panics if the connection is closed.
     pub fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).expect("it takes what it is sent");
     }
 
-    /// Sends bytes that may meet a closed connection.
+    /// Sends bytes on a connection that may be closed.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -521,17 +521,17 @@ impl Client {
         self.send(&chunk);
     }
 
-    /// Says that nothing more is sent.
+    /// Shuts down the sending side.
     pub fn finish(&mut self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 
-    /// The same connection, to send on while this one reads.
+    /// A second handle to the socket, to send while this one reads.
     pub fn sender(&self) -> TcpStream {
         self.stream.get_ref().try_clone().expect("the socket")
     }
 
-    /// Goes away with a reset.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         let socket = socket2::SockRef::from(self.stream.get_ref());
         socket.set_linger(Some(Duration::ZERO)).expect("an option");
@@ -541,7 +541,7 @@ impl Client {
         self.try_reply().expect("a reply")
     }
 
-    /// The next reply, past any `100 Continue`.
+    /// The next response, after any `100 Continue`.
     pub fn try_reply(&mut self) -> io::Result<Reply> {
         loop {
             let (status, headers) = self.reply_head()?;
@@ -562,7 +562,7 @@ impl Client {
         }
     }
 
-    /// The head of a reply that has no body, to HEAD.
+    /// The head of a response without a body, such as that to HEAD.
     pub fn reply_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
         let mut line = || {
             let mut line = String::new();
@@ -585,7 +585,7 @@ impl Client {
     }
 }
 
-/// A reply, read whole.
+/// A whole response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -612,7 +612,7 @@ impl Reply {
         self.json()["files"][0].clone()
     }
 
-    /// Asserts a problem document of this status and code, and gives it.
+    /// Asserts a problem document with this status and code, and gives it.
     pub fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(
             self.header("content-type"),
@@ -663,12 +663,12 @@ impl Form {
         self
     }
 
-    /// With a line break behind the last delimiter, as browsers send it.
+    /// The form's bytes, with a line break after the last delimiter, as browsers send it.
     pub fn bytes(&self) -> Vec<u8> {
         self.ending("\r\n")
     }
 
-    /// With this behind the last delimiter.
+    /// The form's bytes, with `epilogue` after the last delimiter.
     pub fn ending(&self, epilogue: &str) -> Vec<u8> {
         let mut bytes = self.body.clone();
         bytes.extend_from_slice(format!("--{BOUNDARY}--{epilogue}").as_bytes());
@@ -680,7 +680,7 @@ impl Form {
     }
 }
 
-/// Bytes that compress badly and differ everywhere, the same for the same seed.
+/// Pseudo-random bytes, the same for the same seed.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bytes = vec![0; length];

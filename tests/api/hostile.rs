@@ -1,4 +1,4 @@
-//! Bodies made to garble a file, to eat the CPU or to eat memory.
+//! Bodies that are made to corrupt a file or to exhaust CPU or memory.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::harness::{
     BOUNDARY, Client, Form, Setup, World, authorization, crc64, noise, wait_until,
 };
 
-/// `pattern` over and over, `length` bytes of it.
+/// `pattern` repeated to `length` bytes.
 fn repeated(pattern: &[u8], length: usize) -> Vec<u8> {
     pattern.iter().copied().cycle().take(length).collect()
 }
@@ -37,7 +37,7 @@ fn look_alikes_of_the_boundary_are_stored_bit_for_bit() {
     };
     let random = noise(LENGTH, 1);
     upload(&random);
-    // One upload takes some 10 ms: each is sent five times, in turn with random bytes.
+    // One upload takes some 10 ms: each is sent five times, alternating with random bytes.
     let mut plain = 0.0;
     let mut hostile = vec![0.0; patterns.len()];
     for _ in 0..5 {
@@ -101,7 +101,7 @@ fn what_cannot_be_held_is_refused_and_says_what_would_help() {
     chunked(&noise(1 << 20, 1)).stored();
     let problem = chunked(&noise((1 << 20) + 1, 1)).problem(411, "length_required");
     assert!(problem["detail"].as_str().expect("a text").contains("Content-Length"));
-    // A held part goes over to the guess: right for the last, wrong for the one before.
+    // When a part exceeds the buffer, its length is assumed: correctly for the last part, wrongly for the one before.
     let large = noise(3 << 20, 2);
     let last =
         Form::new().file("f[]", "a", "text/plain", b"a").file("f[]", "b", "text/plain", &large);
@@ -116,7 +116,7 @@ fn what_cannot_be_held_is_refused_and_says_what_would_help() {
 
     let world = Setup::new().set("upload.memory_budget", "32MiB").start();
     let mut first = half_held(&world, 20 << 20);
-    // Both at once might each be refused for what the other holds.
+    // At once, each might be refused because of the memory that the other takes.
     wait_until("the first is held", || budget_used(&world) >= 20 << 20);
     let mut second = half_held(&world, 20 << 20);
     assert_eq!(refusal(&mut second), Some(()), "both together need 40 MiB of 32");
@@ -142,7 +142,7 @@ fn the_memory_gauge_tells_what_is_really_taken() {
     assert_eq!(gauge(), 0);
     let idle = world.gateway.memory("VmRSS");
     let senders: Vec<_> = (0..4).map(|_| half_held(&world, 16 << 20)).collect();
-    // Everything sent is held; its end is still to come.
+    // Everything sent is buffered; the end of the body is still to come.
     wait_until("all is held", || gauge() >= 64 << 20);
     let (told, grown) = (gauge(), (world.gateway.memory("VmRSS") - idle) << 10);
     println!("the gauge says {told} bytes, RSS has grown by {grown}");
@@ -151,7 +151,7 @@ fn the_memory_gauge_tells_what_is_really_taken() {
     wait_until("all is given back", || gauge() == 0);
 }
 
-/// A chunked upload of `length` bytes without its end.
+/// A chunked upload of `length` bytes, without its end.
 fn half_held(world: &World, length: usize) -> Client {
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/held", &[authorization(), ("transfer-encoding", "chunked")]);
@@ -163,7 +163,7 @@ fn half_held(world: &World, length: usize) -> Client {
     client
 }
 
-/// Ends the upload, and says whether it was refused for want of memory.
+/// Ends the upload; `Some` if it was refused for lack of memory.
 fn refusal(client: &mut Client) -> Option<()> {
     let _ = client.try_send(b"0\r\n\r\n");
     let reply = client.reply();
@@ -205,7 +205,7 @@ fn forms_of_a_million_tiny_fields_are_refused_flat() {
     world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
 }
 
-/// 200 senders whose files COS takes slowly, so that all are under way at once.
+/// 200 clients whose files COS reads slowly, so that all uploads run at once.
 fn peak_of_two_hundred(window: &str, bytes_per_second: Option<u64>) -> (u64, u64) {
     let world = Setup::new().set("upload.replay_window", window).start();
     world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();

@@ -1,4 +1,4 @@
-//! The same request sent again: one object, one reply.
+//! `Idempotency-Key`: a repeated request stores one object and gets the same response.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -42,11 +42,11 @@ fn a_repeat_gets_the_first_one_s_reply() {
         assert_ne!(again.header("x-request-id"), first.header("x-request-id"));
     }
     assert_eq!((world.objects().len(), world.count("uploadfile")), (1, 1));
-    // Another key is another upload; none is one, too.
+    // Another key, or none, makes another upload.
     assert_ne!(path(&keyed(&world, "key-2", &small())), path(&first));
     assert_ne!(path(&world.post(&small())), path(&first));
     assert_eq!(world.objects().len(), 3);
-    // A raw body's.
+    // The same for a raw body.
     for replayed in [None, Some("true")] {
         let mut client = half(&world, "/v1/files/raw", "key-3");
         client.send(&[b'x'; 50]);
@@ -103,7 +103,7 @@ fn a_failure_is_nobody_s_reply() {
     assert_eq!(reply.header("idempotent-replayed"), None);
     assert_eq!(keyed(&world, "key", &small()).header("idempotent-replayed"), Some("true"));
     assert_eq!(world.objects().len(), 1);
-    // Nor is a form of which a part failed.
+    // Nor is the response to a form of which one file failed.
     let two = || {
         let form = Form::new().file("f[]", "a", "text/plain", b"a");
         form.file("f[]", "b", "text/plain", b"b")
@@ -119,7 +119,7 @@ fn a_failure_is_nobody_s_reply() {
     let again = keyed(&world, "two", &two());
     assert_eq!(again.status, 201, "{}", again.text());
     assert_eq!(paths(&again).len(), 2);
-    // The one that was stored already was stored there again.
+    // The file that had been stored before is stored under the same path again.
     assert_eq!(world.objects().len(), 3);
 }
 
@@ -152,7 +152,7 @@ fn after_a_restart_and_on_another_replica_a_repeat_lands_on_the_same_object() {
     client.send_request("POST", "/v1/files", &headers, &form.bytes());
     assert_eq!(path(&client.reply()), first);
     assert_eq!(world.objects().len(), 4, "and nowhere else");
-    // Nobody can tell such a name from the key alone.
+    // The object's name cannot be guessed from the key alone.
     assert!(random != first && !first.contains("key"));
 }
 
@@ -181,7 +181,7 @@ fn keys_are_their_client_s_own() {
     paths.sort();
     paths.dedup();
     assert_eq!(paths.len(), 7);
-    // A user's new ticket is still the user's.
+    // A new ticket of the same user is the same client.
     let fresh = ticket(json!({"sub": "u", "jti": "another"}));
     let address = format!("/v1/files?ticket={fresh}");
     let reply = send(&world, "POST", &address, &[("idempotency-key", "key")], &small());

@@ -1,4 +1,4 @@
-//! The image: its two profiles, and the gateway as it runs there: a user without rights on a read-only file system.
+//! The container image: its two build profiles, and the gateway as an unprivileged user on a read-only file system.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::harness::{Form, Setup, authorization, command, crc64, noise, within};
 
 const DOCKERFILE: &str = include_str!("../../Dockerfile");
 
-/// Mounts `$0` read-only, with nothing but `/proc` besides, and goes there for good.
+/// Mounts `$0` read-only with only `/proc` inside, and makes it the root.
 const SEALED: &str = r#"
 set -e
 mount --bind "$0" "$0"
@@ -33,7 +33,7 @@ fn install(binary: &OsStr, name: &str, root: &Path) {
     fs::copy(binary, root.join(name)).expect("the binary");
 }
 
-/// In a mount namespace of its own; who is not root may do that only as root of a user namespace of its own.
+/// Runs the command in a new mount namespace. Without root privileges that needs a new user namespace as well.
 fn sealed(given: &Command, root: &Path) -> Command {
     install(given.get_program(), "gateway", root);
     install(OsStr::new("/usr/bin/setpriv"), "setpriv", root);
@@ -73,7 +73,7 @@ fn nobody_on_a_read_only_file_system_uploads() {
     let content = noise(5 << 20, 1);
     let file = Form::new().file("file", "x.bin", "text/plain", &content);
     assert_eq!(world.post(&file).stored()["crc64"], crc64(&content));
-    // Held in memory, where others would spool.
+    // A file of unknown length is buffered in memory, not on disk.
     let held = Form::new().file("files[]", "y.bin", "text/plain", &content);
     assert_eq!(world.post(&held).stored()["crc64"], crc64(&content));
     let mut client = world.client();
@@ -90,7 +90,7 @@ fn nobody_on_a_read_only_file_system_uploads() {
     assert!(!log.contains("Read-only") && !log.contains("ERROR"), "{log}");
 }
 
-/// Runs the instruction that builds the binary, with a `cargo` that only prints its arguments.
+/// Runs the Dockerfile's build instruction with a `cargo` that only prints its arguments.
 fn cargo_arguments(build: &str, profile: &str) -> Vec<String> {
     let stubs = "cargo() { echo \"$@\"; }; touch() { :; }; strip() { :; };";
     let mut shell = Command::new("sh");

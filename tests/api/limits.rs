@@ -1,4 +1,4 @@
-//! How much one client, one address and all together may do.
+//! Rate and concurrency limits: for one client, for one IP address, and in total.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
     client.reply()
 }
 
-/// An upload of 100 bytes of which half is sent.
+/// An upload of 100 bytes, of which half is sent.
 fn half(world: &World, headers: &[(&str, &str)]) -> Client {
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/half", &[headers, &[("content-length", "100")]].concat());
@@ -47,7 +47,7 @@ fn a_client_that_asks_too_often_is_told_when_to_come_back() {
         reply.problem(429, "rate_limited");
         assert!((1..=20).contains(&retry_after(&reply)), "{reply:?}");
     }
-    // Before the body is read, and whatever it asks.
+    // Before the body is read, and on every endpoint.
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/x", &[authorization(), ("content-length", "100000000")]);
     client.reply().problem(429, "rate_limited");
@@ -61,13 +61,13 @@ fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     assert_eq!(client.reply().json()["errcode"], 45011);
     assert_eq!(world.objects().len(), 3);
 
-    // Others are not held up.
+    // Other clients are not limited.
     for _ in 0..6 {
         tickets::send(&world, "POST", "/v1/files", &[("authorization", &busy)], &small()).stored();
     }
     tickets::send(&world, "POST", "/v1/files", &[("authorization", &busy)], &small())
         .problem(429, "rate_limited");
-    // One user's tickets count together, another's apart, and a user called like a key is not the key.
+    // All tickets of a user share one limit; another user has another, also a user with the name of a key.
     for user in ["u", "v", "panel"] {
         for round in 0..4 {
             let token = ticket(json!({"sub": user, "round": round}));
@@ -102,11 +102,11 @@ fn an_address_that_tries_keys_is_slowed_down() {
     let reply = wrong(5);
     reply.problem(429, "rate_limited");
     assert!(retry_after(&reply) >= 1);
-    // Nobody without trusted proxies says where it comes from.
+    // Without trusted proxies, `X-Forwarded-For` is ignored.
     let forged = [authorization(), ("x-forwarded-for", "9.9.9.9")];
     tickets::send(&world, "POST", "/v1/files", &forged, &small()).problem(429, "rate_limited");
     get(&world, "/v1/files/x", &[]).problem(429, "rate_limited");
-    // What operators ask is not counted.
+    // Operators' endpoints are not counted.
     assert_eq!(get(&world, "/healthz", &[]).status, 200);
     assert_eq!(get(&world, "/readyz", &[]).status, 200);
     assert_eq!(get(&world, "/metrics", &[]).status, 200);
@@ -126,9 +126,9 @@ fn behind_a_trusted_proxy_each_client_has_its_own_address() {
     for client in ["9.9.9.9", "8.8.8.8, 10.0.0.3", "2001:db8::1", "2001:db8:0:1::1"] {
         assert_eq!([from(client), from(client), from(client)], [201, 201, 429], "{client}");
     }
-    // What stands left of the last untrusted address is the client's own invention.
+    // Entries left of the last untrusted address are forged by the client.
     assert_eq!(from("1.1.1.1, 9.9.9.9"), 429);
-    // Of IPv6 a client has a whole network.
+    // An IPv6 client has a whole /64 network.
     assert_eq!(from("2001:db8::2"), 429);
 }
 
@@ -161,7 +161,7 @@ fn links_name_what_a_trusted_proxy_says_and_nobody_else() {
     assert!(url(&world).starts_with("http://gateway.test/v1/"), "{}", url(&world));
     let world = Setup::new().set("server.trusted_proxies", "127.0.0.1").start();
     assert!(url(&world).starts_with("https://files.example.com/v1/"), "{}", url(&world));
-    // A page of that host is our own.
+    // A page of that host is of the gateway's own origin.
     let own = [forwarded[0], forwarded[1], ("origin", "https://files.example.com")];
     tickets::send(&world, "POST", "/v1/files", &own, &small()).stored();
     let inner = [forwarded[0], forwarded[1], ("origin", "http://gateway.test")];
@@ -199,7 +199,7 @@ fn one_client_cannot_take_every_place() {
     let reply = tickets::send(&world, "POST", "/v1/files", &other, &small());
     reply.problem(503, "overloaded");
     assert!(retry_after(&reply) >= 1);
-    // Whoever goes, and however, leaves a place.
+    // Every upload frees its slot, however it ends.
     first.send(&[b'x'; 50]);
     first.reply().stored();
     second.reset();
@@ -221,7 +221,7 @@ fn slow_heads_and_floods_of_headers_hold_nothing_up() {
     }
     world.post(&small()).stored();
     for mut client in slow {
-        // Told, or closed.
+        // Either a response or a closed connection.
         if let Ok(reply) = client.try_reply() {
             assert_eq!(reply.status, 408, "{}", reply.text());
         }
@@ -236,7 +236,7 @@ fn slow_heads_and_floods_of_headers_hold_nothing_up() {
     for (index, client) in clients.iter_mut().enumerate() {
         let flood = if index % 2 == 0 { &many } else { &long };
         let head = format!("POST /v1/files HTTP/1.1\r\nhost: gateway.test\r\n{flood}\r\n");
-        // It is not read to its end.
+        // The gateway does not read all of it.
         let mut sender = client.sender();
         std::thread::spawn(move || drop(sender.write_all(head.as_bytes())));
     }

@@ -1,4 +1,4 @@
-//! The stable addresses of stored files, and the addresses that are none.
+//! Reading files by their stable URLs, and URLs that name no file.
 
 use serde_json::{Value, json};
 
@@ -16,13 +16,13 @@ fn get(world: &World, address: &str) -> Reply {
     client.reply()
 }
 
-/// Where a redirect leads.
+/// The target of a redirect.
 fn target(reply: &Reply) -> &str {
     assert_eq!(reply.status, 302, "{}", reply.text());
     reply.header("location").expect("a target")
 }
 
-/// Stores `content` under `path`, named as a client names it.
+/// Stores `content` under `path`, as named by the client.
 fn store(world: &World, path: &str, content: &[u8]) -> Value {
     let form = Form::new().field("path", path).file("file", "x", "text/plain", content);
     world.post(&form).stored()
@@ -32,7 +32,7 @@ fn url_of(file: &Value) -> &str {
     file["url"].as_str().expect("an address")
 }
 
-/// Asserts that `address` leads to `content`.
+/// Asserts that `address` redirects to `content`.
 fn assert_leads_to(world: &World, address: &str, content: &[u8]) {
     assert!(world.download(address).0 == content, "{address} leads to other bytes");
 }
@@ -67,7 +67,7 @@ fn head_is_get_without_a_body() {
         assert_eq!(get.status, status, "{}", get.text());
         client.send_request("HEAD", address, &[], b"");
         let (status, headers) = client.reply_head().expect("a head");
-        // A body would be taken for the next reply's head.
+        // A body would be read as the next response's head.
         let head = Reply { status, headers, body: Vec::new() };
         assert_eq!(head.status, get.status, "{address}");
         for name in ["location", "content-type"] {
@@ -201,7 +201,7 @@ fn names_of_all_kinds_go_there_and_back() {
         assert_eq!(client.reply().stored()["path"], name);
         assert_leads_to(&world, url_of(&file), &again);
     }
-    // As a Mac writes an é: a letter and its accent.
+    // An é as macOS writes it: a letter and a combining accent (NFD).
     let reply = get(&world, "/v1/files/%F0%9F%98%80-e%CC%81.txt");
     assert!(target(&reply).contains("-%C3%A9.txt?"), "{reply:?}");
     assert_eq!(world.objects().len(), 6);
@@ -231,7 +231,7 @@ fn addresses_in_replies_are_those_that_clients_use() {
     for host in ["files.example.com", "127.0.0.1:8080", "[::1]:8080", "my-host_1"] {
         assert_eq!(url_for_host(host), format!("http://{host}"));
     }
-    // What is no host is not repeated.
+    // An invalid host is not used in URLs.
     for host in ["a\"><script>", "user@host", ""] {
         assert_eq!(url_for_host(host), "");
     }
@@ -287,7 +287,7 @@ fn a_reader_is_told_what_wechat_said() {
         read().problem(502, "wechat_unreachable");
     }
 
-    // None of it is remembered, and what passes is not noticed.
+    // Failures are not cached, and temporary ones are retried unnoticed by the client.
     failing(json!({"fault": "errcode", "errcode": -1, "times": 2}));
     assert_leads_to(&world, "/v1/files/x.txt", b"content");
 }
@@ -325,7 +325,7 @@ fn addresses_and_methods_that_there_are_not() {
         client.send_request(method, address, &[authorization()], b"");
         client.reply()
     };
-    // The console is off in production.
+    // In production the console is switched off.
     for address in ["/", "/console", "/v1", "/v1/", "/v1/filesystem", "/v2/files", "//v1/files"] {
         for method in ["GET", "POST", "PUT"] {
             ask(method, address).problem(404, "not_found");

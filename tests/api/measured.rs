@@ -1,4 +1,4 @@
-//! What the operator sees: metrics, log lines, and who was slow.
+//! Observability: metrics, log lines, and `Server-Timing`.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -101,7 +101,7 @@ fn prometheus_finds_nothing_to_complain_about() {
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 
-/// Names of files, paths, clients and request ids must not become labels.
+/// File names, paths, clients and request ids must not become metric labels.
 #[test]
 fn no_label_grows_with_traffic() {
     let world = Setup::new().start();
@@ -169,7 +169,7 @@ fn each_request_has_one_line_of_json_with_its_id() {
         assert_eq!(ends.len(), 1, "{id}: {own:?}");
         assert!(ends[0]["status"].is_u64() && ends[0]["took"].is_string(), "{:?}", ends[0]);
     }
-    // What happened on the way is known by the request's id, too; the failure itself is told once.
+    // Log lines of retries have the request's id, too; the failure itself is logged once.
     let bad: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "bad").collect();
     assert!(bad.iter().filter(|line| line["message"] == "trying again").count() == 2, "{bad:?}");
     assert_eq!(bad.iter().filter(|line| line["code"] == "wechat_refused").count(), 1, "{bad:?}");
@@ -199,7 +199,7 @@ fn a_reply_says_who_was_slow() {
     assert_eq!(slow(&timing(&world.post(&file(b"x")))), "verdict");
     world.faults(&json!([{"stage": "cos", "fault": "slow", "bytes_per_second": 10_000_000}]));
     assert_eq!(slow(&timing(&world.post(&file(&noise(20 << 20, 1))))), "send");
-    // Of a failure, as far as it went.
+    // A failed upload has the stages that it reached.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 85088}]));
     let reply = world.post(&file(b"x"));
     assert_eq!(timing(&reply).len(), 1);

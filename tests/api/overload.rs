@@ -1,4 +1,4 @@
-//! More of everything than there is room for: what is shed, what goes on, and what is said of it.
+//! Overload: more connections and uploads than the limits allow; what is refused, what keeps running, what is logged.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_until};
 
-/// So few file descriptors leave room for 80 connections and 40 uploads.
+/// With this limit of file descriptors the gateway allows 80 connections and 40 uploads.
 const FEW: u32 = 256;
 const FLOOD: usize = 2000;
 const SAID: &str = "those without a running request are closed";
@@ -15,9 +15,9 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"content")
 }
 
-/// Runs `flood` while `/healthz` is asked again and again, each time on a connection of its own; how long the slowest
-/// answer took. Who is slower to ask than a whole crowd is to come may find its connection closed, and asks once more,
-/// as probes do.
+/// Runs `flood` while `/healthz` is requested repeatedly, each time on a new connection; gives the slowest response's
+/// time. If the flood opens enough connections before the request is sent, the connection may be closed as the longest
+/// idle one; the request is then repeated once, as probes do.
 fn healthy_during(world: &World, flood: impl FnOnce()) -> Duration {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn uploads_that_run_keep_their_places_and_the_rest_is_told() {
     assert!((30..=40).contains(&running), "{running} run");
     assert_eq!(said(&world), 1, "{}", world.gateway.log());
 
-    // Who is told, is told what and when to come again. The first of them may be pushed out by the last.
+    // Each refusal has a code and `Retry-After`. The first connections may be closed to admit the last.
     let mut newcomer = world.client();
     newcomer.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
     let reply = newcomer.reply();
@@ -200,7 +200,7 @@ fn a_flood_of_junk_changes_nothing() {
     let peak = world.gateway.memory("VmHWM");
     println!("{FLOOD} connections of junk: idle {idle} KiB, peak {peak} KiB");
     assert!(peak < idle + (32 << 10), "idle {idle} KiB, peak {peak} KiB");
-    // A line for each request that could be read, and no other.
+    // One log line for each request that could be parsed, and no other.
     let log = world.gateway.log();
     let others: Vec<_> =
         log.lines().skip(lines).filter(|line| !line.contains("\"path\"")).collect();
@@ -230,7 +230,7 @@ fn heads_and_bodies_that_never_end_are_given_up_all_at_once() {
             client.reply().problem(408, "client_stalled");
         }
         for client in &mut heads {
-            // 408 or nothing: in either case it is over.
+            // A 408 or no response: in either case the connection is closed.
             let _ = client.try_reply();
         }
     });

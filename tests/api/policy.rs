@@ -1,4 +1,4 @@
-//! What may be stored: types by what is declared, called and contained; sizes and numbers by client.
+//! What may be stored: types by declaration, name and content; sizes and numbers of files for each client.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -24,7 +24,7 @@ fn put(world: &World, path: &str, kind: Option<&str>, content: &[u8]) -> Reply {
     client.reply()
 }
 
-/// The type that COS was told for the object.
+/// The `Content-Type` field sent to COS for the object.
 fn type_at_cos(world: &World, key: &str) -> String {
     let objects = world.objects();
     let object = objects.iter().find(|object| object["key"] == key).expect("the object");
@@ -74,7 +74,7 @@ fn only_listed_types_are_taken() {
     ] {
         put(&world, path, kind, content).problem(415, "type_not_allowed");
     }
-    // The object's own name counts as much as the file's.
+    // The extension of the object's path counts as well as the file name's.
     let renamed = Form::new().field("path", "a/x.html").file("f", "x.png", "image/png", PNG);
     world.post(&renamed).problem(415, "type_not_allowed");
     world.assert_nothing_stored();
@@ -123,7 +123,7 @@ fn first_bytes_are_first_bytes_however_they_arrive() {
         assert_eq!(reply.status, status, "{}", reply.text());
     }
     assert_eq!(world.object("x.png"), PNG);
-    // And nothing of what was looked at is lost.
+    // The bytes read for detection are part of the stored file.
     let large = [PNG, &noise(300_000, 1)].concat();
     let path = Form::new().field("path", "large.png").file("f", "x.png", "image/png", &large);
     world.post(&path).stored();
@@ -149,7 +149,7 @@ fn one_file_of_several_that_is_refused_leaves_the_others_alone() {
     assert_eq!(world.objects().len(), 2);
 }
 
-/// Where nothing is listed everything is taken, and nothing is stored as what a browser would run.
+/// Without `upload.allowed_types` every type is accepted, but content that a browser would run is stored as binary.
 #[test]
 fn what_a_browser_would_run_is_stored_as_bytes() {
     let world = Setup::new().start();
@@ -201,7 +201,7 @@ fn what_a_browser_would_run_is_stored_as_bytes() {
         ("x", "application/x-javascript", b"alert(1)"),
         ("x.swf", "application/x-shockwave-flash", b"FWS"),
         ("x.mht", "message/rfc822", b"text"),
-        // A browser looks into these itself.
+        // Browsers detect the content of these types themselves.
         ("x", "*/*", HTML),
         ("x", "unknown/unknown", HTML),
         ("x", "application/unknown", HTML),
@@ -217,7 +217,7 @@ fn what_a_browser_would_run_is_stored_as_bytes() {
         ("x.md", "text/markdown", b"<p align=center>".as_slice(), "text/markdown"),
         ("x.css", "text/css", b"a{}", "text/css"),
         ("x.json", "application/json", b"{}", "application/json"),
-        // The last of several types in one header is what a browser believes.
+        // Of several types in one header a browser uses the last.
         ("x", "image/png; a=\",text/html\"", PNG, "image/png"),
     ] {
         assert_eq!(stored_as(name, kind, content), kept, "{name} {kind}");
@@ -233,7 +233,7 @@ fn what_is_listed_by_name_is_stored_as_itself() {
     let html = Form::new().field("path", "x.html").file("f", "x.html", "text/html", HTML);
     world.post(&html).stored();
     assert_eq!(type_at_cos(&world, "x.html"), "text/html");
-    // Each as what it is only.
+    // A type is accepted only if the content agrees with it.
     world.post(&file("x.svg", "image/svg+xml", HTML)).problem(415, "type_not_allowed");
     world.post(&file("x.png", "image/png", SVG)).problem(415, "type_not_allowed");
     world.post(&file("x.js", "text/javascript", b"x")).problem(415, "type_not_allowed");

@@ -1,10 +1,10 @@
-//! Reply profiles: what each editor and widget reads, on success and on failure, by the rules of its own source.
+//! Response profiles: what each editor and widget reads on success and on failure, according to its source code.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
 
-/// One file in the form its client sends: the part's name, fields before and behind it.
+/// One file in the form that its client sends: the part's name, and the fields before and after it.
 fn form(profile: &str, content: &[u8]) -> Form {
     let file = |form: Form, field: &str| form.file(field, "照片.png", "image/png", content);
     match profile {
@@ -18,12 +18,12 @@ fn form(profile: &str, content: &[u8]) -> Form {
     }
 }
 
-/// What a client makes of a reply: the picture's address, or what it shows its user.
+/// What a client reads from a response: the picture's URL, or the error text that it shows to its user.
 fn understood(profile: &str, reply: &Reply) -> Result<String, String> {
     let is_success = (200..300).contains(&reply.status);
     let text = |value: &Value| value.as_str().unwrap_or("nothing").to_owned();
     match profile {
-        // `errno` is looked at only below a 2xx.
+        // It reads `errno` only if the status is 2xx.
         "wangeditor" if !is_success => Err("nothing".to_owned()),
         "wangeditor" => match reply.json() {
             body if body["errno"] == 0 => Ok(text(&body["data"]["url"])),
@@ -31,7 +31,7 @@ fn understood(profile: &str, reply: &Reply) -> Result<String, String> {
         },
         "tinymce" if !is_success => Err(format!("HTTP Error: {}", reply.status)),
         "tinymce" => Ok(text(&reply.json()["location"])),
-        // The status does not matter to it.
+        // It ignores the status.
         "ckeditor" => match reply.json() {
             body if body["error"].is_null() => Ok(text(&body["url"])),
             body => Err(text(&body["error"]["message"])),
@@ -101,7 +101,7 @@ fn every_client_finds_its_file() {
     assert_eq!(world.objects().len(), PROFILES.len());
 }
 
-/// Refused before the body, behind its first bytes, and by COS: each in words, and never as a success.
+/// Refused before the body, after its first bytes, and by COS: each client shows an error text and never a success.
 #[test]
 fn every_client_shows_what_went_wrong() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
@@ -127,7 +127,7 @@ fn every_client_shows_what_went_wrong() {
             (by_cos, 502, "403"),
         ] {
             let shown = understood(profile, &reply).expect_err(profile);
-            // TinyMCE shows no more than the status.
+            // TinyMCE shows only the status.
             let words = if profile == "tinymce" { "HTTP Error" } else { words };
             assert!(shown.contains(words), "{profile}: {shown}");
             let in_disguise = matches!(profile, "wangeditor" | "vditor" | "ueditor");
@@ -135,11 +135,11 @@ fn every_client_shows_what_went_wrong() {
         }
     }
     world.assert_nothing_stored();
-    // Where the status says nothing, the log does.
+    // For errors sent as HTTP 200 the log has the real code.
     world.gateway.log_with("\"code\":\"cos_refused\"");
 }
 
-/// These show nothing but a network error when their request is not read to its end.
+/// These clients show only a network error if their request is not read to its end.
 #[test]
 fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
@@ -156,7 +156,7 @@ fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
                 &format!("/v1/files?reply={profile}"),
                 &[&headers[..], key].concat(),
             );
-            // In its own time; every byte is taken although the answer has long been given.
+            // The client sends slowly; the gateway reads every byte although it has sent the response.
             for piece in body.chunks(1 << 20) {
                 client.send(piece);
                 std::thread::sleep(std::time::Duration::from_millis(10));
@@ -169,7 +169,8 @@ fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
     world.assert_nothing_stored();
 }
 
-/// A 2xx whose request was not taken whole is dropped by browsers, so their patience is what counts, not ours.
+/// Browsers drop a 2xx response if the request was not read to its end, so an error sent as HTTP 200 needs a longer
+/// lingering timeout than `server.lingering_timeout`.
 #[test]
 fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
     let world = Setup::new()
@@ -195,7 +196,7 @@ fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
     let reply = send("wangeditor").expect("every byte is taken, and the reply read");
     assert!(began.elapsed().as_secs_f64() > 2.0);
     understood("wangeditor", &reply).expect_err("it was refused");
-    // Behind a status that tells it, the patience is the setting's.
+    // With an error status the timeout is that of the setting.
     send("default").expect_err("it is cut off");
 }
 
@@ -224,7 +225,7 @@ fn vditor_s_files_are_told_apart() {
     let reply = world.post_to("/v1/files?reply=vditor", &files);
     let body = reply.json();
     assert_eq!((reply.status, &body["code"]), (200, &json!(1)), "{body}");
-    // It puts this into markup as it is.
+    // Vditor inserts the name into HTML without escaping.
     assert_eq!(body["data"]["errFiles"], json!(["large‹1›.png"]));
     assert!(body["msg"].as_str().expect("a text").contains("larger than"), "{body}");
     let stored = body["data"]["succMap"].as_object().expect("a map");
@@ -233,7 +234,7 @@ fn vditor_s_files_are_told_apart() {
     assert_eq!(world.download(url("image-2.png")).0.len(), 2000);
     assert_eq!(world.download(url("a.txt")).0, b"text");
     assert_eq!((stored.len(), world.objects().len()), (3, 3));
-    // They are inserted in the order of the reply's text.
+    // Vditor inserts the files in the order of the JSON text.
     let text = reply.text();
     let at = |name: &str| text.find(&format!("\"{name}\":")).expect("it");
     assert!(at("image.png") < at("image-2.png") && at("image-2.png") < at("a.txt"), "{text}");
@@ -272,7 +273,7 @@ fn several_files_for_one_verdict() {
     }
 }
 
-/// FilePond's revert: the body of its DELETE is what the upload answered.
+/// FilePond's revert: the body of its DELETE is the response of the upload.
 #[test]
 fn filepond_takes_an_upload_back() {
     let world = Setup::new().start();
@@ -285,7 +286,7 @@ fn filepond_takes_an_upload_back() {
     let key = [authorization(), ("content-type", "text/plain;charset=UTF-8")];
     assert_eq!(take_back(&[], &ids[0]).status, 401);
     assert_eq!(world.objects().len(), 2);
-    // Once more: it is gone, which is what was asked for.
+    // Deleting it again succeeds.
     for _ in 0..2 {
         let reply = take_back(&key, &ids[0]);
         assert_eq!((reply.status, reply.text().as_str()), (204, ""));
@@ -332,13 +333,13 @@ fn ueditor_asks_for_its_configuration() {
     assert!(
         config["catcherLocalDomain"].as_array().expect("hosts").contains(&json!("gateway.test"))
     );
-    // What it asks for is what it then posts.
+    // UEditor uses the configuration's values in its uploads.
     let field = config["imageFieldName"].as_str().expect("a name");
     let action = config["imageActionName"].as_str().expect("a name");
     let form = Form::new().file(field, "x.png", "image/png", b"x").field("type", "ajax");
     let reply = world.post_to(&format!("/v1/files?reply=ueditor&action={action}"), &form);
     assert_eq!(reply.json()["state"], "SUCCESS");
-    // Its hidden frame shows plain text as it is, and makes nothing of it.
+    // UEditor's hidden frame reads the text; as text/plain it cannot be rendered as HTML.
     assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
 
@@ -355,7 +356,7 @@ fn ueditor_asks_for_its_configuration() {
     ask("").problem(405, "method_not_allowed");
 }
 
-/// The editor cannot set a header from its hidden frame; whoever cannot read the refusal still gets the log.
+/// UEditor's hidden frame cannot read a refusal of another origin, so the refusal is also logged.
 #[test]
 fn a_page_of_another_origin_is_refused_whatever_its_profile() {
     let world = Setup::new().start();

@@ -1,4 +1,4 @@
-//! The relay where it is hard: early answers to senders that go on sending, and connections that live on.
+//! Early responses to clients that keep sending, and connections that stay open after them.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::AtomicBool;
@@ -17,12 +17,12 @@ use crate::tls::Certificate;
 const SENT: usize = 60_000_000;
 const PER_SECOND: usize = 4_000_000;
 
-/// A form of [`SENT`] bytes of file.
+/// A form with a file of [`SENT`] bytes.
 fn large_form() -> Vec<u8> {
     Form::new().file("file", "x.bin", "text/plain", &noise(SENT, 1)).bytes()
 }
 
-/// Sends `body` at its rate to the very end, whatever is answered meanwhile, then reads.
+/// Sends all of `body` at its rate, whatever the response is, and then reads the response.
 fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let kind = Form::new().content_type();
     let length = body.len().to_string();
@@ -35,7 +35,7 @@ fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Rep
         std::thread::sleep(due.saturating_sub(began.elapsed()));
     }
     let reply = client.reply();
-    // Told to close, it closes; told nothing, it goes on.
+    // The connection is closed if and only if the response has `Connection: close`.
     if reply.header("connection") == Some("close") {
         let rest = client.try_reply().map_err(|error| error.kind());
         assert!(matches!(rest, Err(ErrorKind::UnexpectedEof)), "{rest:?}");
@@ -46,7 +46,7 @@ fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Rep
     reply
 }
 
-/// The same over h2, by a client that reads a reply only when its body is sent.
+/// The same over h2, by a client that reads the response only after it has sent its body.
 fn send_slowly_over_h2(
     world: &World,
     certificate: &Certificate,
@@ -126,7 +126,7 @@ fn a_slow_sender_of_sixty_megabytes_reads_why_it_is_refused() {
     });
 }
 
-/// What many have been answered is written together (`src/turn.rs`), but not put off for as long as they send on.
+/// Responses are written in batches (`net::write_batch`), but not delayed for as long as the clients keep sending.
 #[test]
 fn of_many_who_send_on_without_a_pause_each_hears_its_refusal() {
     const BUSY: usize = 8;
@@ -159,7 +159,7 @@ fn of_many_who_send_on_without_a_pause_each_hears_its_refusal() {
                 client.send_head("POST", "/v1/files", &headers);
                 let began = Instant::now();
                 std::thread::scope(|scope| {
-                    // Until the refusal is heard, or the gateway has had enough.
+                    // Sends until the refusal is read, or the gateway closes the connection.
                     scope.spawn(|| {
                         let piece = [b'x'; 64 << 10];
                         while !heard.load(Relaxed) {
@@ -219,7 +219,7 @@ fn a_trickling_sender_is_served_for_as_long_as_it_sends() {
     let began = Instant::now();
     for piece in body.chunks(body.len() / 10) {
         client.send(piece);
-        // The pause is what is tested: far below the limit each, far above it together.
+        // Each pause is far below `upload.idle_timeout`; their sum is far above it.
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(began.elapsed() > Duration::from_millis(900));

@@ -1,4 +1,4 @@
-//! Several gateways behind one load balancer: one access token for all of them, in a real Redis, which may go away.
+//! Several gateways that share one access token in a real Redis, and the failures of Redis.
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Form, Gateway, Reply, Setup, World, authorization, wait_until};
 use crate::stand_in::{self, Upstream, ok};
 
-/// A redis-server of its own, without anything on disk.
+/// A redis-server without persistence.
 pub struct Redis {
     port: u16,
     child: Child,
@@ -81,7 +81,7 @@ fn metric(gateway: &Gateway, line: &str) -> f64 {
     found.unwrap_or_else(|| panic!("no {line} in:\n{text}"))
 }
 
-/// Two more gateways beside a world's own.
+/// Two more gateways with the settings of the first.
 fn three(world: &World) -> [Gateway; 2] {
     [world.another(), world.another()]
 }
@@ -112,7 +112,7 @@ fn three_gateways_share_tokens_that_displace_each_other() {
                     if n >= UPLOADS {
                         break;
                     }
-                    // Spread over the lives of several tokens.
+                    // Spread over the lifetimes of several tokens.
                     let due = began + every * n as u32;
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     upload(gateways[n % 3]).stored();
@@ -122,7 +122,7 @@ fn three_gateways_share_tokens_that_displace_each_other() {
     });
     let took = began.elapsed();
     assert_eq!(world.objects().len(), UPLOADS);
-    // Each is used until an eighth of its life before its end.
+    // Each token is replaced when an eighth of its lifetime is left.
     let period = life.as_secs_f64() * 7.0 / 8.0;
     let (calls, expiries) = (world.count("token"), took.as_secs_f64() / period);
     println!(
@@ -170,7 +170,7 @@ fn the_holder_of_the_lease_is_killed_in_the_middle_of_its_fetch() {
             .collect();
         holder.signal("KILL");
         holder.ended();
-        // The lease is the timeout and two seconds.
+        // The lease lasts for the fetch timeout and two seconds more.
         for waiting in waiting {
             let waited = waiting.join().expect("stored");
             assert!(waited < Duration::from_secs(5), "{waited:?}");
@@ -219,7 +219,7 @@ fn redis_goes_away_and_comes_back_and_no_upload_fails() {
     let world = Setup::new()
         .set("wechat.credential", "stable")
         .set("redis.url", redis.url())
-        // So that tokens must be had while it is away.
+        // Tokens expire while Redis is unavailable.
         .sandbox(|options| {
             options.token_life = Duration::from_secs(3);
             options.token_overlap = Duration::from_secs(1);
@@ -274,7 +274,7 @@ fn redis_goes_away_and_comes_back_and_no_upload_fails() {
     }
 }
 
-/// It accepts connections and says nothing: worse than one that is gone.
+/// It accepts connections but does not respond.
 #[test]
 fn a_redis_that_hangs_holds_nobody_up() {
     let redis = Redis::start();
@@ -305,7 +305,7 @@ fn a_redis_that_hangs_holds_nobody_up() {
     wait_until("it has healed", || readyz(&world.gateway).json()["status"] == "ready");
 }
 
-/// PING alone proves nothing: a replica after a failover, or a password that is wrong.
+/// A Redis that answers PING but cannot share tokens: a read-only replica after a failover, or a wrong password.
 #[test]
 fn a_redis_that_cannot_share_is_as_good_as_away() {
     let redis = Redis::start();
@@ -332,7 +332,7 @@ fn a_redis_that_cannot_share_is_as_good_as_away() {
     assert!(!world.gateway.log().contains("hunter3"), "{}", world.gateway.log());
 }
 
-/// Redis forgets the lease in the middle of a fetch: one call more at most, never a loop that empties the day's quota.
+/// Redis loses the lease during a fetch: at most one more token call, and no loop that uses up the daily quota.
 #[test]
 fn a_redis_that_forgets_costs_no_calls() {
     let redis = Redis::start();
@@ -354,7 +354,7 @@ fn a_redis_that_forgets_costs_no_calls() {
     assert!(world.count("token") <= 2, "{}", world.count("token"));
 }
 
-/// The newest refresh token is known to the next gateway, and to this one after a restart.
+/// The newest refresh token is shared with other gateways, and known after a restart.
 #[test]
 fn a_refresh_token_that_wechat_replaces_is_shared() {
     let redis = Redis::start();
@@ -384,7 +384,7 @@ fn a_refresh_token_that_wechat_replaces_is_shared() {
     let (first, _folder) = start();
     upload(&first).stored();
     drop(first);
-    // The token in Redis has a second to live.
+    // The token in Redis expires in a second.
     let (second, _folder) = start();
     wait_until("another token is fetched", || {
         upload(&second).stored();
@@ -393,7 +393,7 @@ fn a_refresh_token_that_wechat_replaces_is_shared() {
     assert_eq!(upstream.seen(call)[1].json()["authorizer_refresh_token"], "refresh-2");
 }
 
-/// A Redis that never was: every gateway serves by itself from the start.
+/// Redis is unreachable from the start: each gateway fetches its own tokens.
 #[test]
 fn without_redis_each_gateway_carries_on_alone() {
     let world = Setup::new()

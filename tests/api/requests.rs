@@ -1,5 +1,5 @@
-//! Requests as real senders make them, outside of the form itself: pieces of files, queries, header values, URLs,
-//! digests. What is right is stored as it was meant, and what is not is refused with its cause.
+//! Requests as real clients send them, apart from the form itself: chunks of files, queries, header values, URLs,
+//! digests. Valid requests store what the client meant; the others are refused with a reason.
 //!
 //! | `cases.md` | test |
 //! |---|---|
@@ -105,13 +105,13 @@ fn a_piece_of_a_file_is_never_stored_as_the_whole() {
         assert!(detail(&problem).contains("chunk"), "{problem}");
         post(&world, &format!("/v1/files?{query}"), &[], &small()).problem(400, "invalid_request");
     }
-    // A raw body that was posted, as some widgets do.
+    // A raw body by POST, as some widgets send it.
     let mut client = world.client();
     let headers =
         [authorization(), ("content-range", "bytes 0-9/20"), ("content-type", "image/png")];
     client.send_request("POST", "/v1/files", &headers, b"first half");
     client.reply().problem(400, "invalid_request");
-    // The answer does not wait for the body, and a stranger does not get it.
+    // The refusal does not wait for the body, and only an authenticated client gets it.
     let mut client = world.client();
     let headers = [("content-range", "bytes 0-9/20"), ("content-length", "100000000")];
     client.send_head("PUT", "/v1/files/x.png", &[&[authorization()], &headers[..]].concat());
@@ -175,13 +175,13 @@ fn a_form_is_not_stored_as_a_file() {
         let reply = put(&world, "/v1/files/x.png", &[("content-type", kind)], &form.bytes());
         let problem = reply.problem(415, "type_not_allowed");
         assert!(detail(&problem).contains("POST the form to /v1/files"), "{kind}: {problem}");
-        // Before a byte of it.
+        // Refused before a byte of the body is sent.
         let mut client = world.client();
         let headers = [authorization(), ("content-type", kind), ("content-length", "99999999")];
         client.send_head("PUT", "/v1/files/x.png", &headers);
         client.reply().problem(415, "type_not_allowed");
     }
-    // Hidden behind another.
+    // A second Content-Type header.
     let two = [("content-type", "image/png"), ("content-type", own.as_str())];
     put(&world, "/v1/files/x.png", &two, &form.bytes()).problem(415, "type_not_allowed");
     world.assert_nothing_stored();
@@ -215,7 +215,7 @@ fn a_parameter_that_is_not_utf_8_is_refused() {
             let problem = post(&world, &address, &[], &small()).problem(400, "invalid_request");
             assert!(detail(&problem).contains(cause), "{value}: {problem}");
         }
-        // The path of a URL likewise.
+        // The same for a URL's path.
         let problem =
             put(&world, &format!("/v1/files/{value}"), &[], b"x").problem(400, "invalid_path");
         assert!(detail(&problem).contains(cause), "{value}: {problem}");
@@ -240,7 +240,7 @@ fn parameters_are_decoded_once() {
     assert_eq!(stored_at("path=a+b%2Bc%20d.png"), "a b+c d.png");
     assert_eq!(stored_at("path=%E4%B8%AD/%e6%96%87.png"), "中/文.png");
     assert!(stored_at("dir=%E4%B8%AD%E6%96%87").contains("/中文/"));
-    // Parameters that are not ours may be anything.
+    // Unknown parameters are ignored, whatever their value.
     assert_eq!(stored_at("utm=%D6%D0&%D6=1&100%&_=1&_=2&path=mine.png"), "mine.png");
 }
 
@@ -260,12 +260,12 @@ fn every_call_reads_its_query_strictly() {
         .call_with("DELETE", "/v1/files?reply=%u0041", &revert, "x")
         .problem(400, "invalid_request");
     world.call_with("DELETE", "/v1/files/x?ticket=%D6", &[], "").problem(400, "invalid_request");
-    // A file's name in a body, too.
+    // The same for a file's path in a JSON body.
     let mut client = world.client();
     client.send_request("DELETE", "/v1/files", &revert, b"\xd6\xd0.png");
     let problem = client.reply().problem(400, "invalid_path");
     assert!(detail(&problem).contains("not UTF-8"), "{problem}");
-    // WeChat's calls answer in WeChat's shape.
+    // WeChat's own endpoints respond in WeChat's format.
     for address in [
         "/cgi-bin/token?grant_type=client_credential&appid=a&secret=%D6%D0",
         "/cgi-bin/token?grant_type=client_credential&appid=a&secret=a&secret=b",
@@ -278,7 +278,7 @@ fn every_call_reads_its_query_strictly() {
     let reply = world.call("POST", "/tcb/uploadfile?access_token=%D6", &json!({"path": "x"}));
     assert_eq!(reply.json()["errcode"], 40097, "{}", reply.text());
     world.assert_nothing_stored();
-    // JSON behind a byte order mark is JSON.
+    // A byte order mark before JSON is accepted.
     let reply = world.call_with(
         "POST",
         "/v1/upload-links",
@@ -318,7 +318,7 @@ fn a_type_that_says_nothing_leaves_it_to_the_extension() {
         let unnamed = put(&world, &format!("/v1/files/{number}"), &[("content-type", kind)], PNG);
         assert_eq!(unnamed.stored()["content_type"], "application/octet-stream", "{kind}");
     }
-    // A part of a form may be declared as a form.
+    // A part of a form may have the type of a form.
     let kind = "multipart/mixed";
     let object =
         world.call("POST", "/v1/upload-links", &json!({"path": "x.png", "content_type": kind}));
@@ -355,7 +355,7 @@ fn a_type_is_stored_by_its_standard_name() {
         let told = world.post(&form).stored()["content_type"].as_str().map(str::to_ascii_lowercase);
         assert_eq!(told.as_deref(), Some(standard), "{kind}");
     }
-    // RFC 9110 5.6.6: blanks around semicolons, and empty parameters.
+    // RFC 9110 5.6.6: white space around semicolons, and empty parameters.
     for kind in ["image/png ;charset=x", "image/png;", "image/png ; ; a=b", "image/png;\ta=\"b;c\""]
     {
         put(&world, "/v1/files/blanks", &[("content-type", kind)], PNG).stored();
@@ -452,7 +452,7 @@ fn a_trailing_slash_changes_nothing() {
     assert_eq!(reply.json()["errcode"], 0, "{}", reply.text());
     let reverted = world.call_with("DELETE", "/v1/files/", &[authorization()], "a/b.png");
     assert_eq!(reverted.status, 204, "{}", reverted.text());
-    // What lacks its path, or has one too few, is no other call.
+    // A URL whose path is missing or empty does not match another endpoint.
     put(&world, "/v1/files/", &[], b"x").problem(400, "invalid_path");
     get(&world, "/v1/files/").problem(400, "invalid_path");
     put(&world, "/v1/files/a/", &[], b"x").problem(400, "invalid_path");
@@ -498,7 +498,7 @@ fn pages_of_hybrid_apps_can_be_listed() {
         post(&world, "/v1/files", &[("origin", foreign)], &small())
             .problem(403, "origin_not_allowed");
     }
-    // None of them is taken unasked.
+    // None of them is allowed by default.
     let bare = Setup::new().start();
     for foreign in origins {
         post(&bare, "/v1/files", &[("origin", foreign)], &small())
@@ -561,7 +561,7 @@ fn sha512(bytes: &[u8]) -> String {
     format!("sha-512=:{}:", STANDARD.encode(Sha512::digest(bytes)))
 }
 
-/// Headers with digests of `bytes`.
+/// Each supported digest header, for `bytes`.
 fn digests(bytes: &[u8]) -> Vec<(&'static str, String)> {
     vec![
         ("content-md5", md5(bytes)),
@@ -571,7 +571,7 @@ fn digests(bytes: &[u8]) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Puts `body` in pieces, chunked where its length is not to be announced.
+/// Uploads `body` in several writes, with a Content-Length or chunked.
 fn put_in_pieces(world: &World, header: (&str, &str), body: &[u8], chunked: bool) -> Reply {
     let mut client = world.client();
     let length = body.len().to_string();
@@ -603,7 +603,7 @@ fn a_body_of_its_digest_is_stored() {
             }
         }
     }
-    // All at once, and on a form, where `Content-MD5` is the form's and says nothing of the file.
+    // All of them in one request; and on a form, where `Content-MD5` is the form's and is not checked against the file.
     let all = digests(PNG);
     let all: Vec<_> = all.iter().map(|(name, value)| (*name, value.as_str())).collect();
     put(&world, "/v1/files/all.png", &all, PNG).stored();
@@ -626,7 +626,7 @@ fn a_body_of_another_digest_is_not_stored() {
                 }
             }
         }
-        // One of several is enough.
+        // One wrong digest of several is enough.
         let both = format!("{}, md5=:{}:", sha256(b"x"), md5(b"y"));
         put(&world, "/v1/files/x", &[("content-digest", &both)], b"x")
             .problem(400, "invalid_request");
@@ -675,7 +675,7 @@ fn a_ticket_for_no_files_stores_none() {
             world.call_with("PUT", "/v1/files/x.txt", &key, body).problem(413, "too_many_files");
         assert!(detail(&problem).contains("max_files"), "{problem}");
     }
-    // A link would let its holder store one without the gateway.
+    // An upload link would let the client store a file without the gateway.
     tickets::call(&world, "POST", "/v1/upload-links", &none, &json!({"path": "x"}))
         .problem(413, "too_many_files");
     let reply = tickets::call(&world, "POST", "/tcb/uploadfile", &none, &json!({"path": "x"}));
@@ -711,7 +711,7 @@ fn a_refused_path_names_the_setting() {
     world.assert_nothing_stored();
 }
 
-/// A file that the connection's end was to delimit is not an empty one.
+/// A body that only the connection's close would delimit is not an empty file.
 #[test]
 fn a_body_without_a_length_is_not_an_empty_file() {
     let world = Setup::new().start();

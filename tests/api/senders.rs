@@ -1,6 +1,6 @@
-//! Forms as real senders write them, and the causes that a sender is told of where its form cannot be meant.
+//! Forms as real clients write them, and the reasons given when a form is refused.
 //!
-//! | a client's bytes, by kind | tests |
+//! | deviation, by kind | tests |
 //! |---|---|
 //! | 1 a first part lost in silence | [`a_form_may_begin_behind_blanks`] [`a_preamble_is_skipped`] [`a_boundary_where_none_counts_is_refused`] [`no_part_is_swallowed_by_the_one_before`] [`white_space_behind_a_boundary_is_taken`] |
 //! | 2 transfer encodings | [`a_file_in_a_transfer_encoding_is_refused`] [`curl_s_encoders_and_lists_of_files`] [`a_transfer_encoding_that_says_nothing_is_taken`] [`a_field_in_a_transfer_encoding_is_decoded`] |
@@ -25,14 +25,14 @@ use crate::harness::{BOUNDARY, Client, Form, Reply, Setup, World, authorization,
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and \r\n--not-a-boundary \n\n more";
 const FILE: &str = "Content-Disposition: form-data; name=\"file\"; filename=\"photo.png\"\r\nContent-Type: image/png";
 
-/// Posts `body` as it is.
+/// Posts `body` unchanged.
 fn send(world: &World, kind: &str, body: &[u8]) -> Reply {
     let mut client = world.client();
     client.send_request("POST", "/v1/files", &[authorization(), ("content-type", kind)], body);
     client.reply()
 }
 
-/// The same without a length, cut into chunks of `size`.
+/// The same without a length, in chunks of `size` bytes.
 fn send_chunked(world: &World, kind: &str, body: &[u8], size: usize) -> Reply {
     let mut client = world.client();
     let headers = [authorization(), ("content-type", kind), ("transfer-encoding", "chunked")];
@@ -42,12 +42,12 @@ fn send_chunked(world: &World, kind: &str, body: &[u8], size: usize) -> Reply {
     client.reply()
 }
 
-/// Posts `body`, whose boundary is `b`.
+/// Posts `body` with the boundary `b`.
 fn send_b(world: &World, body: &[u8]) -> Reply {
     send(world, "multipart/form-data; boundary=b", body)
 }
 
-/// A form of the boundary `b`: `lead`, then the parts, each a head and a content, then its end.
+/// A form with the boundary `b`: `lead`, then the parts (each a head and a content), then the closing delimiter.
 fn form_b(lead: &str, parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = lead.as_bytes().to_vec();
     for (head, content) in parts {
@@ -63,7 +63,7 @@ fn field(name: &str) -> String {
     format!("Content-Disposition: form-data; name=\"{name}\"")
 }
 
-/// Asserts that the file was stored as it was, under the folder `album`.
+/// Asserts that the file was stored unchanged in the folder `album`.
 fn assert_in_album(world: &World, reply: &Reply, what: &str) {
     assert_eq!(reply.status, 201, "{what}: {}", reply.text());
     let file = reply.stored();
@@ -77,7 +77,7 @@ fn assert_in_album(world: &World, reply: &Reply, what: &str) {
     assert!(world.object(path) == PNG, "{what}");
 }
 
-/// Asserts a refusal whose `detail` has all of `words` in it.
+/// Asserts a refusal whose `detail` contains all of `words`.
 fn assert_refused(reply: &Reply, status: u16, code: &str, words: &[&str], what: &str) -> Value {
     assert_eq!(reply.status, status, "{what}: {}", reply.text());
     let problem = reply.problem(status, code);
@@ -99,7 +99,7 @@ fn album_b(lead: &str) -> Vec<u8> {
     form_b(lead, &parts)
 }
 
-// 1 A first part lost in silence.
+// 1 A first part that would be lost silently.
 
 #[test]
 fn a_form_may_begin_behind_blanks() {
@@ -126,7 +126,7 @@ fn a_form_may_begin_behind_blanks() {
             assert_in_album(&world, &reply, &format!("behind {lead:?}, in pieces of {size}"));
         }
     }
-    // Large enough to be sent by an assumed length.
+    // Large enough that its length is assumed.
     let large = noise(700_000, 1);
     for lead in leads {
         let body = form_b(lead, &[(&field("dir"), b"album"), (FILE, &large)]);
@@ -161,7 +161,7 @@ fn a_boundary_where_none_counts_is_refused() {
         ("text\r", &["behind other text"]),
         ("\0", &["behind other text"]),
         ("\r\n-", &["behind other text"]),
-        // A part whose own delimiter is not the one of the header.
+        // A part with another boundary than the header's.
         (
             "b\r\nContent-Disposition: form-data; name=\"path\"\r\n\r\nx\r\n",
             &["part stands before"],
@@ -193,7 +193,7 @@ fn no_part_is_swallowed_by_the_one_before() {
         let reply = send_b(&world, &body);
         assert_refused(&reply, 400, "malformed_form", &[cause], &format!("glued by {glue:?}"));
     }
-    // Behind a file, where the bytes before could be its own.
+    // After a file, where the preceding bytes could belong to the file.
     let file = form_b("", &[(FILE, PNG)]);
     let file = &file[..file.len() - "\r\n--b--\r\n".len()];
     for (glue, cause) in [("\n", "LF"), ("", "behind other text")] {
@@ -217,7 +217,7 @@ fn no_part_is_swallowed_by_the_one_before() {
             assert_refused(&reply, 400, "malformed_form", &[cause], &what);
         }
     }
-    // A head that ends in LF LF reaches into the next part.
+    // A part head that ends in LF LF does not end before the next part.
     let body = format!("--b\r\n{note}\n\nvalue\r\n{}", String::from_utf8_lossy(&album_b("")));
     assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &["LF"], "LF LF");
     let body = format!("--b\r\n{note}\r\n{}", String::from_utf8_lossy(&album_b("")));
@@ -270,7 +270,7 @@ fn a_file_in_a_transfer_encoding_is_refused() {
         Form::new().part(format!("{FILE}\r\nContent-Encoding: gzip").as_bytes(), b"\x1f\x8b");
     let words = ["Content-Encoding", "gzip"];
     assert_refused(&world.post(&form), 415, "encoding_not_supported", &words, "gzip");
-    // Also of a second file, where the first one is stored.
+    // Also in a second file; the first one is stored.
     let form = Form::new().file("f[]", "a.txt", "text/plain", b"a");
     let head = "Content-Disposition: form-data; name=\"f[]\"; filename=\"b\"\r\nContent-Transfer-Encoding: base64";
     let reply = world.post(&form.part(head.as_bytes(), b"Yg=="));
@@ -278,7 +278,7 @@ fn a_file_in_a_transfer_encoding_is_refused() {
     world.assert_nothing_stored();
 }
 
-/// What the real client sends.
+/// The same from curl itself.
 #[test]
 fn curl_s_encoders_and_lists_of_files() {
     let world = Setup::new().start();
@@ -366,7 +366,7 @@ fn a_field_in_a_transfer_encoding_is_decoded() {
     assert_eq!(world.objects().len(), stored);
 }
 
-// 3 Text taken for a file.
+// 3 Text in place of a file.
 
 #[test]
 fn text_in_a_file_s_place_is_no_file() {
@@ -387,13 +387,13 @@ fn text_in_a_file_s_place_is_no_file() {
         let problem = assert_refused(&world.post(&form), 400, "no_file", &words, value);
         assert!(!problem.to_string().contains("secret"), "{problem}");
     }
-    // An input left empty is another matter.
+    // An empty file input gets another message.
     let form = Form::new().field("user", "5").file("f", "", "application/octet-stream", b"");
     let problem =
         assert_refused(&world.post(&form), 400, "no_file", &["empty file input"], "empty");
     assert!(!problem.to_string().contains("appended text"), "{problem}");
     world.assert_nothing_stored();
-    // Beside a file it is a field.
+    // If the form also has a file, the text is a field.
     let form = Form::new().field("file", "undefined").file("photo", "a.txt", "text/plain", b"a");
     assert_eq!(world.post(&form).stored()["name"], "a.txt");
     assert_eq!(world.objects().len(), 1);
@@ -409,9 +409,9 @@ fn a_typed_part_called_file_is_one() {
     }
 }
 
-// 4 A piece of a file.
+// 4 A chunk of a file.
 
-/// The fields of one piece of several, and of a file in one piece.
+/// The fields that chunking clients send: for one chunk of several, and for a file in one chunk.
 const CHUNKING: [(&str, &str, &str, &str); 6] = [
     ("Dropzone", "dzchunkindex", "dztotalchunkcount", "chunking: false"),
     ("plupload", "chunk", "chunks", "chunk_size"),
@@ -673,7 +673,7 @@ fn anything_else_behind_the_form_is_refused() {
 
 // 9 File names.
 
-/// What becomes of a Content-Disposition: the name and the extension of the path.
+/// Uploads with this Content-Disposition; gives the file's name and the extension of the path.
 fn named(world: &World, rest: &str) -> (String, String) {
     let head = format!("Content-Disposition: form-data; name=\"photo\"; {rest}");
     let reply = world.post(&Form::new().part(head.as_bytes(), PNG));
@@ -729,7 +729,7 @@ fn any_extended_name_makes_a_file() {
         ("filename*0*=UTF-8''%E4%B8; filename*1*=%AD.png", "中.png"),
     ] {
         let (got, extension) = named(&world, rest);
-        // What a cut escape becomes is nobody's name; its extension still counts.
+        // A truncated escape leaves the name undefined; the extension still counts.
         assert!(got == name || name == "%", "{rest}: {got}");
         assert_eq!(extension, if name.is_empty() { "" } else { "png" }, "{rest}");
     }
@@ -764,7 +764,7 @@ fn field_names_are_decoded() {
     assert_eq!(world.post(&form).stored()["crc64"], crc64(PNG));
 }
 
-// 12 A boundary that is never found.
+// 12 A boundary that does not occur in the body.
 
 #[test]
 fn a_boundary_that_does_not_occur() {
@@ -784,7 +784,7 @@ fn a_boundary_that_does_not_occur() {
             assert_refused(&reply, 400, "malformed_form", &words, kind);
         }
     }
-    // The body's has hyphens that the header lacks.
+    // The body's boundary has hyphens that the header's lacks.
     for hyphens in ["--", "---", "----"] {
         let boundary = format!("{hyphens}b");
         let body = String::from_utf8_lossy(&album_b("")).replace("--b", &format!("--{boundary}"));
@@ -813,7 +813,7 @@ fn an_empty_body_is_called_empty() {
     assert_refused(&client.reply(), 400, "malformed_form", &["empty"], "no length");
 }
 
-// 13 Texts.
+// 13 Wording of refusals.
 
 #[test]
 fn lf_line_ends_are_told() {
@@ -837,7 +837,7 @@ fn lf_line_ends_are_told() {
         assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, what);
     }
     world.assert_nothing_stored();
-    // The lines of a head may end in either.
+    // The lines of a part head may end in CRLF or LF.
     send_b(&world, crlf.replace("\r\nContent-Type", "\nContent-Type").as_bytes()).stored();
 }
 
@@ -855,11 +855,11 @@ fn a_missing_file_name_is_told() {
         let words = ["photo", "filename is missing"];
         let reply = world.post(&Form::new().part(head.as_bytes(), &picture));
         assert_refused(&reply, 413, "fields_too_large", &words, kind);
-        // A small one is not dropped beside a file.
+        // A small one is not dropped when the form also has a file.
         let form = Form::new().part(head.as_bytes(), PNG).part(FILE.as_bytes(), PNG);
         assert_refused(&world.post(&form), 400, "no_file", &[words[0], words[1], kind], kind);
     }
-    // Nor is one that only its bytes tell.
+    // Nor is one that only its content shows to be a file.
     for (kind, content, told) in [
         ("", PNG, "image/png"),
         ("application/octet-stream", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", "image/jpeg"),
@@ -877,7 +877,7 @@ fn a_missing_file_name_is_told() {
         assert_refused(&world.post(&behind), 400, "no_file", &words, told);
     }
     world.assert_nothing_stored();
-    // Texts that begin like files, and a digest of the page's own.
+    // Text fields that begin like files, and a field with a digest.
     for value in [&b"BM hello"[..], b"GIF of the day", b"\xd6\xd0\xce\xc4", b"\x00\x01\x02\xff"] {
         let form = Form::new().part(field("note").as_bytes(), value).part(FILE.as_bytes(), PNG);
         assert_eq!(world.post(&form).stored()["crc64"], crc64(PNG), "{value:?}");
@@ -908,7 +908,7 @@ fn a_form_that_is_not_closed() {
         let body = format!("--b\r\n{FILE}\r\n\r\ncontent{end}");
         let reply = send_b(&world, body.as_bytes());
         if end == "\r\n--b\r\n\r\n" {
-            // A part without a head.
+            // A part without headers.
             assert_refused(&reply, 400, "malformed_form", &["part 2"], end);
             continue;
         }
@@ -920,7 +920,7 @@ fn a_form_that_is_not_closed() {
             &format!("{end:?}"),
         );
     }
-    // The delimiter is there, but not in a line of its own.
+    // The delimiter occurs, but not at the start of a line.
     let body = format!("--b\r\n{FILE}\r\n\r\ncontent--b--\r\n");
     let words = ["behind other text"];
     assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, "glued");
@@ -929,7 +929,7 @@ fn a_form_that_is_not_closed() {
 
 // B 3 Parts without a name.
 
-/// A part that a file input without a file sends.
+/// The part that an empty file input sends.
 const NAMELESS: &str = "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"\"\r\n\
      Content-Type: application/octet-stream\r\n\r\n\r\n";
 

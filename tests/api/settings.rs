@@ -1,4 +1,4 @@
-//! What the operator sets, as the binary takes it: from the environment, files and flags.
+//! Settings as the binary reads them: from the environment, files and flags.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,14 +28,14 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"small")
 }
 
-/// How a run ended that serves nobody.
+/// The exit code and output of a process that has exited.
 struct Ended {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-/// Runs the binary in an empty folder until it ends by itself.
+/// Runs the binary in an empty folder until it exits.
 fn run(arguments: &[&str], variables: &BTreeMap<String, String>) -> Ended {
     let folder = tempfile::tempdir().expect("a folder");
     run_in(folder.path(), arguments, variables)
@@ -52,7 +52,7 @@ fn run_in(folder: &Path, arguments: &[&str], variables: &BTreeMap<String, String
     Ended { code: status.code(), out: text(stdout), err: text(stderr) }
 }
 
-/// Waits for the end of a process that says little.
+/// Waits for a process with little output to exit.
 fn ended(mut child: Child) -> Output {
     let began = Instant::now();
     while child.try_wait().expect("its state").is_none() {
@@ -65,7 +65,7 @@ fn ended(mut child: Child) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// A port that is free, outside the range that other tests' sockets are given theirs from.
+/// A free port outside the ephemeral range, which other tests' sockets use.
 fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000)).take(100);
     ports
@@ -73,7 +73,7 @@ fn free_port() -> u16 {
         .expect("a free port")
 }
 
-/// Asserts that it refuses to start and names every one of these.
+/// Asserts that the binary refuses to start and that its message contains each of `named`.
 fn assert_refused(ended: &Ended, named: &[&str]) {
     assert_eq!(ended.code, Some(64), "{}{}", ended.out, ended.err);
     for name in named {
@@ -81,7 +81,7 @@ fn assert_refused(ended: &Ended, named: &[&str]) {
     }
 }
 
-/// The printed settings, by their keys.
+/// The settings printed by `--check`, by key.
 fn checked(arguments: &[&str], variables: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let Ended { code, out, err } = run(&[arguments, &["--check"]].concat(), variables);
     assert_eq!(code, Some(0), "{err}");
@@ -236,7 +236,7 @@ fn check_prints_the_settings_and_no_secrets() {
         assert!(!out.contains(hidden) && !err.contains(hidden), "{out}{err}");
     }
     assert_eq!(err, "");
-    // What is risky is said, and is no fault.
+    // Risky settings are warned about, but are no error.
     let risky = variables(&[PRODUCTION, &[("GATEWAY__AUTH__ANONYMOUS", "true")]]);
     let ended = run(&["--check"], &risky);
     assert_eq!(ended.code, Some(0));
@@ -295,9 +295,9 @@ fn the_environment_lies_over_the_file_over_port_over_the_profile() {
     assert_eq!(bind(&file, &[port]), "\"10.0.0.1:9001\"");
     let environment = ("GATEWAY__SERVER__BIND", "10.0.0.1:9002");
     assert_eq!(bind(&file, &[port, environment]), "\"10.0.0.1:9002\"");
-    // An empty one counts as not set, as platforms leave it.
+    // An empty variable counts as not set, since platforms may define it empty.
     assert_eq!(bind(&[], &[("PORT", "")]), "\"0.0.0.0:8080\"");
-    // Where it is tried out, a PORT that happens to be set opens nothing.
+    // In the sandbox profile `PORT` is ignored, so that a variable set by chance does not open a port to the network.
     let sandbox = checked(&[], &variables(&[&[port]]));
     assert_eq!(sandbox["server.bind"], "\"127.0.0.1:8080\"");
     assert_refused(
@@ -358,7 +358,7 @@ fn lists_come_from_the_environment() {
     }
 }
 
-/// A gateway in production whose only address is `PORT`, and what it was set up with.
+/// A production gateway that takes its port from `PORT`, with its sandbox, variables and folder.
 fn on_port() -> (Gateway, Sandbox, BTreeMap<String, String>, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let options = Options { data: folder.path().join("objects"), ..Options::default() };
@@ -403,7 +403,7 @@ fn health_asks_the_gateway_that_runs() {
     gateway.ended();
     assert_eq!(health(&variables), (Some(1), false));
 
-    // Something else that listens there is not a healthy gateway.
+    // A listener that does not respond like a gateway is not healthy.
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let mut elsewhere = variables.clone();
     let address = other.local_addr().expect("an address").to_string();

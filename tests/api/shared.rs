@@ -1,4 +1,4 @@
-//! Who may follow a file's address: everyone, who has a signed link, or who has a key or a ticket.
+//! `links.access`: reading files by public URLs, by signed links, or with a key or a ticket.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
     client.reply()
 }
 
-/// Stores a file and gives its address in the reply, without the host.
+/// Stores a file and gives its URL from the response, without the host.
 fn stored(world: &World, path: &str) -> String {
     let form = Form::new().field("path", path).file("f", "x.txt", "text/plain", b"shared");
     let reply = world.post(&form);
@@ -30,7 +30,7 @@ fn signing(keys: &str) -> Setup {
     tickets::setup().set("links.access", "signed").set("links.signing_keys", keys)
 }
 
-/// The value of a parameter.
+/// The value of a query parameter.
 fn part<'a>(address: &'a str, name: &str) -> &'a str {
     let at = address.find(&format!("{name}=")).expect("the parameter") + name.len() + 1;
     address[at..].split('&').next().expect("a value")
@@ -73,20 +73,20 @@ fn a_signed_link_is_followed_and_a_changed_one_is_not() {
     {
         get(&world, &address, &[]).problem(401, "unauthenticated");
     }
-    // Nor is it good for anything but reading.
+    // A signature is valid for reading only.
     for method in ["DELETE", "PUT"] {
         let mut client = world.client();
         client.send_request(method, &address, &[], b"x");
         client.reply().problem(401, "unauthenticated");
     }
     assert_eq!(world.object("a/x 1.txt"), b"shared");
-    // Who may download needs no signature.
+    // A key that may download needs no signature.
     assert_eq!(get(&world, path, &[authorization()]).status, 302);
     let reader = ticket(json!({"can": "download", "prefix": "a"}));
     assert_eq!(get(&world, &format!("{path}?ticket={reader}"), &[]).status, 302);
     let elsewhere = ticket(json!({"prefix": "b"}));
     get(&world, &format!("{path}?ticket={elsewhere}"), &[]).problem(403, "path_not_allowed");
-    // A wrong credential is one beside a good signature, too.
+    // A wrong credential is refused even with a valid signature.
     get(&world, &address, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
 }
 
@@ -139,7 +139,7 @@ fn authenticated_links_need_a_key_or_a_ticket() {
     link(json!({"can": "upload"})).problem(403, "not_allowed");
     link(json!({"path": "a/y.txt"})).problem(403, "path_not_allowed");
     link(json!({"exp": 1})).problem(401, "unauthenticated");
-    // Nothing is learnt of files that are not there.
+    // An unauthenticated client does not learn whether a file exists.
     get(&world, "/v1/files/none.txt", &[]).problem(401, "unauthenticated");
 }
 

@@ -1,4 +1,4 @@
-//! Told to end: what still finishes, what is refused, and when it is over.
+//! Shutdown: which requests still finish, which are refused, and when the process exits.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"content")
 }
 
-/// An upload of [`SIZE`] bytes to `x.bin` whose first half COS has received.
+/// An upload of [`SIZE`] bytes to `x.bin`, of which COS has received the first half.
 fn half_sent(world: &World, content: &[u8]) -> Client {
     let mut client = world.client();
     let length = content.len().to_string();
@@ -39,7 +39,7 @@ fn it_ends_when_it_is_told_to() {
     for name in ["TERM", "INT", "QUIT"] {
         let mut world = Setup::new().start();
         world.post(&small()).stored();
-        // Connections that wait for a next request do not hold it up.
+        // Idle connections do not delay it.
         let mut idle = world.client();
         idle.send_request("GET", "/healthz", &[], b"");
         assert_eq!(idle.reply().status, 200);
@@ -72,9 +72,9 @@ fn while_an_upload_runs_it_is_not_ready_and_takes_no_other() {
         assert!(reply.header("retry-after").is_some());
         assert_eq!(reply.header("connection"), Some("close"));
     }
-    // Nobody learns whether there is room who may not have it.
+    // An unauthenticated client does not learn the gateway's state.
     world.call_with("POST", "/v1/files", &[], "").problem(401, "unauthenticated");
-    // On a connection that was there before.
+    // The same on a connection that was open before.
     idle.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
     let reply = idle.reply();
     reply.problem(503, "draining");
@@ -91,7 +91,7 @@ fn while_an_upload_runs_it_is_not_ready_and_takes_no_other() {
     assert!(TcpStream::connect(world.gateway.address).is_err());
 }
 
-/// A page that is told 503 must be able to read it.
+/// A page must be able to read the 503.
 #[test]
 fn a_large_upload_is_refused_with_an_answer_while_it_drains() {
     let mut world = Setup::new().start();
@@ -113,7 +113,7 @@ fn a_load_balancer_has_time_to_see_that_it_is_not_ready() {
     while began.elapsed() < Duration::from_millis(1500) {
         asked(&world, "/readyz").problem(503, "draining");
         world.post(&small()).problem(503, "draining");
-        // What is no upload is still done.
+        // Requests other than uploads are still served.
         assert_eq!(world.call("DELETE", "/v1/files/none", &Value::Null).status, 204);
     }
     assert_eq!(world.gateway.ended().code(), Some(0));
@@ -150,7 +150,7 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// By default SIGHUP ends a process, and an upload with it.
+/// By default SIGHUP would end the process, and its uploads with it.
 #[test]
 fn a_hangup_is_logged_and_ends_nothing() {
     let mut world = Setup::new().set("server.shutdown_delay", "1s").start();
@@ -170,7 +170,7 @@ fn a_hangup_is_logged_and_ends_nothing() {
     assert_eq!(client.reply().stored()["crc64"], crc64(&content));
     assert!(world.object("x.bin") == content);
 
-    // It is not the second signal that cuts off what runs, either.
+    // SIGHUP does not count as the second signal, which aborts running uploads.
     let mut client = half_sent(&world, &content);
     told_to_end(&world);
     hang_up(&world);

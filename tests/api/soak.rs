@@ -1,5 +1,5 @@
-//! Hours of everything at once: good, bad and broken-off uploads, an upstream with moods, and at the end the memory and
-//! the descriptors of the beginning. Two minutes of it, or as many as `SOAK_MINUTES` says:
+//! A soak test: valid, invalid and aborted uploads with changing upstream faults. At the end, memory and descriptors
+//! must be as at the beginning. It runs for two minutes, or for `SOAK_MINUTES`:
 //!
 //! ```text
 //! SOAK_MINUTES=60 cargo test --release --all-features --test api -- --ignored --nocapture soak::
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise};
 
 const SENDERS: usize = 8;
-/// What the allocator may keep of a busier moment.
+/// KiB that the allocator may retain from a moment of higher load.
 const SLACK: u64 = 24 << 10;
-/// Idle connections to WeChat and COS come and go.
+/// The number of idle connections to WeChat and COS varies.
 const IDLE: usize = 24;
 
-/// How each upload ended.
+/// How many uploads had each outcome.
 #[derive(Default)]
 struct Tally(Mutex<BTreeMap<String, u64>>);
 
@@ -71,7 +71,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Counts the reply to a good upload; what was stored is what was sent, and goes again.
+    /// Counts the response to a valid upload; checks that the stored file is what was sent, and deletes it.
     fn settle(&self, client: &mut Client, crc: &str) {
         let reply = client.reply();
         let body = reply.json();
@@ -124,7 +124,7 @@ impl Sender<'_> {
         self.settle(&mut client, &crc64(&content));
     }
 
-    /// A sender that goes away in the middle, with a reset.
+    /// A client that resets the connection in the middle of the body.
     fn broken_off(&mut self) {
         let (path, content) = (format!("/v1/files/{}", self.path()), self.content());
         let mut client = self.world.client();
@@ -135,7 +135,7 @@ impl Sender<'_> {
         self.tally.count("aborted");
     }
 
-    /// A sender that says that it is done before it is.
+    /// A client that half-closes the connection before the end of the body.
     fn cut_short(&mut self) {
         let (path, content) = (self.path(), self.content());
         let form = Form::new().field("path", &path).file("file", "x.bin", "image/png", &content);
@@ -150,7 +150,7 @@ impl Sender<'_> {
         self.tally.count("cut short");
     }
 
-    /// What is refused, and told why.
+    /// An upload that is refused with a reason.
     fn bad(&mut self) {
         let content = noise(self.random.usize(0..300_000), 1);
         let file = Form::new().file("file", "x", "text/plain", &content);
@@ -176,7 +176,7 @@ impl Sender<'_> {
     }
 }
 
-/// COS has its moods; now and then they change.
+/// Sets COS's faults at random, and changes them now and then.
 fn moods(world: &World, random: &mut Rng) {
     let refuse = json!({"stage": "cos", "fault": "early", "status": 403, "code": "AccessDenied", "after": 1000, "times": 3});
     let busy =
@@ -189,7 +189,7 @@ fn moods(world: &World, random: &mut Rng) {
     world.faults(&json!(mood));
 }
 
-/// Memory in KiB and descriptors, with nobody there.
+/// Memory in KiB and descriptors, without any client.
 fn at_rest(world: &World) -> (u64, usize) {
     assert_eq!(world.control("GET", "wait?idle=1&timeout_ms=30000", "").status, 200);
     (world.gateway.memory("VmRSS"), world.gateway.descriptors())
@@ -230,11 +230,11 @@ fn memory_and_descriptors_stay_flat() {
     let world = Setup::new()
         .set("upload.max_file_size", "8MiB")
         .set("upload.idle_timeout", "5s")
-        // Where it listens, and what is wrong: hours of lines would be kept.
+        // Only warnings and the listening line: the test keeps the whole log in memory.
         .set("telemetry.log", "error,tcb_upload_gateway::app=info")
         .start();
     let tally = Tally::default();
-    // What is allocated once is allocated by then, and what the allocator keeps has been kept.
+    // By then one-time allocations are done, and the allocator retains what it will retain.
     soak(&world, &tally, span / 2, 1);
     let (memory_before, files_before) = at_rest(&world);
     println!("after half of it: {}; {memory_before} KiB, {files_before} descriptors", tally.text());

@@ -1,4 +1,4 @@
-//! However a form is cut, it is the same form; and a part of it is nothing.
+//! A form is read the same however it is split into chunks, and a truncated form stores nothing.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use tcb_upload_gateway::inbound::form::{Fields, Form as Inbound};
 
 use crate::harness::{Client, Form, Setup, authorization, crc64};
 
-/// A file that looks like delimiters, so that cuts matter.
+/// A file that looks like delimiters, so that the position of a split matters.
 const TRICKY: &[u8] = b"\r\n--b\r--bo\r\n\r\n--\r";
 
-/// What the inbound stage makes of chunks that are all there at once.
+/// Runs the inbound stage on chunks that are all available at once.
 fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, FileEnd), InboundError> {
     let mut headers = HeaderMap::new();
     let kind = HeaderValue::from_static("multipart/form-data; boundary=bo");
@@ -98,7 +98,7 @@ fn every_cut_in_two_three_and_four() {
     });
 }
 
-/// Blanks around the form and its delimiters, folded lines, encoded fields.
+/// White space around the form and its delimiters, folded lines, encoded fields.
 #[test]
 fn every_cut_of_forms_as_some_senders_write_them() {
     let leads = ["\u{feff}", "\n", " \r\n\t\u{feff}\r", "a text\r\n"];
@@ -124,7 +124,7 @@ fn every_cut_of_forms_as_some_senders_write_them() {
     }
 }
 
-/// A refusal, too, is the same however the form is cut.
+/// A refusal is the same however the form is split.
 #[test]
 fn every_cut_of_forms_that_are_refused() {
     let file = "--bo\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\ncontent";
@@ -171,7 +171,7 @@ fn every_prefix_is_cut_short() {
 }
 
 proptest! {
-    /// Files made of what delimiters are made of, cut anywhere, in forms of one and of two parts.
+    /// Files made of a delimiter's characters, split anywhere, in forms of one and of two parts.
     #[test]
     fn any_file_in_any_pieces(
         picks in proptest::collection::vec(0usize..8, 0..60),
@@ -180,7 +180,7 @@ proptest! {
     ) {
         let alphabet: [&[u8]; 8] = [b"\r", b"\n", b"-", b"\r\n--", b"\r\n--b", b"--bo", b"\r\n\r\n", b"x"];
         let content: Vec<u8> = picks.iter().flat_map(|pick| alphabet[*pick].iter().copied()).collect();
-        // A delimiter of its own ends the file, and a file that begins with one has no content.
+        // A real delimiter ends the file, and a file that begins with one is empty.
         prop_assume!(memchr::memmem::find(&content, b"\r\n--bo").is_none());
         prop_assume!(!content.starts_with(b"--bo"));
         let mut whole = b"--bo\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n".to_vec();
@@ -210,7 +210,7 @@ fn form() -> Form {
     Form::new().field("path", "cut").field("x", "\r").file("f", "x", "text/plain", TRICKY)
 }
 
-/// Chunked, each piece reaches the scanner as it was cut, whatever TCP makes of it.
+/// Chunked, so that the scanner gets each piece as it was split, however TCP segments it.
 #[test]
 fn every_cut_in_three_through_the_whole_gateway() {
     let world = Setup::new().start();
@@ -222,7 +222,7 @@ fn every_cut_in_three_through_the_whole_gateway() {
             let (world, whole, crc) = (&world, &whole, &crc);
             scope.spawn(move || {
                 let mut client = world.client();
-                // Cuts in the first field's head differ in nothing from those in the second's.
+                // Splits in the first field's head are like those in the second's.
                 for a in (whole.len() - 130 + thread..=whole.len()).step_by(threads) {
                     for b in a..=whole.len() {
                         send_cut(&mut client, whole, a, b);
@@ -265,7 +265,7 @@ fn every_prefix_of_a_form_stores_nothing() {
                 client.reset();
             } else {
                 client.finish();
-                // Whoever still reads is told.
+                // A client that still reads gets a response.
                 if let Ok(reply) = client.try_reply() {
                     reply.problem(400, "truncated_body");
                 }

@@ -1,5 +1,5 @@
-//! A WeChat and a COS that check nothing and record everything: what leaves the gateway can be looked at byte for byte,
-//! and any reply can be tried on it.
+//! A fake WeChat and COS that check nothing and record every request, byte for byte, and that send any response a test
+//! wants.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::{Gateway, KEY};
 
-/// Longer than 512 characters, and not fit for a query as it is.
+/// Longer than 512 characters, with characters that must be escaped in a query.
 pub fn token() -> String {
     "to+k/e n&=%41#".repeat(43)
 }
@@ -21,18 +21,18 @@ pub const FILE_ID: &str = "HDze32/qZENCwWi5nvl+8A==";
 pub const BUCKET: &str = "/7465-bucket-125";
 pub const STORED: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// One request that arrived.
+/// A recorded request.
 #[derive(Clone)]
 pub struct Seen {
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The number of the connection it came over.
+    /// The number of its connection.
     pub connection: usize,
 }
 
-/// What is done with a connection once a request's head has come over it, in place of a reply.
+/// Handles a connection after a request's head, in place of sending a response.
 type Takeover = Arc<dyn Fn(&Seen, BufReader<TcpStream>) + Send + Sync>;
 
 impl Seen {
@@ -48,7 +48,7 @@ impl Seen {
     }
 }
 
-/// WeChat and COS in one.
+/// A server that acts as both WeChat and COS.
 pub struct Upstream {
     pub address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
@@ -57,10 +57,10 @@ pub struct Upstream {
 struct Shared {
     address: String,
     seen: Vec<Seen>,
-    /// Whole replies, by what the target begins with.
+    /// Whole responses, by the beginning of the request target.
     replies: BTreeMap<&'static str, Vec<u8>>,
     takeovers: BTreeMap<&'static str, Takeover>,
-    /// What stands before each reply.
+    /// Interim responses sent before each response.
     interim: Vec<u8>,
 }
 
@@ -90,18 +90,18 @@ impl Upstream {
         Self { address, shared }
     }
 
-    /// From now on, targets that begin so are answered so.
+    /// From now on, requests whose target begins with `target` get this response.
     pub fn reply(&self, target: &'static str, reply: impl Into<Vec<u8>>) {
         self.shared.lock().expect("the state").replies.insert(target, reply.into());
     }
 
-    /// From now on, these interim responses come before each reply.
+    /// From now on, these interim responses are sent before each response.
     pub fn interim(&self, responses: impl Into<Vec<u8>>) {
         self.shared.lock().expect("the state").interim = responses.into();
     }
 
-    /// From now on, `takeover` gets the connections over which targets come that begin so, with the requests' bodies
-    /// still to be read.
+    /// From now on, `takeover` gets the connection of each request whose target begins with `target`; the request's body
+    /// is still to be read.
     pub fn take_over(
         &self,
         target: &'static str,
@@ -111,18 +111,18 @@ impl Upstream {
         shared.takeovers.insert(target, Arc::new(takeover));
     }
 
-    /// From now on, targets that begin so are answered as before [`Self::take_over`].
+    /// Undoes [`Self::take_over`] for `target`.
     pub fn give_back(&self, target: &str) {
         self.shared.lock().expect("the state").takeovers.remove(target);
     }
 
-    /// The requests so far whose target begins so.
+    /// The requests so far whose target begins with `target`.
     pub fn seen(&self, target: &str) -> Vec<Seen> {
         let shared = self.shared.lock().expect("the state");
         shared.seen.iter().filter(|seen| seen.target.starts_with(target)).cloned().collect()
     }
 
-    /// Forgets what arrived.
+    /// Clears the recorded requests.
     pub fn forget(&self) {
         self.shared.lock().expect("the state").seen.clear();
     }
@@ -133,7 +133,7 @@ pub fn ok(body: &Value) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// Where a file of this path is posted to; with a query, which is to be kept as it is.
+/// The URL that a file of this path is posted to, with a query that must be passed on unchanged.
 pub fn url(address: &str, path: &str) -> String {
     let encoded = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
     format!("http://{address}{BUCKET}/{encoded}?x=%2f")
@@ -147,7 +147,7 @@ pub fn link(url: &str, path: &str) -> Value {
     })
 }
 
-/// Serves one connection until it is closed, or until a reply has said that it will be.
+/// Serves one connection until it is closed, or until a response has `Connection: close`.
 fn serve(stream: TcpStream, connection: usize, shared: &Mutex<Shared>) {
     let mut stream = BufReader::new(stream);
     while let Ok(mut seen) = request_head(&mut stream) {
@@ -171,7 +171,7 @@ fn serve(stream: TcpStream, connection: usize, shared: &Mutex<Shared>) {
             let reply = known.map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
                 |(_, reply)| reply.clone()
             });
-            // Unless the test says otherwise, a link is for the path that is asked for.
+            // Unless the test sets a response, the link is for the requested path.
             let reply = match known {
                 None if seen.target.starts_with("/tcb/uploadfile") => {
                     let path = seen.json()["path"].as_str().expect("a path").to_owned();
@@ -189,7 +189,7 @@ fn serve(stream: TcpStream, connection: usize, shared: &Mutex<Shared>) {
     }
 }
 
-/// The next request without its body; whatever follows its announced length would be read as the head of another one.
+/// The next request without its body; bytes beyond its Content-Length would be read as the head of another one.
 fn request_head(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
     let mut lines = Vec::new();
     loop {
@@ -218,10 +218,10 @@ pub fn read_body(seen: &mut Seen, stream: &mut BufReader<TcpStream>) -> io::Resu
     stream.read_exact(&mut seen.body)
 }
 
-/// A gateway in production in front of it.
+/// A production gateway in front of `upstream`.
 pub fn gateway(upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    // With a slash at its end, as it is often copied.
+    // With a trailing slash, as it is often copied.
     let base_url = format!("http://{}/", upstream.address);
     let hosts = upstream.address.to_string();
     let key = hex::encode(Sha256::digest(KEY));

@@ -1,4 +1,4 @@
-//! Many files at a time: download links, deletes, and links for clients that post to COS themselves.
+//! Endpoints for many files at once: download links, deletes, and upload links for clients that post to COS directly.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -60,7 +60,7 @@ fn a_hundred_and_twenty_files_go_there_and_back_and_away() {
         assert!(fetch(url(file)).0 == contents[n], "{file} leads to other bytes");
     }
 
-    // Again, by path and one by one: all of it from the cache.
+    // Again, by path and one at a time: all from the cache.
     let by_path: Vec<_> = (0..120).map(|n| json!({ "path": format!("many/{n:03}.bin") })).collect();
     assert_eq!(links(&world, &json!({ "files": by_path })), files);
     assert_eq!(get(&world, "/v1/files/many/007.bin").header("location"), Some(url(&files[7])));
@@ -73,7 +73,7 @@ fn a_hundred_and_twenty_files_go_there_and_back_and_away() {
         assert_eq!(*file, json!({ "file_id": ids[n], "path": path, "deleted": true }));
     }
     assert_eq!(world.objects(), Vec::<Value>::new());
-    // The links went with their files.
+    // Deleting the files removed their links from the cache.
     for file in links(&world, &asked) {
         assert_eq!(file["error"]["code"], "file_not_found", "{file}");
     }
@@ -143,7 +143,7 @@ fn links_live_as_long_as_was_asked_and_are_kept_until_shortly_before_their_end()
         assert_eq!(link(max_age).0, first, "from the cache");
     }
     assert_eq!(world.count("batchdownloadfile"), 3, "one for each life");
-    // A file's own life goes before the request's.
+    // A file's own `expires_in` overrides the request's.
     let body = json!({ "files": [{ "path": "a", "max_age": 600 }], "max_age": 5 });
     links(&world, &body);
     assert_eq!(world.count("batchdownloadfile"), 3);
@@ -180,10 +180,10 @@ fn a_failure_is_never_remembered_and_reaches_only_its_own_files() {
     }
     world.control("DELETE", "faults", "");
     assert!(links(&world, &asked).iter().all(|file| file["url"].is_string()));
-    // Two calls, then one for the ten that had failed.
+    // Two calls, then one for the ten files that had failed.
     assert_eq!(world.count("batchdownloadfile"), 3);
 
-    // Where nothing succeeds, the request has failed.
+    // If no file succeeds, the request fails as a whole.
     world.faults(&json!([{"stage": "delete", "fault": "errcode", "errcode": 85088, "errmsg": "no qbase privilege"}]));
     let problem = world.call("POST", "/v1/delete", &asked).problem(502, "wechat_refused");
     assert_eq!(problem["errcode"], 85088);
@@ -276,7 +276,7 @@ fn who_may_not_does_not() {
     let links = call("reader", "POST", "/v1/download-links", &files).json();
     assert!(links["files"].as_array().expect("a list").iter().all(|file| file["url"].is_string()));
 
-    // Kept to a folder: by id as by path.
+    // The prefix applies to file ids as to paths.
     for address in ["/v1/download-links", "/v1/delete"] {
         let files = call("team", "POST", address, &files).json()["files"].clone();
         assert_eq!(files[0]["error"], Value::Null, "{files}");
@@ -296,7 +296,8 @@ fn who_may_not_does_not() {
     assert_eq!(keys, ["b"], "only what the team may delete is gone");
 }
 
-/// What the vendor's documents type as strings and show as objects; ids under other names; no ids at all.
+/// Lists in all formats: objects (as the vendor's examples show), strings (as its tables say), ids under other names or
+/// missing.
 #[test]
 fn wechat_s_lists_are_read_in_every_spelling() {
     let upstream = Upstream::start();
@@ -356,7 +357,7 @@ fn wechat_s_lists_are_read_in_every_spelling() {
         for (file, id) in files.iter().zip([one, two]) {
             assert_eq!(file["url"], format!("https://h/{id}"), "{list:?}");
         }
-        // So that the next links are not the cache's.
+        // The next links must not come from the cache.
         upstream.reply("/tcb/batchdeletefile", ok(&json!({ "errcode": 0, "delete_list": [] })));
         assert_eq!(call("/v1/delete").len(), 2);
     }
@@ -372,7 +373,7 @@ fn wechat_s_lists_are_read_in_every_spelling() {
     }
 }
 
-/// A client that is given a link posts to COS itself, with nothing but what the reply says.
+/// A client with an upload link posts to COS using only the response's fields.
 #[test]
 fn an_upload_link_is_all_that_curl_needs() {
     let world = Setup::new().start();
@@ -454,7 +455,7 @@ fn clients_that_may_not_name_paths_get_links_for_generated_ones() {
 fn many_readers_at_once_cost_one_call() {
     let world = Setup::new().start();
     store(&world, "hot.png", b"hot");
-    // Of another life: not theirs, and not in their way.
+    // A link with another lifetime is neither shared with the others nor delays them.
     links(&world, &json!({ "files": ["hot.png"], "max_age": 600 }));
     world.faults(&json!([{"stage": "download", "fault": "delay", "ms": 300}]));
     std::thread::scope(|scope| {
@@ -478,7 +479,7 @@ fn a_replaced_file_is_linked_anew() {
     assert_eq!(fetch(url(&links(&world, &json!({ "files": [id] }))[0])).0, b"three");
 }
 
-/// A reader's call is under way when the file is deleted: its link must not outlive the file in the cache.
+/// The file is deleted while a link call for it is in flight: its link must not be cached.
 #[test]
 fn a_link_that_was_under_way_at_a_delete_is_not_kept() {
     let world = Setup::new().start();
@@ -493,7 +494,7 @@ fn a_link_that_was_under_way_at_a_delete_is_not_kept() {
     get(&world, "/v1/files/a").problem(404, "file_not_found");
 }
 
-/// Paths are resolved by one probe however many ask, and its failure is theirs at once, not one after the other's.
+/// Concurrent requests share one probe that resolves paths, and its failure fails all of them at once.
 #[test]
 fn many_readers_at_a_start_share_one_probe_and_its_failure() {
     let mut world = Setup::new().set("wechat.timeout", "500ms").start();

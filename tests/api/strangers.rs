@@ -1,8 +1,8 @@
-//! What a stranger can hold, spend or confuse, and where it ends. By the rows of the list of attacks (part B):
+//! Attacks by clients without or with little authority, and the bound of each. Rows of the list of attacks (part B):
 //!
 //! | row | test |
 //! |---|---|
-//! | 1c bodies dribbled in | `small_bodies_have_ten_seconds_in_all` `a_wrong_credential_is_refused_before_the_body` |
+//! | 1c slow bodies | `small_bodies_have_ten_seconds_in_all` `a_wrong_credential_is_refused_before_the_body` |
 //! | 2 calls to WeChat without a key | `the_sample_s_address_is_counted_like_a_file_s` `the_sample_s_links_are_of_our_own_bucket_and_cached` `every_address_that_asks_wechat_for_strangers_is_counted` |
 //! | 3 work that grows faster than what is sent | `lists_of_a_million_values_are_refused_before_they_are_parsed` `paths_of_megabytes_cost_nothing`, and the units `http::reply::clients` and `key` |
 //! | 1c long bodies of known callers, together | `long_json_bodies_have_a_bound_together` |
@@ -31,7 +31,7 @@ fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
     world.call_with("GET", address, headers, "")
 }
 
-/// Calls of any kind that WeChat has had but for tokens.
+/// The number of calls to WeChat, token calls aside.
 fn asked(world: &World) -> u64 {
     ["uploadfile", "batchdownloadfile", "batchdeletefile"]
         .map(|call| world.count(call))
@@ -62,7 +62,7 @@ fn small_bodies_have_ten_seconds_in_all() {
                     let byte: &[u8] = if framing.1 == "chunked" { b"1\r\n \r\n" } else { b" " };
                     let began = Instant::now();
                     let reply = std::thread::scope(|scope| {
-                        // A byte every 300 ms, until the reply is there.
+                        // A byte every 300 ms, until the response arrives.
                         let (done, stop) = std::sync::mpsc::channel::<()>();
                         scope.spawn(move || {
                             use std::io::Write;
@@ -81,7 +81,7 @@ fn small_bodies_have_ten_seconds_in_all() {
                     if address.starts_with("/v1/") {
                         reply.problem(408, "client_stalled");
                     } else {
-                        // WeChat's own shape, always under 200.
+                        // WeChat's own format, always with status 200.
                         assert_eq!((reply.status, &reply.json()["errcode"]), (200, &json!(-1)));
                     }
                 });
@@ -114,7 +114,7 @@ fn a_wrong_credential_is_refused_before_the_body() {
             None => drop(reply.problem(401, "unauthenticated")),
         }
     }
-    // Where the credential stands in the body, the address is counted before it is read, and it is short.
+    // If the credential is in the body, the IP address is counted before the body is read, and the body must be short.
     let world = Setup::new().set("auth.address_rate", "2/m").start();
     let asked = json!({"grant_type": "client_credential", "appid": "wx1", "secret": KEY});
     let token = || world.call_with("POST", "/cgi-bin/stable_token", &[], &asked.to_string()).json();
@@ -131,7 +131,7 @@ fn a_wrong_credential_is_refused_before_the_body() {
 #[test]
 fn the_sample_s_address_is_counted_like_a_file_s() {
     let world = Setup::new().set("auth.address_rate", "5/m").start();
-    // Wrong keys, wherever they stand.
+    // Wrong keys, in each place where a key may be.
     for way in 0..3 {
         let world = Setup::new().set("auth.address_rate", "5/m").start();
         let mut codes = Vec::new();
@@ -152,7 +152,7 @@ fn the_sample_s_address_is_counted_like_a_file_s() {
         assert_eq!(codes[5..], [45011; 195], "way {way}");
         assert_eq!(asked(&world), 0, "way {way}");
     }
-    // No key at all: as often as the rate allows, and one call more for what file ids begin with.
+    // Without a key: as many calls as the rate allows, and one more to find the prefix of file ids.
     for n in 0..200 {
         get(&world, &format!("/?cloudid={OWN}/{n}"), &[]);
     }
@@ -195,13 +195,13 @@ fn the_sample_s_links_are_of_our_own_bucket_and_cached() {
     }
     assert_eq!(world.count("batchdownloadfile") - before.1, 1);
     assert_eq!(world.count("uploadfile"), before.0);
-    // A wrong key is refused even where none is needed.
+    // A wrong key is refused even if no key is required.
     let wrong = [("authorization", "Bearer wrong")];
     assert_eq!(sample(&format!("{OWN}/x.txt"), &wrong)["errcode"], 40001);
     assert_eq!(sample(&format!("{OWN}/x.txt"), &[authorization()]), link);
 }
 
-/// Whatever asks WeChat for a caller without a key.
+/// Every endpoint that calls WeChat on behalf of an unauthenticated client.
 #[test]
 fn every_address_that_asks_wechat_for_strangers_is_counted() {
     for address in
@@ -232,7 +232,7 @@ fn every_address_that_asks_wechat_for_strangers_is_counted() {
         }
     }
     assert_eq!((asked(&world), world.count("stable_token")), (0, 1));
-    // A token that cannot be had is not asked for again with each probe.
+    // After a failed token fetch, `/readyz` does not fetch again on each probe.
     let world = Setup::new().set("wechat.secret", "wrong").start();
     for _ in 0..50 {
         get(&world, "/readyz", &[]).problem(503, "credential_unavailable");
@@ -264,7 +264,7 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
     let peak = world.gateway.memory("VmHWM");
     assert!(peak <= idle + (24 << 10), "idle {idle} KiB, peak {peak} KiB");
     assert_eq!(asked(&world), 2, "the first one's");
-    // A thousand are taken, whatever stands in their names.
+    // A thousand are accepted, whatever characters their names contain.
     let files: Vec<Value> =
         (0..1000).map(|n| json!({"path": format!("a,b,[{n}"), "max_age": 60})).collect();
     let reply = world.call("POST", "/v1/download-links", &json!({"files": files, "max_age": 60}));
@@ -289,7 +289,7 @@ fn long_json_bodies_have_a_bound_together() {
             client
         })
         .collect();
-    // No body is whole yet.
+    // No body is complete yet.
     wait_until("what does not fit is refused", || {
         let log = world.gateway.log();
         log.lines().filter(|line| line.contains("too many long requests")).count()
@@ -305,7 +305,7 @@ fn long_json_bodies_have_a_bound_together() {
         }
     }
     assert!((13..ALL / EACH).contains(&taken), "{taken} of {MANY} taken");
-    // What they took is given back, and short ones never needed it.
+    // Their memory is released, and short bodies are not charged.
     let reply = world.call_with("POST", "/v1/delete", &[authorization()], r#"{"files":["x"]}"#);
     assert_eq!(reply.status, 200, "{}", reply.text());
     let reply = world.call_with(
@@ -331,7 +331,7 @@ fn paths_of_megabytes_cost_nothing() {
             .call("POST", "/v1/upload-links", &json!({"path": long}))
             .problem(413, "fields_too_large");
     }
-    // Escapes of escapes, in every name of a list.
+    // Escaped percent signs, in every name of a list.
     let nested = format!("{OWN}/%{}2e", "25".repeat(1500));
     let files = vec![nested; 1000];
     let reply = world.call("POST", "/v1/delete", &json!({ "files": files })).json();
@@ -360,7 +360,7 @@ fn long_requests_are_kept_as_hashes() {
     let after = world.gateway.memory("VmRSS");
     println!("{MANY} requests of 31 KB: {before} KiB, then {after} KiB");
     assert!(after <= before + (16 << 10), "{before} KiB, then {after} KiB");
-    // They are still what they were.
+    // Repeats of them are still recognised.
     let key = format!("{:0>200}", 150);
     let again = |query: &str| {
         let headers = [authorization(), ("idempotency-key", key.as_str())];
@@ -408,7 +408,7 @@ fn tickets_that_allow_different_things_share_no_repeats() {
             if let Some(prefix) = claims["prefix"].as_str() {
                 assert!(path.starts_with(prefix), "{claims}: {path}");
             }
-            // Its own repeat is one, with whatever ticket of the same claims.
+            // A repeat with any ticket of the same claims gets the first response.
             let mut again = claims.clone();
             again["jti"] = json!(n);
             let repeat = upload(&world, &again, &image(&content));
@@ -420,7 +420,7 @@ fn tickets_that_allow_different_things_share_no_repeats() {
         paths.sort();
         paths.dedup();
         assert_eq!(paths.len(), claims.len(), "each its own file");
-        // What a ticket does not allow it does not get by another one's key.
+        // A ticket does not get another ticket's response by repeating its Idempotency-Key.
         let small = upload(&world, &json!({"sub": "u", "max_file_size": 2}), &image(png));
         small.problem(413, "file_too_large");
         let text = upload(&world, &json!({"sub": "u", "types": "text/plain"}), &image(png));
@@ -429,7 +429,7 @@ fn tickets_that_allow_different_things_share_no_repeats() {
         reader.problem(403, "not_allowed");
         assert_eq!(world.objects().len(), claims.len());
     }
-    // A raw body to each ticket's own path.
+    // Raw bodies, to the path of each ticket.
     let world = tickets::setup().start();
     for path in ["a/1.bin", "a/2.bin", "b/1.bin"] {
         let token = ticket(json!({"sub": "u", "path": path}));
@@ -467,7 +467,7 @@ fn an_upload_link_is_for_the_path_that_was_checked() {
                 assert_eq!(link["file_id"], format!("{OWN}/{composed}"));
             }
         }
-        // By its id a file has one form only.
+        // A file id has only one spelling.
         let token = ticket(json!({"sub": "u", "path": composed}));
         let id = json!({"files": [format!("{OWN}/{decomposed}")]});
         let reply = tickets::call(&world, "POST", "/v1/delete", &token, &id).json();
@@ -526,7 +526,7 @@ fn file_ids_that_may_become_others_are_refused() {
     assert_eq!(world.objects().len(), 1);
 }
 
-/// A chunked body without its end.
+/// An upload with a chunked body, without the last chunk.
 fn unended(world: &World, key: &str, path: &str, content: &[u8]) -> Client {
     let mut client = world.client();
     let bearer = format!("Bearer {key}");
@@ -557,7 +557,7 @@ fn one_client_leaves_memory_to_the_others() {
         (0..8).map(|n| unended(&world, KEY, &format!("greedy/{n}"), &content)).collect();
     wait_until("it holds all it can", || held() > 4 << 20);
     for round in 0..3 {
-        // Nobody else is refused for it.
+        // No other client is refused because of it.
         let path = format!("other/{round}");
         let mut other = unended(&world, "other", &path, &content[..1_000_000]);
         other.send(b"0\r\n\r\n");
@@ -587,7 +587,7 @@ fn a_repeat_has_the_first_reply_s_headers() {
             let headers = [authorization(), ("idempotency-key", profile)];
             send(&world, "POST", &format!("/v1/files?reply={profile}"), &headers, &small())
         };
-        // The request's own, and a list in no particular order.
+        // Headers that belong to each request, and a list without a fixed order, are left out.
         let own = [
             "date",
             "x-request-id",
@@ -647,7 +647,7 @@ fn a_ticket_for_no_files_stores_none() {
     assert_eq!(asked(&world), 0);
 }
 
-/// Text around and inside WeChat's replies that its own documents do not have.
+/// Deviations of WeChat's responses from its documents.
 #[test]
 fn wechat_s_replies_are_read_as_they_come() {
     let raw = |body: &str| {
@@ -694,7 +694,7 @@ fn wechat_s_replies_are_read_as_they_come() {
         let deleted = client.post_json("/v1/delete", &files).json();
         assert_eq!(deleted["files"][0]["deleted"], true, "{envelope}: {deleted}");
 
-        // A refusal is one, too.
+        // The same for a refusal.
         for (refusal, errcode) in [
             (r#"{"errcode":"48001","errmsg":null}"#, 48001),
             (r#"{"errcode":85088}"#, 85088),
@@ -712,7 +712,7 @@ fn wechat_s_replies_are_read_as_they_come() {
             }
         }
     }
-    // A token that is refused in a string is renewed all the same.
+    // A refused token is renewed even if the errcode is a string.
     upstream.forget();
     let (gateway, _folder) = stand_in::gateway(&upstream, &[]);
     upstream.reply("/tcb/uploadfile", raw("\u{feff}{\"errcode\":\"40001\",\"errmsg\":null}"));

@@ -1,15 +1,15 @@
-//! The body goes on while it comes, and memory does not grow with it.
+//! Streaming: bytes are sent to COS as they arrive, and memory does not grow with the file.
 
 use serde_json::Value;
 
 use crate::harness::{BOUNDARY, Form, Reply, Setup, World, authorization, crc64, noise};
 
-/// Waits until COS has `bytes` of a file's content, at most 200 ms.
+/// Waits at most 200 ms until COS has `bytes` of a file's content.
 fn at_cos_within_200_ms(world: &World, key: &str, bytes: usize) -> Reply {
     world.control("GET", &format!("wait?key={key}&received={bytes}&timeout_ms=200"), "")
 }
 
-/// The bytes before and behind a file's content.
+/// The form's bytes before and after the file's content.
 fn frame(path: &str) -> (Vec<u8>, Vec<u8>) {
     let form = Form::new().field("path", path).file("file", "x.bin", "text/plain", b"");
     let bytes = form.bytes();
@@ -49,7 +49,7 @@ fn a_raw_body_is_at_cos_while_its_sender_pauses() {
     for until in [1, 1024, 300_000, content.len() / 2] {
         client.send(&content[sent..until]);
         sent = until;
-        // Nothing of a raw body can be a delimiter: all of it goes on.
+        // A raw body has no delimiters: all of it is sent on.
         let seen = at_cos_within_200_ms(&world, "raw", sent);
         assert_eq!(seen.status, 200, "{sent}: {}", seen.text());
     }

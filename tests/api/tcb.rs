@@ -1,4 +1,4 @@
-//! WeChat's own API, spoken by the gateway: what an existing back end meets when only its base URL changes.
+//! WeChat's own API at the gateway: for existing back ends that change only their base URL.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Form, KEY, Reply, Setup, World, authorization, fetch, noise, wait_until};
 
-/// A call as a back end makes it: the gateway's key where WeChat's token was.
+/// A call as a back end makes it, with the gateway's key in place of WeChat's token.
 fn tcb(world: &World, call: &str, body: &Value) -> Value {
     let reply = ask(world, "POST", &format!("{call}?access_token={KEY}"), &body.to_string());
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -21,7 +21,7 @@ fn env() -> String {
     tcb_upload_gateway::sandbox::Options::default().env
 }
 
-/// Posts a form to COS with what a link says, as the documents lay it out.
+/// Posts a form to COS with a link's fields, as WeChat documents it.
 fn post_to_cos(link: &Value, key: &str, content: &[u8]) -> Reply {
     let text = |name: &str| link[name].as_str().unwrap_or_else(|| panic!("{name}: {link}"));
     let form = Form::new()
@@ -96,14 +96,14 @@ fn the_environment_is_filled_in_where_it_is_missing() {
         body["path"] = json!("a.txt");
         assert_eq!(tcb(&world, "uploadfile", &body)["errcode"], 0, "{body}");
     }
-    // Another one is for WeChat to judge.
+    // Another environment is passed on to WeChat.
     let other = tcb(&world, "uploadfile", &json!({ "env": "other-env", "path": "a.txt" }));
     assert_eq!(other["errcode"], -501000, "{other}");
     let wrong = tcb(&world, "uploadfile", &json!({ "env": 1, "path": "a.txt" }));
     assert_eq!(wrong["errcode"], 40097, "{wrong}");
 }
 
-/// Side by side with the sandbox's own WeChat: the same request has the same errcode.
+/// Compared with the sandbox's own WeChat: the same request has the same errcode.
 #[test]
 fn wrong_requests_are_answered_as_wechat_answers_them() {
     let world = Setup::new().start();
@@ -198,7 +198,7 @@ fn keys_stand_where_tokens_stood() {
     assert_eq!(errcode("uploadfile?access_token=", &[]), 41001);
     assert_eq!(errcode("uploadfile?access_token=wrong", &[]), 40001);
     assert_eq!(errcode("batchdeletefile?access_token=wrong", &[]), 40001);
-    // Who is refused is seen by the operator.
+    // A refusal is logged for the operator.
     wait_until("the log says so", || world.gateway.log().matches("unauthenticated").count() >= 4);
     // The key is never passed on, nor logged.
     assert!(!world.gateway.log().contains(KEY), "{}", world.gateway.log());
@@ -228,7 +228,7 @@ fn a_clients_limits_hold_here_too() {
     assert_eq!(call("team", "uploadfile", json!({ "path": "other/a" })), -501007);
     assert_eq!(call("team", "uploadfile", json!({ "path": "team/../other/a" })), -501007);
     assert_eq!(call("team", "uploadfile", json!({ "env": "other", "path": "team/a" })), -501000);
-    // Each file has its own status; the others are not held up.
+    // Each file has its own status; the others succeed.
     let own = upload(&world, "team/own", b"own");
     let links = ask(
         &world,
@@ -299,12 +299,12 @@ fn wechat_s_own_words_come_through() {
         world.faults(&json!([{"stage": stage, "fault": "status", "status": 500}]));
         let reply = tcb(&world, call, &body);
         assert_eq!(reply["errcode"], -1, "{reply}");
-        // The gateway's own token is none of the caller's affair: it would go and fetch its own.
+        // An errcode about the gateway's own token is not passed on: the caller would fetch a new token in vain.
         world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]));
         let reply = tcb(&world, call, &body);
         assert_eq!(reply["errcode"], -1, "{reply}");
     }
-    // And the operator's log has what to do about it, once.
+    // The log says once what the operator can do about it.
     world.gateway.log_with("cloud.weixin.qq.com");
 }
 
@@ -334,7 +334,7 @@ fn the_php_samples_request_works() {
         (&json!(0), &json!(id), &json!(0))
     );
     assert!(fetch(file["download_url"].as_str().expect("a link")).0 == content);
-    // What the sample itself serves: the same again, as long as it is good.
+    // The sample's own response: the same link again while it is valid.
     let sample = curl(&["-G", "--data-urlencode", &format!("cloudid={id}"), &format!("{base}/")]);
     let file = &sample["file_list"][0];
     assert_eq!((&file["fileid"], &file["status"]), (&json!(id), &json!(0)));
@@ -347,7 +347,7 @@ fn the_samples_own_page() {
     let world = Setup::new().start();
     let id = upload(&world, "test.zip", b"zip");
     let get = |address: &str| world.call_with("GET", address, &[], "");
-    // As the sample's users write it, unencoded.
+    // As users of the sample write it, without escaping.
     let reply = get(&format!("/?cloudid={id}"));
     let file = reply.json()["file_list"][0].clone();
     assert_eq!(file["fileid"], json!(id), "{}", reply.text());
@@ -360,8 +360,8 @@ fn the_samples_own_page() {
     get("/?cloud=x").problem(404, "not_found");
 }
 
-/// WxJava's `WxMaCloudService.uploadFile` and the form its users post then: a token by the app's secret, the call with
-/// it, the token fetched again when it is refused.
+/// WxJava's `WxMaCloudService.uploadFile` and the form that its users then post: it fetches a token with the app's
+/// secret, makes the call, and fetches the token again if it is refused.
 #[test]
 fn a_client_shaped_like_wxjava_works() {
     let world = Setup::new().start();
@@ -384,7 +384,7 @@ fn a_client_shaped_like_wxjava_works() {
 
     let asked = json!({ "grant_type": "client_credential", "appid": "wx1", "secret": KEY, "force_refresh": true });
     assert_eq!(post("/cgi-bin/stable_token", &asked)["access_token"], KEY);
-    // Refused tokens are refused in the codes that make it fetch another.
+    // A refused token has an errcode on which WxJava fetches another.
     let refused = post("/tcb/uploadfile?access_token=stale", &json!({ "env": env(), "path": "x" }));
     assert_eq!(refused["errcode"], 40001);
     for (query, errcode) in [

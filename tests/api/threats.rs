@@ -1,4 +1,4 @@
-//! What strangers try: each thing once, from outside, with what must not come of it. SECURITY.md lists them.
+//! Attacks from outside, and that each has no effect. SECURITY.md lists them.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn put(world: &World, address: &str) -> Reply {
     client.reply()
 }
 
-/// Everything that is stored lies in the folder, under the name it seems to have.
+/// Every stored object is in the folder, under a normalised path.
 fn assert_all_within(world: &World, folder: &str) {
     for object in world.objects() {
         let key = object["key"].as_str().expect("a key");
@@ -65,7 +65,7 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
             let reply = world.post_to(&address, &small());
             assert!(matches!(reply.status, 201 | 400 | 403), "{address}: {}", reply.text());
         }
-        // As a form's field, and as a file's name, which are not percent-encoded.
+        // As a form's field and as a file name, which are not percent-encoded.
         let plain = percent_encoding::percent_decode_str(climb).decode_utf8_lossy().into_owned();
         for text in [climb, &plain] {
             if text.contains(['\0', '\n']) {
@@ -78,7 +78,7 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
                 .post(&Form::new().file("f", &format!("{text}{text}x.txt"), "text/plain", b"x"))
                 .stored();
         }
-        // Nor is anything read or deleted there.
+        // Nor can anything outside be read or deleted.
         let mut client = world.client();
         let address = format!("/v1/files/panel/{climb}x");
         client.send_request("DELETE", &address, &[authorization()], b"");
@@ -88,7 +88,7 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
     assert_all_within(&world, "panel/");
 }
 
-/// What COS's form holds besides the file.
+/// The fields of the form sent to COS, apart from the file.
 fn fields_at_cos(world: &World) -> Vec<(String, String)> {
     let objects = world.objects();
     let fields = objects.last().expect("an object")["fields"].as_array().expect("fields").clone();
@@ -158,7 +158,7 @@ fn no_field_of_cos_s_form_can_be_brought_along() {
         assert_ne!(fields[3][1], "forged", "{what}");
         assert!(path.starts_with("uploads/"), "{what}: {path}");
     }
-    // The bytes that looked like a form are the file.
+    // The bytes that looked like a form are stored as the file.
     let form = Form::new().field("path", "same").file("f", "x", "text/plain", smuggled.as_bytes());
     world.post(&form).stored();
     assert_eq!(world.object("same"), smuggled.as_bytes());
@@ -228,7 +228,7 @@ fn nothing_that_is_sent_adds_a_header_to_the_reply() {
         clean(&reply);
         assert!(!reply.header("x-request-id").expect("an id").contains("set-cookie"));
     }
-    // Nor a line to the log.
+    // Nor adds a line to the log.
     for line in world.gateway.log().lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
@@ -264,13 +264,13 @@ fn a_host_of_the_client_s_choice_is_in_nobody_s_links() {
         assert!(reply.text().contains("https://files.example.com/v1/files/"), "{}", reply.text());
         assert!(!format!("{:?}", reply.headers).contains("evil"));
     }
-    // An absolute target is a host of the client's choice, too.
+    // An absolute-form request target also names a host.
     let mut client = world.client();
     let target = "http://evil.example.org/v1/files";
     client.send_request("POST", target, &[authorization(), ("content-type", &kind)], &form.bytes());
     let reply = client.reply();
     assert!(!reply.text().contains("evil"), "{}", reply.text());
-    // Without a public address the Host header counts, and nothing else that is not a trusted proxy's.
+    // Without `server.public_url` the Host header is used, and forwarded headers only from a trusted proxy.
     let world = Setup::new().start();
     let reply = send(&world, "POST", "/v1/files", &headers, &small());
     reply.stored();
@@ -361,7 +361,7 @@ fn who_is_kept_to_a_folder_is_kept_to_our_bucket_s() {
     assert_eq!(world.objects().len(), 1);
 }
 
-/// A table that names tests which are gone shows nothing.
+/// Every test named in SECURITY.md exists.
 #[test]
 fn every_test_that_security_md_names_is_there() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

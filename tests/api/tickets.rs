@@ -1,4 +1,4 @@
-//! Tickets: what a panel's back end mints for its users, and what nobody else can.
+//! Tickets (JWTs that a panel's back end mints for its users): what they allow, and that they cannot be forged.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,7 +27,7 @@ pub fn signed(header: &Value, claims: &Value, secret: &[u8]) -> String {
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
 }
 
-/// A ticket of HS256 for five minutes.
+/// A ticket signed with HS256, valid for five minutes.
 pub fn ticket(mut claims: Value) -> String {
     if claims.get("exp").is_none() {
         claims["exp"] = json!(now() + 300);
@@ -35,7 +35,7 @@ pub fn ticket(mut claims: Value) -> String {
     signed(&json!({"alg": "HS256", "typ": "JWT"}), &claims, SECRET.as_bytes())
 }
 
-/// A gateway that takes tickets of HS256.
+/// A gateway that accepts tickets signed with HS256.
 pub fn setup() -> Setup {
     Setup::new().set("auth.jwt.algorithm", "HS256").set("auth.jwt.key", SECRET)
 }
@@ -44,7 +44,7 @@ pub fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"small")
 }
 
-/// Posts with a ticket in the header.
+/// Posts a form with a ticket in the header.
 pub fn post(world: &World, token: &str, form: &Form) -> Reply {
     send(world, "POST", "/v1/files", &[("authorization", &format!("Bearer {token}"))], form)
 }
@@ -75,7 +75,7 @@ fn assert_refused(world: &World, token: &str, what: &str) {
     let problem = post(world, token, &small()).problem(401, "unauthenticated");
     let detail = problem["detail"].as_str().expect("a text");
     assert!(!detail.contains(token), "{what}: {detail}");
-    // In the address it is no better, and before the body is read.
+    // In the URL it is refused as well, before the body is read.
     let mut client = world.client();
     let address = format!("/v1/files/t.txt?ticket={token}");
     client.send_head("PUT", &address, &[("content-length", "100000000")]);
@@ -89,16 +89,16 @@ fn a_ticket_lets_its_user_upload() {
     let token = ticket(json!({"sub": "user-7"}));
     let path = post(&world, &token, &small()).stored()["path"].as_str().expect("a path").to_owned();
     assert!(path.starts_with("user-7/"), "{path}");
-    // By who cannot set headers.
+    // In the URL, for clients that cannot set headers.
     let address = format!("/v1/files?ticket={token}");
     send(&world, "POST", &address, &[], &small()).stored();
     let mut client = world.client();
     client.send_request("PUT", &format!("/v1/files/own.txt?ticket={token}"), &[], b"x");
     client.reply().stored();
     assert_eq!(world.objects().len(), 3);
-    // Keys still work beside.
+    // Keys still work.
     world.post(&small()).stored();
-    // And the log knows who it was.
+    // The log has the ticket's subject.
     let log = world.gateway.log_with("\"client\":\"user-7\"");
     assert!(!log.contains(&token) && !log.contains("ticket="), "{log}");
 }
@@ -141,7 +141,7 @@ fn tickets_of_every_algorithm_work_and_no_other_does() {
         for (other, token) in tokens.iter().filter(|(other, _)| other != name) {
             assert_refused(&world, token, &format!("{other} for {name}"));
         }
-        // The public key is no secret: who signs with it as if it were one is nobody.
+        // The public key is no secret: an HMAC made with it is not accepted.
         for header in [json!({"alg": "HS256"}), json!({"alg": name}), json!({"alg": "none"})] {
             for secret in [public.as_bytes(), public.trim().as_bytes(), b""] {
                 assert_refused(&world, &signed(&header, &claims, secret), "confusion");
@@ -149,7 +149,7 @@ fn tickets_of_every_algorithm_work_and_no_other_does() {
         }
         let (_, own) = tokens.iter().find(|(known, _)| known == name).expect("its own");
         post(&world, own, &small()).stored();
-        // Signed by another key of the same kind.
+        // Signed with another key of the same kind.
         let mut parts: Vec<&str> = own.split('.').collect();
         let forged = URL_SAFE_NO_PAD.encode(json!({"sub": "root", "exp": now() + 300}).to_string());
         parts[1] = &forged;
@@ -160,7 +160,7 @@ fn tickets_of_every_algorithm_work_and_no_other_does() {
 
 #[test]
 fn what_is_no_ticket_is_refused() {
-    // Even where anonymous callers are let in.
+    // Even if anonymous clients are allowed.
     for anonymous in [false, true] {
         let world = setup().set("auth.anonymous", anonymous).start();
         let good = json!({"sub": "u", "exp": now() + 300});
@@ -198,7 +198,7 @@ fn what_is_no_ticket_is_refused() {
         ] {
             assert_refused(&world, &token, what);
         }
-        // Their clock is a little ahead.
+        // The minting server's clock may be a little fast.
         let ahead = ticket(json!({"nbf": now() + 5}));
         post(&world, &ahead, &small()).stored();
     }
@@ -293,7 +293,7 @@ fn claims_narrow_what_a_ticket_may_do() {
     post(&world, &images, &small()).problem(415, "type_not_allowed");
     let png = Form::new().file("f", "x.png", "image/png", b"\x89PNG\r\n\x1a\nrest");
     post(&world, &images, &png).stored();
-    // A link would let its holder post anything.
+    // An upload link would let the client post anything.
     call(&world, "POST", "/v1/upload-links", &images, &json!({"path": "b"}))
         .problem(403, "not_allowed");
     assert!(!world.objects().iter().any(|object| object["key"] == "b"));
@@ -301,7 +301,7 @@ fn claims_narrow_what_a_ticket_may_do() {
 
 #[test]
 fn a_ticket_s_own_path_is_the_only_one() {
-    // The back end names it, so its user need not be allowed to.
+    // The back end names the path, so the user need not have `client_paths`.
     for client_paths in [true, false] {
         let world = setup().set("upload.client_paths", client_paths).start();
         let token = ticket(json!({"sub": "u", "path": "users/u/avatar.png"}));
@@ -365,13 +365,13 @@ fn claims_never_widen() {
         call(&world, "POST", "/v1/upload-links", &token, &json!({"path": "users/y"}))
             .problem(403, "not_allowed");
     }
-    // What lies outside of the folder of all tickets is reached by none.
+    // No ticket reaches outside `auth.jwt.prefix`.
     for claims in
         [json!({"prefix": "other"}), json!({"prefix": "user"}), json!({"path": "kept.txt"})]
     {
         post(&world, &ticket(claims), &small()).problem(403, "path_not_allowed");
     }
-    // Claims that say nothing sensible do not pass for none.
+    // An invalid claim is refused, not ignored.
     for claims in [
         json!({"can": null}),
         json!({"can": 1}),
@@ -402,9 +402,9 @@ fn keys_do_not_go_into_addresses_of_our_own() {
     let problem = send(&world, "POST", address, &[], &small()).problem(401, "unauthenticated");
     assert!(problem["detail"].as_str().expect("a text").contains("URL"), "{problem}");
     let address = "/v1/files?access_token=panel-key-for-tests";
-    // There it is no credential at all.
+    // In a URL a key is not accepted as a credential.
     send(&world, "POST", address, &[], &small()).stored();
-    // The header counts.
+    // If both are present, the header is used.
     let address = format!("/v1/files?ticket={}", ticket(json!({"can": "download"})));
     send(&world, "POST", &address, &[authorization()], &small()).stored();
     let wrong = [("authorization", "Bearer wrong")];
@@ -457,7 +457,7 @@ fn a_mini_program_s_user_is_known_where_that_is_switched_on() {
     let file = send(&world, "POST", "/v1/files", &openid, &small()).stored();
     let path = file["path"].as_str().expect("a path").to_owned();
     assert!(path.starts_with("users/oABCD-1234_efgh/"), "{path}");
-    // What it may do is set, and it may not delete unless that says so.
+    // Its permissions are set by the operator; deleting must be allowed explicitly.
     let mut client = world.client();
     client.send_request("DELETE", &format!("/v1/files/{path}"), &openid, b"");
     client.reply().problem(403, "not_allowed");

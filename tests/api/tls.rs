@@ -1,4 +1,4 @@
-//! TLS on both sides: upstream with a private root, towards clients with h2 and HTTP/1.1.
+//! TLS to the upstreams with a private root, and TLS from clients with h2 and HTTP/1.1.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
 use crate::harness::{Form, KEY, Setup, command, crc64, noise};
 
-/// A certificate for loopback that signs itself and is no authority, as private roots often are.
+/// A self-signed certificate for loopback that is not marked as a CA, as private roots often are.
 pub struct Certificate {
     folder: tempfile::TempDir,
     der: CertificateDer<'static>,
@@ -47,7 +47,7 @@ impl Certificate {
         Self { folder, der: made.der().clone(), server: Arc::new(server) }
     }
 
-    /// One that a root of its own has signed, and that root in PEM.
+    /// A certificate signed by a private root, and that root in PEM.
     fn from_a_root() -> (Self, String) {
         let mut root = CertificateParams::new(Vec::new()).expect("parameters");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -66,14 +66,14 @@ impl Certificate {
         self.folder.path().join(name)
     }
 
-    /// A gateway that shows it to its clients.
+    /// A gateway that serves clients with this certificate.
     pub fn shown(&self, setup: Setup) -> Setup {
         setup
             .set("server.tls.cert", self.file("cert.pem").display())
             .set("server.tls.key", self.file("key.pem").display())
     }
 
-    /// A client that trusts it and speaks `protocol`.
+    /// A client's TLS configuration that trusts this certificate and offers `protocol` by ALPN.
     pub fn client(&self, protocol: &str) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.der()).expect("a root");
@@ -133,7 +133,7 @@ fn a_root_of_ones_own_is_trusted_among_others() {
     assert_eq!(file["verified"], true);
 }
 
-/// WeChat is reached, and COS is somebody else.
+/// WeChat's certificate is trusted, COS's is not.
 #[test]
 fn a_cos_that_cannot_prove_who_it_is_gets_nothing() {
     let mut expired = for_loopback();
@@ -164,7 +164,7 @@ fn a_cos_that_cannot_prove_who_it_is_gets_nothing() {
     }
 }
 
-/// Passes the first connection on and answers every later one with what is not TLS.
+/// A proxy that forwards the first connection and answers each later one with bytes that are not TLS.
 fn one_good_connection(upstream: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -202,7 +202,7 @@ fn a_link_call_whose_tls_fails_is_told_as_such() {
         .set("wechat.base_url", format!("https://localhost:{}", proxy.port()))
         .variable("SSL_CERT_FILE", certificate.file("cert.pem").display())
         .start();
-    // The token comes over the good connection, which is closed then.
+    // The token call uses the first connection, which is then closed.
     let control = |call: &str| format!("{}/_sandbox/{call}", upstream.wechat_url());
     let rules = r#"[{"stage": "token", "fault": "close_idle", "times": 1}]"#;
     curl(&certificate, &["-X", "PUT", "-d", rules, &control("faults")]);
@@ -248,7 +248,7 @@ fn clients_come_over_h2_and_http_1_1() {
         let address = reply["url"].as_str().expect("an address");
         assert!(address.starts_with(&format!("{url}/")), "{address}");
     }
-    // A sender that is refused while it sends reads why, and its socket has no error.
+    // A client that is refused while it sends can read the response without a socket error.
     for option in ["--http2", "--http1.1"] {
         let slow = ["--limit-rate", "8M", option, "-F", &form, &url];
         let began = std::time::Instant::now();
@@ -258,7 +258,7 @@ fn clients_come_over_h2_and_http_1_1() {
     }
 }
 
-/// h2 needs no length and has no `Host` header.
+/// An h2 request needs no Content-Length and has no `Host` header.
 #[test]
 fn h2_as_its_clients_use_it() {
     let certificate = Certificate::new();
@@ -274,7 +274,7 @@ fn h2_as_its_clients_use_it() {
     let (files, put) = (format!("{base}/v1/files"), format!("{base}/v1/files/a/%E4%B8%AD.bin"));
     let form = format!("file=@{path}");
     let (own, foreign) = (format!("origin: {base}"), "origin: https://evil.example.org");
-    // An empty header is curl's way to leave one out.
+    // An empty header makes curl leave it out.
     let stream = "content-length:";
     for (arguments, code) in [
         (&["-F", &form, &files][..], None),

@@ -1,4 +1,4 @@
-//! The access token: one for all workers, fetched once, renewed in time, and never in anyone's way.
+//! The access token: shared by all workers, fetched once, and renewed before it expires.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ fn a_revoked_token_costs_one_more_call() {
             world.post(&small()).stored();
             assert_eq!(world.count(call), round, "{mode}");
         }
-        // However many notice at once.
+        // Also if many requests notice at once.
         world.control("POST", "tokens/revoke", "");
         uploads_at_once(&world, 50);
         assert_eq!(world.count(call), 5, "{mode}");
@@ -112,7 +112,7 @@ fn the_first_of_those_who_wait_goes_away() {
     let headers = [authorization(), ("content-type", kind.as_str())];
     let mut first: Client = world.client();
     first.send_request("POST", "/v1/files", &headers, &body);
-    // The fetch has begun.
+    // Waits until the fetch has begun.
     wait_until("the token is asked for", || world.count("stable_token") > 0);
     let mut others: Vec<_> = (0..49).map(|_| world.client()).collect();
     for other in &mut others {
@@ -125,8 +125,8 @@ fn the_first_of_those_who_wait_goes_away() {
     assert_eq!(world.count("stable_token"), 1);
 }
 
-/// However WeChat counts: tokens that are replaced some time before their end, and tokens that die as soon as another
-/// is fetched.
+/// With both behaviours of WeChat: old tokens stay valid for a while after a new one is fetched, or become invalid at
+/// once.
 #[test]
 fn uploads_never_fail_over_the_lives_of_many_tokens() {
     std::thread::scope(|scope| {
@@ -169,7 +169,7 @@ fn an_expired_token_costs_one_more_call() {
     assert_eq!(world.count("uploadfile"), 3);
 }
 
-/// A token that was refused is renewed by whoever notices; nothing of it must go on renewing.
+/// The request that notices a refused token renews it; no background renewal of the old token may remain.
 #[test]
 fn refused_tokens_leave_no_renewals_behind() {
     let world = Setup::new()
@@ -187,13 +187,13 @@ fn refused_tokens_leave_no_renewals_behind() {
     while Instant::now() < until {
         world.post(&small()).stored();
     }
-    // One every 4.5 seconds or so.
+    // One renewal about every 4.5 seconds.
     let renewals = world.count("token") - before;
     assert!((1..=3).contains(&renewals), "{renewals} renewals in 9 s of 5 s tokens");
 }
 
-/// Each new token is refused at once, as when another program fetches them against us: WeChat is not hammered with
-/// fetches, which would end the other one's tokens as fast.
+/// Each new token is refused at once, as when another program fetches tokens for the same app: the gateway limits its
+/// fetches, since each would invalidate the other program's token.
 #[test]
 fn new_tokens_that_are_refused_are_not_replaced_without_end() {
     let world = Setup::new().set("wechat.credential", "secret").start();

@@ -1,4 +1,4 @@
-//! What is stored when a client uploads, and what the client is told.
+//! Uploads: what is stored, and the response.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -11,7 +11,7 @@ fn png() -> Vec<u8> {
     [b"\x89PNG\r\n\x1a\n".as_slice(), &noise(70_000, 1)].concat()
 }
 
-/// The only stored object, which must hold `bytes`.
+/// The only stored object, whose content must be `bytes`.
 fn only_object(world: &World, bytes: &[u8]) -> Value {
     let objects = world.objects();
     assert_eq!(objects.len(), 1, "{objects:?}");
@@ -161,7 +161,7 @@ fn several_files_in_one_form() {
         assert_eq!(files[1]["crc64"], crc64(&large[1..]));
         assert_eq!(reply.json()["url"], files[0]["url"]);
     }
-    // Named plainly, both are stored where the first fits the replay window.
+    // If both parts have the same plain name, both are stored, provided that the first fits the replay window.
     let form =
         Form::new().file("a", "a", "text/plain", b"one").file("b", "b", "text/plain", &large);
     let reply = world.post(&form);
@@ -225,7 +225,7 @@ fn a_raw_body_goes_to_its_path() {
     assert_eq!(file["content_type"], "image/png");
     assert_eq!(file["url"], "http://gateway.test/v1/files/raw/%E4%B8%AD%20x.png");
     only_object(&world, &bytes);
-    // The connection goes on.
+    // The connection stays open.
     client.send_head(
         "PUT",
         "/v1/files/raw/%E4%B8%AD%20x.png",
@@ -284,7 +284,7 @@ fn a_part_s_own_content_length_is_held_to_the_byte() {
     let nameless = "Content-Disposition: form-data; name=\"f\"; filename=\"\"\r\nContent-Length: 3";
     world.post(&Form::new().part(nameless.as_bytes(), b"four")).problem(400, "length_mismatch");
     world.assert_nothing_stored();
-    // With it, a field may stand behind a file of any size.
+    // With a Content-Length on the part, a field may follow a file of any size.
     world.post(&part(content.len(), &content).field("type", "ajax")).stored();
     only_object(&world, &content);
 }

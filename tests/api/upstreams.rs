@@ -1,5 +1,5 @@
-//! What COS and WeChat can make the gateway hold or wait for: each has a bound, in bytes or in time, whatever the client
-//! does meanwhile.
+//! Responses of COS and WeChat that do not end or are invalid: the memory and the time that each costs the gateway is
+//! bounded, whatever the client does meanwhile.
 //!
 //! | `cases.md` | tests |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | B6, WeChat's other calls | `nothing_that_wechat_answers_to_another_call_is_…`, `…_to_a_token_call_is_…` |
 //! | B6, a few interim responses | `a_few_interim_responses_are_read_past` |
 //! | lesser: pooled after a refusal | `a_connection_is_not_used_again_after_a_refusal` |
-//! | the same kind: what comes behind a response, lives without end | `what_comes_unasked_is_no_response`, `a_token_of_any_life_is_used` |
+//! | similar: unsolicited responses, any lifetime | `what_comes_unasked_is_no_response`, `a_token_of_any_life_is_used` |
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
@@ -22,11 +22,11 @@ use serde_json::json;
 use crate::harness::{Client, Gateway, Reply, authorization, noise, wait_until};
 use crate::stand_in::{self, BUCKET, STORED, Seen, Upstream, ok, read_body};
 
-/// COS's and WeChat's timeouts.
+/// The gateway's timeouts for COS and WeChat.
 const TIMEOUT: &str = "500ms";
-/// Three attempts with their pauses, and as many interim responses as are read past at one each 50 ms.
+/// Three attempts with their pauses, and the maximum number of interim responses at one every 50 ms.
 const GIVEN_UP: Duration = Duration::from_secs(5);
-/// What memory may grow by, in KiB; and while WeChat's body of at most 1 MiB is read.
+/// The growth of memory that is allowed, in KiB; and while a body of WeChat of at most 1 MiB is read.
 const GROWTH: u64 = 1024;
 const WITH_BODY: u64 = 4096;
 
@@ -35,22 +35,22 @@ const LINK: &str = "/tcb/uploadfile";
 const DOWNLOAD: &str = "/tcb/batchdownloadfile";
 const DELETE: &str = "/tcb/batchdeletefile";
 
-/// A response: its beginning, and what follows that without end.
+/// A response: its beginning, and bytes that then repeat without end.
 #[derive(Clone)]
 struct Endless {
     name: &'static str,
     start: String,
-    /// Empty: nothing follows, and the connection stays open.
+    /// If empty, nothing follows, and the connection stays open.
     again: String,
-    /// Between two of them.
+    /// The pause between two repetitions.
     pause: Duration,
-    /// What the client is told of COS's, in its words.
+    /// Words of the `detail` that the client gets if COS sends this response.
     told: &'static str,
 }
 
 const UNREACHABLE: &str = "502 cos_unreachable";
 const TIMED_OUT: &str = "504 cos_timeout";
-/// By which of the bounds is a matter of pace.
+/// Which of the bounds applies depends on the pace.
 const EITHER: &str = "502 cos_unreachable | 504 cos_timeout";
 const REFUSED: &str = "502 cos_refused";
 
@@ -109,7 +109,7 @@ fn endless() -> Vec<Endless> {
         slowly("a body byte by byte", &sized(good, 1000), "b", TIMED_OUT),
         slowly("no more than a head", "HTTP/1.1 200 OK\r\n\r\n", "", TIMED_OUT),
         slowly("chunks byte by byte", chunked, "1\r\nx\r\n", TIMED_OUT),
-        // A refusal stands by its status, whatever becomes of its body.
+        // A refusal counts by its status, even if its body does not end.
         at_once("a refusal to the end", "HTTP/1.1 403 x\r\n\r\n", &long, REFUSED),
         at_once("a refusal of a huge length", &sized(refused, huge), &long, REFUSED),
         at_once("a refusal in chunks", refused_in_chunks, &chunk, REFUSED),
@@ -118,7 +118,7 @@ fn endless() -> Vec<Endless> {
     ]
 }
 
-/// Answers so until the gateway closes the connection. `whole`: once the request's body has come.
+/// Sends this response until the gateway closes the connection. `whole`: only after the request's body has arrived.
 fn answer(endless: &Endless, whole: bool, seen: &Seen, mut stream: BufReader<TcpStream>) {
     if whole && read_body(&mut seen.clone(), &mut stream).is_err() {
         return;
@@ -142,7 +142,7 @@ fn answer(endless: &Endless, whole: bool, seen: &Seen, mut stream: BufReader<Tcp
     });
 }
 
-/// An upstream, the gateway in front of it, and how many connections are being answered without end.
+/// An upstream, a gateway in front of it, and the number of connections with an endless response.
 struct World {
     upstream: Upstream,
     gateway: Gateway,
@@ -165,7 +165,7 @@ impl World {
         Self { upstream, gateway, endless: Arc::default(), _folder }
     }
 
-    /// From now on, targets that begin so are answered without end.
+    /// From now on, requests whose target begins with `target` get this endless response.
     fn answer(&self, target: &'static str, answered: &Endless, whole: bool) {
         let (answered, endless) = (answered.clone(), self.endless.clone());
         self.upstream.take_over(target, move |seen, stream| {
@@ -175,8 +175,8 @@ impl World {
         });
     }
 
-    /// Runs `call` while `target` is answered so: it is told `told` in time, every connection is given up, memory does
-    /// not grow, and a good call goes well behind it. Gives how much memory grew.
+    /// Runs `call` while `target` gets this response: the client gets `told` in time, every connection is closed,
+    /// memory does not grow, and a normal call succeeds afterwards. Gives how much memory grew.
     fn bounded(
         &self,
         target: &'static str,
@@ -213,13 +213,13 @@ fn put(gateway: &Gateway, content: &[u8]) -> Reply {
     let headers = [authorization(), ("content-length", length.as_str())];
     client.send_head("PUT", "/v1/files/a.bin", &headers);
     std::thread::scope(|scope| {
-        // It may be answered before all is sent.
+        // The response may come before all is sent.
         scope.spawn(|| sender.write_all(content));
         client.reply()
     })
 }
 
-/// A request and its reply.
+/// Makes a request and gives its response.
 type Call = fn(&Gateway) -> Reply;
 
 /// A file that fits the replay window.
@@ -227,12 +227,12 @@ fn small(gateway: &Gateway) -> Reply {
     put(gateway, &noise(1000, 1))
 }
 
-/// One that does not.
+/// A file that does not fit the replay window.
 fn large(gateway: &Gateway) -> Reply {
     put(gateway, &noise(4 << 20, 1))
 }
 
-/// A byte each 20 ms, to the end or until the reply comes.
+/// A byte every 20 ms, to the end or until the response arrives.
 fn slow(gateway: &Gateway, length: usize) -> Reply {
     let mut client = Client::connect(gateway.address);
     let (mut sender, length_line) = (client.sender(), length.to_string());
@@ -282,14 +282,14 @@ fn nothing_that_cos_answers_is_held_or_waited_for_without_a_bound() {
         for (name, whole, call) in ways {
             scope.spawn(move || {
                 let world = World::new();
-                // What is allocated once is allocated by then.
+                // One-time allocations are done by then.
                 for _ in 0..3 {
                     assert_eq!(small(&world.gateway).status, 201);
                     assert_eq!(large(&world.gateway).status, 201);
                     assert_eq!(slow(&world.gateway, 5).status, 201);
                 }
                 let grown = endless().into_iter().map(|case| {
-                    // Of an early response as much is read as of a late one, and no success is believed.
+                    // An early response is read up to the same bound, and is not taken as a success.
                     world.bounded(BUCKET, &case, case.told, whole, call)
                 });
                 println!("{name}: memory grew by at most {} KiB", grown.max().unwrap_or_default());
@@ -298,10 +298,10 @@ fn nothing_that_cos_answers_is_held_or_waited_for_without_a_bound() {
     });
 }
 
-/// What the same is called where WeChat does it.
+/// The same words for a response of WeChat.
 fn of_wechat(told: &str) -> String {
     let told = told.replace("cos_refused", "cos_unreachable").replace("cos_", "wechat_");
-    // The whole call has one timer.
+    // One timeout covers the whole call.
     if told.contains("unreachable") { told } else { format!("{told} | 502 wechat_unreachable") }
 }
 
@@ -326,10 +326,10 @@ fn nothing_that_wechat_answers_to_a_link_call_is_held_or_waited_for_without_a_bo
     });
 }
 
-/// Within the call's time or its bounds. Its body may be 1 MiB long.
+/// The call ends by its timeout or by a bound. WeChat's body may be 1 MiB long.
 fn wechat_told(case: &Endless) -> String {
     match case.told {
-        // Not refused: WeChat's status says nothing of the file.
+        // WeChat's HTTP status is no verdict on the request.
         REFUSED => format!("{} | {}", of_wechat(UNREACHABLE), of_wechat(TIMED_OUT)),
         told => of_wechat(told),
     }
@@ -358,7 +358,7 @@ fn nothing_that_wechat_answers_to_another_call_is_held_or_waited_for_without_a_b
 
 #[test]
 fn nothing_that_wechat_answers_to_a_token_call_is_held_or_waited_for_without_a_bound() {
-    // Each in a gateway of its own: after a failure none is asked for until a pause is over.
+    // Each with a new gateway: after a failure it fetches no token until a pause is over.
     let cases = endless();
     let cases = cases.iter().filter(|case| !case.name.starts_with("a refusal"));
     for case in cases.step_by(3) {
@@ -372,14 +372,14 @@ fn nothing_that_wechat_answers_to_a_token_call_is_held_or_waited_for_without_a_b
         assert!(grown <= GROWTH, "{}: {grown} KiB", case.name);
         wait_until(case.name, || world.endless.load(SeqCst) == 0);
         world.upstream.give_back(TOKEN);
-        // The pause after a failure.
+        // Waits for the pause after a failure.
         let after = reply.header("retry-after").and_then(|after| after.parse().ok());
         std::thread::sleep(Duration::from_secs(after.expect("when to come back")));
         assert_eq!(small(&world.gateway).status, 201, "{}", case.name);
     }
 }
 
-/// Before the reply to any call, token or link or file; as many as the bound allows, and one more.
+/// Interim responses before the response to any call (token, link, file): as many as the bound allows, and one more.
 #[test]
 fn a_few_interim_responses_are_read_past() {
     let all =
@@ -401,7 +401,7 @@ fn a_few_interim_responses_are_read_past() {
             let told = all(&world.gateway).map(|reply| reply.status);
             assert_eq!(told, [201, 201, 302, 204], "{interim}");
         }
-        // They say nothing about whether the connection is used again.
+        // They do not affect whether the connection is reused.
         let posts = world.upstream.seen(BUCKET);
         assert!(posts.iter().all(|post| post.connection == posts[0].connection), "{interim}");
     }
@@ -412,7 +412,7 @@ fn a_few_interim_responses_are_read_past() {
     delete(&world.gateway).problem(502, "wechat_unreachable");
 }
 
-/// COS and WeChat close connections after a refusal when they like; the next file may be one that cannot be sent again.
+/// COS and WeChat may close a connection any time after a refusal, and the next file may be too large to be sent again.
 #[test]
 fn a_connection_is_not_used_again_after_a_refusal() {
     let world = World::new();
@@ -447,7 +447,7 @@ fn a_connection_is_not_used_again_after_a_refusal() {
         assert_eq!(used, different, "{refusal}");
     }
 
-    // WeChat refuses by a status of success; another one is a proxy's in front of it.
+    // WeChat itself refuses with status 200; any other status comes from a proxy in front of it.
     let error = ok(&json!({ "errcode": -501007, "errmsg": "bad path" }));
     let refusals: [(&[u8], bool); 3] = [
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", false),
@@ -467,7 +467,7 @@ fn a_connection_is_not_used_again_after_a_refusal() {
     }
 }
 
-/// A response behind a response, with it or later, is not taken for that to the next request.
+/// An unsolicited second response, sent at once or later, is not taken as the response to the next request.
 #[test]
 fn what_comes_unasked_is_no_response() {
     const REFUSAL: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
@@ -494,7 +494,7 @@ fn what_comes_unasked_is_no_response() {
                 let _ = stream.write_all(&[STORED, behind].concat());
             }
             let _ = written.send(());
-            // It stays open, and whatever comes over it is not answered any more.
+            // The fake server keeps the connection open but does not respond on it any more.
             let _ = io::copy(&mut stream, &mut io::sink());
         });
         assert_eq!(small(&world.gateway).status, 201);
@@ -510,7 +510,7 @@ fn what_comes_unasked_is_no_response() {
     }
 }
 
-/// Lives beyond all clocks are lives all the same.
+/// Lifetimes that overflow a clock are accepted.
 #[test]
 fn a_token_of_any_life_is_used() {
     for life in [1_u64, 1 << 31, 1 << 40, u64::MAX / 1000, u64::MAX] {

@@ -1,5 +1,5 @@
-//! What leaves the gateway, byte for byte, at a server that checks nothing and records everything; and what the
-//! gateway makes of the replies that such a server may give.
+//! The gateway's requests to WeChat and COS, byte for byte, as recorded by a fake server; and how the gateway reads the
+//! responses of such a server.
 
 use std::io;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use crate::stand_in::{
     BUCKET, FILE_ID, SIGNATURE, STORED, Upstream, gateway, link, ok, token, url,
 };
 
-/// A request for one file with `content`, one of several ways to send it.
+/// Uploads one file with `content` in one of several ways.
 fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
     let mut client = Client::connect(gateway.address);
     let field = if way == "brackets" { "f[]" } else { "f" };
@@ -49,7 +49,7 @@ fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
 const WAYS: [&str; 6] =
     ["form", "form without a last line break", "brackets", "chunked form", "raw", "chunked raw"];
 
-/// A form taken apart where its delimiters are: each part's head and content, and what follows the last delimiter.
+/// Splits a form at its delimiters: each part's head and content, and the bytes after the last delimiter.
 fn taken_apart<'b>(body: &'b [u8], boundary: &str) -> (Vec<(&'b str, &'b [u8])>, &'b [u8]) {
     let delimiter = format!("\r\n--{boundary}");
     assert!(body.starts_with(&delimiter.as_bytes()[2..]), "it begins with its delimiter");
@@ -132,7 +132,7 @@ fn wechat_is_asked_as_it_is_documented() {
         ("POST", "/cgi-bin/stable_token")
     );
     let mut asked = tokens[0].json();
-    // Left out, it is false.
+    // Omitted, it is false.
     assert!(!asked["force_refresh"].as_bool().unwrap_or(false));
     asked.as_object_mut().expect("an object").remove("force_refresh");
     let expected =
@@ -223,7 +223,7 @@ fn wechat_s_redirects_are_not_followed() {
     assert_eq!(upstream.seen(BUCKET).len(), 0);
 }
 
-/// A lying WeChat must not be able to make the gateway post what it is trusted with to somebody else.
+/// A forged response of WeChat must not make the gateway post files and signatures to another host.
 #[test]
 fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     let upstream = Upstream::start();
@@ -256,7 +256,7 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(upstream.seen(BUCKET).len(), 0);
 
-    // Nor one for another path than was asked for, or whose file will have another id.
+    // Nor does a link for another path than the requested one, or for another file id.
     let path = "a/中 x.png";
     let own = |path: &str| url(&known.to_string(), path);
     for forged in [
@@ -275,14 +275,14 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
             assert!(detail.contains("the path that was asked for"), "{forged}: {detail}");
         }
         assert_eq!(upstream.seen(BUCKET).len(), 0, "{forged}");
-        // Nor is it handed on.
+        // Nor is it given to the client.
         let mut client = Client::connect(gateway.address);
         let reply = client.post_json("/v1/upload-links", &json!({ "path": path }));
         reply.problem(502, "link_not_allowed");
         let reply = client.post_json("/tcb/uploadfile", &json!({ "path": path }));
         assert_eq!(reply.json()["errcode"], -1, "{}", reply.text());
     }
-    // In the path or in the host, the bucket may stand where COS has it.
+    // The bucket may be in the path or in the host, as in COS's URLs.
     for url in [format!("http://{known}/a/%E4%B8%AD%20x.png"), own(path)] {
         upstream.reply("/tcb/uploadfile", ok(&link(&url, path)));
         upstream.reply("/a/", STORED);
@@ -290,7 +290,7 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     }
     upstream.forget();
 
-    // Nor may a value end its part of the form and begin another.
+    // Nor may a value break out of its part of the form and begin another.
     for name in ["authorization", "token", "cos_file_id"] {
         let mut forged = link(&url(&known.to_string(), "a/中 x.png"), "a/中 x.png");
         forged[name] = json!("x\r\n--gateway\r\nContent-Disposition: form-data; name=\"key\"");
