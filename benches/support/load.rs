@@ -32,8 +32,8 @@ pub enum Plan {
     Closed { connections: usize, seconds: f64 },
     /// Each connection sends `each` uploads.
     Counted { connections: usize, each: u64 },
-    /// Uploads are scheduled at a fixed rate, independent of earlier ones. An upload without a free connection waits, and
-    /// its wait counts: there is no coordinated omission.
+    /// Uploads are scheduled at a fixed rate, independent of earlier ones. An upload without a free connection waits,
+    /// and its wait counts: there is no coordinated omission.
     Open { connections: usize, rate: f64, seconds: f64 },
     /// Each connection sends one upload in pieces over `seconds`; none is finished before all have begun.
     Slow { connections: usize, seconds: f64 },

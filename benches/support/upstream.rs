@@ -213,7 +213,7 @@ impl Read for Conn {
 }
 
 impl Conn {
-    /// Reads `left` bytes and discards them. Without TLS nothing is written to `nowhere`: the kernel only uses its length.
+    /// Reads `left` bytes and discards them. Without TLS nothing is written to `nowhere`: only its length is used.
     fn discard(&mut self, mut left: usize, nowhere: &mut [MaybeUninit<u8>]) -> io::Result<()> {
         while left > 0 {
             let taken = match self {

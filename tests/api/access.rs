@@ -50,7 +50,7 @@ fn assert_unauthenticated(reply: &Reply) {
 }
 
 #[test]
-fn without_a_key_the_answer_comes_before_the_body() {
+fn without_a_key_the_refusal_comes_before_the_body() {
     let world = Setup::new().start();
     for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
         assert_unauthenticated(&reply_to_head(&world, method, address, &[]));
@@ -65,7 +65,7 @@ fn without_a_key_the_answer_comes_before_the_body() {
 }
 
 #[test]
-fn a_wrong_key_is_refused_even_where_none_is_needed() {
+fn a_wrong_key_is_refused_even_if_no_key_is_required() {
     for anonymous in [false, true] {
         let world = Setup::new().set("auth.anonymous", anonymous).start();
         let hash = format!("Bearer {}", sha256(KEY));
@@ -93,7 +93,7 @@ fn a_wrong_key_is_refused_even_where_none_is_needed() {
 }
 
 #[test]
-fn where_no_key_is_needed_none_is_asked_for() {
+fn anonymous_uploads_need_no_key() {
     let world = Setup::new().set("auth.anonymous", true).start();
     post(&world, "/v1/files", &[], &small()).stored();
     assert_eq!(put(&world, "/v1/files/own/x.txt", &[], b"x").stored()["path"], "own/x.txt");
@@ -115,7 +115,7 @@ fn a_hash_of_digits_only_is_a_hash() {
 }
 
 #[test]
-fn a_key_that_may_not_upload_learns_so_before_the_body() {
+fn a_key_without_upload_permission_is_refused_before_the_body() {
     let world = Setup::new()
         .set("auth.keys.reader.sha256", sha256("reader's"))
         .set("auth.keys.reader.can", "download, link,delete")
@@ -253,7 +253,7 @@ fn a_page_of_a_foreign_origin_cannot_read_files() {
 }
 
 #[test]
-fn the_public_address_is_the_gateway_s_own_origin() {
+fn the_public_url_is_the_gateway_s_own_origin() {
     let world = Setup::new().set("server.public_url", "https://Files.example.com/gw").start();
     let own = [authorization(), ("origin", "https://files.example.com")];
     post(&world, "/v1/files", &own, &small()).stored();
@@ -264,7 +264,7 @@ fn the_public_address_is_the_gateway_s_own_origin() {
 }
 
 #[test]
-fn a_listed_page_can_read_every_reply() {
+fn an_allowed_origin_can_read_every_response() {
     let world =
         Setup::new().set("cors.origins", format!("http://localhost:5173, {LISTED}")).start();
     for origin in [LISTED, "http://localhost:5173"] {
@@ -312,7 +312,7 @@ fn a_listed_page_can_read_every_reply() {
 }
 
 #[test]
-fn a_listed_page_may_send_what_upload_widgets_send() {
+fn an_allowed_origin_may_send_the_headers_of_upload_widgets() {
     let world = Setup::new().set("cors.origins", LISTED).start();
     let wanted = "authorization,x-requested-with,cache-control,content-type";
     let preflight = |origin: &str, method: &str, address: &str| {
@@ -345,7 +345,7 @@ fn a_listed_page_may_send_what_upload_widgets_send() {
 }
 
 #[test]
-fn a_request_s_own_id_is_kept_if_it_is_sane() {
+fn a_client_s_request_id_is_used_if_it_is_valid() {
     let world = Setup::new().start();
     let id_for = |given: &str| {
         let headers = [authorization(), ("x-request-id", given)];

@@ -30,7 +30,7 @@ fn upload(world: &World, arguments: &[&str], folder: &Path) -> Ended {
 }
 
 #[test]
-fn files_are_uploaded_and_their_addresses_printed_in_order() {
+fn files_are_uploaded_and_their_urls_printed_in_order() {
     let world = Setup::new().set("upload.path_template", "{dir}/{uuid}-{name}").start();
     let folder = tempfile::tempdir().expect("a folder");
     let contents = [noise(9 << 20, 1), noise(10, 2), Vec::new(), noise(100_000, 3), noise(5, 4)];
@@ -61,7 +61,7 @@ fn files_are_uploaded_and_their_addresses_printed_in_order() {
 }
 
 #[test]
-fn what_is_not_stored_is_named_with_its_reason() {
+fn files_that_are_not_stored_are_named_with_the_reason() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
     let folder = tempfile::tempdir().expect("a folder");
     for (name, size) in [("small", 100), ("large", 60 << 20)] {
@@ -104,7 +104,7 @@ fn what_is_not_stored_is_named_with_its_reason() {
 }
 
 #[test]
-fn mistakes_at_the_keyboard_are_exit_code_64() {
+fn wrong_arguments_exit_with_code_64() {
     let folder = tempfile::tempdir().expect("a folder");
     for arguments in [&["upload"][..], &["uplaod", "x"], &["--no-such"]] {
         let ended = run(arguments, &BTreeMap::new(), folder.path());
@@ -145,7 +145,7 @@ fn steps(ended: &Ended) -> BTreeMap<&str, &str> {
 }
 
 #[test]
-fn the_doctor_finds_nothing_wrong_where_nothing_is() {
+fn the_doctor_passes_a_working_gateway() {
     let world = Setup::new().start();
     for mode in ["stable", "secret"] {
         let ended = doctor(&world, &[("wechat.credential", mode)]);

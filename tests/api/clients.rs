@@ -24,7 +24,7 @@ fn only_crc(world: &World) -> String {
 
 /// curl and PHP wait for `100 Continue` before they send a large body.
 #[test]
-fn who_asks_whether_to_continue_is_told_so() {
+fn a_client_that_expects_100_continue_gets_it() {
     let world = Setup::new().start();
     let content = noise(3 << 20, 1);
     let form = Form::new().file("file", "x.bin", "text/plain", &content);
@@ -53,7 +53,7 @@ fn who_asks_whether_to_continue_is_told_so() {
 
 /// The JDK's client offers an upgrade to h2c on every request.
 #[test]
-fn an_offer_to_upgrade_is_passed_over() {
+fn an_offer_to_upgrade_is_ignored() {
     let world = Setup::new().start();
     let offer = [
         ("connection", "Upgrade, HTTP2-Settings"),
@@ -106,7 +106,7 @@ fn parts_with_lengths_of_their_own() {
 
 /// FilePond sends its metadata as a field of the same name before the file.
 #[test]
-fn a_field_may_be_called_like_the_file() {
+fn a_field_may_have_the_name_of_the_file() {
     let world = Setup::new().start();
     let form = Form::new().field("filepond", "{\"crop\":1}").file(
         "filepond",
@@ -196,7 +196,7 @@ fn odd_types_do_no_harm() {
 /// After a refusal the gateway either closes the connection or reads the next request on it; it never takes the rest of
 /// the refused body for a request.
 #[test]
-fn after_a_refusal_the_connection_is_in_order_or_closed() {
+fn after_a_refusal_the_connection_is_usable_or_closed() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
     let small = Form::new().file("f", "x", "text/plain", b"small");
     let kind = small.content_type();
@@ -274,7 +274,7 @@ fn curl_s_ways_to_send_a_file() {
 
 /// curl options that would store something other than the file, and the refusal of each.
 #[test]
-fn curl_s_ways_to_send_something_else_than_the_file_are_refused() {
+fn curl_options_that_do_not_send_the_file_itself_are_refused() {
     let world = Setup::new().start();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("photo.png");
@@ -587,7 +587,7 @@ fn fields_are_counted_together() {
 }
 
 #[test]
-fn a_large_file_comes_back_as_it_was() {
+fn a_large_file_is_downloaded_unchanged() {
     let world = Setup::new().start();
     let content = noise(80 << 20, 9);
     let form = Form::new().file("file", "x.mp4", "video/mp4", &content);
@@ -600,7 +600,7 @@ fn a_large_file_comes_back_as_it_was() {
 
 /// A client may shut down its sending side once the request is sent, before the response.
 #[test]
-fn a_sender_that_closes_its_side_is_answered() {
+fn a_client_that_half_closes_gets_a_response() {
     let world = Setup::new().start();
     world.faults(&json!([{"stage": "cos", "fault": "delay", "ms": 300}]));
     for size in [1, 300_000, 5 << 20] {
@@ -630,7 +630,7 @@ fn a_sender_that_closes_its_side_is_answered() {
 
 /// From one client alone, and from 32 at once, when the worker reads each request late.
 #[test]
-fn requests_sent_ahead_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     let world = Setup::new().set("server.workers", 1).start();
     let (name, key) = authorization();
     let put = |path: &str, content: &[u8]| {
@@ -668,7 +668,7 @@ fn requests_sent_ahead_are_answered_in_order() {
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn a_request_may_arrive_byte_by_byte() {
     let world = Setup::new().start();
     let form = Form::new().field("path", "bytes").file("f", "x", "text/plain", b"\r\n--content");
     let (name, key) = authorization();

@@ -4,12 +4,12 @@
 //! | cases.md | test |
 //! |---|---|
 //! | A10 | `refused_heads_are_problem_documents`, `raw_utf8_in_the_url_is_taken` |
-//! | B1a-B1d | `strangers_hold_nothing_that_uploads_need`, `responses_that_are_not_read_end_their_connection`, `only_a_known_caller_is_drained_for_long` |
-//! | B4 | `pipelines_are_answered_in_step_wherever_they_are_cut` |
-//! | also wanted: `Expect` | `a_refused_caller_is_not_told_to_go_on` |
+//! | B1a-B1d | `unauthenticated_connections_do_not_block_uploads`, `unread_responses_close_their_connection`, `only_an_authenticated_client_is_lingered_for_long` |
+//! | B4 | `pipelined_requests_are_answered_in_order_however_they_are_split` |
+//! | also wanted: `Expect` | `a_refused_client_gets_no_100_continue` |
 //! | also wanted: TLS, h2 on the plain port | `other_protocols_are_closed_at_once` |
-//! | lesser: heads of 32 KiB, each within 5 s | `heads_have_a_size_and_a_time` |
-//! | log volume | `floods_of_strangers_leave_few_lines_in_the_log` |
+//! | lesser: heads of 32 KiB, each within 5 s | `heads_are_limited_in_size_and_time` |
+//! | log volume | `floods_of_refused_requests_leave_few_log_lines` |
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -192,7 +192,7 @@ fn pipeline() -> Vec<Exchange> {
 }
 
 #[test]
-fn pipelines_are_answered_in_step_wherever_they_are_cut() {
+fn pipelined_requests_are_answered_in_order_however_they_are_split() {
     let world = Setup::new().start();
     let exchanges = pipeline();
     let all: Vec<u8> = exchanges.iter().flat_map(|(request, ..)| request.clone()).collect();
@@ -240,7 +240,7 @@ fn pipelines_are_answered_in_step_wherever_they_are_cut() {
 /// 5000 pipelined requests follow the last one, so that most are unread when it is answered: a close without lingering
 /// would reset the connection and lose the response.
 #[test]
-fn a_connection_ends_in_order_behind_the_response_that_closes_it() {
+fn a_connection_closes_without_a_reset_after_its_last_response() {
     let world = Setup::new().start();
     let behind = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(5000);
     for options in
@@ -265,7 +265,7 @@ fn a_connection_ends_in_order_behind_the_response_that_closes_it() {
 }
 
 #[test]
-fn a_refused_caller_is_not_told_to_go_on() {
+fn a_refused_client_gets_no_100_continue() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
     let wrong = ("authorization", "Bearer wrong");
     let form = "multipart/form-data; boundary=b";
@@ -322,7 +322,7 @@ fn other_protocols_are_closed_at_once() {
 }
 
 #[test]
-fn heads_have_a_size_and_a_time() {
+fn heads_are_limited_in_size_and_time() {
     let world = Setup::new().start();
     let healthy = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     for first in [&b""[..], healthy] {
@@ -371,7 +371,7 @@ fn heads_have_a_size_and_a_time() {
 const LARGE: &[u8] = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n";
 
 #[test]
-fn responses_that_are_not_read_end_their_connection() {
+fn unread_responses_close_their_connection() {
     let certificate = Certificate::new();
     let world = certificate.shown(Setup::new().set("server.write_timeout", "2s")).start();
     let plain = Setup::new().set("server.write_timeout", "2s").start();
@@ -419,7 +419,7 @@ fn h2_head(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn only_a_known_caller_is_drained_for_long() {
+fn only_an_authenticated_client_is_lingered_for_long() {
     let world = Setup::new().set("server.lingering_timeout", "1s").start();
     let form = ("content-type", "multipart/form-data; boundary=b");
     let took = |key| {
@@ -444,7 +444,7 @@ fn only_a_known_caller_is_drained_for_long() {
 /// For each kind of idle or slow connection: when all connection slots are taken by it, an upload is still accepted
 /// within a second.
 #[test]
-fn an_upload_finds_a_slot_whatever_holds_them_all() {
+fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
     let setup = || Setup::new().set("server.max_connections", STRANGERS);
     let world = setup().set("server.write_timeout", "30s").start();
     world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
@@ -491,7 +491,7 @@ fn an_upload_finds_a_slot_whatever_holds_them_all() {
 
 /// Requests without a valid credential are logged at a limited rate; the lines left out are counted.
 #[test]
-fn floods_of_strangers_leave_few_lines_in_the_log() {
+fn floods_of_refused_requests_leave_few_log_lines() {
     const TOTAL: usize = 1000;
     let world = Setup::new().start();
     let host = "HTTP/1.1\r\nhost: a\r\n";
@@ -554,7 +554,7 @@ const STRANGERS: usize = 30;
 /// Unread responses over HTTP/1 and h2, a slow body on an endpoint that authenticates by the body, and the slow rest of
 /// a refused body: meanwhile each upload with a key takes less than a second, and the gateway shuts down in time.
 #[test]
-fn strangers_hold_nothing_that_uploads_need() {
+fn unauthenticated_connections_do_not_block_uploads() {
     let certificate = Certificate::new();
     let over_tls = certificate.shown(Setup::new().set("server.max_connections", STRANGERS)).start();
     let plain = Setup::new().set("server.max_connections", STRANGERS).start();

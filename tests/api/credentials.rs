@@ -283,7 +283,7 @@ fn a_token_call_that_is_refused_says_what_to_change() {
 }
 
 #[test]
-fn a_refresh_is_forced_only_where_wechat_hands_back_the_token_it_refused() {
+fn a_refresh_is_forced_only_if_wechat_returns_the_token_it_refused() {
     let world = Setup::new().start();
     world.post(&small()).stored();
     let forced = |count: usize| {

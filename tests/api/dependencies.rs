@@ -86,7 +86,7 @@ fn every_licence_fits_ours() {
 }
 
 #[test]
-fn every_crate_is_there_once_or_for_a_reason() {
+fn every_crate_has_one_version_or_a_reason() {
     let mut versions = BTreeMap::<String, BTreeSet<String>>::new();
     for Package { name, version, .. } in packages() {
         versions.entry(name).or_default().insert(version);

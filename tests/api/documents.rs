@@ -14,21 +14,21 @@ struct Table {
 }
 
 const TOKEN: &[&str] =
-    &["credentials::each_mode_calls_as_it_is_documented", "tcb::keys_stand_where_tokens_stood"];
+    &["credentials::each_mode_calls_as_it_is_documented", "tcb::keys_replace_tokens"];
 const ENV: &[&str] = &[
     "tcb::the_environment_is_filled_in_where_it_is_missing",
-    "wire::wechat_is_asked_as_it_is_documented",
+    "wire::calls_to_wechat_match_the_documents",
 ];
-const SHAPES: &[&str] = &["tcb::requests_and_replies_are_those_of_the_documents"];
+const SHAPES: &[&str] = &["tcb::requests_and_responses_match_the_documents"];
 const LISTS: &[&str] =
-    &["tcb::more_than_fifty_files_are_taken", "storage::wechat_s_lists_are_read_in_every_spelling"];
+    &["tcb::more_than_fifty_files_are_accepted", "storage::wechat_s_lists_are_read_in_every_spelling"];
 const FORM: &[&str] = &[
-    "wire::cos_is_sent_the_fields_in_order_then_the_file_and_nothing_more",
-    "storage::an_upload_link_is_all_that_curl_needs",
+    "wire::cos_gets_the_fields_in_order_then_the_file_and_nothing_more",
+    "storage::an_upload_link_is_enough_for_curl",
 ];
-const DONE: &[&str] = &["tcb::requests_and_replies_are_those_of_the_documents"];
+const DONE: &[&str] = &["tcb::requests_and_responses_match_the_documents"];
 const PASSING: &[&str] =
-    &["credentials::each_refusal_says_what_to_change", "tcb::wechat_s_own_words_come_through"];
+    &["credentials::each_refusal_says_what_to_change", "tcb::wechat_s_own_errors_are_passed_on"];
 const BAD_TOKEN: &[&str] = &[
     "tokens::a_revoked_token_costs_one_more_call",
     "credentials::the_platforms_file_is_read_again_when_it_changes_and_when_its_token_is_refused",
@@ -39,7 +39,7 @@ const WRONG: &[&str] = &[
     "credentials::each_refusal_says_what_to_change",
 ];
 const NO_TOKEN: &[&str] = &[
-    "tcb::keys_stand_where_tokens_stood",
+    "tcb::keys_replace_tokens",
     "credentials::the_open_interface_services_failures_are_explained",
     "credentials::each_refusal_says_what_to_change",
 ];
@@ -76,7 +76,7 @@ const DOWNLOAD_FILE: &[(&[&str], &[&str])] = &[
     (&["fileid"], LISTS),
     (
         &["max_age"],
-        &["storage::links_live_as_long_as_was_asked_and_are_kept_until_shortly_before_their_end"],
+        &["storage::links_have_the_requested_lifetime_and_are_cached_until_shortly_before_expiry"],
     ),
 ];
 const DOWNLOAD_REPLY: &[(&[&str], &[&str])] = &[(&["errcode", "errmsg", "file_list"], SHAPES)];
@@ -84,11 +84,11 @@ const DOWNLOAD_REPLY_FILE: &[(&[&str], &[&str])] = &[
     (&["fileid"], &["storage::wechat_s_lists_are_read_in_every_spelling", SHAPES[0]]),
     (
         &["download_url"],
-        &["storage::a_hundred_and_twenty_files_go_there_and_back_and_away", SHAPES[0]],
+        &["storage::a_hundred_and_twenty_files_are_stored_linked_and_deleted", SHAPES[0]],
     ),
     (
         &["status", "errmsg"],
-        &["storage::links_come_in_the_order_asked_and_each_file_is_asked_for_once", SHAPES[0]],
+        &["storage::links_are_in_request_order_and_each_file_is_requested_once", SHAPES[0]],
     ),
 ];
 const UPLOAD_REQUEST: &[(&[&str], &[&str])] = &[
@@ -97,7 +97,7 @@ const UPLOAD_REQUEST: &[(&[&str], &[&str])] = &[
     (
         &["path"],
         &[
-            "wire::wechat_is_asked_as_it_is_documented",
+            "wire::calls_to_wechat_match_the_documents",
             "tcb::wrong_requests_are_answered_as_wechat_answers_them",
         ],
     ),
@@ -105,7 +105,7 @@ const UPLOAD_REQUEST: &[(&[&str], &[&str])] = &[
 const UPLOAD_REPLY: &[(&[&str], &[&str])] = &[
     (&["errcode", "errmsg"], SHAPES),
     (&["url", "token", "authorization", "cos_file_id"], &[FORM[0], FORM[1], SHAPES[0]]),
-    (&["file_id"], &["storage::a_hundred_and_twenty_files_go_there_and_back_and_away", SHAPES[0]]),
+    (&["file_id"], &["storage::a_hundred_and_twenty_files_are_stored_linked_and_deleted", SHAPES[0]]),
 ];
 const UPLOAD_FORM: &[(&[&str], &[&str])] = &[
     (&["key", "Signature", "x-cos-security-token"], FORM),
@@ -114,14 +114,14 @@ const UPLOAD_FORM: &[(&[&str], &[&str])] = &[
         &[
             FORM[0],
             FORM[1],
-            "links::a_file_stored_without_its_fileid_is_not_found_and_the_reader_learns_why",
+            "links::a_file_stored_without_its_fileid_is_not_found_with_a_reason",
         ],
     ),
     (&["file"], FORM),
 ];
 /// The English pages list the codes with what each means; these two are for the token.
 const INVALID: &[&str] =
-    &["tokens::a_revoked_token_costs_one_more_call", "tcb::keys_stand_where_tokens_stood"];
+    &["tokens::a_revoked_token_costs_one_more_call", "tcb::keys_replace_tokens"];
 
 const TABLES: &[Table] = &[
     Table { document: "000", table: "request", rows: 3, shown: DOWNLOAD_REQUEST },
@@ -140,9 +140,9 @@ const TABLES: &[Table] = &[
             ),
             (
                 &["STORAGE_FILE_NONEXIST"],
-                &["links::a_file_stored_without_its_fileid_is_not_found_and_the_reader_learns_why"],
+                &["links::a_file_stored_without_its_fileid_is_not_found_with_a_reason"],
             ),
-            (&["PHP sample"], &["tcb::the_php_samples_request_works", "tcb::the_samples_own_page"]),
+            (&["PHP sample"], &["tcb::the_php_samples_request_works", "tcb::the_endpoint_of_the_sample"]),
         ],
     },
     Table { document: "001", table: "uploadFile: request", rows: 3, shown: UPLOAD_REQUEST },
@@ -245,7 +245,7 @@ const TABLES: &[Table] = &[
         table: "rules of the form",
         rows: 2,
         shown: &[
-            (&["no `$` in key"], &["uploads::paths_that_cannot_be_used"]),
+            (&["no `$` in key"], &["uploads::invalid_paths"]),
             (&["file last"], &[FORM[0]]),
         ],
     },

@@ -477,7 +477,7 @@ fn the_matrix() {
 /// COS stores the object, but its response is lost. Within the replay window the file is sent again and stored. Beyond
 /// it the upload fails; an object under a generated path is then deleted, because the client does not know that path.
 #[test]
-fn a_stored_object_whose_reply_is_lost() {
+fn a_stored_object_whose_response_is_lost() {
     const SIZE: usize = 200 << 10;
     const FAULTS: [(&str, &str); 7] = [
         ("close", "502 cos_unreachable"),
@@ -536,7 +536,7 @@ fn a_stored_object_whose_reply_is_lost() {
 /// A client that keeps sending and one that stops in the middle both get COS's refusal within a second, and may still
 /// send the rest.
 #[test]
-fn an_early_refusal_reaches_every_sender_within_a_second() {
+fn an_early_refusal_reaches_every_client_within_a_second() {
     const RUNS: usize = 120;
     const THEN: [&str; 3] = ["close", "reset", "keep_reading"];
     let world = setup().start();
@@ -591,7 +591,7 @@ fn an_early_refusal_reaches_every_sender_within_a_second() {
 }
 
 #[test]
-fn a_connection_is_not_used_again_after_an_early_verdict() {
+fn a_connection_is_not_reused_after_an_early_verdict() {
     let world = setup().start();
     let good = |name: &str| {
         let began = Instant::now();
@@ -687,7 +687,7 @@ fn a_pooled_connection_that_cos_has_closed_costs_nothing() {
 }
 
 #[test]
-fn a_wechat_that_answers_late_is_a_timeout() {
+fn a_late_response_of_wechat_is_a_timeout() {
     let world = setup().start();
     assert_eq!(upload(&world, Way::Raw, "first", 1 << 10).0, "201");
     for (size, way) in
@@ -726,7 +726,7 @@ fn an_expired_link_is_replaced_by_a_fresh_one() {
 
 /// A host name that resolves for the token call but no longer for the link call: the gateway has its own `/etc/hosts`.
 #[test]
-fn a_link_call_whose_host_is_not_found_any_more() {
+fn a_link_call_whose_host_no_longer_resolves() {
     let folder = tempfile::tempdir().expect("a folder");
     let hosts = folder.path().join("hosts");
     std::fs::write(&hosts, "127.0.0.1 localhost wechat.test\n").expect("a file");

@@ -23,7 +23,7 @@ fn upload(path: &str, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_request_is_the_same_however_its_head_arrives() {
+fn a_request_is_read_the_same_however_its_head_is_split() {
     let world = Setup::new().start();
     let whole = upload("cut", TRICKY);
     let crc = crc64(TRICKY);
@@ -42,7 +42,7 @@ fn a_request_is_the_same_however_its_head_arrives() {
 
 /// Bytes of a body are never read as a request, even if they look like one; the bytes after it are the next request.
 #[test]
-fn requests_sent_ahead_are_answered_in_their_order() {
+fn pipelined_requests_are_framed_and_answered_in_order() {
     let world = Setup::new().start();
     let inner = request("DELETE", "/v1/files/a", "", b"");
     let length = format!("content-length:{} \r\n", inner.len());
@@ -84,7 +84,7 @@ fn requests_sent_ahead_are_answered_in_their_order() {
 
 /// If a head is ambiguous about the body's length, it is refused or read as the client meant it.
 #[test]
-fn heads_of_two_meanings_are_refused() {
+fn ambiguous_heads_are_refused() {
     let world = Setup::new().start();
     let body = b"5\r\nhello\r\n0\r\n\r\n";
     for headers in [
@@ -116,7 +116,7 @@ fn heads_of_two_meanings_are_refused() {
 }
 
 #[test]
-fn a_body_that_breaks_off_ends_its_connection() {
+fn a_truncated_body_closes_its_connection() {
     let world = Setup::new().start();
     let whole = upload("x", &noise(100_000, 1));
     for (sent, reset) in [(1_000, false), (50_000, false), (50_000, true)] {
@@ -141,7 +141,7 @@ fn a_body_that_breaks_off_ends_its_connection() {
 
 /// A proxy that sees the connection closed stops sending, and its own client gets a reset instead of the response.
 #[test]
-fn a_connection_outlives_a_reply_that_comes_before_the_body() {
+fn a_connection_stays_open_after_an_early_response() {
     let world = Setup::new().set("server.lingering_timeout", "1s").start();
     let refused = request("POST", "/nowhere", "Content-Length: 300000\r\n", &noise(300_000, 1));
     let (begin, rest) = refused.split_at(1_000);
@@ -163,7 +163,7 @@ fn a_connection_outlives_a_reply_that_comes_before_the_body() {
 
 /// After a response without a body, a client may not read further, so the connection cannot linger for the rest.
 #[test]
-fn a_connection_ends_with_an_empty_reply_that_comes_before_the_body() {
+fn a_connection_closes_after_an_early_response_without_a_body() {
     let world = Setup::new().start();
     let delete = request("DELETE", "/v1/files/x", "Content-Length: 100000\r\n", &noise(100_000, 1));
     for sent in [0, 1_000, 100_000] {
@@ -180,7 +180,7 @@ fn a_connection_ends_with_an_empty_reply_that_comes_before_the_body() {
 
 /// Pipelined bytes do not change the response to the request before them.
 #[test]
-fn what_is_sent_ahead_does_not_change_a_reply() {
+fn pipelined_bytes_do_not_change_a_response() {
     let world = Setup::new().start();
     let put = request("PUT", "/v1/files/x", "Content-Length: 5\r\n", b"hello");
     let missing = request("GET", "/v1/files/missing", "", b"");
@@ -198,7 +198,7 @@ fn what_is_sent_ahead_does_not_change_a_reply() {
 }
 
 #[test]
-fn a_head_without_an_end_ends_its_connection() {
+fn an_endless_head_closes_its_connection() {
     let world = Setup::new().start();
     let mut clients = [(); 5].map(|()| world.client());
     for (client, length) in clients.iter_mut().zip([1, 20_000, 40_000, 100_000, 200_000]) {
@@ -216,7 +216,7 @@ fn a_head_without_an_end_ends_its_connection() {
 
 /// Pipelined requests wait in the socket; meanwhile they take neither CPU time nor memory.
 #[test]
-fn thousands_of_requests_sent_ahead_wait_for_their_turn() {
+fn thousands_of_pipelined_requests_cost_nothing_while_they_wait() {
     let world = Setup::new().start();
     world.faults(&serde_json::json!([{"stage": "download", "fault": "delay", "ms": 250}]));
     let headers = format!("X: {}\r\n", "z".repeat(100));

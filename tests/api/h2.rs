@@ -58,7 +58,7 @@ fn upload(world: &World, certificate: &Certificate) {
 
 /// CVE-2023-44487: streams that are reset right after they are opened never exceed the limit of concurrent streams.
 #[test]
-fn rapid_resets_end_the_connection() {
+fn rapid_resets_close_the_connection() {
     withstood("rapid resets", |world, certificate| {
         let mut connection = H2::connect(world, certificate, &[]);
         let head = put("/v1/files/x");
@@ -76,7 +76,7 @@ fn rapid_resets_end_the_connection() {
 }
 
 #[test]
-fn streams_without_end_are_not_kept() {
+fn endless_streams_are_not_retained() {
     withstood("streams left open", |world, certificate| {
         let mut connection = H2::connect(world, certificate, &[]);
         let head = put("/v1/files/x");
@@ -89,7 +89,7 @@ fn streams_without_end_are_not_kept() {
 
 /// With a window of 0 no response can be sent, and unsent responses would pile up.
 #[test]
-fn replies_that_nobody_takes_are_not_kept() {
+fn unread_responses_are_not_retained() {
     withstood("a window of nothing", |world, certificate| {
         // SETTINGS_INITIAL_WINDOW_SIZE
         let mut connection = H2::connect(world, certificate, &[(4, 0)]);
@@ -111,7 +111,7 @@ fn late_upload(world: &World, certificate: &Certificate) -> (H2, u32) {
 }
 
 #[test]
-fn pieces_of_nothing_are_not_kept() {
+fn empty_data_frames_are_not_retained() {
     for (name, piece) in [("empty pieces", &b""[..]), ("pieces of one byte", b"x")] {
         withstood(name, |world, certificate| {
             let (mut connection, stream) = late_upload(world, certificate);
@@ -125,7 +125,7 @@ fn pieces_of_nothing_are_not_kept() {
 }
 
 #[test]
-fn a_head_without_end_is_given_up() {
+fn an_endless_head_closes_the_h2_connection() {
     withstood("continuations", |world, certificate| {
         let mut connection = H2::connect(world, certificate, &[]);
         let stream = connection.fresh();
@@ -140,7 +140,7 @@ fn a_head_without_end_is_given_up() {
 
 /// In HPACK one byte can stand for a long field of the dynamic table.
 #[test]
-fn a_head_that_swells_is_given_up() {
+fn a_head_that_expands_in_hpack_closes_the_connection() {
     withstood("a head that swells", |world, certificate| {
         let mut sent = 0;
         for _ in 0..20 {
@@ -161,7 +161,7 @@ fn a_head_that_swells_is_given_up() {
 }
 
 #[test]
-fn frames_for_their_own_sake_end_the_connection() {
+fn floods_of_control_frames_close_the_connection() {
     let ping = frame(PING, 0, 0, &[7; 8]);
     let settings = frame(SETTINGS, 0, 0, &[]);
     let priority = frame(2, 0, 1, &[0, 0, 0, 0, 1]);
@@ -178,7 +178,7 @@ fn frames_for_their_own_sake_end_the_connection() {
 
 /// A browser's usual number of concurrent requests is served, and so are many more in sequence.
 #[test]
-fn a_busy_page_is_no_flood() {
+fn a_busy_page_is_not_taken_for_a_flood() {
     let certificate = Certificate::new();
     let world = certificate.shown(Setup::new()).start();
     let mut connection = H2::connect(&world, &certificate, &[]);
@@ -197,7 +197,7 @@ fn a_busy_page_is_no_flood() {
 
 /// Idle h2 connections are closed at once on shutdown.
 #[test]
-fn idle_connections_do_not_hold_up_the_end() {
+fn idle_h2_connections_do_not_delay_shutdown() {
     let certificate = Certificate::new();
     let mut world = certificate.shown(Setup::new()).start();
     let mut idle = H2::connect(&world, &certificate, &[]);

@@ -1,5 +1,5 @@
-//! The test harness: the real gateway binary configured by its environment, a sandbox whose state tests can inspect, and
-//! a small HTTP client that sends exactly the bytes it is given, in the given segments.
+//! The test harness: the real gateway binary configured by its environment, a sandbox whose state tests can inspect,
+//! and a small HTTP client that sends exactly the bytes it is given, in the given segments.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -31,7 +31,8 @@ pub struct Setup {
 type Within = Box<dyn FnOnce(&Command) -> Command>;
 
 impl Setup {
-    /// The production profile with two workers, a sandbox upstream, and one key with all permissions that may name paths.
+    /// The production profile with two workers, a sandbox upstream, and one key that has all permissions and may name
+    /// paths.
     pub fn new() -> Self {
         use sha2::{Digest, Sha256};
         let data = tempfile::tempdir().expect("a temporary folder");

@@ -14,7 +14,7 @@ fn repeated(pattern: &[u8], length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn look_alikes_of_the_boundary_are_stored_bit_for_bit() {
+fn content_like_the_boundary_is_stored_unchanged() {
     const LENGTH: usize = 20 << 20;
     let world = Setup::new().start();
     let boundary = |text: &str| text.replace('B', BOUNDARY).into_bytes();
@@ -63,7 +63,7 @@ fn a_second_key_inside_the_file_is_just_bytes() {
 }
 
 #[test]
-fn a_file_held_from_one_byte_chunks_costs_what_it_is_long() {
+fn a_file_buffered_from_one_byte_chunks_costs_only_its_length() {
     const LENGTH: usize = 32 << 20;
     let world = Setup::new().start();
     world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
@@ -83,7 +83,7 @@ fn a_file_held_from_one_byte_chunks_costs_what_it_is_long() {
 }
 
 #[test]
-fn what_cannot_be_held_is_refused_and_says_what_would_help() {
+fn a_file_too_large_to_buffer_is_refused_with_advice() {
     let world = Setup::new().set("upload.max_buffered_file", "1MiB").start();
     let chunked = |bytes: &[u8]| {
         let mut client = world.client();
@@ -135,7 +135,7 @@ fn budget_used(world: &World) -> u64 {
 }
 
 #[test]
-fn the_memory_gauge_tells_what_is_really_taken() {
+fn the_memory_gauge_shows_the_memory_in_use() {
     let world = Setup::new().start();
     world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
     let gauge = || budget_used(&world);
@@ -176,7 +176,7 @@ fn refusal(client: &mut Client) -> Option<()> {
 }
 
 #[test]
-fn forms_of_a_million_tiny_fields_are_refused_flat() {
+fn forms_of_a_million_tiny_fields_are_refused_without_memory_growth() {
     let world = Setup::new().start();
     world.post(&Form::new().file("f", "x", "text/plain", b"warm")).stored();
     let idle = world.gateway.memory("VmRSS");

@@ -28,7 +28,7 @@ fn links_asked(world: &World, count: u64) {
 }
 
 #[test]
-fn a_repeat_gets_the_first_one_s_reply() {
+fn a_repeat_gets_the_first_response() {
     let world = Setup::new().start();
     let first = keyed(&world, "key-1", &small());
     assert_eq!(first.header("idempotent-replayed"), None);
@@ -77,7 +77,7 @@ fn a_repeat_waits_for_the_upload_that_runs() {
 }
 
 #[test]
-fn where_the_first_breaks_off_the_repeat_takes_its_turn() {
+fn if_the_first_upload_breaks_off_the_repeat_runs() {
     let world = Setup::new().start();
     let first = half(&world, "/v1/files/x", "key");
     links_asked(&world, 1);
@@ -91,7 +91,7 @@ fn where_the_first_breaks_off_the_repeat_takes_its_turn() {
 }
 
 #[test]
-fn a_failure_is_nobody_s_reply() {
+fn a_failure_is_not_replayed() {
     let world = Setup::new().start();
     world.faults(&json!([
         {"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied", "times": 1}
@@ -124,7 +124,7 @@ fn a_failure_is_nobody_s_reply() {
 }
 
 #[test]
-fn after_a_restart_and_on_another_replica_a_repeat_lands_on_the_same_object() {
+fn after_a_restart_and_on_another_replica_a_repeat_writes_the_same_object() {
     let mut world = Setup::new().start();
     let two = || {
         let form = Form::new().file("f[]", "a.txt", "text/plain", b"a");
@@ -157,7 +157,7 @@ fn after_a_restart_and_on_another_replica_a_repeat_lands_on_the_same_object() {
 }
 
 #[test]
-fn keys_are_their_client_s_own() {
+fn idempotency_keys_are_separate_for_each_client() {
     let world = tickets::setup()
         .set("auth.keys.other.sha256", hex::encode(Sha256::digest("other's")))
         .set("auth.anonymous", true)

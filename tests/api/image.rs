@@ -50,7 +50,7 @@ fn sealed(given: &Command, root: &Path) -> Command {
 }
 
 #[test]
-fn nobody_on_a_read_only_file_system_uploads() {
+fn an_unprivileged_gateway_on_a_read_only_file_system_uploads() {
     let setup = Setup::new();
     let root = setup.folder().join("root");
     fs::create_dir(&root).expect("a folder");

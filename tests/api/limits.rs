@@ -32,7 +32,7 @@ fn bearer(token: &str) -> String {
 }
 
 #[test]
-fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+fn a_client_over_its_rate_gets_retry_after() {
     let world = tickets::setup()
         .set("auth.rate", "3/m")
         .set("auth.keys.busy.sha256", hex::encode(Sha256::digest("busy's")))
@@ -78,7 +78,7 @@ fn a_client_that_asks_too_often_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_rate_comes_back() {
+fn a_rate_recovers_over_time() {
     let world = Setup::new().set("auth.rate", "2/s").start();
     let began = Instant::now();
     let mut refused = 0;
@@ -90,7 +90,7 @@ fn a_rate_comes_back() {
 }
 
 #[test]
-fn an_address_that_tries_keys_is_slowed_down() {
+fn an_ip_address_that_tries_keys_is_limited() {
     let world = Setup::new().set("auth.address_rate", "5/m").start();
     let wrong = |index: usize| {
         let wrong = bearer(&format!("wrong-{index}"));
@@ -114,7 +114,7 @@ fn an_address_that_tries_keys_is_slowed_down() {
 }
 
 #[test]
-fn behind_a_trusted_proxy_each_client_has_its_own_address() {
+fn behind_a_trusted_proxy_each_client_has_its_own_ip_address() {
     let world = Setup::new()
         .set("auth.address_rate", "2/m")
         .set("server.trusted_proxies", "127.0.0.0/8,10.0.0.0/8")
@@ -133,7 +133,7 @@ fn behind_a_trusted_proxy_each_client_has_its_own_address() {
 }
 
 #[test]
-fn anonymous_callers_are_told_apart_by_their_address() {
+fn anonymous_clients_are_told_apart_by_ip_address() {
     let world = Setup::new()
         .set("auth.anonymous", true)
         .set("auth.rate", "1/m")
@@ -147,7 +147,7 @@ fn anonymous_callers_are_told_apart_by_their_address() {
 }
 
 #[test]
-fn links_name_what_a_trusted_proxy_says_and_nobody_else() {
+fn urls_use_forwarded_headers_of_trusted_proxies_only() {
     let forwarded = [
         authorization(),
         ("x-forwarded-host", "files.example.com"),
@@ -174,7 +174,7 @@ fn links_name_what_a_trusted_proxy_says_and_nobody_else() {
 }
 
 #[test]
-fn one_client_cannot_take_every_place() {
+fn one_client_cannot_take_every_upload_slot() {
     let world = Setup::new()
         .set("upload.max_concurrent", 3)
         .set("upload.max_concurrent_per_client", 2)
@@ -212,7 +212,7 @@ fn one_client_cannot_take_every_place() {
 }
 
 #[test]
-fn slow_heads_and_floods_of_headers_hold_nothing_up() {
+fn slow_heads_and_floods_of_headers_delay_no_upload() {
     let world = Setup::new().start();
     let began = Instant::now();
     let mut slow: Vec<Client> = (0..50).map(|_| world.client()).collect();

@@ -38,7 +38,7 @@ fn assert_leads_to(world: &World, address: &str, content: &[u8]) {
 }
 
 #[test]
-fn an_address_leads_to_the_file() {
+fn a_file_url_redirects_to_the_file() {
     let world = Setup::new().start();
     let file = store(&world, "docs/x.txt", b"content");
     let reply = get(&world, "/v1/files/docs/x.txt");
@@ -130,7 +130,7 @@ fn a_file_that_is_missing_is_not_found_until_it_is_stored() {
 }
 
 #[test]
-fn a_file_stored_without_its_fileid_is_not_found_and_the_reader_learns_why() {
+fn a_file_stored_without_its_fileid_is_not_found_with_a_reason() {
     let world = Setup::new().start();
     let options = tcb_upload_gateway::sandbox::Options::default();
     let call = |address: &str, body: &Value| {
@@ -166,7 +166,7 @@ fn a_file_stored_without_its_fileid_is_not_found_and_the_reader_learns_why() {
 }
 
 #[test]
-fn addresses_that_name_no_path() {
+fn urls_that_name_no_path() {
     let world = Setup::new().start();
     for path in ["", "/x", "a//b", "a/", "..%2fa", "a/%2e%2e/b", "a%00b", "%ff", "a%0Ab", "a%25b"] {
         get(&world, &format!("/v1/files/{path}")).problem(400, "invalid_path");
@@ -177,7 +177,7 @@ fn addresses_that_name_no_path() {
 }
 
 #[test]
-fn names_of_all_kinds_go_there_and_back() {
+fn files_of_all_names_are_stored_and_downloaded() {
     let world = Setup::new().start();
     for (name, encoded) in [
         (
@@ -208,7 +208,7 @@ fn names_of_all_kinds_go_there_and_back() {
 }
 
 #[test]
-fn addresses_in_replies_are_those_that_clients_use() {
+fn urls_in_responses_have_the_host_that_clients_use() {
     let world = Setup::new().start();
     let url_for_host = |host: &str| {
         let (kind, body) = (small().content_type(), small().bytes());
@@ -300,7 +300,7 @@ fn a_file_id_prefix_of_another_bucket_is_noticed() {
 }
 
 #[test]
-fn a_reader_does_not_wait_for_ever() {
+fn a_download_is_bounded_in_time() {
     let world = Setup::new().set("wechat.timeout", "300ms").start();
     store(&world, "x.txt", b"content");
     world.faults(&json!([{"stage": "download", "fault": "stall"}]));
@@ -309,7 +309,7 @@ fn a_reader_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_token_that_was_revoked_is_not_noticed() {
+fn a_revoked_token_is_replaced_unnoticed() {
     let world = Setup::new().start();
     store(&world, "x.txt", b"content");
     world.control("POST", "tokens/revoke", "");
@@ -318,7 +318,7 @@ fn a_token_that_was_revoked_is_not_noticed() {
 }
 
 #[test]
-fn addresses_and_methods_that_there_are_not() {
+fn unknown_urls_and_methods() {
     let world = Setup::new().start();
     let ask = |method: &str, address: &str| {
         let mut client = world.client();
@@ -346,7 +346,7 @@ fn addresses_and_methods_that_there_are_not() {
 }
 
 #[test]
-fn it_says_that_it_is_alive_and_whether_it_can_serve() {
+fn health_and_readiness_are_reported() {
     let secret =
         |options: &mut tcb_upload_gateway::sandbox::Options| SECRET.clone_into(&mut options.secret);
     let world = Setup::new().sandbox(secret).start();

@@ -82,7 +82,7 @@ fn everything_that_happens_is_counted() {
 }
 
 #[test]
-fn prometheus_finds_nothing_to_complain_about() {
+fn promtool_accepts_the_metrics() {
     let world = Setup::new().start();
     world.post(&file(b"x")).stored();
     world.call("POST", "/v1/download-links", &json!({ "files": ["a"] }));
@@ -177,7 +177,7 @@ fn each_request_has_one_line_of_json_with_its_id() {
 }
 
 #[test]
-fn a_reply_says_who_was_slow() {
+fn server_timing_names_the_slow_stage() {
     let world = Setup::new().start();
     let timing = |reply: &crate::harness::Reply| -> Vec<(String, f64)> {
         let text = reply.header("server-timing").unwrap_or_else(|| panic!("none: {reply:?}"));

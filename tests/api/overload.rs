@@ -59,7 +59,7 @@ fn said(world: &World) -> usize {
 }
 
 #[test]
-fn silent_connections_give_way_to_who_asks_for_something() {
+fn at_the_limit_the_longest_idle_connections_are_closed() {
     let world = Setup::new().descriptors(FEW).start();
     world.post(&small()).stored();
     let before = world.gateway.descriptors();
@@ -90,7 +90,7 @@ fn silent_connections_give_way_to_who_asks_for_something() {
 }
 
 #[test]
-fn uploads_that_run_keep_their_places_and_the_rest_is_told() {
+fn at_the_limit_running_uploads_continue_and_others_get_503() {
     let world = Setup::new().descriptors(FEW).start();
     world.post(&small()).stored();
     let content = noise(1 << 20, 1);
@@ -138,7 +138,7 @@ fn uploads_that_run_keep_their_places_and_the_rest_is_told() {
 }
 
 #[test]
-fn two_thousand_connections_find_room() {
+fn two_thousand_connections_are_accepted() {
     let world = Setup::new().start();
     let connected = |_| {
         let mut client = world.client();
@@ -162,7 +162,7 @@ fn two_thousand_connections_find_room() {
 }
 
 #[test]
-fn a_flood_of_junk_changes_nothing() {
+fn a_flood_of_junk_has_no_effect() {
     let world = Setup::new().descriptors(FEW).start();
     world.post(&small()).stored();
     let idle = world.gateway.memory("VmRSS");
@@ -209,7 +209,7 @@ fn a_flood_of_junk_changes_nothing() {
 }
 
 #[test]
-fn heads_and_bodies_that_never_end_are_given_up_all_at_once() {
+fn endless_heads_and_bodies_are_closed_by_their_timeouts() {
     const MANY: usize = 500;
     let world = Setup::new().set("upload.idle_timeout", "1s").start();
     world.post(&small()).stored();

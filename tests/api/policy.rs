@@ -108,7 +108,7 @@ fn a_declared_type_is_refused_before_the_body() {
 }
 
 #[test]
-fn first_bytes_are_first_bytes_however_they_arrive() {
+fn a_type_is_detected_however_the_first_bytes_are_split() {
     let world = Setup::new().set("upload.allowed_types", "image/png").start();
     for (content, status) in [(PNG, 201), (HTML, 415)] {
         let mut client = world.client();
@@ -131,7 +131,7 @@ fn first_bytes_are_first_bytes_however_they_arrive() {
 }
 
 #[test]
-fn one_file_of_several_that_is_refused_leaves_the_others_alone() {
+fn one_refused_file_of_several_does_not_affect_the_others() {
     let world = Setup::new().set("upload.allowed_types", "image/*").start();
     let form = Form::new()
         .file("f[]", "a.png", "image/png", PNG)
@@ -151,7 +151,7 @@ fn one_file_of_several_that_is_refused_leaves_the_others_alone() {
 
 /// Without `upload.allowed_types` every type is accepted, but content that a browser would run is stored as binary.
 #[test]
-fn what_a_browser_would_run_is_stored_as_bytes() {
+fn active_content_is_stored_as_binary() {
     let world = Setup::new().start();
     let mut index = 0;
     let mut stored_as = |name: &str, kind: &str, content: &[u8]| {
@@ -225,7 +225,7 @@ fn what_a_browser_would_run_is_stored_as_bytes() {
 }
 
 #[test]
-fn what_is_listed_by_name_is_stored_as_itself() {
+fn active_types_allowed_by_name_are_stored_with_their_type() {
     let world = Setup::new().set("upload.allowed_types", "image/*,image/svg+xml,text/html").start();
     let svg = Form::new().field("path", "x.svg").file("f", "x.svg", "image/svg+xml", SVG);
     world.post(&svg).stored();
@@ -241,7 +241,7 @@ fn what_is_listed_by_name_is_stored_as_itself() {
 }
 
 #[test]
-fn a_key_s_own_limits_count_beside_the_gateway_s() {
+fn a_key_s_limits_apply_in_addition_to_the_gateway_s() {
     let world = Setup::new()
         .set("upload.allowed_types", "image/*,text/plain")
         .set("upload.max_file_size", "1KiB")

@@ -141,7 +141,7 @@ fn every_client_shows_what_went_wrong() {
 
 /// These clients show only a network error if their request is not read to its end.
 #[test]
-fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
+fn an_error_sent_as_http_200_waits_for_the_whole_body() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
     let content = noise(24 << 20, 2);
     for profile in ["wangeditor", "vditor", "ueditor"] {
@@ -172,7 +172,7 @@ fn a_refusal_dressed_as_a_success_waits_for_the_whole_body() {
 /// Browsers drop a 2xx response if the request was not read to its end, so an error sent as HTTP 200 needs a longer
 /// lingering timeout than `server.lingering_timeout`.
 #[test]
-fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
+fn an_error_sent_as_http_200_lingers_longer() {
     let world = Setup::new()
         .set("upload.max_file_size", "1MiB")
         .set("server.lingering_timeout", "1s")
@@ -201,7 +201,7 @@ fn a_slow_sender_s_refusal_waits_longer_when_it_is_dressed_as_a_success() {
 }
 
 #[test]
-fn the_settings_name_the_profile_for_requests_that_name_none() {
+fn the_setting_is_the_default_profile() {
     let world = Setup::new().set("upload.reply", "wangeditor").start();
     assert_eq!(world.post(&form("wangeditor", b"x")).json()["errno"], 0);
     let mut client = world.client();
@@ -242,7 +242,7 @@ fn vditor_s_files_are_told_apart() {
 }
 
 #[test]
-fn several_files_for_one_verdict() {
+fn one_failed_file_of_several_fails_the_response_in_every_profile() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
     let good = || {
         Form::new().file("file[0]", "a.txt", "text/plain", b"a").file(
@@ -275,7 +275,7 @@ fn several_files_for_one_verdict() {
 
 /// FilePond's revert: the body of its DELETE is the response of the upload.
 #[test]
-fn filepond_takes_an_upload_back() {
+fn filepond_reverts_an_upload() {
     let world = Setup::new().start();
     let take_back = |headers: &[(&str, &str)], body: &str| {
         let mut client = world.client();
@@ -304,7 +304,7 @@ fn filepond_takes_an_upload_back() {
 }
 
 #[test]
-fn a_file_outside_a_key_s_folder_is_not_taken_back() {
+fn a_file_outside_a_key_s_prefix_is_not_reverted() {
     let world = Setup::new().set("auth.keys.panel.prefix", "panel/").start();
     let id = post(&world, "filepond", b"x").text();
     let foreign = id.replace("/panel/", "/other/");
@@ -316,7 +316,7 @@ fn a_file_outside_a_key_s_folder_is_not_taken_back() {
 }
 
 #[test]
-fn ueditor_asks_for_its_configuration() {
+fn ueditor_gets_its_configuration() {
     let world = Setup::new().set("upload.max_file_size", "3MiB").start();
     let ask = |query: &str| {
         let mut client = world.client();
@@ -356,7 +356,7 @@ fn ueditor_asks_for_its_configuration() {
     ask("").problem(405, "method_not_allowed");
 }
 
-/// UEditor's hidden frame cannot read a refusal of another origin, so the refusal is also logged.
+/// UEditor's hidden frame cannot read the refusal; its user has only the gateway's log.
 #[test]
 fn a_page_of_another_origin_is_refused_whatever_its_profile() {
     let world = Setup::new().start();

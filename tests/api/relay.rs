@@ -80,7 +80,7 @@ fn send_slowly_over_h2(
 }
 
 #[test]
-fn a_slow_sender_of_sixty_megabytes_reads_why_it_is_refused() {
+fn a_slow_client_of_sixty_megabytes_reads_its_refusal() {
     let certificate = Certificate::new();
     let body = Bytes::from(large_form());
     let setup = || Setup::new().set("upload.max_files", 1);
@@ -128,7 +128,7 @@ fn a_slow_sender_of_sixty_megabytes_reads_why_it_is_refused() {
 
 /// Responses are written in batches (`net::write_batch`), but not delayed for as long as the clients keep sending.
 #[test]
-fn of_many_who_send_on_without_a_pause_each_hears_its_refusal() {
+fn many_clients_that_keep_sending_all_get_their_refusal() {
     const BUSY: usize = 8;
     const REFUSED: usize = 32;
     let world = Setup::new().set("server.workers", 1).start();
@@ -207,7 +207,7 @@ fn a_refused_request_leaves_its_connection_usable_or_closed() {
 }
 
 #[test]
-fn a_trickling_sender_is_served_for_as_long_as_it_sends() {
+fn a_slow_client_is_served_as_long_as_it_sends() {
     let world = Setup::new().set("upload.idle_timeout", "400ms").start();
     let form = Form::new().file("file", "x.txt", "text/plain", b"trickling");
     let body = form.bytes();

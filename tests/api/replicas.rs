@@ -87,7 +87,7 @@ fn three(world: &World) -> [Gateway; 2] {
 }
 
 #[test]
-fn three_gateways_share_tokens_that_displace_each_other() {
+fn three_gateways_share_tokens_that_invalidate_each_other() {
     let redis = Redis::start();
     let life = Duration::from_secs(4);
     let world = Setup::new()
@@ -181,7 +181,7 @@ fn the_holder_of_the_lease_is_killed_in_the_middle_of_its_fetch() {
 }
 
 #[test]
-fn a_refused_token_is_replaced_once_for_all() {
+fn a_refused_token_is_replaced_once_for_all_gateways() {
     let redis = Redis::start();
     for mode in ["secret", "authorizer"] {
         let setup = Setup::new();
@@ -214,7 +214,7 @@ fn a_refused_token_is_replaced_once_for_all() {
 }
 
 #[test]
-fn redis_goes_away_and_comes_back_and_no_upload_fails() {
+fn no_upload_fails_while_redis_is_down() {
     let mut redis = Redis::start();
     let world = Setup::new()
         .set("wechat.credential", "stable")
@@ -276,7 +276,7 @@ fn redis_goes_away_and_comes_back_and_no_upload_fails() {
 
 /// It accepts connections but does not respond.
 #[test]
-fn a_redis_that_hangs_holds_nobody_up() {
+fn a_redis_that_hangs_delays_no_upload() {
     let redis = Redis::start();
     let signal = |name: &str| {
         let pid = redis.child.id().to_string();
@@ -307,7 +307,7 @@ fn a_redis_that_hangs_holds_nobody_up() {
 
 /// A Redis that answers PING but cannot share tokens: a read-only replica after a failover, or a wrong password.
 #[test]
-fn a_redis_that_cannot_share_is_as_good_as_away() {
+fn a_redis_that_cannot_share_counts_as_unavailable() {
     let redis = Redis::start();
     let command = |words: &[&str]| {
         let port = redis.port.to_string();
@@ -334,7 +334,7 @@ fn a_redis_that_cannot_share_is_as_good_as_away() {
 
 /// Redis loses the lease during a fetch: at most one more token call, and no loop that uses up the daily quota.
 #[test]
-fn a_redis_that_forgets_costs_no_calls() {
+fn a_redis_that_loses_the_lease_costs_few_calls() {
     let redis = Redis::start();
     let world =
         Setup::new().set("wechat.credential", "secret").set("redis.url", redis.url()).start();
@@ -395,7 +395,7 @@ fn a_refresh_token_that_wechat_replaces_is_shared() {
 
 /// Redis is unreachable from the start: each gateway fetches its own tokens.
 #[test]
-fn without_redis_each_gateway_carries_on_alone() {
+fn without_redis_each_gateway_fetches_its_own_tokens() {
     let world = Setup::new()
         .set("wechat.credential", "secret")
         .set("redis.url", "redis://127.0.0.1:1")

@@ -3,16 +3,16 @@
 //!
 //! | `cases.md` | test |
 //! |---|---|
-//! | A 4, pieces | `a_piece_of_a_file_is_never_stored_as_the_whole`, `curl_that_resumes_is_told_to_send_the_whole_file`, `a_file_of_one_piece_is_whole` |
+//! | A 4, pieces | `a_chunk_of_a_file_is_never_stored_as_the_whole`, `curl_that_resumes_is_told_to_send_the_whole_file`, `a_file_in_one_chunk_is_whole` |
 //! | A 4, a form as a raw body | `a_form_is_not_stored_as_a_file` |
 //! | A 5 | `a_parameter_that_is_not_utf_8_is_refused`, `every_call_reads_its_query_strictly`, `parameters_are_decoded_once` |
-//! | A 11, types | `a_type_that_says_nothing_leaves_it_to_the_extension`, `a_type_is_stored_by_its_standard_name`, `a_type_in_no_valid_form_never_reaches_cos` |
-//! | A 11, encodings | `identity_in_any_spelling_is_no_encoding` |
+//! | A 11, types | `a_generic_type_is_replaced_by_the_extension_s`, `a_type_is_stored_by_its_standard_name`, `an_invalid_type_never_reaches_cos` |
+//! | A 11, encodings | `identity_in_any_spelling_is_accepted` |
 //! | also wanted: the trailing slash | `a_trailing_slash_changes_nothing` |
 //! | also wanted: origins | `pages_of_hybrid_apps_can_be_listed`, `an_origin_is_compared_as_browsers_and_proxies_write_it` |
-//! | also wanted: digests | `a_body_of_another_digest_is_not_stored`, `a_body_of_its_digest_is_stored`, `a_digest_that_is_none_is_refused_before_the_body` |
-//! | also wanted: SIGHUP | `shutdown::a_hangup_is_logged_and_ends_nothing` |
-//! | B lesser: `max_files: 0` | `a_ticket_for_no_files_stores_none` |
+//! | also wanted: digests | `a_body_with_another_digest_is_not_stored`, `a_body_with_a_matching_digest_is_stored`, `an_invalid_digest_is_refused_before_the_body` |
+//! | also wanted: SIGHUP | `shutdown::a_hangup_is_logged_and_otherwise_ignored` |
+//! | B lesser: `max_files: 0` | `a_ticket_with_max_files_0_stores_nothing` |
 //! | `client_paths` in the refusal | `a_refused_path_names_the_setting` |
 
 use std::process::Command;
@@ -64,7 +64,7 @@ fn type_at_cos(world: &World, key: &str) -> String {
 }
 
 #[test]
-fn a_piece_of_a_file_is_never_stored_as_the_whole() {
+fn a_chunk_of_a_file_is_never_stored_as_the_whole() {
     let world = Setup::new().start();
     let pieces: [(&str, &str); 13] = [
         ("content-range", "bytes 795-1589/1590"),
@@ -124,7 +124,7 @@ fn a_piece_of_a_file_is_never_stored_as_the_whole() {
 }
 
 #[test]
-fn a_file_of_one_piece_is_whole() {
+fn a_file_in_one_chunk_is_whole() {
     let world = Setup::new().start();
     for (number, (query, headers)) in [
         ("?chunk=0&chunks=1", vec![]),
@@ -289,7 +289,7 @@ fn every_call_reads_its_query_strictly() {
 }
 
 #[test]
-fn a_type_that_says_nothing_leaves_it_to_the_extension() {
+fn a_generic_type_is_replaced_by_the_extension_s() {
     let world = Setup::new().start();
     for (number, kind) in [
         "application/x-www-form-urlencoded",
@@ -364,7 +364,7 @@ fn a_type_is_stored_by_its_standard_name() {
 }
 
 #[test]
-fn a_type_in_no_valid_form_never_reaches_cos() {
+fn an_invalid_type_never_reaches_cos() {
     let world = Setup::new().start();
     for (number, headers) in [
         vec![("content-type", "image")],
@@ -393,7 +393,7 @@ fn a_type_in_no_valid_form_never_reaches_cos() {
 }
 
 #[test]
-fn identity_in_any_spelling_is_no_encoding() {
+fn identity_in_any_spelling_is_accepted() {
     let world = Setup::new().start();
     let encoded = |value: &str| [("content-encoding".to_owned(), value.to_owned())];
     for value in ["identity", "Identity", "IDENTITY", "", "identity, identity", " identity ,", ","]
@@ -592,7 +592,7 @@ fn put_in_pieces(world: &World, header: (&str, &str), body: &[u8], chunked: bool
 }
 
 #[test]
-fn a_body_of_its_digest_is_stored() {
+fn a_body_with_a_matching_digest_is_stored() {
     let world = Setup::new().start();
     for (seed, length) in [(1, 0), (2, 1), (3, 70_000), (4, 1 << 20)] {
         let body = noise(length, seed);
@@ -611,7 +611,7 @@ fn a_body_of_its_digest_is_stored() {
 }
 
 #[test]
-fn a_body_of_another_digest_is_not_stored() {
+fn a_body_with_another_digest_is_not_stored() {
     for allowed in ["", "*/*"] {
         let world = Setup::new().set("upload.allowed_types", allowed).start();
         for (seed, length) in [(1, 0), (2, 1), (3, 70_000), (4, 1 << 20)] {
@@ -635,7 +635,7 @@ fn a_body_of_another_digest_is_not_stored() {
 }
 
 #[test]
-fn a_digest_that_is_none_is_refused_before_the_body() {
+fn an_invalid_digest_is_refused_before_the_body() {
     let world = Setup::new().start();
     let plain = sha256(b"x").replace(':', "");
     let short = format!("sha-256=:{}:", md5(b"x"));
@@ -661,7 +661,7 @@ fn a_digest_that_is_none_is_refused_before_the_body() {
 }
 
 #[test]
-fn a_ticket_for_no_files_stores_none() {
+fn a_ticket_with_max_files_0_stores_nothing() {
     let world = tickets::setup().start();
     let none = tickets::ticket(json!({"sub": "u", "max_files": 0}));
     let bearer = format!("Bearer {none}");

@@ -2,16 +2,16 @@
 //!
 //! | deviation, by kind | tests |
 //! |---|---|
-//! | 1 a first part lost in silence | [`a_form_may_begin_behind_blanks`] [`a_preamble_is_skipped`] [`a_boundary_where_none_counts_is_refused`] [`no_part_is_swallowed_by_the_one_before`] [`white_space_behind_a_boundary_is_taken`] |
-//! | 2 transfer encodings | [`a_file_in_a_transfer_encoding_is_refused`] [`curl_s_encoders_and_lists_of_files`] [`a_transfer_encoding_that_says_nothing_is_taken`] [`a_field_in_a_transfer_encoding_is_decoded`] |
-//! | 3 text taken for a file | [`text_in_a_file_s_place_is_no_file`] [`a_typed_part_called_file_is_one`] |
-//! | 4 a piece of a file | [`a_piece_of_a_file_is_refused`] [`a_file_in_one_piece_is_stored`] [`a_content_range_is_refused`] |
-//! | 6 part heads | [`a_multipart_type_says_nothing`] [`folded_lines_are_unfolded`] [`a_head_that_cannot_be_read_is_named`] |
+//! | 1 a first part lost in silence | [`a_form_may_begin_with_white_space`] [`a_preamble_is_skipped`] [`a_misplaced_boundary_is_refused`] [`no_part_is_read_as_content_of_the_one_before`] [`white_space_after_a_boundary_is_accepted`] |
+//! | 2 transfer encodings | [`a_file_in_a_transfer_encoding_is_refused`] [`curl_s_encoders_and_lists_of_files`] [`an_identity_transfer_encoding_is_accepted`] [`a_field_in_a_transfer_encoding_is_decoded`] |
+//! | 3 text taken for a file | [`text_in_place_of_a_file_is_refused`] [`a_part_file_with_a_type_is_a_file`] |
+//! | 4 a piece of a file | [`a_chunk_of_a_file_is_refused`] [`a_file_in_one_chunk_is_stored`] [`a_content_range_is_refused`] |
+//! | 6 part heads | [`a_part_s_multipart_type_is_ignored`] [`folded_lines_are_unfolded`] [`an_invalid_part_head_is_named`] |
 //! | 7 the request's Content-Type | [`boundaries_as_senders_write_them`] [`a_content_type_without_a_usable_boundary`] [`several_content_types`] |
-//! | 8 epilogue | [`white_space_may_follow_the_form`] [`white_space_is_mirrored_behind_a_large_file`] [`anything_else_behind_the_form_is_refused`] |
-//! | 9 file names | [`names_that_mail_libraries_encode`] [`any_extended_name_makes_a_file`] [`names_hold_nothing_that_cannot_be_seen`] [`field_names_are_decoded`] |
-//! | 12 a boundary that is never found | [`a_boundary_that_does_not_occur`] [`an_empty_body_is_called_empty`] |
-//! | 13 texts | [`lf_line_ends_are_told`] [`a_missing_file_name_is_told`] [`line_breaks_that_are_none_are_told`] [`a_form_that_is_not_closed`] |
+//! | 8 epilogue | [`white_space_may_follow_the_form`] [`white_space_is_accepted_after_a_large_file`] [`anything_else_after_the_form_is_refused`] |
+//! | 9 file names | [`names_that_mail_libraries_encode`] [`any_extended_name_makes_a_file`] [`names_contain_no_invisible_characters`] [`field_names_are_decoded`] |
+//! | 12 a boundary that is never found | [`a_boundary_that_does_not_occur`] [`an_empty_body_is_refused_as_empty`] |
+//! | 13 texts | [`lf_line_ends_are_explained`] [`a_missing_file_name_is_explained`] [`escaped_line_breaks_are_explained`] [`a_form_that_is_not_closed`] |
 //! | B 3 parts without a name | [`parts_without_a_name_are_refused_early`] |
 
 use std::io::Write;
@@ -102,7 +102,7 @@ fn album_b(lead: &str) -> Vec<u8> {
 // 1 A first part that would be lost silently.
 
 #[test]
-fn a_form_may_begin_behind_blanks() {
+fn a_form_may_begin_with_white_space() {
     let world = Setup::new().start();
     let leads = [
         "",
@@ -150,7 +150,7 @@ fn a_preamble_is_skipped() {
 }
 
 #[test]
-fn a_boundary_where_none_counts_is_refused() {
+fn a_misplaced_boundary_is_refused() {
     let world = Setup::new().start();
     for (lead, words) in [
         ("text\n", &["LF"][..]),
@@ -182,7 +182,7 @@ fn a_boundary_where_none_counts_is_refused() {
 }
 
 #[test]
-fn no_part_is_swallowed_by_the_one_before() {
+fn no_part_is_read_as_content_of_the_one_before() {
     let world = Setup::new().start();
     let (dir, note) = (field("dir"), field("note"));
     for (first, glue) in [(&note, "\n"), (&note, ""), (&note, "\r"), (&note, " "), (&dir, "\n")] {
@@ -233,7 +233,7 @@ fn no_part_is_swallowed_by_the_one_before() {
 }
 
 #[test]
-fn white_space_behind_a_boundary_is_taken() {
+fn white_space_after_a_boundary_is_accepted() {
     let world = Setup::new().start();
     for padding in [" ", "\t", "   \t  ", &" ".repeat(200)] {
         let delimiter = format!("--b{padding}\r\n");
@@ -316,7 +316,7 @@ fn curl_s_encoders_and_lists_of_files() {
 }
 
 #[test]
-fn a_transfer_encoding_that_says_nothing_is_taken() {
+fn an_identity_transfer_encoding_is_accepted() {
     let world = Setup::new().start();
     for value in [
         "binary",
@@ -369,7 +369,7 @@ fn a_field_in_a_transfer_encoding_is_decoded() {
 // 3 Text in place of a file.
 
 #[test]
-fn text_in_a_file_s_place_is_no_file() {
+fn text_in_place_of_a_file_is_refused() {
     let world = Setup::new().start();
     for (name, value) in [
         ("file", "undefined"),
@@ -400,7 +400,7 @@ fn text_in_a_file_s_place_is_no_file() {
 }
 
 #[test]
-fn a_typed_part_called_file_is_one() {
+fn a_part_file_with_a_type_is_a_file() {
     let world = Setup::new().start();
     for kind in ["image/png", "application/octet-stream", "text/plain", "multipart/form-data"] {
         let head = format!("{}\r\nContent-Type: {kind}", field("file"));
@@ -422,7 +422,7 @@ const CHUNKING: [(&str, &str, &str, &str); 6] = [
 ];
 
 #[test]
-fn a_piece_of_a_file_is_refused() {
+fn a_chunk_of_a_file_is_refused() {
     let world = Setup::new().start();
     let large = noise(900_000, 4);
     for (widget, index, total, cure) in CHUNKING {
@@ -448,7 +448,7 @@ fn a_piece_of_a_file_is_refused() {
 }
 
 #[test]
-fn a_file_in_one_piece_is_stored() {
+fn a_file_in_one_chunk_is_stored() {
     let world = Setup::new().start();
     for (widget, index, total, _) in CHUNKING {
         let number = if index.ends_with("Number") { "1" } else { "0" };
@@ -477,7 +477,7 @@ fn a_content_range_is_refused() {
 // 6 Part heads.
 
 #[test]
-fn a_multipart_type_says_nothing() {
+fn a_part_s_multipart_type_is_ignored() {
     let world = Setup::new().start();
     for kind in [
         "multipart/form-data",
@@ -518,7 +518,7 @@ fn folded_lines_are_unfolded() {
 }
 
 #[test]
-fn a_head_that_cannot_be_read_is_named() {
+fn an_invalid_part_head_is_named() {
     let world = Setup::new().start();
     let good = field("x");
     for (head, words) in [
@@ -636,7 +636,7 @@ fn white_space_may_follow_the_form() {
 }
 
 #[test]
-fn white_space_is_mirrored_behind_a_large_file() {
+fn white_space_is_accepted_after_a_large_file() {
     for window in ["256KiB", "0"] {
         let world = Setup::new().set("upload.replay_window", window).start();
         let large = noise(800_000, 9);
@@ -654,7 +654,7 @@ fn white_space_is_mirrored_behind_a_large_file() {
 }
 
 #[test]
-fn anything_else_behind_the_form_is_refused() {
+fn anything_else_after_the_form_is_refused() {
     let world = Setup::new().start();
     let large = noise(800_000, 9);
     for content in [PNG, &large] {
@@ -736,7 +736,7 @@ fn any_extended_name_makes_a_file() {
 }
 
 #[test]
-fn names_hold_nothing_that_cannot_be_seen() {
+fn names_contain_no_invisible_characters() {
     let world = Setup::new().start();
     for (rest, name) in [
         ("filename=\"gpj\u{202e}.png\"", "gpj.png"),
@@ -802,7 +802,7 @@ fn a_boundary_that_does_not_occur() {
 }
 
 #[test]
-fn an_empty_body_is_called_empty() {
+fn an_empty_body_is_refused_as_empty() {
     let world = Setup::new().start();
     let kind = "multipart/form-data; boundary=b";
     assert_refused(&send(&world, kind, b""), 400, "malformed_form", &["empty"], "a length of 0");
@@ -816,7 +816,7 @@ fn an_empty_body_is_called_empty() {
 // 13 Wording of refusals.
 
 #[test]
-fn lf_line_ends_are_told() {
+fn lf_line_ends_are_explained() {
     let world = Setup::new().start();
     let crlf =
         format!("--b\r\n{}\r\n\r\nalbum\r\n--b\r\n{FILE}\r\n\r\nx\r\n--b--\r\n", field("dir"));
@@ -842,7 +842,7 @@ fn lf_line_ends_are_told() {
 }
 
 #[test]
-fn a_missing_file_name_is_told() {
+fn a_missing_file_name_is_explained() {
     let world = Setup::new().start();
     let picture = noise(100_000, 1);
     for name in ["photo", "file"] {
@@ -885,7 +885,7 @@ fn a_missing_file_name_is_told() {
 }
 
 #[test]
-fn line_breaks_that_are_none_are_told() {
+fn escaped_line_breaks_are_explained() {
     let world = Setup::new().start();
     let good = format!("--b\r\n{FILE}\r\n\r\ncontent\r\n--b--\r\n");
     for (body, words) in [

@@ -90,7 +90,7 @@ fn checked(arguments: &[&str], variables: &BTreeMap<String, String>) -> BTreeMap
 }
 
 #[test]
-fn everything_wrong_is_named_at_once() {
+fn every_wrong_setting_is_named_at_once() {
     let wrong = variables(&[
         PRODUCTION,
         &[
@@ -149,7 +149,7 @@ fn production_needs_credentials_and_no_sandbox() {
 }
 
 #[test]
-fn the_sandbox_does_not_listen_to_the_world() {
+fn the_sandbox_listens_on_loopback_only() {
     let open = variables(&[&[("GATEWAY__SERVER__BIND", "0.0.0.0:0")]]);
     assert_refused(&run(&[], &open), &["server.bind:", "loopback"]);
 }
@@ -166,7 +166,7 @@ fn unknown_flags_and_files_are_refused() {
 }
 
 #[test]
-fn hash_key_says_what_the_settings_keep_of_a_key() {
+fn hash_key_prints_the_hash_for_the_settings() {
     let none = variables(&[]);
     let hash = hex::encode(Sha256::digest(KEY));
     let ended = run(&["hash-key", KEY], &none);
@@ -244,7 +244,7 @@ fn check_prints_the_settings_and_no_secrets() {
 }
 
 #[test]
-fn check_reads_the_files_that_are_named() {
+fn check_reads_the_named_files() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("wrong.pem"), "no key").expect("a file");
     let tickets = [("GATEWAY__AUTH__JWT__ALGORITHM", "RS256")];
@@ -263,7 +263,7 @@ fn check_reads_the_files_that_are_named() {
 }
 
 #[test]
-fn what_check_prints_is_a_file_with_the_same_settings() {
+fn the_output_of_check_is_a_file_with_the_same_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let given = variables(&[
         PRODUCTION,
@@ -281,7 +281,7 @@ fn what_check_prints_is_a_file_with_the_same_settings() {
 }
 
 #[test]
-fn the_environment_lies_over_the_file_over_port_over_the_profile() {
+fn the_environment_overrides_the_file_then_port_then_the_profile() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("gateway.toml").display().to_string();
     let file = ["--config", path.as_str()];
@@ -391,7 +391,7 @@ fn a_hosting_platform_s_port_is_used() {
 }
 
 #[test]
-fn health_asks_the_gateway_that_runs() {
+fn health_checks_the_running_gateway() {
     let (mut gateway, _sandbox, variables, folder) = on_port();
     let health = |variables: &BTreeMap<String, String>| {
         let ended = run_in(folder.path(), &["--health"], variables);
@@ -433,7 +433,7 @@ fn an_address_in_use_is_named() {
 }
 
 #[test]
-fn a_relative_folder_is_that_of_the_working_folder() {
+fn a_relative_folder_is_in_the_working_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let given = variables(&[&[
         ("GATEWAY__SERVER__BIND", "127.0.0.1:0"),

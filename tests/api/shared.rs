@@ -37,7 +37,7 @@ fn part<'a>(address: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn a_signed_link_is_followed_and_a_changed_one_is_not() {
+fn a_signed_link_works_and_a_changed_one_does_not() {
     let world = signing(SIGNING_KEY).start();
     let address = stored(&world, "a/x 1.txt");
     let reply = get(&world, &address, &[]);
@@ -91,7 +91,7 @@ fn a_signed_link_is_followed_and_a_changed_one_is_not() {
 }
 
 #[test]
-fn a_signed_link_ends() {
+fn a_signed_link_expires() {
     let world = signing(SIGNING_KEY).set("links.max_age", "1s").start();
     let address = stored(&world, "x.txt");
     let ends: u64 = part(&address, "expires").parse().expect("a time");
@@ -144,7 +144,7 @@ fn authenticated_links_need_a_key_or_a_ticket() {
 }
 
 #[test]
-fn public_links_are_for_everyone_and_wrong_keys_are_still_wrong() {
+fn public_links_need_no_key_but_wrong_keys_are_refused() {
     let world = Setup::new().start();
     let address = stored(&world, "x.txt");
     let reply = get(&world, &address, &[]);

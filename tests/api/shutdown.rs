@@ -35,7 +35,7 @@ fn told_to_end(world: &World) {
 }
 
 #[test]
-fn it_ends_when_it_is_told_to() {
+fn it_exits_on_a_signal() {
     for name in ["TERM", "INT", "QUIT"] {
         let mut world = Setup::new().start();
         world.post(&small()).stored();
@@ -51,7 +51,7 @@ fn it_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn while_an_upload_runs_it_is_not_ready_and_takes_no_other() {
+fn during_shutdown_an_upload_finishes_and_new_ones_are_refused() {
     let mut world = Setup::new().start();
     let content = noise(SIZE, 1);
     let mut idle = world.client();
@@ -93,7 +93,7 @@ fn while_an_upload_runs_it_is_not_ready_and_takes_no_other() {
 
 /// A page must be able to read the 503.
 #[test]
-fn a_large_upload_is_refused_with_an_answer_while_it_drains() {
+fn during_shutdown_a_large_upload_gets_its_refusal() {
     let mut world = Setup::new().start();
     let content = noise(SIZE, 1);
     let mut running = half_sent(&world, &content);
@@ -122,7 +122,7 @@ fn a_load_balancer_has_time_to_see_that_it_is_not_ready() {
 }
 
 #[test]
-fn what_runs_past_the_grace_is_cut_off_and_not_stored() {
+fn uploads_past_the_grace_are_aborted_and_not_stored() {
     let mut world = Setup::new().set("server.shutdown_grace", "1s").start();
     let mut client = half_sent(&world, &noise(SIZE, 1));
     let began = Instant::now();
@@ -136,7 +136,7 @@ fn what_runs_past_the_grace_is_cut_off_and_not_stored() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_exits_at_once() {
     for second in ["TERM", "INT"] {
         let mut world = Setup::new().set("server.shutdown_delay", "20s").start();
         let mut client = half_sent(&world, &noise(SIZE, 1));
@@ -152,7 +152,7 @@ fn a_second_signal_ends_it_at_once() {
 
 /// By default SIGHUP would end the process, and its uploads with it.
 #[test]
-fn a_hangup_is_logged_and_ends_nothing() {
+fn a_hangup_is_logged_and_otherwise_ignored() {
     let mut world = Setup::new().set("server.shutdown_delay", "1s").start();
     let hangups = |world: &World| world.gateway.log().matches("SIGHUP").count();
     let hang_up = |world: &World| {

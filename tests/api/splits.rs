@@ -71,7 +71,7 @@ fn assert_read(chunks: &[&[u8]], whole: &[u8], epilogue: &'static str) {
 }
 
 #[test]
-fn every_cut_in_two_three_and_four() {
+fn every_split_in_two_three_and_four() {
     for epilogue in ["", "\r\n"] {
         let whole = small_form(epilogue);
         for a in 0..=whole.len() {
@@ -100,7 +100,7 @@ fn every_cut_in_two_three_and_four() {
 
 /// White space around the form and its delimiters, folded lines, encoded fields.
 #[test]
-fn every_cut_of_forms_as_some_senders_write_them() {
+fn every_split_of_unusual_forms() {
     let leads = ["\u{feff}", "\n", " \r\n\t\u{feff}\r", "a text\r\n"];
     for (lead, epilogue) in leads.into_iter().zip(["\r\n\r\n", "\n", " \t\r", "  \r\n"]) {
         let mut whole = lead.as_bytes().to_vec();
@@ -126,7 +126,7 @@ fn every_cut_of_forms_as_some_senders_write_them() {
 
 /// A refusal is the same however the form is split.
 #[test]
-fn every_cut_of_forms_that_are_refused() {
+fn every_split_of_refused_forms() {
     let file = "--bo\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\ncontent";
     let field = "Content-Disposition: form-data; name=x\r\n\r\nvalue";
     for whole in [
@@ -160,7 +160,7 @@ fn every_cut_of_forms_that_are_refused() {
 }
 
 #[test]
-fn every_prefix_is_cut_short() {
+fn every_prefix_is_a_truncated_form() {
     let whole = small_form("\r\n");
     for end in 0..whole.len() {
         match read(&[&whole[..end]], whole.len()) {
@@ -212,7 +212,7 @@ fn form() -> Form {
 
 /// Chunked, so that the scanner gets each piece as it was split, however TCP segments it.
 #[test]
-fn every_cut_in_three_through_the_whole_gateway() {
+fn every_split_in_three_through_the_whole_gateway() {
     let world = Setup::new().start();
     let whole = form().bytes();
     let crc = crc64(TRICKY);

@@ -100,8 +100,8 @@ impl Upstream {
         self.shared.lock().expect("the state").interim = responses.into();
     }
 
-    /// From now on, `takeover` gets the connection of each request whose target begins with `target`; the request's body
-    /// is still to be read.
+    /// From now on, `takeover` gets the connection of each request whose target begins with `target`. The request's
+    /// body is still to be read.
     pub fn take_over(
         &self,
         target: &'static str,

@@ -37,7 +37,7 @@ fn get(world: &World, address: &str) -> Reply {
 }
 
 #[test]
-fn a_hundred_and_twenty_files_go_there_and_back_and_away() {
+fn a_hundred_and_twenty_files_are_stored_linked_and_deleted() {
     let world = Setup::new().start();
     let contents: Vec<_> = (0..120).map(|n| noise(n * 997 % 50_000, n as u64)).collect();
     let ids: Vec<_> = std::thread::scope(|scope| {
@@ -81,7 +81,7 @@ fn a_hundred_and_twenty_files_go_there_and_back_and_away() {
 }
 
 #[test]
-fn links_come_in_the_order_asked_and_each_file_is_asked_for_once() {
+fn links_are_in_request_order_and_each_file_is_requested_once() {
     let world = Setup::new().start();
     let (a, b) = (store(&world, "a", b"a"), store(&world, "b", b"b"));
     let asked = json!({ "files": [
@@ -108,7 +108,7 @@ fn links_come_in_the_order_asked_and_each_file_is_asked_for_once() {
 }
 
 #[test]
-fn a_name_that_is_none_is_its_own_files_failure() {
+fn an_invalid_name_fails_only_its_own_file() {
     let world = Setup::new().start();
     let a = store(&world, "a", b"a");
     let files = links(
@@ -127,7 +127,7 @@ fn a_name_that_is_none_is_its_own_files_failure() {
 }
 
 #[test]
-fn links_live_as_long_as_was_asked_and_are_kept_until_shortly_before_their_end() {
+fn links_have_the_requested_lifetime_and_are_cached_until_shortly_before_expiry() {
     let world = Setup::new().start();
     store(&world, "a", b"a");
     let link = |max_age: Value| {
@@ -160,7 +160,7 @@ fn links_live_as_long_as_was_asked_and_are_kept_until_shortly_before_their_end()
 }
 
 #[test]
-fn a_failure_is_never_remembered_and_reaches_only_its_own_files() {
+fn a_failure_is_not_cached_and_affects_only_its_own_files() {
     let world = Setup::new().start();
     let ids: Vec<_> = (0..60).map(|n| store(&world, &format!("f{n:02}"), b"x")).collect();
     let asked = json!({ "files": ids });
@@ -246,7 +246,7 @@ fn deletes_are_idempotent() {
 }
 
 #[test]
-fn who_may_not_does_not() {
+fn requests_without_permission_are_refused() {
     use sha2::Digest;
     let hash = |key: &str| hex::encode(sha2::Sha256::digest(key));
     let world = Setup::new()
@@ -375,7 +375,7 @@ fn wechat_s_lists_are_read_in_every_spelling() {
 
 /// A client with an upload link posts to COS using only the response's fields.
 #[test]
-fn an_upload_link_is_all_that_curl_needs() {
+fn an_upload_link_is_enough_for_curl() {
     let world = Setup::new().start();
     let content = noise(300_000, 9);
     let local = world.folder().join("local.png");
@@ -467,7 +467,7 @@ fn many_readers_at_once_cost_one_call() {
 }
 
 #[test]
-fn a_replaced_file_is_linked_anew() {
+fn a_replaced_file_gets_a_new_link() {
     let world = Setup::new().start();
     let id = store(&world, "a", b"one");
     let first = links(&world, &json!({ "files": [id] }));
@@ -481,7 +481,7 @@ fn a_replaced_file_is_linked_anew() {
 
 /// The file is deleted while a link call for it is in flight: its link must not be cached.
 #[test]
-fn a_link_that_was_under_way_at_a_delete_is_not_kept() {
+fn a_link_in_flight_during_a_delete_is_not_cached() {
     let world = Setup::new().start();
     store(&world, "a", b"a");
     world.faults(&json!([{"stage": "download", "fault": "delay", "ms": 500, "times": 1}]));
@@ -496,7 +496,7 @@ fn a_link_that_was_under_way_at_a_delete_is_not_kept() {
 
 /// Concurrent requests share one probe that resolves paths, and its failure fails all of them at once.
 #[test]
-fn many_readers_at_a_start_share_one_probe_and_its_failure() {
+fn concurrent_first_readers_share_one_probe_and_its_failure() {
     let mut world = Setup::new().set("wechat.timeout", "500ms").start();
     store(&world, "a", b"a");
     world.restart();

@@ -2,19 +2,19 @@
 //!
 //! | row | test |
 //! |---|---|
-//! | 1c slow bodies | `small_bodies_have_ten_seconds_in_all` `a_wrong_credential_is_refused_before_the_body` |
-//! | 2 calls to WeChat without a key | `the_sample_s_address_is_counted_like_a_file_s` `the_sample_s_links_are_of_our_own_bucket_and_cached` `every_address_that_asks_wechat_for_strangers_is_counted` |
+//! | 1c slow bodies | `small_bodies_must_arrive_within_ten_seconds` `a_wrong_credential_is_refused_before_the_body` |
+//! | 2 calls to WeChat without a key | `the_sample_endpoint_is_rate_limited_like_a_file_url` `the_sample_endpoint_links_only_our_bucket_and_caches` `every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited` |
 //! | 3 work that grows faster than what is sent | `lists_of_a_million_values_are_refused_before_they_are_parsed` `paths_of_megabytes_cost_nothing`, and the units `http::reply::clients` and `key` |
-//! | 1c long bodies of known callers, together | `long_json_bodies_have_a_bound_together` |
-//! | 5 what repeats keep | `long_requests_are_kept_as_hashes` |
-//! | 7 one key, several tickets | `tickets_that_allow_different_things_share_no_repeats` |
-//! | 8 checked in one form, sent in another | `an_upload_link_is_for_the_path_that_was_checked` `file_ids_that_may_become_others_are_refused` |
+//! | 1c long bodies of known callers, together | `long_json_bodies_are_bounded_in_total` |
+//! | 5 what repeats keep | `long_requests_are_retained_as_hashes` |
+//! | 7 one key, several tickets | `tickets_with_different_claims_share_no_idempotency_keys` |
+//! | 8 checked in one form, sent in another | `an_upload_link_is_for_the_path_that_was_checked` `ambiguous_file_ids_are_refused` |
 //! | a link for another path | `wire::a_link_to_a_host_that_is_not_listed_gets_nothing`, and the unit `cos::target` |
 //! | one client pins the memory budget | `one_client_leaves_memory_to_the_others` |
-//! | replays lose `nosniff` | `a_repeat_has_the_first_reply_s_headers` |
+//! | replays lose `nosniff` | `a_repeat_has_the_first_response_s_headers` |
 //! | `crit` in a ticket | `a_ticket_with_extensions_that_must_be_understood_is_refused` |
-//! | `max_files: 0` in a ticket | `a_ticket_for_no_files_stores_none` |
-//! | WeChat's replies as they come | `wechat_s_replies_are_read_as_they_come` |
+//! | `max_files: 0` in a ticket | `a_ticket_with_max_files_0_stores_nothing` |
+//! | WeChat's replies as they come | `deviating_responses_of_wechat_are_understood` |
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ fn asked(world: &World) -> u64 {
 }
 
 #[test]
-fn small_bodies_have_ten_seconds_in_all() {
+fn small_bodies_must_arrive_within_ten_seconds() {
     let world = Setup::new().start();
     let tcb = format!("/tcb/batchdeletefile?access_token={KEY}");
     std::thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn a_wrong_credential_is_refused_before_the_body() {
 }
 
 #[test]
-fn the_sample_s_address_is_counted_like_a_file_s() {
+fn the_sample_endpoint_is_rate_limited_like_a_file_url() {
     let world = Setup::new().set("auth.address_rate", "5/m").start();
     // Wrong keys, in each place where a key may be.
     for way in 0..3 {
@@ -161,7 +161,7 @@ fn the_sample_s_address_is_counted_like_a_file_s() {
 }
 
 #[test]
-fn the_sample_s_links_are_of_our_own_bucket_and_cached() {
+fn the_sample_endpoint_links_only_our_bucket_and_caches() {
     let world = Setup::new().start();
     let url = world.call("POST", "/tcb/uploadfile", &json!({"path": "x"})).json();
     assert_eq!(url["errcode"], 0, "{url}");
@@ -203,7 +203,7 @@ fn the_sample_s_links_are_of_our_own_bucket_and_cached() {
 
 /// Every endpoint that calls WeChat on behalf of an unauthenticated client.
 #[test]
-fn every_address_that_asks_wechat_for_strangers_is_counted() {
+fn every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited() {
     for address in
         ["/v1/files/", "/?cloudid=cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000/"]
     {
@@ -272,7 +272,7 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
 }
 
 #[test]
-fn long_json_bodies_have_a_bound_together() {
+fn long_json_bodies_are_bounded_in_total() {
     const ALL: usize = 64 << 20;
     const EACH: usize = 4 << 20;
     const MANY: usize = 20;
@@ -341,7 +341,7 @@ fn paths_of_megabytes_cost_nothing() {
 }
 
 #[test]
-fn long_requests_are_kept_as_hashes() {
+fn long_requests_are_retained_as_hashes() {
     const MANY: usize = 2000;
     let world = Setup::new().start();
     let query = "x".repeat(31_000);
@@ -371,7 +371,7 @@ fn long_requests_are_kept_as_hashes() {
 }
 
 #[test]
-fn tickets_that_allow_different_things_share_no_repeats() {
+fn tickets_with_different_claims_share_no_idempotency_keys() {
     let png = b"\x89PNG\r\n\x1a\nrest";
     let image = |content: &[u8]| Form::new().file("f", "x.png", "image/png", content);
     let upload = |world: &World, claims: &Value, form: &Form| {
@@ -476,7 +476,7 @@ fn an_upload_link_is_for_the_path_that_was_checked() {
 }
 
 #[test]
-fn file_ids_that_may_become_others_are_refused() {
+fn ambiguous_file_ids_are_refused() {
     let team = hex::encode(Sha256::digest("team"));
     let world = Setup::new()
         .set("auth.keys.team.sha256", team)
@@ -580,7 +580,7 @@ fn one_client_leaves_memory_to_the_others() {
 }
 
 #[test]
-fn a_repeat_has_the_first_reply_s_headers() {
+fn a_repeat_has_the_first_response_s_headers() {
     let world = Setup::new().set("cors.origins", "https://panel.example.com").start();
     for profile in ["default", "filepond", "text", "tinymce", "ueditor", "vditor", "wangeditor"] {
         let upload = || {
@@ -633,7 +633,7 @@ fn a_ticket_with_extensions_that_must_be_understood_is_refused() {
 }
 
 #[test]
-fn a_ticket_for_no_files_stores_none() {
+fn a_ticket_with_max_files_0_stores_nothing() {
     let world = tickets::setup().start();
     let token = ticket(json!({"sub": "u", "max_files": 0}));
     post(&world, &token, &small()).problem(413, "too_many_files");
@@ -649,7 +649,7 @@ fn a_ticket_for_no_files_stores_none() {
 
 /// Deviations of WeChat's responses from its documents.
 #[test]
-fn wechat_s_replies_are_read_as_they_come() {
+fn deviating_responses_of_wechat_are_understood() {
     let raw = |body: &str| {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
     };

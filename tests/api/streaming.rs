@@ -18,7 +18,7 @@ fn frame(path: &str) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[test]
-fn a_pausing_sender_s_bytes_are_at_cos_while_it_pauses() {
+fn bytes_reach_cos_while_the_client_pauses() {
     let world = Setup::new().start();
     let content = noise(20 << 20, 1);
     let half = content.len() / 2;
@@ -39,7 +39,7 @@ fn a_pausing_sender_s_bytes_are_at_cos_while_it_pauses() {
 }
 
 #[test]
-fn a_raw_body_is_at_cos_while_its_sender_pauses() {
+fn a_raw_body_reaches_cos_while_the_client_pauses() {
     let world = Setup::new().start();
     let content = noise(20 << 20, 4);
     let mut client = world.client();
@@ -59,7 +59,7 @@ fn a_raw_body_is_at_cos_while_its_sender_pauses() {
 }
 
 #[test]
-fn a_slow_sender_s_first_kilobyte_is_at_cos_at_once() {
+fn a_slow_client_s_first_kilobyte_reaches_cos_at_once() {
     let world = Setup::new().start();
     let (head, tail) = frame("slow");
     let content = noise(100_000, 2);
@@ -79,7 +79,7 @@ fn a_slow_sender_s_first_kilobyte_is_at_cos_at_once() {
 }
 
 #[test]
-fn three_gib_take_no_more_memory_than_a_small_file() {
+fn three_gib_need_no_more_memory_than_a_small_file() {
     let world = Setup::new().set("upload.max_file_size", "5GiB").start();
     world.post(&Form::new().file("file", "x", "text/plain", b"warm")).stored();
     let idle = world.gateway.memory("VmRSS");
@@ -106,7 +106,7 @@ fn three_gib_take_no_more_memory_than_a_small_file() {
 }
 
 #[test]
-fn a_silent_sender_is_told_so_and_nothing_is_stored() {
+fn a_silent_client_gets_408_and_nothing_is_stored() {
     let world = Setup::new().set("upload.idle_timeout", "300ms").start();
     let (head, tail) = frame("silent");
     let content = noise(100_000, 3);

@@ -47,7 +47,7 @@ fn upload(world: &World, path: &str, content: &[u8]) -> String {
 }
 
 #[test]
-fn requests_and_replies_are_those_of_the_documents() {
+fn requests_and_responses_match_the_documents() {
     let world = Setup::new().start();
     let content = noise(40_000, 3);
     let path = "this/is/a/example/file.path";
@@ -183,7 +183,7 @@ fn wrong_requests_are_answered_as_wechat_answers_them() {
 }
 
 #[test]
-fn keys_stand_where_tokens_stood() {
+fn keys_replace_tokens() {
     let world = Setup::new().start();
     let body = json!({ "path": "a" }).to_string();
     let errcode = |call: &str, headers: &[(&str, &str)]| {
@@ -210,7 +210,7 @@ fn keys_stand_where_tokens_stood() {
 }
 
 #[test]
-fn a_clients_limits_hold_here_too() {
+fn a_client_s_limits_apply_here_too() {
     use sha2::Digest;
     let hash = |key: &str| hex::encode(sha2::Sha256::digest(key));
     let world = Setup::new()
@@ -255,7 +255,7 @@ fn a_clients_limits_hold_here_too() {
 }
 
 #[test]
-fn more_than_fifty_files_are_taken() {
+fn more_than_fifty_files_are_accepted() {
     let world = Setup::new().start();
     let ids: Vec<_> =
         (0..120).map(|n| upload(&world, &format!("f{n}"), n.to_string().as_bytes())).collect();
@@ -279,7 +279,7 @@ fn more_than_fifty_files_are_taken() {
 }
 
 #[test]
-fn wechat_s_own_words_come_through() {
+fn wechat_s_own_errors_are_passed_on() {
     let world = Setup::new().set("wechat.credential", "secret").start();
     let id = upload(&world, "a", b"a");
     for (stage, call, body) in [
@@ -343,7 +343,7 @@ fn the_php_samples_request_works() {
 }
 
 #[test]
-fn the_samples_own_page() {
+fn the_endpoint_of_the_sample() {
     let world = Setup::new().start();
     let id = upload(&world, "test.zip", b"zip");
     let get = |address: &str| world.call_with("GET", address, &[], "");

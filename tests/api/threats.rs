@@ -97,7 +97,7 @@ fn fields_at_cos(world: &World) -> Vec<(String, String)> {
 }
 
 #[test]
-fn no_field_of_cos_s_form_can_be_brought_along() {
+fn no_field_of_cos_s_form_can_be_injected() {
     let evil = [
         ("key", "stolen"),
         ("acl", "public-read-write"),
@@ -183,7 +183,7 @@ fn cos_expands_nothing_in_a_key() {
 }
 
 #[test]
-fn nothing_that_is_sent_adds_a_header_to_the_reply() {
+fn no_request_injects_a_response_header() {
     let world = Setup::new().start();
     let clean = |reply: &Reply| {
         for (name, value) in &reply.headers {
@@ -235,7 +235,7 @@ fn nothing_that_is_sent_adds_a_header_to_the_reply() {
 }
 
 #[test]
-fn a_host_of_the_client_s_choice_is_in_nobody_s_links() {
+fn a_forged_host_is_in_no_url() {
     let poisoned = [
         ("x-forwarded-host", "evil.example.org"),
         ("x-forwarded-proto", "https"),
@@ -278,7 +278,7 @@ fn a_host_of_the_client_s_choice_is_in_nobody_s_links() {
 }
 
 #[test]
-fn an_image_that_is_a_page_as_well_is_only_an_image() {
+fn a_polyglot_of_image_and_page_is_served_as_an_image() {
     let script = b"/*<html><body><script>alert(1)</script></body></html>*/=1;";
     let gif = [GIF, script].concat();
     let png = [PNG, b"\x00\x00\x00\rtEXt<script>alert(1)</script>"].concat();
@@ -333,7 +333,7 @@ fn a_form_of_a_million_tiny_files_is_refused_early() {
 }
 
 #[test]
-fn who_is_kept_to_a_folder_is_kept_to_our_bucket_s() {
+fn a_prefix_applies_to_our_bucket_only() {
     let world = Setup::new().set("auth.keys.panel.prefix", "panel").start();
     let own = world.post(&small()).stored()["file_id"].as_str().expect("an id").to_owned();
     let foreign = own.replacen("cloud://", "cloud://other-env.", 1);
@@ -363,7 +363,7 @@ fn who_is_kept_to_a_folder_is_kept_to_our_bucket_s() {
 
 /// Every test named in SECURITY.md exists.
 #[test]
-fn every_test_that_security_md_names_is_there() {
+fn every_test_that_security_md_names_exists() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: String| std::fs::read_to_string(root.join(&path)).expect(&path);
     let text = read("SECURITY.md".to_owned());

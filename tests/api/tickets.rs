@@ -159,7 +159,7 @@ fn tickets_of_every_algorithm_work_and_no_other_does() {
 }
 
 #[test]
-fn what_is_no_ticket_is_refused() {
+fn invalid_tickets_are_refused() {
     // Even if anonymous clients are allowed.
     for anonymous in [false, true] {
         let world = setup().set("auth.anonymous", anonymous).start();
@@ -205,7 +205,7 @@ fn what_is_no_ticket_is_refused() {
 }
 
 #[test]
-fn a_ticket_for_somebody_else_is_refused() {
+fn a_ticket_for_another_audience_is_refused() {
     let world = setup()
         .set("auth.jwt.issuer", "https://panel.example.com")
         .set("auth.jwt.audience", "files")
@@ -300,7 +300,7 @@ fn claims_narrow_what_a_ticket_may_do() {
 }
 
 #[test]
-fn a_ticket_s_own_path_is_the_only_one() {
+fn a_ticket_with_a_path_allows_only_that_path() {
     // The back end names the path, so the user need not have `client_paths`.
     for client_paths in [true, false] {
         let world = setup().set("upload.client_paths", client_paths).start();
@@ -396,7 +396,7 @@ fn claims_never_widen() {
 }
 
 #[test]
-fn keys_do_not_go_into_addresses_of_our_own() {
+fn keys_are_not_accepted_in_our_own_urls() {
     let world = setup().set("auth.anonymous", true).start();
     let address = "/v1/files?ticket=panel-key-for-tests";
     let problem = send(&world, "POST", address, &[], &small()).problem(401, "unauthenticated");
@@ -414,7 +414,7 @@ fn keys_do_not_go_into_addresses_of_our_own() {
 }
 
 #[test]
-fn wechat_s_own_addresses_take_tickets_as_access_tokens() {
+fn wechat_s_own_endpoints_accept_tickets_as_access_tokens() {
     let world = setup().start();
     world.post(&Form::new().field("path", "a/x.txt").file("f", "x", "text/plain", b"k")).stored();
     let ask = |parameter: &str, token: &str, body: &Value| {
@@ -443,7 +443,7 @@ fn wechat_s_own_addresses_take_tickets_as_access_tokens() {
 }
 
 #[test]
-fn a_mini_program_s_user_is_known_where_that_is_switched_on() {
+fn mini_program_users_are_identified_if_enabled() {
     let openid = [("x-wx-openid", "oABCD-1234_efgh")];
     let world = Setup::new().start();
     send(&world, "POST", "/v1/files", &openid, &small()).problem(401, "unauthenticated");

@@ -123,7 +123,7 @@ fn an_unknown_certificate_is_not_trusted() {
 }
 
 #[test]
-fn a_root_of_ones_own_is_trusted_among_others() {
+fn a_private_root_among_others_is_trusted() {
     let (certificate, root) = Certificate::from_a_root();
     let other = std::fs::read_to_string(Certificate::new().file("cert.pem")).expect("a file");
     let bundle = certificate.file("bundle.pem");
@@ -135,7 +135,7 @@ fn a_root_of_ones_own_is_trusted_among_others() {
 
 /// WeChat's certificate is trusted, COS's is not.
 #[test]
-fn a_cos_that_cannot_prove_who_it_is_gets_nothing() {
+fn a_cos_with_an_untrusted_certificate_gets_nothing() {
     let mut expired = for_loopback();
     expired.not_after = date_time_ymd(2020, 1, 1);
     let elsewhere = CertificateParams::new(["cos.example.com".to_owned()]).expect("parameters");
@@ -188,7 +188,7 @@ fn one_good_connection(upstream: SocketAddr) -> SocketAddr {
 }
 
 #[test]
-fn a_link_call_whose_tls_fails_is_told_as_such() {
+fn a_tls_failure_of_a_link_call_is_reported_as_such() {
     let certificate = Certificate::new();
     let server = certificate.server.clone();
     let options = Options {
@@ -226,7 +226,7 @@ fn curl(certificate: &Certificate, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn clients_come_over_h2_and_http_1_1() {
+fn clients_connect_over_h2_and_http_1_1() {
     let certificate = Certificate::new();
     let world = Setup::new()
         .set("server.tls.cert", certificate.file("cert.pem").display())
@@ -297,7 +297,7 @@ fn h2_as_its_clients_use_it() {
 }
 
 #[test]
-fn the_upload_command_speaks_https_with_whom_it_trusts() {
+fn the_upload_command_checks_the_certificate() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let world = Setup::new()
         .set("server.tls.cert", certificate.file("cert.pem").display())

@@ -57,7 +57,7 @@ fn a_revoked_token_costs_one_more_call() {
 }
 
 #[test]
-fn short_lived_tokens_are_renewed_before_they_end() {
+fn short_lived_tokens_are_renewed_before_they_expire() {
     let world = Setup::new()
         .set("wechat.credential", "secret")
         .sandbox(|options| {
@@ -80,7 +80,7 @@ fn short_lived_tokens_are_renewed_before_they_end() {
 }
 
 #[test]
-fn a_wrong_secret_is_told_and_does_not_hammer_wechat() {
+fn a_wrong_secret_is_reported_without_repeated_calls() {
     let world = Setup::new().variable("GATEWAY__WECHAT__SECRET", "not-the-secret").start();
     let reply = world.post(&small());
     let problem = reply.problem(503, "credential_unavailable");
@@ -97,7 +97,7 @@ fn a_wrong_secret_is_told_and_does_not_hammer_wechat() {
 }
 
 #[test]
-fn a_token_call_that_fails_in_passing_is_repeated() {
+fn a_temporary_failure_of_a_token_call_is_retried() {
     let world = Setup::new().start();
     world.faults(&json!([{"stage": "token", "fault": "status", "status": 500, "times": 1}]));
     world.post(&small()).stored();
@@ -105,7 +105,7 @@ fn a_token_call_that_fails_in_passing_is_repeated() {
 }
 
 #[test]
-fn the_first_of_those_who_wait_goes_away() {
+fn a_token_fetch_survives_the_client_that_started_it() {
     let world = Setup::new().start();
     world.faults(&json!([{"stage": "token", "fault": "delay", "ms": 700, "times": 1}]));
     let (kind, body) = (small().content_type(), small().bytes());
@@ -128,7 +128,7 @@ fn the_first_of_those_who_wait_goes_away() {
 /// With both behaviours of WeChat: old tokens stay valid for a while after a new one is fetched, or become invalid at
 /// once.
 #[test]
-fn uploads_never_fail_over_the_lives_of_many_tokens() {
+fn no_upload_fails_over_the_lifetimes_of_many_tokens() {
     std::thread::scope(|scope| {
         for (mode, call, overlap) in [
             ("stable", "stable_token", 1),
@@ -195,7 +195,7 @@ fn refused_tokens_leave_no_renewals_behind() {
 /// Each new token is refused at once, as when another program fetches tokens for the same app: the gateway limits its
 /// fetches, since each would invalidate the other program's token.
 #[test]
-fn new_tokens_that_are_refused_are_not_replaced_without_end() {
+fn refused_new_tokens_are_replaced_at_a_limited_rate() {
     let world = Setup::new().set("wechat.credential", "secret").start();
     world.faults(
         &json!([{"stage": "link", "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]),

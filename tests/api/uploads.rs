@@ -21,7 +21,7 @@ fn only_object(world: &World, bytes: &[u8]) -> Value {
 }
 
 #[test]
-fn a_newcomer_starts_it_uploads_and_follows_the_address() {
+fn a_first_upload_with_default_settings_is_downloaded_by_its_url() {
     let data = tempfile::tempdir().expect("a folder");
     let variables = BTreeMap::from([
         ("GATEWAY__SERVER__BIND".to_owned(), "127.0.0.1:0".to_owned()),
@@ -56,7 +56,7 @@ fn a_newcomer_starts_it_uploads_and_follows_the_address() {
 }
 
 #[test]
-fn a_file_comes_back_as_it_was() {
+fn a_file_is_downloaded_unchanged() {
     let world = Setup::new().start();
     let reply = world.post(&Form::new().file("file", "x.PNG", "image/png", &png()));
     let file = reply.stored();
@@ -238,7 +238,7 @@ fn a_raw_body_goes_to_its_path() {
 }
 
 #[test]
-fn forms_that_are_none() {
+fn invalid_forms() {
     let world = Setup::new().start();
     let send = |kind: &str, extra: &[(&str, &str)], body: &[u8]| {
         let mut client = world.client();
@@ -269,7 +269,7 @@ fn forms_that_are_none() {
 }
 
 #[test]
-fn a_part_s_own_content_length_is_held_to_the_byte() {
+fn a_part_s_content_length_is_enforced_exactly() {
     let world = Setup::new().start();
     let part = |length: usize, content: &[u8]| {
         let head = format!(
@@ -359,7 +359,7 @@ fn a_request_longer_than_all_files_may_be_is_refused_before_its_body() {
 }
 
 #[test]
-fn paths_that_cannot_be_used() {
+fn invalid_paths() {
     let world = Setup::new().start();
     for path in
         ["/a", "a//b", "a/", "../a", "a/./b", "a\\b", "a$b", "${filename}", "a%2Fb", "a#b", ""]
@@ -383,7 +383,7 @@ fn paths_that_cannot_be_used() {
 }
 
 #[test]
-fn a_file_stored_again_is_the_new_one() {
+fn a_file_stored_again_replaces_the_old_one() {
     let world = Setup::new().start();
     let form =
         |content: &[u8]| Form::new().field("path", "a.txt").file("f", "a", "text/plain", content);
@@ -412,7 +412,7 @@ fn sixty_four_uploads_at_once() {
 }
 
 #[test]
-fn the_connection_is_used_again() {
+fn the_connection_is_reused() {
     let world = Setup::new().start();
     let mut client: Client = world.client();
     let form = Form::new().file("file", "x", "text/plain", b"x");

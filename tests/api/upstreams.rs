@@ -3,12 +3,12 @@
 //!
 //! | `cases.md` | tests |
 //! |---|---|
-//! | B6, COS, fast and slow client | `nothing_that_cos_answers_is_held_or_waited_for_without_a_bound` |
-//! | B6, WeChat's link, fast and slow client | `nothing_that_wechat_answers_to_a_link_call_is_…` |
-//! | B6, WeChat's other calls | `nothing_that_wechat_answers_to_another_call_is_…`, `…_to_a_token_call_is_…` |
+//! | B6, COS, fast and slow client | `responses_of_cos_are_bounded_in_memory_and_time` |
+//! | B6, WeChat's link, fast and slow client | `responses_to_a_link_call_are_bounded_in_memory_and_time` |
+//! | B6, WeChat's other calls | `responses_to_other_calls_are_bounded_in_memory_and_time`, `responses_to_a_token_call_are_…` |
 //! | B6, a few interim responses | `a_few_interim_responses_are_read_past` |
-//! | lesser: pooled after a refusal | `a_connection_is_not_used_again_after_a_refusal` |
-//! | similar: unsolicited responses, any lifetime | `what_comes_unasked_is_no_response`, `a_token_of_any_life_is_used` |
+//! | lesser: pooled after a refusal | `a_connection_is_not_reused_after_a_refusal` |
+//! | similar | `unsolicited_responses_are_discarded`, `a_token_of_any_lifetime_is_used` |
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
@@ -269,7 +269,7 @@ fn delete(gateway: &Gateway) -> Reply {
 }
 
 #[test]
-fn nothing_that_cos_answers_is_held_or_waited_for_without_a_bound() {
+fn responses_of_cos_are_bounded_in_memory_and_time() {
     const FAR: usize = 1_000_000;
     type Way = (&'static str, bool, Call);
     let ways: [Way; 4] = [
@@ -306,7 +306,7 @@ fn of_wechat(told: &str) -> String {
 }
 
 #[test]
-fn nothing_that_wechat_answers_to_a_link_call_is_held_or_waited_for_without_a_bound() {
+fn responses_to_a_link_call_are_bounded_in_memory_and_time() {
     let ways: [(&str, Call); 2] = [("small", small), ("slow", |gateway| slow(gateway, 1_000_000))];
     std::thread::scope(|scope| {
         for (name, call) in ways {
@@ -336,7 +336,7 @@ fn wechat_told(case: &Endless) -> String {
 }
 
 #[test]
-fn nothing_that_wechat_answers_to_another_call_is_held_or_waited_for_without_a_bound() {
+fn responses_to_other_calls_are_bounded_in_memory_and_time() {
     let calls: [(&str, Call); 2] = [(DOWNLOAD, download), (DELETE, delete)];
     std::thread::scope(|scope| {
         for (target, call) in calls {
@@ -357,7 +357,7 @@ fn nothing_that_wechat_answers_to_another_call_is_held_or_waited_for_without_a_b
 }
 
 #[test]
-fn nothing_that_wechat_answers_to_a_token_call_is_held_or_waited_for_without_a_bound() {
+fn responses_to_a_token_call_are_bounded_in_memory_and_time() {
     // Each with a new gateway: after a failure it fetches no token until a pause is over.
     let cases = endless();
     let cases = cases.iter().filter(|case| !case.name.starts_with("a refusal"));
@@ -414,7 +414,7 @@ fn a_few_interim_responses_are_read_past() {
 
 /// COS and WeChat may close a connection any time after a refusal, and the next file may be too large to be sent again.
 #[test]
-fn a_connection_is_not_used_again_after_a_refusal() {
+fn a_connection_is_not_reused_after_a_refusal() {
     let world = World::new();
     let connections =
         |target| world.upstream.seen(target).iter().map(|seen| seen.connection).collect::<Vec<_>>();
@@ -469,7 +469,7 @@ fn a_connection_is_not_used_again_after_a_refusal() {
 
 /// An unsolicited second response, sent at once or later, is not taken as the response to the next request.
 #[test]
-fn what_comes_unasked_is_no_response() {
+fn unsolicited_responses_are_discarded() {
     const REFUSAL: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
     for (behind, later) in [
         (STORED, false),
@@ -512,7 +512,7 @@ fn what_comes_unasked_is_no_response() {
 
 /// Lifetimes that overflow a clock are accepted.
 #[test]
-fn a_token_of_any_life_is_used() {
+fn a_token_of_any_lifetime_is_used() {
     for life in [1_u64, 1 << 31, 1 << 40, u64::MAX / 1000, u64::MAX] {
         let world = World::new();
         world.upstream.reply(TOKEN, ok(&json!({ "access_token": "a-token", "expires_in": life })));

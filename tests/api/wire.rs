@@ -66,7 +66,7 @@ fn taken_apart<'b>(body: &'b [u8], boundary: &str) -> (Vec<(&'b str, &'b [u8])>,
 }
 
 #[test]
-fn cos_is_sent_the_fields_in_order_then_the_file_and_nothing_more() {
+fn cos_gets_the_fields_in_order_then_the_file_and_nothing_more() {
     let upstream = Upstream::start();
     let (gateway, _folder) = gateway(&upstream, &[]);
     let mut boundaries = Vec::new();
@@ -119,7 +119,7 @@ fn cos_is_sent_the_fields_in_order_then_the_file_and_nothing_more() {
 }
 
 #[test]
-fn wechat_is_asked_as_it_is_documented() {
+fn calls_to_wechat_match_the_documents() {
     let upstream = Upstream::start();
     let (gateway, _folder) = gateway(&upstream, &[("GATEWAY__TELEMETRY__LOG", "debug")]);
     send(&gateway, "form", b"one").stored();
