@@ -141,7 +141,7 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     if arguments.record {
         println!("recorded: {}", support::record::run(root, &results)?.display());
     }
-    Ok(!arguments.check || bars.iter().all(bars::Bar::holds))
+    Ok(!arguments.check || bars.iter().all(bars::Bar::is_reached))
 }
 
 struct Bench {
@@ -158,11 +158,11 @@ struct Lane<'a> {
     request: Arc<Request>,
     direct: Arc<Request>,
     plan: Plan,
-    turns: Vec<Turn>,
+    runs: Vec<PeerRun>,
 }
 
 /// A peer in a lane.
-struct Turn {
+struct PeerRun {
     peer: Peer,
     running: Option<Running>,
     rounds: Vec<Round>,
@@ -221,8 +221,8 @@ impl Bench {
     fn measure(&self, batch: &[Scenario]) -> Result<Vec<Measured>, BoxError> {
         let mut lanes: Vec<_> = batch.iter().map(|scenario| self.lane(scenario)).collect();
         for lane in &mut lanes {
-            for turn in lane.turns.iter_mut().filter(|_| !lane.scenario.fresh) {
-                turn.running = Some(self.start(lane.scenario, &turn.peer)?);
+            for run in lane.runs.iter_mut().filter(|_| !lane.scenario.fresh) {
+                run.running = Some(self.start(lane.scenario, &run.peer)?);
             }
             self.calibrate(lane)?;
         }
@@ -235,7 +235,7 @@ impl Bench {
     }
 
     fn lane<'a>(&self, scenario: &'a Scenario) -> Lane<'a> {
-        let turns = self.peers.iter().filter(|peer| scenario.includes(peer)).map(|peer| Turn {
+        let runs = self.peers.iter().filter(|peer| scenario.includes(peer)).map(|peer| PeerRun {
             peer: peer.clone(),
             running: None,
             rounds: Vec::new(),
@@ -246,7 +246,7 @@ impl Bench {
             request: Arc::new(Request::upload(scenario.shape, scenario.content, scenario.size)),
             direct: Arc::new(Request::direct(scenario.size)),
             plan: scenario.plan,
-            turns: turns.collect(),
+            runs: runs.collect(),
         }
     }
 
@@ -272,14 +272,14 @@ impl Bench {
     fn calibrate(&self, lane: &mut Lane<'_>) -> Result<(), BoxError> {
         if let Plan::Open { connections, rate, .. } = &mut lane.plan {
             let closed = Plan::Closed { connections: *connections, seconds: 1.0 };
-            let carried = lane.turns.iter().filter_map(|turn| {
-                let target = &turn.running.as_ref()?.target;
+            let carried = lane.runs.iter().filter_map(|run| {
+                let target = &run.running.as_ref()?.target;
                 let outcome = load::run(target, &lane.request, closed);
                 Some(outcome.uploads as f64 / outcome.seconds)
             });
             let slowest = carried.fold(f64::INFINITY, f64::min);
             if !slowest.is_finite() {
-                return Err("there is nobody to find a rate for".into());
+                return Err("there is no peer to find a rate for".into());
             }
             *rate = (slowest / 2.0).floor();
         }
@@ -287,15 +287,15 @@ impl Bench {
     }
 
     fn round(&self, lane: &mut Lane<'_>, round: usize) -> Result<(), BoxError> {
-        let count = lane.turns.len();
+        let count = lane.runs.len();
         for step in 0..count {
             // The order rotates from round to round.
-            let turn = &mut lane.turns[(round + step) % count];
-            let running = match turn.running.take() {
+            let run = &mut lane.runs[(round + step) % count];
+            let running = match run.running.take() {
                 Some(running) => running,
-                None => self.start(lane.scenario, &turn.peer)?,
+                None => self.start(lane.scenario, &run.peer)?,
             };
-            let request = if turn.peer.is_direct() { &lane.direct } else { &lane.request };
+            let request = if run.peer.is_direct() { &lane.direct } else { &lane.request };
             running.tree.forget_peak();
             let (idle, cpu) = (running.tree.rss(), running.tree.cpu());
             let before = self.upstream.counts()?;
@@ -324,20 +324,20 @@ impl Bench {
                 lane.scenario.name,
                 round + 1,
                 self.rounds,
-                turn.peer.name,
+                run.peer.name,
                 outcome.uploads,
                 measured.bytes as f64 / 1024.0 / 1024.0 / measured.seconds,
                 measured.cpu_seconds,
                 match &outcome.first_error {
                     Some(error) => format!(", {} ERRORS, first: {error}", measured.errors),
-                    None if lost > 0 => format!(", {lost} NEVER CAME"),
+                    None if lost > 0 => format!(", {lost} NOT STORED"),
                     None => String::new(),
                 },
             );
-            turn.rounds.push(measured);
-            turn.latency.add(&outcome.latency)?;
+            run.rounds.push(measured);
+            run.latency.add(&outcome.latency)?;
             if !lane.scenario.fresh {
-                turn.running = Some(running);
+                run.running = Some(running);
             }
         }
         Ok(())
@@ -350,10 +350,10 @@ impl Lane<'_> {
             Plan::Open { rate, .. } => Some(rate),
             _ => None,
         };
-        let peers = self.turns.into_iter().map(|turn| Figures {
-            name: turn.peer.name,
-            rounds: turn.rounds,
-            latency: Figures::curve(&turn.latency),
+        let peers = self.runs.into_iter().map(|run| Figures {
+            name: run.peer.name,
+            rounds: run.rounds,
+            latency: Figures::curve(&run.latency),
         });
         Measured {
             name: self.scenario.name.clone(),

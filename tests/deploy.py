@@ -1,4 +1,4 @@
-"""Checks what config/deploy/ says against the formats' own schemas, and its settings against the gateway itself.
+"""Checks config/deploy/ against the formats' schemas, and its settings against the gateway itself.
 
     target/python/bin/python tests/deploy.py BINARY
 """
@@ -15,9 +15,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "config" / "deploy"
 KUBERNETES = sorted(DEPLOY.glob("kubernetes/*.yaml"))
-# Seconds a gateway may need after its grace (src/shutdown.rs).
+# Seconds that a gateway may need to close connections after its grace period (src/shutdown.rs).
 CLOSING = 5
-# Installed beside this Python.
+# Installed in this Python's environment.
 TOOLS = Path(sys.executable).parent
 
 
@@ -27,7 +27,7 @@ def run(*command, **options):
 
 
 def settings(binary, environment):
-    """What the gateway understands, by key; it refuses an unknown name and a value that cannot be."""
+    """The settings as the gateway reads them, by key; it refuses unknown names and invalid values."""
     variables = {"PATH": os.environ["PATH"], "GATEWAY_PROFILE": "production", **environment}
     printed = run(binary, "--check", env=variables, stdout=subprocess.PIPE, text=True).stdout
     return dict(line.split(" = ", 1) for line in printed.splitlines() if " = " in line)
@@ -87,7 +87,7 @@ def kubernetes(binary):
 
 
 def ingress(document):
-    """What is published is what clients call; figures and health stay inside."""
+    """Checks that the ingress publishes the clients' endpoints only, not metrics and health checks."""
     (rule,) = document["spec"]["rules"]
     assert "defaultBackend" not in document["spec"], "it would publish everything"
 

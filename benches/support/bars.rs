@@ -31,7 +31,7 @@ pub struct Bar {
 
 impl Bar {
     /// False if it was not measured.
-    pub fn holds(&self) -> bool {
+    pub fn is_reached(&self) -> bool {
         self.value.is_some_and(|value| self.reaches(value, self.bar))
     }
 
@@ -224,7 +224,7 @@ pub fn table(bars: &[Bar], language: Language) -> String {
         let verdict = match bar.value {
             None => language.of("not measured", "未测").to_owned(),
             Some(value) if bar.reaches_goal() => format!("**{}**", number(value)),
-            Some(value) if bar.holds() => number(value),
+            Some(value) if bar.is_reached() => number(value),
             Some(value) => format!("{} ✗", number(value)),
         };
         let (mark, goal) = (bar.mark(bar.bar), bar.mark(bar.goal));

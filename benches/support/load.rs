@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::request::Request;
 
 /// The socket timeout; an upload that takes longer counts as an error.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
 /// Large enough for a whole small upload, so that sending one takes one system call.
 const SEND_BUFFER: usize = 512 * 1024;
 /// A connection's thread stops after this many errors.
@@ -111,12 +111,12 @@ pub fn run(target: &Target, request: &Arc<Request>, plan: Plan) -> Outcome {
     }
     let connections = plan.connections();
     let ready = Arc::new(Barrier::new(connections + 1));
-    let due = Arc::new(AtomicU64::new(0));
+    let next = Arc::new(AtomicU64::new(0));
     let threads: Vec<_> = (0..connections)
         .filter_map(|_| {
             let (target, request) = (target.clone(), request.clone());
-            let (ready, due) = (ready.clone(), due.clone());
-            let send = move || connection(&target, &request, plan, &ready, &due);
+            let (ready, next) = (ready.clone(), next.clone());
+            let send = move || connection(&target, &request, plan, &ready, &next);
             thread::Builder::new().stack_size(256 * 1024).spawn(send).ok()
         })
         .collect();
@@ -138,7 +138,7 @@ fn connection(
     request: &Request,
     plan: Plan,
     ready: &Barrier,
-    due: &AtomicU64,
+    next: &AtomicU64,
 ) -> Outcome {
     let mut outcome = Outcome::new();
     let mut client = Client::connect(target).ok();
@@ -151,7 +151,7 @@ fn connection(
             Plan::Closed { seconds, .. } if began.elapsed().as_secs_f64() >= seconds => break,
             Plan::Counted { each, .. } if sent >= each => break,
             Plan::Open { rate, seconds, .. } => {
-                let offset = due.fetch_add(1, Ordering::Relaxed) as f64 / rate;
+                let offset = next.fetch_add(1, Ordering::Relaxed) as f64 / rate;
                 if offset >= seconds {
                     break;
                 }
@@ -227,8 +227,8 @@ impl Client {
     fn connect(target: &Target) -> io::Result<Self> {
         let stream = TcpStream::connect(target.address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+        stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
         SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
         let stream = match &target.tls {
             None => Stream::Plain(stream),

@@ -30,7 +30,7 @@ pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
 pub fn guides(root: &Path, results: &Results) -> Result<(), BoxError> {
     let charts = charts(results);
     for (name, svg) in &charts {
-        fs::write(root.join(place(results, name)), svg)?;
+        fs::write(root.join(chart_path(results, name)), svg)?;
     }
     let names: Vec<_> = charts.iter().map(|(name, _)| *name).collect();
     for (file, language) in [
@@ -47,7 +47,7 @@ pub fn guides(root: &Path, results: &Results) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn place(results: &Results, chart: &str) -> String {
+fn chart_path(results: &Results, chart: &str) -> String {
     format!("benches/runs/{}-{chart}.svg", results.date)
 }
 
@@ -139,7 +139,7 @@ fn section(results: &Results, charts: &[&str], language: Language) -> String {
             "latency" => language.of("Latency over the share of uploads", "各百分位的延迟"),
             _ => language.of("CPU over the file's size", "不同文件大小的 CPU"),
         };
-        let _ = write!(text, "\n![{title}](../../{})\n", place(results, name));
+        let _ = write!(text, "\n![{title}](../../{})\n", chart_path(results, name));
     }
     let _ = write!(text, "\n{}", capacity(results, language));
     let (origin, date) = (origin(results, language), &results.date);

@@ -115,7 +115,7 @@ impl Scenario {
         self
     }
 
-    fn beside(mut self, field: &'static [&'static str]) -> Self {
+    fn against(mut self, field: &'static [&'static str]) -> Self {
         self.field = field;
         self
     }
@@ -186,29 +186,29 @@ pub fn all(scale: f64) -> Vec<Scenario> {
                 let scenario = Scenario::form(name, Group::Throughput, size, plan)
                     .https(https)
                     .workers(workers)
-                    .beside(field);
+                    .against(field);
                 all.push(if workers == 1 { scenario.barred() } else { scenario });
             }
         }
     }
     let latency = |name: &str, plan| Scenario::form(name, Group::Latency, 64 * KIB, plan);
-    all.push(latency("latency", closed(1)).beside(&["direct", "nginx", "haproxy"]).barred());
+    all.push(latency("latency", closed(1)).against(&["direct", "nginx", "haproxy"]).barred());
     let direct: &[&str] = &["direct", "nginx"];
-    all.push(latency("latency-https", closed(1)).https(true).beside(direct));
+    all.push(latency("latency-https", closed(1)).https(true).against(direct));
     all.push(latency("latency-link-30ms", closed(1)).link_delay(30));
     for (https, scheme) in [(true, "https"), (false, "http")] {
         // The rate is set by the throughput of the slowest peer.
         let open = Plan::Open { connections: 64, rate: 0.0, seconds };
-        all.push(latency(&format!("{scheme}-open"), open).https(https).beside(few));
+        all.push(latency(&format!("{scheme}-open"), open).https(https).against(few));
     }
 
     let burst = |name: &str| Scenario::form(name, Group::Memory, 8 * MIB, each(200, 2)).fresh();
     all.push(burst("memory-200-window-0").window("0").barred());
-    all.push(burst("memory-200").beside(few).barred());
+    all.push(burst("memory-200").against(few).barred());
     let slow = |name, plan| Scenario::form(name, Group::Memory, 512 * KIB, plan).fresh();
     all.push(slow("slow-2000-window-0".to_owned(), slowly(2000)).window("0").barred());
     for connections in [1, 10, 100, 500, 1000, 2000] {
-        all.push(slow(format!("slow-{connections}"), slowly(connections)).beside(&["nginx"]));
+        all.push(slow(format!("slow-{connections}"), slowly(connections)).against(&["nginx"]));
     }
 
     for (name, content) in [
@@ -234,14 +234,14 @@ pub fn all(scale: f64) -> Vec<Scenario> {
             (if scale < 1.0 { large } else { 4 * GIB }, each(1, 1)),
         ] {
             let name = format!("{scheme}-size-{}", size(bytes).replace(' ', "").to_lowercase());
-            all.push(Scenario::form(name, Group::Sizes, bytes, plan).https(https).beside(few));
+            all.push(Scenario::form(name, Group::Sizes, bytes, plan).https(https).against(few));
         }
     }
     for connections in [1, 32, 200] {
         let name = format!("https-{connections}-connections");
         let plan = closed(connections);
         let scenario = Scenario::form(name, Group::Throughput, 64 * KIB, plan);
-        all.push(scenario.https(true).beside(few));
+        all.push(scenario.https(true).against(few));
     }
     for (name, shape) in [("raw", Shape::Raw), ("two-files", Shape::TwoFiles)] {
         let scenario = Scenario::form(name, Group::Throughput, 64 * KIB, closed(32));

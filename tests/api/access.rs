@@ -17,26 +17,26 @@ fn sha256(key: &str) -> String {
 }
 
 /// Posts `form` with exactly these headers and the form's own content type.
-fn post(world: &World, address: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
+fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
     let (kind, body) = (form.content_type(), form.bytes());
     let mut client = world.client();
     let headers = [headers, &[("content-type", &kind)]].concat();
-    client.send_request("POST", address, &headers, &body);
+    client.send_request("POST", target, &headers, &body);
     client.reply()
 }
 
-fn put(world: &World, address: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut client = world.client();
-    client.send_request("PUT", address, headers, body);
+    client.send_request("PUT", target, headers, body);
     client.reply()
 }
 
 /// The response to the head of an upload of 100 MB of which no byte is sent.
-fn reply_to_head(world: &World, method: &str, address: &str, headers: &[(&str, &str)]) -> Reply {
+fn reply_to_head(world: &World, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
     let kind = small().content_type();
     let more = [("content-type", kind.as_str()), ("content-length", "100000000")];
     let mut client = world.client();
-    client.send_head(method, address, &[headers, &more].concat());
+    client.send_head(method, target, &[headers, &more].concat());
     client.reply()
 }
 
@@ -52,11 +52,11 @@ fn assert_unauthenticated(reply: &Reply) {
 #[test]
 fn without_a_key_the_refusal_comes_before_the_body() {
     let world = Setup::new().start();
-    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
-        assert_unauthenticated(&reply_to_head(&world, method, address, &[]));
+    for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
+        assert_unauthenticated(&reply_to_head(&world, method, target, &[]));
         // The same when the body has already arrived.
         let mut client = world.client();
-        client.send_request(method, address, &[], b"x");
+        client.send_request(method, target, &[], b"x");
         assert_unauthenticated(&client.reply());
     }
     assert_eq!(world.count("stable_token"), 0);
@@ -123,8 +123,8 @@ fn a_key_without_upload_permission_is_refused_before_the_body() {
         .set("auth.keys.writer.can", "upload")
         .start();
     let reader = [("authorization", "Bearer reader's")];
-    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a.txt")] {
-        let problem = reply_to_head(&world, method, address, &reader).problem(403, "not_allowed");
+    for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a.txt")] {
+        let problem = reply_to_head(&world, method, target, &reader).problem(403, "not_allowed");
         let detail = problem["detail"].as_str().expect("a text");
         assert!(detail.contains("reader") && detail.contains("upload"), "{detail}");
     }
@@ -156,17 +156,17 @@ fn a_key_with_a_prefix_stays_under_it() {
     for outside in ["own.txt", "panelist/own.txt", "PANEL/own.txt", "panel"] {
         let problem = world.post(&with_path(outside)).problem(403, "path_not_allowed");
         assert!(problem["detail"].as_str().expect("a text").contains("panel/"), "{problem}");
-        let address = format!("/v1/files?path={outside}");
-        world.post_to(&address, &small()).problem(403, "path_not_allowed");
-        let address = format!("/v1/files/{outside}");
-        reply_to_head(&world, "PUT", &address, &[authorization()]).problem(403, "path_not_allowed");
+        let target = format!("/v1/files?path={outside}");
+        world.post_to(&target, &small()).problem(403, "path_not_allowed");
+        let target = format!("/v1/files/{outside}");
+        reply_to_head(&world, "PUT", &target, &[authorization()]).problem(403, "path_not_allowed");
     }
     for climbing in ["panel/../own.txt", "panel//own.txt", "panel/./../own.txt"] {
         world.post(&with_path(climbing)).problem(400, "invalid_path");
     }
     for climbing in ["panel/..%2fown.txt", "panel%2f%2e%2e/own.txt"] {
-        let address = format!("/v1/files/{climbing}");
-        put(&world, &address, &[authorization()], b"x").problem(400, "invalid_path");
+        let target = format!("/v1/files/{climbing}");
+        put(&world, &target, &[authorization()], b"x").problem(400, "invalid_path");
     }
     world.post_to("/v1/files?dir=../..", &small()).problem(400, "invalid_path");
     assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
@@ -236,10 +236,10 @@ fn a_page_of_a_foreign_origin_cannot_upload() {
 fn a_page_of_a_foreign_origin_cannot_read_files() {
     let world = Setup::new().set("cors.origins", LISTED).start();
     let file = world.post(&small()).stored();
-    let address = format!("/v1/files/{}", path_of(&file));
+    let target = format!("/v1/files/{}", path_of(&file));
     let get = |origin: &str| {
         let mut client = world.client();
-        client.send_request("GET", &address, &[("origin", origin)], b"");
+        client.send_request("GET", &target, &[("origin", origin)], b"");
         client.reply()
     };
     let reply = get(FOREIGN);
@@ -289,13 +289,13 @@ fn an_allowed_origin_can_read_every_response() {
         let reply = reply_to_head(&world, "PUT", "/v1/files/a//b", &headers);
         reply.problem(400, "invalid_path");
         readable(&reply);
-        for (method, address, status, code) in [
+        for (method, target, status, code) in [
             ("GET", "/v1/files/none", 404, "file_not_found"),
             ("GET", "/nowhere", 404, "not_found"),
             ("PATCH", "/v1/files", 405, "method_not_allowed"),
         ] {
             let mut client = world.client();
-            client.send_request(method, address, &headers, b"");
+            client.send_request(method, target, &headers, b"");
             let reply = client.reply();
             reply.problem(status, code);
             readable(&reply);
@@ -315,18 +315,18 @@ fn an_allowed_origin_can_read_every_response() {
 fn an_allowed_origin_may_send_the_headers_of_upload_widgets() {
     let world = Setup::new().set("cors.origins", LISTED).start();
     let wanted = "authorization,x-requested-with,cache-control,content-type";
-    let preflight = |origin: &str, method: &str, address: &str| {
+    let preflight = |origin: &str, method: &str, target: &str| {
         let mut client = world.client();
         let headers = [
             ("origin", origin),
             ("access-control-request-method", method),
             ("access-control-request-headers", wanted),
         ];
-        client.send_request("OPTIONS", address, &headers, b"");
+        client.send_request("OPTIONS", target, &headers, b"");
         client.reply()
     };
-    for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
-        let reply = preflight(LISTED, method, address);
+    for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
+        let reply = preflight(LISTED, method, target);
         assert!(matches!(reply.status, 200 | 204), "{reply:?}");
         assert_eq!(reply.header("access-control-allow-origin"), Some(LISTED));
         let lower = |name: &str| reply.header(name).unwrap_or_default().to_ascii_lowercase();
@@ -337,7 +337,7 @@ fn an_allowed_origin_may_send_the_headers_of_upload_widgets() {
         assert!(methods.split(',').any(|m| m.trim().eq_ignore_ascii_case(method)), "{methods}");
 
         for foreign in [FOREIGN, "null", "http://gateway.test"] {
-            let reply = preflight(foreign, method, address);
+            let reply = preflight(foreign, method, target);
             assert!(reply.status >= 400, "{reply:?}");
             assert_eq!(reply.header("access-control-allow-origin"), None, "{reply:?}");
         }

@@ -87,9 +87,9 @@ fn files_that_are_not_stored_are_named_with_the_reason() {
     assert!(wrong.stderr.contains("unauthenticated: the key is not known"), "{}", wrong.stderr);
     assert_eq!(world.objects().len(), 1);
 
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("http://{}", nobody.local_addr().expect("an address"));
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", unused.local_addr().expect("an address"));
+    drop(unused);
     let nowhere = upload(&world, &["small", "--to", &address], folder.path());
     assert!(nowhere.stderr.contains("cannot reach 127.0.0.1:"), "{}", nowhere.stderr);
     for not_an_address in ["gateway.local:8080", "ftp://gateway.local"] {

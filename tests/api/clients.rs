@@ -30,7 +30,7 @@ fn a_client_that_expects_100_continue_gets_it() {
     let form = Form::new().file("file", "x.bin", "text/plain", &content);
     let (kind, form) = (form.content_type(), form.bytes());
 
-    for (method, address, kind, body) in [
+    for (method, target, kind, body) in [
         ("POST", "/v1/files", kind.as_str(), &form),
         ("PUT", "/v1/files/own.bin", "text/plain", &content),
     ] {
@@ -38,14 +38,14 @@ fn a_client_that_expects_100_continue_gets_it() {
         let headers = [("content-type", kind), ("content-length", &length)];
         let expecting = [&headers[..], &[("expect", "100-continue")]].concat();
         let mut client = world.client();
-        client.send_head(method, address, &[&expecting[..], &[authorization()]].concat());
+        client.send_head(method, target, &[&expecting[..], &[authorization()]].concat());
         assert_eq!(client.reply_head().expect("a head"), (100, Vec::new()));
         client.send(body);
         assert_eq!(client.reply().stored()["crc64"], crc64(&content));
 
         // An unauthenticated client gets its refusal before it sends the body.
         let mut client = world.client();
-        client.send_head(method, address, &expecting);
+        client.send_head(method, target, &expecting);
         client.reply().problem(401, "unauthenticated");
     }
     assert_eq!(world.objects().len(), 2);
@@ -442,9 +442,9 @@ fn forms_as_libraries_write_them() {
 #[test]
 fn raw_bodies_of_every_kind() {
     let world = Setup::new().set("upload.max_file_size", "1MiB").start();
-    let put = |headers: &[(&str, &str)], address: &str, body: &[u8]| {
+    let put = |headers: &[(&str, &str)], target: &str, body: &[u8]| {
         let mut client = world.client();
-        client.send_request("PUT", address, &[&[authorization()], headers].concat(), body);
+        client.send_request("PUT", target, &[&[authorization()], headers].concat(), body);
         client.reply()
     };
     assert_eq!(put(&[], "/v1/files/empty.txt", b"").stored()["size"], 0);
@@ -563,10 +563,10 @@ fn a_request_with_two_lengths_is_refused() {
         [("content-length", &right), ("content-length", &short)],
         [("transfer-encoding", "identity"), ("content-length", &short)],
     ] {
-        for (method, address) in [("POST", "/v1/files"), ("PUT", "/v1/files/x")] {
+        for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/x")] {
             let mut client = world.client();
             let headers = [&[authorization(), ("content-type", &kind)], &lengths[..]].concat();
-            client.send_head(method, address, &headers);
+            client.send_head(method, target, &headers);
             assert_eq!(client.reply_head().expect("a reply").0, 400, "{lengths:?}");
         }
     }
@@ -593,7 +593,7 @@ fn a_large_file_is_downloaded_unchanged() {
     let form = Form::new().file("file", "x.mp4", "video/mp4", &content);
     let file = post(&world, &[], &form).stored();
     assert_eq!(file["crc64"], crc64(&content));
-    let (bytes, kind) = world.download(file["url"].as_str().expect("an address"));
+    let (bytes, kind) = world.download(file["url"].as_str().expect("a URL"));
     assert!(bytes == content);
     assert_eq!(kind, "video/mp4");
 }
@@ -646,10 +646,10 @@ fn pipelined_requests_are_answered_in_order() {
         .enumerate()
         .map(|(index, size)| noise(*size, 20 + index as u64))
         .collect();
-    let ask = |who: usize| {
+    let send_all = |client_number: usize| {
         let mut all = Vec::new();
         for (index, content) in contents.iter().enumerate() {
-            all.extend(put(&format!("{who}-{index}"), content));
+            all.extend(put(&format!("{client_number}-{index}"), content));
         }
         let mut client = world.client();
         let mut sender = client.sender();
@@ -657,13 +657,15 @@ fn pipelined_requests_are_answered_in_order() {
             scope.spawn(|| std::io::Write::write_all(&mut sender, &all).expect("it takes them"));
             for (index, content) in contents.iter().enumerate() {
                 let file = client.reply().stored();
-                assert_eq!(file["path"], format!("{who}-{index}"));
-                assert_eq!(file["crc64"], crc64(content), "{who}-{index}");
+                assert_eq!(file["path"], format!("{client_number}-{index}"));
+                assert_eq!(file["crc64"], crc64(content), "{client_number}-{index}");
             }
         });
     };
-    ask(0);
-    std::thread::scope(|scope| (1..=32).for_each(|who| drop(scope.spawn(move || ask(who)))));
+    send_all(0);
+    std::thread::scope(|scope| {
+        (1..=32).for_each(|client_number| drop(scope.spawn(move || send_all(client_number))))
+    });
     assert_eq!(world.objects().len(), 33 * contents.len());
 }
 

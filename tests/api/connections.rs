@@ -327,16 +327,16 @@ fn heads_are_limited_in_size_and_time() {
     let healthy = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     for first in [&b""[..], healthy] {
         // At the limit of 32 KiB, and one byte over.
-        for (room, status) in [(0, 200), (1, 413)] {
+        for (excess, status) in [(0, 200), (1, 413)] {
             let begin = "GET /healthz HTTP/1.1\r\nhost: a\r\nx: ";
-            let filler = "a".repeat((32 << 10) - begin.len() - 4 + room);
+            let filler = "a".repeat((32 << 10) - begin.len() - 4 + excess);
             let mut client = world.client();
             client.send(first);
             if !first.is_empty() {
                 assert_eq!(client.reply().status, 200);
             }
             client.send(format!("{begin}{filler}\r\n\r\n").as_bytes());
-            assert_eq!(client.reply().status, status, "{room} behind {}", first.len());
+            assert_eq!(client.reply().status, status, "{excess} behind {}", first.len());
         }
     }
     // A URL that alone exceeds the limit.
@@ -445,7 +445,7 @@ fn only_an_authenticated_client_is_lingered_for_long() {
 /// within a second.
 #[test]
 fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
-    let setup = || Setup::new().set("server.max_connections", STRANGERS);
+    let setup = || Setup::new().set("server.max_connections", CONNECTIONS);
     let world = setup().set("server.write_timeout", "30s").start();
     world.post(&Form::new().file("f", "x", "text/plain", b"x")).stored();
     let body = "content-length: 16000\r\n\r\n";
@@ -461,11 +461,11 @@ fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
         ("half a chunk's size", format!("{token}{chunked}0")),
         ("extensions", format!("{token}{chunked}5;a=b")),
         ("trailers", format!("{token}{chunked}2\r\n{{}}\r\n0\r\na: b\r\n")),
-        ("a body that waits", expect),
+        ("a body not begun", expect),
         ("a refused body", format!("PUT /v1/files/a HTTP/1.1\r\nhost: a\r\n{body}x")),
         ("small responses", unread),
     ] {
-        let held: Vec<_> = (0..2 * STRANGERS)
+        let connections: Vec<_> = (0..2 * CONNECTIONS)
             .map(|_| {
                 let mut stream = TcpStream::connect(world.gateway.address).unwrap();
                 stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -475,7 +475,7 @@ fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
             })
             .collect();
         // More uploads than connection slots.
-        for number in 0..2 * STRANGERS {
+        for number in 0..2 * CONNECTIONS {
             let began = Instant::now();
             let mut client = world.client();
             client.send_request("PUT", "/v1/files/file", &[authorization()], b"x");
@@ -483,10 +483,10 @@ fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
             assert_eq!(reply.status, 201, "{name}, {number}: {}", reply.text());
             assert!(began.elapsed() < Duration::from_secs(1), "{name}: {:?}", began.elapsed());
         }
-        drop(held);
+        drop(connections);
     }
     let lines = world.gateway.log().lines().filter(|line| line.contains("/healthz")).count();
-    assert!(lines < 20_000, "{lines} lines of what strangers asked for");
+    assert!(lines < 20_000, "{lines} lines for unauthenticated requests");
 }
 
 /// Requests without a valid credential are logged at a limited rate; the lines left out are counted.
@@ -547,22 +547,23 @@ fn floods_of_refused_requests_leave_few_log_lines() {
 }
 
 /// How long the unauthenticated connections stay open.
-const SIEGE: Duration = Duration::from_secs(60);
+const ATTACK_TIME: Duration = Duration::from_secs(60);
 /// Unauthenticated connections of each kind; more in total than there are connection slots.
-const STRANGERS: usize = 30;
+const CONNECTIONS: usize = 30;
 
 /// Unread responses over HTTP/1 and h2, a slow body on an endpoint that authenticates by the body, and the slow rest of
 /// a refused body: meanwhile each upload with a key takes less than a second, and the gateway shuts down in time.
 #[test]
 fn unauthenticated_connections_do_not_block_uploads() {
     let certificate = Certificate::new();
-    let over_tls = certificate.shown(Setup::new().set("server.max_connections", STRANGERS)).start();
-    let plain = Setup::new().set("server.max_connections", STRANGERS).start();
-    besieged(
+    let over_tls =
+        certificate.shown(Setup::new().set("server.max_connections", CONNECTIONS)).start();
+    let plain = Setup::new().set("server.max_connections", CONNECTIONS).start();
+    upload_during_attack(
         plain,
         |world| {
-            let mut held: Vec<Client> = Vec::new();
-            for number in 0..3 * STRANGERS {
+            let mut connections: Vec<Client> = Vec::new();
+            for number in 0..3 * CONNECTIONS {
                 let mut client = Client::connect(world.gateway.address);
                 let length = ("content-length", "16000");
                 match number % 3 {
@@ -574,9 +575,9 @@ fn unauthenticated_connections_do_not_block_uploads() {
                         client.send_head("POST", "/v1/files?reply=wangeditor", &wrong);
                     }
                 }
-                held.push(client);
+                connections.push(client);
             }
-            held
+            connections
         },
         |client| drop(client.try_send(b"x")),
         |world| {
@@ -584,7 +585,7 @@ fn unauthenticated_connections_do_not_block_uploads() {
             world.post(&form).stored();
         },
     );
-    besieged(
+    upload_during_attack(
         over_tls,
         |world| {
             let docs = h2_head(&[(":method", "GET"), (":path", LARGE_PATH)]);
@@ -594,7 +595,7 @@ fn unauthenticated_connections_do_not_block_uploads() {
                 unread.send(&get).expect("it takes it");
                 unread
             };
-            (0..STRANGERS).map(|_| connect()).collect()
+            (0..CONNECTIONS).map(|_| connect()).collect()
         },
         |_: &mut H2| (),
         |world| {
@@ -607,28 +608,28 @@ fn unauthenticated_connections_do_not_block_uploads() {
     );
 }
 
-fn besieged<S>(
+fn upload_during_attack<S>(
     mut world: World,
     begin: impl FnOnce(&World) -> Vec<S>,
-    dribble: impl Fn(&mut S),
+    send_more: impl Fn(&mut S),
     upload: impl Fn(&World),
 ) {
     upload(&world);
-    let mut held = begin(&world);
+    let mut connections = begin(&world);
     let (began, mut times) = (Instant::now(), Vec::new());
-    while began.elapsed() < SIEGE {
+    while began.elapsed() < ATTACK_TIME {
         let one = Instant::now();
         upload(&world);
         times.push(one.elapsed());
-        held.iter_mut().for_each(&dribble);
+        connections.iter_mut().for_each(&send_more);
         std::thread::sleep(Duration::from_secs(1).saturating_sub(one.elapsed()));
     }
     let slowest = times.iter().max().copied().unwrap_or_default();
-    println!("{} uploads among strangers: slowest {slowest:?}", times.len());
+    println!("{} uploads during the attack: slowest {slowest:?}", times.len());
     assert!(slowest < Duration::from_secs(1), "{times:?}");
     let told = Instant::now();
     world.gateway.signal("TERM");
     assert!(world.gateway.ended().success());
-    println!("ended {:?} after it was told to", told.elapsed());
+    println!("exited {:?} after the signal", told.elapsed());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
 }

@@ -48,7 +48,7 @@ fn start(mode: &str) -> (World, PathBuf) {
 }
 
 /// Uploads a file, links to it, fetches it and deletes it.
-fn there_and_back(world: &World) {
+fn upload_link_and_delete(world: &World) {
     let id = world.post(&small()).stored()["file_id"].clone();
     let asked = json!({ "files": [id] });
     let links = world.call("POST", "/v1/download-links", &asked).json();
@@ -79,7 +79,7 @@ fn each_mode_uploads_links_and_deletes() {
         ("authorizer", ("api_authorizer_token", 1)),
     ] {
         let (world, _) = start(mode);
-        there_and_back(&world);
+        upload_link_and_delete(&world);
         assert_eq!(world.count(calls.0), calls.1, "{mode}");
         assert_eq!(
             world.call_with("GET", "/readyz", &[], "").json(),
@@ -237,8 +237,8 @@ fn each_refusal_says_what_to_change() {
             [40097, 40101, 41001, 43002, 44002, 47001, 85088, -1, -1000, -501000, -501002]
         {
             world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": errcode}]));
-            let address = if stage == "delete" { "/v1/delete" } else { "/v1/download-links" };
-            let reply = world.call("POST", address, &json!({ "files": ["a"] }));
+            let target = if stage == "delete" { "/v1/delete" } else { "/v1/download-links" };
+            let reply = world.call("POST", target, &json!({ "files": ["a"] }));
             explained(&reply, 502, "wechat_refused", errcode, &[&errcode.to_string(), "("]);
         }
     }

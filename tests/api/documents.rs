@@ -20,8 +20,10 @@ const ENV: &[&str] = &[
     "wire::calls_to_wechat_match_the_documents",
 ];
 const SHAPES: &[&str] = &["tcb::requests_and_responses_match_the_documents"];
-const LISTS: &[&str] =
-    &["tcb::more_than_fifty_files_are_accepted", "storage::wechat_s_lists_are_read_in_every_spelling"];
+const LISTS: &[&str] = &[
+    "tcb::more_than_fifty_files_are_accepted",
+    "storage::wechat_s_lists_are_read_in_every_spelling",
+];
 const FORM: &[&str] = &[
     "wire::cos_gets_the_fields_in_order_then_the_file_and_nothing_more",
     "storage::an_upload_link_is_enough_for_curl",
@@ -105,17 +107,16 @@ const UPLOAD_REQUEST: &[(&[&str], &[&str])] = &[
 const UPLOAD_REPLY: &[(&[&str], &[&str])] = &[
     (&["errcode", "errmsg"], SHAPES),
     (&["url", "token", "authorization", "cos_file_id"], &[FORM[0], FORM[1], SHAPES[0]]),
-    (&["file_id"], &["storage::a_hundred_and_twenty_files_are_stored_linked_and_deleted", SHAPES[0]]),
+    (
+        &["file_id"],
+        &["storage::a_hundred_and_twenty_files_are_stored_linked_and_deleted", SHAPES[0]],
+    ),
 ];
 const UPLOAD_FORM: &[(&[&str], &[&str])] = &[
     (&["key", "Signature", "x-cos-security-token"], FORM),
     (
         &["x-cos-meta-fileid"],
-        &[
-            FORM[0],
-            FORM[1],
-            "links::a_file_stored_without_its_fileid_is_not_found_with_a_reason",
-        ],
+        &[FORM[0], FORM[1], "links::a_file_stored_without_its_fileid_is_not_found_with_a_reason"],
     ),
     (&["file"], FORM),
 ];
@@ -142,7 +143,10 @@ const TABLES: &[Table] = &[
                 &["STORAGE_FILE_NONEXIST"],
                 &["links::a_file_stored_without_its_fileid_is_not_found_with_a_reason"],
             ),
-            (&["PHP sample"], &["tcb::the_php_samples_request_works", "tcb::the_endpoint_of_the_sample"]),
+            (
+                &["PHP sample"],
+                &["tcb::the_php_samples_request_works", "tcb::the_endpoint_of_the_sample"],
+            ),
         ],
     },
     Table { document: "001", table: "uploadFile: request", rows: 3, shown: UPLOAD_REQUEST },
@@ -244,10 +248,7 @@ const TABLES: &[Table] = &[
         document: "003",
         table: "rules of the form",
         rows: 2,
-        shown: &[
-            (&["no `$` in key"], &["uploads::invalid_paths"]),
-            (&["file last"], &[FORM[0]]),
-        ],
+        shown: &[(&["no `$` in key"], &["uploads::invalid_paths"]), (&["file last"], &[FORM[0]])],
     },
     Table { document: "003", table: "download link request", rows: 3, shown: DOWNLOAD_REQUEST },
     Table { document: "004", table: "request", rows: 3, shown: UPLOAD_REQUEST },

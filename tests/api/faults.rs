@@ -160,7 +160,7 @@ fn setup() -> Setup {
 /// The request's line and headers, and the bytes before and after the content.
 struct Request {
     method: &'static str,
-    address: String,
+    target: String,
     kind: String,
     head: Vec<u8>,
     tail: Vec<u8>,
@@ -170,9 +170,9 @@ struct Request {
 fn request(way: Way, folder: &str) -> Request {
     let field = match way {
         Way::Raw => {
-            let address = format!("/v1/files/{folder}/x.bin");
+            let target = format!("/v1/files/{folder}/x.bin");
             let kind = "application/octet-stream".to_owned();
-            return Request { method: "PUT", address, kind, head: Vec::new(), tail: Vec::new() };
+            return Request { method: "PUT", target, kind, head: Vec::new(), tail: Vec::new() };
         }
         Way::Multipart => ("path", format!("{folder}/x.bin")),
         Way::Generated => ("dir", folder.to_owned()),
@@ -182,7 +182,7 @@ fn request(way: Way, folder: &str) -> Request {
     let tail = format!("\r\n--{BOUNDARY}--\r\n").into_bytes();
     head.truncate(head.len() - tail.len());
     let kind = form.content_type();
-    Request { method: "POST", address: "/v1/files".to_owned(), kind, head, tail }
+    Request { method: "POST", target: "/v1/files".to_owned(), kind, head, tail }
 }
 
 impl Request {
@@ -199,7 +199,7 @@ impl Request {
 fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option<Reply>) {
     let (request, content) = (request(way, folder), content(size));
     let mut client = world.client();
-    client.send_head(request.method, &request.address, &request.headers(&request.length(content)));
+    client.send_head(request.method, &request.target, &request.headers(&request.length(content)));
     for piece in [&request.head[..], content, &request.tail] {
         if let Err(error) = client.try_send(piece) {
             return (format!("the request was not taken: {error}"), None);
@@ -379,8 +379,8 @@ fn cells(stage: &str, text: &str, expected: Told) -> Vec<Cell> {
     });
     let start = || match text.strip_prefix("wechat_url ") {
         Some(url) => {
-            let address = other.as_ref().map(|(sandbox, _)| sandbox.wechat_addr().to_string());
-            let url = url.replace("WECHAT", &address.unwrap_or_default());
+            let wechat = other.as_ref().map(|(sandbox, _)| sandbox.wechat_addr().to_string());
+            let url = url.replace("WECHAT", &wechat.unwrap_or_default());
             setup().variable("GATEWAY__WECHAT__BASE_URL", url).start()
         }
         None => setup().start(),
@@ -557,7 +557,7 @@ fn an_early_refusal_reaches_every_client_within_a_second() {
         let mut client = world.client();
         let (mut sender, began) = (client.sender(), Instant::now());
         let length = request.length(content);
-        client.send_head(request.method, &request.address, &request.headers(&length));
+        client.send_head(request.method, &request.target, &request.headers(&length));
         let (reply, took, sent) = std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 sender.write_all(&request.head)?;
@@ -631,7 +631,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
             let (request, content) = (request(way, "early"), content(size));
             let mut client = world.client();
             let length = request.length(content);
-            client.send_head(request.method, &request.address, &request.headers(&length));
+            client.send_head(request.method, &request.target, &request.headers(&length));
             client.send(&request.head);
             client.send(&content[..size - 1]);
             let reply = client.reply();
@@ -649,7 +649,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
         let (request, content) = (request(way, folder), content(size));
         let mut client = world.client();
         let length = request.length(content);
-        client.send_head(request.method, &request.address, &request.headers(&length));
+        client.send_head(request.method, &request.target, &request.headers(&length));
         client.send(&request.head);
         client.send(&content[..size - 1]);
         // The form's scanner withholds bytes that may be the start of a delimiter.

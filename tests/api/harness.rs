@@ -14,7 +14,7 @@ use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tempfile::TempDir;
 
 /// After this time a test counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
+const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The API key of [`Setup::new`]'s only client, `panel`.
 pub const KEY: &str = "panel-key-for-tests";
@@ -184,29 +184,29 @@ impl World {
         self.post_to("/v1/files", form)
     }
 
-    pub fn post_to(&self, address: &str, form: &Form) -> Reply {
+    pub fn post_to(&self, target: &str, form: &Form) -> Reply {
         let mut client = self.client();
         let (kind, body) = (form.content_type(), form.bytes());
-        client.send_request("POST", address, &[authorization(), ("content-type", &kind)], &body);
+        client.send_request("POST", target, &[authorization(), ("content-type", &kind)], &body);
         client.reply()
     }
 
     /// A request with the key and a JSON body (no body if it is `null`).
-    pub fn call(&self, method: &str, address: &str, body: &Value) -> Reply {
+    pub fn call(&self, method: &str, target: &str, body: &Value) -> Reply {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let headers = [authorization(), ("content-type", "application/json")];
-        self.call_with(method, address, &headers, &body)
+        self.call_with(method, target, &headers, &body)
     }
 
     pub fn call_with(
         &self,
         method: &str,
-        address: &str,
+        target: &str,
         headers: &[(&str, &str)],
         body: &str,
     ) -> Reply {
         let mut client = self.client();
-        client.send_request(method, address, headers, body.as_bytes());
+        client.send_request(method, target, headers, body.as_bytes());
         client.reply()
     }
 
@@ -222,7 +222,7 @@ impl World {
 
     /// Downloads a file by its URL: its bytes and their type.
     pub fn download(&self, url: &str) -> (Vec<u8>, String) {
-        let path = &url[url.find("/v1/").expect("an address of ours")..];
+        let path = &url[url.find("/v1/").expect("a URL of the gateway")..];
         let mut client = self.client();
         client.send_request("GET", path, &[], b"");
         let redirect = client.reply();
@@ -270,7 +270,7 @@ pub fn authorization() -> (&'static str, &'static str) {
 pub fn wait_until(what: &str, so: impl Fn() -> bool) {
     let began = Instant::now();
     while !so() {
-        assert!(began.elapsed() < PATIENCE, "still not so: {what}");
+        assert!(began.elapsed() < HANG_TIMEOUT, "still not so: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -302,7 +302,7 @@ impl Gateway {
         let address = loop {
             let from = log.len();
             let read = lines.read_line(&mut log).expect("its log");
-            assert_ne!(read, 0, "the gateway ended:\n{log}");
+            assert_ne!(read, 0, "the gateway exited:\n{log}");
             if let Some((_, rest)) = log[from..].split_once("listening on ") {
                 let authority = rest.split("://").nth(1).expect("a URL");
                 let end = authority.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
@@ -348,7 +348,7 @@ impl Gateway {
             if log.contains(text) {
                 return log;
             }
-            assert!(began.elapsed() < PATIENCE, "no {text} in the log:\n{log}");
+            assert!(began.elapsed() < HANG_TIMEOUT, "no {text} in the log:\n{log}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -398,7 +398,7 @@ impl Gateway {
             if let Some(status) = self.child.try_wait().expect("its state") {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            assert!(began.elapsed() < HANG_TIMEOUT, "it does not exit:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -473,8 +473,8 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("it accepts");
         stream.set_nodelay(true).expect("an option");
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
-        stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+        stream.set_read_timeout(Some(HANG_TIMEOUT)).expect("an option");
+        stream.set_write_timeout(Some(HANG_TIMEOUT)).expect("an option");
         Self { stream: BufReader::new(stream) }
     }
 

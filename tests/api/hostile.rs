@@ -70,7 +70,7 @@ fn a_file_buffered_from_one_byte_chunks_costs_only_its_length() {
     let idle = world.gateway.memory("VmRSS");
     let mut client = world.client();
     let headers = [authorization(), ("transfer-encoding", "chunked")];
-    client.send_head("PUT", "/v1/files/held", &headers);
+    client.send_head("PUT", "/v1/files/buffered", &headers);
     let chunks = b"1\r\nx\r\n".repeat(1 << 16);
     for _ in 0..LENGTH >> 16 {
         client.send(&chunks);
@@ -78,7 +78,7 @@ fn a_file_buffered_from_one_byte_chunks_costs_only_its_length() {
     client.send(b"0\r\n\r\n");
     assert_eq!(client.reply().stored()["size"], LENGTH);
     let peak = world.gateway.memory("VmHWM");
-    println!("32 MiB of one-byte chunks held: idle {idle} KiB, peak {peak} KiB");
+    println!("32 MiB of one-byte chunks buffered: idle {idle} KiB, peak {peak} KiB");
     assert!(peak <= idle + (64 << 10), "idle {idle} KiB, peak {peak} KiB");
 }
 
@@ -89,7 +89,7 @@ fn a_file_too_large_to_buffer_is_refused_with_advice() {
         let mut client = world.client();
         client.send_head(
             "PUT",
-            "/v1/files/held",
+            "/v1/files/buffered",
             &[authorization(), ("transfer-encoding", "chunked")],
         );
         for piece in bytes.chunks(50_000) {
@@ -115,10 +115,10 @@ fn a_file_too_large_to_buffer_is_refused_with_advice() {
     assert_eq!(world.objects().len(), 4);
 
     let world = Setup::new().set("upload.memory_budget", "32MiB").start();
-    let mut first = half_held(&world, 20 << 20);
+    let mut first = buffered_upload(&world, 20 << 20);
     // At once, each might be refused because of the memory that the other takes.
-    wait_until("the first is held", || budget_used(&world) >= 20 << 20);
-    let mut second = half_held(&world, 20 << 20);
+    wait_until("the first is buffered", || budget_used(&world) >= 20 << 20);
+    let mut second = buffered_upload(&world, 20 << 20);
     assert_eq!(refusal(&mut second), Some(()), "both together need 40 MiB of 32");
     assert_eq!(refusal(&mut first), None);
     assert_eq!(world.objects().len(), 1);
@@ -141,9 +141,9 @@ fn the_memory_gauge_shows_the_memory_in_use() {
     let gauge = || budget_used(&world);
     assert_eq!(gauge(), 0);
     let idle = world.gateway.memory("VmRSS");
-    let senders: Vec<_> = (0..4).map(|_| half_held(&world, 16 << 20)).collect();
+    let senders: Vec<_> = (0..4).map(|_| buffered_upload(&world, 16 << 20)).collect();
     // Everything sent is buffered; the end of the body is still to come.
-    wait_until("all is held", || gauge() >= 64 << 20);
+    wait_until("all is buffered", || gauge() >= 64 << 20);
     let (told, grown) = (gauge(), (world.gateway.memory("VmRSS") - idle) << 10);
     println!("the gauge says {told} bytes, RSS has grown by {grown}");
     assert!(grown >= told / 10 * 9 && grown <= told / 10 * 13, "{told} told, {grown} grown");
@@ -152,9 +152,13 @@ fn the_memory_gauge_shows_the_memory_in_use() {
 }
 
 /// A chunked upload of `length` bytes, without its end.
-fn half_held(world: &World, length: usize) -> Client {
+fn buffered_upload(world: &World, length: usize) -> Client {
     let mut client = world.client();
-    client.send_head("PUT", "/v1/files/held", &[authorization(), ("transfer-encoding", "chunked")]);
+    client.send_head(
+        "PUT",
+        "/v1/files/buffered",
+        &[authorization(), ("transfer-encoding", "chunked")],
+    );
     for piece in noise(length, 3).chunks(1 << 20) {
         let _ = client.try_send(format!("{:x}\r\n", piece.len()).as_bytes());
         let _ = client.try_send(piece);

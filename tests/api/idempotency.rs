@@ -15,10 +15,10 @@ fn path(reply: &Reply) -> String {
 }
 
 /// The head and half the body of an upload with a key.
-fn half(world: &World, address: &str, key: &str) -> Client {
+fn half(world: &World, target: &str, key: &str) -> Client {
     let mut client = world.client();
     let headers = [authorization(), ("idempotency-key", key), ("content-length", "100")];
-    client.send_head("PUT", address, &headers);
+    client.send_head("PUT", target, &headers);
     client.send(&[b'x'; 50]);
     client
 }
@@ -173,8 +173,8 @@ fn idempotency_keys_are_separate_for_each_client() {
         let headers = [("authorization", bearer.as_str()), ("idempotency-key", "key")];
         paths.push(path(&send(&world, "POST", "/v1/files", &headers, &small())));
     }
-    for address in ["9.9.9.9", "8.8.8.8"] {
-        let headers = [("x-forwarded-for", address), ("idempotency-key", "key")];
+    for target in ["9.9.9.9", "8.8.8.8"] {
+        let headers = [("x-forwarded-for", target), ("idempotency-key", "key")];
         paths.push(path(&send(&world, "POST", "/v1/files", &headers, &small())));
     }
     assert_eq!(world.objects().len(), 7);
@@ -183,8 +183,8 @@ fn idempotency_keys_are_separate_for_each_client() {
     assert_eq!(paths.len(), 7);
     // A new ticket of the same user is the same client.
     let fresh = ticket(json!({"sub": "u", "jti": "another"}));
-    let address = format!("/v1/files?ticket={fresh}");
-    let reply = send(&world, "POST", &address, &[("idempotency-key", "key")], &small());
+    let target = format!("/v1/files?ticket={fresh}");
+    let reply = send(&world, "POST", &target, &[("idempotency-key", "key")], &small());
     assert_eq!(reply.header("idempotent-replayed"), Some("true"));
 }
 

@@ -65,8 +65,8 @@ fn an_unprivileged_gateway_on_a_read_only_file_system_uploads() {
     });
     assert!(options.is_some_and(|options| options.starts_with("ro,")), "{mounts}");
     let status = fs::read_to_string(format!("{process}/status")).expect("/proc");
-    for held in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
-        assert!(status.contains(held), "{status}");
+    for line in ["NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{status}");
     }
     assert_ne!(fs::metadata(&process).expect("/proc").uid(), 0, "{status}");
 
@@ -74,8 +74,8 @@ fn an_unprivileged_gateway_on_a_read_only_file_system_uploads() {
     let file = Form::new().file("file", "x.bin", "text/plain", &content);
     assert_eq!(world.post(&file).stored()["crc64"], crc64(&content));
     // A file of unknown length is buffered in memory, not on disk.
-    let held = Form::new().file("files[]", "y.bin", "text/plain", &content);
-    assert_eq!(world.post(&held).stored()["crc64"], crc64(&content));
+    let buffered = Form::new().file("files[]", "y.bin", "text/plain", &content);
+    assert_eq!(world.post(&buffered).stored()["crc64"], crc64(&content));
     let mut client = world.client();
     client.send_head(
         "PUT",

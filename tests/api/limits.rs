@@ -13,9 +13,9 @@ fn retry_after(reply: &Reply) -> u64 {
     reply.header("retry-after").and_then(|seconds| seconds.parse().ok()).expect("Retry-After")
 }
 
-fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
     let mut client = world.client();
-    client.send_request("GET", address, headers, b"");
+    client.send_request("GET", target, headers, b"");
     client.reply()
 }
 
@@ -56,8 +56,8 @@ fn a_client_over_its_rate_gets_retry_after() {
     client.send_request("POST", "/v1/delete", &[authorization()], list.as_bytes());
     client.reply().problem(429, "rate_limited");
     let mut client = world.client();
-    let address = "/tcb/batchdeletefile?access_token=panel-key-for-tests";
-    client.send_request("POST", address, &[], list.as_bytes());
+    let target = "/tcb/batchdeletefile?access_token=panel-key-for-tests";
+    client.send_request("POST", target, &[], list.as_bytes());
     assert_eq!(client.reply().json()["errcode"], 45011);
     assert_eq!(world.objects().len(), 3);
 

@@ -10,9 +10,9 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"small")
 }
 
-fn get(world: &World, address: &str) -> Reply {
+fn get(world: &World, target: &str) -> Reply {
     let mut client = world.client();
-    client.send_request("GET", address, &[], b"");
+    client.send_request("GET", target, &[], b"");
     client.reply()
 }
 
@@ -29,12 +29,12 @@ fn store(world: &World, path: &str, content: &[u8]) -> Value {
 }
 
 fn url_of(file: &Value) -> &str {
-    file["url"].as_str().expect("an address")
+    file["url"].as_str().expect("a URL")
 }
 
 /// Asserts that `address` redirects to `content`.
-fn assert_leads_to(world: &World, address: &str, content: &[u8]) {
-    assert!(world.download(address).0 == content, "{address} leads to other bytes");
+fn assert_leads_to(world: &World, target: &str, content: &[u8]) {
+    assert!(world.download(target).0 == content, "{target} leads to other bytes");
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn head_is_get_without_a_body() {
     let world = Setup::new().start();
     store(&world, "x.txt", b"content");
     let mut client = world.client();
-    for (address, status) in [
+    for (target, status) in [
         ("/v1/files/x.txt", 302),
         ("/v1/files/none.txt", 404),
         ("/v1/files/a//b", 400),
@@ -62,16 +62,16 @@ fn head_is_get_without_a_body() {
         ("/healthz", 200),
         ("/readyz", 200),
     ] {
-        client.send_request("GET", address, &[], b"");
+        client.send_request("GET", target, &[], b"");
         let get = client.reply();
         assert_eq!(get.status, status, "{}", get.text());
-        client.send_request("HEAD", address, &[], b"");
+        client.send_request("HEAD", target, &[], b"");
         let (status, headers) = client.reply_head().expect("a head");
         // A body would be read as the next response's head.
         let head = Reply { status, headers, body: Vec::new() };
-        assert_eq!(head.status, get.status, "{address}");
+        assert_eq!(head.status, get.status, "{target}");
         for name in ["location", "content-type"] {
-            assert_eq!(head.header(name), get.header(name), "{address}");
+            assert_eq!(head.header(name), get.header(name), "{target}");
         }
     }
 }
@@ -133,9 +133,9 @@ fn a_file_that_is_missing_is_not_found_until_it_is_stored() {
 fn a_file_stored_without_its_fileid_is_not_found_with_a_reason() {
     let world = Setup::new().start();
     let options = tcb_upload_gateway::sandbox::Options::default();
-    let call = |address: &str, body: &Value| {
+    let call = |target: &str, body: &Value| {
         let mut client = Client::connect(world.sandbox.wechat_addr());
-        client.send_request("POST", address, &[], body.to_string().as_bytes());
+        client.send_request("POST", target, &[], body.to_string().as_bytes());
         client.reply().json()
     };
     let token = call(
@@ -224,7 +224,7 @@ fn urls_in_responses_have_the_host_that_clients_use() {
         let reply = client.reply();
         let file = reply.stored();
         assert_eq!(reply.header("location"), Some(url_of(&file)));
-        let (base, path) = url_of(&file).split_once("/v1/files/").expect("an address");
+        let (base, path) = url_of(&file).split_once("/v1/files/").expect("a URL");
         assert_eq!(file["path"], path);
         base.to_owned()
     };
@@ -320,18 +320,18 @@ fn a_revoked_token_is_replaced_unnoticed() {
 #[test]
 fn unknown_urls_and_methods() {
     let world = Setup::new().start();
-    let ask = |method: &str, address: &str| {
+    let ask = |method: &str, target: &str| {
         let mut client = world.client();
-        client.send_request(method, address, &[authorization()], b"");
+        client.send_request(method, target, &[authorization()], b"");
         client.reply()
     };
     // In production the console is switched off.
-    for address in ["/", "/console", "/v1", "/v1/", "/v1/filesystem", "/v2/files", "//v1/files"] {
+    for target in ["/", "/console", "/v1", "/v1/", "/v1/filesystem", "/v2/files", "//v1/files"] {
         for method in ["GET", "POST", "PUT"] {
-            ask(method, address).problem(404, "not_found");
+            ask(method, target).problem(404, "not_found");
         }
     }
-    for (method, address) in [
+    for (method, target) in [
         ("GET", "/v1/files"),
         ("PUT", "/v1/files"),
         ("PATCH", "/v1/files"),
@@ -340,7 +340,7 @@ fn unknown_urls_and_methods() {
         ("POST", "/healthz"),
         ("PUT", "/readyz"),
     ] {
-        ask(method, address).problem(405, "method_not_allowed");
+        ask(method, target).problem(405, "method_not_allowed");
     }
     world.assert_nothing_stored();
 }

@@ -252,10 +252,10 @@ fn a_key_s_limits_apply_in_addition_to_the_gateway_s() {
         .set("auth.keys.large.sha256", hex::encode(Sha256::digest("large's")))
         .set("auth.keys.large.max_file_size", "1GiB")
         .start();
-    let post = |key: &str, address: &str, form: &Form| {
+    let post = |key: &str, target: &str, form: &Form| {
         let bearer = format!("Bearer {key}");
         let headers = [("authorization", bearer.as_str())];
-        crate::tickets::send(&world, "POST", address, &headers, form)
+        crate::tickets::send(&world, "POST", target, &headers, form)
     };
     let png = |length: usize| [PNG, &vec![0; length - PNG.len()]].concat();
     post("small's", "/v1/files", &file("x.png", "image/png", &png(100))).stored();

@@ -109,18 +109,18 @@ fn every_client_shows_what_went_wrong() {
         &json!([{"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied"}]),
     );
     for profile in PROFILES {
-        let address = format!("/v1/files?reply={profile}");
+        let target = format!("/v1/files?reply={profile}");
         let small = form(profile, b"small");
         let mut client = world.client();
         client.send_request(
             "POST",
-            &address,
+            &target,
             &[("content-type", &small.content_type())],
             &small.bytes(),
         );
         let by_us = client.reply();
-        let too_large = world.post_to(&address, &form(profile, &noise(2 << 20, 1)));
-        let by_cos = world.post_to(&address, &small);
+        let too_large = world.post_to(&target, &form(profile, &noise(2 << 20, 1)));
+        let by_cos = world.post_to(&target, &small);
         for (reply, status, words) in [
             (by_us, 401, "no key was given"),
             (too_large, 413, "larger than"),
@@ -229,7 +229,7 @@ fn vditor_s_files_are_told_apart() {
     assert_eq!(body["data"]["errFiles"], json!(["large‹1›.png"]));
     assert!(body["msg"].as_str().expect("a text").contains("larger than"), "{body}");
     let stored = body["data"]["succMap"].as_object().expect("a map");
-    let url = |name: &str| stored[name].as_str().expect("an address");
+    let url = |name: &str| stored[name].as_str().expect("a URL");
     assert!(world.download(url("image.png")).0 == small);
     assert_eq!(world.download(url("image-2.png")).0.len(), 2000);
     assert_eq!(world.download(url("a.txt")).0, b"text");

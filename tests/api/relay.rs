@@ -31,8 +31,8 @@ fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Rep
     let began = Instant::now();
     for (index, piece) in body.chunks(PER_SECOND / 20).enumerate() {
         client.send(piece);
-        let due = Duration::from_millis(50) * (index as u32 + 1);
-        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        let at = Duration::from_millis(50) * (index as u32 + 1);
+        std::thread::sleep(at.saturating_sub(began.elapsed()));
     }
     let reply = client.reply();
     // The connection is closed if and only if the response has `Connection: close`.

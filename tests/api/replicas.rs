@@ -113,8 +113,8 @@ fn three_gateways_share_tokens_that_invalidate_each_other() {
                         break;
                     }
                     // Spread over the lifetimes of several tokens.
-                    let due = began + every * n as u32;
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let at = began + every * n as u32;
+                    std::thread::sleep(at.saturating_duration_since(Instant::now()));
                     upload(gateways[n % 3]).stored();
                 }
             });

@@ -31,23 +31,23 @@ fn small() -> Form {
     Form::new().file("file", "photo.png", "image/png", PNG)
 }
 
-fn put(world: &World, address: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut client = world.client();
-    client.send_request("PUT", address, &[&[authorization()], headers].concat(), body);
+    client.send_request("PUT", target, &[&[authorization()], headers].concat(), body);
     client.reply()
 }
 
 /// Posts a form with further headers.
-fn post(world: &World, address: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
+fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
     let mut client = world.client();
     let kind = form.content_type();
     let own = [authorization(), ("content-type", kind.as_str())];
-    client.send_request("POST", address, &[&own, headers].concat(), &form.bytes());
+    client.send_request("POST", target, &[&own, headers].concat(), &form.bytes());
     client.reply()
 }
 
-fn get(world: &World, address: &str) -> Reply {
-    world.call_with("GET", address, &[authorization()], "")
+fn get(world: &World, target: &str) -> Reply {
+    world.call_with("GET", target, &[authorization()], "")
 }
 
 fn detail(problem: &Value) -> &str {
@@ -100,8 +100,8 @@ fn a_chunk_of_a_file_is_never_stored_as_the_whole() {
         "partNumber=1&uploadId=abc",
     ];
     for query in queries {
-        let address = format!("/v1/files/x.png?{query}");
-        let problem = put(&world, &address, &[], b"a piece").problem(400, "invalid_request");
+        let target = format!("/v1/files/x.png?{query}");
+        let problem = put(&world, &target, &[], b"a piece").problem(400, "invalid_request");
         assert!(detail(&problem).contains("chunk"), "{problem}");
         post(&world, &format!("/v1/files?{query}"), &[], &small()).problem(400, "invalid_request");
     }
@@ -148,9 +148,9 @@ fn curl_that_resumes_is_told_to_send_the_whole_file() {
     let file = world.folder().join("half.bin");
     std::fs::write(&file, noise(1590, 1)).expect("a file");
     let (file, key) = (file.display().to_string(), format!("authorization: {}", authorization().1));
-    let address = format!("http://{}/v1/files/half.bin", world.gateway.address);
+    let target = format!("http://{}/v1/files/half.bin", world.gateway.address);
     let output = Command::new("curl")
-        .args(["-sS", "-H", &key, "-C", "795", "-T", &file, &address])
+        .args(["-sS", "-H", &key, "-C", "795", "-T", &file, &target])
         .output()
         .expect("curl");
     let problem: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -205,14 +205,14 @@ fn a_parameter_that_is_not_utf_8_is_refused() {
         ("a%0Ab", "control character"),
     ] {
         for name in ["dir", "path"] {
-            let address = format!("/v1/files?{name}={value}");
-            let problem = post(&world, &address, &[], &small()).problem(400, "invalid_path");
+            let target = format!("/v1/files?{name}={value}");
+            let problem = post(&world, &target, &[], &small()).problem(400, "invalid_path");
             let told = detail(&problem);
             assert!(told.contains(cause) && told.contains(&format!("`{name}`")), "{value}: {told}");
         }
         for name in ["reply", "multiple", "ticket"] {
-            let address = format!("/v1/files?{name}={value}");
-            let problem = post(&world, &address, &[], &small()).problem(400, "invalid_request");
+            let target = format!("/v1/files?{name}={value}");
+            let problem = post(&world, &target, &[], &small()).problem(400, "invalid_request");
             assert!(detail(&problem).contains(cause), "{value}: {problem}");
         }
         // The same for a URL's path.
@@ -223,8 +223,8 @@ fn a_parameter_that_is_not_utf_8_is_refused() {
     for query in
         ["path=a.png&path=b.png", "dir=a&dir=a", "dir=a&%64ir=b", "reply=text&reply=default"]
     {
-        let address = format!("/v1/files?{query}");
-        let problem = post(&world, &address, &[], &small()).problem(400, "invalid_request");
+        let target = format!("/v1/files?{query}");
+        let problem = post(&world, &target, &[], &small()).problem(400, "invalid_request");
         assert!(detail(&problem).contains("more than once"), "{problem}");
     }
     world.assert_nothing_stored();
@@ -266,14 +266,14 @@ fn every_call_reads_its_query_strictly() {
     let problem = client.reply().problem(400, "invalid_path");
     assert!(detail(&problem).contains("not UTF-8"), "{problem}");
     // WeChat's own endpoints respond in WeChat's format.
-    for address in [
+    for target in [
         "/cgi-bin/token?grant_type=client_credential&appid=a&secret=%D6%D0",
         "/cgi-bin/token?grant_type=client_credential&appid=a&secret=a&secret=b",
         "/?cloudid=%D6%D0",
         "/?cloudid=a&cloudid=b",
     ] {
-        let reply = get(&world, address);
-        assert_eq!((reply.status, &reply.json()["errcode"]), (200, &json!(40097)), "{address}");
+        let reply = get(&world, target);
+        assert_eq!((reply.status, &reply.json()["errcode"]), (200, &json!(40097)), "{target}");
     }
     let reply = world.call("POST", "/tcb/uploadfile?access_token=%D6", &json!({"path": "x"}));
     assert_eq!(reply.json()["errcode"], 40097, "{}", reply.text());
@@ -309,8 +309,8 @@ fn a_generic_type_is_replaced_by_the_extension_s() {
     .enumerate()
     {
         let key = format!("{number}.png");
-        let address = format!("/v1/files/{key}");
-        let file = put(&world, &address, &[("content-type", kind)], PNG).stored();
+        let target = format!("/v1/files/{key}");
+        let file = put(&world, &target, &[("content-type", kind)], PNG).stored();
         assert_eq!(file["content_type"], "image/png", "{kind}");
         assert_eq!(type_at_cos(&world, &key), "image/png", "{kind}");
         let form = Form::new().field("path", &key).file("f", "blob", kind, PNG);
@@ -343,8 +343,8 @@ fn a_type_is_stored_by_its_standard_name() {
     .enumerate()
     {
         let key = format!("{number}");
-        let address = format!("/v1/files/{key}");
-        let file = put(&world, &address, &[("content-type", kind)], b"\x00\x01").stored();
+        let target = format!("/v1/files/{key}");
+        let file = put(&world, &target, &[("content-type", kind)], b"\x00\x01").stored();
         assert_eq!(
             file["content_type"].as_str().map(str::to_ascii_lowercase).as_deref(),
             Some(standard)
@@ -437,16 +437,16 @@ fn a_trailing_slash_changes_nothing() {
     let file = post(&world, "/v1/files/", &[], &small()).stored();
     let query = post(&world, "/v1/files/?path=a/b.png&reply=default", &[], &small()).stored();
     assert_eq!(query["path"], "a/b.png");
-    for address in ["/v1/download-links/", "/v1/delete/"] {
-        let reply = world.call("POST", address, &json!({"files": [file["file_id"]]}));
-        assert_eq!(reply.status, 200, "{address}: {}", reply.text());
-        assert_eq!(reply.json()["files"][0]["error"], Value::Null, "{address}");
+    for target in ["/v1/download-links/", "/v1/delete/"] {
+        let reply = world.call("POST", target, &json!({"files": [file["file_id"]]}));
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        assert_eq!(reply.json()["files"][0]["error"], Value::Null, "{target}");
     }
     assert_eq!(world.call("POST", "/v1/upload-links/", &json!({"path": "x"})).status, 200);
-    for address in
+    for target in
         ["/healthz/", "/readyz/", "/metrics/", "/v1/files/?action=config", "/openapi.json/"]
     {
-        assert_eq!(get(&world, address).status, 200, "{address}");
+        assert_eq!(get(&world, target).status, 200, "{target}");
     }
     let reply = world.call("POST", "/tcb/uploadfile/", &json!({"path": "x"}));
     assert_eq!(reply.json()["errcode"], 0, "{}", reply.text());

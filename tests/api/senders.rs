@@ -439,9 +439,9 @@ fn a_chunk_of_a_file_is_refused() {
                     .field(index, number);
                 assert_refused(&world.post(&behind), 400, "invalid_request", &words, &what);
             }
-            let address = format!("/v1/files?{index}={number}&{total}={count}");
+            let target = format!("/v1/files?{index}={number}&{total}={count}");
             let form = Form::new().part(FILE.as_bytes(), PNG);
-            assert_refused(&world.post_to(&address, &form), 400, "invalid_request", &words, &what);
+            assert_refused(&world.post_to(&target, &form), 400, "invalid_request", &words, &what);
         }
     }
     world.assert_nothing_stored();

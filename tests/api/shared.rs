@@ -9,9 +9,9 @@ use crate::tickets::{self, now, ticket};
 pub const SIGNING_KEY: &str = "the-first-signing-key";
 const OLD_KEY: &str = "the-signing-key-before";
 
-fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
     let mut client = world.client();
-    client.send_request("GET", address, headers, b"");
+    client.send_request("GET", target, headers, b"");
     client.reply()
 }
 
@@ -23,7 +23,7 @@ fn stored(world: &World, path: &str) -> String {
     let top = reply.json();
     assert_eq!((top["url"].as_str(), top["location"].as_str()), (Some(&*url), Some(&*url)));
     assert_eq!(reply.header("location"), Some(&*url));
-    url[url.find("/v1/").expect("an address")..].to_owned()
+    url[url.find("/v1/").expect("a URL")..].to_owned()
 }
 
 fn signing(keys: &str) -> Setup {
@@ -31,29 +31,29 @@ fn signing(keys: &str) -> Setup {
 }
 
 /// The value of a query parameter.
-fn part<'a>(address: &'a str, name: &str) -> &'a str {
-    let at = address.find(&format!("{name}=")).expect("the parameter") + name.len() + 1;
-    address[at..].split('&').next().expect("a value")
+fn part<'a>(target: &'a str, name: &str) -> &'a str {
+    let at = target.find(&format!("{name}=")).expect("the parameter") + name.len() + 1;
+    target[at..].split('&').next().expect("a value")
 }
 
 #[test]
 fn a_signed_link_works_and_a_changed_one_does_not() {
     let world = signing(SIGNING_KEY).start();
-    let address = stored(&world, "a/x 1.txt");
-    let reply = get(&world, &address, &[]);
+    let target = stored(&world, "a/x 1.txt");
+    let reply = get(&world, &target, &[]);
     assert_eq!(reply.status, 302, "{}", reply.text());
     assert_eq!(reply.header("cache-control"), Some("no-store"));
-    assert_eq!(world.download(&address).0, b"shared");
-    let ends: u64 = part(&address, "expires").parse().expect("a time");
+    assert_eq!(world.download(&target).0, b"shared");
+    let ends: u64 = part(&target, "expires").parse().expect("a time");
     assert!(ends > now() + 86_000 && ends <= now() + 86_400);
 
-    let (path, query) = address.split_once('?').expect("a query");
+    let (path, query) = target.split_once('?').expect("a query");
     let other = stored(&world, "a/y.txt");
     let (other, _) = other.split_once('?').expect("a query");
     let signature = part(query, "signature");
     let later = query.replace(&ends.to_string(), &(ends + 1).to_string());
     let first = if signature.starts_with('0') { "1" } else { "0" };
-    for (what, address) in [
+    for (what, target) in [
         ("another file", format!("{other}?{query}")),
         ("a later end", format!("{path}?{later}")),
         ("no end", format!("{path}?expires=&signature={signature}")),
@@ -63,20 +63,20 @@ fn a_signed_link_works_and_a_changed_one_does_not() {
         ("empty", format!("{path}?expires={ends}&signature=")),
         ("no hex", format!("{path}?expires={ends}&signature={}", "zz".repeat(32))),
     ] {
-        let reply = get(&world, &address, &[]);
+        let reply = get(&world, &target, &[]);
         assert_eq!(reply.status, 403, "{what}: {}", reply.text());
         reply.problem(403, "not_allowed");
         assert_eq!(reply.header("location"), None);
     }
-    for address in
+    for target in
         [path.to_owned(), format!("{path}?signature={signature}"), format!("{path}?expires={ends}")]
     {
-        get(&world, &address, &[]).problem(401, "unauthenticated");
+        get(&world, &target, &[]).problem(401, "unauthenticated");
     }
     // A signature is valid for reading only.
     for method in ["DELETE", "PUT"] {
         let mut client = world.client();
-        client.send_request(method, &address, &[], b"x");
+        client.send_request(method, &target, &[], b"x");
         client.reply().problem(401, "unauthenticated");
     }
     assert_eq!(world.object("a/x 1.txt"), b"shared");
@@ -87,16 +87,16 @@ fn a_signed_link_works_and_a_changed_one_does_not() {
     let elsewhere = ticket(json!({"prefix": "b"}));
     get(&world, &format!("{path}?ticket={elsewhere}"), &[]).problem(403, "path_not_allowed");
     // A wrong credential is refused even with a valid signature.
-    get(&world, &address, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
+    get(&world, &target, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
 }
 
 #[test]
 fn a_signed_link_expires() {
     let world = signing(SIGNING_KEY).set("links.max_age", "1s").start();
-    let address = stored(&world, "x.txt");
-    let ends: u64 = part(&address, "expires").parse().expect("a time");
+    let target = stored(&world, "x.txt");
+    let ends: u64 = part(&target, "expires").parse().expect("a time");
     crate::harness::wait_until("the link has ended", || now() > ends);
-    let problem = get(&world, &address, &[]).problem(403, "not_allowed");
+    let problem = get(&world, &target, &[]).problem(403, "not_allowed");
     assert!(problem["detail"].as_str().expect("a text").contains("ended"), "{problem}");
 }
 
@@ -126,15 +126,15 @@ fn authenticated_links_need_a_key_or_a_ticket() {
         .set("auth.keys.writer.sha256", hex::encode(Sha256::digest("writer's")))
         .set("auth.keys.writer.can", "upload")
         .start();
-    let address = stored(&world, "a/x.txt");
-    assert!(!address.contains('?'), "{address}");
-    get(&world, &address, &[]).problem(401, "unauthenticated");
-    get(&world, &format!("{address}?expires=1&signature=00"), &[]).problem(401, "unauthenticated");
-    get(&world, &address, &[("authorization", "Bearer writer's")]).problem(403, "not_allowed");
-    let reply = get(&world, &address, &[authorization()]);
+    let target = stored(&world, "a/x.txt");
+    assert!(!target.contains('?'), "{target}");
+    get(&world, &target, &[]).problem(401, "unauthenticated");
+    get(&world, &format!("{target}?expires=1&signature=00"), &[]).problem(401, "unauthenticated");
+    get(&world, &target, &[("authorization", "Bearer writer's")]).problem(403, "not_allowed");
+    let reply = get(&world, &target, &[authorization()]);
     assert_eq!(reply.status, 302, "{}", reply.text());
     assert_eq!(reply.header("cache-control"), Some("no-store"));
-    let link = |claims: Value| get(&world, &format!("{address}?ticket={}", ticket(claims)), &[]);
+    let link = |claims: Value| get(&world, &format!("{target}?ticket={}", ticket(claims)), &[]);
     assert_eq!(link(json!({"can": "download", "path": "a/x.txt"})).status, 302);
     link(json!({"can": "upload"})).problem(403, "not_allowed");
     link(json!({"path": "a/y.txt"})).problem(403, "path_not_allowed");
@@ -146,9 +146,9 @@ fn authenticated_links_need_a_key_or_a_ticket() {
 #[test]
 fn public_links_need_no_key_but_wrong_keys_are_refused() {
     let world = Setup::new().start();
-    let address = stored(&world, "x.txt");
-    let reply = get(&world, &address, &[]);
+    let target = stored(&world, "x.txt");
+    let reply = get(&world, &target, &[]);
     assert_eq!(reply.status, 302);
     assert!(reply.header("cache-control").expect("a rule").starts_with("private, max-age="));
-    get(&world, &address, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
+    get(&world, &target, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
 }

@@ -72,7 +72,7 @@ impl Sender<'_> {
     }
 
     /// Counts the response to a valid upload; checks that the stored file is what was sent, and deletes it.
-    fn settle(&self, client: &mut Client, crc: &str) {
+    fn check_and_delete(&self, client: &mut Client, crc: &str) {
         let reply = client.reply();
         let body = reply.json();
         if reply.status != 201 {
@@ -84,8 +84,8 @@ impl Sender<'_> {
             }
             assert_eq!(file["crc64"], crc, "{body}");
             self.tally.count("stored");
-            let address = format!("/v1/files/{}", file["path"].as_str().expect("a path"));
-            assert_eq!(self.world.call("DELETE", &address, &Value::Null).status, 204);
+            let target = format!("/v1/files/{}", file["path"].as_str().expect("a path"));
+            assert_eq!(self.world.call("DELETE", &target, &Value::Null).status, 204);
         }
     }
 
@@ -106,7 +106,7 @@ impl Sender<'_> {
         let mut client = self.world.client();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, &body);
-        self.settle(&mut client, crc);
+        self.check_and_delete(&mut client, crc);
     }
 
     fn raw(&mut self, chunked: bool) {
@@ -121,7 +121,7 @@ impl Sender<'_> {
         } else {
             client.send_request("PUT", &path, &[authorization()], &content);
         }
-        self.settle(&mut client, &crc64(&content));
+        self.check_and_delete(&mut client, &crc64(&content));
     }
 
     /// A client that resets the connection in the middle of the body.
@@ -177,7 +177,7 @@ impl Sender<'_> {
 }
 
 /// Sets COS's faults at random, and changes them now and then.
-fn moods(world: &World, random: &mut Rng) {
+fn change_faults(world: &World, random: &mut Rng) {
     let refuse = json!({"stage": "cos", "fault": "early", "status": 403, "code": "AccessDenied", "after": 1000, "times": 3});
     let busy =
         json!({"stage": "cos", "fault": "status", "status": 503, "code": "SlowDown", "times": 3});
@@ -210,7 +210,7 @@ fn soak(world: &World, tally: &Tally, span: Duration, seed: u64) {
         let mut random = Rng::with_seed(seed);
         let mut told = Instant::now();
         while Instant::now() < until {
-            moods(world, &mut random);
+            change_faults(world, &mut random);
             std::thread::sleep(Duration::from_millis(500).min(until - Instant::now().min(until)));
             if told.elapsed() > Duration::from_secs(60) {
                 told = Instant::now();

@@ -32,8 +32,8 @@ fn url(file: &Value) -> &str {
     file["url"].as_str().unwrap_or_else(|| panic!("no link: {file}"))
 }
 
-fn get(world: &World, address: &str) -> Reply {
-    world.call_with("GET", address, &[], "")
+fn get(world: &World, target: &str) -> Reply {
+    world.call_with("GET", target, &[], "")
 }
 
 #[test]
@@ -199,8 +199,8 @@ fn a_request_names_at_most_a_thousand_files() {
     let world = Setup::new().start();
     let names =
         |count: usize| json!({ "files": (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>() });
-    for address in ["/v1/download-links", "/v1/delete"] {
-        let call = |body: &Value| world.call("POST", address, body);
+    for target in ["/v1/download-links", "/v1/delete"] {
+        let call = |body: &Value| world.call("POST", target, body);
         call(&names(1001)).problem(413, "too_many_files");
         call(&names(0)).problem(400, "invalid_request");
         call(&json!({})).problem(400, "invalid_request");
@@ -211,7 +211,7 @@ fn a_request_names_at_most_a_thousand_files() {
         let misspelt = json!({ "files": [{ "path": "a", "maxAge": 60 }] });
         call(&misspelt).problem(400, "invalid_request");
         call(&json!({ "files": ["a"], "fiels": [] })).problem(400, "invalid_request");
-        let not_json = world.call_with("POST", address, &[authorization()], "{files:");
+        let not_json = world.call_with("POST", target, &[authorization()], "{files:");
         not_json.problem(400, "invalid_request");
         let reply = call(&names(1000));
         assert_eq!(reply.json()["files"].as_array().map(Vec::len), Some(1000));
@@ -256,29 +256,29 @@ fn requests_without_permission_are_refused() {
         .set("auth.keys.team.prefix", "team/")
         .start();
     let (ours, theirs) = (store(&world, "team/a", b"a"), store(&world, "b", b"b"));
-    let call = |key: &str, method: &str, address: &str, body: &Value| {
+    let call = |key: &str, method: &str, target: &str, body: &Value| {
         let key = format!("Bearer {key}");
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        world.call_with(method, address, &[("authorization", &key)], &body)
+        world.call_with(method, target, &[("authorization", &key)], &body)
     };
     let (files, path) = (json!({ "files": [ours, theirs, "b"] }), json!({ "path": "x" }));
-    for (method, address, body) in [
+    for (method, target, body) in [
         ("POST", "/v1/download-links", &files),
         ("POST", "/v1/delete", &files),
         ("POST", "/v1/upload-links", &path),
         ("DELETE", "/v1/files/b", &Value::Null),
     ] {
-        call("nobody", method, address, body).problem(401, "unauthenticated");
-        if address != "/v1/download-links" {
-            call("reader", method, address, body).problem(403, "not_allowed");
+        call("nobody", method, target, body).problem(401, "unauthenticated");
+        if target != "/v1/download-links" {
+            call("reader", method, target, body).problem(403, "not_allowed");
         }
     }
     let links = call("reader", "POST", "/v1/download-links", &files).json();
     assert!(links["files"].as_array().expect("a list").iter().all(|file| file["url"].is_string()));
 
     // The prefix applies to file ids as to paths.
-    for address in ["/v1/download-links", "/v1/delete"] {
-        let files = call("team", "POST", address, &files).json()["files"].clone();
+    for target in ["/v1/download-links", "/v1/delete"] {
+        let files = call("team", "POST", target, &files).json()["files"].clone();
         assert_eq!(files[0]["error"], Value::Null, "{files}");
         for other in [1, 2] {
             assert_eq!(files[other]["error"]["code"], "path_not_allowed", "{files}");
@@ -286,7 +286,7 @@ fn requests_without_permission_are_refused() {
         for escape in ["team/../b", "team//b", "team/./../b", "team/..\\b"] {
             let prefix = theirs.strip_suffix("b").expect("its path");
             let body = json!({ "files": [format!("{prefix}{escape}")] });
-            let files = call("team", "POST", address, &body).json()["files"].clone();
+            let files = call("team", "POST", target, &body).json()["files"].clone();
             assert_eq!(files[0]["error"]["code"], "path_not_allowed", "{files}");
         }
     }
@@ -303,10 +303,10 @@ fn wechat_s_lists_are_read_in_every_spelling() {
     let upstream = Upstream::start();
     let (gateway, _folder) =
         stand_in::gateway(&upstream, &[("GATEWAY__WECHAT__FILE_ID_PREFIX", "cloud://e.b")]);
-    let call = |address: &str| {
+    let call = |target: &str| {
         let mut client = Client::connect(gateway.address);
         let files =
-            client.post_json(address, &json!({ "files": ["one", "two"] })).json()["files"].clone();
+            client.post_json(target, &json!({ "files": ["one", "two"] })).json()["files"].clone();
         files.as_array().unwrap_or_else(|| panic!("no list: {files}")).clone()
     };
     let (one, two) = ("cloud://e.b/one", "cloud://e.b/two");

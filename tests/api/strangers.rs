@@ -27,8 +27,8 @@ use crate::tickets::{self, now, post, send, signed, small, ticket};
 
 const OWN: &str = "cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000";
 
-fn get(world: &World, address: &str, headers: &[(&str, &str)]) -> Reply {
-    world.call_with("GET", address, headers, "")
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
+    world.call_with("GET", target, headers, "")
 }
 
 /// The number of calls to WeChat, token calls aside.
@@ -44,7 +44,7 @@ fn small_bodies_must_arrive_within_ten_seconds() {
     let world = Setup::new().start();
     let tcb = format!("/tcb/batchdeletefile?access_token={KEY}");
     std::thread::scope(|scope| {
-        for (method, address, headers) in [
+        for (method, target, headers) in [
             ("POST", "/cgi-bin/stable_token", vec![]),
             ("POST", tcb.as_str(), vec![]),
             ("POST", "/v1/delete", vec![authorization()]),
@@ -57,7 +57,7 @@ fn small_bodies_must_arrive_within_ten_seconds() {
                 let headers = [&headers[..], &[framing]].concat();
                 scope.spawn(move || {
                     let mut client = world.client();
-                    client.send_head(method, address, &headers);
+                    client.send_head(method, target, &headers);
                     let mut sender = client.sender();
                     let byte: &[u8] = if framing.1 == "chunked" { b"1\r\n \r\n" } else { b" " };
                     let began = Instant::now();
@@ -77,8 +77,8 @@ fn small_bodies_must_arrive_within_ten_seconds() {
                         reply
                     });
                     let took = began.elapsed();
-                    assert!((9.5..13.0).contains(&took.as_secs_f64()), "{address}: {took:?}");
-                    if address.starts_with("/v1/") {
+                    assert!((9.5..13.0).contains(&took.as_secs_f64()), "{target}: {took:?}");
+                    if target.starts_with("/v1/") {
                         reply.problem(408, "client_stalled");
                     } else {
                         // WeChat's own format, always with status 200.
@@ -96,7 +96,7 @@ fn a_wrong_credential_is_refused_before_the_body() {
     let world = Setup::new().start();
     let wrong = [("authorization", "Bearer wrong"), ("content-length", "10000")];
     let none = [("content-length", "10000")];
-    for (method, address, headers, errcode) in [
+    for (method, target, headers, errcode) in [
         ("POST", "/cgi-bin/stable_token", &wrong[..], Some(40001)),
         ("POST", "/tcb/uploadfile", &none, Some(41001)),
         ("POST", "/tcb/batchdownloadfile?access_token=wrong", &none, Some(40001)),
@@ -107,10 +107,10 @@ fn a_wrong_credential_is_refused_before_the_body() {
     ] {
         // Nothing of the body is ever sent.
         let mut client = world.client();
-        client.send_head(method, address, headers);
+        client.send_head(method, target, headers);
         let reply = client.reply();
         match errcode {
-            Some(errcode) => assert_eq!(reply.json()["errcode"], errcode, "{address}"),
+            Some(errcode) => assert_eq!(reply.json()["errcode"], errcode, "{target}"),
             None => drop(reply.problem(401, "unauthenticated")),
         }
     }
@@ -138,12 +138,12 @@ fn the_sample_endpoint_is_rate_limited_like_a_file_url() {
         let mut client = world.client();
         for n in 0..200 {
             let id = format!("{OWN}/{n}");
-            let (address, headers) = match way {
+            let (target, headers) = match way {
                 0 => (format!("/?cloudid={id}"), vec![("authorization", "Bearer wrong")]),
                 1 => (format!("/?cloudid={id}&access_token=wrong"), vec![]),
                 _ => (format!("/?ticket=wrong&cloudid={id}"), vec![]),
             };
-            client.send_request("GET", &address, &headers, b"");
+            client.send_request("GET", &target, &headers, b"");
             let reply = client.reply();
             assert_eq!(reply.status, 200, "WeChat's own shape");
             codes.push(reply.json()["errcode"].as_i64().expect("a code"));
@@ -204,22 +204,21 @@ fn the_sample_endpoint_links_only_our_bucket_and_caches() {
 /// Every endpoint that calls WeChat on behalf of an unauthenticated client.
 #[test]
 fn every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited() {
-    for address in
-        ["/v1/files/", "/?cloudid=cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000/"]
+    for target in ["/v1/files/", "/?cloudid=cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000/"]
     {
         for method in ["GET", "HEAD"] {
             let world = Setup::new().set("auth.address_rate", "5/m").start();
             for n in 0..50 {
                 let mut client = world.client();
-                client.send_request(method, &format!("{address}{n}"), &[], b"");
+                client.send_request(method, &format!("{target}{n}"), &[], b"");
                 client.reply_head().expect("a reply");
             }
-            assert!(asked(&world) <= 6, "{method} {address}: {}", asked(&world));
+            assert!(asked(&world) <= 6, "{method} {target}: {}", asked(&world));
         }
     }
     let world = Setup::new().start();
     for n in 0..20 {
-        for (method, address) in [
+        for (method, target) in [
             ("GET", "/readyz".to_owned()),
             ("OPTIONS", format!("/v1/files/{n}")),
             ("DELETE", format!("/v1/files/{n}")),
@@ -228,7 +227,7 @@ fn every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited() {
             ("GET", format!("/v1/files/{n}?ticket=wrong")),
             ("GET", "/v1/files?action=config".to_owned()),
         ] {
-            world.call_with(method, &address, &[], "");
+            world.call_with(method, &target, &[], "");
         }
     }
     assert_eq!((asked(&world), world.count("stable_token")), (0, 1));
@@ -248,14 +247,14 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
     for (item, what) in
         [("0,", "numbers"), ("[],", "lists"), ("{\"\":0},", "objects"), ("\"\",", "names")]
     {
-        for (address, list) in [
+        for (target, list) in [
             ("/v1/delete", "files"),
             ("/v1/download-links", "files"),
             ("/tcb/batchdeletefile", "fileid_list"),
         ] {
             let body = format!("{{\"{list}\":[{}0]}}", item.repeat((4 << 20) / item.len() - 20));
-            let reply = world.call_with("POST", address, &[authorization()], &body);
-            match address.starts_with("/tcb/") {
+            let reply = world.call_with("POST", target, &[authorization()], &body);
+            match target.starts_with("/tcb/") {
                 true => assert_eq!(reply.json()["errcode"], 40097, "{what}: {}", reply.text()),
                 false => drop(reply.problem(413, "too_many_files")),
             }
@@ -452,9 +451,9 @@ fn an_upload_link_is_for_the_path_that_was_checked() {
         for claimed in [composed, decomposed] {
             let token = ticket(json!({"sub": "u", "path": claimed}));
             for asked in [composed, decomposed] {
-                let address = format!("/tcb/uploadfile?access_token={token}");
+                let target = format!("/tcb/uploadfile?access_token={token}");
                 let body = json!({ "path": asked }).to_string();
-                let link = world.call_with("POST", &address, &[], &body).json();
+                let link = world.call_with("POST", &target, &[], &body).json();
                 assert_eq!(link["errcode"], 0, "{link}");
                 assert_eq!(link["file_id"], format!("{OWN}/{composed}"));
                 let headers = [("authorization", format!("Bearer {token}"))];
@@ -505,9 +504,9 @@ fn ambiguous_file_ids_are_refused() {
         let id = format!("{OWN}/{path}");
         for bearer in [format!("Bearer {KEY}"), "Bearer team".to_owned()] {
             let headers = [("authorization", bearer.as_str())];
-            for address in ["/v1/delete", "/v1/download-links"] {
+            for target in ["/v1/delete", "/v1/download-links"] {
                 let body = json!({"files": [id, {"file_id": id}]}).to_string();
-                let reply = world.call_with("POST", address, &headers, &body).json();
+                let reply = world.call_with("POST", target, &headers, &body).json();
                 for n in 0..2 {
                     let code = reply["files"][n]["error"]["code"].as_str().expect("a code");
                     assert!(matches!(code, "invalid_path" | "path_not_allowed"), "{path}: {reply}");
@@ -547,7 +546,7 @@ fn one_client_leaves_memory_to_the_others() {
         .set("upload.max_buffered_file", "2MiB")
         .set("auth.keys.other.sha256", hex::encode(Sha256::digest("other")))
         .start();
-    let held = || {
+    let used = || {
         let text = get(&world, "/metrics", &[]).text();
         let line = text.lines().find(|line| line.starts_with("gateway_memory_budget_bytes "));
         line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("the gauge")
@@ -555,14 +554,14 @@ fn one_client_leaves_memory_to_the_others() {
     let content = noise(1_500_000, 1);
     let mut greedy: Vec<Client> =
         (0..8).map(|n| unended(&world, KEY, &format!("greedy/{n}"), &content)).collect();
-    wait_until("it holds all it can", || held() > 4 << 20);
+    wait_until("it takes all that it can", || used() > 4 << 20);
     for round in 0..3 {
         // No other client is refused because of it.
         let path = format!("other/{round}");
         let mut other = unended(&world, "other", &path, &content[..1_000_000]);
         other.send(b"0\r\n\r\n");
         assert_eq!(other.reply().stored()["size"], 1_000_000);
-        assert!(held() <= 6 << 20, "{} held", held());
+        assert!(used() <= 6 << 20, "{} used", used());
     }
     let mut refused = 0;
     for client in &mut greedy {
@@ -575,7 +574,7 @@ fn one_client_leaves_memory_to_the_others() {
         }
     }
     assert!((4..=6).contains(&refused), "{refused} of 8 refused");
-    wait_until("all is given back", || held() == 0);
+    wait_until("all is released", || used() == 0);
     assert_eq!(world.objects().len(), 3 + 8 - refused);
 }
 
@@ -640,8 +639,8 @@ fn a_ticket_with_max_files_0_stores_nothing() {
     tickets::call(&world, "PUT", "/v1/files/x", &token, &json!("x")).problem(413, "too_many_files");
     tickets::call(&world, "POST", "/v1/upload-links", &token, &json!({"path": "x"}))
         .problem(413, "too_many_files");
-    let address = format!("/tcb/uploadfile?access_token={token}");
-    let reply = world.call_with("POST", &address, &[], &json!({"path": "x"}).to_string()).json();
+    let target = format!("/tcb/uploadfile?access_token={token}");
+    let reply = world.call_with("POST", &target, &[], &json!({"path": "x"}).to_string()).json();
     assert_ne!(reply["errcode"], 0, "{reply}");
     world.assert_nothing_stored();
     assert_eq!(asked(&world), 0);
@@ -705,9 +704,9 @@ fn deviating_responses_of_wechat_are_understood() {
             }
             client.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
             assert_eq!(client.reply().problem(502, "wechat_refused")["errcode"], errcode);
-            for address in ["/v1/download-links", "/v1/delete"] {
+            for target in ["/v1/download-links", "/v1/delete"] {
                 let files = json!({"files": ["cloud://env.7465-bucket-125/y"]});
-                let problem = client.post_json(address, &files).problem(502, "wechat_refused");
+                let problem = client.post_json(target, &files).problem(502, "wechat_refused");
                 assert_eq!(problem["errcode"], errcode, "{refusal}");
             }
         }

@@ -346,7 +346,7 @@ fn the_php_samples_request_works() {
 fn the_endpoint_of_the_sample() {
     let world = Setup::new().start();
     let id = upload(&world, "test.zip", b"zip");
-    let get = |address: &str| world.call_with("GET", address, &[], "");
+    let get = |target: &str| world.call_with("GET", target, &[], "");
     // As users of the sample write it, without escaping.
     let reply = get(&format!("/?cloudid={id}"));
     let file = reply.json()["file_list"][0].clone();
@@ -365,14 +365,14 @@ fn the_endpoint_of_the_sample() {
 #[test]
 fn a_client_shaped_like_wxjava_works() {
     let world = Setup::new().start();
-    let get = |address: &str| world.call_with("GET", address, &[("accept", "*/*")], "").json();
+    let get = |target: &str| world.call_with("GET", target, &[("accept", "*/*")], "").json();
     let token = get(&format!("/cgi-bin/token?grant_type=client_credential&appid=wx1&secret={KEY}"));
     assert_eq!(token["expires_in"], 7200, "{token}");
     let token = token["access_token"].as_str().expect("a token").to_owned();
     let headers =
         [("content-type", "application/json; charset=utf-8"), ("accept-encoding", "gzip")];
-    let post = |address: &str, body: &Value| {
-        world.call_with("POST", address, &headers, &body.to_string()).json()
+    let post = |target: &str, body: &Value| {
+        world.call_with("POST", target, &headers, &body.to_string()).json()
     };
     let link = post(
         &format!("/tcb/uploadfile?access_token={token}"),

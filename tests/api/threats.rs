@@ -6,9 +6,9 @@ use crate::harness::{BOUNDARY, Form, Reply, Setup, World, authorization};
 use crate::policy::{GIF, PNG};
 use crate::tickets::{send, small};
 
-fn put(world: &World, address: &str) -> Reply {
+fn put(world: &World, target: &str) -> Reply {
     let mut client = world.client();
-    client.send_request("PUT", address, &[authorization()], b"x");
+    client.send_request("PUT", target, &[authorization()], b"x");
     client.reply()
 }
 
@@ -51,19 +51,19 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
         "..%09/",
         "%2f..%2f",
     ] {
-        for address in [
+        for target in [
             format!("/v1/files/panel/{climb}stolen.txt"),
             format!("/v1/files/panel/a/{climb}{climb}stolen.txt"),
             format!("/v1/files/{climb}stolen.txt"),
             format!("/v1/files/panel{climb}stolen.txt"),
         ] {
-            let reply = put(&world, &address);
-            assert!(matches!(reply.status, 201 | 400 | 403), "{address}: {}", reply.text());
+            let reply = put(&world, &target);
+            assert!(matches!(reply.status, 201 | 400 | 403), "{target}: {}", reply.text());
         }
         for name in ["path", "dir"] {
-            let address = format!("/v1/files?{name}=panel/{climb}{climb}stolen.txt");
-            let reply = world.post_to(&address, &small());
-            assert!(matches!(reply.status, 201 | 400 | 403), "{address}: {}", reply.text());
+            let target = format!("/v1/files?{name}=panel/{climb}{climb}stolen.txt");
+            let reply = world.post_to(&target, &small());
+            assert!(matches!(reply.status, 201 | 400 | 403), "{target}: {}", reply.text());
         }
         // As a form's field and as a file name, which are not percent-encoded.
         let plain = percent_encoding::percent_decode_str(climb).decode_utf8_lossy().into_owned();
@@ -80,10 +80,10 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
         }
         // Nor can anything outside be read or deleted.
         let mut client = world.client();
-        let address = format!("/v1/files/panel/{climb}x");
-        client.send_request("DELETE", &address, &[authorization()], b"");
+        let target = format!("/v1/files/panel/{climb}x");
+        client.send_request("DELETE", &target, &[authorization()], b"");
         let reply = client.reply();
-        assert!(matches!(reply.status, 204 | 400 | 403 | 404), "{address}: {}", reply.text());
+        assert!(matches!(reply.status, 204 | 400 | 403 | 404), "{target}: {}", reply.text());
     }
     assert_all_within(&world, "panel/");
 }
@@ -206,15 +206,15 @@ fn no_request_injects_a_response_header() {
         let name = reply.stored()["name"].as_str().expect("a name").to_owned();
         assert!(!name.contains(char::is_control), "{name:?}");
     }
-    for address in [
+    for target in [
         format!("/v1/files/x{evil}"),
         format!("/v1/files?path=x{evil}"),
         format!("/v1/files?dir=x{evil}"),
     ] {
-        let reply = if address.contains('?') {
-            world.post_to(&address, &small())
+        let reply = if target.contains('?') {
+            world.post_to(&target, &small())
         } else {
-            put(&world, &address)
+            put(&world, &target)
         };
         clean(&reply);
         reply.problem(400, "invalid_path");

@@ -52,22 +52,22 @@ pub fn post(world: &World, token: &str, form: &Form) -> Reply {
 pub fn send(
     world: &World,
     method: &str,
-    address: &str,
+    target: &str,
     headers: &[(&str, &str)],
     form: &Form,
 ) -> Reply {
     let (kind, body) = (form.content_type(), form.bytes());
     let mut client = world.client();
     let headers = [headers, &[("content-type", &kind)]].concat();
-    client.send_request(method, address, &headers, &body);
+    client.send_request(method, target, &headers, &body);
     client.reply()
 }
 
-pub fn call(world: &World, method: &str, address: &str, token: &str, body: &Value) -> Reply {
+pub fn call(world: &World, method: &str, target: &str, token: &str, body: &Value) -> Reply {
     let mut client = world.client();
     let bearer = format!("Bearer {token}");
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    client.send_request(method, address, &[("authorization", &bearer)], body.as_bytes());
+    client.send_request(method, target, &[("authorization", &bearer)], body.as_bytes());
     client.reply()
 }
 
@@ -77,8 +77,8 @@ fn assert_refused(world: &World, token: &str, what: &str) {
     assert!(!detail.contains(token), "{what}: {detail}");
     // In the URL it is refused as well, before the body is read.
     let mut client = world.client();
-    let address = format!("/v1/files/t.txt?ticket={token}");
-    client.send_head("PUT", &address, &[("content-length", "100000000")]);
+    let target = format!("/v1/files/t.txt?ticket={token}");
+    client.send_head("PUT", &target, &[("content-length", "100000000")]);
     client.reply().problem(401, "unauthenticated");
     world.assert_nothing_stored();
 }
@@ -90,8 +90,8 @@ fn a_ticket_lets_its_user_upload() {
     let path = post(&world, &token, &small()).stored()["path"].as_str().expect("a path").to_owned();
     assert!(path.starts_with("user-7/"), "{path}");
     // In the URL, for clients that cannot set headers.
-    let address = format!("/v1/files?ticket={token}");
-    send(&world, "POST", &address, &[], &small()).stored();
+    let target = format!("/v1/files?ticket={token}");
+    send(&world, "POST", &target, &[], &small()).stored();
     let mut client = world.client();
     client.send_request("PUT", &format!("/v1/files/own.txt?ticket={token}"), &[], b"x");
     client.reply().stored();
@@ -199,8 +199,8 @@ fn invalid_tickets_are_refused() {
             assert_refused(&world, &token, what);
         }
         // The minting server's clock may be a little fast.
-        let ahead = ticket(json!({"nbf": now() + 5}));
-        post(&world, &ahead, &small()).stored();
+        let early = ticket(json!({"nbf": now() + 5}));
+        post(&world, &early, &small()).stored();
     }
 }
 
@@ -316,12 +316,12 @@ fn a_ticket_with_a_path_allows_only_that_path() {
         for other in ["users/u/avatar.png2", "users/u/other.png", "x", "users/u/avatar.png/x"] {
             post(&world, &token, &png(Form::new().field("path", other)))
                 .problem(403, "path_not_allowed");
-            let address = format!("/v1/files/{other}");
-            call(&world, "DELETE", &address, &token, &Value::Null).problem(403, "path_not_allowed");
+            let target = format!("/v1/files/{other}");
+            call(&world, "DELETE", &target, &token, &Value::Null).problem(403, "path_not_allowed");
         }
         let two = png(png(Form::new()));
-        let address = format!("/v1/files?multiple=1&ticket={token}");
-        let reply = send(&world, "POST", &address, &[], &two).json();
+        let target = format!("/v1/files?multiple=1&ticket={token}");
+        let reply = send(&world, "POST", &target, &[], &two).json();
         assert_eq!(reply["files"][0]["path"], own, "{reply}");
         assert_eq!(reply["files"][1]["error"]["code"], "invalid_request", "{reply}");
         assert_eq!(world.objects().len(), 1);
@@ -357,8 +357,8 @@ fn claims_never_widen() {
             .problem(413, "file_too_large");
         post(&world, &token, &named("users/x.png", "image/png", b"\x89PNG\r\n\x1a\n"))
             .problem(415, "type_not_allowed");
-        for address in ["/v1/files/kept.txt", "/v1/files/users/x"] {
-            call(&world, "DELETE", address, &token, &Value::Null).problem(403, "not_allowed");
+        for target in ["/v1/files/kept.txt", "/v1/files/users/x"] {
+            call(&world, "DELETE", target, &token, &Value::Null).problem(403, "not_allowed");
         }
         call(&world, "POST", "/v1/delete", &token, &json!({"files": ["kept.txt"]}))
             .problem(403, "not_allowed");
@@ -398,18 +398,18 @@ fn claims_never_widen() {
 #[test]
 fn keys_are_not_accepted_in_our_own_urls() {
     let world = setup().set("auth.anonymous", true).start();
-    let address = "/v1/files?ticket=panel-key-for-tests";
-    let problem = send(&world, "POST", address, &[], &small()).problem(401, "unauthenticated");
+    let target = "/v1/files?ticket=panel-key-for-tests";
+    let problem = send(&world, "POST", target, &[], &small()).problem(401, "unauthenticated");
     assert!(problem["detail"].as_str().expect("a text").contains("URL"), "{problem}");
-    let address = "/v1/files?access_token=panel-key-for-tests";
+    let target = "/v1/files?access_token=panel-key-for-tests";
     // In a URL a key is not accepted as a credential.
-    send(&world, "POST", address, &[], &small()).stored();
+    send(&world, "POST", target, &[], &small()).stored();
     // If both are present, the header is used.
-    let address = format!("/v1/files?ticket={}", ticket(json!({"can": "download"})));
-    send(&world, "POST", &address, &[authorization()], &small()).stored();
+    let target = format!("/v1/files?ticket={}", ticket(json!({"can": "download"})));
+    send(&world, "POST", &target, &[authorization()], &small()).stored();
     let wrong = [("authorization", "Bearer wrong")];
-    let address = format!("/v1/files?ticket={}", ticket(json!({})));
-    send(&world, "POST", &address, &wrong, &small()).problem(401, "unauthenticated");
+    let target = format!("/v1/files?ticket={}", ticket(json!({})));
+    send(&world, "POST", &target, &wrong, &small()).problem(401, "unauthenticated");
     assert_eq!(world.objects().len(), 2);
 }
 
@@ -419,8 +419,8 @@ fn wechat_s_own_endpoints_accept_tickets_as_access_tokens() {
     world.post(&Form::new().field("path", "a/x.txt").file("f", "x", "text/plain", b"k")).stored();
     let ask = |parameter: &str, token: &str, body: &Value| {
         let mut client = Client::connect(world.gateway.address);
-        let address = format!("/tcb/uploadfile?{parameter}={token}");
-        client.send_request("POST", &address, &[], body.to_string().as_bytes());
+        let target = format!("/tcb/uploadfile?{parameter}={token}");
+        client.send_request("POST", &target, &[], body.to_string().as_bytes());
         client.reply().json()
     };
     let path = json!({"path": "a/y.txt"});

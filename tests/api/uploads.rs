@@ -42,7 +42,7 @@ fn a_first_upload_with_default_settings_is_downloaded_by_its_url() {
     let form = format!("file=@{}", file.display());
     let reply = curl(&["-F", &form, &format!("{}/v1/files", base(&gateway))]);
     let reply: Value = serde_json::from_slice(&reply).expect("JSON");
-    let url = reply["url"].as_str().expect("an address").to_owned();
+    let url = reply["url"].as_str().expect("a URL").to_owned();
     assert!(curl(&["-L", &url]) == png());
     let kind = curl(&["-L", "-o", "/dev/null", "-w", "%{content_type}", &url]);
     assert_eq!(kind, b"image/png");
@@ -72,7 +72,7 @@ fn a_file_is_downloaded_unchanged() {
     assert!(path.starts_with("uploads/20") && path.ends_with(".png"), "{path}");
     assert!(file["file_id"].as_str().expect("an id").ends_with(&format!("/{path}")));
     only_object(&world, &png());
-    let (bytes, kind) = world.download(file["url"].as_str().expect("an address"));
+    let (bytes, kind) = world.download(file["url"].as_str().expect("a URL"));
     assert!(bytes == png());
     assert_eq!(kind, "image/png");
 }
@@ -387,7 +387,7 @@ fn a_file_stored_again_replaces_the_old_one() {
     let world = Setup::new().start();
     let form =
         |content: &[u8]| Form::new().field("path", "a.txt").file("f", "a", "text/plain", content);
-    let url = world.post(&form(b"one")).stored()["url"].as_str().expect("an address").to_owned();
+    let url = world.post(&form(b"one")).stored()["url"].as_str().expect("a URL").to_owned();
     assert_eq!(world.download(&url).0, b"one");
     world.post(&form(b"two")).stored();
     assert_eq!(world.download(&url).0, b"two");

@@ -18,7 +18,7 @@ fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
     let form = Form::new().field("path", "a/中 x.png").file(field, "x", "image/png", content);
     let kind = form.content_type();
     let headers = [authorization(), ("content-type", &kind)];
-    let address = "/v1/files/a/%E4%B8%AD%20x.png";
+    let target = "/v1/files/a/%E4%B8%AD%20x.png";
     match way {
         "form" | "brackets" => {
             client.send_request("POST", "/v1/files", &headers, &form.bytes());
@@ -32,10 +32,10 @@ fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
             client.send_chunk(&form.bytes());
             client.send(b"0\r\n\r\n");
         }
-        "raw" => client.send_request("PUT", address, &[authorization()], content),
+        "raw" => client.send_request("PUT", target, &[authorization()], content),
         "chunked raw" => {
             let chunked = [authorization(), ("transfer-encoding", "chunked")];
-            client.send_head("PUT", address, &chunked);
+            client.send_head("PUT", target, &chunked);
             if !content.is_empty() {
                 client.send_chunk(content);
             }
@@ -227,9 +227,9 @@ fn wechat_s_redirects_are_not_followed() {
 #[test]
 fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     let upstream = Upstream::start();
-    let stranger = TcpListener::bind("127.0.0.1:0").expect("a socket");
-    stranger.set_nonblocking(true).expect("an option");
-    let (other, known) = (stranger.local_addr().expect("an address"), upstream.address);
+    let other_host = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    other_host.set_nonblocking(true).expect("an option");
+    let (other, known) = (other_host.local_addr().expect("an address"), upstream.address);
     let (gateway, _folder) = gateway(&upstream, &[]);
     let port = other.port();
     for url in [
@@ -252,8 +252,8 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
             assert!(!detail.contains("password"), "{detail}");
         }
     }
-    let nobody = stranger.accept().expect_err("nobody comes");
-    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    let error = other_host.accept().expect_err("no connection is made");
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     assert_eq!(upstream.seen(BUCKET).len(), 0);
 
     // Nor does a link for another path than the requested one, or for another file id.

@@ -1,4 +1,4 @@
-// Debian's Chromium, and the gestures that a person makes: drops and choosers with real files.
+// Debian's Chromium, and a user's actions in it: drag and drop, and file choosers, with real files.
 
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -7,7 +7,7 @@ import { chromium } from "playwright-core";
 
 const OUTPUT = fileURLToPath(new URL("../../target/browser/", import.meta.url));
 
-/** Nothing here takes this long; what does, hangs. */
+/** After this many milliseconds a test counts as hanging. */
 const PATIENCE = 20_000;
 
 export async function launch() {
@@ -20,7 +20,7 @@ export async function launch() {
   });
   const output = (name) => `${OUTPUT}${name}`;
   await mkdir(OUTPUT, { recursive: true });
-  /** A page in a profile of its own; what breaks on it, or is forbidden to it, is kept in `page.faults`. */
+  /** A page with a new browser profile; script errors and security policy violations are collected in `page.faults`. */
   const open = async (options = {}) => {
     const context = await browser.newContext({ locale: "en-US", ...options });
     context.setDefaultTimeout(PATIENCE);
@@ -41,7 +41,7 @@ export async function drop(page, target, paths) {
   await page.dragging("drop");
 }
 
-/** Drags the files there, and holds them. */
+/** Drags the files onto an element without dropping them. */
 export async function hover(page, target, paths) {
   const locator = typeof target === "string" ? page.locator(target) : target;
   await locator.scrollIntoViewIfNeeded();
@@ -54,14 +54,14 @@ export async function hover(page, target, paths) {
   await page.dragging("dragOver");
 }
 
-/** Clicks what opens the file chooser, and chooses the files at `paths`. */
+/** Clicks the element that opens the file chooser, and chooses the files at `paths`. */
 export async function choose(page, opener, paths) {
   const asked = page.waitForEvent("filechooser");
   await page.locator(opener).click();
   await (await asked).setFiles(paths);
 }
 
-/** From now on the page's uploads go out this slowly. */
+/** Limits the page's upload speed. */
 export async function slowUplink(page, bytesPerSecond) {
   const session = await page.context().newCDPSession(page);
   await session.send("Network.enable");

@@ -7,22 +7,22 @@ import { readFile, writeFile } from "node:fs/promises";
 import { after, before, beforeEach, describe, test } from "node:test";
 
 import { launch } from "./browser.js";
-import { MORE_THAN_SOCKETS_HOLD, MiB, picture } from "./files.js";
+import { MORE_THAN_SOCKET_BUFFERS, MiB, picture } from "./files.js";
 import { KEY, keyed, start, ticket } from "./gateway.js";
 import { Matrix } from "./matrix.js";
 import { serve } from "./pages.js";
 
-/** Each has a page, `clients/NAME.page.js`, and what its user does there, `clients/NAME.js`. */
+/** Each has a page, `clients/NAME.page.js`, and its user's actions there, `clients/NAME.js`. */
 const NAMES = [
   "own-page", "plain-form", "element-plus", "antd", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs",
   "vditor", "ueditor", "filepond", "dropzone", "dropzone-chunks", "webuploader", "resumable", "flow",
   "fine-uploader",
 ];
-/** Those that can cut a file into chunks, which other servers put together. */
+/** The clients that can split a file into chunks for servers that reassemble them. */
 const CHUNKING = ["dropzone-chunks", "webuploader", "resumable", "flow", "fine-uploader"];
 const LIMIT = 8 * MiB;
 
-/** What a refusal says, to users of clients that pass it on. */
+/** The text of each refusal, as shown by clients that pass it on. */
 const WORDS = {
   "server error": /AccessDenied/,
   "too large": /8\.0 MiB/,
@@ -31,20 +31,20 @@ const WORDS = {
   "proxy error": /502|Bad Gateway/,
   "in chunks": /chunk/i,
 };
-/** What a page shows that took something else for the gateway's JSON. */
+/** Text that a page shows if it reads another response as the gateway's JSON. */
 const NONSENSE = /undefined|\[object|is not valid JSON|Unexpected token/;
 
-/** For clients that do not say otherwise. */
+/** The defaults for clients. */
 const USUAL = {
   prepare: () => {},
   image: (page) => page.locator("#stored"),
   said: (page) => page.locator("#error").innerText(),
   words: {},
-  // A key goes into a header, and nowhere else.
+  // An API key is sent in a header only.
   setsHeaders: true,
-  // It tells its user of a failure that is not the gateway's, too.
+  // It also shows its user failures that do not come from the gateway.
   explains: true,
-  // It has no button for that: its user leaves the page.
+  // It has no cancel button: its user leaves the page.
   cancel: (page) => page.goto("about:blank"),
 };
 
@@ -52,34 +52,34 @@ const clients = await Promise.all(
   NAMES.map(async (name) => ({ name, ...USUAL, ...(await import(`./clients/${name}.js`)) })),
 );
 const matrix = new Matrix("client", ["with a ticket", "with a key"]);
-// Scripts, servers and apps, as tests/api/readme.rs has seen them.
+// Scripts, servers and apps, from the results of tests/api/readme.rs.
 const others = new URL("../../target/tmp/clients.md", import.meta.url);
 if (existsSync(others)) matrix.add(await readFile(others, "utf8"));
-let browser, pages, limited, roomy, nobody;
+let browser, pages, limited, streaming, stopped;
 
 before(async () => {
-  // One after the other: what was started before a failure is ended.
+  // One after the other, so that after a failure everything started before it is stopped.
   browser = await launch();
   pages = await serve(NAMES);
   const settings = { "cors.origins": pages.origin, ...keyed };
   limited = await start({ ...settings, "upload.max_file_size": LIMIT });
-  // Files of unknown length, too, go on to COS while they come.
-  roomy = await start({ ...settings, "upload.max_buffered_file": MiB });
-  // The URL of a gateway that has ended.
-  nobody = await start();
-  await nobody.stop();
+  // Files of unknown length are streamed to COS, too.
+  streaming = await start({ ...settings, "upload.max_buffered_file": MiB });
+  // The URL of a gateway that has exited.
+  stopped = await start();
+  await stopped.stop();
 });
 
 after(async () => {
-  await Promise.all([browser?.close(), pages?.close(), limited?.stop(), roomy?.stop()]);
+  await Promise.all([browser?.close(), pages?.close(), limited?.stop(), streaming?.stop()]);
   if (browser) await writeFile(browser.output("clients.md"), matrix.table());
 });
 
-beforeEach(() => Promise.all([limited.reset(), roomy.reset()]));
+beforeEach(() => Promise.all([limited.reset(), streaming.reset()]));
 
 /**
- * Has `body` use the client's page, which was told of a gateway and given a ticket. `upstream` is what the page's own
- * origin passes `/v1` on to.
+ * Runs `body` on the client's page, which has the URL of a gateway and a ticket. The page's own origin forwards `/v1`
+ * to `upstream`.
  */
 async function visit(client, label, body, { gateway = () => limited, upstream = gateway, credential = ticket(), chunk = 0 } = {}) {
   const page = await browser.open({ viewport: { width: 900, height: 700 } });
@@ -100,7 +100,7 @@ for (const client of clients) {
     const run = (label, body, options) =>
       test(label, () => matrix.cell(client.title, label, () => visit(client, label, body, options)));
 
-    /** The image is seen, from the returned address, and what is stored is what was given, once. */
+    /** The image is shown from the returned URL, and the file is stored unchanged, once. */
     async function stores(page) {
       const given = await picture("picture.png");
       await client.give(page, given.path);
@@ -117,7 +117,7 @@ for (const client of clients) {
       assert.ok(given.content.equals(await limited.object(objects[0].key)), "what is stored is what was given");
     }
 
-    /** A failure in words, and nothing stored. */
+    /** The failure is shown as text, and nothing is stored. */
     async function refuses(page, label, given) {
       await client.give(page, given.path);
       assert.match(await client.said(page), client.words[label] ?? WORDS[label]);
@@ -137,17 +137,17 @@ for (const client of clients) {
     run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
 
     run("cancelled", async (page) => {
-      await roomy.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
-      await client.give(page, (await picture("large.png", MORE_THAN_SOCKETS_HOLD)).path);
-      await roomy.received(MiB);
+      await streaming.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
+      await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
+      await streaming.received(MiB);
       await client.cancel(page);
-      await roomy.idle();
-      assert.deepEqual(await roomy.objects(), []);
-    }, { gateway: () => roomy });
+      await streaming.idle();
+      assert.deepEqual(await streaming.objects(), []);
+    }, { gateway: () => streaming });
 
     run("wrong key", async (page) => refuses(page, "wrong key", await picture("picture.png")), { credential: "wrong" });
 
-    /** A failure that is not the gateway's, in words all the same. */
+    /** A failure that does not come from the gateway is also shown as text. */
     async function explains(page, label) {
       await client.give(page, (await picture("picture.png")).path);
       const said = await (client.explained ?? client.said)(page);
@@ -157,8 +157,8 @@ for (const client of clients) {
     }
 
     const ways = {
-      "no network": { gateway: () => nobody },
-      "proxy error": { gateway: () => ({ url: pages.origin }), upstream: () => nobody },
+      "no network": { gateway: () => stopped },
+      "proxy error": { gateway: () => ({ url: pages.origin }), upstream: () => stopped },
     };
     for (const [label, way] of Object.entries(ways)) {
       if (client.explains) run(label, (page) => explains(page, label), way);
@@ -173,19 +173,19 @@ for (const client of clients) {
   });
 }
 
-describe("what only one of them does", () => {
+describe("cases of a single client", () => {
   const only = (name, label, body) => {
     const client = clients.find((client) => client.name === name);
     test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client)));
   };
 
-  only("filepond", "takes an upload back", async (page, client) => {
+  only("filepond", "reverts an upload", async (page, client) => {
     await client.give(page, (await picture("picture.png")).path);
     await page.locator("#stored").waitFor();
     assert.match(await page.locator("input[type=hidden][name=filepond]").inputValue(), /^cloud:\/\//);
-    const reply = page.waitForResponse((reply) => reply.request().method() === "DELETE");
+    const response = page.waitForResponse((response) => response.request().method() === "DELETE");
     await page.locator(".filepond--action-revert-item-processing").click();
-    assert.equal((await reply).status(), 204);
+    assert.equal((await response).status(), 204);
     assert.deepEqual(await limited.objects(), []);
   });
 
@@ -212,8 +212,8 @@ describe("what only one of them does", () => {
   });
 });
 
-describe("a page that appends something else than its File", () => {
-  /** Runs in the page: posts what `expression` makes of its file input, and gives the response. */
+describe("a page that appends another value than its File", () => {
+  /** Runs in the page: posts the value of `expression` for its file input, and gives the response. */
   async function append(input, { expression, url }) {
     const form = new FormData();
     form.append("file", new Function("input", `return ${expression}`)(input));
@@ -224,7 +224,7 @@ describe("a page that appends something else than its File", () => {
   const url = () => `${limited.url}/v1/files?ticket=${ticket()}`;
 
   for (const expression of ["undefined", "null", "{}", "input", "input.files", "input.value", "JSON.stringify(input.files[0])"]) {
-    test(`${expression} is told so`, () => visit(plain, "text", async (page) => {
+    test(`${expression} gets an explanation`, () => visit(plain, "text", async (page) => {
       const { path, content } = await picture("picture.png");
       const input = page.locator("input[type=file]");
       await input.setInputFiles(path);

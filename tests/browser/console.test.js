@@ -1,4 +1,4 @@
-// The console as a person uses it: by mouse, keyboard, clipboard and screen reader, on a desktop and on a phone.
+// The console as its users operate it: by mouse, keyboard, clipboard and screen reader, on a desktop and on a phone.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -11,7 +11,7 @@ import { promisify } from "node:util";
 import axe from "axe-core";
 
 import { choose, drop, hover, launch } from "./browser.js";
-import { MORE_THAN_SOCKETS_HOLD, MiB, picture } from "./files.js";
+import { MORE_THAN_SOCKET_BUFFERS, MiB, picture } from "./files.js";
 import { KEY, keyed, start } from "./gateway.js";
 
 const LIMIT = 160 * MiB;
@@ -22,7 +22,7 @@ const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile:
 let browser, open, guarded;
 
 before(async () => {
-  // One after the other: what was started before a failure is ended.
+  // One after the other, so that after a failure everything started before it is stopped.
   browser = await launch();
   open = await start({ "upload.max_file_size": LIMIT });
   guarded = await start(keyed);
@@ -30,7 +30,7 @@ before(async () => {
 after(() => Promise.all([browser?.close(), open?.stop(), guarded?.stop()]));
 beforeEach(() => Promise.all([open.reset(), guarded.reset()]));
 
-/** The console in a browser of its own; at the end nothing may have broken or been forbidden on it. */
+/** Opens the console with a new browser profile; at the end it must have had no script error or policy violation. */
 function visit(name, body, options = {}, gateway = () => open) {
   test(name, async () => {
     const page = await browser.open({ ...DESKTOP, ...options });
@@ -101,9 +101,9 @@ describe("uploading", () => {
 
   visit("speed and time left are those of storage, and a cancelled file is not stored", async (page) => {
     await slow();
-    // What the sockets swallow at first is not the speed of storage: wait until they are full.
+    // The sockets' buffers fill faster than storage accepts bytes: wait until they are full.
     const wait = 24 * MiB;
-    const given = await picture("large.png", wait + MORE_THAN_SOCKETS_HOLD);
+    const given = await picture("large.png", wait + MORE_THAN_SOCKET_BUFFERS);
     await choose(page, "#choose", given.path);
     await open.received(wait);
     const text = await row(page).locator(".state").innerText();
@@ -127,7 +127,7 @@ describe("uploading", () => {
 
   visit("at most three run at once, and all are cancelled together", async (page) => {
     await slow();
-    const given = await Promise.all([1, 2, 3, 4, 5].map((seed) => picture(`l${seed}.png`, MORE_THAN_SOCKETS_HOLD, seed)));
+    const given = await Promise.all([1, 2, 3, 4, 5].map((seed) => picture(`l${seed}.png`, MORE_THAN_SOCKET_BUFFERS, seed)));
     await choose(page, "#choose", given.map(({ path }) => path));
     await open.received(MiB);
     assert.equal(await row(page, "sending").count(), 3);
@@ -139,7 +139,7 @@ describe("uploading", () => {
   });
 });
 
-describe("what came back", () => {
+describe("the response", () => {
   visit("it is copied as a link, as Markdown and as HTML", async (page) => {
     await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
     await choose(page, "#choose", (await picture('a "quoted" [name].png')).path);
@@ -191,13 +191,13 @@ describe("what came back", () => {
 });
 
 describe("failures", () => {
-  visit("a refusal of COS is told in words, with its code and the request's id", async (page) => {
+  visit("a refusal of COS is shown as text, with its code and the request's id", async (page) => {
     await open.faults([{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]);
-    const reply = page.waitForResponse("**/v1/files");
+    const response = page.waitForResponse("**/v1/files");
     await choose(page, "#choose", (await picture("one.png")).path);
     await row(page, "failed").waitFor();
     const text = await row(page).locator(".failure").innerText();
-    const id = (await reply).headers()["x-request-id"];
+    const id = (await response).headers()["x-request-id"];
     for (const part of ["COS refused the file", "COS responded 403 AccessDenied", "cos_refused", id, "cos_request_id"]) {
       assert.ok(text.includes(part), `${part} in ${text}`);
     }
@@ -236,9 +236,9 @@ describe("failures", () => {
 
 describe("the same upload from code", () => {
   const run = promisify(execFile);
-  // Of every mark that shells, curl and the languages have for themselves.
+  // Contains every special character of shells, curl and the languages.
   const NAME = `it's "one", $two; \\three.png`;
-  /** How each snippet is run: what stands around it, and the command. */
+  /** How each snippet is run: the code around it, and the command. */
   const RUNNERS = {
     curl: { file: "upload.sh", command: "sh", around: (code) => code },
     fetch: {
@@ -250,7 +250,7 @@ describe("the same upload from code", () => {
         const input = { files: [new File([readFileSync(${JSON.stringify(NAME)})], ${JSON.stringify(NAME)})] };
         ${code}`,
     },
-    // As its documentation describes it: any status is a success, and `data` is a string.
+    // As documented: any status is a success, and `data` is a string.
     "wx.uploadFile": {
       file: "upload.mjs",
       command: "node",
@@ -262,7 +262,7 @@ describe("the same upload from code", () => {
             const form = new FormData();
             form.append(name, new Blob([readFileSync(filePath)]), filePath);
             fetch(url, { method: "POST", headers: header, body: form })
-              .then(async (reply) => success({ statusCode: reply.status, data: await reply.text() }), fail);
+              .then(async (response) => success({ statusCode: response.status, data: await response.text() }), fail);
             return { onProgressUpdate() {} };
           },
         };
@@ -324,7 +324,7 @@ describe("figures", () => {
     await filled("token_age", /\d+ (s|min)$/);
   });
 
-  test("it is a dash where the gateway tells nothing", async () => {
+  test("a figure is a dash if the gateway gives none", async () => {
     const page = await browser.open(DESKTOP);
     await page.route("**/metrics", (route) => route.fulfill({ status: 404 }));
     const asked = page.waitForResponse("**/metrics");
@@ -337,33 +337,33 @@ describe("figures", () => {
 
 describe("the page", () => {
   test("it is small, asks no other host, and allows nothing unsafe", async () => {
-    for (const [address, locale] of [["/", "en-US"], ["/console", "zh-CN"]]) {
+    for (const [path, locale] of [["/", "en-US"], ["/console", "zh-CN"]]) {
       const page = await browser.open({ ...DESKTOP, locale });
-      const replies = [];
-      page.on("response", (reply) => replies.push(reply));
-      const reply = await page.goto(open.url + address);
+      const responses = [];
+      page.on("response", (response) => responses.push(response));
+      const response = await page.goto(open.url + path);
       await page.waitForLoadState("networkidle");
-      const policy = reply.headers()["content-security-policy"];
+      const policy = response.headers()["content-security-policy"];
       assert.match(policy, /default-src 'none'/);
       assert.doesNotMatch(policy, /unsafe/);
-      const first = replies.filter((reply) => !reply.url().endsWith("/metrics"));
-      const sizes = await Promise.all(first.map(async (reply) => {
-        assert.equal(reply.status(), 200, reply.url());
-        assert.equal(new URL(reply.url()).origin, open.url);
-        const { responseHeadersSize, responseBodySize } = await reply.request().sizes();
+      const first = responses.filter((response) => !response.url().endsWith("/metrics"));
+      const sizes = await Promise.all(first.map(async (response) => {
+        assert.equal(response.status(), 200, response.url());
+        assert.equal(new URL(response.url()).origin, open.url);
+        const { responseHeadersSize, responseBodySize } = await response.request().sizes();
         return responseHeadersSize + responseBodySize;
       }));
       const total = sizes.reduce((one, other) => one + other);
-      console.log(`first load of ${address} in ${locale}: ${total} bytes with headers, ${first.length} requests`);
+      console.log(`first load of ${path} in ${locale}: ${total} bytes with headers, ${first.length} requests`);
       assert.ok(total > 10_000 && total <= 60_000, `${total} bytes`);
       assert.deepEqual(page.faults, []);
       await page.context().close();
     }
   });
 
-  test("it has one address", async () => {
-    const reply = await fetch(`${open.url}/console/`, { redirect: "manual" });
-    assert.equal(new URL(reply.headers.get("location"), reply.url).pathname, "/console");
+  test("it has one URL", async () => {
+    const response = await fetch(`${open.url}/console/`, { redirect: "manual" });
+    assert.equal(new URL(response.headers.get("location"), response.url).pathname, "/console");
     assert.equal((await fetch(`${open.url}/console/nothing.js`)).status, 404);
   });
 
@@ -373,7 +373,7 @@ describe("the page", () => {
     await choose(page, "#choose", (await picture("large.png", LIMIT)).path);
     await row(page, "failed").waitFor();
     assert.match(await row(page).locator(".failure").innerText(), /文件太大[\s\S]*file_too_large/);
-    // Not one text was left in English.
+    // No text is left in English.
     const left = await page.evaluate(() => [...document.querySelectorAll("body [data-t]")].filter((e) => !/[\u4e00-\u9fff]/.test(e.textContent)).map((e) => e.outerHTML));
     assert.deepEqual(left, []);
   }, { locale: "zh-CN" });
@@ -400,7 +400,7 @@ describe("the page", () => {
   for (const [width, view] of Object.entries({ desktop: DESKTOP, phone: PHONE })) {
     for (const colorScheme of ["light", "dark"]) {
       test(`empty, uploading, done and failed: on a ${width}, ${colorScheme}, without an accessibility fault`, async () => {
-        // Trusted Types would keep the checker itself out.
+        // Trusted Types would block the checker itself.
         const page = await browser.open({ ...view, colorScheme, bypassCSP: true });
         await page.goto(`${open.url}/console`);
         await page.locator("[role=tab]").first().waitFor();
@@ -416,7 +416,7 @@ describe("the page", () => {
 
         await slow();
         const names = ["harbour at dawn.png", "menu-2026.png", "a rather long name of a picture taken on holiday.png", "logo.png"];
-        const given = await Promise.all(names.map((name, index) => picture(name, MORE_THAN_SOCKETS_HOLD, index + 2)));
+        const given = await Promise.all(names.map((name, index) => picture(name, MORE_THAN_SOCKET_BUFFERS, index + 2)));
         await choose(page, "#choose", given.map(({ path }) => path));
         await open.received(12 * MiB);
         await look("uploading");

@@ -1,4 +1,4 @@
-// Files to upload: real pictures, different for each seed, and as large as a test wants them.
+// Files to upload: real pictures, different for each seed, of any size.
 
 import { mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,10 +8,10 @@ import { deflateSync } from "node:zlib";
 export const MiB = 1024 * 1024;
 
 /**
- * More than all the sockets between a browser and COS hold together, on a kernel that gives each 32 MiB to receive into and
- * 4 MiB to send from. A file that fits into them is the gateway's already when its upload is cancelled, and is stored.
+ * More than all socket buffers between a browser and COS, on a kernel with up to 32 MiB of receive and 4 MiB of send
+ * buffer for each. A file that fits into them has left the browser when its upload is cancelled, and is stored.
  */
-export const MORE_THAN_SOCKETS_HOLD = 96 * MiB;
+export const MORE_THAN_SOCKET_BUFFERS = 96 * MiB;
 
 const [WIDTH, HEIGHT] = [640, 400];
 
@@ -26,7 +26,7 @@ export async function picture(name, bytes = 0, seed = 1) {
   return { path, name, content, width: WIDTH };
 }
 
-/** Soft hills of colour, quickly decoded whatever the size: what is missing to it is a chunk that decoders skip. */
+/** Smooth colours, decoded quickly at any size: a chunk that decoders skip fills the file up to its size. */
 function png(bytes, seed) {
   const rows = Buffer.alloc(HEIGHT * (1 + 3 * WIDTH));
   for (let y = 0, at = 0; y < HEIGHT; y += 1) {
@@ -76,7 +76,7 @@ const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 
-// Node's own came with 20.15, and Debian's Node is 18.
+// Node has this since 20.15, and Debian's Node is 18.
 function crc32(bytes) {
   let crc = ~0;
   for (const byte of bytes) crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);

@@ -1,5 +1,5 @@
-// A newcomer's first minutes, timed: from cloning the repository to the first picture seen in the browser, with the two
-// commands of the README's first screen. `node first-image.js [REPOSITORY]`; not a test, because it builds everything.
+// Times a new user's first upload: from cloning the repository to the first picture shown in the browser, with the two
+// commands at the top of the README. `node first-image.js [REPOSITORY]`; not a test, because it builds everything.
 
 import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -20,20 +20,20 @@ const clone = spawn("git", ["clone", "--quiet", repository, "gateway"], { cwd: f
 await new Promise((resolve, reject) => clone.on("exit", (code) => (code ? reject(new Error("git")) : resolve())));
 console.log(`cloned               ${since()}`);
 
-// A port of its own, and nothing of what was built before.
+// A separate port, and no earlier build.
 const { CARGO_TARGET_DIR, ...env } = process.env;
 const gateway = spawn("cargo", ["run", "--release"], {
   cwd: join(folder, "gateway"),
   env: { ...env, GATEWAY__SERVER__BIND: "127.0.0.1:0", GATEWAY__SANDBOX__DATA: join(folder, "objects") },
   stdio: ["ignore", "pipe", "ignore"],
-  // cargo and what it runs, to be ended together.
+  // A process group for cargo and its children, which are stopped together.
   detached: true,
 });
 const url = await new Promise((resolve, reject) => {
   gateway.on("exit", () => reject(new Error("the gateway ended")));
   createInterface({ input: gateway.stdout }).on("line", (line) => {
-    const address = line.match(/listening on (http:\/\/[\d.:]+)/);
-    if (address) resolve(address[1]);
+    const listening = line.match(/listening on (http:\/\/[\d.:]+)/);
+    if (listening) resolve(listening[1]);
   });
 });
 console.log(`built and listening  ${since()}`);
@@ -48,7 +48,7 @@ await page.waitForFunction(() => {
   const image = document.querySelector(".thumbnail img");
   return image?.src.includes("/v1/files/") && image.naturalWidth;
 });
-console.log(`first image visible  ${since()}, from its stable address`);
+console.log(`first image visible  ${since()}, from its stable URL`);
 
 gateway.removeAllListeners("exit");
 process.kill(-gateway.pid);

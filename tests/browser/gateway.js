@@ -16,7 +16,7 @@ export const KEY = "panel-key-for-browser-tests";
 
 const SECRET = "a-secret-for-the-tickets-of-browser-tests";
 
-/** Settings of a gateway that takes nobody but `panel`, and those who have a ticket. */
+/** Settings of a gateway that accepts only the key `panel` and tickets. */
 export const keyed = {
   "auth.anonymous": "false",
   "auth.keys.panel.sha256": createHash("sha256").update(KEY).digest("hex"),
@@ -24,7 +24,7 @@ export const keyed = {
   "auth.jwt.key": SECRET,
 };
 
-/** A ticket for a few minutes. */
+/** A ticket that is valid for a few minutes. */
 export function ticket() {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600 };
@@ -64,22 +64,22 @@ export async function start(settings = {}) {
 
 class Gateway {
   async #call(method, call, body) {
-    const reply = await fetch(`${this.control}/_sandbox/${call}`, { method, body: body && JSON.stringify(body) });
-    if (!reply.ok) throw new Error(`${method} ${call}: ${reply.status} ${await reply.text()}`);
-    return reply;
+    const response = await fetch(`${this.control}/_sandbox/${call}`, { method, body: body && JSON.stringify(body) });
+    if (!response.ok) throw new Error(`${method} ${call}: ${response.status} ${await response.text()}`);
+    return response;
   }
 
-  /** Forgets objects, faults and counts. */
+  /** Clears objects, faults and counts. */
   reset() {
     return this.#call("POST", "reset");
   }
 
-  /** Faults that strike from now on: `[{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]`. */
+  /** Sets faults: `[{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]`. */
   faults(rules) {
     return this.#call("PUT", "faults", rules);
   }
 
-  /** What is stored: `[{ key, size, content_type, … }]`. */
+  /** The stored objects: `[{ key, size, content_type, … }]`. */
   async objects() {
     return (await (await this.#call("GET", "state")).json()).objects;
   }
@@ -93,7 +93,7 @@ class Gateway {
     return this.#call("GET", `wait?key=&prefix=1&received=${bytes}&timeout_ms=30000`);
   }
 
-  /** Waits until nothing is on its way to COS. */
+  /** Waits until no upload to COS is in flight. */
   idle() {
     return this.#call("GET", "wait?idle=1&timeout_ms=30000");
   }

@@ -1,28 +1,28 @@
-// The table of who was tried with what.
+// A table of test results: clients by cases.
 
 export class Matrix {
   #rows = new Map();
   #columns;
   #corner;
 
-  /** `columns` come first; others as they come. */
+  /** `columns` come first; other columns in the order of their first result. */
   constructor(corner, columns) {
     this.#corner = corner;
     this.#columns = new Set(columns);
   }
 
-  /** Puts the rows of another table of this kind, as its text, before those that come. */
+  /** Inserts the rows of another such table, given as text, before the following ones. */
   add(table) {
     const [head, , ...rows] = table.trim().split("\n").map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
     for (const [row, ...cells] of rows) cells.forEach((cell, index) => this.#cells(row, head[index + 1]).set(head[index + 1], cell));
   }
 
-  /** What this one cannot do. */
+  /** Marks a case that does not apply to a client. */
   skip(row, column) {
     this.#cells(row, column).set(column, "-");
   }
 
-  /** Runs `body`, and keeps how it ended. */
+  /** Runs `body`, and records its result. */
   async cell(row, column, body) {
     const cells = this.#cells(row, column);
     const began = performance.now();

@@ -48,8 +48,8 @@ const quoting = (guides) => ({
 });
 
 /**
- * Serves `/NAME`, which runs `clients/NAME.page.js`, the packages of those that load parts of themselves, and below `/v1`
- * what `upstream` is: for those that can only read their own origin.
+ * Serves `/NAME`, which runs `clients/NAME.page.js`, and the packages of clients that load parts of themselves. `/v1`
+ * is forwarded to `upstream`, for clients that can only read their own origin.
  */
 export async function serve(names) {
   const guides = await Promise.all(["docs/en/clients-web.md", "docs/en/editors.md"].map(guide));
@@ -80,7 +80,7 @@ export async function serve(names) {
     response.end(body ?? "");
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  // Another site than the gateway's 127.0.0.1, not only another port.
+  // Another site than the gateway's 127.0.0.1, not just another port.
   pages.origin = `http://localhost:${server.address().port}`;
   pages.close = () => {
     server.closeAllConnections();
@@ -89,15 +89,15 @@ export async function serve(names) {
   return pages;
 }
 
-/** Passes a request on with its headers, `Host` too: links in replies are of the page's origin. */
+/** Forwards a request with its headers, `Host` included, so that URLs in responses have the page's origin. */
 function pass(request, response, upstream) {
   const { method, headers, url } = request;
-  const passed = ask(new URL(url, upstream), { method, headers }, (answer) => {
-    pipeline(answer, response.writeHead(answer.statusCode, answer.headers), () => {});
+  const passed = ask(new URL(url, upstream), { method, headers }, (forwarded) => {
+    pipeline(forwarded, response.writeHead(forwarded.statusCode, forwarded.headers), () => {});
   });
   passed.on("error", () => {
     if (response.headersSent) return response.destroy();
-    // As nginx says it.
+    // As nginx responds.
     const page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
     response.writeHead(502, { "content-type": "text/html" }).end(page);
   });

@@ -1,4 +1,4 @@
-// .NET's HttpClient: a file name that is not ASCII stands there twice, in an encoded word and as `filename*`.
+// .NET's HttpClient sends a non-ASCII file name twice: as an encoded word and as `filename*`.
 
 using System;
 using System.IO;

@@ -1,4 +1,4 @@
-// The parts that Retrofit's users make, by OkHttp, which is what sends them: every part, text too, is declared to be
+// Retrofit's parts, made with OkHttp, which Retrofit sends them with: every part, fields included, is declared as
 // `multipart/form-data` and `binary`.
 
 import java.io.File;
@@ -8,7 +8,7 @@ class Retrofit {
     static final MediaType FORM = MediaType.parse("multipart/form-data");
 
     static MultipartBody.Part part(String disposition, RequestBody body) {
-        // As `@PartMap` does.
+        // Like `@PartMap`.
         return MultipartBody.Part.create(
             Headers.of("Content-Disposition", "form-data; " + disposition, "Content-Transfer-Encoding", "binary"), body);
     }

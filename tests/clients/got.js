@@ -1,4 +1,4 @@
-// got: builds the form itself, and ends it with an empty line behind the last delimiter.
+// got encodes the form itself, with an empty line after the last delimiter.
 
 import { openAsBlob } from "node:fs";
 import got from "got";

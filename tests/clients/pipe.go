@@ -1,4 +1,4 @@
-// Go as most write it: the form through a pipe, so that the request has no Content-Length.
+// The usual Go code: the form is written through a pipe, so that the request has no Content-Length.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// `wx.uploadFile` as its documentation describes it: there is no mini program to run here. One form with the fields of
-// `formData` and the file; `data` is a string; any status is a success.
+// A stand-in for `wx.uploadFile` according to its documentation, since no mini program can run here: one form with the
+// fields of `formData` and the file; `data` is a string; any status is a success.
 
 import { openAsBlob } from "node:fs";
 import { basename } from "node:path";

@@ -4,7 +4,7 @@ export const title = "Ant Design";
 
 export const give = (page, path) => drop(page, ".ant-upload-drag", path);
 
-/** The bin at the file that is on its way. */
+/** Cancels by the bin icon of the running upload. */
 export async function cancel(page) {
   await page.locator(".ant-upload-list-item").hover();
   await page.locator(".ant-upload-list-item-action").click();

@@ -1,4 +1,4 @@
-// Dropzone as it is used with servers that put chunks together.
+// Dropzone with chunks, as for servers that reassemble them.
 
 import Dropzone from "dropzone";
 import "dropzone/dist/dropzone.css";

@@ -2,7 +2,7 @@ import { choose } from "../browser.js";
 
 export const title = "Editor.js";
 
-/** It says the same of every failure. */
+/** It has one text for every failure. */
 const word = /upload image/i;
 export const words = {
   "server error": word, "too large": word, "wrong key": word, "no network": word, "proxy error": word,

@@ -4,7 +4,7 @@ export const title = "Element Plus";
 
 export const give = (page, path) => drop(page, ".el-upload-dragger", path);
 
-/** The cross at the file that is on its way. */
+/** Cancels by the cross at the running upload. */
 export async function cancel(page) {
   await page.locator(".el-upload-list__item").hover();
   await page.locator(".el-upload-list__item .el-icon--close").click();

@@ -5,7 +5,7 @@ export const title = "FilePond";
 export const give = (page, path) => drop(page, ".filepond--drop-label", path);
 export const said = (page) => page.locator("[data-filepond-item-state=processing-error] .filepond--file-status-main").innerText();
 
-/** The cross at the file that is on its way. */
+/** Cancels by the cross at the running upload. */
 export async function cancel(page) {
   await page.locator(".filepond--action-abort-item-processing").click();
   await page.locator("[data-filepond-item-state=cancelled], [data-filepond-item-state=idle]").first().waitFor();

@@ -1,4 +1,4 @@
-// It wants `success` in a reply, which Editor.js wants too.
+// It needs `success` in the response, as does Editor.js.
 
 import qq from "fine-uploader/lib/core";
 

@@ -1,4 +1,4 @@
-// As resumable.js: a file that is not cut is its own only chunk.
+// As for resumable.js: a file that is not split is sent as its only chunk.
 
 import Flow from "@flowjs/flow.js";
 
@@ -14,6 +14,6 @@ const flow = new Flow({
 });
 flow.assignBrowse(choose);
 flow.on("filesSubmitted", () => flow.upload());
-flow.on("fileSuccess", (file, reply) => showImage(JSON.parse(reply).url));
-flow.on("fileError", (file, reply, { xhr }) => showError(reason(reply, xhr.status)));
+flow.on("fileSuccess", (file, response) => showImage(JSON.parse(response).url));
+flow.on("fileError", (file, response, { xhr }) => showError(reason(response, xhr.status)));
 cancel.addEventListener("click", () => flow.cancel());

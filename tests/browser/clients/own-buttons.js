@@ -1,4 +1,4 @@
-// Widgets without a face of their own: their pages give them two buttons.
+// Widgets without a user interface: their pages add two buttons.
 
 import { choose } from "../browser.js";
 

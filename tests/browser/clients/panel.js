@@ -1,27 +1,26 @@
-// What every client's page has: which gateway it was told to use, its user's ticket, and where what its user is told
-// can be read.
+// Shared by every client's page: the gateway's URL, the user's ticket, and the elements that show results and failures.
 
 const asked = new URLSearchParams(location.search);
 
 export const gateway = asked.get("gateway");
 export const ticket = asked.get("ticket");
-/** Bytes of a chunk, where the client is to cut files into chunks. */
+/** The chunk size in bytes, for clients that split files into chunks. */
 export const chunkSize = Number(asked.get("chunk"));
 
-/** Adds an element for the client to live in: `<div id="editor">`. */
+/** Adds the client's element, such as `<div id="editor">`. */
 export function add(tag, attributes = {}) {
   const element = Object.assign(document.createElement(tag), attributes);
   document.body.append(element);
   return element;
 }
 
-/** Shows the image at an address that the gateway returned. */
+/** Shows the image at a URL that the gateway returned. */
 export const showImage = (src) => add("img", { id: "stored", src });
 
-/** Shows what a client says of a failure. */
+/** Shows a client's error text. */
 export const showError = (textContent) => add("p", { id: "error", textContent });
 
-/** What a failed response says to a person: the gateway's words, or the status where something else responded. */
+/** A failed response as text for the user: the gateway's `detail`, or the status if something else responded. */
 export function reason(text, status) {
   try {
     const { detail, message } = JSON.parse(text);
@@ -31,8 +30,8 @@ export function reason(text, status) {
   }
 }
 
-/** Loads a script that makes a global of itself, such as `/node_modules/…`. */
+/** Loads a script that defines a global, such as `/node_modules/…`. */
 export const load = (src) => new Promise((resolve) => add("script", { src }).addEventListener("load", resolve));
 
-// What clients say in a dialog stays on the page.
+// Texts that clients show in a dialog are shown on the page instead.
 window.alert = showError;

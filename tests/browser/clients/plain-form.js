@@ -8,7 +8,7 @@ export async function give(page, path) {
   await page.locator("button").click({ noWaitAfter: true });
 }
 
-/** The browser shows the reply itself; its address leads to the image. */
+/** The browser shows the response; the URL in it is the image's. */
 export async function image(page) {
   await page.waitForURL("**/v1/files?*");
   const { url } = JSON.parse(await page.locator("pre").textContent());
@@ -17,11 +17,11 @@ export async function image(page) {
 }
 
 export const said = (page) => page.locator("pre").innerText();
-/** The browser's own page, or the proxy's. */
+/** The browser's or the proxy's error page. */
 export const explained = (page) => page.locator("h1").innerText();
 export const words = { "no network": /reached/ };
 
-/** The browser's own stop button. */
+/** Cancels by the browser's stop button. */
 export async function cancel(page) {
   const session = await page.context().newCDPSession(page);
   await session.send("Page.stopLoading");

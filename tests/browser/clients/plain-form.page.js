@@ -1,9 +1,9 @@
-// A form as HTML has had it for ever.
+// A plain HTML form.
 
 import { add, gateway, ticket } from "./panel.js";
 
 const form = add("form", { method: "post", enctype: "multipart/form-data" });
-// It cannot set headers.
+// A form cannot set headers.
 form.action = `${gateway}/v1/files?ticket=${ticket}`;
 const input = Object.assign(document.createElement("input"), { type: "file", name: "file" });
 const button = Object.assign(document.createElement("button"), { textContent: "Send" });

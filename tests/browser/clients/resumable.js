@@ -1,4 +1,4 @@
 export const title = "resumable.js";
-/** It passes no status on. */
+/** It does not pass the status to the page. */
 export const words = { "proxy error": /by a proxy/ };
 export { cancel, give } from "./own-buttons.js";

@@ -1,4 +1,4 @@
-// resumable.js always says which chunk it sends; a file that is not cut is its own only chunk.
+// resumable.js always sends a chunk number; a file that is not split is sent as its only chunk.
 
 import Resumable from "resumablejs";
 
@@ -15,6 +15,6 @@ const resumable = new Resumable({
 });
 resumable.assignBrowse(choose);
 resumable.on("fileAdded", () => resumable.upload());
-resumable.on("fileSuccess", (file, reply) => showImage(JSON.parse(reply).url));
-resumable.on("fileError", (file, reply) => showError(reason(reply, reply && "by a proxy")));
+resumable.on("fileSuccess", (file, response) => showImage(JSON.parse(response).url));
+resumable.on("fileError", (file, response) => showError(reason(response, response && "by a proxy")));
 cancel.addEventListener("click", () => resumable.cancel());

@@ -3,7 +3,7 @@ import { drop } from "../browser.js";
 export const title = "TinyMCE 8";
 export const setsHeaders = false;
 
-/** It says no more than the status. */
+/** It shows only the status. */
 export const words = { "server error": /502/, "too large": /413/, "wrong key": /401/ };
 
 export async function give(page, path) {
@@ -11,6 +11,6 @@ export async function give(page, path) {
   await drop(page, ".tox-edit-area iframe", path);
 }
 
-/** What was dropped is shown from memory until it is stored. */
+/** A dropped image is shown from memory until it is stored. */
 export const image = (page) => page.frameLocator(".tox-edit-area iframe").locator("img[src*='/v1/files/']");
 export const said = (page) => page.locator(".tox-notification--error").innerText();

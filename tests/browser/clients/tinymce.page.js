@@ -1,7 +1,7 @@
 import { add, gateway, ticket } from "./panel.js";
 
 add("textarea", { id: "editor" });
-// Where it loads its theme, skin and icons from.
+// The URL from which it loads its theme, skin and icons.
 window.tinyMCEPreInit = { base: "/node_modules/tinymce", suffix: ".min" };
 add("script", { src: "/node_modules/tinymce/tinymce.min.js" }).addEventListener("load", () => {
   const { tinymce } = window;

@@ -1,4 +1,4 @@
-// UEditor is a script of its page, on the gateway's own origin.
+// UEditor is a script of the page, on the page's origin, which forwards to the gateway.
 
 import { add, ticket } from "./panel.js";
 

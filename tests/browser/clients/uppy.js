@@ -7,10 +7,10 @@ export async function give(page, path) {
   await page.locator(".uppy-StatusBar-actionBtn--upload").click();
 }
 
-/** The words behind "Failed to upload": they show on hovering over the question mark. */
+/** The reason of "Failed to upload" is shown on hovering over the question mark. */
 export const said = (page) => page.locator(".uppy-Informer [aria-label]").first().getAttribute("aria-label");
 
-/** The cross in the status bar. */
+/** Cancels by the cross in the status bar. */
 export async function cancel(page) {
   await page.locator(".uppy-StatusBar-actionCircleBtn").last().click();
   await page.locator(".uppy-Dashboard-AddFiles").waitFor();

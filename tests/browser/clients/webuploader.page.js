@@ -1,4 +1,4 @@
-// It lets its page read no response of a status 4xx: refusals have to come as 200.
+// Its page cannot read a response with a 4xx status, so errors must be sent as HTTP 200.
 
 import jquery from "jquery";
 

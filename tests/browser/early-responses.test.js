@@ -1,5 +1,5 @@
-// A refusal while 100 MB are still on their way over a slow uplink: a page of another origin must be able to read it,
-// with fetch and with XMLHttpRequest, and not find a "network error" in its place.
+// A refusal while 100 MB are still being sent over a slow uplink: a page of another origin must be able to read it with
+// fetch and with XMLHttpRequest, and must not get a "network error" instead.
 
 import assert from "node:assert/strict";
 import { createServer, request } from "node:http";
@@ -10,11 +10,11 @@ import { MiB } from "./files.js";
 import { KEY, keyed, start } from "./gateway.js";
 import { Matrix } from "./matrix.js";
 
-/** More than is read behind an answer (`server.lingering_timeout`), and more than all buffers on the way hold. */
+/** More than the gateway reads after a response (`server.lingering_timeout`), and more than all buffers in between. */
 const SIZE = 100 * MiB;
 const UPLINK = 2 * MiB;
 
-/** What is refused, and why; each on a gateway of its own, since all are slow. */
+/** The refusals by status; each has its own gateway, since all are slow. */
 const CASES = {
   401: { code: "unauthenticated", settings: keyed, key: null },
   403: { code: "not_allowed", settings: { ...keyed, "auth.keys.panel.can": "download" } },
@@ -42,7 +42,7 @@ after(async () => {
   console.log(`\n${matrix.table()}`);
 });
 
-/** An upload that is none too many. */
+/** An upload within the limits. */
 function upload(gateway) {
   return fetch(`${gateway.url}/v1/files/first`, { method: "PUT", body: "x", headers: { authorization: `Bearer ${KEY}` } });
 }
@@ -67,23 +67,23 @@ function refuse(gateway) {
   ]);
 }
 
-/** Runs in the page: what a panel learns of its upload. */
+/** Runs in the page: uploads, and gives what the page can read of the response. */
 async function post({ way, url, key, size }) {
   const form = new FormData();
   form.append("file", new Blob([new Uint8Array(size)], { type: "text/plain" }), "large.txt");
   const began = performance.now();
-  const told = (status, type, text) => ({ status, type, text, seconds: (performance.now() - began) / 1000 });
+  const result = (status, type, text) => ({ status, type, text, seconds: (performance.now() - began) / 1000 });
   if (way === "fetch") {
     const headers = key ? { authorization: `Bearer ${key}` } : {};
-    const reply = await fetch(url, { method: "POST", body: form, headers });
-    return told(reply.status, reply.headers.get("content-type"), await reply.text());
+    const response = await fetch(url, { method: "POST", body: form, headers });
+    return result(response.status, response.headers.get("content-type"), await response.text());
   }
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
     xhr.open("POST", url);
     if (key) xhr.setRequestHeader("authorization", `Bearer ${key}`);
     xhr.upload.onprogress = () => {};
-    xhr.onload = () => resolve(told(xhr.status, xhr.getResponseHeader("content-type"), xhr.responseText));
+    xhr.onload = () => resolve(result(xhr.status, xhr.getResponseHeader("content-type"), xhr.responseText));
     xhr.onerror = () => reject(new Error("a network error"));
     xhr.send(form);
   });
@@ -100,11 +100,11 @@ describe("a page on a slow uplink reads why its 100 MB are refused", { concurren
             const page = await browser.open();
             await page.goto(origin);
             await slowUplink(page, UPLINK);
-            const reply = await page.evaluate(post, { way, url: `${gateway.url}/v1/files`, key, size: SIZE });
-            console.log(`${status} ${code}, ${way}: after ${reply.seconds.toFixed(1)} s`);
-            assert.equal(reply.status, Number(status), reply.text);
-            assert.equal(reply.type, "application/problem+json");
-            const problem = JSON.parse(reply.text);
+            const response = await page.evaluate(post, { way, url: `${gateway.url}/v1/files`, key, size: SIZE });
+            console.log(`${status} ${code}, ${way}: after ${response.seconds.toFixed(1)} s`);
+            assert.equal(response.status, Number(status), response.text);
+            assert.equal(response.type, "application/problem+json");
+            const problem = JSON.parse(response.text);
             assert.equal(problem.code, code);
             assert.ok(problem.detail);
             await page.context().close();
