@@ -43,7 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("guard", &["inbound", "key", "memory", "settings"]),
-    ("inbound", &["file_stream", "memory"]),
+    ("inbound", &["file_stream", "memory", "net"]),
     ("wechat", &["metrics", "net", "settings"]),
     ("cos", &["file_stream", "memory", "net"]),
     ("server", &["memory", "metrics", "net", "settings"]),
