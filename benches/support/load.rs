@@ -189,7 +189,7 @@ fn slow(target: &Target, request: &Arc<Request>, connections: usize, seconds: f6
         }
     }
     for client in clients {
-        let result = client.and_then(|mut client| client.reply(&request.proof));
+        let result = client.and_then(|mut client| client.response(&request.proof));
         outcome.count(result.map_err(|error| error.to_string()), began);
     }
     outcome.seconds = began.elapsed().as_secs_f64();
@@ -245,11 +245,11 @@ impl Client {
         for run in &request.runs {
             self.stream.write_all(run)?;
         }
-        self.reply(&request.proof)
+        self.response(&request.proof)
     }
 
     /// Reads a response to its end; it must be a success.
-    fn reply(&mut self, proof: &str) -> io::Result<()> {
+    fn response(&mut self, proof: &str) -> io::Result<()> {
         let (mut filled, mut end) = (0, None);
         loop {
             if let Some((head, length)) = end
@@ -258,7 +258,7 @@ impl Client {
                 break;
             }
             if filled == self.buffer.len() {
-                return Err(io::Error::other("a reply of more than 16 KiB"));
+                return Err(io::Error::other("a response of more than 16 KiB"));
             }
             let read = self.stream.read(&mut self.buffer[filled..])?;
             if read == 0 {
@@ -270,10 +270,10 @@ impl Client {
                     .map(|at| (at + 4, content_length(&self.buffer[..at])));
             }
         }
-        let reply = &self.buffer[..filled];
-        let stored = reply.starts_with(b"HTTP/1.1 2")
-            && (!self.proof || memmem::find(reply, proof.as_bytes()).is_some());
-        if stored { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(reply))) }
+        let response = &self.buffer[..filled];
+        let stored = response.starts_with(b"HTTP/1.1 2")
+            && (!self.proof || memmem::find(response, proof.as_bytes()).is_some());
+        if stored { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(response))) }
     }
 }
 

@@ -84,9 +84,9 @@ impl Upstream {
     pub fn counts(&self) -> Result<Counts, BoxError> {
         let mut stream = TcpStream::connect(self.wechat)?;
         stream.write_all(b"GET /counts HTTP/1.1\r\nconnection: close\r\n\r\n")?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply)?;
-        let body = reply.rsplit("\r\n").next().unwrap_or_default();
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        let body = response.rsplit("\r\n").next().unwrap_or_default();
         let mut numbers = body.split(' ').map(|number| number.parse().unwrap_or_default());
         let mut next = || numbers.next().unwrap_or_default();
         Ok(Counts { links: next(), uploads: next() })
@@ -236,10 +236,10 @@ impl Conn {
         Ok(())
     }
 
-    fn answer(&mut self, reply: &[u8]) -> io::Result<()> {
+    fn answer(&mut self, response: &[u8]) -> io::Result<()> {
         match self {
-            Self::Plain(stream) => stream.write_all(reply),
-            Self::Tls(stream) => stream.write_all(reply).and_then(|()| stream.flush()),
+            Self::Plain(stream) => stream.write_all(response),
+            Self::Tls(stream) => stream.write_all(response).and_then(|()| stream.flush()),
         }
     }
 }
@@ -280,7 +280,7 @@ impl Links {
     }
 
     /// The response's JSON for `path`.
-    fn reply(&self, https: bool, path: &str) -> String {
+    fn response(&self, https: bool, path: &str) -> String {
         let (before, bucket) = (&self.before, &self.after);
         let base = &self.bases[usize::from(https)];
         format!(
@@ -312,23 +312,23 @@ fn serve_wechat(mut stream: TcpStream, links: &Links, seen: &Seen) -> io::Result
         } else if call.starts_with("tcb/uploadfile") {
             let path = request[start..].split("\"path\":\"").nth(1).unwrap_or_default();
             let path = path.split('"').next().unwrap_or_default();
-            let reply = links.reply(scheme == "https", path);
+            let response = links.response(scheme == "https", path);
             seen.links.fetch_add(1, Ordering::Relaxed);
             if delay > 0 {
                 thread::sleep(Duration::from_millis(delay));
             }
-            reply
+            response
         } else if call.starts_with("cgi-bin/") {
             format!("{{\"access_token\":\"{}\",\"expires_in\":7200}}", "t".repeat(200))
         } else {
             "{\"errcode\":40066,\"errmsg\":\"invalid url\"}".to_owned()
         };
         let last = request[..start].contains("connection: close");
-        let reply = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=UTF-8\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(reply.as_bytes())?;
+        stream.write_all(response.as_bytes())?;
         if last {
             return Ok(());
         }

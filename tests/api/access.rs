@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Client, Form, KEY, Reply, Setup, World, authorization};
+use crate::harness::{Client, Form, KEY, Response, Setup, World, authorization};
 
 const LISTED: &str = "https://panel.example.com";
 const FOREIGN: &str = "https://evil.example.org";
@@ -17,47 +17,52 @@ fn sha256(key: &str) -> String {
 }
 
 /// Posts `form` with exactly these headers and the form's own content type.
-fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
+fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Response {
     let (kind, body) = (form.content_type(), form.bytes());
     let mut client = world.client();
     let headers = [headers, &[("content-type", &kind)]].concat();
     client.send_request("POST", target, &headers, &body);
-    client.reply()
+    client.response()
 }
 
-fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let mut client = world.client();
     client.send_request("PUT", target, headers, body);
-    client.reply()
+    client.response()
 }
 
 /// The response to the head of an upload of 100 MB of which no byte is sent.
-fn reply_to_head(world: &World, method: &str, target: &str, headers: &[(&str, &str)]) -> Reply {
+fn response_to_head(
+    world: &World,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> Response {
     let kind = small().content_type();
     let more = [("content-type", kind.as_str()), ("content-length", "100000000")];
     let mut client = world.client();
     client.send_head(method, target, &[headers, &more].concat());
-    client.reply()
+    client.response()
 }
 
 fn path_of(file: &Value) -> &str {
     file["path"].as_str().expect("a path")
 }
 
-fn assert_unauthenticated(reply: &Reply) {
-    reply.problem(401, "unauthenticated");
-    assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+fn assert_unauthenticated(response: &Response) {
+    response.problem(401, "unauthenticated");
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
 }
 
 #[test]
 fn without_a_key_the_refusal_comes_before_the_body() {
     let world = Setup::new().start();
     for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
-        assert_unauthenticated(&reply_to_head(&world, method, target, &[]));
+        assert_unauthenticated(&response_to_head(&world, method, target, &[]));
         // The same when the body has already arrived.
         let mut client = world.client();
         client.send_request(method, target, &[], b"x");
-        assert_unauthenticated(&client.reply());
+        assert_unauthenticated(&client.response());
     }
     assert_eq!(world.count("stable_token"), 0);
     assert_eq!(world.count("uploadfile"), 0);
@@ -81,7 +86,7 @@ fn a_wrong_key_is_refused_even_if_no_key_is_required() {
             "panel-key-for-tests",
         ] {
             let headers = [("authorization", wrong)];
-            assert_unauthenticated(&reply_to_head(&world, "POST", "/v1/files", &headers));
+            assert_unauthenticated(&response_to_head(&world, "POST", "/v1/files", &headers));
             assert_unauthenticated(&post(&world, "/v1/files", &headers, &small()));
         }
         world.assert_nothing_stored();
@@ -124,7 +129,7 @@ fn a_key_without_upload_permission_is_refused_before_the_body() {
         .start();
     let reader = [("authorization", "Bearer reader's")];
     for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a.txt")] {
-        let problem = reply_to_head(&world, method, target, &reader).problem(403, "not_allowed");
+        let problem = response_to_head(&world, method, target, &reader).problem(403, "not_allowed");
         let detail = problem["detail"].as_str().expect("a text");
         assert!(detail.contains("reader") && detail.contains("upload"), "{detail}");
     }
@@ -159,7 +164,8 @@ fn a_key_with_a_prefix_stays_under_it() {
         let target = format!("/v1/files?path={outside}");
         world.post_to(&target, &small()).problem(403, "path_not_allowed");
         let target = format!("/v1/files/{outside}");
-        reply_to_head(&world, "PUT", &target, &[authorization()]).problem(403, "path_not_allowed");
+        response_to_head(&world, "PUT", &target, &[authorization()])
+            .problem(403, "path_not_allowed");
     }
     for climbing in ["panel/../own.txt", "panel//own.txt", "panel/./../own.txt"] {
         world.post(&with_path(climbing)).problem(400, "invalid_path");
@@ -187,7 +193,7 @@ fn paths_are_the_gateway_s_choice_unless_a_key_may_name_them() {
     let named = Form::new().field("path", "own.txt").file("f", "x", "text/plain", b"x");
     world.post(&named).problem(403, "path_not_allowed");
     world.post_to("/v1/files?path=own.txt", &small()).problem(403, "path_not_allowed");
-    reply_to_head(&world, "PUT", "/v1/files/own.txt", &[authorization()])
+    response_to_head(&world, "PUT", "/v1/files/own.txt", &[authorization()])
         .problem(403, "path_not_allowed");
     world.assert_nothing_stored();
     let dir = Form::new().field("dir", "d").file("f", "x.txt", "text/plain", b"x");
@@ -219,13 +225,13 @@ fn a_page_of_a_foreign_origin_cannot_upload() {
         "gateway.test",
     ] {
         let origin = [("origin", foreign)];
-        let reply = post(&world, "/v1/files", &origin, &small());
-        reply.problem(403, "origin_not_allowed");
-        assert_eq!(reply.header("access-control-allow-origin"), None);
+        let response = post(&world, "/v1/files", &origin, &small());
+        response.problem(403, "origin_not_allowed");
+        assert_eq!(response.header("access-control-allow-origin"), None);
         let with_key = [("origin", foreign), authorization()];
         post(&world, "/v1/files", &with_key, &small()).problem(403, "origin_not_allowed");
-        reply_to_head(&world, "POST", "/v1/files", &origin).problem(403, "origin_not_allowed");
-        reply_to_head(&world, "PUT", "/v1/files/x", &origin).problem(403, "origin_not_allowed");
+        response_to_head(&world, "POST", "/v1/files", &origin).problem(403, "origin_not_allowed");
+        response_to_head(&world, "PUT", "/v1/files/x", &origin).problem(403, "origin_not_allowed");
     }
     world.assert_nothing_stored();
     post(&world, "/v1/files", &[("origin", "http://gateway.test")], &small()).stored();
@@ -240,16 +246,16 @@ fn a_page_of_a_foreign_origin_cannot_read_files() {
     let get = |origin: &str| {
         let mut client = world.client();
         client.send_request("GET", &target, &[("origin", origin)], b"");
-        client.reply()
+        client.response()
     };
-    let reply = get(FOREIGN);
-    reply.problem(403, "origin_not_allowed");
-    assert_eq!(reply.header("location"), None);
+    let response = get(FOREIGN);
+    response.problem(403, "origin_not_allowed");
+    assert_eq!(response.header("location"), None);
     assert_eq!(world.count("batchdownloadfile"), 0);
     assert_eq!(get("http://gateway.test").status, 302);
-    let reply = get(LISTED);
-    assert_eq!(reply.status, 302);
-    assert_eq!(reply.header("access-control-allow-origin"), Some(LISTED));
+    let response = get(LISTED);
+    assert_eq!(response.status, 302);
+    assert_eq!(response.header("access-control-allow-origin"), Some(LISTED));
 }
 
 #[test]
@@ -268,27 +274,31 @@ fn an_allowed_origin_can_read_every_response() {
     let world =
         Setup::new().set("cors.origins", format!("http://localhost:5173, {LISTED}")).start();
     for origin in [LISTED, "http://localhost:5173"] {
-        let readable = |reply: &Reply| {
-            assert_eq!(reply.header("access-control-allow-origin"), Some(origin), "{reply:?}");
-            let vary = reply.header("vary").expect("vary").to_ascii_lowercase();
+        let readable = |response: &Response| {
+            assert_eq!(
+                response.header("access-control-allow-origin"),
+                Some(origin),
+                "{response:?}"
+            );
+            let vary = response.header("vary").expect("vary").to_ascii_lowercase();
             assert!(vary.contains("origin"), "{vary}");
-            let exposed = reply.header("access-control-expose-headers").expect("names");
+            let exposed = response.header("access-control-expose-headers").expect("names");
             assert!(exposed.to_ascii_lowercase().contains("x-request-id"), "{exposed}");
         };
         let headers = [authorization(), ("origin", origin)];
-        let reply = post(&world, "/v1/files", &headers, &small());
-        reply.stored();
-        readable(&reply);
+        let response = post(&world, "/v1/files", &headers, &small());
+        response.stored();
+        readable(&response);
 
-        let reply = post(&world, "/v1/files", &[("origin", origin)], &small());
-        assert_unauthenticated(&reply);
-        readable(&reply);
-        let reply = post(&world, "/v1/files", &headers, &Form::new());
-        reply.problem(400, "no_file");
-        readable(&reply);
-        let reply = reply_to_head(&world, "PUT", "/v1/files/a//b", &headers);
-        reply.problem(400, "invalid_path");
-        readable(&reply);
+        let response = post(&world, "/v1/files", &[("origin", origin)], &small());
+        assert_unauthenticated(&response);
+        readable(&response);
+        let response = post(&world, "/v1/files", &headers, &Form::new());
+        response.problem(400, "no_file");
+        readable(&response);
+        let response = response_to_head(&world, "PUT", "/v1/files/a//b", &headers);
+        response.problem(400, "invalid_path");
+        readable(&response);
         for (method, target, status, code) in [
             ("GET", "/v1/files/none", 404, "file_not_found"),
             ("GET", "/nowhere", 404, "not_found"),
@@ -296,15 +306,15 @@ fn an_allowed_origin_can_read_every_response() {
         ] {
             let mut client = world.client();
             client.send_request(method, target, &headers, b"");
-            let reply = client.reply();
-            reply.problem(status, code);
-            readable(&reply);
+            let response = client.response();
+            response.problem(status, code);
+            readable(&response);
         }
         let rule = json!([{"stage": "link", "fault": "errcode", "errcode": -501007, "times": 1}]);
         world.faults(&rule);
-        let reply = post(&world, "/v1/files", &headers, &small());
-        reply.problem(502, "wechat_refused");
-        readable(&reply);
+        let response = post(&world, "/v1/files", &headers, &small());
+        response.problem(502, "wechat_refused");
+        readable(&response);
     }
     let without = world.post(&small());
     without.stored();
@@ -323,13 +333,13 @@ fn an_allowed_origin_may_send_the_headers_of_upload_widgets() {
             ("access-control-request-headers", wanted),
         ];
         client.send_request("OPTIONS", target, &headers, b"");
-        client.reply()
+        client.response()
     };
     for (method, target) in [("POST", "/v1/files"), ("PUT", "/v1/files/a/b.txt")] {
-        let reply = preflight(LISTED, method, target);
-        assert!(matches!(reply.status, 200 | 204), "{reply:?}");
-        assert_eq!(reply.header("access-control-allow-origin"), Some(LISTED));
-        let lower = |name: &str| reply.header(name).unwrap_or_default().to_ascii_lowercase();
+        let response = preflight(LISTED, method, target);
+        assert!(matches!(response.status, 200 | 204), "{response:?}");
+        assert_eq!(response.header("access-control-allow-origin"), Some(LISTED));
+        let lower = |name: &str| response.header(name).unwrap_or_default().to_ascii_lowercase();
         let allowed = lower("access-control-allow-headers");
         let allowed: Vec<_> = allowed.split(',').map(str::trim).collect();
         assert!(wanted.split(',').all(|name| allowed.contains(&name)), "{allowed:?}");
@@ -337,9 +347,9 @@ fn an_allowed_origin_may_send_the_headers_of_upload_widgets() {
         assert!(methods.split(',').any(|m| m.trim().eq_ignore_ascii_case(method)), "{methods}");
 
         for foreign in [FOREIGN, "null", "http://gateway.test"] {
-            let reply = preflight(foreign, method, target);
-            assert!(reply.status >= 400, "{reply:?}");
-            assert_eq!(reply.header("access-control-allow-origin"), None, "{reply:?}");
+            let response = preflight(foreign, method, target);
+            assert!(response.status >= 400, "{response:?}");
+            assert_eq!(response.header("access-control-allow-origin"), None, "{response:?}");
         }
     }
 }
@@ -349,9 +359,9 @@ fn a_client_s_request_id_is_used_if_it_is_valid() {
     let world = Setup::new().start();
     let id_for = |given: &str| {
         let headers = [authorization(), ("x-request-id", given)];
-        let reply = post(&world, "/v1/files", &headers, &small());
-        reply.stored();
-        let id = reply.header("x-request-id").expect("an id").to_owned();
+        let response = post(&world, "/v1/files", &headers, &small());
+        response.stored();
+        let id = response.header("x-request-id").expect("an id").to_owned();
         world.gateway.log_with(&format!("\"{id}\""));
         id
     };
@@ -366,8 +376,8 @@ fn a_client_s_request_id_is_used_if_it_is_valid() {
         assert!(other.is_empty() || !world.gateway.log().contains(other));
     }
     // The id is also in the problem document and in the access log.
-    let reply = post(&world, "/v1/files", &[("x-request-id", "failing-1")], &small());
-    assert_eq!(reply.problem(401, "unauthenticated")["request_id"], "failing-1");
+    let response = post(&world, "/v1/files", &[("x-request-id", "failing-1")], &small());
+    assert_eq!(response.problem(401, "unauthenticated")["request_id"], "failing-1");
     let log = world.gateway.log_with("failing-1");
     let line = log.lines().find(|line| line.contains("failing-1")).expect("a line");
     assert!(line.contains("unauthenticated"), "{line}");
@@ -394,7 +404,7 @@ fn the_log_holds_no_secrets() {
 
         let mut client = world.client();
         client.send_request("GET", &format!("/v1/files/{}", path_of(&file)), &[], b"");
-        let target = client.reply().header("location").expect("a target").to_owned();
+        let target = client.response().header("location").expect("a target").to_owned();
         let (_, signed) = target.split_once('?').expect("a signature");
 
         // Failures log more than successes do.
@@ -422,7 +432,7 @@ fn the_log_holds_no_secrets() {
             json!({"grant_type": "client_credential", "appid": options.appid, "secret": secret});
         let mut wechat = Client::connect(world.sandbox.wechat_addr());
         wechat.send_request("POST", "/cgi-bin/stable_token", &[], ask.to_string().as_bytes());
-        let token = wechat.reply().json()["access_token"].as_str().expect("a token").to_owned();
+        let token = wechat.response().json()["access_token"].as_str().expect("a token").to_owned();
 
         let last = [authorization(), ("x-request-id", "the-last-one")];
         post(&world, "/v1/files", &last, &small()).stored();

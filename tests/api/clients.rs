@@ -8,12 +8,12 @@ use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise};
 
 const NAME: &str = "Content-Disposition: form-data; name=";
 
-fn post(world: &World, headers: &[(&str, &str)], form: &Form) -> crate::harness::Reply {
+fn post(world: &World, headers: &[(&str, &str)], form: &Form) -> crate::harness::Response {
     let mut client = world.client();
     let kind = form.content_type();
     let headers = [headers, &[authorization(), ("content-type", &kind)]].concat();
     client.send_request("POST", "/v1/files", &headers, &form.bytes());
-    client.reply()
+    client.response()
 }
 
 fn only_crc(world: &World) -> String {
@@ -39,14 +39,14 @@ fn a_client_that_expects_100_continue_gets_it() {
         let expecting = [&headers[..], &[("expect", "100-continue")]].concat();
         let mut client = world.client();
         client.send_head(method, target, &[&expecting[..], &[authorization()]].concat());
-        assert_eq!(client.reply_head().expect("a head"), (100, Vec::new()));
+        assert_eq!(client.response_head().expect("a head"), (100, Vec::new()));
         client.send(body);
-        assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+        assert_eq!(client.response().stored()["crc64"], crc64(&content));
 
         // An unauthenticated client gets its refusal before it sends the body.
         let mut client = world.client();
         client.send_head(method, target, &expecting);
-        client.reply().problem(401, "unauthenticated");
+        client.response().problem(401, "unauthenticated");
     }
     assert_eq!(world.objects().len(), 2);
 }
@@ -78,9 +78,9 @@ fn http_1_0_is_served() {
     let mut client = world.client();
     client.send(head.as_bytes());
     client.send(&content);
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(client.response().stored()["crc64"], crc64(&content));
     assert_eq!(
-        client.try_reply().expect_err("it is closed").kind(),
+        client.try_response().expect_err("it is closed").kind(),
         std::io::ErrorKind::UnexpectedEof
     );
     assert_eq!(only_crc(&world), crc64(&content));
@@ -165,7 +165,7 @@ fn headers_in_any_case() {
     let mut client = world.client();
     let headers = [("AUTHORIZATION", authorization().1), ("Content-TYPE", kind.as_str())];
     client.send_request("POST", "/v1/files", &headers, &form.bytes());
-    let file = client.reply().stored();
+    let file = client.response().stored();
     assert_eq!(
         (file["name"].clone(), file["content_type"].clone()),
         (json!("x.gif"), json!("image/gif"))
@@ -180,10 +180,10 @@ fn odd_types_do_no_harm() {
         ["nonsense", "", "text/html; charset=\"a\\\"b\"", "a/b; c=\"\u{4e2d}\"", "*/*", "image/"]
     {
         let form = Form::new().file("f", "x.png", kind, b"content");
-        let reply = post(&world, &[], &form);
-        assert!(matches!(reply.status, 201 | 400), "{kind}: {}", reply.text());
-        if reply.status == 201 {
-            let kind = reply.stored()["content_type"].as_str().expect("a type").to_owned();
+        let response = post(&world, &[], &form);
+        assert!(matches!(response.status, 201 | 400), "{kind}: {}", response.text());
+        if response.status == 201 {
+            let kind = response.stored()["content_type"].as_str().expect("a type").to_owned();
             assert!(kind.contains('/') && kind.is_ascii(), "{kind}");
         }
     }
@@ -214,7 +214,7 @@ fn after_a_refusal_the_connection_is_usable_or_closed() {
     ] {
         let mut client: Client = world.client();
         client.send_request("POST", "/v1/files", headers, body);
-        let refused = client.reply();
+        let refused = client.response();
         assert!((400..500).contains(&refused.status), "{}", refused.text());
         let (name, key) = authorization();
         let next = small.bytes();
@@ -224,9 +224,9 @@ fn after_a_refusal_the_connection_is_usable_or_closed() {
             next.len()
         );
         let sent = client.try_send(head.as_bytes()).and_then(|()| client.try_send(&next));
-        match sent.and_then(|()| client.try_reply()) {
-            Ok(reply) => {
-                reply.stored();
+        match sent.and_then(|()| client.try_response()) {
+            Ok(response) => {
+                response.stored();
                 stored += 1;
             }
             Err(error) => assert_eq!(refused.header("connection"), Some("close"), "{error}"),
@@ -263,8 +263,8 @@ fn curl_s_ways_to_send_a_file() {
             .output()
             .expect("curl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let file = &reply["files"][0];
+        let response: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let file = &response["files"][0];
         assert_eq!((&file["name"], &file["crc64"]), (&json!(name), &json!(crc64(&content))));
     }
     assert!(world.object("named/by field.bin") == content);
@@ -320,9 +320,13 @@ fn curl_options_that_do_not_send_the_file_itself_are_refused() {
         &["-F", &encoder("8bit"), &base],
     ] {
         let output = Command::new("curl").args(["-sS", "-H", &key]).args(arguments).output();
-        let reply: Value =
+        let response: Value =
             serde_json::from_slice(&output.expect("curl").stdout).expect("a response in JSON");
-        assert_eq!(reply["files"][0]["crc64"], crc64(&noise(3000, 12)), "{arguments:?}: {reply}");
+        assert_eq!(
+            response["files"][0]["crc64"],
+            crc64(&noise(3000, 12)),
+            "{arguments:?}: {response}"
+        );
     }
 }
 
@@ -428,9 +432,9 @@ fn forms_as_libraries_write_them() {
         let kind = form.content_type();
         let headers = [authorization(), ("content-type", kind.as_str())];
         sender.send_request("POST", "/v1/files", &headers, &form.ending(epilogue));
-        let reply = sender.reply();
-        assert_eq!(reply.status, 201, "{client}: {}", reply.text());
-        let stored = reply.stored();
+        let response = sender.response();
+        assert_eq!(response.status, 201, "{client}: {}", response.text());
+        let stored = response.stored();
         assert_eq!(stored["name"], "报告.png", "{client}");
         assert_eq!(stored["content_type"], "image/png", "{client}");
         let path = stored["path"].as_str().expect("a path");
@@ -445,7 +449,7 @@ fn raw_bodies_of_every_kind() {
     let put = |headers: &[(&str, &str)], target: &str, body: &[u8]| {
         let mut client = world.client();
         client.send_request("PUT", target, &[&[authorization()], headers].concat(), body);
-        client.reply()
+        client.response()
     };
     assert_eq!(put(&[], "/v1/files/empty.txt", b"").stored()["size"], 0);
     assert_eq!(world.object("empty.txt"), b"");
@@ -453,7 +457,7 @@ fn raw_bodies_of_every_kind() {
     let chunked = [authorization(), ("transfer-encoding", "chunked")];
     client.send_head("PUT", "/v1/files/empty-too.txt", &chunked);
     client.send(b"0\r\n\r\n");
-    assert_eq!(client.reply().stored()["size"], 0);
+    assert_eq!(client.response().stored()["size"], 0);
 
     // A form belongs in a POST: stored as a raw body, the object would contain the form's delimiters and headers.
     let form = Form::new().file("f", "x", "text/plain", b"x");
@@ -469,7 +473,7 @@ fn raw_bodies_of_every_kind() {
     let mut client = world.client();
     let length = [authorization(), ("content-length", "1048577")];
     client.send_head("PUT", "/v1/files/large", &length);
-    client.reply().problem(413, "file_too_large");
+    client.response().problem(413, "file_too_large");
     assert_eq!(world.objects().len(), before);
     put(&[], "/v1/files/full", &noise(1 << 20, 7)).stored();
     put(&[], &format!("/v1/files/{}", "a".repeat(850)), b"x").stored();
@@ -500,8 +504,8 @@ fn a_raw_body_that_ends_early_is_never_stored() {
                     client.reset();
                 } else {
                     client.finish();
-                    if let Ok(reply) = client.try_reply() {
-                        reply.problem(400, "truncated_body");
+                    if let Ok(response) = client.try_response() {
+                        response.problem(400, "truncated_body");
                     }
                 }
             }
@@ -510,7 +514,7 @@ fn a_raw_body_that_ends_early_is_never_stored() {
     world.assert_nothing_stored();
     let mut client = world.client();
     client.send_request("PUT", "/v1/files/cut.bin", &[authorization()], &content);
-    client.reply().stored();
+    client.response().stored();
     assert_eq!(only_crc(&world), crc64(&content));
 }
 
@@ -535,15 +539,15 @@ fn boundaries_of_every_kind() {
         let mut client = world.client();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, body.as_bytes());
-        assert_eq!(client.reply().stored()["crc64"], crc64(content.as_bytes()), "{boundary}");
+        assert_eq!(client.response().stored()["crc64"], crc64(content.as_bytes()), "{boundary}");
     }
     for parameter in ["", "\"\"", &"b".repeat(71), "b\r\n x: y"] {
         let kind = format!("multipart/form-data; boundary={parameter}");
         let mut client = world.client();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, b"--b--");
-        let reply = client.reply();
-        assert!(matches!(reply.status, 400 | 415), "{parameter}: {}", reply.text());
+        let response = client.response();
+        assert!(matches!(response.status, 400 | 415), "{parameter}: {}", response.text());
     }
     assert_eq!(world.objects().len(), 6);
 }
@@ -567,7 +571,7 @@ fn a_request_with_two_lengths_is_refused() {
             let mut client = world.client();
             let headers = [&[authorization(), ("content-type", &kind)], &lengths[..]].concat();
             client.send_head(method, target, &headers);
-            assert_eq!(client.reply_head().expect("a reply").0, 400, "{lengths:?}");
+            assert_eq!(client.response_head().expect("a response").0, 400, "{lengths:?}");
         }
     }
     world.assert_nothing_stored();
@@ -623,7 +627,7 @@ fn a_client_that_half_closes_gets_a_response() {
                 }
             }
             client.finish();
-            assert_eq!(client.reply().stored()["crc64"], crc64(&content), "{way}, {size} bytes");
+            assert_eq!(client.response().stored()["crc64"], crc64(&content), "{way}, {size} bytes");
         }
     }
 }
@@ -656,7 +660,7 @@ fn pipelined_requests_are_answered_in_order() {
         std::thread::scope(|scope| {
             scope.spawn(|| std::io::Write::write_all(&mut sender, &all).expect("it takes them"));
             for (index, content) in contents.iter().enumerate() {
-                let file = client.reply().stored();
+                let file = client.response().stored();
                 assert_eq!(file["path"], format!("{client_number}-{index}"));
                 assert_eq!(file["crc64"], crc64(content), "{client_number}-{index}");
             }
@@ -686,7 +690,7 @@ fn a_request_may_arrive_byte_by_byte() {
         for byte in [head.as_bytes(), &body].concat() {
             client.send(&[byte]);
         }
-        assert_eq!(client.reply().stored()["path"], "bytes");
+        assert_eq!(client.response().stored()["path"], "bytes");
     }
     assert_eq!(only_crc(&world), crc64(b"\r\n--content"));
 }

@@ -45,7 +45,7 @@ fn the_first_screen_s_commands_give_what_stands_there() {
     let told = serde_json::from_str::<Value>(&readme.open_blocks("json")[0]).expect("JSON");
     assert_eq!(shape(&reply), shape(&told), "{reply}");
     for same in ["name", "size", "content_type", "verified"] {
-        assert_eq!(reply["files"][0][same], told["files"][0][same], "{same}");
+        assert_eq!(response["files"][0][same], told["files"][0][same], "{same}");
     }
 }
 

@@ -113,15 +113,15 @@ fn refused_heads_are_problem_documents() {
                 let _ = sender.shutdown(Shutdown::Write);
                 sent
             });
-            let reply = client.reply();
-            let problem = reply.problem(status, code);
+            let response = client.response();
+            let problem = response.problem(status, code);
             assert!(problem["detail"].as_str().unwrap().contains(detail), "{shown}: {problem}");
-            assert_eq!(reply.header("x-request-id"), Some(&*id), "{shown}");
-            assert_eq!(reply.header("access-control-allow-origin"), Some(PANEL), "{shown}");
-            assert_eq!(reply.header("connection"), Some("close"), "{shown}");
+            assert_eq!(response.header("x-request-id"), Some(&*id), "{shown}");
+            assert_eq!(response.header("access-control-allow-origin"), Some(PANEL), "{shown}");
+            assert_eq!(response.header("connection"), Some("close"), "{shown}");
             // The gateway read the whole body and closed the connection without a reset.
             sent.join().unwrap().unwrap_or_else(|error| panic!("{shown}: {error}"));
-            let end = client.try_reply().expect_err("nothing follows");
+            let end = client.try_response().expect_err("nothing follows");
             assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{shown}: {end}");
             world.gateway.log_with(&id);
         });
@@ -140,7 +140,7 @@ fn raw_utf8_in_the_url_is_taken() {
         let mut client = world.client();
         let headers = [authorization(), ("content-type", &kind)];
         client.send_request("POST", &format!("/v1/files?dir={dir}"), &headers, &body);
-        let path = client.reply().stored()["path"].as_str().unwrap().to_owned();
+        let path = client.response().stored()["path"].as_str().unwrap().to_owned();
         assert!(path.contains(&format!("/{dir}/")), "{path}");
         client.send_request(
             "PUT",
@@ -148,9 +148,9 @@ fn raw_utf8_in_the_url_is_taken() {
             &[authorization()],
             b"raw",
         );
-        assert_eq!(client.reply().stored()["path"], format!("{dir}/{number}.txt"));
+        assert_eq!(client.response().stored()["path"], format!("{dir}/{number}.txt"));
         client.send_head("GET", &format!("/v1/files/{dir}/{number}.txt"), &[authorization()]);
-        assert_eq!(client.reply().status, 302);
+        assert_eq!(client.response().status, 302);
     }
     assert_eq!(world.objects().len(), 6);
 }
@@ -200,14 +200,14 @@ fn pipelined_requests_are_answered_in_order_however_they_are_split() {
         for (number, (_, has_no_body, status)) in exchanges.iter().enumerate() {
             if *has_no_body {
                 assert_eq!(
-                    client.reply_head().expect("a head").0,
+                    client.response_head().expect("a head").0,
                     *status,
                     "{number} cut at {cut}"
                 );
             } else {
-                let reply = client.reply();
-                assert_eq!(reply.status, *status, "{number} cut at {cut}: {}", reply.text());
-                assert!(reply.json().is_object(), "{number} cut at {cut}");
+                let response = client.response();
+                assert_eq!(response.status, *status, "{number} cut at {cut}: {}", response.text());
+                assert!(response.json().is_object(), "{number} cut at {cut}");
             }
         }
     };
@@ -231,8 +231,8 @@ fn pipelined_requests_are_answered_in_order_however_they_are_split() {
         let mut client = world.client();
         let put = request("PUT /v1/files/broken", "transfer-encoding: chunked\r\n", broken);
         client.send(&[&put[..], &request("DELETE /v1/files/a", "", b"")].concat());
-        client.reply().problem(400, "truncated_body");
-        assert!(client.try_reply().is_err());
+        client.response().problem(400, "truncated_body");
+        assert!(client.try_response().is_err());
     }
     assert_eq!(world.objects().len(), 3);
 }
@@ -254,11 +254,11 @@ fn a_connection_closes_without_a_reset_after_its_last_response() {
             std::thread::scope(|scope| {
                 // The connection may be closed before all is sent.
                 scope.spawn(|| drop(sender.write_all(&[&put[..], &behind].concat())));
-                let reply = client.reply();
-                assert_eq!(reply.status, 201, "{options}: {}", reply.text());
-                assert_eq!(reply.header("connection"), Some("close"), "{options}");
+                let response = client.response();
+                assert_eq!(response.status, 201, "{options}: {}", response.text());
+                assert_eq!(response.header("connection"), Some("close"), "{options}");
             });
-            let end = client.try_reply().expect_err("nothing follows");
+            let end = client.try_response().expect_err("nothing follows");
             assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof, "{options}: {end}");
         }
     }
@@ -282,7 +282,7 @@ fn a_refused_client_gets_no_100_continue() {
         let headers =
             [key, ("content-type", kind), ("content-length", length), ("expect", "100-continue")];
         client.send_head(method, path, &headers);
-        let (got, headers) = client.reply_head().expect("a response");
+        let (got, headers) = client.response_head().expect("a response");
         assert_eq!(got, status, "{method} {path}");
         let close = ("connection".to_owned(), "close".to_owned());
         assert!(headers.contains(&close), "{method} {path}: {headers:?}");
@@ -296,10 +296,10 @@ fn a_refused_client_gets_no_100_continue() {
         let head = format!("PUT /v1/files/a HTTP/1.1\r\nhost: a\r\n{head}\r\n");
         client.send(&[head.as_bytes(), &b"hello"[..sent]].concat());
         if is_told {
-            assert_eq!(client.reply_head().expect("an interim response").0, 100);
+            assert_eq!(client.response_head().expect("an interim response").0, 100);
         }
         client.send(&b"hello"[sent..]);
-        assert_eq!(client.reply_head().expect("a response").0, 201);
+        assert_eq!(client.response_head().expect("a response").0, 201);
         // The rest of the response.
         client = world.client();
     }
@@ -333,20 +333,20 @@ fn heads_are_limited_in_size_and_time() {
             let mut client = world.client();
             client.send(first);
             if !first.is_empty() {
-                assert_eq!(client.reply().status, 200);
+                assert_eq!(client.response().status, 200);
             }
             client.send(format!("{begin}{filler}\r\n\r\n").as_bytes());
-            assert_eq!(client.reply().status, status, "{excess} behind {}", first.len());
+            assert_eq!(client.response().status, status, "{excess} behind {}", first.len());
         }
     }
     // A URL that alone exceeds the limit.
     let mut client = world.client();
     client.send(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(100_000)).as_bytes());
-    client.reply().problem(413, "fields_too_large");
+    client.response().problem(413, "fields_too_large");
     // Slow heads: the first of a connection and a later one.
     let mut clients = vec![world.client(), world.client()];
     clients[1].send(healthy);
-    assert_eq!(clients[1].reply().status, 200);
+    assert_eq!(clients[1].response().status, 200);
     let began = Instant::now();
     let mut silent = world.client();
     let part = b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: slow-head\r\nx";
@@ -354,17 +354,17 @@ fn heads_are_limited_in_size_and_time() {
     // And one that begins before the previous response is sent.
     let mut early = world.client();
     early.send(&[&healthy[..], part].concat());
-    assert_eq!(early.reply().status, 200);
+    assert_eq!(early.response().status, 200);
     clients.push(early);
     for client in &mut clients {
-        let reply = client.reply();
-        reply.problem(408, "client_stalled");
-        assert_eq!(reply.header("x-request-id"), Some("slow-head"));
+        let response = client.response();
+        response.problem(408, "client_stalled");
+        assert_eq!(response.header("x-request-id"), Some("slow-head"));
         assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     }
-    assert!(silent.try_reply().is_err());
+    assert!(silent.try_response().is_err());
     assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
-    clients.iter_mut().for_each(|client| assert!(client.try_reply().is_err()));
+    clients.iter_mut().for_each(|client| assert!(client.try_response().is_err()));
 }
 
 /// A request whose response is large; sent many times.
@@ -429,7 +429,7 @@ fn only_an_authenticated_client_is_lingered_for_long() {
         client.send_head("POST", "/v1/files?reply=wangeditor", &[key, form, length]);
         client.send(b"--c\r\n--b x");
         let began = Instant::now();
-        assert_eq!(client.reply().status, 200);
+        assert_eq!(client.response().status, 200);
         while client.try_send(b"x").is_ok() && began.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -479,8 +479,8 @@ fn an_upload_gets_a_slot_when_idle_connections_take_them_all() {
             let began = Instant::now();
             let mut client = world.client();
             client.send_request("PUT", "/v1/files/file", &[authorization()], b"x");
-            let reply = client.reply();
-            assert_eq!(reply.status, 201, "{name}, {number}: {}", reply.text());
+            let response = client.response();
+            assert_eq!(response.status, 201, "{name}, {number}: {}", response.text());
             assert!(began.elapsed() < Duration::from_secs(1), "{name}: {:?}", began.elapsed());
         }
         drop(connections);
@@ -512,7 +512,7 @@ fn floods_of_refused_requests_leave_few_log_lines() {
             }
             client.send(request.repeat(at_once).as_bytes());
             for _ in 0..at_once {
-                assert_eq!(client.reply().status, status, "{request}");
+                assert_eq!(client.response().status, status, "{request}");
             }
         }
         asked += TOTAL;
@@ -599,10 +599,10 @@ fn unauthenticated_connections_do_not_block_uploads() {
         },
         |_: &mut H2| (),
         |world| {
-            let reply = H1::connect(world, &certificate).put("/v1/files/file", b"x");
+            let response = H1::connect(world, &certificate).put("/v1/files/file", b"x");
             assert!(
-                reply.as_ref().is_ok_and(|reply| reply.starts_with("HTTP/1.1 201")),
-                "{reply:?}"
+                response.as_ref().is_ok_and(|response| response.starts_with("HTTP/1.1 201")),
+                "{response:?}"
             );
         },
     );

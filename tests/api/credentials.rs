@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Form, Reply, Setup, World, fetch, wait_until};
+use crate::harness::{Form, Response, Setup, World, fetch, wait_until};
 use crate::stand_in::{self, Upstream, ok};
 
 const MODES: [&str; 5] = ["secret", "stable", "cloudbase", "open", "authorizer"];
@@ -59,8 +59,8 @@ fn upload_link_and_delete(world: &World) {
 }
 
 /// Asserts a problem of this errcode whose text has all these words in it.
-fn explained(reply: &Reply, status: u16, code: &str, errcode: i64, words: &[&str]) {
-    let problem = reply.problem(status, code);
+fn explained(response: &Response, status: u16, code: &str, errcode: i64, words: &[&str]) {
+    let problem = response.problem(status, code);
     assert_eq!(problem["errcode"], errcode, "{problem}");
     assert!(problem["rid"].is_string(), "{problem}");
     let detail = problem["detail"].as_str().expect("a text");
@@ -110,7 +110,7 @@ fn each_mode_works_in_the_binarys_own_sandbox() {
         let mut client = crate::harness::Client::connect(gateway.address);
         let (kind, body) = (small().content_type(), small().bytes());
         client.send_request("POST", "/v1/files", &[("content-type", &kind)], &body);
-        client.reply().stored();
+        client.response().stored();
     }
 }
 
@@ -122,9 +122,11 @@ fn each_mode_calls_as_it_is_documented() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("token").display().to_string();
         fs::write(&file, "tok/en+file").expect("a file");
-        upstream
-            .reply("/cgi-bin/token", ok(&json!({ "access_token": "pla/in+", "expires_in": 7200 })));
-        upstream.reply(
+        upstream.respond_with(
+            "/cgi-bin/token",
+            ok(&json!({ "access_token": "pla/in+", "expires_in": 7200 })),
+        );
+        upstream.respond_with(
             "/cgi-bin/component/api_authorizer_token",
             ok(&json!({
                 "authorizer_access_token": "au/th+", "expires_in": 7200, "authorizer_refresh_token": "refresh-2",
@@ -145,7 +147,7 @@ fn each_mode_calls_as_it_is_documented() {
         let (kind, body) = (small().content_type(), small().bytes());
         let headers = [crate::harness::authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, &body);
-        client.reply().stored();
+        client.response().stored();
 
         let calls = upstream.seen("/tcb/");
         let decoded = calls[0].target.replace('+', "%20");
@@ -168,12 +170,12 @@ fn each_mode_calls_as_it_is_documented() {
             ),
             "authorizer" => {
                 // WeChat may return a new refresh token with each token.
-                upstream.reply(
+                upstream.respond_with(
                     "/tcb/uploadfile",
                     ok(&json!({ "errcode": 42001, "errmsg": "expired" })),
                 );
                 client.send_request("POST", "/v1/files", &headers, &body);
-                client.reply().problem(502, "wechat_refused");
+                client.response().problem(502, "wechat_refused");
                 let again = upstream.seen("/cgi-bin/");
                 assert_eq!(again.len(), 2);
                 assert_eq!(again[1].json()["authorizer_refresh_token"], "refresh-2");
@@ -238,8 +240,8 @@ fn each_refusal_says_what_to_change() {
         {
             world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": errcode}]));
             let target = if stage == "delete" { "/v1/delete" } else { "/v1/download-links" };
-            let reply = world.call("POST", target, &json!({ "files": ["a"] }));
-            explained(&reply, 502, "wechat_refused", errcode, &[&errcode.to_string(), "("]);
+            let response = world.call("POST", target, &json!({ "files": ["a"] }));
+            explained(&response, 502, "wechat_refused", errcode, &[&errcode.to_string(), "("]);
         }
     }
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": -501007}]));
@@ -247,9 +249,9 @@ fn each_refusal_says_what_to_change() {
     explained(&world.post(&form), 502, "wechat_refused", -501007, &["`odd/路径.txt`"]);
     // The daily quota resets at midnight in China.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 45009, "errmsg": "reach max api daily quota limit"}]));
-    let reply = world.post(&small());
-    explained(&reply, 502, "wechat_refused", 45009, &["midnight in China"]);
-    let wait: u64 = reply.header("retry-after").expect("a time").parse().expect("a number");
+    let response = world.post(&small());
+    explained(&response, 502, "wechat_refused", 45009, &["midnight in China"]);
+    let wait: u64 = response.header("retry-after").expect("a time").parse().expect("a number");
     assert!((1..=86_400).contains(&wait), "{wait}");
     // Unknown codes are passed on unchanged.
     world.faults(
@@ -274,9 +276,9 @@ fn a_token_call_that_is_refused_says_what_to_change() {
         for mode in ["secret", "stable"] {
             let (world, _) = start(mode);
             world.faults(&json!([{"stage": "token", "fault": "errcode", "errcode": errcode, "errmsg": errmsg}]));
-            let reply = world.post(&small());
-            explained(&reply, 503, "credential_unavailable", errcode, words);
-            assert!(reply.header("retry-after").is_some());
+            let response = world.post(&small());
+            explained(&response, 503, "credential_unavailable", errcode, words);
+            assert!(response.header("retry-after").is_some());
             world.assert_nothing_stored();
         }
     }
@@ -304,8 +306,8 @@ fn a_refresh_is_forced_only_if_wechat_returns_the_token_it_refused() {
 
     // Again within 30 s: a forced refresh is not allowed yet, and WeChat is not called repeatedly.
     world.control("POST", "tokens/spoil", "");
-    let reply = world.post(&small());
-    let problem = reply.problem(503, "credential_unavailable");
+    let response = world.post(&small());
+    let problem = response.problem(503, "credential_unavailable");
     assert!(problem["detail"].as_str().expect("a text").contains("20 times a day"), "{problem}");
     for _ in 0..20 {
         world.post(&small()).problem(503, "credential_unavailable");
@@ -346,8 +348,8 @@ fn the_platforms_file_is_read_again_when_it_changes_and_when_its_token_is_refuse
     world.post(&small()).stored();
 
     fs::remove_file(&file).expect("it is gone");
-    let reply = world.post(&small());
-    let problem = reply.problem(503, "credential_unavailable");
+    let response = world.post(&small());
+    let problem = response.problem(503, "credential_unavailable");
     let detail = problem["detail"].as_str().expect("a text");
     assert!(detail.contains("token file") && detail.contains("云调用"), "{detail}");
     world.call_with("GET", "/readyz", &[], "").problem(503, "credential_unavailable");
@@ -401,9 +403,9 @@ fn an_authorizers_failures_are_explained() {
 
     // The authorization was revoked: the refresh token is no longer valid.
     set(json!({ "refresh": null }));
-    let reply = world.post(&small());
+    let response = world.post(&small());
     explained(
-        &reply,
+        &response,
         503,
         "credential_unavailable",
         61023,

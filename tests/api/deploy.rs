@@ -96,7 +96,7 @@ fn behind_nginx_a_pausing_sender_s_bytes_are_at_cos_while_it_pauses() {
         assert_eq!(seen.status, 200, "{}", seen.text());
         assert!(world.objects().is_empty());
         client.send(&content[half..]);
-        let stored = client.reply().stored();
+        let stored = client.response().stored();
         assert_eq!(stored["crc64"], crc64(&content));
         // What clients are told is nginx's address.
         assert_eq!(stored["url"], "http://gateway.test/v1/files/half");
@@ -113,7 +113,7 @@ fn behind_nginx_a_file_that_is_too_large_is_refused_by_the_gateway_in_its_own_wo
         let kind = form.content_type();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, &form.bytes());
-        client.reply().problem(413, "file_too_large");
+        client.response().problem(413, "file_too_large");
         world.assert_nothing_stored();
 
         for path in
@@ -121,9 +121,9 @@ fn behind_nginx_a_file_that_is_too_large_is_refused_by_the_gateway_in_its_own_wo
         {
             let mut client = Client::connect(proxy.address);
             client.send_request("GET", path, &[], b"");
-            let reply = client.reply();
-            assert_eq!(reply.status, 404, "{path}: figures are for inside");
-            assert!(reply.text().contains("nginx"), "{path} reached the gateway");
+            let response = client.response();
+            assert_eq!(response.status, 404, "{path}: figures are for inside");
+            assert!(response.text().contains("nginx"), "{path} reached the gateway");
         }
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tcb_upload_gateway::http::problem::Code;
 use tempfile::TempDir;
 
-use crate::harness::{Client, Form, Gateway, Reply, Setup};
+use crate::harness::{Client, Form, Gateway, Response, Setup};
 
 const KEY: &str = "key-for-the-description";
 
@@ -101,18 +101,21 @@ impl Sandbox {
         Self { gateway: Gateway::start(&[], &variables, data.path()), _data: data }
     }
 
-    fn get(&self, path: &str) -> Reply {
+    fn get(&self, path: &str) -> Response {
         self.call("GET", path, &[], b"")
     }
 
-    fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         call(&self.gateway, method, path, headers, body)
     }
 
     fn description(&self) -> Value {
-        let reply = self.get("/openapi.json");
-        assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
-        reply.json()
+        let response = self.get("/openapi.json");
+        assert_eq!(
+            (response.status, response.header("content-type")),
+            (200, Some("application/json"))
+        );
+        response.json()
     }
 }
 
@@ -122,14 +125,14 @@ fn call(
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> Reply {
+) -> Response {
     let mut client = Client::connect(gateway.address);
     client.send_request(method, path, headers, body);
     if method == "HEAD" {
-        let (status, headers) = client.reply_head().expect("a reply");
-        return Reply { status, headers, body: Vec::new() };
+        let (status, headers) = client.response_head().expect("a response");
+        return Response { status, headers, body: Vec::new() };
     }
-    client.reply()
+    client.response()
 }
 
 /// One call of the description.
@@ -202,7 +205,7 @@ fn each_address_takes_the_methods_described_and_no_other() {
             path => path.replace("{path}", "a.txt"),
         };
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"] {
-            let reply = sandbox.call(method, &address, &[], b"");
+            let response = sandbox.call(method, &address, &[], b"");
             let described = item.get(method.to_lowercase()).is_some();
             // In the sandbox the console lives there, too.
             if path == "/" && !described {
@@ -210,17 +213,17 @@ fn each_address_takes_the_methods_described_and_no_other() {
             }
             let as_wechat = path.starts_with("/tcb/") || path.starts_with("/cgi-bin/");
             if as_wechat && !described {
-                assert_eq!(reply.status, 200, "{method} {path}");
+                assert_eq!(response.status, 200, "{method} {path}");
                 if method != "HEAD" {
-                    let errcode = reply.json()["errcode"].as_i64();
+                    let errcode = response.json()["errcode"].as_i64();
                     assert!(matches!(errcode, Some(43001 | 43002)), "{method} {path}");
                 }
                 continue;
             }
-            assert_eq!(reply.status != 405, described, "{method} {path}: {}", reply.status);
+            assert_eq!(response.status != 405, described, "{method} {path}: {}", response.status);
             if !described {
                 let mut allowed: Vec<_> =
-                    reply.header("allow").expect("the methods").split(", ").collect();
+                    response.header("allow").expect("the methods").split(", ").collect();
                 allowed.sort_unstable();
                 let mut methods: Vec<_> =
                     item.as_object().expect("methods").keys().map(|m| m.to_uppercase()).collect();
@@ -241,10 +244,10 @@ fn each_example_gets_the_reply_described() {
     for id in ORDER {
         let operation = operations.iter().find(|operation| operation.id == id).expect(id);
         let (status, example) = success(operation);
-        let reply = send(&sandbox, operation);
-        assert_eq!(reply.status.to_string(), status, "{id}: {}", reply.text());
+        let response = send(&sandbox, operation);
+        assert_eq!(response.status.to_string(), status, "{id}: {}", response.text());
         if let Some(example) = example {
-            alike(id, example, &reply.json());
+            alike(id, example, &response.json());
         }
     }
 }
@@ -270,7 +273,7 @@ fn success<'a>(operation: &'a Operation<'_>) -> (&'a str, Option<&'a Value>) {
 }
 
 /// Sends a call's example.
-fn send(sandbox: &Sandbox, operation: &Operation<'_>) -> Reply {
+fn send(sandbox: &Sandbox, operation: &Operation<'_>) -> Response {
     let encoded = |value: &Value| {
         let text = value.as_str().expect("a text");
         utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
@@ -384,10 +387,10 @@ fn the_pages_come_from_the_binary_alone_in_production_too() {
     let files: Vec<_> = files.map(|name| name.trim_start_matches("./").to_owned()).collect();
     assert_eq!(files.len(), 7, "{files:?}");
     for file in files {
-        let reply = get(&format!("/docs/{file}"));
-        assert_eq!(reply.status, 200, "{file}");
-        assert_eq!(reply.header("content-security-policy"), Some(policy));
-        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        let response = get(&format!("/docs/{file}"));
+        assert_eq!(response.status, 200, "{file}");
+        assert_eq!(response.header("content-security-policy"), Some(policy));
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
     }
     let script = plain(&get("/docs/swagger-initializer.js"));
     assert!(script.contains(r#""../openapi.json""#) && !script.contains("://"), "{script}");
@@ -395,13 +398,13 @@ fn the_pages_come_from_the_binary_alone_in_production_too() {
 }
 
 /// A reply's text, unpacked.
-fn plain(reply: &Reply) -> String {
-    if reply.header("content-encoding") != Some("gzip") {
-        return reply.text();
+fn plain(response: &Response) -> String {
+    if response.header("content-encoding") != Some("gzip") {
+        return response.text();
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("text.gz");
-    std::fs::write(&file, &reply.body).expect("it is written");
+    std::fs::write(&file, &response.body).expect("it is written");
     let output = Command::new("gzip").args(["-dc"]).arg(file).output().expect("gzip");
     String::from_utf8(output.stdout).expect("a text")
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
 use crate::harness::{
-    BOUNDARY, Client, Form, Gateway, Reply, Setup, World, authorization, crc64, noise,
+    BOUNDARY, Client, Form, Gateway, Response, Setup, World, authorization, crc64, noise,
 };
 
 /// Two sizes within the replay window, and one far beyond it.
@@ -196,7 +196,7 @@ impl Request {
 }
 
 /// Uploads, and summarises the response. The gateway must read the whole request, whatever the response is.
-fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option<Reply>) {
+fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option<Response>) {
     let (request, content) = (request(way, folder), content(size));
     let mut client = world.client();
     client.send_head(request.method, &request.target, &request.headers(&request.length(content)));
@@ -205,21 +205,21 @@ fn upload(world: &World, way: Way, folder: &str, size: usize) -> (String, Option
             return (format!("the request was not taken: {error}"), None);
         }
     }
-    match client.try_reply() {
-        Ok(reply) => (told(&reply, size), Some(reply)),
-        Err(error) => (format!("no reply: {error}"), None),
+    match client.try_response() {
+        Ok(response) => (told(&response, size), Some(response)),
+        Err(error) => (format!("no response: {error}"), None),
     }
 }
 
 /// The `detail` of a problem.
-fn detail(reply: Option<&Reply>) -> String {
-    reply.map_or_else(String::new, |reply| reply.json()["detail"].to_string())
+fn detail(response: Option<&Response>) -> String {
+    response.map_or_else(String::new, |response| response.json()["detail"].to_string())
 }
 
 /// A response as a summary: its status, its code, COS's code, and anything wrong with it.
-fn told(reply: &Reply, size: usize) -> String {
-    let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    if reply.status == 201 {
+fn told(response: &Response, size: usize) -> String {
+    let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+    if response.status == 201 {
         let file = &body["files"][0];
         let right = file["crc64"] == content_crc(size) && file["size"] == size;
         return if right && file["verified"] == true {
@@ -228,7 +228,7 @@ fn told(reply: &Reply, size: usize) -> String {
             format!("201 {body}")
         };
     }
-    let mut text = format!("{} {}", reply.status, body["code"].as_str().unwrap_or("(no code)"));
+    let mut text = format!("{} {}", response.status, body["code"].as_str().unwrap_or("(no code)"));
     if let Some(code) = body["cos_code"].as_str() {
         text = format!("{text} {code}");
     }
@@ -238,14 +238,15 @@ fn told(reply: &Reply, size: usize) -> String {
         }
     };
     wrong(
-        reply.header("content-type") != Some("application/problem+json")
-            || body["status"] != reply.status
-            || body["request_id"].as_str() != reply.header("x-request-id"),
+        response.header("content-type") != Some("application/problem+json")
+            || body["status"] != response.status
+            || body["request_id"].as_str() != response.header("x-request-id"),
         "no proper problem document",
     );
     wrong(
-        reply.status == 503
-            && reply.header("retry-after").and_then(|after| after.parse().ok()).unwrap_or(0) == 0,
+        response.status == 503
+            && response.header("retry-after").and_then(|after| after.parse().ok()).unwrap_or(0)
+                == 0,
         "no Retry-After",
     );
     wrong(body["detail"].as_str().is_none_or(str::is_empty), "no detail");
@@ -327,8 +328,8 @@ fn wait_until_disconnected(port: u16) {
 }
 
 /// An upload that must succeed after a failed one: at once, or after `Retry-After` if no token could be fetched.
-fn afterwards(world: &World, failed: Option<&Reply>) -> Result<(), String> {
-    let failed = failed.ok_or("no reply to go by")?;
+fn afterwards(world: &World, failed: Option<&Response>) -> Result<(), String> {
+    let failed = failed.ok_or("no response to go by")?;
     if told(failed, 0).starts_with("503 credential_unavailable") {
         let after = failed.header("retry-after").and_then(|after| after.parse().ok());
         std::thread::sleep(Duration::from_secs(after.unwrap_or(0)));
@@ -353,11 +354,11 @@ fn cell(world: &World, text: &str, way: Way, size: usize, expected: &str, folder
         wait_until_disconnected(world.sandbox.cos_addr().port());
     }
     let began = Instant::now();
-    let (told, reply) = upload(world, way, folder, size);
+    let (told, response) = upload(world, way, folder, size);
     let took = began.elapsed();
     let mut wrong = Vec::new();
     if !expected.split(" | ").any(|expected| expected == told) {
-        wrong.push(format!("told {told} {} instead of {expected}", detail(reply.as_ref())));
+        wrong.push(format!("told {told} {} instead of {expected}", detail(response.as_ref())));
     }
     if took > Duration::from_secs(10) {
         wrong.push(format!("it took {took:?}"));
@@ -365,7 +366,7 @@ fn cell(world: &World, text: &str, way: Way, size: usize, expected: &str, folder
     wrong.extend(storage_fault(world, folder, size, &told));
     world.control("DELETE", "faults", "");
     if told != "201" && heals {
-        wrong.extend(afterwards(world, reply.as_ref()).err());
+        wrong.extend(afterwards(world, response.as_ref()).err());
     }
     Cell { told, wrong }
 }
@@ -500,10 +501,10 @@ fn a_stored_object_whose_response_is_lost() {
             {
                 let folder = format!("{name}{times}-{size}").replace([' ', '='], "-");
                 install(&world, &format!("cos {fault} store=true{times}"), size);
-                let (told, reply) = upload(&world, way, &folder, size);
+                let (told, response) = upload(&world, way, &folder, size);
                 let case = format!("{fault}{times}, {size} bytes, {name}");
                 if told != expected {
-                    let detail = detail(reply.as_ref());
+                    let detail = detail(response.as_ref());
                     wrong.push(format!("{case}: told {told} {detail} instead of {expected}"));
                 }
                 let mut fault = storage_fault(&world, &folder, size, &told);
@@ -558,22 +559,22 @@ fn an_early_refusal_reaches_every_client_within_a_second() {
         let (mut sender, began) = (client.sender(), Instant::now());
         let length = request.length(content);
         client.send_head(request.method, &request.target, &request.headers(&length));
-        let (reply, took, sent) = std::thread::scope(|scope| {
+        let (response, took, sent) = std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 sender.write_all(&request.head)?;
                 sender.write_all(&content[..at_once])
             });
-            let reply = client.try_reply();
+            let response = client.try_response();
             let took = began.elapsed();
             let sent = first.join().expect("the sender");
-            (reply, took, sent)
+            (response, took, sent)
         });
         let rest = [&content[at_once..], &request.tail];
         let sent = sent.and_then(|()| rest.iter().try_for_each(|rest| client.try_send(rest)));
-        let told = match (&reply, sent) {
-            (Err(error), _) => format!("no reply: {error}"),
+        let told = match (&response, sent) {
+            (Err(error), _) => format!("no response: {error}"),
             (Ok(_), Err(error)) => format!("not all was taken: {error}"),
-            (Ok(reply), Ok(())) => told(reply, LARGE_SIZE),
+            (Ok(response), Ok(())) => told(response, LARGE_SIZE),
         };
         let then = THEN[run % 3];
         (told, took, format!("run {run}, then {then}, after {}, {at_once} at once", after(run)))
@@ -634,8 +635,8 @@ fn a_success_before_the_last_byte_is_a_failure() {
             client.send_head(request.method, &request.target, &request.headers(&length));
             client.send(&request.head);
             client.send(&content[..size - 1]);
-            let reply = client.reply();
-            assert_eq!(told(&reply, size), "502 cos_unreachable", "after {after} of {size}");
+            let response = client.response();
+            assert_eq!(told(&response, size), "502 cos_unreachable", "after {after} of {size}");
             client.send(&content[size - 1..]);
             client.send(&request.tail);
             world.assert_nothing_stored();
@@ -657,7 +658,7 @@ fn a_success_before_the_last_byte_is_a_failure() {
         assert_eq!(world.control("GET", &seen, "").status, 200);
         client.send(&content[size - 1..]);
         client.send(&request.tail);
-        assert_eq!(told(&client.reply(), size), "201");
+        assert_eq!(told(&client.response(), size), "201");
         assert_eq!(storage_fault(&world, folder, size, "201"), None);
     }
 }
@@ -749,7 +750,7 @@ fn a_link_call_whose_host_no_longer_resolves() {
 
     let mut ready = Client::connect(gateway.address);
     ready.send_request("GET", "/readyz", &[], b"");
-    assert_eq!(ready.reply().status, 200);
+    assert_eq!(ready.response().status, 200);
     std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("a file");
     for (_, size) in SIZES {
         let form = Form::new().file("file", "x", "text/plain", &noise(size, 1));
@@ -757,8 +758,8 @@ fn a_link_call_whose_host_no_longer_resolves() {
         let kind = form.content_type();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, &form.bytes());
-        let reply = client.reply();
-        let code = reply.json()["code"].as_str().expect("a code").to_owned();
+        let response = client.response();
+        let code = response.json()["code"].as_str().expect("a code").to_owned();
         // Without a reachable name server, a look-up may be slow.
         assert!(["wechat_unreachable", "wechat_timeout"].contains(&code.as_str()), "{code}");
     }

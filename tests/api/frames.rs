@@ -203,10 +203,10 @@ impl H1 {
         for piece in body.chunks(BATCH) {
             self.0.write_all(piece)?;
         }
-        let mut reply = Vec::new();
+        let mut response = Vec::new();
         // The connection may close without a TLS close_notify.
-        let _ = self.0.read_to_end(&mut reply);
-        Ok(String::from_utf8_lossy(&reply).into_owned())
+        let _ = self.0.read_to_end(&mut response);
+        Ok(String::from_utf8_lossy(&response).into_owned())
     }
 }
 

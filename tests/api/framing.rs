@@ -31,12 +31,12 @@ fn a_request_is_read_the_same_however_its_head_is_split() {
     for cut in 1..whole.len() {
         client.send(&whole[..cut]);
         client.send(&whole[cut..]);
-        assert_eq!(client.reply().stored()["crc64"], *crc, "cut at {cut}");
+        assert_eq!(client.response().stored()["crc64"], *crc, "cut at {cut}");
     }
     for byte in &whole {
         client.send(&[*byte]);
     }
-    assert_eq!(client.reply().stored()["crc64"], *crc);
+    assert_eq!(client.response().stored()["crc64"], *crc);
     assert_eq!(world.objects().len(), 1);
 }
 
@@ -65,7 +65,7 @@ fn pipelined_requests_are_framed_and_answered_in_order() {
         let (mut sender, all) = (client.sender(), requests.concat());
         std::thread::scope(|scope| {
             scope.spawn(move || sender.write_all(&all).unwrap());
-            let got = statuses.map(|_| client.reply().status);
+            let got = statuses.map(|_| client.response().status);
             assert_eq!(got, statuses);
         });
     }
@@ -101,16 +101,16 @@ fn ambiguous_heads_are_refused() {
     ] {
         let mut client = world.client();
         client.send(&request("PUT", "/v1/files/x", headers, body));
-        assert_eq!(client.reply().status, 400, "{headers}");
-        assert!(client.try_reply().is_err(), "{headers}");
+        assert_eq!(client.response().status, 400, "{headers}");
+        assert!(client.try_response().is_err(), "{headers}");
     }
     world.assert_nothing_stored();
     // A bare LF ends a header line, too.
     let mut client = world.client();
     let odd = "X: y\nContent-Length: 15\r\n";
     client.send(&[&request("PUT", "/v1/files/x", odd, body)[..], &upload("y", TRICKY)].concat());
-    client.reply().stored();
-    client.reply().stored();
+    client.response().stored();
+    client.response().stored();
     assert_eq!(world.object("x"), body);
     assert_eq!(world.object("y"), TRICKY);
 }
@@ -126,10 +126,10 @@ fn a_truncated_body_closes_its_connection() {
             client.reset();
         } else {
             client.finish();
-            let reply = client.reply();
-            reply.problem(400, "truncated_body");
-            assert_eq!(reply.header("connection"), Some("close"));
-            assert!(client.try_reply().is_err());
+            let response = client.response();
+            response.problem(400, "truncated_body");
+            assert_eq!(response.header("connection"), Some("close"));
+            assert!(client.try_response().is_err());
         }
     }
     wait_until("all are closed", || {
@@ -148,16 +148,16 @@ fn a_connection_stays_open_after_an_early_response() {
     let mut client = world.client();
     for path in ["a", "b"] {
         client.send(begin);
-        let reply = client.reply();
-        reply.problem(404, "not_found");
-        assert_eq!(reply.header("connection"), None);
+        let response = client.response();
+        response.problem(404, "not_found");
+        assert_eq!(response.header("connection"), None);
         client.send(&[rest, &upload(path, TRICKY)].concat());
-        client.reply().stored();
+        client.response().stored();
     }
     // The connection is closed if the rest does not arrive.
     client.send(begin);
-    assert_eq!(client.reply().status, 404);
-    assert!(client.try_reply().is_err());
+    assert_eq!(client.response().status, 404);
+    assert!(client.try_response().is_err());
     assert_eq!(world.objects().len(), 2);
 }
 
@@ -169,12 +169,12 @@ fn a_connection_closes_after_an_early_response_without_a_body() {
     for sent in [0, 1_000, 100_000] {
         let mut client = world.client();
         client.send(&upload("x", TRICKY));
-        client.reply().stored();
+        client.response().stored();
         client.send(&delete[..delete.len() - 100_000 + sent]);
-        let reply = client.reply();
-        assert_eq!(reply.status, 204);
-        assert_eq!(reply.header("connection"), Some("close"), "{sent}");
-        assert!(client.try_reply().is_err());
+        let response = client.response();
+        assert_eq!(response.status, 204);
+        assert_eq!(response.header("connection"), Some("close"), "{sent}");
+        assert!(client.try_response().is_err());
     }
 }
 
@@ -188,11 +188,11 @@ fn pipelined_bytes_do_not_change_a_response() {
         for next in ["HEAD /healthz HTTP/1.1", "GET /healthz HTTP/1.0"] {
             let mut client = world.client();
             client.send(&[&first[..], format!("{next}\r\nhost: a\r\n\r\n").as_bytes()].concat());
-            let reply = client.reply();
-            assert_eq!(reply.status, status, "{next}");
-            assert_eq!(reply.header("connection"), None, "{next}");
-            assert!(reply.json().is_object(), "{next}");
-            assert_eq!(client.reply_head().expect("a reply").0, 200, "{next}");
+            let response = client.response();
+            assert_eq!(response.status, status, "{next}");
+            assert_eq!(response.header("connection"), None, "{next}");
+            assert!(response.json().is_object(), "{next}");
+            assert_eq!(client.response_head().expect("a response").0, 200, "{next}");
         }
     }
 }
@@ -203,7 +203,7 @@ fn an_endless_head_closes_its_connection() {
     let mut clients = [(); 5].map(|()| world.client());
     for (client, length) in clients.iter_mut().zip([1, 20_000, 40_000, 100_000, 200_000]) {
         client.send(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n");
-        assert_eq!(client.reply().status, 200);
+        assert_eq!(client.response().status, 200);
         // The response may come before all of it is sent.
         let _ = client.try_send(format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(length)).as_bytes());
     }
@@ -230,7 +230,7 @@ fn thousands_of_pipelined_requests_cost_nothing_while_they_wait() {
         // Sending fails once the connection is closed.
         scope.spawn(move || sender.write_all(&all));
         for number in 0..12 {
-            assert_eq!(client.reply().status, 404);
+            assert_eq!(client.response().status, 404);
             // By then the sockets' buffers are full.
             if number == 4 {
                 (took, began) = (world.gateway.cpu(), Instant::now());

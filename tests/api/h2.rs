@@ -51,9 +51,9 @@ fn upload(world: &World, certificate: &Certificate) {
     let mut other = H2::connect(world, certificate, &[]);
     let (stream, head) = other.request(&put("/v1/files/good.txt"), 0);
     other.send(&[head, frame(DATA, END_STREAM, stream, b"good")].concat()).expect("it takes it");
-    let body = other.body(stream).expect("a reply");
-    let reply: Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(reply["files"][0]["size"], 4, "{reply}");
+    let body = other.body(stream).expect("a response");
+    let response: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(response["files"][0]["size"], 4, "{response}");
 }
 
 /// CVE-2023-44487: streams that are reset right after they are opened never exceed the limit of concurrent streams.
@@ -191,7 +191,7 @@ fn a_busy_page_is_not_taken_for_a_flood() {
             })
             .collect();
         let last = *streams.last().expect("one");
-        assert_eq!(connection.body(last).expect("a reply"), b"{\"status\":\"ok\"}");
+        assert_eq!(connection.body(last).expect("a response"), b"{\"status\":\"ok\"}");
     }
 }
 
@@ -203,7 +203,7 @@ fn idle_h2_connections_do_not_delay_shutdown() {
     let mut idle = H2::connect(&world, &certificate, &[]);
     let (stream, request) = idle.request(&get("/healthz"), END_STREAM);
     idle.send(&request).expect("it takes it");
-    idle.body(stream).expect("a reply");
+    idle.body(stream).expect("a response");
     let began = Instant::now();
     world.gateway.signal("TERM");
     assert_eq!(world.gateway.ended().code(), Some(0));
@@ -230,8 +230,8 @@ fn uploads_over_h2_are_as_fast_as_over_http_1_1() {
     let over_h1 = || {
         let mut connection = H1::connect(&world, &certificate);
         measured(&mut || {
-            let reply = connection.put("/v1/files/x.bin", &content).expect("a reply");
-            assert!(reply.starts_with("HTTP/1.1 201"), "{reply}");
+            let response = connection.put("/v1/files/x.bin", &content).expect("a response");
+            assert!(response.starts_with("HTTP/1.1 201"), "{response}");
         })
     };
     let over_h2 = || {
@@ -241,9 +241,9 @@ fn uploads_over_h2_are_as_fast_as_over_http_1_1() {
         let body = body_of(stream, &content);
         measured(&mut || {
             connection.send(&head).expect("it takes it");
-            let reply = connection.upload(stream, &body).expect("a reply");
-            let reply: Value = serde_json::from_slice(&reply).expect("JSON");
-            assert_eq!(reply["files"][0]["size"], content.len(), "{reply}");
+            let response = connection.upload(stream, &body).expect("a response");
+            let response: Value = serde_json::from_slice(&response).expect("JSON");
+            assert_eq!(response["files"][0]["size"], content.len(), "{response}");
         })
     };
     over_h2();

@@ -134,10 +134,10 @@ impl World {
     }
 
     /// A call to the sandbox's control endpoints.
-    pub fn control(&self, method: &str, call: &str, body: &str) -> Reply {
+    pub fn control(&self, method: &str, call: &str, body: &str) -> Response {
         let mut client = Client::connect(self.sandbox.wechat_addr());
         client.send_request(method, &format!("/_sandbox/{call}"), &[], body.as_bytes());
-        client.reply()
+        client.response()
     }
 
     pub fn state(&self) -> Value {
@@ -158,15 +158,15 @@ impl World {
     pub fn object(&self, key: &str) -> Vec<u8> {
         let encoded =
             percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC);
-        let reply = self.control("GET", &format!("object?key={encoded}"), "");
-        assert_eq!(reply.status, 200, "{key} is stored");
-        reply.body
+        let response = self.control("GET", &format!("object?key={encoded}"), "");
+        assert_eq!(response.status, 200, "{key} is stored");
+        response.body
     }
 
     /// Sets the sandbox's faults, as the control call's JSON.
     pub fn faults(&self, rules: &Value) {
-        let reply = self.control("PUT", "faults", &rules.to_string());
-        assert_eq!(reply.status, 200, "{}", reply.text());
+        let response = self.control("PUT", "faults", &rules.to_string());
+        assert_eq!(response.status, 200, "{}", response.text());
     }
 
     /// Waits until COS is idle, then asserts that nothing is stored.
@@ -180,19 +180,19 @@ impl World {
     }
 
     /// Posts a form with the key.
-    pub fn post(&self, form: &Form) -> Reply {
+    pub fn post(&self, form: &Form) -> Response {
         self.post_to("/v1/files", form)
     }
 
-    pub fn post_to(&self, target: &str, form: &Form) -> Reply {
+    pub fn post_to(&self, target: &str, form: &Form) -> Response {
         let mut client = self.client();
         let (kind, body) = (form.content_type(), form.bytes());
         client.send_request("POST", target, &[authorization(), ("content-type", &kind)], &body);
-        client.reply()
+        client.response()
     }
 
     /// A request with the key and a JSON body (no body if it is `null`).
-    pub fn call(&self, method: &str, target: &str, body: &Value) -> Reply {
+    pub fn call(&self, method: &str, target: &str, body: &Value) -> Response {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let headers = [authorization(), ("content-type", "application/json")];
         self.call_with(method, target, &headers, &body)
@@ -204,10 +204,10 @@ impl World {
         target: &str,
         headers: &[(&str, &str)],
         body: &str,
-    ) -> Reply {
+    ) -> Response {
         let mut client = self.client();
         client.send_request(method, target, headers, body.as_bytes());
-        client.reply()
+        client.response()
     }
 
     /// Another gateway with the same settings and upstream.
@@ -225,7 +225,7 @@ impl World {
         let path = &url[url.find("/v1/").expect("a URL of the gateway")..];
         let mut client = self.client();
         client.send_request("GET", path, &[], b"");
-        let redirect = client.reply();
+        let redirect = client.response();
         assert_eq!(redirect.status, 302, "{}", redirect.text());
         fetch(redirect.header("location").expect("a target"))
     }
@@ -256,10 +256,10 @@ pub fn fetch(url: &str) -> (Vec<u8>, String) {
     let (authority, path) = rest.split_once('/').expect("a path");
     let mut client = Client::connect(authority.parse().expect("an address"));
     client.send_request("GET", &format!("/{path}"), &[], b"");
-    let reply = client.reply();
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let kind = reply.header("content-type").unwrap_or_default().to_owned();
-    (reply.body, kind)
+    let response = client.response();
+    assert_eq!(response.status, 200, "{}", response.text());
+    let kind = response.header("content-type").unwrap_or_default().to_owned();
+    (response.body, kind)
 }
 
 pub fn authorization() -> (&'static str, &'static str) {
@@ -501,9 +501,9 @@ impl Client {
     }
 
     /// Posts JSON with the key.
-    pub fn post_json(&mut self, path: &str, body: &Value) -> Reply {
+    pub fn post_json(&mut self, path: &str, body: &Value) -> Response {
         self.send_request("POST", path, &[authorization()], body.to_string().as_bytes());
-        self.reply()
+        self.response()
     }
 
     pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) {
@@ -538,33 +538,33 @@ impl Client {
         socket.set_linger(Some(Duration::ZERO)).expect("an option");
     }
 
-    pub fn reply(&mut self) -> Reply {
-        self.try_reply().expect("a reply")
+    pub fn response(&mut self) -> Response {
+        self.try_response().expect("a response")
     }
 
     /// The next response, after any `100 Continue`.
-    pub fn try_reply(&mut self) -> io::Result<Reply> {
+    pub fn try_response(&mut self) -> io::Result<Response> {
         loop {
-            let (status, headers) = self.reply_head()?;
+            let (status, headers) = self.response_head()?;
             if status == 100 {
                 continue;
             }
-            let mut reply = Reply { status, headers, body: Vec::new() };
-            let length = reply.header("content-length").and_then(|length| length.parse().ok());
+            let mut response = Response { status, headers, body: Vec::new() };
+            let length = response.header("content-length").and_then(|length| length.parse().ok());
             match length {
                 Some(length) => {
-                    reply.body.resize(length, 0);
-                    self.stream.read_exact(&mut reply.body)?;
+                    response.body.resize(length, 0);
+                    self.stream.read_exact(&mut response.body)?;
                 }
                 None if matches!(status, 204 | 304) => {}
-                None => drop(self.stream.read_to_end(&mut reply.body)?),
+                None => drop(self.stream.read_to_end(&mut response.body)?),
             }
-            return Ok(reply);
+            return Ok(response);
         }
     }
 
     /// The head of a response without a body, such as that to HEAD.
-    pub fn reply_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
+    pub fn response_head(&mut self) -> io::Result<(u16, Vec<(String, String)>)> {
         let mut line = || {
             let mut line = String::new();
             match self.stream.read_line(&mut line)? {
@@ -588,13 +588,13 @@ impl Client {
 
 /// A whole response.
 #[derive(Debug)]
-pub struct Reply {
+pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Reply {
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }

@@ -76,7 +76,7 @@ fn a_file_buffered_from_one_byte_chunks_costs_only_its_length() {
         client.send(&chunks);
     }
     client.send(b"0\r\n\r\n");
-    assert_eq!(client.reply().stored()["size"], LENGTH);
+    assert_eq!(client.response().stored()["size"], LENGTH);
     let peak = world.gateway.memory("VmHWM");
     println!("32 MiB of one-byte chunks buffered: idle {idle} KiB, peak {peak} KiB");
     assert!(peak <= idle + (64 << 10), "idle {idle} KiB, peak {peak} KiB");
@@ -96,7 +96,7 @@ fn a_file_too_large_to_buffer_is_refused_with_advice() {
             client.send_chunk(piece);
         }
         client.send(b"0\r\n\r\n");
-        client.reply()
+        client.response()
     };
     chunked(&noise(1 << 20, 1)).stored();
     let problem = chunked(&noise((1 << 20) + 1, 1)).problem(411, "length_required");
@@ -108,10 +108,10 @@ fn a_file_too_large_to_buffer_is_refused_with_advice() {
     assert_eq!(world.post(&last).status, 201);
     let first =
         Form::new().file("f[]", "a", "text/plain", &large).file("f[]", "b", "text/plain", b"b");
-    let reply = world.post(&first);
-    assert_eq!(reply.status, 400, "{}", reply.text());
-    assert_eq!(reply.json()["files"][0]["error"]["code"], "file_not_last");
-    assert_eq!(reply.json()["files"][1]["size"], 1);
+    let response = world.post(&first);
+    assert_eq!(response.status, 400, "{}", response.text());
+    assert_eq!(response.json()["files"][0]["error"]["code"], "file_not_last");
+    assert_eq!(response.json()["files"][1]["size"], 1);
     assert_eq!(world.objects().len(), 4);
 
     let world = Setup::new().set("upload.memory_budget", "32MiB").start();
@@ -128,7 +128,7 @@ fn a_file_too_large_to_buffer_is_refused_with_advice() {
 fn budget_used(world: &World) -> u64 {
     let mut client = world.client();
     client.send_request("GET", "/metrics", &[], b"");
-    let text = client.reply().text();
+    let text = client.response().text();
     let line = text.lines().find(|line| line.starts_with("gateway_memory_budget_bytes "));
     let value = line.and_then(|line| line.split(' ').nth(1)).expect("the gauge").to_owned();
     value.parse().expect("a number")
@@ -170,12 +170,12 @@ fn buffered_upload(world: &World, length: usize) -> Client {
 /// Ends the upload; `Some` if it was refused for lack of memory.
 fn refusal(client: &mut Client) -> Option<()> {
     let _ = client.try_send(b"0\r\n\r\n");
-    let reply = client.reply();
-    if reply.status == 201 {
+    let response = client.response();
+    if response.status == 201 {
         return None;
     }
-    reply.problem(503, "overloaded");
-    assert!(reply.header("retry-after").is_some());
+    response.problem(503, "overloaded");
+    assert!(response.header("retry-after").is_some());
     Some(())
 }
 
@@ -198,7 +198,7 @@ fn forms_of_a_million_tiny_fields_are_refused_without_memory_growth() {
                         [authorization(), ("content-type", &kind), ("content-length", &million)];
                     client.send_head("POST", "/v1/files", &headers);
                     client.send(&some);
-                    client.reply().problem(413, "fields_too_large");
+                    client.response().problem(413, "fields_too_large");
                 }
             });
         }
@@ -228,7 +228,7 @@ fn peak_of_two_hundred(window: &str, bytes_per_second: Option<u64>) -> (u64, u64
                 let mut client = world.client();
                 let headers = [authorization(), ("content-type", kind.as_str())];
                 client.send_request("POST", "/v1/files", &headers, &body);
-                assert_eq!(client.reply().stored()["crc64"], crc);
+                assert_eq!(client.response().stored()["crc64"], crc);
             });
         }
     });

@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Client, Form, Gateway, Reply, Setup, World, authorization, wait_until};
+use crate::harness::{Client, Form, Gateway, Response, Setup, World, authorization, wait_until};
 use crate::tickets::{self, send, small, ticket};
 
-fn keyed(world: &World, key: &str, form: &Form) -> Reply {
+fn keyed(world: &World, key: &str, form: &Form) -> Response {
     send(world, "POST", "/v1/files", &[authorization(), ("idempotency-key", key)], form)
 }
 
-fn path(reply: &Reply) -> String {
-    reply.stored()["path"].as_str().expect("a path").to_owned()
+fn path(response: &Response) -> String {
+    response.stored()["path"].as_str().expect("a path").to_owned()
 }
 
 /// The head and half the body of an upload with a key.
@@ -50,9 +50,9 @@ fn a_repeat_gets_the_first_response() {
     for replayed in [None, Some("true")] {
         let mut client = half(&world, "/v1/files/raw", "key-3");
         client.send(&[b'x'; 50]);
-        let reply = client.reply();
-        assert_eq!(reply.stored()["size"], 100);
-        assert_eq!(reply.header("idempotent-replayed"), replayed);
+        let response = client.response();
+        assert_eq!(response.stored()["size"], 100);
+        assert_eq!(response.header("idempotent-replayed"), replayed);
     }
 }
 
@@ -67,10 +67,10 @@ fn a_repeat_waits_for_the_upload_that_runs() {
     }
     assert!(world.objects().is_empty());
     first.send(&[b'x'; 50]);
-    let reply = first.reply();
+    let response = first.response();
     for mut repeat in repeats {
-        let again = repeat.reply();
-        assert_eq!(again.json(), reply.json());
+        let again = repeat.response();
+        assert_eq!(again.json(), response.json());
         assert_eq!(again.header("idempotent-replayed"), Some("true"));
     }
     assert_eq!((world.objects().len(), world.count("uploadfile")), (1, 1));
@@ -84,9 +84,9 @@ fn if_the_first_upload_breaks_off_the_repeat_runs() {
     let mut repeat = half(&world, "/v1/files/x", "key");
     repeat.send(&[b'x'; 50]);
     first.reset();
-    let reply = repeat.reply();
-    assert_eq!(reply.stored()["size"], 100);
-    assert_eq!(reply.header("idempotent-replayed"), None);
+    let response = repeat.response();
+    assert_eq!(response.stored()["size"], 100);
+    assert_eq!(response.header("idempotent-replayed"), None);
     assert_eq!(world.object("x"), [b'x'; 100]);
 }
 
@@ -98,9 +98,9 @@ fn a_failure_is_not_replayed() {
     ]));
     keyed(&world, "key", &small()).problem(502, "cos_refused");
     world.assert_nothing_stored();
-    let reply = keyed(&world, "key", &small());
-    reply.stored();
-    assert_eq!(reply.header("idempotent-replayed"), None);
+    let response = keyed(&world, "key", &small());
+    response.stored();
+    assert_eq!(response.header("idempotent-replayed"), None);
     assert_eq!(keyed(&world, "key", &small()).header("idempotent-replayed"), Some("true"));
     assert_eq!(world.objects().len(), 1);
     // Nor is the response to a form of which one file failed.
@@ -112,8 +112,8 @@ fn a_failure_is_not_replayed() {
         {"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied", "times": 1}
     ]));
     assert_eq!(keyed(&world, "two", &two()).status, 502);
-    let paths = |reply: &Reply| {
-        let files = reply.json()["files"].as_array().expect("files").clone();
+    let paths = |response: &Response| {
+        let files = response.json()["files"].as_array().expect("files").clone();
         files.iter().map(|file| file["path"].clone()).collect::<Vec<Value>>()
     };
     let again = keyed(&world, "two", &two());
@@ -150,7 +150,7 @@ fn after_a_restart_and_on_another_replica_a_repeat_writes_the_same_object() {
     let headers =
         [authorization(), ("idempotency-key", "key"), ("content-type", &form.content_type())];
     client.send_request("POST", "/v1/files", &headers, &form.bytes());
-    assert_eq!(path(&client.reply()), first);
+    assert_eq!(path(&client.response()), first);
     assert_eq!(world.objects().len(), 4, "and nowhere else");
     // The object's name cannot be guessed from the key alone.
     assert!(random != first && !first.contains("key"));
@@ -184,8 +184,8 @@ fn idempotency_keys_are_separate_for_each_client() {
     // A new ticket of the same user is the same client.
     let fresh = ticket(json!({"sub": "u", "jti": "another"}));
     let target = format!("/v1/files?ticket={fresh}");
-    let reply = send(&world, "POST", &target, &[("idempotency-key", "key")], &small());
-    assert_eq!(reply.header("idempotent-replayed"), Some("true"));
+    let response = send(&world, "POST", &target, &[("idempotency-key", "key")], &small());
+    assert_eq!(response.header("idempotent-replayed"), Some("true"));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_key_that_was_used_for_something_else_is_refused() {
     let headers = [authorization(), ("idempotency-key", "key")];
     send(&world, "POST", "/v1/files?dir=d", &headers, &small()).problem(400, "invalid_request");
     let mut client = half(&world, "/v1/files/x", "key");
-    client.reply().problem(400, "invalid_request");
+    client.response().problem(400, "invalid_request");
     for odd in ["", " ", "two words", &"k".repeat(256), "l\u{f6}wen"] {
         keyed(&world, odd, &small()).problem(400, "invalid_request");
     }

@@ -84,7 +84,7 @@ fn an_unprivileged_gateway_on_a_read_only_file_system_uploads() {
     );
     client.send_chunk(&content);
     client.send(b"0\r\n\r\n");
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(client.response().stored()["crc64"], crc64(&content));
     assert_eq!(world.objects().len(), 3);
     let log = world.gateway.log();
     assert!(!log.contains("Read-only") && !log.contains("ERROR"), "{log}");

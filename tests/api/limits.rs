@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization};
+use crate::harness::{Client, Form, Response, Setup, World, authorization};
 use crate::tickets::{self, small, ticket};
 
-fn retry_after(reply: &Reply) -> u64 {
-    reply.header("retry-after").and_then(|seconds| seconds.parse().ok()).expect("Retry-After")
+fn retry_after(response: &Response) -> u64 {
+    response.header("retry-after").and_then(|seconds| seconds.parse().ok()).expect("Retry-After")
 }
 
-fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Response {
     let mut client = world.client();
     client.send_request("GET", target, headers, b"");
-    client.reply()
+    client.response()
 }
 
 /// An upload of 100 bytes, of which half is sent.
@@ -43,22 +43,22 @@ fn a_client_over_its_rate_gets_retry_after() {
         world.post(&small()).stored();
     }
     for _ in 0..3 {
-        let reply = world.post(&small());
-        reply.problem(429, "rate_limited");
-        assert!((1..=20).contains(&retry_after(&reply)), "{reply:?}");
+        let response = world.post(&small());
+        response.problem(429, "rate_limited");
+        assert!((1..=20).contains(&retry_after(&response)), "{response:?}");
     }
     // Before the body is read, and on every endpoint.
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/x", &[authorization(), ("content-length", "100000000")]);
-    client.reply().problem(429, "rate_limited");
+    client.response().problem(429, "rate_limited");
     let list = json!({"files": ["x"]}).to_string();
     let mut client = world.client();
     client.send_request("POST", "/v1/delete", &[authorization()], list.as_bytes());
-    client.reply().problem(429, "rate_limited");
+    client.response().problem(429, "rate_limited");
     let mut client = world.client();
     let target = "/tcb/batchdeletefile?access_token=panel-key-for-tests";
     client.send_request("POST", target, &[], list.as_bytes());
-    assert_eq!(client.reply().json()["errcode"], 45011);
+    assert_eq!(client.response().json()["errcode"], 45011);
     assert_eq!(world.objects().len(), 3);
 
     // Other clients are not limited.
@@ -71,8 +71,8 @@ fn a_client_over_its_rate_gets_retry_after() {
     for user in ["u", "v", "panel"] {
         for round in 0..4 {
             let token = ticket(json!({"sub": user, "round": round}));
-            let reply = tickets::post(&world, &token, &small());
-            assert_eq!(reply.status, if round < 3 { 201 } else { 429 }, "{user} {round}");
+            let response = tickets::post(&world, &token, &small());
+            assert_eq!(response.status, if round < 3 { 201 } else { 429 }, "{user} {round}");
         }
     }
 }
@@ -99,9 +99,9 @@ fn an_ip_address_that_tries_keys_is_limited() {
     for index in 0..5 {
         wrong(index).problem(401, "unauthenticated");
     }
-    let reply = wrong(5);
-    reply.problem(429, "rate_limited");
-    assert!(retry_after(&reply) >= 1);
+    let response = wrong(5);
+    response.problem(429, "rate_limited");
+    assert!(retry_after(&response) >= 1);
     // Without trusted proxies, `X-Forwarded-For` is ignored.
     let forged = [authorization(), ("x-forwarded-for", "9.9.9.9")];
     tickets::send(&world, "POST", "/v1/files", &forged, &small()).problem(429, "rate_limited");
@@ -191,17 +191,17 @@ fn one_client_cannot_take_every_upload_slot() {
     let mut first = half(&world, &[authorization()]);
     let second = half(&world, &[authorization()]);
     in_flight(2);
-    let reply = world.post(&small());
-    reply.problem(429, "rate_limited");
-    assert!(retry_after(&reply) >= 1);
+    let response = world.post(&small());
+    response.problem(429, "rate_limited");
+    assert!(retry_after(&response) >= 1);
     let third = half(&world, &other);
     in_flight(3);
-    let reply = tickets::send(&world, "POST", "/v1/files", &other, &small());
-    reply.problem(503, "overloaded");
-    assert!(retry_after(&reply) >= 1);
+    let response = tickets::send(&world, "POST", "/v1/files", &other, &small());
+    response.problem(503, "overloaded");
+    assert!(retry_after(&response) >= 1);
     // Every upload frees its slot, however it ends.
     first.send(&[b'x'; 50]);
-    first.reply().stored();
+    first.response().stored();
     second.reset();
     drop(third);
     in_flight(0);
@@ -222,8 +222,8 @@ fn slow_heads_and_floods_of_headers_delay_no_upload() {
     world.post(&small()).stored();
     for mut client in slow {
         // Either a response or a closed connection.
-        if let Ok(reply) = client.try_reply() {
-            assert_eq!(reply.status, 408, "{}", reply.text());
+        if let Ok(response) = client.try_response() {
+            assert_eq!(response.status, 408, "{}", response.text());
         }
     }
     let took = began.elapsed();
@@ -241,8 +241,8 @@ fn slow_heads_and_floods_of_headers_delay_no_upload() {
         std::thread::spawn(move || drop(sender.write_all(head.as_bytes())));
     }
     for client in &mut clients {
-        if let Ok(reply) = client.try_reply() {
-            assert!(matches!(reply.status, 408 | 413), "{}", reply.status);
+        if let Ok(response) = client.try_response() {
+            assert!(matches!(response.status, 408 | 413), "{}", response.status);
         }
     }
     let grown = world.gateway.memory("VmHWM").saturating_sub(idle);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization};
+use crate::harness::{Client, Form, Response, Setup, World, authorization};
 
 const SECRET: &str = "the-app-secret-of-the-sandbox";
 
@@ -10,16 +10,16 @@ fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"small")
 }
 
-fn get(world: &World, target: &str) -> Reply {
+fn get(world: &World, target: &str) -> Response {
     let mut client = world.client();
     client.send_request("GET", target, &[], b"");
-    client.reply()
+    client.response()
 }
 
 /// The target of a redirect.
-fn target(reply: &Reply) -> &str {
-    assert_eq!(reply.status, 302, "{}", reply.text());
-    reply.header("location").expect("a target")
+fn target(response: &Response) -> &str {
+    assert_eq!(response.status, 302, "{}", response.text());
+    response.header("location").expect("a target")
 }
 
 /// Stores `content` under `path`, as named by the client.
@@ -41,9 +41,9 @@ fn assert_leads_to(world: &World, target: &str, content: &[u8]) {
 fn a_file_url_redirects_to_the_file() {
     let world = Setup::new().start();
     let file = store(&world, "docs/x.txt", b"content");
-    let reply = get(&world, "/v1/files/docs/x.txt");
-    assert!(target(&reply).contains("docs/x.txt?"), "{reply:?}");
-    let cache = reply.header("cache-control").expect("a life");
+    let response = get(&world, "/v1/files/docs/x.txt");
+    assert!(target(&response).contains("docs/x.txt?"), "{response:?}");
+    let cache = response.header("cache-control").expect("a life");
     let age = cache.strip_prefix("private, max-age=").and_then(|age| age.parse::<u64>().ok());
     assert!(age.is_some_and(|age| (1..=300).contains(&age)), "{cache}");
     assert_leads_to(&world, url_of(&file), b"content");
@@ -63,12 +63,12 @@ fn head_is_get_without_a_body() {
         ("/readyz", 200),
     ] {
         client.send_request("GET", target, &[], b"");
-        let get = client.reply();
+        let get = client.response();
         assert_eq!(get.status, status, "{}", get.text());
         client.send_request("HEAD", target, &[], b"");
-        let (status, headers) = client.reply_head().expect("a head");
+        let (status, headers) = client.response_head().expect("a head");
         // A body would be read as the next response's head.
-        let head = Reply { status, headers, body: Vec::new() };
+        let head = Response { status, headers, body: Vec::new() };
         assert_eq!(head.status, get.status, "{target}");
         for name in ["location", "content-type"] {
             assert_eq!(head.header(name), get.header(name), "{target}");
@@ -86,7 +86,7 @@ fn many_readers_cost_one_call() {
     }
     let mut client = world.client();
     client.send_request("HEAD", "/v1/files/x.txt", &[], b"");
-    assert_eq!(client.reply_head().expect("a head").0, 302);
+    assert_eq!(client.response_head().expect("a head").0, 302);
     assert_eq!(world.count("batchdownloadfile"), 1);
     assert_eq!(world.count("uploadfile"), 1, "the upload's own");
     assert_leads_to(&world, url_of(&file), b"content");
@@ -136,7 +136,7 @@ fn a_file_stored_without_its_fileid_is_not_found_with_a_reason() {
     let call = |target: &str, body: &Value| {
         let mut client = Client::connect(world.sandbox.wechat_addr());
         client.send_request("POST", target, &[], body.to_string().as_bytes());
-        client.reply().json()
+        client.response().json()
     };
     let token = call(
         "/cgi-bin/stable_token",
@@ -156,8 +156,8 @@ fn a_file_stored_without_its_fileid_is_not_found_with_a_reason() {
     let path = text("url").splitn(4, '/').nth(3).expect("a path");
     let kind = form.content_type();
     cos.send_request("POST", &format!("/{path}"), &[("content-type", &kind)], &form.bytes());
-    let reply = cos.reply();
-    assert_eq!(reply.status, 204, "{}", reply.text());
+    let response = cos.response();
+    assert_eq!(response.status, 204, "{}", response.text());
     assert_eq!(world.objects()[0]["fileid_ok"], false);
 
     let problem = get(&world, "/v1/files/by-hand.txt").problem(404, "file_not_found");
@@ -198,12 +198,12 @@ fn files_of_all_names_are_stored_and_downloaded() {
         let mut client = world.client();
         let again = [name.as_bytes(), b" again"].concat();
         client.send_request("PUT", &format!("/v1/files/{encoded}"), &[authorization()], &again);
-        assert_eq!(client.reply().stored()["path"], name);
+        assert_eq!(client.response().stored()["path"], name);
         assert_leads_to(&world, url_of(&file), &again);
     }
     // An é as macOS writes it: a letter and a combining accent (NFD).
-    let reply = get(&world, "/v1/files/%F0%9F%98%80-e%CC%81.txt");
-    assert!(target(&reply).contains("-%C3%A9.txt?"), "{reply:?}");
+    let response = get(&world, "/v1/files/%F0%9F%98%80-e%CC%81.txt");
+    assert!(target(&response).contains("-%C3%A9.txt?"), "{response:?}");
     assert_eq!(world.objects().len(), 6);
 }
 
@@ -221,9 +221,9 @@ fn urls_in_responses_have_the_host_that_clients_use() {
         let mut client = world.client();
         client.send(head.as_bytes());
         client.send(&body);
-        let reply = client.reply();
-        let file = reply.stored();
-        assert_eq!(reply.header("location"), Some(url_of(&file)));
+        let response = client.response();
+        let file = response.stored();
+        assert_eq!(response.header("location"), Some(url_of(&file)));
         let (base, path) = url_of(&file).split_once("/v1/files/").expect("a URL");
         assert_eq!(file["path"], path);
         base.to_owned()
@@ -241,11 +241,11 @@ fn urls_in_responses_have_the_host_that_clients_use() {
         ("https://Example.com:8443/gw/", "https://example.com:8443/gw"),
     ] {
         let world = Setup::new().set("server.public_url", public).start();
-        let reply = world.post(&small());
-        let file = reply.stored();
+        let response = world.post(&small());
+        let file = response.stored();
         let path = file["path"].as_str().expect("a path");
         assert_eq!(url_of(&file), format!("{base}/v1/files/{path}"));
-        assert_eq!(reply.header("location"), Some(url_of(&file)));
+        assert_eq!(response.header("location"), Some(url_of(&file)));
         assert_leads_to(&world, url_of(&file), b"small");
     }
 }
@@ -323,7 +323,7 @@ fn unknown_urls_and_methods() {
     let ask = |method: &str, target: &str| {
         let mut client = world.client();
         client.send_request(method, target, &[authorization()], b"");
-        client.reply()
+        client.response()
     };
     // In production the console is switched off.
     for target in ["/", "/console", "/v1", "/v1/", "/v1/filesystem", "/v2/files", "//v1/files"] {
@@ -353,18 +353,18 @@ fn health_and_readiness_are_reported() {
     assert_eq!(get(&world, "/healthz").json(), json!({"status": "ok"}));
     assert_eq!(world.count("stable_token"), 0);
     for _ in 0..3 {
-        let reply = get(&world, "/readyz");
-        assert_eq!((reply.status, reply.json()), (200, json!({"status": "ready"})));
+        let response = get(&world, "/readyz");
+        assert_eq!((response.status, response.json()), (200, json!({"status": "ready"})));
     }
     assert_eq!(world.count("stable_token"), 1);
 
     let world = Setup::new().sandbox(secret).set("wechat.secret", "another-secret").start();
     assert_eq!(get(&world, "/healthz").status, 200);
-    let reply = get(&world, "/readyz");
-    let problem = reply.problem(503, "credential_unavailable");
+    let response = get(&world, "/readyz");
+    let problem = response.problem(503, "credential_unavailable");
     assert_eq!(problem["errcode"], 40125);
-    let wait = reply.header("retry-after").and_then(|wait| wait.parse::<u64>().ok());
-    assert!(wait.is_some_and(|wait| (1..=60).contains(&wait)), "{reply:?}");
-    let text = reply.text();
+    let wait = response.header("retry-after").and_then(|wait| wait.parse::<u64>().ok());
+    assert!(wait.is_some_and(|wait| (1..=60).contains(&wait)), "{response:?}");
+    let text = response.text();
     assert!(!text.contains("another-secret") && !text.contains(SECRET), "{text}");
 }

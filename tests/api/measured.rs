@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::harness::{Form, Setup, World, authorization, noise};
 
 fn metrics(world: &World) -> String {
-    let reply = world.call_with("GET", "/metrics", &[], "");
-    assert_eq!(reply.status, 200);
+    let response = world.call_with("GET", "/metrics", &[], "");
+    assert_eq!(response.status, 200);
     assert!(
-        reply
+        response
             .header("content-type")
             .is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4"))
     );
-    reply.text()
+    response.text()
 }
 
 /// The value of a metric, named with its labels.
@@ -140,15 +140,15 @@ fn each_request_has_one_line_of_json_with_its_id() {
     let mut client = world.client();
     let headers = [authorization(), ("content-type", kind.as_str()), id("good")];
     client.send_request("POST", "/v1/files?dir=secret-folder", &headers, &form.bytes());
-    let reply = client.reply();
-    assert_eq!(reply.header("x-request-id"), Some("good"));
-    reply.stored();
+    let response = client.response();
+    assert_eq!(response.header("x-request-id"), Some("good"));
+    response.stored();
     world.faults(
         &json!([{"stage": "link", "fault": "errcode", "errcode": -1, "errmsg": "system error"}]),
     );
     let headers = [authorization(), ("content-type", kind.as_str()), id("bad")];
     client.send_request("POST", "/v1/files", &headers, &form.bytes());
-    client.reply().problem(502, "wechat_refused");
+    client.response().problem(502, "wechat_refused");
     world.control("DELETE", "faults", "");
     world.call_with(
         "POST",
@@ -179,8 +179,8 @@ fn each_request_has_one_line_of_json_with_its_id() {
 #[test]
 fn server_timing_names_the_slow_stage() {
     let world = Setup::new().start();
-    let timing = |reply: &crate::harness::Reply| -> Vec<(String, f64)> {
-        let text = reply.header("server-timing").unwrap_or_else(|| panic!("none: {reply:?}"));
+    let timing = |response: &crate::harness::Response| -> Vec<(String, f64)> {
+        let text = response.header("server-timing").unwrap_or_else(|| panic!("none: {response:?}"));
         let stages = text.split(", ").filter_map(|stage| stage.split_once(";dur="));
         stages.map(|(name, took)| (name.to_owned(), took.parse().expect("a number"))).collect()
     };
@@ -189,8 +189,8 @@ fn server_timing_names_the_slow_stage() {
         assert!(slowest.1 >= 395.0, "{stages:?}");
         slowest.0.clone()
     };
-    let reply = world.post(&file(b"x"));
-    let names: Vec<_> = timing(&reply).into_iter().map(|(name, _)| name).collect();
+    let response = world.post(&file(b"x"));
+    let names: Vec<_> = timing(&response).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["link", "send", "verdict"]);
 
     world.faults(&json!([{"stage": "link", "fault": "delay", "ms": 400}]));
@@ -201,7 +201,7 @@ fn server_timing_names_the_slow_stage() {
     assert_eq!(slow(&timing(&world.post(&file(&noise(20 << 20, 1))))), "send");
     // A failed upload has the stages that it reached.
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 85088}]));
-    let reply = world.post(&file(b"x"));
-    assert_eq!(timing(&reply).len(), 1);
-    reply.problem(502, "wechat_refused");
+    let response = world.post(&file(b"x"));
+    assert_eq!(timing(&response).len(), 1);
+    response.problem(502, "wechat_refused");
 }

@@ -45,7 +45,7 @@ fn healthy_during(world: &World, flood: impl FnOnce()) -> Duration {
 fn is_healthy(world: &World) -> bool {
     let mut client = world.client();
     client.send_head("GET", "/healthz", &[]);
-    client.try_reply().is_ok_and(|reply| reply.status == 200)
+    client.try_response().is_ok_and(|response| response.status == 200)
 }
 
 fn metric(world: &World, name: &str) -> u64 {
@@ -113,18 +113,18 @@ fn at_the_limit_running_uploads_continue_and_others_get_503() {
     // Each refusal has a code and `Retry-After`. The first connections may be closed to admit the last.
     let mut newcomer = world.client();
     newcomer.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
-    let reply = newcomer.reply();
-    reply.problem(503, "overloaded");
-    assert!(reply.header("retry-after").is_some());
-    assert_eq!(reply.header("connection"), Some("close"));
+    let response = newcomer.response();
+    response.problem(503, "overloaded");
+    assert!(response.header("retry-after").is_some());
+    assert_eq!(response.header("connection"), Some("close"));
 
     let (mut stored, mut told) = (0, 0);
     for mut client in clients {
         let _ = client.try_send(&content[content.len() / 2..]);
-        match client.try_reply() {
-            Ok(reply) if reply.status == 201 => stored += 1,
-            Ok(reply) => {
-                reply.problem(503, "overloaded");
+        match client.try_response() {
+            Ok(response) if response.status == 201 => stored += 1,
+            Ok(response) => {
+                response.problem(503, "overloaded");
                 told += 1;
             }
             Err(_) => {}
@@ -147,7 +147,7 @@ fn two_thousand_connections_are_accepted() {
     };
     let mut clients: Vec<_> = (0..FLOOD).map(connected).collect();
     for client in &mut clients {
-        assert_eq!(client.reply().status, 200);
+        assert_eq!(client.response().status, 200);
     }
     let (kind, body) = (small().content_type(), small().bytes());
     for client in clients.iter_mut().step_by(10) {
@@ -155,7 +155,7 @@ fn two_thousand_connections_are_accepted() {
         client.send_request("POST", "/v1/files", &headers, &body);
     }
     for client in clients.iter_mut().step_by(10) {
-        client.reply().stored();
+        client.response().stored();
     }
     assert_eq!(metric(&world, "gateway_connections_shed_total"), 0);
     println!("2,000 connections: {} KiB at the most", world.gateway.memory("VmHWM"));
@@ -227,11 +227,11 @@ fn endless_heads_and_bodies_are_closed_by_their_timeouts() {
     }
     let slowest = healthy_during(&world, || {
         for client in &mut bodies {
-            client.reply().problem(408, "client_stalled");
+            client.response().problem(408, "client_stalled");
         }
         for client in &mut heads {
             // A 408 or no response: in either case the connection is closed.
-            let _ = client.try_reply();
+            let _ = client.try_response();
         }
     });
     let took = began.elapsed();

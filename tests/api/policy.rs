@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Form, Reply, Setup, World, authorization, noise};
+use crate::harness::{Form, Response, Setup, World, authorization, noise};
 
 pub const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR";
 pub const GIF: &[u8] = b"GIF89a\x01\x00\x01\x00";
@@ -16,12 +16,12 @@ fn file(name: &str, kind: &str, content: &[u8]) -> Form {
     Form::new().file("file", name, kind, content)
 }
 
-fn put(world: &World, path: &str, kind: Option<&str>, content: &[u8]) -> Reply {
+fn put(world: &World, path: &str, kind: Option<&str>, content: &[u8]) -> Response {
     let mut headers = vec![authorization()];
     headers.extend(kind.map(|kind| ("content-type", kind)));
     let mut client = world.client();
     client.send_request("PUT", &format!("/v1/files/{path}"), &headers, content);
-    client.reply()
+    client.response()
 }
 
 /// The `Content-Type` field sent to COS for the object.
@@ -61,9 +61,9 @@ fn only_listed_types_are_taken() {
         ),
         ("a type that is none", file("x.bin", "nonsense", PNG)),
     ] {
-        let reply = world.post(&form);
-        assert_eq!(reply.status, 415, "{what}: {}", reply.text());
-        reply.problem(415, "type_not_allowed");
+        let response = world.post(&form);
+        assert_eq!(response.status, 415, "{what}: {}", response.text());
+        response.problem(415, "type_not_allowed");
     }
     for (path, kind, content) in [
         ("x.html", Some("image/png"), PNG),
@@ -90,8 +90,8 @@ fn only_listed_types_are_taken() {
         ("x.csv", "text/csv", b"BM,a table that begins like a bitmap\n"),
         ("x.csv", "text/csv", b""),
     ] {
-        let reply = world.post(&file(name, kind, content));
-        assert_eq!(reply.status, 201, "{name} {kind}: {}", reply.text());
+        let response = world.post(&file(name, kind, content));
+        assert_eq!(response.status, 201, "{name} {kind}: {}", response.text());
     }
     put(&world, "x.png", None, PNG).stored();
     put(&world, "y.png", Some("image/png"), PNG).stored();
@@ -104,7 +104,7 @@ fn a_declared_type_is_refused_before_the_body() {
     let mut client = world.client();
     let headers = [authorization(), ("content-type", "text/html"), ("content-length", "100000000")];
     client.send_head("PUT", "/v1/files/x.html", &headers);
-    client.reply().problem(415, "type_not_allowed");
+    client.response().problem(415, "type_not_allowed");
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn a_type_is_detected_however_the_first_bytes_are_split() {
             client.send_chunk(std::slice::from_ref(byte));
         }
         client.send(b"0\r\n\r\n");
-        let reply = client.reply();
-        assert_eq!(reply.status, status, "{}", reply.text());
+        let response = client.response();
+        assert_eq!(response.status, status, "{}", response.text());
     }
     assert_eq!(world.object("x.png"), PNG);
     // The bytes read for detection are part of the stored file.
@@ -138,13 +138,13 @@ fn one_refused_file_of_several_does_not_affect_the_others() {
         .file("f[]", "b.html", "text/html", HTML)
         .file("f[]", "c.png", "image/png", HTML)
         .file("f[]", "d.gif", "image/gif", GIF);
-    let reply = world.post(&form);
-    assert_eq!(reply.status, 415, "{}", reply.text());
-    let reply = reply.json();
+    let response = world.post(&form);
+    assert_eq!(response.status, 415, "{}", response.text());
+    let response = response.json();
     for (index, code) in
         [(0, None), (1, Some("type_not_allowed")), (2, Some("type_not_allowed")), (3, None)]
     {
-        assert_eq!(reply["files"][index]["error"]["code"].as_str(), code, "{reply}");
+        assert_eq!(response["files"][index]["error"]["code"].as_str(), code, "{response}");
     }
     assert_eq!(world.objects().len(), 2);
 }
@@ -272,11 +272,11 @@ fn a_key_s_limits_apply_in_addition_to_the_gateway_s() {
     for name in ["a.png", "b.png", "c.png"] {
         three = three.file("f[]", name, "image/png", PNG);
     }
-    let reply = post("small's", "/v1/files", &three);
-    assert_eq!(reply.status, 413, "{}", reply.text());
-    let reply = reply.json();
-    assert_eq!(reply["files"][2]["error"]["code"], "too_many_files", "{reply}");
-    assert_eq!(reply["files"][1]["error"], Value::Null, "{reply}");
+    let response = post("small's", "/v1/files", &three);
+    assert_eq!(response.status, 413, "{}", response.text());
+    let response = response.json();
+    assert_eq!(response["files"][2]["error"]["code"], "too_many_files", "{response}");
+    assert_eq!(response["files"][1]["error"], Value::Null, "{response}");
 
     post("large's", "/v1/files", &file("x.txt", "text/plain", &[b'x'; 1024])).stored();
     post("large's", "/v1/files", &file("x.txt", "text/plain", &[b'x'; 1025]))

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
+use crate::harness::{Client, Form, Response, Setup, World, authorization, noise};
 
 /// One file in the form that its client sends: the part's name, and the fields before and after it.
 fn form(profile: &str, content: &[u8]) -> Form {
@@ -19,31 +19,31 @@ fn form(profile: &str, content: &[u8]) -> Form {
 }
 
 /// What a client reads from a response: the picture's URL, or the error text that it shows to its user.
-fn understood(profile: &str, reply: &Reply) -> Result<String, String> {
-    let is_success = (200..300).contains(&reply.status);
+fn understood(profile: &str, response: &Response) -> Result<String, String> {
+    let is_success = (200..300).contains(&response.status);
     let text = |value: &Value| value.as_str().unwrap_or("nothing").to_owned();
     match profile {
         // It reads `errno` only if the status is 2xx.
         "wangeditor" if !is_success => Err("nothing".to_owned()),
-        "wangeditor" => match reply.json() {
+        "wangeditor" => match response.json() {
             body if body["errno"] == 0 => Ok(text(&body["data"]["url"])),
             body => Err(text(&body["message"])),
         },
-        "tinymce" if !is_success => Err(format!("HTTP Error: {}", reply.status)),
-        "tinymce" => Ok(text(&reply.json()["location"])),
+        "tinymce" if !is_success => Err(format!("HTTP Error: {}", response.status)),
+        "tinymce" => Ok(text(&response.json()["location"])),
         // It ignores the status.
-        "ckeditor" => match reply.json() {
+        "ckeditor" => match response.json() {
             body if body["error"].is_null() => Ok(text(&body["url"])),
             body => Err(text(&body["error"]["message"])),
         },
-        "editorjs" if !is_success => Err(text(&reply.json()["message"])),
-        "editorjs" => match reply.json() {
+        "editorjs" if !is_success => Err(text(&response.json()["message"])),
+        "editorjs" => match response.json() {
             body if body["success"] == 1 => Ok(text(&body["file"]["url"])),
             _ => Err("nothing".to_owned()),
         },
-        "vditor" if !is_success => Err(reply.text()),
+        "vditor" if !is_success => Err(response.text()),
         "vditor" => {
-            let body = reply.json();
+            let body = response.json();
             assert!(body["data"]["errFiles"].is_array(), "{body}");
             let stored = body["data"]["succMap"].as_object().expect("a map");
             match stored.values().next() {
@@ -52,18 +52,18 @@ fn understood(profile: &str, reply: &Reply) -> Result<String, String> {
             }
         }
         "ueditor" if !is_success => Err("nothing".to_owned()),
-        "ueditor" => match reply.json() {
+        "ueditor" => match response.json() {
             body if body["state"] == "SUCCESS" => Ok(text(&body["url"])),
             body => Err(text(&body["state"])),
         },
-        "filepond" | "text" if !is_success => Err(reply.text()),
-        "filepond" | "text" => Ok(reply.text()),
+        "filepond" | "text" if !is_success => Err(response.text()),
+        "filepond" | "text" => Ok(response.text()),
         "dropzone" if !is_success => {
-            assert_eq!(reply.header("content-type"), Some("application/json"));
-            Err(text(&reply.json()["error"]))
+            assert_eq!(response.header("content-type"), Some("application/json"));
+            Err(text(&response.json()["error"]))
         }
-        "dropzone" | "default" if is_success => Ok(text(&reply.json()["url"])),
-        _ => Err(text(&reply.json()["detail"])),
+        "dropzone" | "default" if is_success => Ok(text(&response.json()["url"])),
+        _ => Err(text(&response.json()["detail"])),
     }
 }
 
@@ -80,7 +80,7 @@ const PROFILES: [&str; 10] = [
     "text",
 ];
 
-fn post(world: &World, profile: &str, content: &[u8]) -> Reply {
+fn post(world: &World, profile: &str, content: &[u8]) -> Response {
     world.post_to(&format!("/v1/files?reply={profile}"), &form(profile, content))
 }
 
@@ -89,8 +89,9 @@ fn every_client_finds_its_file() {
     let world = Setup::new().start();
     for (at, profile) in PROFILES.into_iter().enumerate() {
         let content = noise(200_000, at as u64);
-        let reply = post(&world, profile, &content);
-        let url = understood(profile, &reply).unwrap_or_else(|shown| panic!("{profile}: {shown}"));
+        let response = post(&world, profile, &content);
+        let url =
+            understood(profile, &response).unwrap_or_else(|shown| panic!("{profile}: {shown}"));
         if profile == "filepond" {
             assert!(url.starts_with("cloud://"), "{url}");
             continue;
@@ -118,20 +119,20 @@ fn every_client_shows_what_went_wrong() {
             &[("content-type", &small.content_type())],
             &small.bytes(),
         );
-        let by_us = client.reply();
+        let by_us = client.response();
         let too_large = world.post_to(&target, &form(profile, &noise(2 << 20, 1)));
         let by_cos = world.post_to(&target, &small);
-        for (reply, status, words) in [
+        for (response, status, words) in [
             (by_us, 401, "no key was given"),
             (too_large, 413, "larger than"),
             (by_cos, 502, "403"),
         ] {
-            let shown = understood(profile, &reply).expect_err(profile);
+            let shown = understood(profile, &response).expect_err(profile);
             // TinyMCE shows only the status.
             let words = if profile == "tinymce" { "HTTP Error" } else { words };
             assert!(shown.contains(words), "{profile}: {shown}");
             let in_disguise = matches!(profile, "wangeditor" | "vditor" | "ueditor");
-            assert_eq!(reply.status, if in_disguise { 200 } else { status }, "{profile}");
+            assert_eq!(response.status, if in_disguise { 200 } else { status }, "{profile}");
         }
     }
     world.assert_nothing_stored();
@@ -161,9 +162,9 @@ fn an_error_sent_as_http_200_waits_for_the_whole_body() {
                 client.send(piece);
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
-            let reply = client.reply();
-            assert_eq!(reply.status, 200);
-            understood(profile, &reply).expect_err("it was refused");
+            let response = client.response();
+            assert_eq!(response.status, 200);
+            understood(profile, &response).expect_err("it was refused");
         }
     }
     world.assert_nothing_stored();
@@ -190,12 +191,12 @@ fn an_error_sent_as_http_200_lingers_longer() {
             client.try_send(piece)?;
             std::thread::sleep(std::time::Duration::from_millis(120));
         }
-        client.try_reply()
+        client.try_response()
     };
     let began = std::time::Instant::now();
-    let reply = send("wangeditor").expect("every byte is taken, and the reply read");
+    let response = send("wangeditor").expect("every byte is read, and so is the response");
     assert!(began.elapsed().as_secs_f64() > 2.0);
-    understood("wangeditor", &reply).expect_err("it was refused");
+    understood("wangeditor", &response).expect_err("it was refused");
     // With an error status the timeout is that of the setting.
     send("default").expect_err("it is cut off");
 }
@@ -206,7 +207,7 @@ fn the_setting_is_the_default_profile() {
     assert_eq!(world.post(&form("wangeditor", b"x")).json()["errno"], 0);
     let mut client = world.client();
     client.send_request("PUT", "/v1/files/x.txt", &[authorization()], b"x");
-    assert_eq!(client.reply().json()["data"]["alt"], "x.txt");
+    assert_eq!(client.response().json()["data"]["alt"], "x.txt");
     world.post_to("/v1/files?reply=default", &form("default", b"x")).stored();
     let unknown = world.post_to("/v1/files?reply=Vditor", &form("vditor", b"x"));
     let problem = unknown.problem(400, "invalid_request");
@@ -222,9 +223,9 @@ fn vditor_s_files_are_told_apart() {
         .file("file[]", "large<1>.png", "image/png", &large)
         .file("file[]", "image.png", "image/png", &noise(2000, 5))
         .file("file[]", "a.txt", "text/plain", b"text");
-    let reply = world.post_to("/v1/files?reply=vditor", &files);
-    let body = reply.json();
-    assert_eq!((reply.status, &body["code"]), (200, &json!(1)), "{body}");
+    let response = world.post_to("/v1/files?reply=vditor", &files);
+    let body = response.json();
+    assert_eq!((response.status, &body["code"]), (200, &json!(1)), "{body}");
     // Vditor inserts the name into HTML without escaping.
     assert_eq!(body["data"]["errFiles"], json!(["large‹1›.png"]));
     assert!(body["msg"].as_str().expect("a text").contains("larger than"), "{body}");
@@ -235,7 +236,7 @@ fn vditor_s_files_are_told_apart() {
     assert_eq!(world.download(url("a.txt")).0, b"text");
     assert_eq!((stored.len(), world.objects().len()), (3, 3));
     // Vditor inserts the files in the order of the JSON text.
-    let text = reply.text();
+    let text = response.text();
     let at = |name: &str| text.find(&format!("\"{name}\":")).expect("it");
     assert!(at("image.png") < at("image-2.png") && at("image-2.png") < at("a.txt"), "{text}");
     assert_eq!(body["problem"]["code"], "file_too_large");
@@ -256,20 +257,23 @@ fn one_failed_file_of_several_fails_the_response_in_every_profile() {
     let post =
         |profile: &str, form: &Form| world.post_to(&format!("/v1/files?reply={profile}"), form);
 
-    let reply = post("dropzone", &good());
-    assert_eq!((reply.status, reply.json()["files"].as_array().map(Vec::len)), (201, Some(2)));
-    let reply = post("dropzone", &bad());
-    let body = reply.json();
-    assert!(understood("dropzone", &reply).expect_err("one failed").contains("larger than"));
-    assert_eq!((reply.status, &body["files"][1]["name"]), (413, &json!("b.txt")));
+    let response = post("dropzone", &good());
+    assert_eq!(
+        (response.status, response.json()["files"].as_array().map(Vec::len)),
+        (201, Some(2))
+    );
+    let response = post("dropzone", &bad());
+    let body = response.json();
+    assert!(understood("dropzone", &response).expect_err("one failed").contains("larger than"));
+    assert_eq!((response.status, &body["files"][1]["name"]), (413, &json!("b.txt")));
     assert!(body["files"][1]["file_id"].is_string() && body["files"][2]["error"].is_object());
 
     assert_eq!(post("text", &good()).text().lines().count(), 2);
     assert_eq!(post("wangeditor", &good()).json()["data"].as_array().map(Vec::len), Some(2));
     for profile in ["text", "tinymce", "ckeditor", "editorjs", "filepond", "wangeditor", "ueditor"]
     {
-        let reply = post(profile, &bad());
-        understood(profile, &reply).expect_err("one failed");
+        let response = post(profile, &bad());
+        understood(profile, &response).expect_err("one failed");
     }
 }
 
@@ -280,7 +284,7 @@ fn filepond_reverts_an_upload() {
     let take_back = |headers: &[(&str, &str)], body: &str| {
         let mut client = world.client();
         client.send_request("DELETE", "/v1/files?reply=filepond", headers, body.as_bytes());
-        client.reply()
+        client.response()
     };
     let ids = [1, 2].map(|seed| post(&world, "filepond", &noise(1000, seed)).text());
     let key = [authorization(), ("content-type", "text/plain;charset=UTF-8")];
@@ -288,16 +292,16 @@ fn filepond_reverts_an_upload() {
     assert_eq!(world.objects().len(), 2);
     // Deleting it again succeeds.
     for _ in 0..2 {
-        let reply = take_back(&key, &ids[0]);
-        assert_eq!((reply.status, reply.text().as_str()), (204, ""));
+        let response = take_back(&key, &ids[0]);
+        assert_eq!((response.status, response.text().as_str()), (204, ""));
     }
     let left = world.objects();
     let path = left[0]["key"].as_str().expect("a key");
     assert!(left.len() == 1 && ids[1].ends_with(path), "{left:?}");
     for not_an_id in ["", " ", "cloud://", "../x", "cloud://a.b/"] {
-        let reply = take_back(&key, not_an_id);
-        assert_eq!(reply.status, 400, "{not_an_id}: {}", reply.text());
-        assert!(reply.header("content-type").expect("a type").starts_with("text/plain"));
+        let response = take_back(&key, not_an_id);
+        assert_eq!(response.status, 400, "{not_an_id}: {}", response.text());
+        assert!(response.header("content-type").expect("a type").starts_with("text/plain"));
     }
     assert_eq!(take_back(&key, path).status, 204);
     world.assert_nothing_stored();
@@ -311,7 +315,7 @@ fn a_file_outside_a_key_s_prefix_is_not_reverted() {
     let mut client = world.client();
     for (id, status) in [(foreign.as_str(), 403), (&id, 204)] {
         client.send_request("DELETE", "/v1/files", &[authorization()], id.as_bytes());
-        assert_eq!(client.reply().status, status, "{id}");
+        assert_eq!(client.response().status, status, "{id}");
     }
 }
 
@@ -321,7 +325,7 @@ fn ueditor_gets_its_configuration() {
     let ask = |query: &str| {
         let mut client = world.client();
         client.send_request("GET", &format!("/v1/files{query}"), &[], b"");
-        client.reply()
+        client.response()
     };
     let plain = ask("?reply=ueditor&action=config&noCache=1");
     assert_eq!((plain.status, plain.header("content-type")), (200, Some("application/json")));
@@ -337,11 +341,11 @@ fn ueditor_gets_its_configuration() {
     let field = config["imageFieldName"].as_str().expect("a name");
     let action = config["imageActionName"].as_str().expect("a name");
     let form = Form::new().file(field, "x.png", "image/png", b"x").field("type", "ajax");
-    let reply = world.post_to(&format!("/v1/files?reply=ueditor&action={action}"), &form);
-    assert_eq!(reply.json()["state"], "SUCCESS");
+    let response = world.post_to(&format!("/v1/files?reply=ueditor&action={action}"), &form);
+    assert_eq!(response.json()["state"], "SUCCESS");
     // UEditor's hidden frame reads the text; as text/plain it cannot be rendered as HTML.
-    assert_eq!(reply.header("content-type"), Some("text/plain; charset=utf-8"));
-    assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(response.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
 
     let script = ask("?action=config&callback=bd__editor__abc");
     assert!(script.header("content-type").expect("a type").starts_with("text/javascript"));
@@ -367,7 +371,7 @@ fn a_page_of_another_origin_is_refused_whatever_its_profile() {
         let headers =
             [authorization(), ("content-type", kind.as_str()), ("origin", "https://evil.example")];
         client.send_request("POST", &format!("/v1/files?reply={profile}"), &headers, &form.bytes());
-        client.reply().problem(403, "origin_not_allowed");
+        client.response().problem(403, "origin_not_allowed");
     }
     world.assert_nothing_stored();
 }

@@ -341,11 +341,11 @@ fn every_language_s_ticket_says_the_same() {
             let mut client = world.client();
             let headers = [key, &[("content-type", kind.as_str())]].concat();
             client.send_request("POST", &address, &headers, &form.bytes());
-            let path = client.reply().stored()["path"].as_str().expect("a path").to_owned();
+            let path = client.response().stored()["path"].as_str().expect("a path").to_owned();
             assert!(path.starts_with("users/user-17/"), "{name}: {path}");
             // It may upload, and no more.
             client.send_request("DELETE", &address, key, path.as_bytes());
-            client.reply().problem(403, "not_allowed");
+            client.response().problem(403, "not_allowed");
         }
     }
 }

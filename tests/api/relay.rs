@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde_json::json;
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise, wait_until};
+use crate::harness::{Client, Form, Response, Setup, World, authorization, noise, wait_until};
 use crate::tls::Certificate;
 
 const SENT: usize = 60_000_000;
@@ -23,7 +23,7 @@ fn large_form() -> Vec<u8> {
 }
 
 /// Sends all of `body` at its rate, whatever the response is, and then reads the response.
-fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let kind = Form::new().content_type();
     let length = body.len().to_string();
     let own = [("content-type", kind.as_str()), ("content-length", length.as_str())];
@@ -34,16 +34,16 @@ fn send_slowly(mut client: Client, headers: &[(&str, &str)], body: &[u8]) -> Rep
         let at = Duration::from_millis(50) * (index as u32 + 1);
         std::thread::sleep(at.saturating_sub(began.elapsed()));
     }
-    let reply = client.reply();
+    let response = client.response();
     // The connection is closed if and only if the response has `Connection: close`.
-    if reply.header("connection") == Some("close") {
-        let rest = client.try_reply().map_err(|error| error.kind());
+    if response.header("connection") == Some("close") {
+        let rest = client.try_response().map_err(|error| error.kind());
         assert!(matches!(rest, Err(ErrorKind::UnexpectedEof)), "{rest:?}");
     } else {
         client.send_head("GET", "/healthz", &[]);
-        assert_eq!(client.reply().status, 200);
+        assert_eq!(client.response().status, 200);
     }
-    reply
+    response
 }
 
 /// The same over h2, by a client that reads the response only after it has sent its body.
@@ -73,9 +73,10 @@ fn send_slowly_over_h2(
             let piece = body.slice(from..(from + PER_SECOND / 20).min(body.len()));
             Some((Ok::<_, std::io::Error>(piece), (pieces, body)))
         });
-        let mut reply = request.send_stream(Box::pin(paced)).await.expect("a reply and no error");
-        let status = reply.status().as_u16();
-        (status, reply.json().await.expect("a problem document"))
+        let mut response =
+            request.send_stream(Box::pin(paced)).await.expect("a response and no error");
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("a problem document"))
     })
 }
 
@@ -168,9 +169,9 @@ fn many_clients_that_keep_sending_all_get_their_refusal() {
                             }
                         }
                     });
-                    let reply = client.try_reply();
+                    let response = client.try_response();
                     heard.store(true, Relaxed);
-                    reply.expect("a reply").problem(401, "unauthenticated");
+                    response.expect("a response").problem(401, "unauthenticated");
                     let took = began.elapsed();
                     assert!(took < Duration::from_secs(1), "heard after {took:?}");
                 });
@@ -179,7 +180,7 @@ fn many_clients_that_keep_sending_all_get_their_refusal() {
     });
     for mut client in busy {
         client.send(behind);
-        client.reply().stored();
+        client.response().stored();
     }
     assert_eq!(world.objects().len(), BUSY);
 }
@@ -194,14 +195,14 @@ fn a_refused_request_leaves_its_connection_usable_or_closed() {
     {
         let mut client = world.client();
         client.send_request("POST", "/v1/files", &[("content-type", &kind)], &body);
-        let reply = client.reply();
-        reply.problem(401, "unauthenticated");
-        if reply.header("connection") == Some("close") {
-            assert!(client.try_reply().is_err());
+        let response = client.response();
+        response.problem(401, "unauthenticated");
+        if response.header("connection") == Some("close") {
+            assert!(client.try_response().is_err());
         } else {
             let headers = [authorization(), ("content-type", kind.as_str())];
             client.send_request("POST", "/v1/files", &headers, &form.bytes());
-            client.reply().stored();
+            client.response().stored();
         }
     }
 }
@@ -223,5 +224,5 @@ fn a_slow_client_is_served_as_long_as_it_sends() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(began.elapsed() > Duration::from_millis(900));
-    client.reply().stored();
+    client.response().stored();
 }

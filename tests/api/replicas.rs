@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Form, Gateway, Reply, Setup, World, authorization, wait_until};
+use crate::harness::{Client, Form, Gateway, Response, Setup, World, authorization, wait_until};
 use crate::stand_in::{self, Upstream, ok};
 
 /// A redis-server without persistence.
@@ -58,25 +58,25 @@ impl Drop for Redis {
     }
 }
 
-fn upload(gateway: &Gateway) -> Reply {
+fn upload(gateway: &Gateway) -> Response {
     let mut client = Client::connect(gateway.address);
     let form = Form::new().file("file", "x.txt", "text/plain", b"x");
     let (kind, body) = (form.content_type(), form.bytes());
     let headers = [authorization(), ("content-type", kind.as_str())];
     client.send_request("POST", "/v1/files", &headers, &body);
-    client.reply()
+    client.response()
 }
 
-fn readyz(gateway: &Gateway) -> Reply {
+fn readyz(gateway: &Gateway) -> Response {
     let mut client = Client::connect(gateway.address);
     client.send_request("GET", "/readyz", &[], b"");
-    client.reply()
+    client.response()
 }
 
 fn metric(gateway: &Gateway, line: &str) -> f64 {
     let mut client = Client::connect(gateway.address);
     client.send_request("GET", "/metrics", &[], b"");
-    let text = client.reply().text();
+    let text = client.response().text();
     let found = text.lines().find_map(|known| known.strip_prefix(line)?.trim().parse().ok());
     found.unwrap_or_else(|| panic!("no {line} in:\n{text}"))
 }
@@ -228,9 +228,9 @@ fn no_upload_fails_while_redis_is_down() {
     let more = three(&world);
     let gateways = [&world.gateway, &more[0], &more[1]];
     let status = |gateway: &Gateway| {
-        let reply = readyz(gateway);
-        assert_eq!(reply.status, 200, "able to serve all the time: {}", reply.text());
-        reply.json()["status"].clone()
+        let response = readyz(gateway);
+        assert_eq!(response.status, 200, "able to serve all the time: {}", response.text());
+        response.json()["status"].clone()
     };
     let over = AtomicBool::new(false);
     let uploads = AtomicUsize::new(0);
@@ -380,7 +380,7 @@ fn a_refresh_token_that_wechat_replaces_is_shared() {
         ];
         stand_in::gateway(&upstream, &settings)
     };
-    upstream.reply(call, token(1, "refresh-2"));
+    upstream.respond_with(call, token(1, "refresh-2"));
     let (first, _folder) = start();
     upload(&first).stored();
     drop(first);

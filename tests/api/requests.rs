@@ -22,7 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, noise};
+use crate::harness::{Client, Form, Response, Setup, World, authorization, noise};
 use crate::tickets;
 
 const PNG: &[u8] = crate::policy::PNG;
@@ -31,22 +31,22 @@ fn small() -> Form {
     Form::new().file("file", "photo.png", "image/png", PNG)
 }
 
-fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+fn put(world: &World, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let mut client = world.client();
     client.send_request("PUT", target, &[&[authorization()], headers].concat(), body);
-    client.reply()
+    client.response()
 }
 
 /// Posts a form with further headers.
-fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Reply {
+fn post(world: &World, target: &str, headers: &[(&str, &str)], form: &Form) -> Response {
     let mut client = world.client();
     let kind = form.content_type();
     let own = [authorization(), ("content-type", kind.as_str())];
     client.send_request("POST", target, &[&own, headers].concat(), &form.bytes());
-    client.reply()
+    client.response()
 }
 
-fn get(world: &World, target: &str) -> Reply {
+fn get(world: &World, target: &str) -> Response {
     world.call_with("GET", target, &[authorization()], "")
 }
 
@@ -82,8 +82,8 @@ fn a_chunk_of_a_file_is_never_stored_as_the_whole() {
         ("content-type", "Application/Partial-Upload; v=1"),
     ];
     for (name, value) in pieces {
-        let reply = put(&world, "/v1/files/x.png", &[(name, value)], b"tenth part");
-        let problem = reply.problem(400, "invalid_request");
+        let response = put(&world, "/v1/files/x.png", &[(name, value)], b"tenth part");
+        let problem = response.problem(400, "invalid_request");
         let told = detail(&problem);
         assert!(told.contains(&name.to_lowercase()), "{name}: {told}");
         assert!(told.contains("a piece of a file") && told.contains("curl: without -C"), "{told}");
@@ -110,15 +110,15 @@ fn a_chunk_of_a_file_is_never_stored_as_the_whole() {
     let headers =
         [authorization(), ("content-range", "bytes 0-9/20"), ("content-type", "image/png")];
     client.send_request("POST", "/v1/files", &headers, b"first half");
-    client.reply().problem(400, "invalid_request");
+    client.response().problem(400, "invalid_request");
     // The refusal does not wait for the body, and only an authenticated client gets it.
     let mut client = world.client();
     let headers = [("content-range", "bytes 0-9/20"), ("content-length", "100000000")];
     client.send_head("PUT", "/v1/files/x.png", &[&[authorization()], &headers[..]].concat());
-    client.reply().problem(400, "invalid_request");
+    client.response().problem(400, "invalid_request");
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/x.png", &headers);
-    client.reply().problem(401, "unauthenticated");
+    client.response().problem(401, "unauthenticated");
     world.assert_nothing_stored();
     assert_eq!(world.count("uploadfile"), 0, "no link was asked for");
 }
@@ -172,14 +172,14 @@ fn a_form_is_not_stored_as_a_file() {
         "multipart/mixed; boundary=x",
         "multipart/related; type=\"application/json\"; boundary=x",
     ] {
-        let reply = put(&world, "/v1/files/x.png", &[("content-type", kind)], &form.bytes());
-        let problem = reply.problem(415, "type_not_allowed");
+        let response = put(&world, "/v1/files/x.png", &[("content-type", kind)], &form.bytes());
+        let problem = response.problem(415, "type_not_allowed");
         assert!(detail(&problem).contains("POST the form to /v1/files"), "{kind}: {problem}");
         // Refused before a byte of the body is sent.
         let mut client = world.client();
         let headers = [authorization(), ("content-type", kind), ("content-length", "99999999")];
         client.send_head("PUT", "/v1/files/x.png", &headers);
-        client.reply().problem(415, "type_not_allowed");
+        client.response().problem(415, "type_not_allowed");
     }
     // A second Content-Type header.
     let two = [("content-type", "image/png"), ("content-type", own.as_str())];
@@ -263,7 +263,7 @@ fn every_call_reads_its_query_strictly() {
     // The same for a file's path in a JSON body.
     let mut client = world.client();
     client.send_request("DELETE", "/v1/files", &revert, b"\xd6\xd0.png");
-    let problem = client.reply().problem(400, "invalid_path");
+    let problem = client.response().problem(400, "invalid_path");
     assert!(detail(&problem).contains("not UTF-8"), "{problem}");
     // WeChat's own endpoints respond in WeChat's format.
     for target in [
@@ -272,20 +272,24 @@ fn every_call_reads_its_query_strictly() {
         "/?cloudid=%D6%D0",
         "/?cloudid=a&cloudid=b",
     ] {
-        let reply = get(&world, target);
-        assert_eq!((reply.status, &reply.json()["errcode"]), (200, &json!(40097)), "{target}");
+        let response = get(&world, target);
+        assert_eq!(
+            (response.status, &response.json()["errcode"]),
+            (200, &json!(40097)),
+            "{target}"
+        );
     }
-    let reply = world.call("POST", "/tcb/uploadfile?access_token=%D6", &json!({"path": "x"}));
-    assert_eq!(reply.json()["errcode"], 40097, "{}", reply.text());
+    let response = world.call("POST", "/tcb/uploadfile?access_token=%D6", &json!({"path": "x"}));
+    assert_eq!(response.json()["errcode"], 40097, "{}", response.text());
     world.assert_nothing_stored();
     // A byte order mark before JSON is accepted.
-    let reply = world.call_with(
+    let response = world.call_with(
         "POST",
         "/v1/upload-links",
         &[authorization()],
         "\u{feff}{\"path\": \"x.txt\"}",
     );
-    assert_eq!((reply.status, &reply.json()["path"]), (200, &json!("x.txt")));
+    assert_eq!((response.status, &response.json()["path"]), (200, &json!("x.txt")));
 }
 
 #[test]
@@ -402,13 +406,13 @@ fn identity_in_any_spelling_is_accepted() {
         let header: Vec<_> = header.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         put(&world, "/v1/files/x.txt", &header, b"x").stored();
         post(&world, "/v1/files", &header, &small()).stored();
-        let reply = world.call_with(
+        let response = world.call_with(
             "POST",
             "/v1/download-links",
             &[authorization(), header[0]],
             "{\"files\": [\"x.txt\"]}",
         );
-        assert_eq!(reply.status, 200, "{value}: {}", reply.text());
+        assert_eq!(response.status, 200, "{value}: {}", response.text());
     }
     let stored = world.objects().len();
     for value in [
@@ -421,8 +425,8 @@ fn identity_in_any_spelling_is_accepted() {
         "br",
         "base64",
     ] {
-        let reply = put(&world, "/v1/files/y.txt", &[("content-encoding", value)], b"y");
-        reply.problem(415, "encoding_not_supported");
+        let response = put(&world, "/v1/files/y.txt", &[("content-encoding", value)], b"y");
+        response.problem(415, "encoding_not_supported");
         let header = [("content-encoding", value)];
         post(&world, "/v1/files", &header, &small()).problem(415, "encoding_not_supported");
     }
@@ -438,9 +442,9 @@ fn a_trailing_slash_changes_nothing() {
     let query = post(&world, "/v1/files/?path=a/b.png&reply=default", &[], &small()).stored();
     assert_eq!(query["path"], "a/b.png");
     for target in ["/v1/download-links/", "/v1/delete/"] {
-        let reply = world.call("POST", target, &json!({"files": [file["file_id"]]}));
-        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
-        assert_eq!(reply.json()["files"][0]["error"], Value::Null, "{target}");
+        let response = world.call("POST", target, &json!({"files": [file["file_id"]]}));
+        assert_eq!(response.status, 200, "{target}: {}", response.text());
+        assert_eq!(response.json()["files"][0]["error"], Value::Null, "{target}");
     }
     assert_eq!(world.call("POST", "/v1/upload-links/", &json!({"path": "x"})).status, 200);
     for target in
@@ -448,8 +452,8 @@ fn a_trailing_slash_changes_nothing() {
     {
         assert_eq!(get(&world, target).status, 200, "{target}");
     }
-    let reply = world.call("POST", "/tcb/uploadfile/", &json!({"path": "x"}));
-    assert_eq!(reply.json()["errcode"], 0, "{}", reply.text());
+    let response = world.call("POST", "/tcb/uploadfile/", &json!({"path": "x"}));
+    assert_eq!(response.json()["errcode"], 0, "{}", response.text());
     let reverted = world.call_with("DELETE", "/v1/files/", &[authorization()], "a/b.png");
     assert_eq!(reverted.status, 204, "{}", reverted.text());
     // A URL whose path is missing or empty does not match another endpoint.
@@ -479,17 +483,17 @@ fn pages_of_hybrid_apps_can_be_listed() {
     ];
     let world = Setup::new().set("cors.origins", origins.join(", ")).start();
     for origin in origins {
-        let reply = post(&world, "/v1/files", &[("origin", origin)], &small());
-        reply.stored();
-        assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
+        let response = post(&world, "/v1/files", &[("origin", origin)], &small());
+        response.stored();
+        assert_eq!(response.header("access-control-allow-origin"), Some(origin));
         let headers = [
             ("origin", origin),
             ("access-control-request-method", "PUT"),
             ("access-control-request-headers", "authorization"),
         ];
-        let reply = world.call_with("OPTIONS", "/v1/files/x.png", &headers, "");
-        assert!(matches!(reply.status, 200 | 204), "{origin}: {reply:?}");
-        assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
+        let response = world.call_with("OPTIONS", "/v1/files/x.png", &headers, "");
+        assert!(matches!(response.status, 200 | 204), "{origin}: {response:?}");
+        assert_eq!(response.header("access-control-allow-origin"), Some(origin));
     }
     let stored = world.objects().len();
     for foreign in
@@ -522,7 +526,7 @@ fn an_origin_is_compared_as_browsers_and_proxies_write_it() {
         );
         client.send(head.as_bytes());
         client.send(&body);
-        client.reply()
+        client.response()
     };
     for (host, origin) in [
         ("x", "https://panel.example.com"),
@@ -572,7 +576,7 @@ fn digests(bytes: &[u8]) -> Vec<(&'static str, String)> {
 }
 
 /// Uploads `body` in several writes, with a Content-Length or chunked.
-fn put_in_pieces(world: &World, header: (&str, &str), body: &[u8], chunked: bool) -> Reply {
+fn put_in_pieces(world: &World, header: (&str, &str), body: &[u8], chunked: bool) -> Response {
     let mut client = world.client();
     let length = body.len().to_string();
     let framing =
@@ -588,7 +592,7 @@ fn put_in_pieces(world: &World, header: (&str, &str), body: &[u8], chunked: bool
     if chunked {
         client.send(b"0\r\n\r\n");
     }
-    client.reply()
+    client.response()
 }
 
 #[test]
@@ -618,8 +622,8 @@ fn a_body_with_another_digest_is_not_stored() {
             let body = noise(length, seed);
             for (name, value) in digests(b"other bytes") {
                 for chunked in [false, true] {
-                    let reply = put_in_pieces(&world, (name, &value), &body, chunked);
-                    let problem = reply.problem(400, "invalid_request");
+                    let response = put_in_pieces(&world, (name, &value), &body, chunked);
+                    let problem = response.problem(400, "invalid_request");
                     let told = detail(&problem);
                     assert!(told.contains(&name.to_lowercase()), "{told}");
                     assert!(told.contains("nothing was stored"), "{told}");
@@ -654,7 +658,7 @@ fn an_invalid_digest_is_refused_before_the_body() {
         let mut client = world.client();
         let length = [authorization(), ("content-length", "100000000")];
         client.send_head("PUT", "/v1/files/x", &[&length[..], &headers].concat());
-        client.reply().problem(400, "invalid_request");
+        client.response().problem(400, "invalid_request");
         put(&world, "/v1/files/x", &headers, b"x").problem(400, "invalid_request");
     }
     world.assert_nothing_stored();
@@ -678,8 +682,8 @@ fn a_ticket_with_max_files_0_stores_nothing() {
     // An upload link would let the client store a file without the gateway.
     tickets::call(&world, "POST", "/v1/upload-links", &none, &json!({"path": "x"}))
         .problem(413, "too_many_files");
-    let reply = tickets::call(&world, "POST", "/tcb/uploadfile", &none, &json!({"path": "x"}));
-    assert_ne!(reply.json()["errcode"], 0, "{}", reply.text());
+    let response = tickets::call(&world, "POST", "/tcb/uploadfile", &none, &json!({"path": "x"}));
+    assert_ne!(response.json()["errcode"], 0, "{}", response.text());
     world.assert_nothing_stored();
     assert_eq!(world.count("uploadfile"), 0, "no link was asked for");
     let one = tickets::ticket(json!({"sub": "u", "max_files": 1}));
@@ -691,13 +695,13 @@ fn a_refused_path_names_the_setting() {
     let world = Setup::new().set("upload.client_paths", "false").start();
     let named = Form::new().field("path", "x.png").file("f", "x.png", "image/png", PNG);
     let path = json!({"path": "x.png"});
-    for reply in [
+    for response in [
         world.post(&named),
         world.post_to("/v1/files?path=x.png", &small()),
         put(&world, "/v1/files/x.png", &[], PNG),
         world.call("POST", "/v1/upload-links", &path),
     ] {
-        let problem = reply.problem(403, "path_not_allowed");
+        let problem = response.problem(403, "path_not_allowed");
         let told = detail(&problem);
         for setting in
             ["upload.client_paths", "auth.keys.NAME.client_paths", "auth.jwt.client_paths"]
@@ -705,9 +709,9 @@ fn a_refused_path_names_the_setting() {
             assert!(told.contains(setting), "{told}");
         }
     }
-    let reply = world.call("POST", "/tcb/uploadfile", &path).json();
-    assert_eq!(reply["errcode"], -501007, "{reply}");
-    assert!(reply["errmsg"].as_str().is_some_and(|text| text.contains("upload.client_paths")));
+    let response = world.call("POST", "/tcb/uploadfile", &path).json();
+    assert_eq!(response["errcode"], -501007, "{response}");
+    assert!(response["errmsg"].as_str().is_some_and(|text| text.contains("upload.client_paths")));
     world.assert_nothing_stored();
 }
 
@@ -720,7 +724,7 @@ fn a_body_without_a_length_is_not_an_empty_file() {
         let mut client = world.client();
         let head = format!("PUT /v1/files/x HTTP/{version}\r\nhost: a\r\n{name}: {value}\r\n\r\n");
         client.send(&[head.as_bytes(), body].concat());
-        client.reply().problem(411, "length_required");
+        client.response().problem(411, "length_required");
     }
     world.assert_nothing_stored();
     put(&world, "/v1/files/empty", &[], b"").stored();

@@ -20,30 +20,30 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{BOUNDARY, Client, Form, Reply, Setup, World, authorization, crc64, noise};
+use crate::harness::{BOUNDARY, Client, Form, Response, Setup, World, authorization, crc64, noise};
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and \r\n--not-a-boundary \n\n more";
 const FILE: &str = "Content-Disposition: form-data; name=\"file\"; filename=\"photo.png\"\r\nContent-Type: image/png";
 
 /// Posts `body` unchanged.
-fn send(world: &World, kind: &str, body: &[u8]) -> Reply {
+fn send(world: &World, kind: &str, body: &[u8]) -> Response {
     let mut client = world.client();
     client.send_request("POST", "/v1/files", &[authorization(), ("content-type", kind)], body);
-    client.reply()
+    client.response()
 }
 
 /// The same without a length, in chunks of `size` bytes.
-fn send_chunked(world: &World, kind: &str, body: &[u8], size: usize) -> Reply {
+fn send_chunked(world: &World, kind: &str, body: &[u8], size: usize) -> Response {
     let mut client = world.client();
     let headers = [authorization(), ("content-type", kind), ("transfer-encoding", "chunked")];
     client.send_head("POST", "/v1/files", &headers);
     body.chunks(size).for_each(|piece| client.send_chunk(piece));
     client.send(b"0\r\n\r\n");
-    client.reply()
+    client.response()
 }
 
 /// Posts `body` with the boundary `b`.
-fn send_b(world: &World, body: &[u8]) -> Reply {
+fn send_b(world: &World, body: &[u8]) -> Response {
     send(world, "multipart/form-data; boundary=b", body)
 }
 
@@ -64,9 +64,9 @@ fn field(name: &str) -> String {
 }
 
 /// Asserts that the file was stored unchanged in the folder `album`.
-fn assert_in_album(world: &World, reply: &Reply, what: &str) {
-    assert_eq!(reply.status, 201, "{what}: {}", reply.text());
-    let file = reply.stored();
+fn assert_in_album(world: &World, response: &Response, what: &str) {
+    assert_eq!(response.status, 201, "{what}: {}", response.text());
+    let file = response.stored();
     assert_eq!(
         (&file["crc64"], &file["name"]),
         (&crc64(PNG).into(), &"photo.png".into()),
@@ -78,9 +78,15 @@ fn assert_in_album(world: &World, reply: &Reply, what: &str) {
 }
 
 /// Asserts a refusal whose `detail` contains all of `words`.
-fn assert_refused(reply: &Reply, status: u16, code: &str, words: &[&str], what: &str) -> Value {
-    assert_eq!(reply.status, status, "{what}: {}", reply.text());
-    let problem = reply.problem(status, code);
+fn assert_refused(
+    response: &Response,
+    status: u16,
+    code: &str,
+    words: &[&str],
+    what: &str,
+) -> Value {
+    assert_eq!(response.status, status, "{what}: {}", response.text());
+    let problem = response.problem(status, code);
     let detail = problem["detail"].as_str().expect("a text");
     for word in words {
         assert!(detail.contains(word), "{what}: no `{word}` in: {detail}");
@@ -122,8 +128,8 @@ fn a_form_may_begin_with_white_space() {
         let body = album_b(lead);
         assert_in_album(&world, &send_b(&world, &body), &format!("behind {lead:?}"));
         for size in [1, 2, 3, 7] {
-            let reply = send_chunked(&world, "multipart/form-data; boundary=b", &body, size);
-            assert_in_album(&world, &reply, &format!("behind {lead:?}, in pieces of {size}"));
+            let response = send_chunked(&world, "multipart/form-data; boundary=b", &body, size);
+            assert_in_album(&world, &response, &format!("behind {lead:?}, in pieces of {size}"));
         }
     }
     // Large enough that its length is assumed.
@@ -175,8 +181,8 @@ fn a_misplaced_boundary_is_refused() {
             &["part stands before"],
         ),
     ] {
-        let reply = send_b(&world, &album_b(lead));
-        assert_refused(&reply, 400, "malformed_form", words, &format!("behind {lead:?}"));
+        let response = send_b(&world, &album_b(lead));
+        assert_refused(&response, 400, "malformed_form", words, &format!("behind {lead:?}"));
     }
     world.assert_nothing_stored();
 }
@@ -190,8 +196,8 @@ fn no_part_is_read_as_content_of_the_one_before() {
         let rest = album_b("");
         let body = [head.as_bytes(), &rest].concat();
         let cause = if glue == "\n" { "LF" } else { "behind other text" };
-        let reply = send_b(&world, &body);
-        assert_refused(&reply, 400, "malformed_form", &[cause], &format!("glued by {glue:?}"));
+        let response = send_b(&world, &body);
+        assert_refused(&response, 400, "malformed_form", &[cause], &format!("glued by {glue:?}"));
     }
     // After a file, where the preceding bytes could belong to the file.
     let file = form_b("", &[(FILE, PNG)]);
@@ -213,8 +219,8 @@ fn no_part_is_read_as_content_of_the_one_before() {
             let body = [first, glue.as_bytes(), &form_b("", &[(FILE, &two)])].concat();
             let what = format!("two files of {size} glued by {glue:?}");
             assert_refused(&send_b(&world, &body), 400, "malformed_form", &[cause], &what);
-            let reply = send_chunked(&world, "multipart/form-data; boundary=b", &body, 777);
-            assert_refused(&reply, 400, "malformed_form", &[cause], &what);
+            let response = send_chunked(&world, "multipart/form-data; boundary=b", &body, 777);
+            assert_refused(&response, 400, "malformed_form", &[cause], &what);
         }
     }
     // A part head that ends in LF LF does not end before the next part.
@@ -244,8 +250,8 @@ fn white_space_after_a_boundary_is_accepted() {
     }
     for padding in [" x", "x", "\u{b}", &" ".repeat(300)] {
         let body = format!("--b{padding}\r\n{FILE}\r\n\r\nx\r\n--b--\r\n");
-        let reply = send_b(&world, body.as_bytes());
-        assert_refused(&reply, 400, "malformed_form", &["boundary is followed by"], padding);
+        let response = send_b(&world, body.as_bytes());
+        assert_refused(&response, 400, "malformed_form", &["boundary is followed by"], padding);
     }
 }
 
@@ -273,8 +279,8 @@ fn a_file_in_a_transfer_encoding_is_refused() {
     // Also in a second file; the first one is stored.
     let form = Form::new().file("f[]", "a.txt", "text/plain", b"a");
     let head = "Content-Disposition: form-data; name=\"f[]\"; filename=\"b\"\r\nContent-Transfer-Encoding: base64";
-    let reply = world.post(&form.part(head.as_bytes(), b"Yg=="));
-    assert_ne!(reply.status, 201, "{}", reply.text());
+    let response = world.post(&form.part(head.as_bytes(), b"Yg=="));
+    assert_ne!(response.status, 201, "{}", response.text());
     world.assert_nothing_stored();
 }
 
@@ -360,8 +366,14 @@ fn a_field_in_a_transfer_encoding_is_decoded() {
     assert!(chinese["path"].as_str().expect("a path").contains("/中文/"), "{chinese}");
     let stored = world.objects().len();
     for (encoding, value) in [("base64", "!!"), ("base64", "YWxi="), ("quoted-printable", "=G1")] {
-        let reply = world.post(&form(encoding, value));
-        assert_refused(&reply, 400, "malformed_form", &["dir", "Content-Transfer-Encoding"], value);
+        let response = world.post(&form(encoding, value));
+        assert_refused(
+            &response,
+            400,
+            "malformed_form",
+            &["dir", "Content-Transfer-Encoding"],
+            value,
+        );
     }
     assert_eq!(world.objects().len(), stored);
 }
@@ -469,7 +481,7 @@ fn a_content_range_is_refused() {
         let headers = [authorization(), ("content-type", &kind), ("content-range", range)];
         client.send_request("POST", "/v1/files", &headers, &form.bytes());
         let words = ["content-range", "piece of a file", "switched off"];
-        assert_refused(&client.reply(), 400, "invalid_request", &words, range);
+        assert_refused(&client.response(), 400, "invalid_request", &words, range);
     }
     world.assert_nothing_stored();
 }
@@ -488,17 +500,17 @@ fn a_part_s_multipart_type_is_ignored() {
         let file = format!(
             "Content-Disposition: form-data; name=\"photo\"; filename=\"photo.png\"\r\nContent-Type: {kind}"
         );
-        let reply =
+        let response =
             world.post(&Form::new().part(dir.as_bytes(), b"album").part(file.as_bytes(), PNG));
-        assert_in_album(&world, &reply, kind);
-        assert_eq!(reply.stored()["content_type"], "image/png");
+        assert_in_album(&world, &response, kind);
+        assert_eq!(response.stored()["content_type"], "image/png");
     }
     for subtype in ["mixed", "related", "alternative"] {
         let head = format!("{}\r\nContent-Type: multipart/{subtype}; boundary=y", field("files"));
         let nested = b"--y\r\nContent-Disposition: file; filename=\"a\"\r\n\r\na\r\n--y--";
-        let reply = world.post(&Form::new().field("x", "y").part(head.as_bytes(), nested));
+        let response = world.post(&Form::new().field("x", "y").part(head.as_bytes(), nested));
         let words = ["part 2", &format!("multipart/{subtype}"), "send each file as a part"];
-        assert_refused(&reply, 400, "malformed_form", &words, subtype);
+        assert_refused(&response, 400, "malformed_form", &words, subtype);
     }
 }
 
@@ -511,9 +523,9 @@ fn folded_lines_are_unfolded() {
         "Content-Disposition:\r\n form-data; name=\"file\"; filename=\"photo.png\"\r\nContent-Type:\r\n\timage/png",
     ] {
         let form = Form::new().field("dir", "album").part(head.as_bytes(), PNG);
-        let reply = world.post(&form);
-        assert_in_album(&world, &reply, head);
-        assert_eq!(reply.stored()["content_type"], "image/png");
+        let response = world.post(&form);
+        assert_in_album(&world, &response, head);
+        assert_eq!(response.stored()["content_type"], "image/png");
     }
 }
 
@@ -532,8 +544,14 @@ fn an_invalid_part_head_is_named() {
         let form = Form::new().field("a", "b").part(head.as_bytes(), b"x");
         assert_refused(&world.post(&form), 400, "malformed_form", &words, &head);
     }
-    let reply = send_b(&world, b"--b\r\n\r\nx\r\n--b--\r\n");
-    assert_refused(&reply, 400, "malformed_form", &["part 1", "no Content-Disposition"], "no head");
+    let response = send_b(&world, b"--b\r\n\r\nx\r\n--b--\r\n");
+    assert_refused(
+        &response,
+        400,
+        "malformed_form",
+        &["part 1", "no Content-Disposition"],
+        "no head",
+    );
     world.assert_nothing_stored();
 }
 
@@ -590,7 +608,7 @@ fn a_content_type_without_a_usable_boundary() {
     }
     let mut client = world.client();
     client.send_request("POST", "/v1/files", &[authorization()], &body);
-    assert_refused(&client.reply(), 415, "not_multipart", &["no Content-Type"], "none");
+    assert_refused(&client.response(), 415, "not_multipart", &["no Content-Type"], "none");
     world.assert_nothing_stored();
 }
 
@@ -601,14 +619,14 @@ fn several_content_types() {
         let mut client = world.client();
         let headers = [authorization(), ("content-type", first), ("content-type", second)];
         client.send_request("POST", "/v1/files", &headers, &album_b(""));
-        client.reply()
+        client.response()
     };
     let whole = "multipart/form-data; boundary=b";
     for (first, second) in [(whole, whole), ("multipart/form-data", whole), (whole, "text/plain")] {
         assert_in_album(&world, &both(first, second), first);
     }
-    let reply = both(whole, "multipart/form-data; boundary=c");
-    assert_refused(&reply, 400, "malformed_form", &["two boundaries"], "two");
+    let response = both(whole, "multipart/form-data; boundary=c");
+    assert_refused(&response, 400, "malformed_form", &["two boundaries"], "two");
 }
 
 // 8 Epilogue.
@@ -630,8 +648,8 @@ fn white_space_may_follow_the_form() {
     let own_length = format!("{FILE}\r\nContent-Length: {}", PNG.len());
     let form = Form::new().field("dir", "album").part(own_length.as_bytes(), PNG);
     for epilogue in EPILOGUES {
-        let reply = send(&world, &form.content_type(), &form.ending(epilogue));
-        assert_in_album(&world, &reply, &format!("{epilogue:?}, with the part's length"));
+        let response = send(&world, &form.content_type(), &form.ending(epilogue));
+        assert_in_album(&world, &response, &format!("{epilogue:?}, with the part's length"));
     }
 }
 
@@ -644,8 +662,8 @@ fn white_space_is_accepted_after_a_large_file() {
         for content in [&large[..], &large[..10]] {
             let form = Form::new().field("path", "large").file("f", "x.bin", "x/y", content);
             for epilogue in EPILOGUES.into_iter().chain([most.as_str()]) {
-                let reply = send(&world, &form.content_type(), &form.ending(epilogue));
-                assert_eq!(reply.stored()["crc64"], crc64(content), "{epilogue:?}");
+                let response = send(&world, &form.content_type(), &form.ending(epilogue));
+                assert_eq!(response.stored()["crc64"], crc64(content), "{epilogue:?}");
                 assert!(world.object("large") == content, "{epilogue:?}");
             }
         }
@@ -661,12 +679,12 @@ fn anything_else_after_the_form_is_refused() {
         let form = Form::new().file("f", "x.bin", "x/y", content);
         let more = format!("\r\n--{BOUNDARY}--");
         for epilogue in ["x", "\r\nx", "\r\n\r\n\0", " \u{feff}", more.as_str(), "--"] {
-            let reply = send(&world, &form.content_type(), &form.ending(epilogue));
+            let response = send(&world, &form.content_type(), &form.ending(epilogue));
             let words = ["other than white space"];
-            assert_refused(&reply, 400, "malformed_form", &words, &format!("{epilogue:?}"));
+            assert_refused(&response, 400, "malformed_form", &words, &format!("{epilogue:?}"));
         }
-        let reply = send(&world, &form.content_type(), &form.ending(&" ".repeat(4097)));
-        assert_refused(&reply, 400, "malformed_form", &["4 KiB of white space"], "too much");
+        let response = send(&world, &form.content_type(), &form.ending(&" ".repeat(4097)));
+        assert_refused(&response, 400, "malformed_form", &["4 KiB of white space"], "too much");
     }
     world.assert_nothing_stored();
 }
@@ -676,9 +694,9 @@ fn anything_else_after_the_form_is_refused() {
 /// Uploads with this Content-Disposition; gives the file's name and the extension of the path.
 fn named(world: &World, rest: &str) -> (String, String) {
     let head = format!("Content-Disposition: form-data; name=\"photo\"; {rest}");
-    let reply = world.post(&Form::new().part(head.as_bytes(), PNG));
-    assert_eq!(reply.status, 201, "{rest}: {}", reply.text());
-    let file = reply.stored();
+    let response = world.post(&Form::new().part(head.as_bytes(), PNG));
+    assert_eq!(response.status, 201, "{rest}: {}", response.text());
+    let file = response.stored();
     let path = file["path"].as_str().expect("a path");
     let last = path.rsplit('/').next().unwrap_or_default();
     let extension = last.split_once('.').map_or("", |(_, extension)| extension).to_owned();
@@ -780,8 +798,8 @@ fn a_boundary_that_does_not_occur() {
         for body in [&body, &large] {
             let words = [declared, "does not occur in the body", "begins with `b`", "by hand"];
             assert_refused(&send(&world, kind, body), 400, "malformed_form", &words, kind);
-            let reply = send_chunked(&world, kind, body, 10_000);
-            assert_refused(&reply, 400, "malformed_form", &words, kind);
+            let response = send_chunked(&world, kind, body, 10_000);
+            assert_refused(&response, 400, "malformed_form", &words, kind);
         }
     }
     // The body's boundary has hyphens that the header's lacks.
@@ -795,9 +813,9 @@ fn a_boundary_that_does_not_occur() {
         let words = ["does not occur in the body"];
         assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, body);
     }
-    let reply =
+    let response =
         send_b(&world, &noise(1 << 20, 1).iter().map(|byte| byte | 0x80).collect::<Vec<_>>());
-    assert_refused(&reply, 400, "malformed_form", &["does not occur in the body"], "noise");
+    assert_refused(&response, 400, "malformed_form", &["does not occur in the body"], "noise");
     world.assert_nothing_stored();
 }
 
@@ -806,11 +824,11 @@ fn an_empty_body_is_refused_as_empty() {
     let world = Setup::new().start();
     let kind = "multipart/form-data; boundary=b";
     assert_refused(&send(&world, kind, b""), 400, "malformed_form", &["empty"], "a length of 0");
-    let reply = send_chunked(&world, kind, b"", 1);
-    assert_refused(&reply, 400, "malformed_form", &["empty"], "no chunk");
+    let response = send_chunked(&world, kind, b"", 1);
+    assert_refused(&response, 400, "malformed_form", &["empty"], "no chunk");
     let mut client = world.client();
     client.send_head("POST", "/v1/files", &[authorization(), ("content-type", kind)]);
-    assert_refused(&client.reply(), 400, "malformed_form", &["empty"], "no length");
+    assert_refused(&client.response(), 400, "malformed_form", &["empty"], "no length");
 }
 
 // 13 Wording of refusals.
@@ -846,15 +864,15 @@ fn a_missing_file_name_is_explained() {
     let world = Setup::new().start();
     let picture = noise(100_000, 1);
     for name in ["photo", "file"] {
-        let reply = world.post(&Form::new().part(field(name).as_bytes(), &picture));
+        let response = world.post(&Form::new().part(field(name).as_bytes(), &picture));
         let words = [name, "filename is missing", "filename="];
-        assert_refused(&reply, 413, "fields_too_large", &words, name);
+        assert_refused(&response, 413, "fields_too_large", &words, name);
     }
     for kind in ["image/png", "video/mp4", "audio/mpeg"] {
         let head = format!("{}\r\nContent-Type: {kind}", field("photo"));
         let words = ["photo", "filename is missing"];
-        let reply = world.post(&Form::new().part(head.as_bytes(), &picture));
-        assert_refused(&reply, 413, "fields_too_large", &words, kind);
+        let response = world.post(&Form::new().part(head.as_bytes(), &picture));
+        assert_refused(&response, 413, "fields_too_large", &words, kind);
         // A small one is not dropped when the form also has a file.
         let form = Form::new().part(head.as_bytes(), PNG).part(FILE.as_bytes(), PNG);
         assert_refused(&world.post(&form), 400, "no_file", &[words[0], words[1], kind], kind);
@@ -906,14 +924,14 @@ fn a_form_that_is_not_closed() {
     let world = Setup::new().start();
     for end in ["", "\r\n", "\r\n--b", "\r\n--b\r\n", "\r\n--b-", "\r\n--", "\r\n--b\r\n\r\n"] {
         let body = format!("--b\r\n{FILE}\r\n\r\ncontent{end}");
-        let reply = send_b(&world, body.as_bytes());
+        let response = send_b(&world, body.as_bytes());
         if end == "\r\n--b\r\n\r\n" {
             // A part without headers.
-            assert_refused(&reply, 400, "malformed_form", &["part 2"], end);
+            assert_refused(&response, 400, "malformed_form", &["part 2"], end);
             continue;
         }
         assert_refused(
-            &reply,
+            &response,
             400,
             "truncated_body",
             &["closes the form, `--b--`"],
@@ -961,12 +979,12 @@ fn parts_without_a_name_are_refused_early() {
         let began = Instant::now();
         let mut asking: Client = world.client();
         asking.send_request("GET", "/healthz", &[], b"");
-        assert_eq!(asking.reply().status, 200);
+        assert_eq!(asking.response().status, 200);
         slowest = slowest.max(began.elapsed());
     }
     println!("80 MiB of parts without a name: /healthz took {slowest:?} at most");
     assert!(slowest < Duration::from_millis(100), "{slowest:?}");
     sending.join().expect("a sender");
-    assert_refused(&client.reply(), 413, "fields_too_large", &["fields"], "80 MiB");
+    assert_refused(&client.response(), 413, "fields_too_large", &["fields"], "80 MiB");
     assert_eq!(world.objects().len(), 1);
 }

@@ -334,7 +334,7 @@ fn lists_come_from_the_environment() {
         let headers = [authorization(), ("content-type", &kind), ("origin", origin)];
         let mut client = world.client();
         client.send_request("POST", "/v1/files", &headers, &body);
-        client.reply()
+        client.response()
     };
     from("https://a.example.com").stored();
     from("https://b.example.com").stored();
@@ -349,10 +349,10 @@ fn lists_come_from_the_environment() {
         ("*.myqcloud.com", 0),
     ] {
         let world = Setup::new().set("cos.allowed_hosts", hosts).start();
-        let reply = world.post(&small());
+        let response = world.post(&small());
         match stored {
-            0 => drop(reply.problem(502, "link_not_allowed")),
-            _ => drop(reply.stored()),
+            0 => drop(response.problem(502, "link_not_allowed")),
+            _ => drop(response.stored()),
         }
         assert_eq!(world.objects().len(), stored, "{hosts}");
     }
@@ -387,7 +387,7 @@ fn a_hosting_platform_s_port_is_used() {
     let (kind, body) = (small().content_type(), small().bytes());
     let headers = [authorization(), ("content-type", kind.as_str())];
     client.send_request("POST", "/v1/files", &headers, &body);
-    client.reply().stored();
+    client.response().stored();
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn a_relative_folder_is_in_the_working_folder() {
     let gateway = Gateway::start(&[], &given, folder.path());
     let mut client = Client::connect(gateway.address);
     client.send_request("PUT", "/v1/files/x.txt", &[], b"content");
-    client.reply().stored();
+    client.response().stored();
     let entries = std::fs::read_dir(folder.path().join("my-objects")).expect("the folder");
     assert!(entries.count() > 0);
 }

@@ -3,26 +3,26 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Form, Reply, Setup, World, authorization};
+use crate::harness::{Form, Response, Setup, World, authorization};
 use crate::tickets::{self, now, ticket};
 
 pub const SIGNING_KEY: &str = "the-first-signing-key";
 const OLD_KEY: &str = "the-signing-key-before";
 
-fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Response {
     let mut client = world.client();
     client.send_request("GET", target, headers, b"");
-    client.reply()
+    client.response()
 }
 
 /// Stores a file and gives its URL from the response, without the host.
 fn stored(world: &World, path: &str) -> String {
     let form = Form::new().field("path", path).file("f", "x.txt", "text/plain", b"shared");
-    let reply = world.post(&form);
-    let url = reply.stored()["url"].as_str().expect("a url").to_owned();
-    let top = reply.json();
+    let response = world.post(&form);
+    let url = response.stored()["url"].as_str().expect("a url").to_owned();
+    let top = response.json();
     assert_eq!((top["url"].as_str(), top["location"].as_str()), (Some(&*url), Some(&*url)));
-    assert_eq!(reply.header("location"), Some(&*url));
+    assert_eq!(response.header("location"), Some(&*url));
     url[url.find("/v1/").expect("a URL")..].to_owned()
 }
 
@@ -40,9 +40,9 @@ fn part<'a>(target: &'a str, name: &str) -> &'a str {
 fn a_signed_link_works_and_a_changed_one_does_not() {
     let world = signing(SIGNING_KEY).start();
     let target = stored(&world, "a/x 1.txt");
-    let reply = get(&world, &target, &[]);
-    assert_eq!(reply.status, 302, "{}", reply.text());
-    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    let response = get(&world, &target, &[]);
+    assert_eq!(response.status, 302, "{}", response.text());
+    assert_eq!(response.header("cache-control"), Some("no-store"));
     assert_eq!(world.download(&target).0, b"shared");
     let ends: u64 = part(&target, "expires").parse().expect("a time");
     assert!(ends > now() + 86_000 && ends <= now() + 86_400);
@@ -63,10 +63,10 @@ fn a_signed_link_works_and_a_changed_one_does_not() {
         ("empty", format!("{path}?expires={ends}&signature=")),
         ("no hex", format!("{path}?expires={ends}&signature={}", "zz".repeat(32))),
     ] {
-        let reply = get(&world, &target, &[]);
-        assert_eq!(reply.status, 403, "{what}: {}", reply.text());
-        reply.problem(403, "not_allowed");
-        assert_eq!(reply.header("location"), None);
+        let response = get(&world, &target, &[]);
+        assert_eq!(response.status, 403, "{what}: {}", response.text());
+        response.problem(403, "not_allowed");
+        assert_eq!(response.header("location"), None);
     }
     for target in
         [path.to_owned(), format!("{path}?signature={signature}"), format!("{path}?expires={ends}")]
@@ -77,7 +77,7 @@ fn a_signed_link_works_and_a_changed_one_does_not() {
     for method in ["DELETE", "PUT"] {
         let mut client = world.client();
         client.send_request(method, &target, &[], b"x");
-        client.reply().problem(401, "unauthenticated");
+        client.response().problem(401, "unauthenticated");
     }
     assert_eq!(world.object("a/x 1.txt"), b"shared");
     // A key that may download needs no signature.
@@ -131,9 +131,9 @@ fn authenticated_links_need_a_key_or_a_ticket() {
     get(&world, &target, &[]).problem(401, "unauthenticated");
     get(&world, &format!("{target}?expires=1&signature=00"), &[]).problem(401, "unauthenticated");
     get(&world, &target, &[("authorization", "Bearer writer's")]).problem(403, "not_allowed");
-    let reply = get(&world, &target, &[authorization()]);
-    assert_eq!(reply.status, 302, "{}", reply.text());
-    assert_eq!(reply.header("cache-control"), Some("no-store"));
+    let response = get(&world, &target, &[authorization()]);
+    assert_eq!(response.status, 302, "{}", response.text());
+    assert_eq!(response.header("cache-control"), Some("no-store"));
     let link = |claims: Value| get(&world, &format!("{target}?ticket={}", ticket(claims)), &[]);
     assert_eq!(link(json!({"can": "download", "path": "a/x.txt"})).status, 302);
     link(json!({"can": "upload"})).problem(403, "not_allowed");
@@ -147,8 +147,8 @@ fn authenticated_links_need_a_key_or_a_ticket() {
 fn public_links_need_no_key_but_wrong_keys_are_refused() {
     let world = Setup::new().start();
     let target = stored(&world, "x.txt");
-    let reply = get(&world, &target, &[]);
-    assert_eq!(reply.status, 302);
-    assert!(reply.header("cache-control").expect("a rule").starts_with("private, max-age="));
+    let response = get(&world, &target, &[]);
+    assert_eq!(response.status, 302);
+    assert!(response.header("cache-control").expect("a rule").starts_with("private, max-age="));
     get(&world, &target, &[("authorization", "Bearer wrong")]).problem(401, "unauthenticated");
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, crc64, noise, wait_until};
+use crate::harness::{
+    Client, Form, Response, Setup, World, authorization, crc64, noise, wait_until,
+};
 
 const SIZE: usize = 1 << 20;
 
@@ -25,7 +27,7 @@ fn half_sent(world: &World, content: &[u8]) -> Client {
     client
 }
 
-fn asked(world: &World, path: &str) -> Reply {
+fn asked(world: &World, path: &str) -> Response {
     world.call_with("GET", path, &[], "")
 }
 
@@ -42,7 +44,7 @@ fn it_exits_on_a_signal() {
         // Idle connections do not delay it.
         let mut idle = world.client();
         idle.send_request("GET", "/healthz", &[], b"");
-        assert_eq!(idle.reply().status, 200);
+        assert_eq!(idle.response().status, 200);
         let began = Instant::now();
         world.gateway.signal(name);
         assert_eq!(world.gateway.ended().code(), Some(0), "{name}: {}", world.gateway.log());
@@ -56,35 +58,35 @@ fn during_shutdown_an_upload_finishes_and_new_ones_are_refused() {
     let content = noise(SIZE, 1);
     let mut idle = world.client();
     idle.send_request("GET", "/readyz", &[], b"");
-    assert_eq!(idle.reply().status, 200);
+    assert_eq!(idle.response().status, 200);
     let mut client = half_sent(&world, &content);
 
     told_to_end(&world);
     for _ in 0..2 {
-        let reply = asked(&world, "/readyz");
-        reply.problem(503, "draining");
-        assert!(reply.header("retry-after").is_some());
+        let response = asked(&world, "/readyz");
+        response.problem(503, "draining");
+        assert!(response.header("retry-after").is_some());
         assert_eq!(asked(&world, "/healthz").status, 200);
         assert_eq!(asked(&world, "/metrics").status, 200);
 
-        let reply = world.post(&small());
-        reply.problem(503, "draining");
-        assert!(reply.header("retry-after").is_some());
-        assert_eq!(reply.header("connection"), Some("close"));
+        let response = world.post(&small());
+        response.problem(503, "draining");
+        assert!(response.header("retry-after").is_some());
+        assert_eq!(response.header("connection"), Some("close"));
     }
     // An unauthenticated client does not learn the gateway's state.
     world.call_with("POST", "/v1/files", &[], "").problem(401, "unauthenticated");
     // The same on a connection that was open before.
     idle.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
-    let reply = idle.reply();
-    reply.problem(503, "draining");
-    assert_eq!(reply.header("connection"), Some("close"));
-    assert_eq!(idle.try_reply().ok().map(|reply| reply.status), None, "it is closed");
+    let response = idle.response();
+    response.problem(503, "draining");
+    assert_eq!(response.header("connection"), Some("close"));
+    assert_eq!(idle.try_response().ok().map(|response| response.status), None, "it is closed");
 
     client.send(&content[SIZE / 2..]);
-    let reply = client.reply();
-    assert_eq!(reply.stored()["crc64"], crc64(&content));
-    assert_eq!(reply.header("connection"), Some("close"));
+    let response = client.response();
+    assert_eq!(response.stored()["crc64"], crc64(&content));
+    assert_eq!(response.header("connection"), Some("close"));
     assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
     assert!(world.object("x.bin") == content);
     assert_eq!(world.objects().len(), 1);
@@ -101,7 +103,7 @@ fn during_shutdown_a_large_upload_gets_its_refusal() {
     let large = Form::new().file("file", "x.bin", "text/plain", &noise(20 << 20, 2));
     world.post(&large).problem(503, "draining");
     running.send(&content[SIZE / 2..]);
-    running.reply().stored();
+    running.response().stored();
     assert_eq!(world.gateway.ended().code(), Some(0));
 }
 
@@ -130,7 +132,7 @@ fn uploads_past_the_grace_are_aborted_and_not_stored() {
     assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
-    assert!(client.try_reply().is_err());
+    assert!(client.try_response().is_err());
     world.gateway.log_with("the grace is over");
     world.assert_nothing_stored();
 }
@@ -145,7 +147,7 @@ fn a_second_signal_exits_at_once() {
         world.gateway.signal(second);
         assert!(world.gateway.ended().code().is_some(), "{second}");
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-        assert!(client.try_reply().is_err());
+        assert!(client.try_response().is_err());
         world.assert_nothing_stored();
     }
 }
@@ -167,7 +169,7 @@ fn a_hangup_is_logged_and_otherwise_ignored() {
     hang_up(&world);
     world.post(&small()).stored();
     client.send(&content[SIZE / 2..]);
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(client.response().stored()["crc64"], crc64(&content));
     assert!(world.object("x.bin") == content);
 
     // SIGHUP does not count as the second signal, which aborts running uploads.
@@ -175,6 +177,6 @@ fn a_hangup_is_logged_and_otherwise_ignored() {
     told_to_end(&world);
     hang_up(&world);
     client.send(&content[SIZE / 2..]);
-    client.reply().stored();
+    client.response().stored();
     assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
 }

@@ -73,9 +73,9 @@ impl Sender<'_> {
 
     /// Counts the response to a valid upload; checks that the stored file is what was sent, and deletes it.
     fn check_and_delete(&self, client: &mut Client, crc: &str) {
-        let reply = client.reply();
-        let body = reply.json();
-        if reply.status != 201 {
+        let response = client.response();
+        let body = response.json();
+        if response.status != 201 {
             self.tally.count(body["code"].as_str().unwrap_or("partly stored"));
         }
         for file in body["files"].as_array().into_iter().flatten() {
@@ -146,7 +146,7 @@ impl Sender<'_> {
         client.send_head("POST", "/v1/files", &headers);
         let _ = client.try_send(&body[..self.random.usize(0..body.len())]);
         client.finish();
-        let _ = client.try_reply();
+        let _ = client.try_response();
         self.tally.count("cut short");
     }
 
@@ -170,8 +170,8 @@ impl Sender<'_> {
         let headers = [&headers[..], &[("content-length", length.as_str())]].concat();
         client.send_head("POST", "/v1/files", &headers);
         let _ = client.try_send(body);
-        let reply = client.reply();
-        assert!((400..500).contains(&reply.status), "{reply:?}");
+        let response = client.response();
+        assert!((400..500).contains(&response.status), "{response:?}");
         self.tally.count("refused");
     }
 }

@@ -226,7 +226,7 @@ fn every_split_in_three_through_the_whole_gateway() {
                 for a in (whole.len() - 130 + thread..=whole.len()).step_by(threads) {
                     for b in a..=whole.len() {
                         send_cut(&mut client, whole, a, b);
-                        let file = client.reply().stored();
+                        let file = client.response().stored();
                         assert_eq!(file["crc64"], **crc, "cut at {a} and {b}");
                         assert_eq!(file["path"], "cut");
                     }
@@ -266,8 +266,8 @@ fn every_prefix_of_a_form_stores_nothing() {
             } else {
                 client.finish();
                 // A client that still reads gets a response.
-                if let Ok(reply) = client.try_reply() {
-                    reply.problem(400, "truncated_body");
+                if let Ok(response) = client.try_response() {
+                    response.problem(400, "truncated_body");
                 }
             }
         }
@@ -276,5 +276,5 @@ fn every_prefix_of_a_form_stores_nothing() {
     let mut client = world.client();
     let headers = [authorization(), ("content-type", kind.as_str())];
     client.send_request("POST", "/v1/files", &headers, &whole);
-    client.reply().stored();
+    client.response().stored();
 }

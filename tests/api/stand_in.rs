@@ -58,7 +58,7 @@ struct Shared {
     address: String,
     seen: Vec<Seen>,
     /// Whole responses, by the beginning of the request target.
-    replies: BTreeMap<&'static str, Vec<u8>>,
+    responses: BTreeMap<&'static str, Vec<u8>>,
     takeovers: BTreeMap<&'static str, Takeover>,
     /// Interim responses sent before each response.
     interim: Vec<u8>,
@@ -68,7 +68,7 @@ impl Upstream {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
         let address = listener.local_addr().expect("an address");
-        let replies = BTreeMap::from([
+        let responses = BTreeMap::from([
             ("/cgi-bin/stable_token", ok(&json!({"access_token": token(), "expires_in": 7200}))),
             ("/tcb/batchdeletefile", ok(&json!({"errcode": 0, "delete_list": []}))),
             (BUCKET, STORED.to_vec()),
@@ -76,7 +76,7 @@ impl Upstream {
         let shared = Arc::new(Mutex::new(Shared {
             address: address.to_string(),
             seen: Vec::new(),
-            replies,
+            responses,
             takeovers: BTreeMap::new(),
             interim: Vec::new(),
         }));
@@ -91,8 +91,8 @@ impl Upstream {
     }
 
     /// From now on, requests whose target begins with `target` get this response.
-    pub fn reply(&self, target: &'static str, reply: impl Into<Vec<u8>>) {
-        self.shared.lock().expect("the state").replies.insert(target, reply.into());
+    pub fn respond_with(&self, target: &'static str, response: impl Into<Vec<u8>>) {
+        self.shared.lock().expect("the state").responses.insert(target, response.into());
     }
 
     /// From now on, these interim responses are sent before each response.
@@ -165,25 +165,26 @@ fn serve(stream: TcpStream, connection: usize, shared: &Mutex<Shared>) {
         if read_body(&mut seen, &mut stream).is_err() {
             return;
         }
-        let reply = {
+        let response = {
             let mut shared = shared.lock().expect("the state");
-            let known = shared.replies.iter().find(|(start, _)| seen.target.starts_with(*start));
-            let reply = known.map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
-                |(_, reply)| reply.clone()
-            });
+            let known = shared.responses.iter().find(|(start, _)| seen.target.starts_with(*start));
+            let response = known
+                .map_or(b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n".to_vec(), {
+                    |(_, response)| response.clone()
+                });
             // Unless the test sets a response, the link is for the requested path.
-            let reply = match known {
+            let response = match known {
                 None if seen.target.starts_with("/tcb/uploadfile") => {
                     let path = seen.json()["path"].as_str().expect("a path").to_owned();
                     ok(&link(&url(&shared.address, &path), &path))
                 }
-                _ => reply,
+                _ => response,
             };
             shared.seen.push(seen);
-            [&shared.interim[..], &reply].concat()
+            [&shared.interim[..], &response].concat()
         };
-        let closes = memchr::memmem::find(&reply, b"connection: close").is_some();
-        if stream.get_mut().write_all(&reply).is_err() || closes {
+        let closes = memchr::memmem::find(&response, b"connection: close").is_some();
+        if stream.get_mut().write_all(&response).is_err() || closes {
             return;
         }
     }

@@ -6,33 +6,35 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization, fetch, noise, wait_until};
+use crate::harness::{
+    Client, Form, Response, Setup, World, authorization, fetch, noise, wait_until,
+};
 use crate::stand_in::{self, Upstream, ok};
 
 /// Stores `content` under `path` and gives the file's id.
 fn store(world: &World, path: &str, content: &[u8]) -> String {
     let mut client = world.client();
     client.send_request("PUT", &format!("/v1/files/{path}"), &[authorization()], content);
-    client.reply().stored()["file_id"].as_str().expect("an id").to_owned()
+    client.response().stored()["file_id"].as_str().expect("an id").to_owned()
 }
 
 fn links(world: &World, body: &Value) -> Vec<Value> {
-    let reply = world.call("POST", "/v1/download-links", body);
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()["files"].as_array().expect("a list").clone()
+    let response = world.call("POST", "/v1/download-links", body);
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()["files"].as_array().expect("a list").clone()
 }
 
 fn delete(world: &World, files: &[String]) -> Vec<Value> {
-    let reply = world.call("POST", "/v1/delete", &json!({ "files": files }));
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()["files"].as_array().expect("a list").clone()
+    let response = world.call("POST", "/v1/delete", &json!({ "files": files }));
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()["files"].as_array().expect("a list").clone()
 }
 
 fn url(file: &Value) -> &str {
     file["url"].as_str().unwrap_or_else(|| panic!("no link: {file}"))
 }
 
-fn get(world: &World, target: &str) -> Reply {
+fn get(world: &World, target: &str) -> Response {
     world.call_with("GET", target, &[], "")
 }
 
@@ -213,8 +215,8 @@ fn a_request_names_at_most_a_thousand_files() {
         call(&json!({ "files": ["a"], "fiels": [] })).problem(400, "invalid_request");
         let not_json = world.call_with("POST", target, &[authorization()], "{files:");
         not_json.problem(400, "invalid_request");
-        let reply = call(&names(1000));
-        assert_eq!(reply.json()["files"].as_array().map(Vec::len), Some(1000));
+        let response = call(&names(1000));
+        assert_eq!(response.json()["files"].as_array().map(Vec::len), Some(1000));
     }
     for max_age in [json!(0), json!(-1), json!("1"), json!(1u64 << 40)] {
         let body = json!({ "files": ["a"], "max_age": max_age });
@@ -237,8 +239,8 @@ fn deletes_are_idempotent() {
     }
     assert_eq!(get(&world, "/v1/files/b").status, 302);
     for _ in 0..2 {
-        let reply = world.call("DELETE", "/v1/files/b", &Value::Null);
-        assert_eq!((reply.status, reply.body.len()), (204, 0));
+        let response = world.call("DELETE", "/v1/files/b", &Value::Null);
+        assert_eq!((response.status, response.body.len()), (204, 0));
         assert_eq!(world.objects(), Vec::<Value>::new());
         get(&world, "/v1/files/b").problem(404, "file_not_found");
     }
@@ -319,7 +321,7 @@ fn wechat_s_lists_are_read_in_every_spelling() {
         json!([{"status": 0}, {}]),
         json!([{"fileid": one, "status": -503003, "errmsg": gone}, {"fileid": two, "status": -1, "errmsg": gone}]),
     ] {
-        upstream.reply(
+        upstream.respond_with(
             "/tcb/batchdeletefile",
             ok(&json!({ "errcode": 0, "errmsg": "ok", "delete_list": list })),
         );
@@ -328,13 +330,14 @@ fn wechat_s_lists_are_read_in_every_spelling() {
     }
     let failed =
         json!([{"fileid": one, "status": 0}, {"fileid": two, "status": -501007, "errmsg": "no"}]);
-    upstream.reply("/tcb/batchdeletefile", ok(&json!({ "errcode": 0, "delete_list": failed })));
+    upstream
+        .respond_with("/tcb/batchdeletefile", ok(&json!({ "errcode": 0, "delete_list": failed })));
     let files = call("/v1/delete");
     assert_eq!(
         (&files[0]["deleted"], &files[1]["error"]["errcode"]),
         (&json!(true), &json!(-501007))
     );
-    upstream.reply(
+    upstream.respond_with(
         "/tcb/batchdeletefile",
         ok(&json!({ "errcode": 0, "delete_list": [{"fileid": "x"}] })),
     );
@@ -352,24 +355,28 @@ fn wechat_s_lists_are_read_in_every_spelling() {
         [item("files", one), item("files", two)],
         [item("file_id", two), item("file_id", one)],
     ] {
-        upstream.reply("/tcb/batchdownloadfile", ok(&json!({ "errcode": 0, "file_list": list })));
+        upstream.respond_with(
+            "/tcb/batchdownloadfile",
+            ok(&json!({ "errcode": 0, "file_list": list })),
+        );
         let files = call("/v1/download-links");
         for (file, id) in files.iter().zip([one, two]) {
             assert_eq!(file["url"], format!("https://h/{id}"), "{list:?}");
         }
         // The next links must not come from the cache.
-        upstream.reply("/tcb/batchdeletefile", ok(&json!({ "errcode": 0, "delete_list": [] })));
+        upstream
+            .respond_with("/tcb/batchdeletefile", ok(&json!({ "errcode": 0, "delete_list": [] })));
         assert_eq!(call("/v1/delete").len(), 2);
     }
     for wrong in ["", "javascript:alert(1)", "https://h/\r\nset-cookie: x"] {
         let item = |id: &str| json!({"fileid": id, "download_url": wrong, "status": 0});
-        upstream.reply(
+        upstream.respond_with(
             "/tcb/batchdownloadfile",
             ok(&json!({ "errcode": 0, "file_list": [item(one), item(two)] })),
         );
-        let reply = Client::connect(gateway.address)
+        let response = Client::connect(gateway.address)
             .post_json("/v1/download-links", &json!({ "files": ["one", "two"] }));
-        reply.problem(502, "wechat_unreachable");
+        response.problem(502, "wechat_unreachable");
     }
 }
 
@@ -387,9 +394,9 @@ fn an_upload_link_is_enough_for_curl() {
         (json!({}), None, "application/octet-stream"),
     ] {
         let before = jiff::Timestamp::now().as_second();
-        let reply = world.call("POST", "/v1/upload-links", &asked);
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        let link = reply.json();
+        let response = world.call("POST", "/v1/upload-links", &asked);
+        assert_eq!(response.status, 200, "{}", response.text());
+        let link = response.json();
         let text = |name: &str| link[name].as_str().unwrap_or_else(|| panic!("{name}: {link}"));
         let given = text("path").to_owned();
         match path {
@@ -489,7 +496,11 @@ fn a_link_in_flight_during_a_delete_is_not_cached() {
         let reader = scope.spawn(|| get(&world, "/v1/files/a"));
         wait_until("the link is asked for", || world.count("batchdownloadfile") == 1);
         assert_eq!(world.call("DELETE", "/v1/files/a", &Value::Null).status, 204);
-        assert_eq!(reader.join().expect("a reply").status, 302, "it was there when it was asked");
+        assert_eq!(
+            reader.join().expect("a response").status,
+            302,
+            "it was there when it was asked"
+        );
     });
     get(&world, "/v1/files/a").problem(404, "file_not_found");
 }

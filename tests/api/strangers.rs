@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 1c slow bodies | `small_bodies_must_arrive_within_ten_seconds` `a_wrong_credential_is_refused_before_the_body` |
 //! | 2 calls to WeChat without a key | `the_sample_endpoint_is_rate_limited_like_a_file_url` `the_sample_endpoint_links_only_our_bucket_and_caches` `every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited` |
-//! | 3 work that grows faster than what is sent | `lists_of_a_million_values_are_refused_before_they_are_parsed` `paths_of_megabytes_cost_nothing`, and the units `http::reply::clients` and `key` |
+//! | 3 work that grows faster than what is sent | `lists_of_a_million_values_are_refused_before_they_are_parsed` `paths_of_megabytes_cost_nothing`, and the units `http::response::editors` and `key` |
 //! | 1c long bodies of known callers, together | `long_json_bodies_are_bounded_in_total` |
 //! | 5 what repeats keep | `long_requests_are_retained_as_hashes` |
 //! | 7 one key, several tickets | `tickets_with_different_claims_share_no_idempotency_keys` |
@@ -14,20 +14,20 @@
 //! | replays lose `nosniff` | `a_repeat_has_the_first_response_s_headers` |
 //! | `crit` in a ticket | `a_ticket_with_extensions_that_must_be_understood_is_refused` |
 //! | `max_files: 0` in a ticket | `a_ticket_with_max_files_0_stores_nothing` |
-//! | WeChat's replies as they come | `deviating_responses_of_wechat_are_understood` |
+//! | deviating responses of WeChat | `deviating_responses_of_wechat_are_understood` |
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Client, Form, KEY, Reply, Setup, World, authorization, noise, wait_until};
+use crate::harness::{Client, Form, KEY, Response, Setup, World, authorization, noise, wait_until};
 use crate::stand_in::{self, BUCKET, Upstream};
 use crate::tickets::{self, now, post, send, signed, small, ticket};
 
 const OWN: &str = "cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000";
 
-fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Reply {
+fn get(world: &World, target: &str, headers: &[(&str, &str)]) -> Response {
     world.call_with("GET", target, headers, "")
 }
 
@@ -61,7 +61,7 @@ fn small_bodies_must_arrive_within_ten_seconds() {
                     let mut sender = client.sender();
                     let byte: &[u8] = if framing.1 == "chunked" { b"1\r\n \r\n" } else { b" " };
                     let began = Instant::now();
-                    let reply = std::thread::scope(|scope| {
+                    let response = std::thread::scope(|scope| {
                         // A byte every 300 ms, until the response arrives.
                         let (done, stop) = std::sync::mpsc::channel::<()>();
                         scope.spawn(move || {
@@ -72,17 +72,20 @@ fn small_bodies_must_arrive_within_ten_seconds() {
                             {
                             }
                         });
-                        let reply = client.reply();
+                        let response = client.response();
                         let _ = done.send(());
-                        reply
+                        response
                     });
                     let took = began.elapsed();
                     assert!((9.5..13.0).contains(&took.as_secs_f64()), "{target}: {took:?}");
                     if target.starts_with("/v1/") {
-                        reply.problem(408, "client_stalled");
+                        response.problem(408, "client_stalled");
                     } else {
                         // WeChat's own format, always with status 200.
-                        assert_eq!((reply.status, &reply.json()["errcode"]), (200, &json!(-1)));
+                        assert_eq!(
+                            (response.status, &response.json()["errcode"]),
+                            (200, &json!(-1))
+                        );
                     }
                 });
             }
@@ -108,10 +111,10 @@ fn a_wrong_credential_is_refused_before_the_body() {
         // Nothing of the body is ever sent.
         let mut client = world.client();
         client.send_head(method, target, headers);
-        let reply = client.reply();
+        let response = client.response();
         match errcode {
-            Some(errcode) => assert_eq!(reply.json()["errcode"], errcode, "{target}"),
-            None => drop(reply.problem(401, "unauthenticated")),
+            Some(errcode) => assert_eq!(response.json()["errcode"], errcode, "{target}"),
+            None => drop(response.problem(401, "unauthenticated")),
         }
     }
     // If the credential is in the body, the IP address is counted before the body is read, and the body must be short.
@@ -120,11 +123,11 @@ fn a_wrong_credential_is_refused_before_the_body() {
     let token = || world.call_with("POST", "/cgi-bin/stable_token", &[], &asked.to_string()).json();
     assert_eq!(token()["access_token"], KEY);
     let long = " ".repeat(20_000);
-    let reply = world.call_with("POST", "/cgi-bin/stable_token", &[], &long).json();
-    assert_eq!(reply["errcode"], 40097, "{reply}");
+    let response = world.call_with("POST", "/cgi-bin/stable_token", &[], &long).json();
+    assert_eq!(response["errcode"], 40097, "{response}");
     let mut client = world.client();
     client.send_head("POST", "/cgi-bin/stable_token", &none);
-    assert_eq!(client.reply().json()["errcode"], 45011);
+    assert_eq!(client.response().json()["errcode"], 45011);
     assert_eq!(token()["errcode"], 45011);
 }
 
@@ -144,9 +147,9 @@ fn the_sample_endpoint_is_rate_limited_like_a_file_url() {
                 _ => (format!("/?ticket=wrong&cloudid={id}"), vec![]),
             };
             client.send_request("GET", &target, &headers, b"");
-            let reply = client.reply();
-            assert_eq!(reply.status, 200, "WeChat's own shape");
-            codes.push(reply.json()["errcode"].as_i64().expect("a code"));
+            let response = client.response();
+            assert_eq!(response.status, 200, "WeChat's own shape");
+            codes.push(response.json()["errcode"].as_i64().expect("a code"));
         }
         assert_eq!(codes[..5], [40001; 5], "way {way}");
         assert_eq!(codes[5..], [45011; 195], "way {way}");
@@ -211,7 +214,7 @@ fn every_unauthenticated_endpoint_that_calls_wechat_is_rate_limited() {
             for n in 0..50 {
                 let mut client = world.client();
                 client.send_request(method, &format!("{target}{n}"), &[], b"");
-                client.reply_head().expect("a reply");
+                client.response_head().expect("a response");
             }
             assert!(asked(&world) <= 6, "{method} {target}: {}", asked(&world));
         }
@@ -253,10 +256,12 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
             ("/tcb/batchdeletefile", "fileid_list"),
         ] {
             let body = format!("{{\"{list}\":[{}0]}}", item.repeat((4 << 20) / item.len() - 20));
-            let reply = world.call_with("POST", target, &[authorization()], &body);
+            let response = world.call_with("POST", target, &[authorization()], &body);
             match target.starts_with("/tcb/") {
-                true => assert_eq!(reply.json()["errcode"], 40097, "{what}: {}", reply.text()),
-                false => drop(reply.problem(413, "too_many_files")),
+                true => {
+                    assert_eq!(response.json()["errcode"], 40097, "{what}: {}", response.text())
+                }
+                false => drop(response.problem(413, "too_many_files")),
             }
         }
     }
@@ -266,8 +271,9 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
     // A thousand are accepted, whatever characters their names contain.
     let files: Vec<Value> =
         (0..1000).map(|n| json!({"path": format!("a,b,[{n}"), "max_age": 60})).collect();
-    let reply = world.call("POST", "/v1/download-links", &json!({"files": files, "max_age": 60}));
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    let response =
+        world.call("POST", "/v1/download-links", &json!({"files": files, "max_age": 60}));
+    assert_eq!(response.status, 200, "{}", response.text());
 }
 
 #[test]
@@ -297,23 +303,23 @@ fn long_json_bodies_are_bounded_in_total() {
     let mut taken = 0;
     for client in &mut clients {
         let _ = client.try_send(b" ");
-        let reply = client.reply();
-        match reply.status {
+        let response = client.response();
+        match response.status {
             200 => taken += 1,
-            _ => drop(reply.problem(503, "overloaded")),
+            _ => drop(response.problem(503, "overloaded")),
         }
     }
     assert!((13..ALL / EACH).contains(&taken), "{taken} of {MANY} taken");
     // Their memory is released, and short bodies are not charged.
-    let reply = world.call_with("POST", "/v1/delete", &[authorization()], r#"{"files":["x"]}"#);
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let reply = world.call_with(
+    let response = world.call_with("POST", "/v1/delete", &[authorization()], r#"{"files":["x"]}"#);
+    assert_eq!(response.status, 200, "{}", response.text());
+    let response = world.call_with(
         "POST",
         "/v1/delete",
         &[authorization()],
         std::str::from_utf8(&body).expect("text"),
     );
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(response.status, 200, "{}", response.text());
 }
 
 #[test]
@@ -321,11 +327,11 @@ fn paths_of_megabytes_cost_nothing() {
     let world = Setup::new().start();
     let began = Instant::now();
     for long in ["e\u{301}".repeat(1 << 20), "\u{301}".repeat(1 << 20), "a/".repeat(1 << 20)] {
-        let reply = world.call("POST", "/v1/delete", &json!({"files": [long]})).json();
-        assert_eq!(reply["files"][0]["error"]["code"], "invalid_path");
+        let response = world.call("POST", "/v1/delete", &json!({"files": [long]})).json();
+        assert_eq!(response["files"][0]["error"]["code"], "invalid_path");
         let id = format!("{OWN}/{}", &long[..1 << 20]);
-        let reply = world.call("POST", "/v1/delete", &json!({"files": [id]})).json();
-        assert_eq!(reply["files"][0]["error"]["code"], "invalid_path");
+        let response = world.call("POST", "/v1/delete", &json!({"files": [id]})).json();
+        assert_eq!(response["files"][0]["error"]["code"], "invalid_path");
         world
             .call("POST", "/v1/upload-links", &json!({"path": long}))
             .problem(413, "fields_too_large");
@@ -333,8 +339,8 @@ fn paths_of_megabytes_cost_nothing() {
     // Escaped percent signs, in every name of a list.
     let nested = format!("{OWN}/%{}2e", "25".repeat(1500));
     let files = vec![nested; 1000];
-    let reply = world.call("POST", "/v1/delete", &json!({ "files": files })).json();
-    assert_eq!(reply["files"][999]["error"]["code"], "invalid_path");
+    let response = world.call("POST", "/v1/delete", &json!({ "files": files })).json();
+    assert_eq!(response["files"][999]["error"]["code"], "invalid_path");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(asked(&world), 0);
 }
@@ -350,7 +356,7 @@ fn long_requests_are_retained_as_hashes() {
             let key = format!("{n:0>200}");
             let headers = [authorization(), ("idempotency-key", key.as_str())];
             client.send_request("PUT", &format!("/v1/files/x?{query}{n}"), &headers, b"x");
-            client.reply().stored();
+            client.response().stored();
         }
     };
     put(0..100);
@@ -400,9 +406,9 @@ fn tickets_with_different_claims_share_no_idempotency_keys() {
         let mut paths = Vec::new();
         for (n, claims) in claims.iter().enumerate() {
             let content = [&png[..], n.to_string().as_bytes()].concat();
-            let reply = upload(&world, claims, &image(&content));
-            assert_eq!(reply.header("idempotent-replayed"), None, "{claims}");
-            let path = reply.stored()["path"].as_str().expect("a path").to_owned();
+            let response = upload(&world, claims, &image(&content));
+            assert_eq!(response.header("idempotent-replayed"), None, "{claims}");
+            let path = response.stored()["path"].as_str().expect("a path").to_owned();
             assert_eq!(world.object(&path), content, "{claims}");
             if let Some(prefix) = claims["prefix"].as_str() {
                 assert!(path.starts_with(prefix), "{claims}: {path}");
@@ -412,7 +418,7 @@ fn tickets_with_different_claims_share_no_idempotency_keys() {
             again["jti"] = json!(n);
             let repeat = upload(&world, &again, &image(&content));
             assert_eq!(repeat.header("idempotent-replayed"), Some("true"), "{claims}");
-            assert_eq!(repeat.json(), reply.json());
+            assert_eq!(repeat.json(), response.json());
             paths.push(path);
         }
         assert_eq!(world.objects().len(), claims.len());
@@ -434,8 +440,8 @@ fn tickets_with_different_claims_share_no_idempotency_keys() {
         let token = ticket(json!({"sub": "u", "path": path}));
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str()), ("idempotency-key", "key")];
-        let reply = world.call_with("PUT", &format!("/v1/files/{path}"), &headers, path);
-        assert_eq!(reply.stored()["path"], path);
+        let response = world.call_with("PUT", &format!("/v1/files/{path}"), &headers, path);
+        assert_eq!(response.stored()["path"], path);
         assert_eq!(world.object(path), path.as_bytes());
     }
 }
@@ -469,8 +475,8 @@ fn an_upload_link_is_for_the_path_that_was_checked() {
         // A file id has only one spelling.
         let token = ticket(json!({"sub": "u", "path": composed}));
         let id = json!({"files": [format!("{OWN}/{decomposed}")]});
-        let reply = tickets::call(&world, "POST", "/v1/delete", &token, &id).json();
-        assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{reply}");
+        let response = tickets::call(&world, "POST", "/v1/delete", &token, &id).json();
+        assert_eq!(response["files"][0]["error"]["code"], "path_not_allowed", "{response}");
     }
 }
 
@@ -506,14 +512,17 @@ fn ambiguous_file_ids_are_refused() {
             let headers = [("authorization", bearer.as_str())];
             for target in ["/v1/delete", "/v1/download-links"] {
                 let body = json!({"files": [id, {"file_id": id}]}).to_string();
-                let reply = world.call_with("POST", target, &headers, &body).json();
+                let response = world.call_with("POST", target, &headers, &body).json();
                 for n in 0..2 {
-                    let code = reply["files"][n]["error"]["code"].as_str().expect("a code");
-                    assert!(matches!(code, "invalid_path" | "path_not_allowed"), "{path}: {reply}");
+                    let code = response["files"][n]["error"]["code"].as_str().expect("a code");
+                    assert!(
+                        matches!(code, "invalid_path" | "path_not_allowed"),
+                        "{path}: {response}"
+                    );
                 }
             }
-            let reply = world.call_with("DELETE", "/v1/files", &headers, &id);
-            assert!(matches!(reply.status, 400 | 403), "{path}: {}", reply.text());
+            let response = world.call_with("DELETE", "/v1/files", &headers, &id);
+            assert!(matches!(response.status, 400 | 403), "{path}: {}", response.text());
             let body = json!({"fileid_list": [id], "file_list": [{"fileid": id}]}).to_string();
             let deleted = world.call_with("POST", "/tcb/batchdeletefile", &headers, &body).json();
             assert_eq!(deleted["delete_list"][0]["status"], -501007, "{path}: {deleted}");
@@ -560,16 +569,16 @@ fn one_client_leaves_memory_to_the_others() {
         let path = format!("other/{round}");
         let mut other = unended(&world, "other", &path, &content[..1_000_000]);
         other.send(b"0\r\n\r\n");
-        assert_eq!(other.reply().stored()["size"], 1_000_000);
+        assert_eq!(other.response().stored()["size"], 1_000_000);
         assert!(used() <= 6 << 20, "{} used", used());
     }
     let mut refused = 0;
     for client in &mut greedy {
         let _ = client.try_send(b"0\r\n\r\n");
-        let reply = client.reply();
-        if reply.status != 201 {
-            reply.problem(503, "overloaded");
-            assert!(reply.header("retry-after").is_some());
+        let response = client.response();
+        if response.status != 201 {
+            response.problem(503, "overloaded");
+            assert!(response.header("retry-after").is_some());
             refused += 1;
         }
     }
@@ -594,8 +603,8 @@ fn a_repeat_has_the_first_response_s_headers() {
             "idempotent-replayed",
             "access-control-expose-headers",
         ];
-        let headers = |reply: &Reply| {
-            let mut headers = reply.headers.clone();
+        let headers = |response: &Response| {
+            let mut headers = response.headers.clone();
             headers.retain(|(name, _)| !own.contains(&name.as_str()));
             headers.sort();
             headers
@@ -640,8 +649,8 @@ fn a_ticket_with_max_files_0_stores_nothing() {
     tickets::call(&world, "POST", "/v1/upload-links", &token, &json!({"path": "x"}))
         .problem(413, "too_many_files");
     let target = format!("/tcb/uploadfile?access_token={token}");
-    let reply = world.call_with("POST", &target, &[], &json!({"path": "x"}).to_string()).json();
-    assert_ne!(reply["errcode"], 0, "{reply}");
+    let response = world.call_with("POST", &target, &[], &json!({"path": "x"}).to_string()).json();
+    assert_ne!(response["errcode"], 0, "{response}");
     world.assert_nothing_stored();
     assert_eq!(asked(&world), 0);
 }
@@ -671,21 +680,21 @@ fn deviating_responses_of_wechat_are_understood() {
         ("\u{feff}\r\n", r#""errcode":"0","errmsg":null,"#),
     ] {
         let answer = |rest: &str| raw(&format!("{before}{{{envelope}{rest}"));
-        upstream.reply(
+        upstream.respond_with(
             "/cgi-bin/stable_token",
             answer(r#""access_token":"token","expires_in":"7200"}"#),
         );
-        upstream.reply("/tcb/uploadfile", answer(rest));
+        upstream.respond_with("/tcb/uploadfile", answer(rest));
         let file = format!(
             r#""file_list":[{{"fileid":"{id}","download_url":"http://d/x","status":"0","errmsg":null}}]}}"#
         );
-        upstream.reply("/tcb/batchdownloadfile", answer(&file));
+        upstream.respond_with("/tcb/batchdownloadfile", answer(&file));
         let file = format!(r#""delete_list":[{{"fileid":"{id}","status":"0","errmsg":null}}]}}"#);
-        upstream.reply("/tcb/batchdeletefile", answer(&file));
+        upstream.respond_with("/tcb/batchdeletefile", answer(&file));
         let (gateway, _folder) = stand_in::gateway(&upstream, &[]);
         let mut client = Client::connect(gateway.address);
         client.send_request("PUT", "/v1/files/x", &[authorization()], b"x");
-        client.reply().stored();
+        client.response().stored();
         assert_eq!(upstream.seen(BUCKET).last().expect("a form").method, "POST");
         let files = json!({ "files": [id] });
         let links = client.post_json("/v1/download-links", &files).json();
@@ -700,10 +709,10 @@ fn deviating_responses_of_wechat_are_understood() {
             (r#"{"errmsg":"no","errcode":"-501003"}"#, -501003),
         ] {
             for call in ["/tcb/uploadfile", "/tcb/batchdownloadfile", "/tcb/batchdeletefile"] {
-                upstream.reply(call, raw(&format!("{before}{refusal}")));
+                upstream.respond_with(call, raw(&format!("{before}{refusal}")));
             }
             client.send_request("PUT", "/v1/files/y", &[authorization()], b"y");
-            assert_eq!(client.reply().problem(502, "wechat_refused")["errcode"], errcode);
+            assert_eq!(client.response().problem(502, "wechat_refused")["errcode"], errcode);
             for target in ["/v1/download-links", "/v1/delete"] {
                 let files = json!({"files": ["cloud://env.7465-bucket-125/y"]});
                 let problem = client.post_json(target, &files).problem(502, "wechat_refused");
@@ -714,9 +723,10 @@ fn deviating_responses_of_wechat_are_understood() {
     // A refused token is renewed even if the errcode is a string.
     upstream.forget();
     let (gateway, _folder) = stand_in::gateway(&upstream, &[]);
-    upstream.reply("/tcb/uploadfile", raw("\u{feff}{\"errcode\":\"40001\",\"errmsg\":null}"));
+    upstream
+        .respond_with("/tcb/uploadfile", raw("\u{feff}{\"errcode\":\"40001\",\"errmsg\":null}"));
     let mut client = Client::connect(gateway.address);
     client.send_request("PUT", "/v1/files/x", &[authorization()], b"x");
-    assert!(client.reply().status >= 500);
+    assert!(client.response().status >= 500);
     assert!(upstream.seen("/cgi-bin/stable_token").len() >= 2);
 }

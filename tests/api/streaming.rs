@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::harness::{BOUNDARY, Form, Reply, Setup, World, authorization, crc64, noise};
+use crate::harness::{BOUNDARY, Form, Response, Setup, World, authorization, crc64, noise};
 
 /// Waits at most 200 ms until COS has `bytes` of a file's content.
-fn at_cos_within_200_ms(world: &World, key: &str, bytes: usize) -> Reply {
+fn at_cos_within_200_ms(world: &World, key: &str, bytes: usize) -> Response {
     world.control("GET", &format!("wait?key={key}&received={bytes}&timeout_ms=200"), "")
 }
 
@@ -35,7 +35,7 @@ fn bytes_reach_cos_while_the_client_pauses() {
     assert!(world.objects().is_empty());
     client.send(&content[half..]);
     client.send(&tail);
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(client.response().stored()["crc64"], crc64(&content));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_raw_body_reaches_cos_while_the_client_pauses() {
     }
     assert!(world.objects().is_empty());
     client.send(&content[sent..]);
-    assert_eq!(client.reply().stored()["crc64"], crc64(&content));
+    assert_eq!(client.response().stored()["crc64"], crc64(&content));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn three_gib_need_no_more_memory_than_a_small_file() {
         client.send(&piece);
     }
     client.send(&tail);
-    let file = client.reply().stored();
+    let file = client.response().stored();
     assert_eq!(file["size"], Value::from(3u64 << 30));
     assert_eq!(file["verified"], true);
     let peak = world.gateway.memory("VmHWM");
@@ -118,7 +118,7 @@ fn a_silent_client_gets_408_and_nothing_is_stored() {
         let headers = [authorization(), ("content-type", &kind), ("content-length", &length)];
         client.send_head("POST", "/v1/files", &headers);
         client.send(&whole[..sent]);
-        client.reply().problem(408, "client_stalled");
+        client.response().problem(408, "client_stalled");
     }
     world.assert_nothing_stored();
 }

@@ -4,16 +4,16 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Form, KEY, Reply, Setup, World, authorization, fetch, noise, wait_until};
+use crate::harness::{Form, KEY, Response, Setup, World, authorization, fetch, noise, wait_until};
 
 /// A call as a back end makes it, with the gateway's key in place of WeChat's token.
 fn tcb(world: &World, call: &str, body: &Value) -> Value {
-    let reply = ask(world, "POST", &format!("{call}?access_token={KEY}"), &body.to_string());
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    reply.json()
+    let response = ask(world, "POST", &format!("{call}?access_token={KEY}"), &body.to_string());
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()
 }
 
-fn ask(world: &World, method: &str, call: &str, body: &str) -> Reply {
+fn ask(world: &World, method: &str, call: &str, body: &str) -> Response {
     world.call_with(method, &format!("/tcb/{call}"), &[("content-type", "application/json")], body)
 }
 
@@ -22,7 +22,7 @@ fn env() -> String {
 }
 
 /// Posts a form to COS with a link's fields, as WeChat documents it.
-fn post_to_cos(link: &Value, key: &str, content: &[u8]) -> Reply {
+fn post_to_cos(link: &Value, key: &str, content: &[u8]) -> Response {
     let text = |name: &str| link[name].as_str().unwrap_or_else(|| panic!("{name}: {link}"));
     let form = Form::new()
         .field("key", key)
@@ -35,14 +35,14 @@ fn post_to_cos(link: &Value, key: &str, content: &[u8]) -> Reply {
     let mut cos = crate::harness::Client::connect(authority.parse().expect("an address"));
     let kind = form.content_type();
     cos.send_request("POST", &format!("/{path}"), &[("content-type", &kind)], &form.bytes());
-    cos.reply()
+    cos.response()
 }
 
 fn upload(world: &World, path: &str, content: &[u8]) -> String {
     let link = tcb(world, "uploadfile", &json!({ "env": env(), "path": path }));
     assert_eq!(link["errcode"], 0, "{link}");
-    let reply = post_to_cos(&link, path, content);
-    assert_eq!(reply.status, 204, "{}", reply.text());
+    let response = post_to_cos(&link, path, content);
+    assert_eq!(response.status, 204, "{}", response.text());
     link["file_id"].as_str().expect("an id").to_owned()
 }
 
@@ -111,7 +111,7 @@ fn wrong_requests_are_answered_as_wechat_answers_them() {
     let options = tcb_upload_gateway::sandbox::Options::default();
     let token = json!({ "grant_type": "client_credential", "appid": options.appid, "secret": options.secret });
     wechat.send_request("POST", "/cgi-bin/stable_token", &[], token.to_string().as_bytes());
-    let token = wechat.reply().json()["access_token"].as_str().expect("a token").to_owned();
+    let token = wechat.response().json()["access_token"].as_str().expect("a token").to_owned();
     let id = "cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000/a";
 
     for (method, call, body, errcode) in [
@@ -162,10 +162,10 @@ fn wrong_requests_are_answered_as_wechat_answers_them() {
         ),
         ("POST", "batchdeletefile", json!({ "env": env(), "fileid_list": "x" }).to_string(), 40097),
     ] {
-        let reply = ask(&world, method, &format!("{call}?access_token={KEY}"), &body);
-        let ours = reply.json();
+        let response = ask(&world, method, &format!("{call}?access_token={KEY}"), &body);
+        let ours = response.json();
         assert_eq!(
-            (reply.status, &ours["errcode"]),
+            (response.status, &ours["errcode"]),
             (200, &json!(errcode)),
             "{method} {call} {body}: {ours}"
         );
@@ -176,7 +176,7 @@ fn wrong_requests_are_answered_as_wechat_answers_them() {
             &[],
             body.as_bytes(),
         );
-        let theirs = wechat.reply().json();
+        let theirs = wechat.response().json();
         assert_eq!(ours["errcode"], theirs["errcode"], "{method} {call} {body}: {ours} {theirs}");
     }
     world.assert_nothing_stored();
@@ -187,9 +187,9 @@ fn keys_replace_tokens() {
     let world = Setup::new().start();
     let body = json!({ "path": "a" }).to_string();
     let errcode = |call: &str, headers: &[(&str, &str)]| {
-        let reply = world.call_with("POST", &format!("/tcb/{call}"), headers, &body);
-        assert_eq!(reply.status, 200);
-        reply.json()["errcode"].clone()
+        let response = world.call_with("POST", &format!("/tcb/{call}"), headers, &body);
+        assert_eq!(response.status, 200);
+        response.json()["errcode"].clone()
     };
     assert_eq!(errcode(&format!("uploadfile?access_token={KEY}"), &[]), 0);
     assert_eq!(errcode(&format!("uploadfile?cloudbase_access_token={KEY}"), &[]), 0);
@@ -291,18 +291,18 @@ fn wechat_s_own_errors_are_passed_on() {
             [(85088, "no qbase privilege"), (-501003, "exceed request limit"), (-1, "system error")]
         {
             world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": errcode, "errmsg": errmsg}]));
-            let reply = tcb(&world, call, &body);
-            assert_eq!(reply["errcode"], errcode, "{reply}");
-            let text = reply["errmsg"].as_str().expect("a text");
+            let response = tcb(&world, call, &body);
+            assert_eq!(response["errcode"], errcode, "{response}");
+            let text = response["errmsg"].as_str().expect("a text");
             assert!(text.starts_with(&format!("{errmsg} rid: ")), "{text}");
         }
         world.faults(&json!([{"stage": stage, "fault": "status", "status": 500}]));
-        let reply = tcb(&world, call, &body);
-        assert_eq!(reply["errcode"], -1, "{reply}");
+        let response = tcb(&world, call, &body);
+        assert_eq!(response["errcode"], -1, "{response}");
         // An errcode about the gateway's own token is not passed on: the caller would fetch a new token in vain.
         world.faults(&json!([{"stage": stage, "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]));
-        let reply = tcb(&world, call, &body);
-        assert_eq!(reply["errcode"], -1, "{reply}");
+        let response = tcb(&world, call, &body);
+        assert_eq!(response["errcode"], -1, "{response}");
     }
     // The log says once what the operator can do about it.
     world.gateway.log_with("cloud.weixin.qq.com");
@@ -327,10 +327,10 @@ fn the_php_samples_request_works() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
     };
     let url = format!("{base}/tcb/batchdownloadfile");
-    let reply = curl(&["-X", "POST", "-H", "Content-Type: application/json", "-d", &body, &url]);
-    let file = &reply["file_list"][0];
+    let response = curl(&["-X", "POST", "-H", "Content-Type: application/json", "-d", &body, &url]);
+    let file = &response["file_list"][0];
     assert_eq!(
-        (&reply["errcode"], &file["fileid"], &file["status"]),
+        (&response["errcode"], &file["fileid"], &file["status"]),
         (&json!(0), &json!(id), &json!(0))
     );
     assert!(fetch(file["download_url"].as_str().expect("a link")).0 == content);
@@ -348,9 +348,9 @@ fn the_endpoint_of_the_sample() {
     let id = upload(&world, "test.zip", b"zip");
     let get = |target: &str| world.call_with("GET", target, &[], "");
     // As users of the sample write it, without escaping.
-    let reply = get(&format!("/?cloudid={id}"));
-    let file = reply.json()["file_list"][0].clone();
-    assert_eq!(file["fileid"], json!(id), "{}", reply.text());
+    let response = get(&format!("/?cloudid={id}"));
+    let file = response.json()["file_list"][0].clone();
+    assert_eq!(file["fileid"], json!(id), "{}", response.text());
     assert_eq!(fetch(file["download_url"].as_str().expect("a link")).0, b"zip");
     let missing =
         get("/?x=1&cloudid=cloud://sandbox-1a2b3c.7361-sandbox-1a2b3c-1250000000/none").json();

@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use crate::harness::{BOUNDARY, Form, Reply, Setup, World, authorization};
+use crate::harness::{BOUNDARY, Form, Response, Setup, World, authorization};
 use crate::policy::{GIF, PNG};
 use crate::tickets::{send, small};
 
-fn put(world: &World, target: &str) -> Reply {
+fn put(world: &World, target: &str) -> Response {
     let mut client = world.client();
     client.send_request("PUT", target, &[authorization()], b"x");
-    client.reply()
+    client.response()
 }
 
 /// Every stored object is in the folder, under a normalised path.
@@ -57,13 +57,13 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
             format!("/v1/files/{climb}stolen.txt"),
             format!("/v1/files/panel{climb}stolen.txt"),
         ] {
-            let reply = put(&world, &target);
-            assert!(matches!(reply.status, 201 | 400 | 403), "{target}: {}", reply.text());
+            let response = put(&world, &target);
+            assert!(matches!(response.status, 201 | 400 | 403), "{target}: {}", response.text());
         }
         for name in ["path", "dir"] {
             let target = format!("/v1/files?{name}=panel/{climb}{climb}stolen.txt");
-            let reply = world.post_to(&target, &small());
-            assert!(matches!(reply.status, 201 | 400 | 403), "{target}: {}", reply.text());
+            let response = world.post_to(&target, &small());
+            assert!(matches!(response.status, 201 | 400 | 403), "{target}: {}", response.text());
         }
         // As a form's field and as a file name, which are not percent-encoded.
         let plain = percent_encoding::percent_decode_str(climb).decode_utf8_lossy().into_owned();
@@ -72,8 +72,8 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
                 continue;
             }
             let form = Form::new().field("path", &format!("panel/{text}stolen.txt"));
-            let reply = world.post(&form.file("f", "x", "text/plain", b"x"));
-            assert!(matches!(reply.status, 201 | 400 | 403), "{text}: {}", reply.text());
+            let response = world.post(&form.file("f", "x", "text/plain", b"x"));
+            assert!(matches!(response.status, 201 | 400 | 403), "{text}: {}", response.text());
             world
                 .post(&Form::new().file("f", &format!("{text}{text}x.txt"), "text/plain", b"x"))
                 .stored();
@@ -82,8 +82,8 @@ fn no_encoding_of_dots_and_slashes_leaves_the_folder() {
         let mut client = world.client();
         let target = format!("/v1/files/panel/{climb}x");
         client.send_request("DELETE", &target, &[authorization()], b"");
-        let reply = client.reply();
-        assert!(matches!(reply.status, 204 | 400 | 403 | 404), "{target}: {}", reply.text());
+        let response = client.response();
+        assert!(matches!(response.status, 204 | 400 | 403 | 404), "{target}: {}", response.text());
     }
     assert_all_within(&world, "panel/");
 }
@@ -140,13 +140,13 @@ fn no_field_of_cos_s_form_can_be_injected() {
         ("behind a bare line feed", Form::new().file("f", "x.bin", "text/plain\n\nacl", b"x")),
     ] {
         let before = world.objects().len();
-        let reply = world.post(&form);
-        if reply.status != 201 {
-            assert_eq!(reply.status, 400, "{what}: {}", reply.text());
+        let response = world.post(&form);
+        if response.status != 201 {
+            assert_eq!(response.status, 400, "{what}: {}", response.text());
             assert_eq!(world.objects().len(), before, "{what}");
             continue;
         }
-        let path = reply.stored()["path"].as_str().expect("a path").to_owned();
+        let path = response.stored()["path"].as_str().expect("a path").to_owned();
         let objects = world.objects();
         assert_eq!(objects.len(), before + 1, "{what}: one object");
         let object = objects.iter().find(|object| object["key"] == path.as_str()).expect("it");
@@ -185,25 +185,25 @@ fn cos_expands_nothing_in_a_key() {
 #[test]
 fn no_request_injects_a_response_header() {
     let world = Setup::new().start();
-    let clean = |reply: &Reply| {
-        for (name, value) in &reply.headers {
+    let clean = |response: &Response| {
+        for (name, value) in &response.headers {
             let known = !["set-cookie", "x-evil", "refresh"].contains(&name.as_str());
             assert!(known && !value.contains(['\r', '\n']), "{name}: {value}");
         }
         assert!(
-            !String::from_utf8_lossy(&reply.body).contains("\r\nset-cookie"),
+            !String::from_utf8_lossy(&response.body).contains("\r\nset-cookie"),
             "{}",
-            reply.text()
+            response.text()
         );
     };
     let evil = "%0d%0aset-cookie:%20a=b%0d%0ax-evil:%201";
     for name in
         [format!("x{evil}.txt"), "x\rset-cookie: a=b".to_owned(), "x\u{2028}y.txt".to_owned()]
     {
-        let reply = world.post(&Form::new().file("f", &name, "text/plain", b"x"));
-        clean(&reply);
-        assert_eq!(reply.status, 201, "{}", reply.text());
-        let name = reply.stored()["name"].as_str().expect("a name").to_owned();
+        let response = world.post(&Form::new().file("f", &name, "text/plain", b"x"));
+        clean(&response);
+        assert_eq!(response.status, 201, "{}", response.text());
+        let name = response.stored()["name"].as_str().expect("a name").to_owned();
         assert!(!name.contains(char::is_control), "{name:?}");
     }
     for target in [
@@ -211,22 +211,22 @@ fn no_request_injects_a_response_header() {
         format!("/v1/files?path=x{evil}"),
         format!("/v1/files?dir=x{evil}"),
     ] {
-        let reply = if target.contains('?') {
+        let response = if target.contains('?') {
             world.post_to(&target, &small())
         } else {
             put(&world, &target)
         };
-        clean(&reply);
-        reply.problem(400, "invalid_path");
+        clean(&response);
+        response.problem(400, "invalid_path");
     }
-    let reply = world.post_to(&format!("/v1/files?reply={evil}"), &small());
-    clean(&reply);
-    reply.problem(400, "invalid_request");
+    let response = world.post_to(&format!("/v1/files?reply={evil}"), &small());
+    clean(&response);
+    response.problem(400, "invalid_request");
     for id in [format!("x{evil}"), "x\tset-cookie: a=b".to_owned(), "a;b=c".to_owned()] {
         let headers = [authorization(), ("x-request-id", id.as_str())];
-        let reply = send(&world, "POST", "/v1/files", &headers, &small());
-        clean(&reply);
-        assert!(!reply.header("x-request-id").expect("an id").contains("set-cookie"));
+        let response = send(&world, "POST", "/v1/files", &headers, &small());
+        clean(&response);
+        assert!(!response.header("x-request-id").expect("an id").contains("set-cookie"));
     }
     // Nor adds a line to the log.
     for line in world.gateway.log().lines() {
@@ -258,23 +258,27 @@ fn a_forged_host_is_in_no_url() {
         head.push_str(&format!("content-length: {}\r\n\r\n", form.bytes().len()));
         client.send(head.as_bytes());
         client.send(&form.bytes());
-        let reply = client.reply();
-        reply.stored();
-        assert!(!reply.text().contains("evil"), "{}", reply.text());
-        assert!(reply.text().contains("https://files.example.com/v1/files/"), "{}", reply.text());
-        assert!(!format!("{:?}", reply.headers).contains("evil"));
+        let response = client.response();
+        response.stored();
+        assert!(!response.text().contains("evil"), "{}", response.text());
+        assert!(
+            response.text().contains("https://files.example.com/v1/files/"),
+            "{}",
+            response.text()
+        );
+        assert!(!format!("{:?}", response.headers).contains("evil"));
     }
     // An absolute-form request target also names a host.
     let mut client = world.client();
     let target = "http://evil.example.org/v1/files";
     client.send_request("POST", target, &[authorization(), ("content-type", &kind)], &form.bytes());
-    let reply = client.reply();
-    assert!(!reply.text().contains("evil"), "{}", reply.text());
+    let response = client.response();
+    assert!(!response.text().contains("evil"), "{}", response.text());
     // Without `server.public_url` the Host header is used, and forwarded headers only from a trusted proxy.
     let world = Setup::new().start();
-    let reply = send(&world, "POST", "/v1/files", &headers, &small());
-    reply.stored();
-    assert!(!reply.text().contains("evil"), "{}", reply.text());
+    let response = send(&world, "POST", "/v1/files", &headers, &small());
+    response.stored();
+    assert!(!response.text().contains("evil"), "{}", response.text());
 }
 
 #[test]
@@ -296,16 +300,16 @@ fn a_polyglot_of_image_and_page_is_served_as_an_image() {
             ("x.png", "image/png", &html_first, None),
             ("x", "application/octet-stream", &html_first, None),
         ] {
-            let reply = world.post(&Form::new().file("f", name, kind, content));
+            let response = world.post(&Form::new().file("f", name, kind, content));
             match (kept, allowed) {
                 (Some(kept), _) => {
-                    assert_eq!(reply.stored()["content_type"], kept, "{name} {kind}")
+                    assert_eq!(response.stored()["content_type"], kept, "{name} {kind}")
                 }
                 (None, "") => {
-                    let kind = reply.stored()["content_type"].clone();
+                    let kind = response.stored()["content_type"].clone();
                     assert_eq!(kind, "application/octet-stream", "{name}");
                 }
-                (None, _) => drop(reply.problem(415, "type_not_allowed")),
+                (None, _) => drop(response.problem(415, "type_not_allowed")),
             }
         }
     }
@@ -323,10 +327,10 @@ fn a_form_of_a_million_tiny_files_is_refused_early() {
     let headers = [authorization(), ("content-type", &kind), ("content-length", &length)];
     client.send_head("POST", "/v1/files", &headers);
     let _ = client.try_send(&part.repeat(1000));
-    let reply = client.reply();
-    assert_eq!(reply.status, 413, "{}", reply.text());
-    let reply = reply.json();
-    assert_eq!(reply["files"][20]["error"]["code"], "too_many_files", "{reply}");
+    let response = client.response();
+    assert_eq!(response.status, 413, "{}", response.text());
+    let response = response.json();
+    assert_eq!(response["files"][20]["error"]["code"], "too_many_files", "{response}");
     assert_eq!(world.objects().len(), 20, "as many as the settings allow, and each is told");
     let peak = world.gateway.memory("VmHWM");
     assert!(peak < idle + (16 << 10), "{idle} KiB, then {peak} KiB");
@@ -350,13 +354,16 @@ fn a_prefix_applies_to_our_bucket_only() {
                 &[authorization()],
                 body.as_bytes(),
             );
-            let reply = client.reply().json();
-            assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{call} {reply}");
+            let response = client.response().json();
+            assert_eq!(
+                response["files"][0]["error"]["code"], "path_not_allowed",
+                "{call} {response}"
+            );
         }
         let mut client = world.client();
         let body = json!({"fileid_list": [id]}).to_string();
         client.send_request("POST", "/tcb/batchdeletefile", &[authorization()], body.as_bytes());
-        assert_eq!(client.reply().json()["delete_list"][0]["status"], -501007);
+        assert_eq!(client.response().json()["delete_list"][0]["status"], -501007);
     }
     assert_eq!(world.objects().len(), 1);
 }

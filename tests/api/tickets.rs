@@ -8,7 +8,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, Sign
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::harness::{Client, Form, Reply, Setup, World, authorization};
+use crate::harness::{Client, Form, Response, Setup, World, authorization};
 
 pub const SECRET: &str = "a-shared-secret-of-32-bytes-or-more";
 
@@ -45,7 +45,7 @@ pub fn small() -> Form {
 }
 
 /// Posts a form with a ticket in the header.
-pub fn post(world: &World, token: &str, form: &Form) -> Reply {
+pub fn post(world: &World, token: &str, form: &Form) -> Response {
     send(world, "POST", "/v1/files", &[("authorization", &format!("Bearer {token}"))], form)
 }
 
@@ -55,20 +55,20 @@ pub fn send(
     target: &str,
     headers: &[(&str, &str)],
     form: &Form,
-) -> Reply {
+) -> Response {
     let (kind, body) = (form.content_type(), form.bytes());
     let mut client = world.client();
     let headers = [headers, &[("content-type", &kind)]].concat();
     client.send_request(method, target, &headers, &body);
-    client.reply()
+    client.response()
 }
 
-pub fn call(world: &World, method: &str, target: &str, token: &str, body: &Value) -> Reply {
+pub fn call(world: &World, method: &str, target: &str, token: &str, body: &Value) -> Response {
     let mut client = world.client();
     let bearer = format!("Bearer {token}");
     let body = if body.is_null() { String::new() } else { body.to_string() };
     client.send_request(method, target, &[("authorization", &bearer)], body.as_bytes());
-    client.reply()
+    client.response()
 }
 
 fn assert_refused(world: &World, token: &str, what: &str) {
@@ -79,7 +79,7 @@ fn assert_refused(world: &World, token: &str, what: &str) {
     let mut client = world.client();
     let target = format!("/v1/files/t.txt?ticket={token}");
     client.send_head("PUT", &target, &[("content-length", "100000000")]);
-    client.reply().problem(401, "unauthenticated");
+    client.response().problem(401, "unauthenticated");
     world.assert_nothing_stored();
 }
 
@@ -94,7 +94,7 @@ fn a_ticket_lets_its_user_upload() {
     send(&world, "POST", &target, &[], &small()).stored();
     let mut client = world.client();
     client.send_request("PUT", &format!("/v1/files/own.txt?ticket={token}"), &[], b"x");
-    client.reply().stored();
+    client.response().stored();
     assert_eq!(world.objects().len(), 3);
     // Keys still work.
     world.post(&small()).stored();
@@ -264,11 +264,11 @@ fn claims_narrow_what_a_ticket_may_do() {
     }
     call(&world, "DELETE", "/v1/files/a/x.txt", &folder, &Value::Null)
         .problem(403, "path_not_allowed");
-    let reply = call(&world, "POST", "/v1/delete", &folder, &list).json();
-    assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{reply}");
+    let response = call(&world, "POST", "/v1/delete", &folder, &list).json();
+    assert_eq!(response["files"][0]["error"]["code"], "path_not_allowed", "{response}");
     let by_id = json!({"files": [file["file_id"]]});
-    let reply = call(&world, "POST", "/v1/download-links", &folder, &by_id).json();
-    assert_eq!(reply["files"][0]["error"]["code"], "path_not_allowed", "{reply}");
+    let response = call(&world, "POST", "/v1/download-links", &folder, &by_id).json();
+    assert_eq!(response["files"][0]["error"]["code"], "path_not_allowed", "{response}");
     let own = call(&world, "DELETE", "/v1/files/users/u/own.txt", &folder, &Value::Null);
     assert_eq!(own.status, 204, "{}", own.text());
 
@@ -280,14 +280,14 @@ fn claims_narrow_what_a_ticket_may_do() {
     post(&world, &sized, &file(1024)).stored();
     post(&world, &sized, &file(1025)).problem(413, "file_too_large");
     let two = file(1).file("g", "y.txt", "text/plain", b"y");
-    let reply = send(
+    let response = send(
         &world,
         "POST",
         "/v1/files?multiple=1",
         &[("authorization", &format!("Bearer {sized}"))],
         &two,
     );
-    assert_eq!(reply.status, 413, "{}", reply.text());
+    assert_eq!(response.status, 413, "{}", response.text());
 
     let images = ticket(json!({"sub": "u", "types": ["image/*"]}));
     post(&world, &images, &small()).problem(415, "type_not_allowed");
@@ -321,9 +321,9 @@ fn a_ticket_with_a_path_allows_only_that_path() {
         }
         let two = png(png(Form::new()));
         let target = format!("/v1/files?multiple=1&ticket={token}");
-        let reply = send(&world, "POST", &target, &[], &two).json();
-        assert_eq!(reply["files"][0]["path"], own, "{reply}");
-        assert_eq!(reply["files"][1]["error"]["code"], "invalid_request", "{reply}");
+        let response = send(&world, "POST", &target, &[], &two).json();
+        assert_eq!(response["files"][0]["path"], own, "{response}");
+        assert_eq!(response["files"][1]["error"]["code"], "invalid_request", "{response}");
         assert_eq!(world.objects().len(), 1);
     }
 }
@@ -388,8 +388,8 @@ fn claims_never_widen() {
         json!({"types": []}),
         json!({"types": null}),
     ] {
-        let reply = post(&world, &ticket(claims.clone()), &named("users/x", "text/plain", b"x"));
-        assert_eq!(reply.status, 401, "{claims}: {}", reply.text());
+        let response = post(&world, &ticket(claims.clone()), &named("users/x", "text/plain", b"x"));
+        assert_eq!(response.status, 401, "{claims}: {}", response.text());
     }
     assert_eq!(world.objects().len(), 1);
     post(&world, &ticket(json!({"sub": "u"})), &named("users/x", "text/plain", b"x")).stored();
@@ -421,7 +421,7 @@ fn wechat_s_own_endpoints_accept_tickets_as_access_tokens() {
         let mut client = Client::connect(world.gateway.address);
         let target = format!("/tcb/uploadfile?{parameter}={token}");
         client.send_request("POST", &target, &[], body.to_string().as_bytes());
-        client.reply().json()
+        client.response().json()
     };
     let path = json!({"path": "a/y.txt"});
     for parameter in ["access_token", "cloudbase_access_token", "ticket"] {
@@ -460,7 +460,7 @@ fn mini_program_users_are_identified_if_enabled() {
     // Its permissions are set by the operator; deleting must be allowed explicitly.
     let mut client = world.client();
     client.send_request("DELETE", &format!("/v1/files/{path}"), &openid, b"");
-    client.reply().problem(403, "not_allowed");
+    client.response().problem(403, "not_allowed");
     for odd in ["", "a/b", "../x", "o".repeat(65).as_str()] {
         send(&world, "POST", "/v1/files", &[("x-wx-openid", odd)], &small())
             .problem(401, "unauthenticated");

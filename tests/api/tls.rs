@@ -118,8 +118,8 @@ fn a_private_root_is_trusted_by_its_file() {
 fn an_unknown_certificate_is_not_trusted() {
     let (certificate, other) = (Certificate::new(), Certificate::new());
     let world = behind_tls(&certificate, &other.file("cert.pem")).start();
-    let reply = world.post(&Form::new().file("file", "x", "text/plain", b"x"));
-    reply.problem(503, "credential_unavailable");
+    let response = world.post(&Form::new().file("file", "x", "text/plain", b"x"));
+    response.problem(503, "credential_unavailable");
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn a_tls_failure_of_a_link_call_is_reported_as_such() {
     let rules = r#"[{"stage": "token", "fault": "close_idle", "times": 1}]"#;
     curl(&certificate, &["-X", "PUT", "-d", rules, &control("faults")]);
     for content in [noise(1000, 1), noise(200_000, 2), noise(30 << 20, 3)] {
-        let reply = world.post(&Form::new().file("file", "x", "text/plain", &content));
-        reply.problem(502, "wechat_unreachable");
+        let response = world.post(&Form::new().file("file", "x", "text/plain", &content));
+        response.problem(502, "wechat_unreachable");
     }
     let state: Value =
         serde_json::from_str(&curl(&certificate, &[&control("state")])).expect("JSON");
@@ -241,19 +241,19 @@ fn clients_connect_over_h2_and_http_1_1() {
     for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
         let all = ["-w", "\n%{http_version} %{http_code}", option, "-H", key, "-F", &form, &url];
         let output = curl(&certificate, &all);
-        let (reply, line) = output.rsplit_once('\n').expect("two lines");
-        assert_eq!(line, format!("{version} 201"), "{reply}");
-        let reply: Value = serde_json::from_str(reply).expect("JSON");
-        assert_eq!(reply["files"][0]["crc64"], crc64(&content));
-        let address = reply["url"].as_str().expect("an address");
+        let (response, line) = output.rsplit_once('\n').expect("two lines");
+        assert_eq!(line, format!("{version} 201"), "{response}");
+        let response: Value = serde_json::from_str(response).expect("JSON");
+        assert_eq!(response["files"][0]["crc64"], crc64(&content));
+        let address = response["url"].as_str().expect("an address");
         assert!(address.starts_with(&format!("{url}/")), "{address}");
     }
     // A client that is refused while it sends can read the response without a socket error.
     for option in ["--http2", "--http1.1"] {
         let slow = ["--limit-rate", "8M", option, "-F", &form, &url];
         let began = std::time::Instant::now();
-        let reply: Value = serde_json::from_str(&curl(&certificate, &slow)).expect("JSON");
-        assert_eq!(reply["code"], "unauthenticated");
+        let response: Value = serde_json::from_str(&curl(&certificate, &slow)).expect("JSON");
+        assert_eq!(response["code"], "unauthenticated");
         assert!(began.elapsed().as_secs() < 5);
     }
 }
@@ -285,12 +285,16 @@ fn h2_as_its_clients_use_it() {
         (&["-F", &form, "-H", foreign, &files], Some("origin_not_allowed")),
     ] {
         let all = [&["--http2", "-H", key], arguments].concat();
-        let reply: Value = serde_json::from_str(&curl(&certificate, &all)).expect("JSON");
+        let response: Value = serde_json::from_str(&curl(&certificate, &all)).expect("JSON");
         match code {
             None => {
-                assert_eq!(reply["files"][0]["crc64"], crc64(&content), "{arguments:?} {reply}")
+                assert_eq!(
+                    response["files"][0]["crc64"],
+                    crc64(&content),
+                    "{arguments:?} {response}"
+                )
             }
-            Some(code) => assert_eq!(reply["code"], code, "{arguments:?} {reply}"),
+            Some(code) => assert_eq!(response["code"], code, "{arguments:?} {response}"),
         }
     }
     assert!(world.object("a/中.bin") == content);

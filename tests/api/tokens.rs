@@ -22,7 +22,7 @@ fn uploads_at_once(world: &World, count: usize) {
                 let (kind, body) = (small().content_type(), small().bytes());
                 let headers = [authorization(), ("content-type", kind.as_str())];
                 client.send_request("POST", "/v1/files", &headers, &body);
-                client.reply().stored();
+                client.response().stored();
             });
         }
     });
@@ -82,9 +82,9 @@ fn short_lived_tokens_are_renewed_before_they_expire() {
 #[test]
 fn a_wrong_secret_is_reported_without_repeated_calls() {
     let world = Setup::new().variable("GATEWAY__WECHAT__SECRET", "not-the-secret").start();
-    let reply = world.post(&small());
-    let problem = reply.problem(503, "credential_unavailable");
-    assert!(reply.header("retry-after").is_some());
+    let response = world.post(&small());
+    let problem = response.problem(503, "credential_unavailable");
+    assert!(response.header("retry-after").is_some());
     assert_eq!(problem["errcode"], 40125);
     assert!(problem["rid"].is_string(), "{problem}");
     for _ in 0..50 {
@@ -120,7 +120,7 @@ fn a_token_fetch_survives_the_client_that_started_it() {
     }
     first.reset();
     for other in &mut others {
-        other.reply().stored();
+        other.response().stored();
     }
     assert_eq!(world.count("stable_token"), 1);
 }
@@ -201,8 +201,8 @@ fn refused_new_tokens_are_replaced_at_a_limited_rate() {
         &json!([{"stage": "link", "fault": "errcode", "errcode": 40001, "errmsg": "not latest"}]),
     );
     for _ in 0..50 {
-        let reply = world.post(&small());
-        assert!(matches!(reply.status, 502 | 503), "{}", reply.text());
+        let response = world.post(&small());
+        assert!(matches!(response.status, 502 | 503), "{}", response.text());
     }
     let calls = world.count("token");
     assert!(calls <= 13, "{calls} token calls for 50 uploads");

@@ -40,9 +40,9 @@ fn a_first_upload_with_default_settings_is_downloaded_by_its_url() {
     let page = String::from_utf8(curl(&[&format!("{}/", base(&gateway))])).expect("text");
     assert!(page.contains("type=\"file\""));
     let form = format!("file=@{}", file.display());
-    let reply = curl(&["-F", &form, &format!("{}/v1/files", base(&gateway))]);
-    let reply: Value = serde_json::from_slice(&reply).expect("JSON");
-    let url = reply["url"].as_str().expect("a URL").to_owned();
+    let response = curl(&["-F", &form, &format!("{}/v1/files", base(&gateway))]);
+    let response: Value = serde_json::from_slice(&response).expect("JSON");
+    let url = response["url"].as_str().expect("a URL").to_owned();
     assert!(curl(&["-L", &url]) == png());
     let kind = curl(&["-L", "-o", "/dev/null", "-w", "%{content_type}", &url]);
     assert_eq!(kind, b"image/png");
@@ -51,18 +51,18 @@ fn a_first_upload_with_default_settings_is_downloaded_by_its_url() {
         drop(gateway);
         Gateway::start(&[], &variables, data.path())
     };
-    let path = reply["files"][0]["path"].as_str().expect("a path");
+    let path = response["files"][0]["path"].as_str().expect("a path");
     assert!(curl(&["-L", &format!("{}/v1/files/{path}", base(&gateway))]) == png());
 }
 
 #[test]
 fn a_file_is_downloaded_unchanged() {
     let world = Setup::new().start();
-    let reply = world.post(&Form::new().file("file", "x.PNG", "image/png", &png()));
-    let file = reply.stored();
-    assert_eq!(reply.header("location"), reply.json()["url"].as_str());
-    assert_eq!(reply.json()["url"], reply.json()["location"]);
-    assert_eq!(file["url"], reply.json()["url"]);
+    let response = world.post(&Form::new().file("file", "x.PNG", "image/png", &png()));
+    let file = response.stored();
+    assert_eq!(response.header("location"), response.json()["url"].as_str());
+    assert_eq!(response.json()["url"], response.json()["location"]);
+    assert_eq!(file["url"], response.json()["url"]);
     assert_eq!(file["size"], png().len());
     assert_eq!(file["name"], "x.PNG");
     assert_eq!(file["content_type"], "image/png");
@@ -153,25 +153,25 @@ fn several_files_in_one_form() {
             "application/x-b",
             &large[1..],
         );
-        let reply = world.post(&form);
-        assert_eq!(reply.status, 201, "{}", reply.text());
-        assert_eq!(reply.header("location"), None);
-        let files = reply.json()["files"].clone();
+        let response = world.post(&form);
+        assert_eq!(response.status, 201, "{}", response.text());
+        assert_eq!(response.header("location"), None);
+        let files = response.json()["files"].clone();
         assert_eq!(files[0]["crc64"], crc64(&large));
         assert_eq!(files[1]["crc64"], crc64(&large[1..]));
-        assert_eq!(reply.json()["url"], files[0]["url"]);
+        assert_eq!(response.json()["url"], files[0]["url"]);
     }
     // If both parts have the same plain name, both are stored, provided that the first fits the replay window.
     let form =
         Form::new().file("a", "a", "text/plain", b"one").file("b", "b", "text/plain", &large);
-    let reply = world.post(&form);
-    assert_eq!(reply.status, 201, "{}", reply.text());
+    let response = world.post(&form);
+    assert_eq!(response.status, 201, "{}", response.text());
     assert_eq!(world.objects().len(), 6);
     let form =
         Form::new().file("a", "a", "text/plain", &large).file("b", "b", "text/plain", b"two");
     world.post(&form).problem(400, "file_not_last");
-    let reply = world.post_to("/v1/files?multiple=1", &form);
-    assert_eq!(reply.status, 201, "{}", reply.text());
+    let response = world.post_to("/v1/files?multiple=1", &form);
+    assert_eq!(response.status, 201, "{}", response.text());
     assert_eq!(world.objects().len(), 8);
 }
 
@@ -185,9 +185,9 @@ fn one_of_several_files_fails_and_the_others_are_named() {
         .file("files[]", "a.txt", "text/plain", b"one")
         .file("files[]", "b.bad", "text/plain", b"two")
         .file("files[]", "c.txt", "text/plain", b"three");
-    let reply = world.post(&form);
-    assert_eq!(reply.status, 502);
-    let files = reply.json()["files"].clone();
+    let response = world.post(&form);
+    assert_eq!(response.status, 502);
+    let files = response.json()["files"].clone();
     assert_eq!(files[0]["size"], 3);
     assert_eq!(files[1]["error"]["code"], "cos_refused");
     assert_eq!(files[1]["error"]["cos_code"], "AccessDenied");
@@ -220,7 +220,7 @@ fn a_raw_body_goes_to_its_path() {
     let bytes = noise(300_000, 2);
     let mut client = world.client();
     client.send_request("PUT", "/v1/files/raw/%E4%B8%AD%20x.png", &[authorization()], &bytes);
-    let file = client.reply().stored();
+    let file = client.response().stored();
     assert_eq!(file["path"], "raw/中 x.png");
     assert_eq!(file["content_type"], "image/png");
     assert_eq!(file["url"], "http://gateway.test/v1/files/raw/%E4%B8%AD%20x.png");
@@ -233,7 +233,7 @@ fn a_raw_body_goes_to_its_path() {
     );
     client.send_chunk(&bytes[1..]);
     client.send(b"0\r\n\r\n");
-    assert_eq!(client.reply().stored()["content_type"], "text/x-mine");
+    assert_eq!(client.response().stored()["content_type"], "text/x-mine");
     only_object(&world, &bytes[1..]);
 }
 
@@ -244,7 +244,7 @@ fn invalid_forms() {
         let mut client = world.client();
         let headers = [&[authorization(), ("content-type", kind)], extra].concat();
         client.send_request("POST", "/v1/files", &headers, body);
-        client.reply()
+        client.response()
     };
     let form = Form::new().file("file", "x", "text/plain", b"x");
     let kind = form.content_type();
@@ -255,8 +255,8 @@ fn invalid_forms() {
         .problem(415, "encoding_not_supported");
     send(&kind, &[], b"no boundary here").problem(400, "malformed_form");
     for junk in ["junk", "\0", "\r\n--", "\r\njunk", "\r\n \r\njunk"] {
-        let reply = send(&kind, &[], &form.ending(junk));
-        reply.problem(400, "malformed_form");
+        let response = send(&kind, &[], &form.ending(junk));
+        response.problem(400, "malformed_form");
     }
     world.assert_nothing_stored();
     send(&kind, &[], &form.ending("")).stored();
@@ -300,7 +300,7 @@ fn a_part_without_a_body_is_an_empty_file() {
         let kind = Form::new().content_type();
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, body.as_bytes());
-        assert_eq!(client.reply().stored()["size"], 0);
+        assert_eq!(client.response().stored()["size"], 0);
     }
 }
 
@@ -329,20 +329,20 @@ fn limits_on_fields_heads_and_files() {
     world.post(&Form::new().file("f[]", "x", "text/plain", &over)).problem(413, "file_too_large");
     let mut client = world.client();
     client.send_request("PUT", "/v1/files/x", &[authorization()], &over);
-    client.reply().problem(413, "file_too_large");
+    client.response().problem(413, "file_too_large");
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/x", &[authorization(), ("transfer-encoding", "chunked")]);
     client.send_chunk(&over);
-    client.reply().problem(413, "file_too_large");
+    client.response().problem(413, "file_too_large");
     assert_eq!(world.objects().len(), stored);
     world.post(&Form::new().file("f", "x", "text/plain", &exact)).stored();
     world.post(&Form::new().file("f[]", "x", "text/plain", &exact)).stored();
 
     let three = (0..3).fold(Form::new(), |form, _| form.file("f[]", "x", "text/plain", b"x"));
-    let reply = world.post(&three);
-    assert_eq!(reply.status, 413);
-    assert_eq!(reply.json()["files"][2]["error"]["code"], "too_many_files");
-    assert_eq!(reply.json()["files"][1]["size"], 1);
+    let response = world.post(&three);
+    assert_eq!(response.status, 413);
+    assert_eq!(response.json()["files"][2]["error"]["code"], "too_many_files");
+    assert_eq!(response.json()["files"][1]["size"], 1);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_request_longer_than_all_files_may_be_is_refused_before_its_body() {
         "/v1/files",
         &[authorization(), ("content-type", &kind), ("content-length", "4000000")],
     );
-    client.reply().problem(413, "file_too_large");
+    client.response().problem(413, "file_too_large");
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn invalid_paths() {
     for path in ["..%2fa", "a%00b", "%ff", "a//b", "a%0Ab", ""] {
         let mut client = world.client();
         client.send_request("PUT", &format!("/v1/files/{path}"), &[authorization()], b"x");
-        client.reply().problem(400, "invalid_path");
+        client.response().problem(400, "invalid_path");
     }
     let form = || Form::new().field("path", "a").file("file", "x", "text/plain", b"x");
     world.post_to("/v1/files?path=b", &form()).problem(400, "invalid_request");
@@ -420,7 +420,7 @@ fn the_connection_is_reused() {
     for _ in 0..20 {
         let headers = [authorization(), ("content-type", kind.as_str())];
         client.send_request("POST", "/v1/files", &headers, &form.bytes());
-        client.reply().stored();
+        client.response().stored();
     }
     assert_eq!(world.count("post_object"), 20);
     assert!(world.count("cos_connections") <= 2, "{}", world.state()["counts"]);

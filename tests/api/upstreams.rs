@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, Reply, authorization, noise, wait_until};
+use crate::harness::{Client, Gateway, Response, authorization, noise, wait_until};
 use crate::stand_in::{self, BUCKET, STORED, Seen, Upstream, ok, read_body};
 
 /// The gateway's timeouts for COS and WeChat.
@@ -183,17 +183,18 @@ impl World {
         answered: &Endless,
         told: &str,
         whole: bool,
-        call: impl Fn(&Gateway) -> Reply,
+        call: impl Fn(&Gateway) -> Response,
     ) -> u64 {
         let case = format!("{target}: {}, {whole}", answered.name);
         self.answer(target, answered, whole);
         std::fs::write(format!("/proc/{}/clear_refs", self.gateway.id()), "5").expect("/proc");
         let before = self.gateway.memory("VmRSS");
         let began = Instant::now();
-        let reply = call(&self.gateway);
+        let response = call(&self.gateway);
         let took = began.elapsed();
         let grown = self.gateway.memory("VmHWM").saturating_sub(before);
-        let text = format!("{} {}", reply.status, reply.json()["code"].as_str().unwrap_or("-"));
+        let text =
+            format!("{} {}", response.status, response.json()["code"].as_str().unwrap_or("-"));
         assert!(told.split(" | ").any(|told| told == text), "{case}: {text}, not {told}");
         assert!(took < GIVEN_UP, "{case}: {took:?}");
         let has_body = target != BUCKET && answered.start.contains("\r\n\r\n");
@@ -201,13 +202,13 @@ impl World {
         assert!(grown <= most, "{case}: {grown} KiB");
         wait_until(&format!("{case}: given up"), || self.endless.load(SeqCst) == 0);
         self.upstream.give_back(target);
-        let reply = small(&self.gateway);
-        assert_eq!(reply.status, 201, "{case}: afterwards {}", reply.text());
+        let response = small(&self.gateway);
+        assert_eq!(response.status, 201, "{case}: afterwards {}", response.text());
         grown
     }
 }
 
-fn put(gateway: &Gateway, content: &[u8]) -> Reply {
+fn put(gateway: &Gateway, content: &[u8]) -> Response {
     let mut client = Client::connect(gateway.address);
     let (mut sender, length) = (client.sender(), content.len().to_string());
     let headers = [authorization(), ("content-length", length.as_str())];
@@ -215,25 +216,25 @@ fn put(gateway: &Gateway, content: &[u8]) -> Reply {
     std::thread::scope(|scope| {
         // The response may come before all is sent.
         scope.spawn(|| sender.write_all(content));
-        client.reply()
+        client.response()
     })
 }
 
 /// Makes a request and gives its response.
-type Call = fn(&Gateway) -> Reply;
+type Call = fn(&Gateway) -> Response;
 
 /// A file that fits the replay window.
-fn small(gateway: &Gateway) -> Reply {
+fn small(gateway: &Gateway) -> Response {
     put(gateway, &noise(1000, 1))
 }
 
 /// A file that does not fit the replay window.
-fn large(gateway: &Gateway) -> Reply {
+fn large(gateway: &Gateway) -> Response {
     put(gateway, &noise(4 << 20, 1))
 }
 
 /// A byte every 20 ms, to the end or until the response arrives.
-fn slow(gateway: &Gateway, length: usize) -> Reply {
+fn slow(gateway: &Gateway, length: usize) -> Response {
     let mut client = Client::connect(gateway.address);
     let (mut sender, length_line) = (client.sender(), length.to_string());
     let headers = [authorization(), ("content-length", length_line.as_str())];
@@ -248,23 +249,23 @@ fn slow(gateway: &Gateway, length: usize) -> Reply {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        let reply = client.reply();
+        let response = client.response();
         heard.store(true, Relaxed);
-        reply
+        response
     })
 }
 
-fn call(gateway: &Gateway, method: &str) -> Reply {
+fn call(gateway: &Gateway, method: &str) -> Response {
     let mut client = Client::connect(gateway.address);
     client.send_request(method, "/v1/files/a.bin", &[authorization()], b"");
-    client.reply()
+    client.response()
 }
 
-fn download(gateway: &Gateway) -> Reply {
+fn download(gateway: &Gateway) -> Response {
     call(gateway, "GET")
 }
 
-fn delete(gateway: &Gateway) -> Reply {
+fn delete(gateway: &Gateway) -> Response {
     call(gateway, "DELETE")
 }
 
@@ -365,15 +366,15 @@ fn responses_to_a_token_call_are_bounded_in_memory_and_time() {
         let world = World::new();
         world.answer(TOKEN, case, true);
         let began = Instant::now();
-        let reply = small(&world.gateway);
-        reply.problem(503, "credential_unavailable");
+        let response = small(&world.gateway);
+        response.problem(503, "credential_unavailable");
         assert!(began.elapsed() < GIVEN_UP, "{}: {:?}", case.name, began.elapsed());
         let grown = world.gateway.memory("VmHWM") - world.gateway.memory("VmRSS");
         assert!(grown <= GROWTH, "{}: {grown} KiB", case.name);
         wait_until(case.name, || world.endless.load(SeqCst) == 0);
         world.upstream.give_back(TOKEN);
         // Waits for the pause after a failure.
-        let after = reply.header("retry-after").and_then(|after| after.parse().ok());
+        let after = response.header("retry-after").and_then(|after| after.parse().ok());
         std::thread::sleep(Duration::from_secs(after.expect("when to come back")));
         assert_eq!(small(&world.gateway).status, 201, "{}", case.name);
     }
@@ -395,10 +396,10 @@ fn a_few_interim_responses_are_read_past() {
         let world = World::new();
         let url = "https://files.test/a.bin";
         let file = json!({ "fileid": "cloud://env.7465-bucket-125/a.bin", "status": 0, "download_url": url });
-        world.upstream.reply(DOWNLOAD, ok(&json!({ "errcode": 0, "file_list": [file] })));
+        world.upstream.respond_with(DOWNLOAD, ok(&json!({ "errcode": 0, "file_list": [file] })));
         world.upstream.interim(interim.as_str());
         for _ in 0..2 {
-            let told = all(&world.gateway).map(|reply| reply.status);
+            let told = all(&world.gateway).map(|response| response.status);
             assert_eq!(told, [201, 201, 302, 204], "{interim}");
         }
         // They do not affect whether the connection is reused.
@@ -437,9 +438,9 @@ fn a_connection_is_not_reused_after_a_refusal() {
         &document("200 OK"),
     ] {
         world.upstream.forget();
-        world.upstream.reply(BUCKET, refusal);
+        world.upstream.respond_with(BUCKET, refusal);
         assert!(small(gateway).status >= 500, "{refusal}");
-        world.upstream.reply(BUCKET, STORED);
+        world.upstream.respond_with(BUCKET, STORED);
         assert_eq!(large(gateway).status, 201, "{refusal}");
         let used = connections(BUCKET);
         let mut different = used.clone();
@@ -457,7 +458,7 @@ fn a_connection_is_not_reused_after_a_refusal() {
     for (refusal, again) in refusals {
         for (target, call) in [(DOWNLOAD, download as Call), (DELETE, delete)] {
             world.upstream.forget();
-            world.upstream.reply(target, refusal);
+            world.upstream.respond_with(target, refusal);
             call(gateway);
             call(gateway);
             let used = connections(target);
@@ -501,7 +502,7 @@ fn unsolicited_responses_are_discarded() {
         let _ = go_on.send(());
         is_written.recv().expect("it was written");
         world.upstream.give_back(BUCKET);
-        world.upstream.reply(BUCKET, REFUSAL);
+        world.upstream.respond_with(BUCKET, REFUSAL);
         small(&world.gateway).problem(502, "cos_refused");
         let connections: Vec<_> =
             world.upstream.seen(BUCKET).iter().map(|seen| seen.connection).collect();
@@ -515,7 +516,9 @@ fn unsolicited_responses_are_discarded() {
 fn a_token_of_any_lifetime_is_used() {
     for life in [1_u64, 1 << 31, 1 << 40, u64::MAX / 1000, u64::MAX] {
         let world = World::new();
-        world.upstream.reply(TOKEN, ok(&json!({ "access_token": "a-token", "expires_in": life })));
+        world
+            .upstream
+            .respond_with(TOKEN, ok(&json!({ "access_token": "a-token", "expires_in": life })));
         for _ in 0..2 {
             assert_eq!(small(&world.gateway).status, 201, "{life}");
         }

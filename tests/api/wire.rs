@@ -6,13 +6,13 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::harness::{Client, Form, Gateway, Reply, authorization, crc64, noise};
+use crate::harness::{Client, Form, Gateway, Response, authorization, crc64, noise};
 use crate::stand_in::{
     BUCKET, FILE_ID, SIGNATURE, STORED, Upstream, gateway, link, ok, token, url,
 };
 
 /// Uploads one file with `content` in one of several ways.
-fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
+fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Response {
     let mut client = Client::connect(gateway.address);
     let field = if way == "brackets" { "f[]" } else { "f" };
     let form = Form::new().field("path", "a/中 x.png").file(field, "x", "image/png", content);
@@ -43,7 +43,7 @@ fn send(gateway: &Gateway, way: &str, content: &[u8]) -> Reply {
         }
         other => panic!("no such way: {other}"),
     }
-    client.reply()
+    client.response()
 }
 
 const WAYS: [&str; 6] =
@@ -164,7 +164,7 @@ fn what_counts_as_stored() {
         format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")
     };
     let answer = "<PostResponse><Location>x</Location><Bucket>b</Bucket></PostResponse>";
-    for (reply, verified) in [
+    for (response, verified) in [
         (String::from_utf8_lossy(STORED).into_owned(), false),
         (format!("HTTP/1.1 204 No Content\r\n{right}\r\n"), true),
         (with("200 OK", &right, ""), true),
@@ -175,18 +175,18 @@ fn what_counts_as_stored() {
         (format!("HTTP/1.1 200 OK\r\n{right}transfer-encoding: chunked\r\n\r\n0\r\n\r\n"), true),
     ] {
         for way in WAYS {
-            upstream.reply(BUCKET, reply.clone());
+            upstream.respond_with(BUCKET, response.clone());
             upstream.forget();
             let file = send(&gateway, way, &content).stored();
-            assert_eq!(file["verified"], verified, "{reply}");
+            assert_eq!(file["verified"], verified, "{response}");
             assert_eq!(file["crc64"], crc64(&content));
-            assert_eq!(upstream.seen(BUCKET).len(), 1, "{reply}");
+            assert_eq!(upstream.seen(BUCKET).len(), 1, "{response}");
         }
     }
     let error = "<?xml version='1.0' encoding='utf-8' ?>\n<Error>\n<Code>AccessDenied</Code>\n\
         <Message>no</Message>\n<RequestId>r</RequestId></Error>";
     let elsewhere = format!("location: http://{}/elsewhere\r\n", upstream.address);
-    for (reply, code, deleted) in [
+    for (response, code, deleted) in [
         (with("200 OK", &right, error), "cos_refused", 0),
         (with("403 Forbidden", "", error), "cos_refused", 0),
         (with("307 Temporary Redirect", &elsewhere, ""), "cos_refused", 0),
@@ -195,14 +195,14 @@ fn what_counts_as_stored() {
         (with("200 OK", "x-cos-hash-crc64ecma: nonsense\r\n", ""), "integrity_mismatch", 1),
     ] {
         for way in WAYS {
-            upstream.reply(BUCKET, reply.clone());
+            upstream.respond_with(BUCKET, response.clone());
             upstream.forget();
             let problem = send(&gateway, way, &content).problem(502, code);
-            if reply.contains("<Error>") {
-                assert_eq!(problem["cos_code"], "AccessDenied", "{reply}");
+            if response.contains("<Error>") {
+                assert_eq!(problem["cos_code"], "AccessDenied", "{response}");
             }
             assert_eq!(upstream.seen("/elsewhere").len(), 0);
-            assert_eq!(upstream.seen("/tcb/batchdeletefile").len(), deleted, "{reply}");
+            assert_eq!(upstream.seen("/tcb/batchdeletefile").len(), deleted, "{response}");
         }
     }
 }
@@ -216,7 +216,7 @@ fn wechat_s_redirects_are_not_followed() {
         format!("HTTP/1.1 {status}\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")
     };
     for status in ["302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
-        upstream.reply("/tcb/uploadfile", elsewhere(status));
+        upstream.respond_with("/tcb/uploadfile", elsewhere(status));
         send(&gateway, "form", b"x").problem(502, "wechat_unreachable");
     }
     assert_eq!(upstream.seen("/elsewhere").len(), 0);
@@ -245,7 +245,7 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
         "/b/k".to_owned(),
         String::new(),
     ] {
-        upstream.reply("/tcb/uploadfile", ok(&link(&url, "a/中 x.png")));
+        upstream.respond_with("/tcb/uploadfile", ok(&link(&url, "a/中 x.png")));
         for way in WAYS {
             let problem = send(&gateway, way, &noise(400_000, 3)).problem(502, "link_not_allowed");
             let detail = problem["detail"].as_str().expect("a text");
@@ -268,7 +268,7 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
         link(&own(path).replace(&format!("{BUCKET}/"), "/?/"), path),
         link(&format!("http://{known}{BUCKET}/a"), path),
     ] {
-        upstream.reply("/tcb/uploadfile", ok(&forged));
+        upstream.respond_with("/tcb/uploadfile", ok(&forged));
         for way in WAYS {
             let problem = send(&gateway, way, b"x").problem(502, "link_not_allowed");
             let detail = problem["detail"].as_str().expect("a text");
@@ -277,15 +277,15 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
         assert_eq!(upstream.seen(BUCKET).len(), 0, "{forged}");
         // Nor is it given to the client.
         let mut client = Client::connect(gateway.address);
-        let reply = client.post_json("/v1/upload-links", &json!({ "path": path }));
-        reply.problem(502, "link_not_allowed");
-        let reply = client.post_json("/tcb/uploadfile", &json!({ "path": path }));
-        assert_eq!(reply.json()["errcode"], -1, "{}", reply.text());
+        let response = client.post_json("/v1/upload-links", &json!({ "path": path }));
+        response.problem(502, "link_not_allowed");
+        let response = client.post_json("/tcb/uploadfile", &json!({ "path": path }));
+        assert_eq!(response.json()["errcode"], -1, "{}", response.text());
     }
     // The bucket may be in the path or in the host, as in COS's URLs.
     for url in [format!("http://{known}/a/%E4%B8%AD%20x.png"), own(path)] {
-        upstream.reply("/tcb/uploadfile", ok(&link(&url, path)));
-        upstream.reply("/a/", STORED);
+        upstream.respond_with("/tcb/uploadfile", ok(&link(&url, path)));
+        upstream.respond_with("/a/", STORED);
         send(&gateway, "form", b"x").stored();
     }
     upstream.forget();
@@ -294,9 +294,9 @@ fn a_link_to_a_host_that_is_not_listed_gets_nothing() {
     for name in ["authorization", "token", "cos_file_id"] {
         let mut forged = link(&url(&known.to_string(), "a/中 x.png"), "a/中 x.png");
         forged[name] = json!("x\r\n--gateway\r\nContent-Disposition: form-data; name=\"key\"");
-        upstream.reply("/tcb/uploadfile", ok(&forged));
-        let reply = send(&gateway, "form", b"x");
-        assert_eq!(reply.status, 502, "{}", reply.text());
+        upstream.respond_with("/tcb/uploadfile", ok(&forged));
+        let response = send(&gateway, "form", b"x");
+        assert_eq!(response.status, 502, "{}", response.text());
         assert_eq!(upstream.seen(BUCKET).len(), 0);
     }
 }
