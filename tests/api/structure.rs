@@ -346,7 +346,8 @@ type Imports = BTreeMap<String, BTreeSet<String>>;
 fn imports(files: &[(String, String)]) -> Imports {
     let files: Vec<_> = files
         .iter()
-        .filter(|(file, _)| file != "src/main.rs" && !file.ends_with("/tests.rs"))
+        .filter(|(file, _)| file != "src/main.rs")
+        .filter(|(file, _)| !file.ends_with("/tests.rs") && !file.contains("/tests/"))
         .map(|(file, text)| (module_of(file), without_tests(&tokens(text))))
         .collect();
     let known: BTreeSet<String> = files.iter().map(|(module, _)| module.join("::")).collect();
