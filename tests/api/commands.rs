@@ -41,9 +41,9 @@ fn the_first_screen_s_commands_give_what_stands_there() {
     std::fs::write(folder.path().join("photo.png"), noise(100_000, 1)).expect("written");
     let curl = shell[2].replace("127.0.0.1:8080", &gateway.address.to_string());
     let output = Command::new("sh").args(["-c", &curl]).current_dir(folder.path()).output();
-    let reply = serde_json::from_slice::<Value>(&output.expect("curl").stdout).expect("JSON");
+    let response = serde_json::from_slice::<Value>(&output.expect("curl").stdout).expect("JSON");
     let told = serde_json::from_str::<Value>(&readme.open_blocks("json")[0]).expect("JSON");
-    assert_eq!(shape(&reply), shape(&told), "{reply}");
+    assert_eq!(shape(&response), shape(&told), "{response}");
     for same in ["name", "size", "content_type", "verified"] {
         assert_eq!(response["files"][0][same], told["files"][0][same], "{same}");
     }
