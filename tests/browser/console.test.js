@@ -173,7 +173,7 @@ describe("the response", () => {
 
   for (const profile of ["wangeditor", "tinymce", "ckeditor", "editorjs", "vditor", "ueditor", "filepond", "dropzone", "text"]) {
     visit(`the shape of ${profile} is understood, for a success and for a refusal`, async (page) => {
-      await page.getByLabel("Reply profile").selectOption(profile);
+      await page.getByLabel("Response format").selectOption(profile);
       await choose(page, "#choose", (await picture("one.png")).path);
       await row(page, "stored").waitFor();
       const [object] = await open.objects();
@@ -290,7 +290,7 @@ describe("the same upload from code", () => {
       const given = await picture(NAME);
       await writeFile(join(folder, NAME), given.content);
 
-      await page.getByLabel("Key or ticket").fill(KEY);
+      await page.getByLabel("API key or ticket").fill(KEY);
       await page.getByLabel("Folder").fill("from/code & more");
       await choose(page, "#choose", given.path);
       await row(page, "stored").waitFor();
