@@ -180,8 +180,8 @@ impl Form {
         self.size + (self.head.len() + self.tail.len()) as u64
     }
 
-    /// The request announces the file's length, so of a file that grows meanwhile only that much is sent, and one that
-    /// shrinks fails the upload.
+    /// The request announces the file's length, so only that much of a file that grows during the upload is sent, and
+    /// one that shrinks fails the upload.
     fn body(
         self,
         file: File,

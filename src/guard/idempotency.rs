@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: requests of one client with the same key are one upload.
 //!
 //! Within [`RETENTION`] a retry gets the response to the first request, or waits for it. If the first one fails, its
-//! response is not retained, and a waiting retry runs in its stead. This cache is empty after a restart and not shared
-//! between replicas; generated paths are therefore derived from the client and the key, and a retry there overwrites
-//! the same object.
+//! response is not retained, and a waiting retry is carried out instead. This cache is empty after a restart and not
+//! shared between replicas; generated paths are therefore derived from the client and the key, and a retry there
+//! overwrites the same object.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ enum Entry {
 
 /// The outcome of [`Idempotency::claim`].
 pub enum Claim {
-    /// The first request with this key: the caller carries it out.
+    /// The first request with this key: the receiver of the guard carries it out.
     First(IdempotencyGuard),
     /// A retry; this is the response to the first request.
     Completed(Arc<RetainedResponse>),
@@ -85,8 +85,8 @@ pub enum Claim {
     Mismatch,
 }
 
-/// Held by the one request that is carried out for a key. If it is dropped before [`Self::complete`], a waiting retry
-/// is carried out instead.
+/// Belongs to the one request that is carried out for a key. If it is dropped before [`Self::complete`], a waiting
+/// retry is carried out instead.
 pub struct IdempotencyGuard {
     entries: Cache<Scope, Entry>,
     scope: Scope,

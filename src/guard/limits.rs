@@ -203,7 +203,7 @@ impl Slots {
         Arc::new(Self { max, used: AtomicUsize::new(0) })
     }
 
-    /// Takes a slot; `Err` holds the number of slots if all are in use.
+    /// Takes a slot; `Err` is the number of slots if all are in use.
     fn take(slots: &Arc<Self>) -> Result<Permit, usize> {
         slots
             .used

@@ -123,13 +123,13 @@ async fn download_links(
         let wanted = LinkRequest { file_id: file_id.to_owned(), max_age };
         files.push((wanted, call.admit(worker, file_id).await?));
     }
-    links_reply(worker, env, &files).await
+    links_response(worker, env, &files).await
 }
 
 /// `file_list` with each file's own status. WeChat's response has no field for a link's expiry, so each link must live
 /// as long as the request asks, and a cached one with less time left is not used. If all calls to WeChat failed, the
 /// first error is returned instead.
-async fn links_reply(
+async fn links_response(
     worker: &Worker,
     env: &str,
     files: &[(LinkRequest, Result<(), Status>)],
@@ -141,8 +141,8 @@ async fn links_reply(
         let link = admitted.clone().and_then(|()| links.next().unwrap_or_else(missing));
         linked_file(&file.file_id, link)
     });
-    let reply = BatchDownloadReply { errcode: 0, errmsg: OK, file_list: files.collect() };
-    Ok(HttpResponse::Ok().json(reply))
+    let body = BatchDownloadReply { errcode: 0, errmsg: OK, file_list: files.collect() };
+    Ok(HttpResponse::Ok().json(body))
 }
 
 pub(super) fn linked_file(fileid: &str, link: Result<DownloadLink, Status>) -> LinkedFile<'_> {
@@ -178,8 +178,8 @@ async fn delete_files(
         let (status, errmsg) = result.err().unwrap_or((0, OK.to_owned()));
         DeletedFile { fileid: file_id, status, errmsg }
     });
-    let reply = BatchDeleteReply { errcode: 0, errmsg: OK, delete_list: files.collect() };
-    Ok(HttpResponse::Ok().json(reply))
+    let body = BatchDeleteReply { errcode: 0, errmsg: OK, delete_list: files.collect() };
+    Ok(HttpResponse::Ok().json(body))
 }
 
 /// Each file's own status and message. Files are requested in several calls: if every call failed, the first error is
