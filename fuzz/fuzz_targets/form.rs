@@ -1,5 +1,5 @@
-//! A whole form, on any bytes: the outcome does not depend on where chunks end, and a file that ended validly contains no
-//! delimiter.
+//! A whole form, on any bytes: the outcome does not depend on where chunks end, and a file that ended validly contains
+//! no delimiter.
 #![no_main]
 
 use std::cell::RefCell;
@@ -15,11 +15,11 @@ use libfuzzer_sys::fuzz_target;
 use tcb_upload_gateway::file_stream::FileEvent;
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::error::InboundError;
-use tcb_upload_gateway::inbound::form::{Fields, Form};
+use tcb_upload_gateway::inbound::form::{Form, PathFields};
 
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    fields: Fields,
+    fields: PathFields,
     /// Content, the length if the file is the last part, whether the file ended validly.
     files: Vec<(Vec<u8>, Option<u64>, bool)>,
     error: Option<InboundError>,
@@ -32,7 +32,7 @@ fn read(chunks: Vec<Bytes>, length: usize) -> Outcome {
     let stream = futures::stream::iter(chunks.into_iter().map(Ok::<_, PayloadError>));
     let body = Body::new(Payload::Stream { payload: Box::pin(stream) }, Duration::from_secs(1));
     let form = Rc::new(RefCell::new(Form::new(&headers, body).expect("valid headers")));
-    let mut outcome = Outcome { fields: Fields::default(), files: Vec::new(), error: None };
+    let mut outcome = Outcome { fields: PathFields::default(), files: Vec::new(), error: None };
     loop {
         // All chunks are in memory, so no future is ever pending.
         match Form::next_file(&form).now_or_never().expect("never pending") {

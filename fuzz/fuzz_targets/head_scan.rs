@@ -1,7 +1,7 @@
-//! A request's head and a chunked body, on any bytes, compared with the decoder of actix-http. An accepted head, and the
-//! substitute for a refused one, is a complete request without a body to actix-http. Where actix-http accepts the original
-//! head, it finds the same end, and a body where this gateway finds one. Chunked bodies have the same data to both. The
-//! outcome does not depend on where chunks end.
+//! A request's head and a chunked body, on any bytes, compared with the decoder of actix-http. An accepted head, and
+//! the substitute for a refused one, is a complete request without a body to actix-http. Where actix-http accepts the
+//! original head, it finds the same end, and a body where this gateway finds one. Chunked bodies have the same data to
+//! both. The outcome does not depend on where chunks end.
 #![no_main]
 
 use actix_http::h1::{Codec, Message, MessageType};

@@ -1,5 +1,5 @@
-//! An upstream's response, on any bytes: the outcome does not depend on where chunks end, and no more bytes are buffered
-//! than the limits allow.
+//! An upstream's response, on any bytes: the outcome does not depend on where chunks end, and no more bytes are
+//! buffered than the limits allow.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -55,7 +55,7 @@ impl Relay {
         }
     }
 
-    /// Whether every byte read so far is still there, so that another attempt is possible.
+    /// Whether every byte read so far is still buffered, so that another attempt is possible.
     pub fn is_replayable(&self) -> bool {
         self.file.borrow().is_replayable()
     }

@@ -84,7 +84,7 @@ impl ReplayableFile {
         }
     }
 
-    /// Whether every byte read so far is still there, so that another attempt is possible.
+    /// Whether every byte read so far is still buffered, so that another attempt is possible.
     pub(super) fn is_replayable(&self) -> bool {
         self.replayable
     }
@@ -94,7 +94,7 @@ impl ReplayableFile {
         length.length() <= self.replay_window as u64
     }
 
-    /// The file's length, once all of it was read and is still there.
+    /// The file's length, once all of it was read and is still buffered.
     pub(super) fn known_length(&self) -> Option<u64> {
         (self.replayable && self.end.is_some()).then(|| self.replay_buffer.len() as u64)
     }

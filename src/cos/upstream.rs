@@ -81,7 +81,8 @@ impl Upstream {
                 return Poll::Ready(Ok(result));
             }
             let waiting = file.borrow().waiting();
-            // The timer is moved forward when the wait for a response starts or a response begins, not for every chunk.
+            // The timer is set to an earlier time when the wait for the verdict starts or a response begins. It is not
+            // moved for every chunk.
             let since = exchange.reply_began().or(waiting.verdict_since());
             if response_since != since {
                 response_since = since;

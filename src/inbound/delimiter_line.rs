@@ -2,7 +2,7 @@
 
 use super::error::InboundError;
 
-/// White space between a boundary and its line break, which RFC 2046 5.1.1 allows.
+/// The most white space between a boundary and its line break, in bytes. RFC 2046 5.1.1 allows any.
 const MAX_PADDING: usize = 256;
 
 const BARE_CR: InboundError = InboundError::Malformed(

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transfer_encodings() {
+    fn transfer_encodings_are_decoded() {
         for identity in ["", "binary", "8bit", "7BIT", " Binary\t", "8bit; x=y"] {
             assert_eq!(TransferEncoding::parse(identity.as_bytes()).name(), None);
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_words() {
+    fn encoded_words_are_decoded() {
         for (text, expected) in [
             ("=?utf-8?B?5Lit5paHLnBuZw==?=", "中文.png"),
             ("=?UTF-8?b?5Lit5paHLnBuZw?=", "中文.png"),

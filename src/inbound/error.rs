@@ -41,7 +41,7 @@ pub enum InboundError {
     #[error("part {part} of the form: {fault}")]
     Head { part: usize, fault: HeadFault },
     #[error(
-        "the form's lines must end in CRLF, but a boundary or an empty line has a bare LF before or behind it"
+        "the form's lines must end in CRLF, but a boundary or an empty line is next to a bare LF"
     )]
     LineFeeds,
     #[error("the form has no file")]

@@ -6,14 +6,14 @@ use super::head::PartHead;
 use super::text::printable;
 use super::{chunking, sniff};
 
-/// The number of fields in a form. Parts that are sent for an empty file input count, too.
+/// The most fields in a form. A part that is sent for an empty file input counts, too.
 const MAX_FIELDS: usize = 32;
-/// The length of all fields' names and values together.
+/// The most bytes of all fields' names and values together.
 const MAX_FIELD_BYTES: usize = 64 * 1024;
 
 /// The fields that choose the path of a file, and so must come before it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Fields {
+pub struct PathFields {
     /// The object's key, chosen by the client.
     pub path: Option<String>,
     /// A folder for the path template.
@@ -23,7 +23,7 @@ pub struct Fields {
 /// A form's fields so far.
 #[derive(Debug, Default)]
 pub struct FormFields {
-    pub path_fields: Fields,
+    pub path_fields: PathFields,
     count: usize,
     bytes: usize,
     /// The field that was most likely meant to be the file, and a description of its text.

@@ -19,7 +19,7 @@ use super::body::{Body, announced_length};
 use super::boundary;
 use super::delimiter_line::{DelimiterLine, Follows};
 use super::error::InboundError;
-pub use super::fields::Fields;
+pub use super::fields::PathFields;
 use super::fields::{self, FormFields};
 use super::head::{self, HeadFault, PartHead};
 use super::misplaced_boundary::{self, FileContentCheck};
@@ -27,12 +27,13 @@ use super::scan::{Scanner, Step};
 use super::text::printable;
 use crate::file_stream::{FileEnd, FileEvent, Source};
 
-/// The length of a part's headers, and of the text before the first delimiter.
+/// The longest head of a part, and the longest text before the first delimiter, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// How many bytes are searched at a time for the end of a head: heads are short, and a file may follow in the same
 /// chunk.
 const HEAD_STEP: usize = 512;
-/// White space after the closing delimiter. It is repeated in the form to COS where the file's length is assumed.
+/// The most white space after the closing delimiter, in bytes. It is repeated in the form to COS where the file's
+/// length is assumed.
 pub const MAX_EPILOGUE: usize = 4 * 1024;
 
 /// A file part whose content follows.
@@ -57,7 +58,7 @@ pub struct Form {
     part_count: usize,
     has_file: bool,
     next_file: Option<FilePart>,
-    /// How many bytes the current file can still have by the request's length.
+    /// The most bytes that the rest of the current file can have, by the request's length.
     file_bytes_left: Option<u64>,
     /// Checks the current file's content.
     content_check: FileContentCheck,
@@ -114,7 +115,7 @@ impl Form {
     }
 
     /// The fields read so far.
-    pub fn fields(&self) -> &Fields {
+    pub fn fields(&self) -> &PathFields {
         &self.fields.path_fields
     }
 
@@ -199,8 +200,8 @@ impl Form {
         }
         ready!(self.poll_to_file_or_end(cx))?;
         Poll::Ready(Ok(FileEvent::End(match &self.state {
-            // Only if no field was read since did the epilogue alone follow the file. Fields do not matter to a known
-            // length, and an assumed length does not come true with them.
+            // Fields may have followed the file. They do not matter to a known length. With an assumed length, the sum
+            // of content and epilogue is then too small.
             State::Ended { epilogue } => FileEnd { last: true, epilogue: epilogue.clone() },
             _ => FileEnd { last: false, epilogue: Bytes::new() },
         })))

@@ -7,7 +7,7 @@ use memchr::memchr_iter;
 use super::error::InboundError;
 
 const TEXT_BEFORE: InboundError = InboundError::Malformed(
-    "a boundary stands behind other text in its line, and must begin a line that follows CRLF",
+    "a boundary stands after other text in its line, and must begin a line that follows CRLF",
 );
 
 /// White space outside the parts of a form.

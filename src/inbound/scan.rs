@@ -7,7 +7,7 @@ use memchr::arch::{all::packedpair::Pair, x86_64::avx2::packedpair};
 use memchr::memmem;
 use memchr::memrchr;
 
-/// The number of boundaries that are not delimiters that are counted in one part. Past it they are no longer searched
+/// At most this many boundaries that are not delimiters are counted in one part. Past it they are no longer searched
 /// for, so content that consists of them costs no more than other content.
 const MAX_LOOK_ALIKES: u8 = 64;
 

@@ -161,12 +161,12 @@ fn a_misplaced_boundary_is_refused() {
     for (lead, words) in [
         ("text\n", &["LF"][..]),
         ("text\r\nmore\n", &["LF"]),
-        ("text", &["behind other text"]),
-        ("text ", &["behind other text"]),
-        ("text\r\n ", &["behind other text"]),
-        ("text\r", &["behind other text"]),
-        ("\0", &["behind other text"]),
-        ("\r\n-", &["behind other text"]),
+        ("text", &["after other text"]),
+        ("text ", &["after other text"]),
+        ("text\r\n ", &["after other text"]),
+        ("text\r", &["after other text"]),
+        ("\0", &["after other text"]),
+        ("\r\n-", &["after other text"]),
         // A part with another boundary than the header's.
         (
             "b\r\nContent-Disposition: form-data; name=\"path\"\r\n\r\nx\r\n",
@@ -195,14 +195,14 @@ fn no_part_is_read_as_content_of_the_one_before() {
         let head = format!("--b\r\n{first}\r\n\r\nvalue{glue}");
         let rest = album_b("");
         let body = [head.as_bytes(), &rest].concat();
-        let cause = if glue == "\n" { "LF" } else { "behind other text" };
+        let cause = if glue == "\n" { "LF" } else { "after other text" };
         let response = send_b(&world, &body);
         assert_refused(&response, 400, "malformed_form", &[cause], &format!("glued by {glue:?}"));
     }
     // After a file, where the preceding bytes could belong to the file.
     let file = form_b("", &[(FILE, PNG)]);
     let file = &file[..file.len() - "\r\n--b--\r\n".len()];
-    for (glue, cause) in [("\n", "LF"), ("", "behind other text")] {
+    for (glue, cause) in [("\n", "LF"), ("", "after other text")] {
         for name in ["dir", "note"] {
             let rest = form_b("", &[(&field(name), b"album")]);
             let body = [file, glue.as_bytes(), &rest].concat();
@@ -215,7 +215,7 @@ fn no_part_is_read_as_content_of_the_one_before() {
         let (one, two) = (noise(size, 1), noise(size, 2));
         let first = form_b("", &[(FILE, &one)]);
         let first = &first[..first.len() - "\r\n--b--\r\n".len()];
-        for (glue, cause) in [("\n", "LF"), ("", "behind other text")] {
+        for (glue, cause) in [("\n", "LF"), ("", "after other text")] {
             let body = [first, glue.as_bytes(), &form_b("", &[(FILE, &two)])].concat();
             let what = format!("two files of {size} glued by {glue:?}");
             assert_refused(&send_b(&world, &body), 400, "malformed_form", &[cause], &what);
@@ -940,7 +940,7 @@ fn a_form_that_is_not_closed() {
     }
     // The delimiter occurs, but not at the start of a line.
     let body = format!("--b\r\n{FILE}\r\n\r\ncontent--b--\r\n");
-    let words = ["behind other text"];
+    let words = ["after other text"];
     assert_refused(&send_b(&world, body.as_bytes()), 400, "malformed_form", &words, "glued");
     world.assert_nothing_stored();
 }

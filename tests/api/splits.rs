@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tcb_upload_gateway::file_stream::{FileEnd, FileEvent};
 use tcb_upload_gateway::inbound::body::Body;
 use tcb_upload_gateway::inbound::error::InboundError;
-use tcb_upload_gateway::inbound::form::{Fields, Form as Inbound};
+use tcb_upload_gateway::inbound::form::{Form as Inbound, PathFields};
 
 use crate::harness::{Client, Form, Setup, authorization, crc64};
 
@@ -21,7 +21,10 @@ use crate::harness::{Client, Form, Setup, authorization, crc64};
 const TRICKY: &[u8] = b"\r\n--b\r--bo\r\n\r\n--\r";
 
 /// Runs the inbound stage on chunks that are all available at once.
-fn read(chunks: &[&[u8]], length: usize) -> Result<(Fields, Vec<u8>, u64, FileEnd), InboundError> {
+fn read(
+    chunks: &[&[u8]],
+    length: usize,
+) -> Result<(PathFields, Vec<u8>, u64, FileEnd), InboundError> {
     let mut headers = HeaderMap::new();
     let kind = HeaderValue::from_static("multipart/form-data; boundary=bo");
     headers.insert(CONTENT_TYPE, kind);
