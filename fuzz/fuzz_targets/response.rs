@@ -17,7 +17,7 @@ const HEAD_LIMIT: usize = 16 * 1024;
 struct Seen(Vec<(String, Vec<u8>)>);
 
 impl HeaderVisitor for Seen {
-    fn see(&mut self, name: &str, value: &[u8]) {
+    fn visit(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.to_owned(), value.to_owned()));
     }
 }
@@ -25,8 +25,8 @@ impl HeaderVisitor for Seen {
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Response(Response, Seen, bool),
-    Unanswered,
-    CutShort(u16, Seen),
+    NoResponse,
+    BadBody(u16, Seen),
 }
 
 /// What the parser makes of a response that comes in `chunks` and then ends.
@@ -36,10 +36,10 @@ fn parse<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Outcome {
     for chunk in chunks {
         if result.is_none() {
             // Before the next chunk, the buffer has less than a head or than the longest body.
-            let buffered = parser.room().len();
+            let buffered = parser.buffer().len();
             assert!(buffered <= HEAD_LIMIT, "{buffered} bytes are buffered");
         }
-        parser.room().extend_from_slice(chunk);
+        parser.buffer().extend_from_slice(chunk);
         if result.is_none() {
             result = parser.advance(&mut seen).transpose();
         }
@@ -48,10 +48,10 @@ fn parse<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Outcome {
         Ok(response) => {
             assert!(response.body.len() <= LIMIT);
             assert!(response.status >= 200);
-            Outcome::Response(response, seen, parser.keeps())
+            Outcome::Response(response, seen, parser.is_reusable())
         }
-        Err(ResponseError::Unanswered(_)) => Outcome::Unanswered,
-        Err(ResponseError::CutShort { status, .. }) => Outcome::CutShort(status, seen),
+        Err(ResponseError::NoResponse(_)) => Outcome::NoResponse,
+        Err(ResponseError::BadBody { status, .. }) => Outcome::BadBody(status, seen),
     }
 }
 

@@ -16,7 +16,7 @@ use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
 use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::memory::replay_buffer::ReplayBuffer;
-use crate::net::http_client::{IDLE_FOR, SURE_FOR};
+use crate::net::http_client::{IDLE_TIMEOUT, SAFE_IDLE_TIME};
 
 /// A file and its state over all attempts to store it.
 pub struct Relay {
@@ -92,7 +92,8 @@ impl Relay {
         let boundary = envelope.boundary.clone();
         let body = RelayBody::begin(&self.file, envelope, length)?;
         // A file larger than the window has one attempt, which must not fail because COS is closing an idle connection.
-        let max_idle = if self.file.borrow().fits_window(length) { IDLE_FOR } else { SURE_FOR };
+        let max_idle =
+            if self.file.borrow().fits_window(length) { IDLE_TIMEOUT } else { SAFE_IDLE_TIME };
         let response = upstream.post(target, &boundary, body, &self.file, max_idle).await;
 
         let Some(attempt) = self.file.borrow_mut().end_attempt() else {

@@ -83,7 +83,7 @@ impl Upstream {
             let waiting = file.borrow().waiting();
             // The timer is set to an earlier time when the wait for the verdict starts or a response begins. It is not
             // moved for every chunk.
-            let since = exchange.reply_began().or(waiting.verdict_since());
+            let since = exchange.response_began().or(waiting.verdict_since());
             if response_since != since {
                 response_since = since;
                 if let Some(deadline) = since.map(|since| since + self.timeouts.response)
@@ -109,15 +109,15 @@ impl Upstream {
             // A refusal counts by its status alone. A success that cannot be read to its end may contain an error
             // document.
             Err(timeout) => (refused.ok_or(timeout)?, Bytes::new()),
-            Ok(Err(ExchangeError::Failed(ResponseError::CutShort { status, .. })))
+            Ok(Err(ExchangeError::Failed(ResponseError::BadBody { status, .. })))
                 if !is_success(status) =>
             {
                 (status, Bytes::new())
             }
-            Ok(Err(ExchangeError::Failed(ResponseError::CutShort { .. }))) => {
+            Ok(Err(ExchangeError::Failed(ResponseError::BadBody { .. }))) => {
                 return Err(CosError::NoVerdict("the body of its response cannot be read"));
             }
-            Ok(Err(ExchangeError::Failed(ResponseError::Unanswered(cause)))) => {
+            Ok(Err(ExchangeError::Failed(ResponseError::NoResponse(cause)))) => {
                 return Err(CosError::Unreachable(cause));
             }
             // The attempt has the cause; `Relay::attempt` returns it.
@@ -126,7 +126,7 @@ impl Upstream {
             }
         };
         let is_form_sent = exchange.is_sent();
-        Ok(CosResponse { status, headers: exchange.into_headers(), body, is_form_sent })
+        Ok(CosResponse { status, headers: exchange.into_visitor(), body, is_form_sent })
     }
 
     /// What COS is waited for at `now`. A response that has begun must end in time whatever else is waited for: COS
@@ -143,10 +143,10 @@ impl Upstream {
         let wait = match waiting {
             // The request's body has its own timer for the client.
             Waiting::Client => accepting(now),
-            Waiting::Upstream => accepting(exchange.written()),
-            Waiting::Verdict(since) => verdict(since.max(exchange.written())),
+            Waiting::Upstream => accepting(exchange.last_written()),
+            Waiting::Verdict(since) => verdict(since.max(exchange.last_written())),
         };
-        match exchange.reply_began().map(verdict) {
+        match exchange.response_began().map(verdict) {
             Some(begun) if begun.since + begun.limit < wait.since + wait.limit => begun,
             _ => wait,
         }

@@ -35,7 +35,7 @@ pub struct CosHeaders {
 }
 
 impl HeaderVisitor for CosHeaders {
-    fn see(&mut self, name: &str, value: &[u8]) {
+    fn visit(&mut self, name: &str, value: &[u8]) {
         let header = if name.eq_ignore_ascii_case("x-cos-request-id") {
             &mut self.request_id
         } else if name.eq_ignore_ascii_case("x-cos-hash-crc64ecma") {

@@ -1,5 +1,5 @@
-//! TLS on both sides. Upstream we trust the system's roots (or `SSL_CERT_FILE`, `SSL_CERT_DIR`), and Mozilla's where
-//! the system has none; to clients we show the certificate of the settings.
+//! TLS set-up. Upstream certificates are verified by the system's roots (or `SSL_CERT_FILE`, `SSL_CERT_DIR`), or Mozilla's
+//! where the system has none; clients are shown the certificate of the settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::settings::ServerTls;
 
-/// TLS that cannot be set up.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{}: {cause}", file.display())]
@@ -19,7 +19,7 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// TLS towards clients. The server adds h2 and HTTP/1.1 to what it offers.
+/// TLS towards clients. The protocols to offer (h2, HTTP/1.1) are added by the listener.
 pub fn server(settings: &ServerTls) -> Result<ServerConfig, TlsError> {
     let failed = |file: &Path| {
         let file = file.to_owned();
@@ -42,14 +42,14 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 
 /// TLS for WeChat and COS: HTTP/1.1 only.
 pub fn client() -> Result<Arc<ClientConfig>, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
+    let loaded = rustls_native_certs::load_native_certs();
+    for error in &loaded.errors {
         tracing::warn!(%error, "a root certificate cannot be read");
     }
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {
-        tracing::info!("no root certificates on this system, using Mozilla's");
+        tracing::info!("this system has no root certificates; Mozilla's are used");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     let mut config = ClientConfig::builder_with_provider(provider())

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::response::MAX_RESPONSE;
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
 use crate::net::http_client::response::{Response, ResponseError};
-use crate::net::http_client::{ConnectError, Endpoint, IDLE_FOR, Pool, SURE_FOR};
+use crate::net::http_client::{ConnectError, Endpoint, IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
 
 /// Concurrent calls of one worker, those for upload links aside. A further call waits, within its time limit.
 const MAX_CONCURRENT_CALLS: usize = 256;
@@ -99,7 +99,7 @@ impl Transport {
         path: &str,
         body: &[u8],
     ) -> Result<Response, String> {
-        self.exchange(base_url, post_request(base_url, path, body), SURE_FOR).await
+        self.exchange(base_url, post_request(base_url, path, body), SAFE_IDLE_TIME).await
     }
 
     /// As [`Self::post_unlimited`], with [`MAX_CONCURRENT_CALLS`] at a time.
@@ -110,7 +110,7 @@ impl Transport {
         body: &[u8],
     ) -> Result<Response, String> {
         let _permit = self.calls.acquire().await;
-        self.exchange(base_url, post_request(base_url, path, body), IDLE_FOR).await
+        self.exchange(base_url, post_request(base_url, path, body), IDLE_TIMEOUT).await
     }
 
     /// As [`Self::post`], but a GET without a body.
@@ -118,7 +118,7 @@ impl Transport {
         let head =
             ["GET ", &base_url.path, path, " HTTP/1.1\r\nHost: ", &base_url.authority, "\r\n\r\n"];
         let _permit = self.calls.acquire().await;
-        self.exchange(base_url, head.concat().into(), IDLE_FOR).await
+        self.exchange(base_url, head.concat().into(), IDLE_TIMEOUT).await
     }
 
     /// Sends a request over a connection that was idle for less than `max_idle`, or a new one.
@@ -147,11 +147,11 @@ impl Transport {
                     return Ok(response);
                 }
                 // The server closed the idle connection before it read the request. Every call is safe to repeat.
-                Err(ExchangeError::Failed(ResponseError::Unanswered(_))) if is_reused => {}
-                Err(ExchangeError::Failed(ResponseError::Unanswered(cause))) => {
+                Err(ExchangeError::Failed(ResponseError::NoResponse(_))) if is_reused => {}
+                Err(ExchangeError::Failed(ResponseError::NoResponse(cause))) => {
                     return Err(format!("sending: {cause}"));
                 }
-                Err(ExchangeError::Failed(ResponseError::CutShort { cause, .. })) => {
+                Err(ExchangeError::Failed(ResponseError::BadBody { cause, .. })) => {
                     return Err(format!("reading the response: {cause}"));
                 }
                 Err(ExchangeError::Aborted) => return Err("the exchange was aborted".to_owned()),

@@ -264,9 +264,9 @@ fn a_problem_document_is_as_the_guide_shows_it() {
     let world = Setup::new().start();
     let mut client = world.client();
     client.send_head("PUT", "/v1/files/x", &[authorization(), ("content-length", "200000000")]);
-    let reply = client.reply();
-    assert_eq!(reply.header("content-type"), Some("application/problem+json"));
-    let mut got = reply.json();
+    let response = client.response();
+    assert_eq!(response.header("content-type"), Some("application/problem+json"));
+    let mut got = response.json();
     let json = page("errors").open_blocks("json").concat();
     let told: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     got["request_id"] = told["request_id"].clone();

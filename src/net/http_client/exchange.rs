@@ -1,8 +1,7 @@
-//! One request and its reply over a connection. What is at hand goes out in one write, the request's head with it, and a
-//! reply that comes early is heard while there is still something to send.
+//! One request and its response over a connection. The bytes that are ready are sent in one write, together with the
+//! request's head, and an early response is read while there is still something to send.
 //!
-//! No client of the libraries does both, and they hand each request from one task or queue to another
-//! (`benches/runs/NOTES.md`).
+//! No client library does both, and they pass each request from one task or queue to another (`benches/runs/NOTES.md`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,12 +13,12 @@ use tokio::time::Instant;
 
 use super::Connection;
 use super::response::{HeaderVisitor, Response, ResponseError};
-use super::write_queue::{RUNS, WriteQueue};
+use super::write_queue::{SEGMENTS, WriteQueue};
 
-/// The head of a request with a body of `length` bytes. What it names must be of a URL that was parsed, or our own: a line
-/// break would end its line.
+/// The head of a POST request with a body of `length` bytes. The texts must be parts of a parsed URL, or constants: a line
+/// break in them would end the line.
 pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> String {
-    let pieces = [
+    let parts = [
         "POST ",
         path,
         " HTTP/1.1\r\nHost: ",
@@ -30,34 +29,34 @@ pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> Str
         &length.to_string(),
         "\r\n\r\n",
     ];
-    pieces.concat()
+    parts.concat()
 }
 
-/// The rest of a request, behind its head.
+/// Gives the body of a request.
 pub trait BodySource {
-    /// Puts what is at hand into `queue`, which may hold something already; pending only while it batched nothing.
+    /// Appends the bytes that are ready to `queue`, which need not be empty; pending only if there are none.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         queue: &mut WriteQueue,
     ) -> Poll<Result<Fill, Aborted>>;
 
-    /// A reply has come: whatever was not sent is not sent any more.
+    /// A response has arrived: the rest of the body is not sent.
     fn stop(&mut self);
 }
 
-/// Whether more is to be sent.
+/// Whether more of the body follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     More,
     Last,
 }
 
-/// The request cannot be completed; whoever was to fill it knows why.
+/// The request cannot be completed; its [`BodySource`] knows why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aborted;
 
-/// For a request that is whole from the start.
+/// A request that is complete with its head, or with what is passed as its head.
 impl BodySource for () {
     fn poll_fill(
         &mut self,
@@ -70,15 +69,15 @@ impl BodySource for () {
     fn stop(&mut self) {}
 }
 
-/// An exchange under way.
-pub struct Exchange<'c, O, H> {
+/// A request that is being sent, or its response being received.
+pub struct Exchange<'c, B, V> {
     connection: &'c mut Connection,
-    outflow: O,
-    headers: H,
+    body: B,
+    visitor: V,
     queue: WriteQueue,
     sending: Sending,
-    /// Since when a reply is under way.
-    began: Option<Instant>,
+    /// When the first bytes of the response were received.
+    response_began: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,28 +85,28 @@ enum Sending {
     Fill,
     Write(Fill),
     Sent,
-    /// A reply came first.
+    /// A response arrived before all was sent.
     Stopped,
 }
 
-/// How an exchange failed.
+/// Why an exchange failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ExchangeError {
     Aborted,
     Failed(ResponseError),
 }
 
-impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
-    /// Of a request that begins with `head`, where `headers` is shown those of the reply.
+impl<'c, B: BodySource, V: HeaderVisitor> Exchange<'c, B, V> {
+    /// Of a request that begins with `head`; `visitor` is given the response's headers.
     pub fn new(
         connection: &'c mut Connection,
         head: impl Into<Bytes>,
-        outflow: O,
-        headers: H,
+        body: B,
+        visitor: V,
     ) -> Self {
         let mut queue = WriteQueue::default();
         queue.push(head.into());
-        Self { connection, outflow, headers, queue, sending: Sending::Fill, began: None }
+        Self { connection, body, visitor, queue, sending: Sending::Fill, response_began: None }
     }
 
     /// Whether the whole request was sent.
@@ -115,36 +114,36 @@ impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
         self.sending == Sending::Sent
     }
 
-    /// Whoever was shown the reply's headers.
-    pub fn into_headers(self) -> H {
-        self.headers
+    /// The visitor that was given the response's headers.
+    pub fn into_visitor(self) -> V {
+        self.visitor
     }
 
-    /// When the kernel last took bytes from us.
-    pub fn written(&self) -> Instant {
-        self.connection.progress.written()
+    /// When the kernel last took bytes of the connection.
+    pub fn last_written(&self) -> Instant {
+        self.connection.progress.last_written()
     }
 
-    /// Since when a part of a reply is there whose end is not, whether or not the request is sent. Whole interim
-    /// responses do not count.
-    pub fn reply_began(&self) -> Option<Instant> {
-        self.began
+    /// When the first bytes were received of a response that is not complete, whether or not the request is sent. Complete
+    /// interim responses do not count.
+    pub fn response_began(&self) -> Option<Instant> {
+        self.response_began
     }
 
-    /// The reply's status, once its head has come.
+    /// The response's status, once its head was received.
     pub fn status(&self) -> Option<u16> {
         self.connection.parser.status()
     }
 
-    /// The reply, read to its end. The connection can be kept if it says so, and if it is a success: after a refusal the
-    /// other side may close it, whatever it says.
+    /// The response, read to its end. The connection can be used again if the response says so and is a success: after a
+    /// refusal the peer may close it, whatever it says.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, ExchangeError>> {
         match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Aborted)) => {
                 return Poll::Ready(Err(ExchangeError::Aborted));
             }
             Poll::Ready(Err(SendError::Io(error))) => {
-                return Poll::Ready(Err(ExchangeError::Failed(ResponseError::Unanswered(
+                return Poll::Ready(Err(ExchangeError::Failed(ResponseError::NoResponse(
                     error.to_string(),
                 ))));
             }
@@ -156,19 +155,19 @@ impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
             if self.sending != Sending::Sent {
                 self.sending = Sending::Stopped;
             }
-            self.outflow.stop();
+            self.body.stop();
         }
-        let reply = ready!(polled).map_err(ExchangeError::Failed)?;
-        self.connection.keeps =
-            reply.is_success() && self.is_sent() && self.connection.parser.keeps();
-        Poll::Ready(Ok(reply))
+        let response = ready!(polled).map_err(ExchangeError::Failed)?;
+        self.connection.reusable =
+            response.is_success() && self.is_sent() && self.connection.parser.is_reusable();
+        Poll::Ready(Ok(response))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             match self.sending {
                 Sending::Fill => {
-                    let filled = ready!(self.outflow.poll_fill(cx, &mut self.queue));
+                    let filled = ready!(self.body.poll_fill(cx, &mut self.queue));
                     self.sending = Sending::Write(filled.map_err(|Aborted| SendError::Aborted)?);
                 }
                 Sending::Write(fill) => {
@@ -186,7 +185,7 @@ impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(&mut self.connection.stream);
         while self.queue.has_remaining() {
-            let mut slices = [IoSlice::new(&[]); RUNS];
+            let mut slices = [IoSlice::new(&[]); SEGMENTS];
             let used = self.queue.chunks_vectored(&mut slices);
             match ready!(stream.as_mut().poll_write_vectored(cx, &slices[..used]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -205,12 +204,12 @@ impl<'c, O: BodySource, H: HeaderVisitor> Exchange<'c, O, H> {
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(parser.end(Some(error.to_string()))),
             }
-            if let Some(reply) = parser.advance(&mut self.headers)? {
-                return Poll::Ready(Ok(reply));
+            if let Some(response) = parser.advance(&mut self.visitor)? {
+                return Poll::Ready(Ok(response));
             }
             match parser.has_begun() {
-                true => drop(self.began.get_or_insert_with(Instant::now)),
-                false => self.began = None,
+                true => drop(self.response_began.get_or_insert_with(Instant::now)),
+                false => self.response_began = None,
             }
         }
     }

@@ -1,6 +1,6 @@
-//! HTTP/1.1 connections to upstreams, kept per worker: to COS for the forms, to WeChat for upload links.
+//! The HTTP/1.1 client for upstreams, with a pool of connections on each worker: to COS for the forms, to WeChat's API.
 //!
-//! A connection belongs to the upload that uses it, so dropping the upload closes it, which stores nothing.
+//! A connection belongs to the upload that uses it: dropping the upload closes the connection, and nothing is stored.
 
 pub mod chunked;
 pub mod exchange;
@@ -28,16 +28,18 @@ use super::write_batch;
 use response::ResponseParser;
 use stream::{MaybeTlsStream, StickyWriteErrors, WriteProgress};
 
-/// Idle connections kept for one worker, whatever their origins, never more than were in use at once, and for how long.
-/// COS closes idle ones after a minute or so. With fewer than uploads in flight, the others pay for a TLS handshake each.
-const IDLE_CONNECTIONS: usize = 256;
-pub const IDLE_FOR: Duration = Duration::from_secs(20);
-/// So long ago an idle connection was in use that the other side is not about to close it.
-pub const SURE_FOR: Duration = Duration::from_secs(2);
-/// Records that are encrypted before they are written: a small file's form goes out in one write. rustls stops at 64 KiB.
+/// Idle connections of one pool, to all endpoints together; never more than were in use at once. With fewer of them than
+/// uploads in flight, every other upload pays for a TLS handshake.
+const MAX_IDLE: usize = 256;
+/// How long a connection stays idle before it is closed. COS closes idle ones after about a minute.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle time within which the peer is certainly not closing a connection.
+pub const SAFE_IDLE_TIME: Duration = Duration::from_secs(2);
+/// Bytes that are encrypted before they are written, so that a small file's form is sent in one write. By default rustls
+/// buffers 64 KiB.
 const TLS_BUFFER: usize = 128 * 1024;
 
-/// What connections are pooled by.
+/// Where a connection leads; connections are pooled by it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub https: bool,
@@ -59,22 +61,22 @@ pub enum ConnectError {
 pub struct Pool {
     tls: TlsConnector,
     connect_timeout: Duration,
-    /// Bytes that may follow a reply's head.
-    reply_limit: usize,
-    /// Its requests are.
+    /// Bytes of a response's body.
+    max_body: usize,
+    /// Whether short writes are batched.
     batched: bool,
-    #[expect(clippy::vec_box, reason = "it is the box that goes from hand to hand")]
+    #[expect(clippy::vec_box, reason = "connections are passed around as boxes")]
     idle: RefCell<HashMap<Endpoint, Vec<Box<Connection>>>>,
 }
 
-/// One connection. Boxed, so that it is not moved about for every request.
+/// One connection. Boxed, so that it is not copied for every request.
 pub struct Connection {
     stream: MaybeTlsStream,
     progress: Rc<WriteProgress>,
     parser: ResponseParser,
     /// The last exchange ended so that another may follow.
-    keeps: bool,
-    since: Instant,
+    reusable: bool,
+    idle_since: Instant,
 }
 
 impl Pool {
@@ -83,33 +85,33 @@ impl Pool {
     pub fn new(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
-        reply_limit: usize,
+        max_body: usize,
     ) -> Rc<Self> {
-        Self::with(tls, connect_timeout, reply_limit, false)
+        Self::with(tls, connect_timeout, max_body, false)
     }
 
     /// The same for short requests, which may be held to be sent along with others.
     pub fn batched(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
-        reply_limit: usize,
+        max_body: usize,
     ) -> Rc<Self> {
-        Self::with(tls, connect_timeout, reply_limit, true)
+        Self::with(tls, connect_timeout, max_body, true)
     }
 
     fn with(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
-        reply_limit: usize,
+        max_body: usize,
         batched: bool,
     ) -> Rc<Self> {
         let (tls, idle) = (TlsConnector::from(tls), RefCell::default());
-        let pool = Rc::new(Self { tls, connect_timeout, reply_limit, batched, idle });
+        let pool = Rc::new(Self { tls, connect_timeout, max_body, batched, idle });
         actix_web::rt::spawn(sweep(Rc::downgrade(&pool)));
         pool
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Box<Connection>, ConnectError> {
         let limit = self.connect_timeout;
         let progress = WriteProgress::new();
@@ -117,12 +119,14 @@ impl Pool {
             .await
             .map_err(|_| ConnectError::Timeout(limit))?
             .map_err(|error| ConnectError::Failed(error.to_string()))?;
-        let parser = ResponseParser::new(self.reply_limit);
-        let since = Instant::now();
-        let mut connection = Box::new(Connection { stream, progress, parser, keeps: false, since });
-        // What came before the request would pass for its response.
+        let parser = ResponseParser::new(self.max_body);
+        let idle_since = Instant::now();
+        let mut connection =
+            Box::new(Connection { stream, progress, parser, reusable: false, idle_since });
+        // Bytes received before the request is sent would be taken for its response.
         if !connection.is_open() {
-            let cause = "it was closed, or something came over it, before the request was sent";
+            let cause =
+                "it was closed, or bytes were received over it, before the request was sent";
             return Err(ConnectError::Failed(cause.to_owned()));
         }
         Ok(connection)
@@ -134,7 +138,7 @@ impl Pool {
         progress: Rc<WriteProgress>,
     ) -> io::Result<MaybeTlsStream> {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-        // Without it the form's tail waits for an acknowledgement (p99 45 ms instead of 5).
+        // Without it the end of the form is sent only after an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
         let stream = if self.batched {
             write_batch::Stream::batched(stream)
@@ -151,64 +155,65 @@ impl Pool {
         Ok(MaybeTlsStream::Tls(Box::new(stream)))
     }
 
-    /// An idle connection, in use less than `age` ago, that is still open as far as can be seen without waiting.
-    pub fn pooled(&self, endpoint: &Endpoint, age: Duration) -> Option<Box<Connection>> {
+    /// Takes a connection that has been idle for less than `max_idle_time` and is still open, as far as can be seen at once.
+    pub fn pooled(&self, endpoint: &Endpoint, max_idle_time: Duration) -> Option<Box<Connection>> {
         loop {
-            // The last one put back is the youngest.
+            // The last one is the one that was in use last.
             let mut connection = self
                 .idle
                 .borrow_mut()
                 .get_mut(endpoint)?
-                .pop_if(|connection| connection.since.elapsed() < age)?;
+                .pop_if(|connection| connection.idle_since.elapsed() < max_idle_time)?;
             if connection.is_open() {
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection, if its last exchange ended so that another may follow: with a success read to its end.
+    /// Returns a connection to the pool, if its last exchange ended so that another may follow: with a success, read to
+    /// its end.
     pub fn put_back(&self, endpoint: &Endpoint, mut connection: Box<Connection>) {
-        if !std::mem::take(&mut connection.keeps) {
+        if !std::mem::take(&mut connection.reusable) {
             return;
         }
         connection.parser.clear();
-        connection.since = Instant::now();
+        connection.idle_since = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        if idle.values().map(Vec::len).sum::<usize>() >= IDLE_CONNECTIONS {
+        if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE {
             return;
         }
         match idle.get_mut(endpoint) {
-            Some(kept) => kept.push(connection),
+            Some(connections) => connections.push(connection),
             None => drop(idle.insert(endpoint.clone(), vec![connection])),
         }
     }
 }
 
 impl Connection {
-    /// Whether it is idle and not closed yet: nothing has come that could be read.
+    /// Whether it is open, has received nothing, and has not been idle for too long.
     fn is_open(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
         let read = Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
-        read.is_pending() && self.since.elapsed() < IDLE_FOR
+        read.is_pending() && self.idle_since.elapsed() < IDLE_TIMEOUT
     }
 
-    /// Reads once, behind what was received; 0 at its end.
+    /// Reads once, into the parser's buffer; 0 at the end of the connection.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        pin!(self.stream.read_buf(self.parser.room())).poll(cx)
+        pin!(self.stream.read_buf(self.parser.buffer())).poll(cx)
     }
 }
 
-/// Drops idle connections that are old or closed: nobody looks at them otherwise, and they sit in CLOSE_WAIT.
+/// Drops idle connections that are old or closed, which would otherwise stay in CLOSE_WAIT.
 async fn sweep(pool: Weak<Pool>) {
     loop {
-        tokio::time::sleep(IDLE_FOR / 4).await;
+        tokio::time::sleep(IDLE_TIMEOUT / 4).await;
         let Some(pool) = pool.upgrade() else {
             return;
         };
-        pool.idle.borrow_mut().retain(|_, kept| {
-            kept.retain_mut(|connection| connection.is_open());
-            !kept.is_empty()
+        pool.idle.borrow_mut().retain(|_, connections| {
+            connections.retain_mut(|connection| connection.is_open());
+            !connections.is_empty()
         });
     }
 }

@@ -1,5 +1,5 @@
-//! The connection's bottom: a TCP stream, with or without TLS above it, that says when it last wrote and that does
-//! not let a failed write hide a reply which has already arrived.
+//! The stream of a connection to an upstream: TCP, with or without TLS above it. It records when it last wrote, and does
+//! not let a failed write hide a response that has already arrived.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
@@ -13,26 +13,26 @@ use tokio_rustls::client::TlsStream;
 
 use crate::net::write_batch;
 
-/// Shared between a connection and whoever watches it for stalls.
+/// How a connection's writes proceed; shared with what watches the connection for stalls.
 pub struct WriteProgress {
-    written: Cell<Instant>,
-    broken: Cell<bool>,
+    last_written: Cell<Instant>,
+    failed: Cell<bool>,
 }
 
 impl WriteProgress {
     pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self { written: Cell::new(Instant::now()), broken: Cell::new(false) })
+        Rc::new(Self { last_written: Cell::new(Instant::now()), failed: Cell::new(false) })
     }
 
-    /// When the kernel last took bytes from us.
-    pub(crate) fn written(&self) -> Instant {
-        self.written.get()
+    /// When the kernel last took bytes.
+    pub(crate) fn last_written(&self) -> Instant {
+        self.last_written.get()
     }
 }
 
-/// A TCP stream whose failed writes stay pending: COS may refuse an upload and reset the connection while we are
-/// still sending; the refusal is then queued on the read side, and an error from the write would make hyper drop it
-/// (23-45 % of such verdicts were lost without this). Reads end the connection, or the stall timer does.
+/// A TCP stream whose failed writes stay pending. COS may refuse an upload and reset the connection while the form is
+/// still being sent; the refusal is then in the receive buffer, and an error from the write would discard it (23-45 % of
+/// such refusals were lost without this). A read, or the timer for stalls, ends the exchange.
 pub struct StickyWriteErrors {
     stream: write_batch::Stream,
     progress: Rc<WriteProgress>,
@@ -50,13 +50,13 @@ impl StickyWriteErrors {
     ) -> Poll<io::Result<usize>> {
         match result {
             Poll::Ready(Ok(written)) => {
-                self.progress.written.set(Instant::now());
+                self.progress.last_written.set(Instant::now());
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error))
                 if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) =>
             {
-                self.progress.broken.set(true);
+                self.progress.failed.set(true);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -81,7 +81,7 @@ impl AsyncWrite for StickyWriteErrors {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.progress.broken.get() {
+        if self.progress.failed.get() {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -93,7 +93,7 @@ impl AsyncWrite for StickyWriteErrors {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.progress.broken.get() {
+        if self.progress.failed.get() {
             return Poll::Pending;
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
@@ -113,7 +113,7 @@ impl AsyncWrite for StickyWriteErrors {
     }
 }
 
-/// A connection to COS.
+/// A connection to an upstream.
 pub enum MaybeTlsStream {
     Plain(StickyWriteErrors),
     Tls(Box<TlsStream<StickyWriteErrors>>),

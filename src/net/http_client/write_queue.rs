@@ -1,32 +1,33 @@
-//! Runs of bytes that go out in one write: a request's head, a form's, what is there of the file, the form's tail.
+//! The segments of bytes that are sent in one write: a request's head, a form's head, bytes of the file, the form's end.
 
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-/// Two heads, the runs of a full replay window, a piece and a tail.
-pub const RUNS: usize = 9;
+/// Two heads, the segments of a full replay window, a chunk of the file and the form's end.
+pub const SEGMENTS: usize = 9;
 
-/// Some runs in order. Copies nothing and allocates nothing.
+/// Segments in order. Copies nothing and allocates nothing.
 #[derive(Debug, Default)]
 pub struct WriteQueue {
-    runs: [Bytes; RUNS],
-    /// Those from `first` up to here are used.
+    segments: [Bytes; SEGMENTS],
+    /// The segments from `first` to before `end` are used.
     end: usize,
     first: usize,
+    /// Bytes.
     remaining: usize,
 }
 
 impl WriteQueue {
-    /// Whether no other run finds room.
+    /// Whether no other segment fits in.
     pub fn is_full(&self) -> bool {
-        self.end == RUNS
+        self.end == SEGMENTS
     }
 
-    /// Appends a run; there must be room.
-    pub fn push(&mut self, run: Bytes) {
-        self.remaining += run.len();
-        self.runs[self.end] = run;
+    /// Appends a segment. The queue must not be full.
+    pub fn push(&mut self, segment: Bytes) {
+        self.remaining += segment.len();
+        self.segments[self.end] = segment;
         self.end += 1;
     }
 }
@@ -37,15 +38,16 @@ impl Buf for WriteQueue {
     }
 
     fn chunk(&self) -> &[u8] {
-        let runs = self.runs[self.first..self.end].iter();
-        runs.map(|run| &run[..]).find(|run| !run.is_empty()).unwrap_or_default()
+        let segments = self.segments[self.first..self.end].iter();
+        segments.map(|segment| &segment[..]).find(|segment| !segment.is_empty()).unwrap_or_default()
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let runs = self.runs[self.first..self.end].iter().filter(|run| !run.is_empty());
+        let segments =
+            self.segments[self.first..self.end].iter().filter(|segment| !segment.is_empty());
         let mut used = 0;
-        for (slice, run) in slices.iter_mut().zip(runs) {
-            *slice = IoSlice::new(run);
+        for (slice, segment) in slices.iter_mut().zip(segments) {
+            *slice = IoSlice::new(segment);
             used += 1;
         }
         used
@@ -55,13 +57,13 @@ impl Buf for WriteQueue {
         assert!(count <= self.remaining, "more than there is");
         self.remaining -= count;
         while count > 0 {
-            let run = &mut self.runs[self.first];
-            let taken = count.min(run.len());
-            run.advance(taken);
+            let segment = &mut self.segments[self.first];
+            let taken = count.min(segment.len());
+            segment.advance(taken);
             count -= taken;
-            if run.is_empty() {
-                // What is sent is given back at once.
-                *run = Bytes::new();
+            if segment.is_empty() {
+                // Releases the buffer of a segment that was sent.
+                *segment = Bytes::new();
                 self.first += 1;
             }
         }
@@ -76,21 +78,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_go_out_in_order_however_they_are_taken() {
+    fn segments_are_sent_in_order_whatever_a_write_takes() {
         for step in 1..12 {
             let mut queue = WriteQueue::default();
-            for run in ["head", "", "file", "x", "tail"] {
-                queue.push(Bytes::from_static(run.as_bytes()));
+            for segment in ["head", "", "file", "x", "tail"] {
+                queue.push(Bytes::from_static(segment.as_bytes()));
             }
             let mut out = Vec::new();
             while queue.has_remaining() {
                 let mut slices = [IoSlice::new(b""); 3];
                 let used = queue.chunks_vectored(&mut slices);
-                let together: Vec<u8> =
+                let offered: Vec<u8> =
                     slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
-                let taken = step.min(together.len());
-                assert!(together.starts_with(&queue.chunk()[..taken.min(queue.chunk().len())]));
-                out.extend_from_slice(&together[..taken]);
+                let taken = step.min(offered.len());
+                assert!(offered.starts_with(&queue.chunk()[..taken.min(queue.chunk().len())]));
+                out.extend_from_slice(&offered[..taken]);
                 queue.advance(taken);
             }
             assert_eq!(out, b"headfilextail");

@@ -1,20 +1,21 @@
-//! Whether writes are batched, and when a task that has read may write.
+//! Whether writes are batched, and when a connection that has read something may write.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-/// With so many uploads on a worker nobody is waited for: there is little to gain, and one at a time would take longer.
+/// With so many uploads on a worker, or fewer, nothing is batched: there is little to gain, and a single upload would take
+/// longer.
 pub(super) const FEW: usize = 4;
 
 thread_local! {
     static UPLOADS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One upload that this worker is busy with, until it is dropped.
+/// An upload that this worker is busy with, counted until this is dropped.
 pub struct BusyUpload(());
 
 impl BusyUpload {
-    /// It begins.
+    /// Counts one more upload.
     pub fn begin() -> Self {
         UPLOADS.set(UPLOADS.get() + 1);
         Self(())
@@ -27,31 +28,32 @@ impl Drop for BusyUpload {
     }
 }
 
-/// Whether there is anybody to go together with.
+/// Whether batching is on.
 pub fn batching_enabled() -> bool {
     UPLOADS.get() > FEW
 }
 
-/// One connection's place in the turn.
+/// Delays one connection's writes.
 #[derive(Debug, Default)]
 pub(super) struct BatchGate {
     has_read: bool,
-    /// It has let the others go first, and not written since.
-    has_waited: bool,
+    /// The write was delayed once, and has not happened since.
+    has_yielded: bool,
 }
 
 impl BatchGate {
-    /// Something was read.
+    /// The connection has read something.
     pub(super) fn read(&mut self) {
         self.has_read = true;
     }
 
-    /// Ready to write: at once where nothing was read since the last time, otherwise behind all that are ready now. Only
-    /// once: who sends without a pause, and is read before each write, must not keep an answer from going out.
+    /// Ready when the connection may write: at once if it has read nothing since its last write, otherwise after all tasks
+    /// that are ready now. It is delayed only once: a peer that sends without a pause, and is read before every write, must
+    /// not hold up the writes for ever.
     pub(super) fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
         let has_read = std::mem::take(&mut self.has_read);
-        self.has_waited = has_read && !self.has_waited && batching_enabled();
-        if !self.has_waited {
+        self.has_yielded = has_read && !self.has_yielded && batching_enabled();
+        if !self.has_yielded {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -66,28 +68,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_several_upload_what_was_read_is_answered_after_the_others() {
+    fn with_several_uploads_a_write_after_a_read_is_delayed_once() {
         let cx = Context::from_waker(Waker::noop());
-        let mut turn = BatchGate::default();
+        let mut gate = BatchGate::default();
         let few: Vec<_> = (0..FEW).map(|_| BusyUpload::begin()).collect();
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
         let one_more = BusyUpload::begin();
-        turn.read();
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Pending);
-        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
-        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
-        // One who is read before each write.
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Pending);
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Pending);
+        gate.read();
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Pending);
+        assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
+        assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
+        // A connection that is read before every write.
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Pending);
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Pending);
         drop(one_more);
-        turn.read();
-        assert_eq!(turn.poll_write(&cx), Poll::Ready(()));
+        gate.read();
+        assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
         drop(few);
         assert_eq!(UPLOADS.get(), 0);
     }

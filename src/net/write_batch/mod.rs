@@ -1,10 +1,10 @@
-//! Writing together. When a worker comes back from the kernel many of its connections have something to read, and what
-//! each reads makes it write. A write wakes a process on the other side, and waking one that sleeps costs an interrupt to
-//! its processor. So what was read is answered only when all that were ready along with it have been read, too: the
-//! answers then go out one behind the other, and whoever was woken by the first finds the rest.
+//! Write batching. When a worker wakes up, many of its connections usually have something to read, and what each one reads
+//! makes it write. A write wakes a process on the other side, and waking a sleeping process costs an interrupt on its
+//! processor. So a connection that has read something writes only after all connections that were ready with it have read:
+//! their writes then follow each other, and a process that the first write wakes finds the others, too.
 //!
-//! Short answers are held and sent by one task in one go; long ones take one more poll of the task that has read before it
-//! writes. It pays where several do (`benches/runs/NOTES.md`).
+//! Short writes are queued, and one task sends the queues of all connections. Before a long write the task that has read
+//! is polled once more. This pays where several uploads run (`benches/runs/NOTES.md`).
 
 pub mod batch;
 mod stream;

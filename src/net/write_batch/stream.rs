@@ -1,4 +1,4 @@
-//! A TCP stream that takes its turn: what it has read is answered behind the others, and short answers go out together.
+//! A TCP stream with batched writes: after a read it writes behind the other connections, and short writes are queued.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -13,51 +13,56 @@ use tokio::net::TcpStream;
 
 use super::batch::{BatchGate, batching_enabled};
 
-/// What is short: replies, requests for links.
+/// Bytes of a write that is short: responses, requests for upload links.
 const SHORT: usize = 4 * 1024;
 
 thread_local! {
-    /// Streams that hold something.
+    /// Streams whose queued bytes are sent by the next batch.
     static QUEUED: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A TCP stream.
+/// A TCP stream whose writes are delayed behind those of other connections, while batching is on.
 pub struct Stream {
     inner: Rc<RefCell<Inner>>,
-    turn: BatchGate,
-    /// Short writes are held, too.
-    holds: bool,
+    gate: BatchGate,
+    /// Whether short writes are queued, too.
+    queues_short: bool,
 }
 
 struct Inner {
     tcp: TcpStream,
-    /// What was written and is not sent.
-    held: Vec<u8>,
-    /// It is in the outbox.
-    posted: bool,
-    /// Whoever wrote it, who is to send what the outbox could not.
+    /// Bytes that were written and are not sent.
+    unsent: Vec<u8>,
+    /// It is in [`QUEUED`].
+    is_queued: bool,
+    /// The task that wrote last: it sends what the batch could not.
     writer: Option<Waker>,
 }
 
 impl Stream {
-    /// One whose writes are sent before they are done.
+    /// With every write sent before it is ready.
     pub fn new(tcp: TcpStream) -> Self {
-        let inner = Inner { tcp, held: Vec::new(), posted: false, writer: None };
-        Self { inner: Rc::new(RefCell::new(inner)), turn: BatchGate::default(), holds: false }
+        let inner = Inner { tcp, unsent: Vec::new(), is_queued: false, writer: None };
+        Self {
+            inner: Rc::new(RefCell::new(inner)),
+            gate: BatchGate::default(),
+            queues_short: false,
+        }
     }
 
-    /// One whose short writes may be sent a little later: behind the others that are ready, in one go with theirs. That is
-    /// done even if it is dropped before; what the other side does not take then waits for this one's next read or write.
+    /// With short writes queued: they are ready before they are sent, and sent together with those of the other connections
+    /// that are ready now, even if this stream is dropped before. What the socket does not take is sent by the next read or
+    /// write.
     pub fn batched(tcp: TcpStream) -> Self {
-        Self { holds: true, ..Self::new(tcp) }
+        Self { queues_short: true, ..Self::new(tcp) }
     }
 
-    /// The other side's address.
+    /// The peer's address.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.inner.borrow().tcp.peer_addr()
     }
 
-    /// Short writes go out at once, without waiting for what was sent before to be acknowledged.
+    /// Whether short writes are sent before what was sent earlier is acknowledged.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.inner.borrow().tcp.set_nodelay(nodelay)
     }
@@ -69,55 +74,51 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if self.holds && inner.held.len() + length <= SHORT && batching_enabled() {
-            slices.iter().for_each(|slice| inner.held.extend_from_slice(slice));
+        if self.queues_short && inner.unsent.len() + length <= SHORT && batching_enabled() {
+            slices.iter().for_each(|slice| inner.unsent.extend_from_slice(slice));
             inner.writer = Some(cx.waker().clone());
-            if !inner.posted {
-                inner.posted = true;
+            if !inner.is_queued {
+                inner.is_queued = true;
                 enqueue(self.inner.clone());
             }
             return Poll::Ready(Ok(length));
         }
         ready!(inner.poll_send(cx))?;
-        ready!(self.turn.poll_write(cx));
+        ready!(self.gate.poll_write(cx));
         Pin::new(&mut inner.tcp).poll_write_vectored(cx, slices)
     }
 }
 
 impl Inner {
-    /// Sends what is held.
+    /// Sends the unsent bytes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.held.is_empty() {
-            let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.held));
-            self.sent(sent?);
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.unsent));
+            self.unsent.drain(..sent?);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The same without waiting. Who cannot be sent to is found out by reading from him.
+    /// Sends what the socket takes now. A broken connection is noticed by the next read.
     fn send_now(&mut self) {
-        self.posted = false;
+        self.is_queued = false;
         let writer = self.writer.take();
-        match self.tcp.try_write(&self.held) {
-            Ok(sent) => self.sent(sent),
+        match self.tcp.try_write(&self.unsent) {
+            Ok(sent) => drop(self.unsent.drain(..sent)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.held.clear(),
+            Err(_) => self.unsent.clear(),
         }
-        if !self.held.is_empty() {
+        if !self.unsent.is_empty() {
             writer.inspect(Waker::wake_by_ref);
         }
     }
-
-    fn sent(&mut self, bytes: usize) {
-        self.held.drain(..bytes);
-    }
 }
 
-/// Puts a stream into the outbox, which is emptied behind all that are ready now.
+/// Queues a stream for the next batch, which is sent after all tasks that are ready now.
 fn enqueue(stream: Rc<RefCell<Inner>>) {
-    let is_first = QUEUED.with_borrow_mut(|outbox| {
-        outbox.push(stream);
-        outbox.len() == 1
+    let is_first = QUEUED.with_borrow_mut(|queued| {
+        queued.push(stream);
+        queued.len() == 1
     });
     if is_first {
         rt::spawn(async {
@@ -135,14 +136,14 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
-        if !inner.posted && !inner.held.is_empty() {
-            // What comes of it is seen by the next write, or read.
+        if !inner.is_queued && !inner.unsent.is_empty() {
+            // A failure is reported by the next write or read.
             let _ = inner.poll_send(cx);
         }
         let polled = Pin::new(&mut inner.tcp).poll_read(cx, buffer);
         drop(inner);
         if polled.is_ready() {
-            self.turn.read();
+            self.gate.read();
         }
         polled
     }
@@ -169,10 +170,10 @@ impl AsyncWrite for Stream {
         true
     }
 
-    /// What is in the outbox is as good as sent.
+    /// Ready before queued bytes are sent.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
-        if inner.posted { Poll::Ready(Ok(())) } else { inner.poll_send(cx) }
+        if inner.is_queued { Poll::Ready(Ok(())) } else { inner.poll_send(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -200,84 +201,84 @@ mod tests {
         rt::System::new().block_on(test);
     }
 
-    /// A stream, its other end, and so many uploads that short writes are held.
+    /// A stream, its peer, and enough uploads for batching.
     async fn connected() -> (Stream, net::TcpStream, Vec<BusyUpload>) {
         let listener = net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let near = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        near.set_nonblocking(true).unwrap();
-        let far = listener.accept().unwrap().0;
-        far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let near = TcpStream::from_std(near).unwrap();
-        near.writable().await.unwrap();
+        let local = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        local.set_nonblocking(true).unwrap();
+        let peer = listener.accept().unwrap().0;
+        peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let local = TcpStream::from_std(local).unwrap();
+        local.writable().await.unwrap();
         let uploads = (0..=FEW).map(|_| BusyUpload::begin()).collect();
-        (Stream::batched(near), far, uploads)
+        (Stream::batched(local), peer, uploads)
     }
 
-    /// Lets everybody have a turn who is ready.
-    async fn a_turn() {
+    /// Lets all tasks run that are ready.
+    async fn run_ready_tasks() {
         rt::spawn(async {}).await.unwrap();
     }
 
-    fn has_come(far: &mut net::TcpStream) -> bool {
-        far.set_nonblocking(true).unwrap();
-        let came = far.peek(&mut [0]);
-        far.set_nonblocking(false).unwrap();
-        came.is_ok_and(|bytes| bytes > 0)
+    fn has_arrived(peer: &mut net::TcpStream) -> bool {
+        peer.set_nonblocking(true).unwrap();
+        let peeked = peer.peek(&mut [0]);
+        peer.set_nonblocking(false).unwrap();
+        peeked.is_ok_and(|bytes| bytes > 0)
     }
 
     #[test]
-    fn short_answers_wait_for_the_others() {
+    fn short_writes_are_sent_after_the_other_tasks() {
         run(async {
-            let (mut stream, mut far, mut uploads) = connected().await;
-            let (mut other, mut other_far, _) = connected().await;
+            let (mut stream, mut peer, mut uploads) = connected().await;
+            let (mut other, mut other_peer, _) = connected().await;
             stream.write_all(b"one").await.unwrap();
             stream.flush().await.unwrap();
             other.write_all(b"other").await.unwrap();
             stream.write_all(b" two").await.unwrap();
-            assert!(!has_come(&mut far) && !has_come(&mut other_far));
-            a_turn().await;
-            let mut came = [0; 7];
-            far.read_exact(&mut came).unwrap();
-            assert_eq!(&came, b"one two");
-            other_far.read_exact(&mut came[..5]).unwrap();
-            // Nobody waits where there are few.
+            assert!(!has_arrived(&mut peer) && !has_arrived(&mut other_peer));
+            run_ready_tasks().await;
+            let mut received = [0; 7];
+            peer.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"one two");
+            other_peer.read_exact(&mut received[..5]).unwrap();
+            // With few uploads nothing is queued.
             uploads.truncate(FEW);
             stream.write_all(b"now").await.unwrap();
-            assert!(has_come(&mut far));
+            assert!(has_arrived(&mut peer));
         });
     }
 
     #[test]
-    fn what_is_written_later_comes_later() {
+    fn writes_stay_in_order() {
         run(async {
-            let (mut stream, mut far, _uploads) = connected().await;
+            let (mut stream, mut peer, _uploads) = connected().await;
             stream.write_all(b"short").await.unwrap();
             stream.write_all(&LONG).await.unwrap();
             stream.write_all(b"end").await.unwrap();
             stream.shutdown().await.unwrap();
-            let mut came = Vec::new();
-            far.read_to_end(&mut came).unwrap();
-            assert_eq!(came, [&b"short"[..], &LONG, b"end"].concat());
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).unwrap();
+            assert_eq!(received, [&b"short"[..], &LONG, b"end"].concat());
         });
     }
 
     #[test]
-    fn what_is_held_is_sent_even_if_nobody_is_left() {
+    fn queued_bytes_of_a_dropped_stream_are_sent() {
         run(async {
-            let (mut stream, mut far, _uploads) = connected().await;
+            let (mut stream, mut peer, _uploads) = connected().await;
             stream.write_all(b"bye").await.unwrap();
             drop(stream);
-            a_turn().await;
-            let mut came = Vec::new();
-            far.read_to_end(&mut came).unwrap();
-            assert_eq!(came, b"bye");
+            run_ready_tasks().await;
+            let mut received = Vec::new();
+            peer.read_to_end(&mut received).unwrap();
+            assert_eq!(received, b"bye");
         });
     }
 
     #[test]
-    fn a_full_connection_is_sent_the_rest_when_it_takes_it() {
+    fn bytes_that_a_full_socket_did_not_take_are_sent_later() {
         run(async {
-            let (mut stream, mut far, _uploads) = connected().await;
+            let (mut stream, mut peer, _uploads) = connected().await;
             let mut sent = 0;
             loop {
                 let written = std::future::poll_fn(|cx| {
@@ -289,13 +290,13 @@ mod tests {
                 }
             }
             stream.write_all(b"the end").await.unwrap();
-            a_turn().await;
+            run_ready_tasks().await;
             let reader = std::thread::spawn(move || {
-                let mut came = vec![0; sent + 7];
-                far.read_exact(&mut came).unwrap();
-                came
+                let mut received = vec![0; sent + 7];
+                peer.read_exact(&mut received).unwrap();
+                received
             });
-            // It waits for the other side, as connections do, and hears that it was closed.
+            // Reads until the peer closes, and sends the rest meanwhile.
             assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
             assert!(reader.join().unwrap().ends_with(b"the end"));
         });

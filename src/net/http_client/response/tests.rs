@@ -1,4 +1,4 @@
-//! Replies as they come: whole, cut anywhere, without end, and at each bound.
+//! Responses: complete, cut anywhere, endless, and at each bound.
 
 use super::*;
 use proptest::prelude::*;
@@ -7,55 +7,53 @@ use proptest::prelude::*;
 struct Seen(Vec<(String, Vec<u8>)>);
 
 impl HeaderVisitor for Seen {
-    fn see(&mut self, name: &str, value: &[u8]) {
+    fn visit(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.to_owned(), value.to_owned()));
     }
 }
 
-/// What a parser makes of `bytes` that come in pieces of `step`, and whether the connection is kept.
-fn received(bytes: &[u8], step: usize) -> (Result<Response, ResponseError>, bool) {
-    received_in(bytes.chunks(step))
+/// The result of parsing `bytes` that are received `step` at a time, and whether the connection can be used again.
+fn parsed(bytes: &[u8], step: usize) -> (Result<Response, ResponseError>, bool) {
+    parsed_in(bytes.chunks(step))
 }
 
-fn received_in<'a>(
-    pieces: impl Iterator<Item = &'a [u8]>,
-) -> (Result<Response, ResponseError>, bool) {
+fn parsed_in<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Result<Response, ResponseError>, bool) {
     let mut parser = ResponseParser::new(64);
     let mut result = None;
-    for piece in pieces {
-        parser.room().extend_from_slice(piece);
-        if let Some(ended) = result.is_none().then(|| parser.advance(&mut ())) {
-            result = ended.transpose();
+    for part in parts {
+        parser.buffer().extend_from_slice(part);
+        if let Some(advanced) = result.is_none().then(|| parser.advance(&mut ())) {
+            result = advanced.transpose();
         }
     }
     let result = result.unwrap_or_else(|| parser.end(None));
-    let keeps = result.is_ok() && parser.keeps();
-    (result, keeps)
+    let reusable = result.is_ok() && parser.is_reusable();
+    (result, reusable)
 }
 
-/// Without the causes, which differ with what was there when the fault was seen.
-fn alike(
-    (result, keeps): (Result<Response, ResponseError>, bool),
+/// Without the causes, which depend on the bytes received when the fault is seen.
+fn without_causes(
+    (result, reusable): (Result<Response, ResponseError>, bool),
 ) -> (Result<Response, Option<u16>>, bool) {
     let failed = |failure| match failure {
-        ResponseError::Unanswered(_) => None,
-        ResponseError::CutShort { status, .. } => Some(status),
+        ResponseError::NoResponse(_) => None,
+        ResponseError::BadBody { status, .. } => Some(status),
     };
-    (result.map_err(failed), keeps)
+    (result.map_err(failed), reusable)
 }
 
-/// The same however it comes.
-fn reply(text: &str) -> (Result<Response, ResponseError>, bool) {
-    let whole = received(text.as_bytes(), usize::MAX);
+/// The result for `text`, which is the same however it is cut.
+fn response(text: &str) -> (Result<Response, ResponseError>, bool) {
+    let whole = parsed(text.as_bytes(), usize::MAX);
     for step in 1..text.len() {
-        assert_eq!(received(text.as_bytes(), step), whole, "{text:?} by {step}");
+        assert_eq!(parsed(text.as_bytes(), step), whole, "{text:?} by {step}");
     }
     whole
 }
 
 #[test]
-fn a_reply_ends_where_it_says() {
-    for (text, status, body, keeps) in [
+fn a_response_ends_where_it_says() {
+    for (text, status, body, reusable) in [
         ("HTTP/1.1 204 No Content\r\n\r\n", 204, "", true),
         ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", 204, "", true),
         ("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", 204, "", false),
@@ -106,12 +104,12 @@ fn a_reply_ends_where_it_says() {
         ),
     ] {
         let expected = Response { status, body: Bytes::from_static(body.as_bytes()) };
-        assert_eq!(reply(text), (Ok(expected), keeps), "{text:?}");
+        assert_eq!(response(text), (Ok(expected), reusable), "{text:?}");
     }
 }
 
 #[test]
-fn what_is_no_reply_is_none() {
+fn what_is_not_a_response_is_an_error() {
     let long = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(2 * HEAD_LIMIT));
     for text in [
         "",
@@ -125,9 +123,9 @@ fn what_is_no_reply_is_none() {
         "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ] {
-        assert!(matches!(reply(text).0, Err(ResponseError::Unanswered(_))), "{text:?}");
+        assert!(matches!(response(text).0, Err(ResponseError::NoResponse(_))), "{text:?}");
     }
-    assert!(matches!(received(long.as_bytes(), 999).0, Err(ResponseError::Unanswered(_))));
+    assert!(matches!(parsed(long.as_bytes(), 999).0, Err(ResponseError::NoResponse(_))));
     let long = "b".repeat(65);
     for text in [
         "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
@@ -142,19 +140,17 @@ fn what_is_no_reply_is_none() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n;x=y\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
     ] {
-        let cut_short = matches!(reply(text).0, Err(ResponseError::CutShort { status: 200, .. }));
-        assert!(cut_short, "{text:?}");
+        let bad_body = matches!(response(text).0, Err(ResponseError::BadBody { status: 200, .. }));
+        assert!(bad_body, "{text:?}");
     }
 }
 
 /// At each bound, and one byte or line beyond it.
 #[test]
-fn what_comes_has_bounds_however_it_comes() {
+fn the_bounds_hold_however_a_response_is_cut() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let reply_head = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\na: ";
-    let head = |length: usize| {
-        format!("{reply_head}{}\r\n\r\n", "b".repeat(length - reply_head.len() - 4))
-    };
+    let start = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\na: ";
+    let head = |length: usize| format!("{start}{}\r\n\r\n", "b".repeat(length - start.len() - 4));
     let lines = |count| {
         format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", "a: b\r\n".repeat(count - 1))
     };
@@ -191,18 +187,18 @@ fn what_comes_has_bounds_however_it_comes() {
         ("chunks", chunks(64), chunks(65)),
     ] {
         for step in [usize::MAX, 4096, 1000, 7, 1] {
-            let (result, _) = received(within.as_bytes(), step);
+            let (result, _) = parsed(within.as_bytes(), step);
             assert!(result.is_ok(), "{name} by {step}: {result:?}");
-            let (result, keeps) = received(beyond.as_bytes(), step);
+            let (result, reusable) = parsed(beyond.as_bytes(), step);
             assert!(result.is_err(), "{name} by {step}: {result:?}");
-            assert!(!keeps, "{name} by {step}");
+            assert!(!reusable, "{name} by {step}");
         }
     }
 }
 
-/// Without end, and with nothing behind it: what is held stays small, and it is given up.
+/// Few bytes are buffered, and the response becomes an error.
 #[test]
-fn what_has_no_end_is_given_up() {
+fn an_endless_response_is_an_error() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (start, again) in [
         ("", "HTTP/1.1 100 Continue\r\n\r\n"),
@@ -220,45 +216,45 @@ fn what_has_no_end_is_given_up() {
         (&format!("{chunked}0\r\na: "), "b"),
     ] {
         let mut parser = ResponseParser::new(1024);
-        parser.room().extend_from_slice(start.as_bytes());
+        parser.buffer().extend_from_slice(start.as_bytes());
         let mut rounds = 0;
-        while let Ok(reply) = parser.advance(&mut ()) {
-            assert_eq!(reply, None, "{start:?} {again:?}");
+        while let Ok(response) = parser.advance(&mut ()) {
+            assert_eq!(response, None, "{start:?} {again:?}");
             assert!(rounds <= HEAD_LIMIT, "{start:?} {again:?}");
             rounds += 1;
-            parser.room().extend_from_slice(again.as_bytes());
+            parser.buffer().extend_from_slice(again.as_bytes());
             assert!(parser.received.len() <= HEAD_LIMIT + again.len());
         }
     }
 }
 
 #[test]
-fn one_reply_follows_another_on_what_is_kept() {
+fn one_response_follows_another_on_a_connection() {
     let mut parser = ResponseParser::new(64);
     for (name, value) in [("a", "1"), ("b", "2")] {
         let mut seen = Seen::default();
         let text =
             format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n{name}: {value}\r\n\r\n{value}");
-        parser.room().extend_from_slice(text.as_bytes());
-        let reply = parser.advance(&mut seen).unwrap().unwrap();
-        assert_eq!(&reply.body, value);
+        parser.buffer().extend_from_slice(text.as_bytes());
+        let response = parser.advance(&mut seen).unwrap().unwrap();
+        assert_eq!(&response.body, value);
         assert_eq!(seen.0.last(), Some(&(name.to_owned(), value.into())));
-        assert!(parser.keeps());
+        assert!(parser.is_reusable());
         parser.clear();
     }
 }
 
 proptest! {
-    /// Replies that are good, or nearly so: cut at every byte, each is read as it is in one piece.
+    /// Responses that are good, or nearly so: cut at any byte, each is parsed as it is in one part.
     #[test]
-    fn a_reply_is_the_same_wherever_it_is_cut(
+    fn a_response_is_the_same_wherever_it_is_cut(
         interim in 0usize..3,
         status in prop_oneof![Just(200), Just(204), Just(403), Just(503)],
         framing in 0usize..5,
         body in proptest::collection::vec(any::<u8>(), 0..70),
         chunk in 1usize..9,
-        behind in prop_oneof![Just(""), Just("\r\n"), Just("HTTP/1.1 200 OK\r\n\r\n")],
-        spoilt in proptest::option::weighted(0.3, (any::<u16>(), any::<u8>())),
+        after in prop_oneof![Just(""), Just("\r\n"), Just("HTTP/1.1 200 OK\r\n\r\n")],
+        damaged in proptest::option::weighted(0.3, (any::<u16>(), any::<u8>())),
     ) {
         let mut bytes = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".repeat(interim).into_bytes();
         let fields = match framing {
@@ -270,31 +266,31 @@ proptest! {
         };
         bytes.extend(format!("HTTP/1.1 {status} x\r\n{fields}x-cos-request-id: a\r\n\r\n").bytes());
         if matches!(framing, 1 | 3) {
-            for piece in body.chunks(chunk) {
-                bytes.extend(format!("{:x};x=y\r\n", piece.len()).bytes());
-                bytes.extend(piece);
+            for part in body.chunks(chunk) {
+                bytes.extend(format!("{:x};x=y\r\n", part.len()).bytes());
+                bytes.extend(part);
                 bytes.extend(b"\r\n");
             }
             bytes.extend(b"0\r\nA: b\r\n\r\n");
         } else {
             bytes.extend(&body);
         }
-        bytes.extend(behind.bytes());
-        if let Some((at, byte)) = spoilt {
+        bytes.extend(after.bytes());
+        if let Some((at, byte)) = damaged {
             let at = usize::from(at) % bytes.len();
             bytes[at] = byte;
         }
-        let whole = alike(received(&bytes, usize::MAX));
+        let whole = without_causes(parsed(&bytes, usize::MAX));
         for cut in 1..bytes.len() {
-            let (before, after) = bytes.split_at(cut);
-            prop_assert_eq!(&alike(received_in([before, after].into_iter())), &whole, "cut at {}", cut);
+            let (first, second) = bytes.split_at(cut);
+            prop_assert_eq!(&without_causes(parsed_in([first, second].into_iter())), &whole, "cut at {}", cut);
         }
-        prop_assert_eq!(alike(received(&bytes, 1)), whole);
+        prop_assert_eq!(without_causes(parsed(&bytes, 1)), whole);
     }
 
-    /// Nothing that comes makes it panic, hold more than a bounded part of it, or depends on how it comes.
+    /// No bytes make it panic or buffer more than its bounds, and the result does not depend on how they are cut.
     #[test]
-    fn whatever_comes_is_read_alike(
+    fn any_bytes_give_one_result_however_they_are_cut(
         picks in proptest::collection::vec(0usize..16, 0..24),
         raw in proptest::collection::vec(any::<u8>(), 0..8),
         step in 1usize..9,
@@ -307,7 +303,7 @@ proptest! {
         let mut bytes = tokens[0].to_vec();
         bytes.extend(picks.iter().flat_map(|pick| tokens[*pick].iter().copied()));
         prop_assert_eq!(
-            alike(received(&bytes, step)), alike(received(&bytes, usize::MAX))
+            without_causes(parsed(&bytes, step)), without_causes(parsed(&bytes, usize::MAX))
         );
     }
 }
