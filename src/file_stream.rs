@@ -1,20 +1,21 @@
-//! A file on its way to COS, as whoever reads it from the client gives it: pieces in order, and how it ended.
+//! A file on its way from the client to COS: its content in chunks, then how it ended. It is what `inbound` gives and `cos`
+//! takes, so that neither imports the other.
 
 use bytes::Bytes;
 use futures::stream::LocalBoxStream;
 
-/// An error of the source's own kind.
+/// An error of the source.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A file's content in order, then how it ended. Whatever follows [`FileEvent::End`] is never asked for.
+/// A file's content in order, then how it ended. The stream is not polled after [`FileEvent::End`].
 pub type Source = LocalBoxStream<'static, Result<FileEvent, BoxError>>;
 
-/// A piece of a [`Source`].
+/// An item of a [`Source`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileEvent {
     /// Content; never empty.
     Content(Bytes),
-    /// The content is complete, and what was read behind it is valid.
+    /// The content is complete, and the rest of the request that was read is valid.
     End(FileEnd),
 }
 
@@ -23,18 +24,18 @@ pub enum FileEvent {
 pub struct FileEnd {
     /// No other file follows.
     pub last: bool,
-    /// What stood behind the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF.
-    /// The source sees to it that it is short.
+    /// What followed the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF. The source
+    /// limits its length.
     pub epilogue: Bytes,
 }
 
-/// How long the part of our form is that is not ours.
+/// The length of the client's bytes in the form that is sent to COS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileLength {
     /// The file has this many bytes.
     Known(u64),
-    /// If the file is the request's last part, it and the client's epilogue have this many bytes together. The
-    /// epilogue is mirrored behind our closing delimiter, so the sum is exact whichever it is.
+    /// If the file is the request's last part, it and the client's epilogue have this many bytes together. The epilogue
+    /// is repeated after the form's closing delimiter, so that the sum is exact whatever its length is.
     Assumed(u64),
 }
 

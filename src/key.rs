@@ -1,7 +1,7 @@
-//! Object keys: what WeChat and COS accept, and the template that makes them.
+//! Object keys: which paths WeChat and COS accept, and the template that makes keys.
 //!
-//! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324; `$` is expanded in a form's
-//! `key`); the user's documents name the `$` trap themselves.
+//! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324). COS expands `$` in a form's `key`,
+//! as its documentation warns.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// COS's limit, in bytes of UTF-8.
 pub const MAX_KEY: usize = 850;
-/// Discouraged by the vendor in keys, and `$`.
+/// Characters that the vendor discourages in keys, and `$`.
 const REFUSED: &[char] = &['`', '^', '"', '\\', '{', '}', '[', ']', '~', '%', '#', '>', '<', '$'];
 
 /// Why a path cannot be a key.
@@ -29,9 +29,9 @@ pub enum KeyError {
     EmptySegment,
     #[error("the path has a `.` or `..` folder")]
     DotSegment,
-    #[error("the path holds a control character")]
+    #[error("the path contains a control character")]
     Control,
-    #[error("the path holds `{0}`, which COS does not take or expands")]
+    #[error("the path contains `{0}`, which COS discourages or expands")]
     Character(char),
     #[error("the path is longer than {MAX_KEY} bytes")]
     TooLong,
@@ -46,7 +46,7 @@ pub struct Key(String);
 impl Key {
     /// Checks a path and brings it into NFC.
     pub fn parse(path: &str) -> Result<Self, KeyError> {
-        // Before it is normalized. No text becomes shorter than a third of itself by that (UAX 15, 9.1).
+        // Bounds the work of normalizing, which makes no text shorter than a third (UAX 15, 9.1).
         if path.len() > 4 * MAX_KEY {
             return Err(KeyError::TooLong);
         }
@@ -73,25 +73,25 @@ impl Key {
         if path.contains(char::is_control) {
             return Err(KeyError::Control);
         }
-        if let Some(found) = path.chars().find(|character| REFUSED.contains(character)) {
-            return Err(KeyError::Character(found));
+        if let Some(refused) = path.chars().find(|character| REFUSED.contains(character)) {
+            return Err(KeyError::Character(refused));
         }
         Ok(Self(path))
     }
 
-    /// What [`Key::parse`] takes, but for its length, as a pattern (ECMA 262) for descriptions. No lookahead in it:
-    /// not everyone's patterns have that.
+    /// What [`Key::parse`] accepts, apart from the length, as a pattern (ECMA 262) for the API's description. It has no
+    /// lookahead, which some regular expression engines do not support.
     pub fn pattern() -> String {
         let segment = segment_pattern();
         format!("^{segment}(/{segment})*$")
     }
 
-    /// The key without `/` at either end.
+    /// The key, without `/` at either end.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Likewise.
+    /// The key, without `/` at either end.
     pub fn into_string(self) -> String {
         self.0
     }
@@ -103,15 +103,15 @@ impl fmt::Display for Key {
     }
 }
 
-/// A folder's or file's name that is neither `.` nor `..`.
+/// A pattern for the name of a folder or file that is neither `.` nor `..`.
 fn segment_pattern() -> String {
     let escaped = |character: &char| match character {
         '\\' | '[' | ']' | '^' => format!("\\{character}"),
         character => character.to_string(),
     };
     let refused: String = REFUSED.iter().map(escaped).collect();
-    let taken = |but: &str| format!(r"[^/{but}\u0000-\u001f\u007f-\u009f{refused}]");
-    let (any, first) = (taken(""), taken("."));
+    let allowed = |except: &str| format!(r"[^/{except}\u0000-\u001f\u007f-\u009f{refused}]");
+    let (any, first) = (allowed(""), allowed("."));
     format!(r"({first}{any}*|\.{first}{any}*|\.\.{any}+)")
 }
 
@@ -119,7 +119,7 @@ fn segment_pattern() -> String {
 #[derive(Debug, Clone)]
 pub struct Template(String);
 
-/// What a template is filled with.
+/// The values of a template's placeholders.
 pub struct Values<'a> {
     /// The calling client's name.
     pub client: &'a str,
@@ -138,13 +138,13 @@ impl Template {
         Self(text.to_owned())
     }
 
-    /// Whether no two keys are the same.
+    /// Whether the template makes a new key every time.
     pub fn is_unique(&self) -> bool {
         self.0.contains("{uuid}")
     }
 
-    /// Makes a key, under `prefix` (a folder ending with `/`, or nothing). The client's folder stands where the
-    /// template has `{dir}`, otherwise before the file's name: it never leaves the template's own folder.
+    /// Makes a key under `prefix` (a folder ending with `/`, or nothing). The client's folder replaces `{dir}`; a template
+    /// without `{dir}` has it before the file's name. The key never leaves the template's own folder.
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
         let dir = values.dir.map(folder).transpose()?.flatten().unwrap_or_default();
         let template = if self.0.contains("{dir}") || dir.is_empty() {
@@ -161,9 +161,9 @@ impl Template {
         path.push_str(prefix);
         let mut rest = &*template;
         while let Some((before, after)) = rest.split_once('{') {
-            let (placeholder, behind) = after.split_once('}').unwrap_or((after, ""));
+            let (placeholder, next) = after.split_once('}').unwrap_or((after, ""));
             path.push_str(before);
-            // A string takes everything.
+            // Writing to a string does not fail.
             let _ = match placeholder {
                 "yyyy" => write!(path, "{:04}", date.year()),
                 "mm" => write!(path, "{:02}", date.month()),
@@ -175,10 +175,10 @@ impl Template {
                 "name" => path.write_str(&safe(stem)),
                 _ => Ok(()),
             };
-            rest = behind;
+            rest = next;
         }
         path.push_str(rest);
-        // A placeholder that came out empty leaves no empty folder.
+        // An empty placeholder must not leave an empty folder.
         while path.contains("//") {
             path = path.replace("//", "/");
         }
@@ -186,13 +186,13 @@ impl Template {
     }
 }
 
-/// What a client's folder may be, as [`Key::pattern`] is for a key.
+/// The pattern of a client's folder, as [`Key::pattern`] is that of a key.
 pub fn folder_pattern() -> String {
     let segment = segment_pattern();
     format!("^/*({segment}(/{segment})*/*)?$")
 }
 
-/// The client's folder: checked like a key, slashes at its ends forgiven.
+/// The client's folder: checked like a key, but slashes at its ends are allowed.
 pub fn folder(dir: &str) -> Result<Option<String>, KeyError> {
     match dir.trim_matches('/') {
         "" => Ok(None),
@@ -200,8 +200,8 @@ pub fn folder(dir: &str) -> Result<Option<String>, KeyError> {
     }
 }
 
-/// A file's name as `{name}`, which is yet to be made safe, and `{ext}`, which has its dot, is lower case, and holds
-/// letters and digits only.
+/// Splits a file's name into `{name}`, which is not yet checked, and `{ext}`: a dot, then lower-case letters and digits
+/// only.
 fn split_name(name: &str) -> (&str, String) {
     match name.rsplit_once('.') {
         Some((stem, extension))
@@ -214,16 +214,16 @@ fn split_name(name: &str) -> (&str, String) {
     }
 }
 
-/// What a key does not take becomes `_`.
+/// The text with `_` for every character that a key may not have.
 fn safe(text: &str) -> String {
     const LONGEST: usize = 200;
     let mut safe = String::new();
     for character in text.nfc() {
-        let taken = !(character.is_control() || character == '/' || REFUSED.contains(&character));
+        let allowed = !(character.is_control() || character == '/' || REFUSED.contains(&character));
         if safe.len() + character.len_utf8() > LONGEST {
             break;
         }
-        safe.push(if taken { character } else { '_' });
+        safe.push(if allowed { character } else { '_' });
     }
     match safe.trim_matches([' ', '.']) {
         "" => "_".to_owned(),
@@ -237,7 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn paths_that_are_no_keys() {
+    fn invalid_paths_are_refused() {
         for (path, error) in [
             ("", KeyError::Empty),
             ("/a", KeyError::LeadingSlash),
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn keys_are_in_nfc() {
         assert_eq!(Key::parse("e\u{301}.png"), Key::parse("\u{e9}.png"));
-        // Hangul shrinks most: nine bytes become three.
+        // Hangul shrinks most: 9 bytes become 3.
         let syllables = "\u{1112}\u{1161}\u{11ab}".repeat(283);
         assert_eq!(Key::parse(&syllables).map(|key| key.as_str().len()), Ok(849));
         assert_eq!(Key::parse(&"e\u{301}".repeat(1_000_000)), Err(KeyError::TooLong));
@@ -310,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_name_the_key_is_valid_and_stays_in_its_folder(name in any::<String>(), dir in any::<String>()) {
+        fn any_name_gives_a_valid_key_inside_its_folder(name in any::<String>(), dir in any::<String>()) {
             for dir in [None, Some(dir.as_str())] {
                 if let Ok(key) = rendered("a/{dir}/{name}{ext}", dir, &name, "team/") {
                     prop_assert!(key.starts_with("team/a/"));

@@ -2,20 +2,38 @@
 //!
 //! # One upload
 //!
-//! `http::upload` calls the stages in order; each knows the data of those below it and nothing of those above:
+//! 1. `server`: accepts the connection, within the limits, and reads the request's head.
+//! 2. `http/middleware`: checks the origin, gives the request an id, logs it, reads an unwanted body to its end.
+//! 3. `guard`: authenticates the client, its rights and rates, before a byte of the body is read.
+//! 4. `inbound`: the form's fields, then the file's bytes as they arrive, with what is known of their length.
+//! 5. `key`: the object's path, the client's own or the template's.
+//! 6. `wechat`: an upload link for that path, by an access token that all workers share.
+//! 7. `cos`: the form for COS with its exact length. Its last delimiter is sent only after the client's body has ended
+//!    validly, and COS's response is read while the form is still being sent.
+//! 8. `http/response`: the file's id and a stable URL, in the shape that the client reads.
 //!
-//! 1. [`guard`]: who is calling, and may they? Before a byte of the body is read.
-//! 2. [`inbound`]: the form's fields, then the file's bytes as they come, with what is known of their length.
-//! 3. [`key`]: the object's path, the client's own or the template's.
-//! 4. [`wechat`]: an upload link for that path, by an access token that all workers share.
-//! 5. [`cos`]: the form COS wants, its length announced exactly, its last delimiter sent only after the client's
-//!    body has ended validly, its verdict read while it is still being sent.
-//! 6. `http::reply`: the file's id and a stable address.
+//! In memory there is only a bounded window of each file's beginning, so that a failed attempt can be repeated.
 //!
-//! WeChat's calls and the form go over connections that each worker keeps ([`pool`]).
+//! # Folders
 //!
-//! Nothing is buffered but a bounded window of each file's beginning ([`memory`]), so that a failed attempt can be
-//! repeated.
+//! Imports go one way: cli > app > http > guard, inbound, wechat, cos > server, net, memory, settings.
+//!
+//! | folder | what to find there |
+//! |---|---|
+//! | `cli` | the commands: upload, hash-key, doctor |
+//! | `app` | builds the gateway from its settings and serves until a signal (`shutdown`) |
+//! | `http` | API and upload handlers, the table of problems (`problem`), routes, OpenAPI, the console |
+//! | `http/middleware` | refusal of a foreign Origin (`origin`), lingering close of HTTP bodies (`request_body`) |
+//! | `http/response` | response shapes of editors: wangEditor and others (`editors`), profiles (`profile`) |
+//! | `guard` | API keys, tickets, rate limits, idempotency, signed file URLs |
+//! | `inbound` | multipart and raw bodies: the announced length (`body`), the form's parts (`form`), the size limit (`limit`) |
+//! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
+//! | `cos` | upload to COS; check of the announced length against the file's bytes (`outgoing`), COS's response |
+//! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close of sockets (`reader_io`) |
+//! | `net` | TLS set-up, the HTTP/1.1 client, write batching, timers |
+//! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
+//! | `settings` | files and environment, checks, defaults |
+//! | `sandbox` | stand-ins for WeChat and COS |
 
 pub mod app;
 pub mod cli;

@@ -9,7 +9,7 @@ use tcb_upload_gateway::memory::malloc;
 use tcb_upload_gateway::settings::Settings;
 use tcb_upload_gateway::telemetry;
 
-/// sysexits.h: a configuration that cannot be used.
+/// Of sysexits.h: the arguments or settings cannot be used.
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {

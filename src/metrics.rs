@@ -1,5 +1,4 @@
-//! What is measured: the names, labels and help texts of every metric, in one place. No label has values that grow with
-//! traffic.
+//! The metrics: the name, labels and help text of each. No label has values that grow in number with traffic.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Upper bounds in seconds: a link call takes milliseconds, a large file over a phone's uplink an hour.
+/// Upper bounds in seconds: an upload link takes milliseconds, a large file over a phone's uplink an hour.
 const SECONDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0];
 
@@ -31,14 +30,14 @@ pub struct Metrics {
     connections_shed: IntCounter,
 }
 
-/// A part of an upload that somebody else can be slow in.
+/// A part of an upload whose duration another party determines: WeChat, the client or COS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// WeChat's upload link.
     Link,
-    /// The form's way to COS, at the client's pace or COS's.
+    /// Sending the form to COS, at the client's speed or COS's.
     Send,
-    /// From the form's last byte to COS's reply.
+    /// From the form's last byte to COS's response.
     Verdict,
 }
 
@@ -55,7 +54,7 @@ impl Stage {
 }
 
 impl Metrics {
-    /// Every metric at zero. `results` are all the ends an upload can have.
+    /// Every metric at zero. `results` are all codes that an upload can fail with.
     pub fn new(results: impl Iterator<Item = &'static str>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, label: &[&str]| {
@@ -73,7 +72,7 @@ impl Metrics {
         registry.register(Box::new(upload_bytes.clone()))?;
         let connections_shed = IntCounter::new(
             "gateway_connections_shed_total",
-            "Connections that had to go, or were refused, because there were too many",
+            "Connections closed, or requests on them refused, because there were too many",
         )?;
         registry.register(Box::new(connections_shed.clone()))?;
         let upload_seconds = HistogramVec::new(
@@ -82,9 +81,12 @@ impl Metrics {
             &["stage"],
         )?;
         registry.register(Box::new(upload_seconds.clone()))?;
-        // Without labels, as vectors: they do not show until there is something to show.
+        // Vectors without labels are not shown until they have a value.
         let token_age = GaugeVec::new(
-            Opts::new("gateway_token_age_seconds", "Since the access token in use was fetched"),
+            Opts::new(
+                "gateway_token_age_seconds",
+                "Time since the access token in use was fetched",
+            ),
             &[],
         )?;
         registry.register(Box::new(token_age.clone()))?;
@@ -106,29 +108,29 @@ impl Metrics {
             upload_seconds,
             replays: counters(
                 "gateway_replays_total",
-                "Files that were sent to COS again, by what had gone wrong",
+                "Files sent to COS again, by what had gone wrong",
                 &["cause"],
             )?,
             token_refreshes: counters(
                 "gateway_token_refreshes_total",
-                "Access tokens by how they were come by: fetched, shared, failed",
+                "Attempts to get an access token by result: fetched, shared, failed",
                 &["result"],
             )?,
             token_age,
             redis_up,
             wechat_requests: counters(
                 "gateway_wechat_requests_total",
-                "Calls to WeChat by what kind of answer they had",
+                "Calls to WeChat by the class of the response's errcode",
                 &["call", "errcode_class"],
             )?,
             cos_responses: counters(
                 "gateway_cos_responses_total",
-                "Forms posted to COS by its answer: a class of statuses, or none",
+                "Forms posted to COS by the response: a class of statuses, or none",
                 &["class"],
             )?,
             memory_budget: gauge(
                 "gateway_memory_budget_bytes",
-                "Memory that replay windows and held files take of upload.memory_budget",
+                "Memory that replay windows and buffered files use of upload.memory_budget",
             )?,
             connections: gauge("gateway_connections", "Connections of clients")?,
             connections_shed,
@@ -146,12 +148,12 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// A file's upload ended: `stored` or a code.
+    /// Counts a file's upload by its result: `stored` or a problem's code.
     pub fn upload(&self, result: &'static str) {
         self.uploads.with_label_values(&[result]).inc();
     }
 
-    /// A file of this many bytes was stored.
+    /// Counts a stored file of this many bytes.
     pub fn stored(&self, bytes: u64) {
         self.upload(Self::STORED);
         self.upload_bytes.inc_by(bytes);
@@ -159,7 +161,7 @@ impl Metrics {
 
     const STORED: &str = "stored";
 
-    /// An upload request begins; it ends when what is returned is dropped.
+    /// Counts an upload request as in flight until the returned value is dropped.
     pub fn in_flight(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
@@ -169,12 +171,12 @@ impl Metrics {
         self.upload_seconds.with_label_values(&[stage.name()]).observe(took.as_secs_f64());
     }
 
-    /// A file is sent again.
+    /// Counts a file that is sent to COS again.
     pub fn replay(&self, cause: &'static str) {
         self.replays.with_label_values(&[cause]).inc();
     }
 
-    /// An access token was wanted: `fetched`, `shared` or `failed`.
+    /// Counts an attempt to get an access token: `fetched`, `shared` or `failed`.
     pub fn token(&self, result: &'static str) {
         self.token_refreshes.with_label_values(&[result]).inc();
     }
@@ -187,12 +189,12 @@ impl Metrics {
         self.wechat_requests.with_label_values(&[call, class]).inc();
     }
 
-    /// COS answered a form: `2xx` and so on, or `none`.
+    /// Counts COS's response to a form: `2xx` and so on, or `none`.
     pub fn cos(&self, class: &'static str) {
         self.cos_responses.with_label_values(&[class]).inc();
     }
 
-    /// A client has connected.
+    /// Counts a client's connection as open.
     pub fn connected(&self) {
         self.connections.inc();
     }
@@ -201,18 +203,18 @@ impl Metrics {
         self.connections.dec();
     }
 
-    /// There were too many connections.
+    /// Counts a connection that was closed, or a request that was refused, for lack of slots.
     pub fn shed(&self) {
         self.connections_shed.inc();
     }
 
-    /// All of them in Prometheus' text format; `kept` is what the memory budget has given out.
+    /// All metrics in Prometheus' text format; `buffered` are the bytes charged to the memory budget.
     pub fn text(
         &self,
-        kept: u64,
+        buffered: u64,
         token_age: Option<Duration>,
     ) -> Result<Vec<u8>, prometheus::Error> {
-        self.memory_budget.set(i64::try_from(kept).unwrap_or(i64::MAX));
+        self.memory_budget.set(i64::try_from(buffered).unwrap_or(i64::MAX));
         match token_age {
             Some(age) => self.token_age.with_label_values::<&str>(&[]).set(age.as_secs_f64()),
             None => self.token_age.reset(),

@@ -1,4 +1,4 @@
-//! From the signal to end to the end: what is still taken, what may still finish, and for how long.
+//! Shutting down after a signal: which requests are still accepted, which may still finish, and for how long.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,24 +13,24 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// For connections to end once no request runs: those of h2 cannot be told to.
+/// How long connections have to close once no request runs: an h2 client cannot be told to close its connection.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How long it may take.
+/// How long a shutdown may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownTimeouts {
-    /// Requests are still answered at least this long, so that a load balancer sees in time that we are not ready.
+    /// Requests are served for at least this long, so that a load balancer sees in time that the gateway is not ready.
     pub delay: Duration,
-    /// Requests that run get this long.
+    /// Running requests have this long to finish.
     pub grace: Duration,
 }
 
-/// Serves until a signal, then until no request runs: `requests` is closed meanwhile, so that no upload is begun, and
-/// `begun` is cancelled. A second signal ends it at once.
+/// Serves until a signal, then until no request runs. On the signal `requests` is closed, so that new uploads are refused,
+/// and `shutdown` is cancelled. A second signal ends the process at once.
 pub async fn serve(
     server: Server,
     requests: &TaskTracker,
-    begun: &CancellationToken,
+    shutdown: &CancellationToken,
     timeouts: ShutdownTimeouts,
     mut signals: Signals,
 ) -> io::Result<()> {
@@ -41,16 +41,16 @@ pub async fn serve(
         signal = signals.next() => signal,
     };
     requests.close();
-    begun.cancel();
-    tracing::info!(signal, requests = requests.len(), "told to end; no upload is begun any more");
+    shutdown.cancel();
+    tracing::info!(signal, requests = requests.len(), "shutting down; new uploads are refused");
 
     let stop = async {
-        let end = Instant::now() + timeouts.grace;
-        let quiet = async { tokio::join!(sleep(timeouts.delay), requests.wait()) };
-        if timeout_at(end, quiet).await.is_err() && !requests.is_empty() {
+        let deadline = Instant::now() + timeouts.grace;
+        let finished = async { tokio::join!(sleep(timeouts.delay), requests.wait()) };
+        if timeout_at(deadline, finished).await.is_err() && !requests.is_empty() {
             tracing::warn!(
                 requests = requests.len(),
-                "the grace is over; what still runs is cut off"
+                "server.shutdown_grace is over; running requests are cut off"
             );
             return;
         }
@@ -60,24 +60,24 @@ pub async fn serve(
         ended = &mut server => ended?,
         () = stop => {}
         signal = signals.next() => {
-            tracing::warn!(signal, requests = requests.len(), "told again; what still runs is cut off");
+            tracing::warn!(signal, requests = requests.len(), "second signal; running requests are cut off");
         }
     }
     Ok(())
 }
 
-/// The signals that a process is told to end by, and SIGHUP, which would end it by default: a terminal that closes
-/// sends it, and service managers ask for a reload with it.
+/// The signals that shut the gateway down, and SIGHUP, which is only logged. By default SIGHUP would end the process: a
+/// closing terminal sends it, and so do service managers that want a reload.
 pub struct Signals {
-    ending: [(&'static str, Signal); 3],
+    terminating: [(&'static str, Signal); 3],
     hangup: Signal,
 }
 
 impl Signals {
-    /// From now on none of them ends the process by itself. Needs a running runtime.
+    /// Catches the signals: from now on none of them ends the process by default. Needs a running runtime.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
-            ending: [
+            terminating: [
                 ("SIGTERM", signal(SignalKind::terminate())?),
                 ("SIGINT", signal(SignalKind::interrupt())?),
                 ("SIGQUIT", signal(SignalKind::quit())?),
@@ -86,18 +86,18 @@ impl Signals {
         })
     }
 
-    /// The name of the next signal to end. Each SIGHUP before it is logged.
+    /// Waits for a signal that shuts the gateway down, and returns its name. Each SIGHUP before it is logged.
     async fn next(&mut self) -> &'static str {
         poll_fn(|cx| {
             while let Poll::Ready(Some(())) = self.hangup.poll_recv(cx) {
                 tracing::info!(
-                    "SIGHUP: the gateway goes on; settings are read at its start only, so restart it to change them"
+                    "SIGHUP: the gateway keeps running; settings are read at its start only, so restart it to change them"
                 );
             }
-            let mut signals = self.ending.iter_mut();
-            let came =
+            let mut signals = self.terminating.iter_mut();
+            let received =
                 signals.find_map(|(name, signal)| signal.poll_recv(cx).is_ready().then_some(*name));
-            came.map_or(Poll::Pending, Poll::Ready)
+            received.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }

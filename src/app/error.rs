@@ -1,4 +1,4 @@
-//! Why the gateway cannot run.
+//! The errors that end the gateway's start or run.
 
 use std::io;
 use std::net::SocketAddr;

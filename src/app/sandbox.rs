@@ -1,4 +1,4 @@
-//! The sandbox in place of WeChat and COS, where the settings want it.
+//! Starts the sandbox, which replaces WeChat and COS, if `sandbox.enabled` is set.
 
 #[cfg(feature = "sandbox")]
 use std::io;
@@ -12,7 +12,7 @@ use crate::settings::Settings;
 
 #[cfg(feature = "sandbox")]
 pub(crate) type Sandbox = crate::sandbox::Sandbox;
-/// There is none in this build.
+/// Uninhabited: this build has no sandbox.
 #[cfg(not(feature = "sandbox"))]
 pub(crate) type Sandbox = std::convert::Infallible;
 
@@ -21,7 +21,7 @@ pub(crate) fn with_sandbox(settings: Settings) -> Result<(Settings, Option<Sandb
     if settings.sandbox.enabled { Err(AppError::NoSandbox) } else { Ok((settings, None)) }
 }
 
-/// Starts the sandbox where it is on, and points the settings at it.
+/// Starts the sandbox if it is enabled, and makes the settings point to it.
 #[cfg(feature = "sandbox")]
 pub(crate) fn with_sandbox(
     mut settings: Settings,
@@ -46,8 +46,8 @@ pub(crate) fn with_sandbox(
     settings.wechat.appid.clone_from(&options.appid);
     settings.wechat.secret = options.secret.clone().into();
     let data = options.data.display().to_string();
-    // Each mode works as it would outside, the files of the platforms among the sandbox's own.
-    let token = |name: &str| -> io::Result<(String, std::path::PathBuf)> {
+    // Each credential mode works as in production; the token files of the platforms are in the sandbox's data folder.
+    let token_file = |name: &str| -> io::Result<(String, std::path::PathBuf)> {
         let (token, file) = (format!("{:032x}", rand::random::<u128>()), options.data.join(name));
         std::fs::create_dir_all(&options.data)?;
         std::fs::write(&file, &token)?;
@@ -57,11 +57,11 @@ pub(crate) fn with_sandbox(
         CredentialMode::Secret | CredentialMode::Stable => {}
         CredentialMode::Open => options.open = true,
         CredentialMode::Cloudbase => {
-            let (token, file) = token("cloudbase_access_token").map_err(AppError::Sandbox)?;
+            let (token, file) = token_file("cloudbase_access_token").map_err(AppError::Sandbox)?;
             (options.cloudbase_token, settings.wechat.cloudbase_token_file) = (Some(token), file);
         }
         CredentialMode::Authorizer => {
-            let (token, file) = token("component_access_token").map_err(AppError::Sandbox)?;
+            let (token, file) = token_file("component_access_token").map_err(AppError::Sandbox)?;
             let authorizer = &mut settings.wechat.authorizer;
             (options.component_token, authorizer.component_token_file) = (Some(token), file);
             authorizer.component_appid.clone_from(&options.component_appid);

@@ -1,4 +1,4 @@
-//! The ways to WeChat and COS that the settings describe.
+//! Builds the clients for WeChat and COS from the settings.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::wechat::token::file::TokenFile;
 use crate::wechat::token::redis::RedisTokenStore;
 use crate::wechat::transport::Transport;
 
-/// What all threads share of them; each has its own connections.
+/// What all threads share of the clients; each thread has its own connections.
 #[derive(Clone)]
 pub(crate) struct Upstreams {
     tls: Arc<rustls::ClientConfig>,
@@ -31,7 +31,7 @@ impl Upstreams {
     pub fn new(settings: &Settings) -> Result<Self, AppError> {
         let tls = crate::net::tls::client()?;
         let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
-        let wechat = shared(settings, &metrics)?;
+        let wechat = wechat_state(settings, &metrics)?;
         let timeouts = Timeouts {
             connect: settings.cos.connect_timeout,
             write: settings.cos.write_timeout,
@@ -40,9 +40,9 @@ impl Upstreams {
         Ok(Self { tls, wechat, timeouts, metrics })
     }
 
-    /// A client for any other server.
+    /// A client for other servers, which `doctor` asks.
     pub fn http(&self, settings: &Settings) -> awc::Client {
-        client(settings, &self.tls)
+        http_client(settings, &self.tls)
     }
 
     pub fn wechat(&self, settings: &Settings) -> Wechat {
@@ -50,8 +50,8 @@ impl Upstreams {
         Wechat::new(transport, self.wechat.clone())
     }
 
-    /// How we are let in to WeChat.
-    pub fn access(&self) -> &ApiAuth {
+    /// How the gateway authenticates to WeChat.
+    pub fn auth(&self) -> &ApiAuth {
         self.wechat.auth()
     }
 
@@ -60,7 +60,10 @@ impl Upstreams {
     }
 }
 
-fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::WechatState>, AppError> {
+fn wechat_state(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<api::WechatState>, AppError> {
     let wechat = &settings.wechat;
     let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
     let call = match wechat.credential {
@@ -75,7 +78,7 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Wechat
         })),
         CredentialMode::Cloudbase | CredentialMode::Open => None,
     };
-    let access = match call {
+    let auth = match call {
         Some(call) => {
             let base_url = wechat.base_url.clone();
             let credential = TokenFetcher { call, base_url, timeout: wechat.timeout };
@@ -93,13 +96,13 @@ fn shared(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<api::Wechat
         &wechat.base_url,
         wechat.env.clone(),
         wechat.timeout,
-        access,
+        auth,
         prefix,
         metrics.clone(),
     ))
 }
 
-fn client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
+fn http_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {
     let connector =
         awc::Connector::new().rustls_0_23(tls.clone()).timeout(settings.wechat.connect_timeout);
     awc::Client::builder()

@@ -202,7 +202,7 @@ impl Checks<'_> {
     }
 
     async fn redis(&self) -> Checked<()> {
-        match self.upstreams.access().check_sharing().await {
+        match self.upstreams.auth().check_sharing().await {
             Ok(()) => Ok(((), "reachable and writable".to_owned())),
             Err(error) => Err(Fault {
                 what: error.to_string(),

@@ -1,6 +1,6 @@
-//! A log line as JSON, as tracing-subscriber's own formatter writes it: `timestamp`, `level`, the event's fields, and the
-//! `span` it is in. That one reads the span's fields back from their text for every line, and writes a line in some eighty
-//! pieces, each checked to be UTF-8: a twelfth of what is computed for a small upload (`benches/runs/NOTES.md`).
+//! A log line as JSON, in the format of tracing-subscriber's own formatter: `timestamp`, `level`, the event's fields, and
+//! the `span` it is in. That formatter parses the span's fields back from their text for every line, and writes a line in
+//! about eighty parts, each checked to be UTF-8: a twelfth of the computing for a small upload (`benches/runs/NOTES.md`).
 
 use std::fmt::{self, Debug};
 use std::io::Write;
@@ -13,8 +13,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What most lines fit into.
-const LINE: usize = 512;
+/// Bytes that suffice for most lines.
+const LINE_CAPACITY: usize = 512;
 
 /// Formats lines. The fields of spans must be JSON already, as `JsonFields` writes them.
 pub struct Lines;
@@ -30,7 +30,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = Line(Vec::with_capacity(LINE));
+        let mut line = Line(Vec::with_capacity(LINE_CAPACITY));
         line.raw("{\"timestamp\":");
         line.quoted(format_args!("{:.6}", Timestamp::now()));
         line.raw(",\"level\":");
@@ -64,11 +64,11 @@ impl Line {
     }
 
     fn value(&mut self, value: impl Serialize) {
-        // Neither numbers nor texts fail, nor does memory.
+        // Serializing numbers and texts into memory does not fail.
         let _ = serde_json::to_writer(&mut self.0, &value);
     }
 
-    /// What is known to need no escapes.
+    /// A text that needs no escapes.
     fn quoted(&mut self, text: fmt::Arguments<'_>) {
         let _ = write!(self.0, "\"{text}\"");
     }
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written.
+    /// Collects what is written.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -144,7 +144,7 @@ mod tests {
         });
     }
 
-    /// Without their times.
+    /// The lines without their timestamps.
     fn lines(subscriber: impl FnOnce(Log) -> tracing::Dispatch) -> Vec<Value> {
         let log = Log::default();
         tracing::dispatcher::with_default(&subscriber(log.clone()), events);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_the_library() {
+    fn lines_equal_those_of_the_library() {
         let all =
             || tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_target(false);
         let theirs = lines(|log| {

@@ -1,4 +1,4 @@
-//! Log lines: to standard output, as text for people or as JSON for machines.
+//! The log: lines on standard output, as text for people or as JSON for machines.
 
 mod json;
 mod output;
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::JsonFields;
 
 use crate::settings::{LogFormat, Telemetry};
 
-/// The log cannot be set up.
+/// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("telemetry.log: {0}")]
@@ -19,18 +19,18 @@ pub enum TelemetryError {
     Set(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Whether [`start`] will take these settings.
+/// Checks the settings as [`start`] does.
 pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
     filter(settings).map(drop)
 }
 
-/// The server library's own account of its start says nothing that ours does not, and an error for each connection
-/// that sent no HTTP is what a flood wants; who wants them can name them.
+/// Some lines of the server libraries are left out unless `telemetry.log` names them: those of its start, which repeat
+/// ours, and an error for each connection without HTTP, with which a flood could fill the log.
 fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
     Ok(EnvFilter::try_new(format!("actix_server=warn,actix_http=off,{}", settings.log))?)
 }
 
-/// Begins to log, for the whole process.
+/// Starts the log for the whole process.
 pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter(settings)?)

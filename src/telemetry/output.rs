@@ -1,40 +1,40 @@
-//! Standard output, where lines that are logged together are written in one piece: each write is a call into the kernel, and
-//! a busy worker has a line for every request.
+//! Standard output, with lines written in batches: each write is a system call, and a busy worker logs a line for every
+//! request.
 
 use std::cell::RefCell;
 use std::io::{self, Write, stdout};
 
 thread_local! {
-    /// What this thread logs together.
-    static HELD: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    /// The lines of this thread's batch, while there is one.
+    static BATCH: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes what `log` logs when it is done.
+/// Writes the lines that `log` logs in one write, after it returns.
 pub fn batch_lines(log: impl FnOnce()) {
-    HELD.set(Some(Vec::new()));
-    let _written = Written;
+    BATCH.set(Some(Vec::new()));
+    let _guard = BatchGuard;
     log();
 }
 
-/// Writes what is held when it is dropped, whatever happens.
-struct Written;
+/// Writes the batch when it is dropped, also if logging panics.
+struct BatchGuard;
 
-impl Drop for Written {
+impl Drop for BatchGuard {
     fn drop(&mut self) {
-        if let Some(lines) = HELD.take() {
-            // Whoever reads the log is gone; there is nobody to tell.
+        if let Some(lines) = BATCH.take() {
+            // A failure cannot be logged: standard output is closed.
             let _ = stdout().write_all(&lines);
         }
     }
 }
 
-/// What lines are written to.
+/// The writer that the log writes lines to.
 pub struct Output;
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        HELD.with_borrow_mut(|held| match held {
-            Some(held) => held.write(bytes),
+        BATCH.with_borrow_mut(|batch| match batch {
+            Some(batch) => batch.write(bytes),
             None => stdout().write(bytes),
         })
     }
@@ -49,15 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_logged_together_waits_for_its_end() {
-        let held = || HELD.with_borrow(|held| held.clone());
+    fn batched_lines_are_written_at_the_end() {
+        let batch = || BATCH.with_borrow(|batch| batch.clone());
         batch_lines(|| {
             Output.write_all(b"\n").unwrap();
             Output.write_all(b"\n").unwrap();
-            assert_eq!(held().as_deref(), Some(&b"\n\n"[..]));
+            assert_eq!(batch().as_deref(), Some(&b"\n\n"[..]));
         });
-        assert_eq!(held(), None);
+        assert_eq!(batch(), None);
         assert!(std::panic::catch_unwind(|| batch_lines(|| panic!("a line"))).is_err());
-        assert_eq!(held(), None);
+        assert_eq!(batch(), None);
     }
 }

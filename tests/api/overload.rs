@@ -82,7 +82,7 @@ fn at_the_limit_the_longest_idle_connections_are_closed() {
     let began = Instant::now();
     wait_until("it says that it is over", || {
         world.post(&small()).stored();
-        world.gateway.log().contains("there is room for every connection again")
+        world.gateway.log().contains("every connection has a slot again")
     });
     let (after, took) = (world.gateway.descriptors(), began.elapsed());
     println!("descriptors: {before} before, {after} after; over after {took:?}");

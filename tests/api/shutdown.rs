@@ -33,7 +33,7 @@ fn asked(world: &World, path: &str) -> Response {
 
 fn told_to_end(world: &World) {
     world.gateway.signal("TERM");
-    world.gateway.log_with("told to end");
+    world.gateway.log_with("shutting down");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn uploads_past_the_grace_are_aborted_and_not_stored() {
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
     assert!(client.try_response().is_err());
-    world.gateway.log_with("the grace is over");
+    world.gateway.log_with("server.shutdown_grace is over");
     world.assert_nothing_stored();
 }
 
