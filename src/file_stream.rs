@@ -1,5 +1,5 @@
-//! A file on its way from the client to COS: its content in chunks, then how it ended. It is what `inbound` gives and `cos`
-//! takes, so that neither imports the other.
+//! A file on its way from the client to COS: its content in chunks, then how it ended. It is what `inbound` gives and
+//! `cos` takes, so that neither imports the other.
 
 use bytes::Bytes;
 use futures::stream::LocalBoxStream;
@@ -24,8 +24,8 @@ pub enum FileEvent {
 pub struct FileEnd {
     /// No other file follows.
     pub last: bool,
-    /// What followed the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF. The source
-    /// limits its length.
+    /// What followed the client's closing delimiter: white space (CR, LF, SP, HT), mostly nothing or one CRLF. The
+    /// source limits its length.
     pub epilogue: Bytes,
 }
 

@@ -1,7 +1,7 @@
 //! Object keys: which paths WeChat and COS accept, and the template that makes keys.
 //!
-//! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324). COS expands `$` in a form's `key`,
-//! as its documentation warns.
+//! The rules are WeChat's (-501007 for a bad path) and COS's (object keys, doc 13324). COS expands `$` in a form's
+//! `key`, as its documentation warns.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -143,8 +143,8 @@ impl Template {
         self.0.contains("{uuid}")
     }
 
-    /// Makes a key under `prefix` (a folder ending with `/`, or nothing). The client's folder replaces `{dir}`; a template
-    /// without `{dir}` has it before the file's name. The key never leaves the template's own folder.
+    /// Makes a key under `prefix` (a folder ending with `/`, or nothing). The client's folder replaces `{dir}`; a
+    /// template without `{dir}` has it before the file's name. The key never leaves the template's own folder.
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
         let dir = values.dir.map(folder).transpose()?.flatten().unwrap_or_default();
         let template = if self.0.contains("{dir}") || dir.is_empty() {

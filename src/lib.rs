@@ -26,10 +26,10 @@
 //! | `http/middleware` | refusal of a foreign Origin (`origin`), lingering close of HTTP bodies (`request_body`) |
 //! | `http/response` | response shapes of editors: wangEditor and others (`editors`), profiles (`profile`) |
 //! | `guard` | API keys, tickets, rate limits, idempotency, signed file URLs |
-//! | `inbound` | multipart and raw bodies: the announced length (`body`), the form's parts (`form`), the size limit (`limit`) |
+//! | `inbound` | multipart and raw bodies: announced length (`body`), parts of a form (`form`), size limit (`limit`) |
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
 //! | `cos` | upload to COS; check of the announced length against the file's bytes (`outgoing`), COS's response |
-//! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close of sockets (`reader_io`) |
+//! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
 //! | `net` | TLS set-up, the HTTP/1.1 client, write batching, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
 //! | `settings` | files and environment, checks, defaults |

@@ -25,8 +25,8 @@ pub struct ShutdownTimeouts {
     pub grace: Duration,
 }
 
-/// Serves until a signal, then until no request runs. On the signal `requests` is closed, so that new uploads are refused,
-/// and `shutdown` is cancelled. A second signal ends the process at once.
+/// Serves until a signal, then until no request runs. On the signal `requests` is closed, so that new uploads are
+/// refused, and `shutdown` is cancelled. A second signal ends the process at once.
 pub async fn serve(
     server: Server,
     requests: &TaskTracker,
@@ -91,7 +91,8 @@ impl Signals {
         poll_fn(|cx| {
             while let Poll::Ready(Some(())) = self.hangup.poll_recv(cx) {
                 tracing::info!(
-                    "SIGHUP: the gateway keeps running; settings are read at its start only, so restart it to change them"
+                    "SIGHUP: the gateway keeps running; settings are read at its start only, so restart it to change \
+                     them"
                 );
             }
             let mut signals = self.terminating.iter_mut();

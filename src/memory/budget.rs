@@ -26,8 +26,8 @@ impl Budget {
 const SHARE: u64 = 3;
 
 /// One client's use of a [`Budget`]: at most [`SHARE`] times the bytes it leaves free. A client alone can use three
-/// quarters; two that take all they can, three sevenths each. However many clients there are, some bytes are left for the
-/// next one.
+/// quarters; two that take all they can, three sevenths each. However many clients there are, some bytes are left for
+/// the next one.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -40,7 +40,8 @@ impl Share {
         Arc::new(Self { budget, used: AtomicU64::new(0) })
     }
 
-    /// A client's uploads run on several workers: together they may exceed its share by what two of them charge at once.
+    /// A client's uploads run on several workers: together they may exceed its share by what two of them charge at
+    /// once.
     fn charge(&self, bytes: u64) -> bool {
         let own = self.used.load(Ordering::Relaxed).saturating_add(bytes);
         let charged = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {

@@ -1,5 +1,6 @@
-//! The buffers that bodies are read into. Each worker has its own pool and takes the buffer that was returned last, which
-//! is still in the processor's cache. There are few large buffers; where all of these are in use, smaller ones are taken.
+//! The buffers that bodies are read into. Each worker has its own pool and takes the buffer that was returned last,
+//! which is still in the processor's cache. There are few large buffers; where all of these are in use, smaller ones
+//! are taken.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,9 +18,9 @@ struct ClassLimits {
     max_free: usize,
 }
 
-/// From large to small. A body of 512 MiB in reads of 1 MiB costs half the CPU of reads of 256 KiB, since the gateway and
-/// the processes on both sides are woken less often; 2 MiB gain nothing (`benches/runs/NOTES.md`). The smallest class is
-/// for icons and previews of photos, 64 KiB, together with the heads before them.
+/// From large to small. A body of 512 MiB in reads of 1 MiB costs half the CPU of reads of 256 KiB, since the gateway
+/// and the processes on both sides are woken less often; 2 MiB gain nothing (`benches/runs/NOTES.md`). The smallest
+/// class is for icons and previews of photos, 64 KiB, together with the heads before them.
 const CLASSES: [ClassLimits; 3] = [
     ClassLimits { capacity: 1024 * 1024, max_in_use: 8, max_free: 8 },
     ClassLimits { capacity: 256 * 1024, max_in_use: 32, max_free: 16 },
@@ -88,8 +89,8 @@ impl Buffer {
     }
 }
 
-/// The capacity of the pooled buffer that `bytes` are a part of, and that they pin; `None` where they are not in a buffer
-/// of this worker's pool.
+/// The capacity of the pooled buffer that `bytes` are a part of, and that they pin; `None` where they are not in a
+/// buffer of this worker's pool.
 pub(crate) fn pooled_capacity_of(bytes: &[u8]) -> Option<usize> {
     let at = bytes.as_ptr().addr();
     POOL.with_borrow(|pool| {

@@ -1,7 +1,7 @@
 //! How much freed memory the allocator retains.
 
-/// Free memory at the top of a heap is returned to the system beyond this; each worker has a heap. Half of it suffices for
-/// 32 concurrent uploads of 64 KiB.
+/// Free memory at the top of a heap is returned to the system beyond this; each worker has a heap. Half of it suffices
+/// for 32 concurrent uploads of 64 KiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const RETAINED: libc::c_int = 16 * 1024 * 1024;
 /// Allocations of this size or more are mapped on their own, and unmapped when freed.

@@ -1,8 +1,8 @@
 //! Bytes of files that are buffered in memory (replay windows, parts of unknown length), charged to the budget.
 //!
-//! Bytes that fill most of the buffer they were read into stay in that buffer. All others are copied into blocks, since a
-//! slice pins its whole buffer (32 MiB of one-byte chunks, buffered as slices, were measured at 1.2 GiB). The charge is
-//! the capacity of the buffers and blocks: what the process really uses.
+//! Bytes that fill most of the buffer they were read into stay in that buffer. All others are copied into blocks, since
+//! a slice pins its whole buffer (32 MiB of one-byte chunks, buffered as slices, were measured at 1.2 GiB). The charge
+//! is the capacity of the buffers and blocks: what the process really uses.
 
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer that is re-armed only when it fires too early. Most deadlines are extended or dropped before they are reached,
-/// and moving the timer each time would cost an upload more than it gains.
+/// A timer that is re-armed only when it fires too early. Most deadlines are extended or dropped before they are
+/// reached, and moving the timer each time would cost an upload more than it gains.
 #[derive(Default)]
 pub struct DeadlineTimer {
     timer: Option<Pin<Box<Sleep>>>,

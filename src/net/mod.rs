@@ -1,4 +1,5 @@
-//! What connections are made of, on either side: TLS set-up, the HTTP/1.1 client for upstreams, write batching, deadlines.
+//! What connections are made of, on either side: TLS set-up, the HTTP/1.1 client for upstreams, write batching,
+//! deadlines.
 
 pub mod deadline;
 pub mod http_client;

@@ -1,5 +1,5 @@
-//! TLS set-up. Upstream certificates are verified by the system's roots (or `SSL_CERT_FILE`, `SSL_CERT_DIR`), or Mozilla's
-//! where the system has none; clients are shown the certificate of the settings.
+//! TLS set-up. Upstream certificates are verified by the system's roots (or `SSL_CERT_FILE`, `SSL_CERT_DIR`), or
+//! Mozilla's where the system has none; clients are shown the certificate of the settings.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

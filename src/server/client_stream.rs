@@ -1,5 +1,5 @@
-//! A client's connection at two levels: as TCP, where writes time out, and as what HTTP reads (TLS included), where an h2
-//! flood or an h2 response that does not move is seen. Both levels close it when its [`ConnectionHandle`] says so.
+//! A client's connection at two levels: as TCP, where writes time out, and as what HTTP reads (TLS included), where an
+//! h2 flood or an h2 response that does not move is seen. Both levels close it when its [`ConnectionHandle`] says so.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -38,8 +38,8 @@ impl ClientTcpStream {
         &self.handle
     }
 
-    /// Sends short writes at once. h2 window updates are short, and would otherwise be delayed until the write before them
-    /// is acknowledged: 40 ms where the client has nothing to send until the update arrives.
+    /// Sends short writes at once. h2 window updates are short, and would otherwise be delayed until the write before
+    /// them is acknowledged: 40 ms where the client has nothing to send until the update arrives.
     pub fn set_nodelay(&self) {
         // A failure only costs speed.
         let _ = self.stream.set_nodelay(true);
@@ -142,9 +142,9 @@ pub struct ClientStream<S> {
     response_timer: DeadlineTimer,
 }
 
-/// Bytes read of an h2 connection before the tasks that consume its frames are polled. Without a limit a whole window is
-/// buffered first, in newly allocated memory each time. With 128 KiB the tasks are woken too often: a large upload takes a
-/// seventh longer and half as much CPU again.
+/// Bytes read of an h2 connection before the tasks that consume its frames are polled. Without a limit a whole window
+/// is buffered first, in newly allocated memory each time. With 128 KiB the tasks are woken too often: a large upload
+/// takes a seventh longer and half as much CPU again.
 const READ_BEFORE_YIELD: usize = 512 * 1024;
 
 impl<S> ClientStream<S> {

@@ -157,8 +157,8 @@ impl Connections {
         first.inspect(|handle| handle.shed()).is_some()
     }
 
-    /// Whether one more request, on `handle`, may run. At the limit the connection whose request has been handled longest
-    /// without being authenticated is closed for it.
+    /// Whether one more request, on `handle`, may run. At the limit the connection whose request has been handled
+    /// longest without being authenticated is closed for it.
     fn has_request_slot(&self, handle: &Rc<ConnectionHandle>) -> bool {
         if self.requests.get() < self.limits.requests {
             return true;
@@ -355,8 +355,8 @@ impl RunningRequest {
         self.caller.clone()
     }
 
-    /// Its response is ready to be sent. From now on the request needs nothing but its connection, which may be closed for
-    /// another. `lingers`: the rest of the request is discarded behind the response.
+    /// Its response is ready to be sent. From now on the request needs nothing but its connection, which may be closed
+    /// for another. `lingers`: the rest of the request is discarded behind the response.
     pub fn into_sending(self, lingers: bool) -> SendingResponse {
         let handle = &self.handle;
         handle.sending.set(handle.sending.get() + 1);

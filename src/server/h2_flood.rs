@@ -4,14 +4,14 @@ use std::cell::Cell;
 
 /// How many times the useful bytes may be received.
 const RATIO: u64 = 8;
-/// Useful bytes that every connection is credited with, so that [`RATIO`] times as many may be received: a client has sent
-/// that much before it learns that its body is no longer read.
+/// Useful bytes that every connection is credited with, so that [`RATIO`] times as many may be received: a client has
+/// sent that much before it learns that its body is no longer read.
 const CREDIT: u64 = 256 * 1024;
 /// Bytes of use that a request counts for, besides its body.
 const REQUEST: usize = 1024;
 
-/// Bytes received over a connection, and how many of them were of use. The kind of frame does not matter: pings, settings,
-/// resets, and empty or tiny DATA frames of a body that is not read yet all cost more than they carry.
+/// Bytes received over a connection, and how many of them were of use. The kind of frame does not matter: pings,
+/// settings, resets, and empty or tiny DATA frames of a body that is not read yet all cost more than they carry.
 #[derive(Default)]
 pub struct FloodDetector {
     received: Cell<u64>,

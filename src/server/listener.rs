@@ -31,11 +31,11 @@ use super::h1::reader_io::ReaderIo;
 use super::load_shed_log::LoadShedLog;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For what an h2 client sends first. HTTP/1 has a shorter limit, from [`ReaderIo`], for the first byte and the first head
-/// together; there a late head is refused with a response.
+/// For what an h2 client sends first. HTTP/1 has a shorter limit, from [`ReaderIo`], for the first byte and the first
+/// head together; there a late head is refused with a response.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Idle time between requests over HTTP/1, and between the PINGs that check an h2 client. Longer than usual load balancers
-/// keep an idle connection, so that they never send a request over a connection that was just closed.
+/// Idle time between requests over HTTP/1, and between the PINGs that check an h2 client. Longer than usual load
+/// balancers keep an idle connection, so that they never send a request over a connection that was just closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After a connection's last response, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -140,8 +140,8 @@ async fn encrypted(
     })
 }
 
-/// HTTP over a connection. Its requests find the connection's [`BodyReader`] and [`ConnectionHandle`] in their connection
-/// data.
+/// HTTP over a connection. Its requests find the connection's [`BodyReader`] and [`ConnectionHandle`] in their
+/// connection data.
 fn http<C, I, S, B>(
     app: I,
     stopping: GracefulShutdownSignal,

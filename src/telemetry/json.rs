@@ -1,6 +1,7 @@
-//! A log line as JSON, in the format of tracing-subscriber's own formatter: `timestamp`, `level`, the event's fields, and
-//! the `span` it is in. That formatter parses the span's fields back from their text for every line, and writes a line in
-//! about eighty parts, each checked to be UTF-8: a twelfth of the computing for a small upload (`benches/runs/NOTES.md`).
+//! A log line as JSON, in the format of tracing-subscriber's own formatter: `timestamp`, `level`, the event's fields,
+//! and the `span` it is in. That formatter parses the span's fields back from their text for every line, and writes a
+//! line in about eighty parts, each checked to be UTF-8: a twelfth of the computing for a small upload
+//! (`benches/runs/NOTES.md`).
 
 use std::fmt::{self, Debug};
 use std::io::Write;

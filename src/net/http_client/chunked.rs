@@ -12,8 +12,8 @@ const LINE_LIMIT: usize = 1024;
 const TRAILERS: usize = 16;
 /// Bytes of a chunk's line without extensions: 16 digits and the line break.
 const PLAIN_LINE: usize = 18;
-/// Bytes beyond [`PLAIN_LINE`] in all the chunks' lines of a body. Without this limit a body of one-byte chunks could be a
-/// thousand times as long as its content.
+/// Bytes beyond [`PLAIN_LINE`] in all the chunks' lines of a body. Without this limit a body of one-byte chunks could
+/// be a thousand times as long as its content.
 const EXTENSIONS_LIMIT: usize = 16 * 1024;
 
 const MALFORMED: &str = "its chunks are malformed";
@@ -39,8 +39,8 @@ enum Next {
 }
 
 impl ChunkedContent {
-    /// Decodes on, and removes what it has read from the front of `rest`. Gives the content, of at most `limit` bytes, once
-    /// the last chunk and the trailers have been received.
+    /// Decodes on, and removes what it has read from the front of `rest`. Gives the content, of at most `limit` bytes,
+    /// once the last chunk and the trailers have been received.
     pub fn read(&mut self, rest: &mut &[u8], limit: usize) -> Result<Option<Bytes>, &'static str> {
         loop {
             match self.next {

@@ -15,8 +15,8 @@ use super::Connection;
 use super::response::{HeaderVisitor, Response, ResponseError};
 use super::write_queue::{SEGMENTS, WriteQueue};
 
-/// The head of a POST request with a body of `length` bytes. The texts must be parts of a parsed URL, or constants: a line
-/// break in them would end the line.
+/// The head of a POST request with a body of `length` bytes. The texts must be parts of a parsed URL, or constants: a
+/// line break in them would end the line.
 pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> String {
     let parts = [
         "POST ",
@@ -124,8 +124,8 @@ impl<'c, B: BodySource, V: HeaderVisitor> Exchange<'c, B, V> {
         self.connection.progress.last_written()
     }
 
-    /// When the first bytes were received of a response that is not complete, whether or not the request is sent. Complete
-    /// interim responses do not count.
+    /// When the first bytes were received of a response that is not complete, whether or not the request is sent.
+    /// Complete interim responses do not count.
     pub fn response_began(&self) -> Option<Instant> {
         self.response_began
     }
@@ -135,8 +135,8 @@ impl<'c, B: BodySource, V: HeaderVisitor> Exchange<'c, B, V> {
         self.connection.parser.status()
     }
 
-    /// The response, read to its end. The connection can be used again if the response says so and is a success: after a
-    /// refusal the peer may close it, whatever it says.
+    /// The response, read to its end. The connection can be used again if the response says so and is a success: after
+    /// a refusal the peer may close it, whatever it says.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, ExchangeError>> {
         match self.poll_send(cx) {
             Poll::Ready(Err(SendError::Aborted)) => {

@@ -28,15 +28,15 @@ use super::write_batch;
 use response::ResponseParser;
 use stream::{MaybeTlsStream, StickyWriteErrors, WriteProgress};
 
-/// Idle connections of one pool, to all endpoints together; never more than were in use at once. With fewer of them than
-/// uploads in flight, every other upload pays for a TLS handshake.
+/// Idle connections of one pool, to all endpoints together; never more than were in use at once. An upload that
+/// finds none pays for a TLS handshake.
 const MAX_IDLE: usize = 256;
 /// How long a connection stays idle before it is closed. COS closes idle ones after about a minute.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Idle time within which the peer is certainly not closing a connection.
 pub const SAFE_IDLE_TIME: Duration = Duration::from_secs(2);
-/// Bytes that are encrypted before they are written, so that a small file's form is sent in one write. By default rustls
-/// buffers 64 KiB.
+/// Bytes that are encrypted before they are written, so that a small file's form is sent in one write. By default
+/// rustls buffers 64 KiB.
 const TLS_BUFFER: usize = 128 * 1024;
 
 /// Where a connection leads; connections are pooled by it.
@@ -80,8 +80,8 @@ pub struct Connection {
 }
 
 impl Pool {
-    /// For requests of any length. Must be called on a worker: it starts a local task that sweeps idle connections while
-    /// the pool lives.
+    /// For requests of any length. Must be called on a worker: it starts a local task that sweeps idle connections
+    /// while the pool lives.
     pub fn new(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
@@ -155,7 +155,8 @@ impl Pool {
         Ok(MaybeTlsStream::Tls(Box::new(stream)))
     }
 
-    /// Takes a connection that has been idle for less than `max_idle_time` and is still open, as far as can be seen at once.
+    /// Takes a connection that has been idle for less than `max_idle_time` and is still open, as far as can be seen at
+    /// once.
     pub fn pooled(&self, endpoint: &Endpoint, max_idle_time: Duration) -> Option<Box<Connection>> {
         loop {
             // The last one is the one that was in use last.

@@ -1,5 +1,5 @@
-//! Parses a response from the bytes received: its head, its body (RFC 9112, 6.3), and whether the connection can be used
-//! again.
+//! Parses a response from the bytes received: its head, its body (RFC 9112, 6.3), and whether the connection can be
+//! used again.
 
 #[cfg(test)]
 mod tests;
@@ -217,8 +217,8 @@ impl ResponseParser {
                 self.interim_bytes += length;
                 if self.interim > INTERIM_LIMIT || self.interim_bytes > INTERIM_BYTES {
                     let cause = format!(
-                        "more than {INTERIM_LIMIT} interim responses, or {INTERIM_BYTES} bytes of them, arrived before the \
-                         response"
+                        "more than {INTERIM_LIMIT} interim responses, or {INTERIM_BYTES} bytes of them, arrived \
+                         before the response"
                     );
                     return Err(ResponseError::NoResponse(cause));
                 }

@@ -1,5 +1,5 @@
-//! The stream of a connection to an upstream: TCP, with or without TLS above it. It records when it last wrote, and does
-//! not let a failed write hide a response that has already arrived.
+//! The stream of a connection to an upstream: TCP, with or without TLS above it. It records when it last wrote, and
+//! does not let a failed write hide a response that has already arrived.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
@@ -31,8 +31,8 @@ impl WriteProgress {
 }
 
 /// A TCP stream whose failed writes stay pending. COS may refuse an upload and reset the connection while the form is
-/// still being sent; the refusal is then in the receive buffer, and an error from the write would discard it (23-45 % of
-/// such refusals were lost without this). A read, or the timer for stalls, ends the exchange.
+/// still being sent; the refusal is then in the receive buffer, and an error from the write would discard it (23-45 %
+/// of such refusals were lost without this). A read, or the timer for stalls, ends the exchange.
 pub struct StickyWriteErrors {
     stream: write_batch::Stream,
     progress: Rc<WriteProgress>,

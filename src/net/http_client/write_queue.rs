@@ -1,4 +1,5 @@
-//! The segments of bytes that are sent in one write: a request's head, a form's head, bytes of the file, the form's end.
+//! The segments of bytes that are sent in one write: a request's head, a form's head, bytes of the file, the form's
+//! end.
 
 use std::io::IoSlice;
 

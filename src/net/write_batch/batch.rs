@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-/// With so many uploads on a worker, or fewer, nothing is batched: there is little to gain, and a single upload would take
-/// longer.
+/// With so many uploads on a worker, or fewer, nothing is batched: there is little to gain, and a single upload would
+/// take longer.
 pub(super) const FEW: usize = 4;
 
 thread_local! {
@@ -47,9 +47,9 @@ impl BatchGate {
         self.has_read = true;
     }
 
-    /// Ready when the connection may write: at once if it has read nothing since its last write, otherwise after all tasks
-    /// that are ready now. It is delayed only once: a peer that sends without a pause, and is read before every write, must
-    /// not hold up the writes for ever.
+    /// Ready when the connection may write: at once if it has read nothing since its last write, otherwise after all
+    /// tasks that are ready now. It is delayed only once: a peer that sends without a pause, and is read before every
+    /// write, must not hold up the writes for ever.
     pub(super) fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
         let has_read = std::mem::take(&mut self.has_read);
         self.has_yielded = has_read && !self.has_yielded && batching_enabled();

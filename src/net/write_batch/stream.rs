@@ -50,9 +50,9 @@ impl Stream {
         }
     }
 
-    /// With short writes queued: they are ready before they are sent, and sent together with those of the other connections
-    /// that are ready now, even if this stream is dropped before. What the socket does not take is sent by the next read or
-    /// write.
+    /// With short writes queued: they are ready before they are sent, and sent together with those of the other
+    /// connections that are ready now, even if this stream is dropped before. What the socket does not take is sent by
+    /// the next read or write.
     pub fn batched(tcp: TcpStream) -> Self {
         Self { queues_short: true, ..Self::new(tcp) }
     }

@@ -1,11 +1,11 @@
 //! A connection's state of reading, and the bodies that handlers read from it.
 //!
-//! actix-http reads ahead: up to 128 KiB into its own buffer while as much again is queued in the payload, and a slow COS
-//! makes every upload pin all of it (measured: 0.66 MiB each). It reads a body in chunks that grow from 8 KiB, with an
-//! allocation and a copy for each growth. Once it has decoded a second request, it writes the response to the first one
-//! as if to the second. So it is given one head at a time ([`reader_io`](super::reader_io)), with the framing of the body
-//! masked, and the next head only when the response has left its buffer. The handler reads the body from the socket, into
-//! pooled buffers.
+//! actix-http reads ahead: up to 128 KiB into its own buffer while as much again is queued in the payload, and a slow
+//! COS makes every upload pin all of it (measured: 0.66 MiB each). It reads a body in chunks that grow from 8 KiB, with
+//! an allocation and a copy for each growth. Once it has decoded a second request, it writes the response to the first
+//! one as if to the second. So it is given one head at a time ([`reader_io`](super::reader_io)), with the framing of
+//! the body masked, and the next head only when the response has left its buffer. The handler reads the body from the
+//! socket, into pooled buffers.
 //!
 //! ```text
 //!   Head ──a head, its response in progress──▶ Body ──its last byte──▶ Head
@@ -257,7 +257,8 @@ impl<S: Socket + ?Sized> ConnReader<S> {
         Poll::Pending
     }
 
-    /// Reads what has arrived, as much as fits into the buffer and `most` bytes at most; nothing at the connection's end.
+    /// Reads what has arrived, as much as fits into the buffer and `most` bytes at most; nothing at the connection's
+    /// end.
     pub(super) fn poll_read(
         &self,
         cx: &mut Context<'_>,
@@ -284,8 +285,8 @@ impl<S: Socket + ?Sized> ConnReader<S> {
         }
     }
 
-    /// Continues writing the interim response. Nothing else is being written: the response before it is flushed, and the
-    /// next response first writes what is left of it ([`ReaderIo::poll_write`](super::reader_io::ReaderIo)).
+    /// Continues writing the interim response. Nothing else is being written: the response before it is flushed, and
+    /// the next response first writes what is left of it ([`ReaderIo::poll_write`](super::reader_io::ReaderIo)).
     pub(super) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut stream = self.stream.borrow_mut();
         let rest = self.interim.get();

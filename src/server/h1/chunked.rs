@@ -1,7 +1,7 @@
 //! The chunked transfer coding (RFC 9112, 7.1) of a request's body.
 //!
-//! Lines end with CRLF only: if a proxy and the gateway disagreed about a line's end, a request could be smuggled inside
-//! another one. Extensions and trailers are skipped, up to a limit.
+//! Lines end with CRLF only: if a proxy and the gateway disagreed about a line's end, a request could be smuggled
+//! inside another one. Extensions and trailers are skipped, up to a limit.
 
 use bytes::{Buf, Bytes};
 

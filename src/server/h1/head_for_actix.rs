@@ -25,7 +25,8 @@ pub(super) enum Filler {
     Name(&'static [u8]),
 }
 
-/// Replaces `Transfer-Encoding` in the head that actix-http is given. A header of this name from a client means nothing.
+/// Replaces `Transfer-Encoding` in the head that actix-http is given. A header of this name from a client means
+/// nothing.
 pub const MASKED_TRANSFER_ENCODING: &str = "x-gateway-chunked";
 
 impl Mask {
@@ -38,8 +39,8 @@ impl Mask {
     }
 }
 
-/// A good head that replaces a refused one. It has the refused one's method and path, as far as they can be read, and the
-/// fields that a response needs: to be readable by a page on another origin, and to be found in the log.
+/// A good head that replaces a refused one. It has the refused one's method and path, as far as they can be read, and
+/// the fields that a response needs: to be readable by a page on another origin, and to be found in the log.
 pub fn stand_in(head: &[u8]) -> Vec<u8> {
     const COPIED: [&[u8]; 4] = [b"origin", b"x-request-id", b"accept-language", b"traceparent"];
     let mut lines =
@@ -98,8 +99,8 @@ mod tests {
         }
     }
 
-    /// actix-http accepts every head that it is given, whole and as one without a body, stand-ins included. Where it would
-    /// have accepted the head that was received, it would have found the same end, and a body where there is one.
+    /// actix-http accepts every head that it is given, whole and as one without a body, stand-ins included. Where it
+    /// would have accepted the head that was received, it would have found the same end, and a body where there is one.
     #[test]
     fn actix_accepts_every_head_it_is_given() {
         let tokens: [&[u8]; 34] = [

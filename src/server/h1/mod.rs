@@ -1,8 +1,8 @@
 //! HTTP/1 in front of actix-http: request heads are checked here first, and bodies are read past actix-http.
 //!
-//! [`reader_io`] is what actix-http reads and writes instead of the socket, [`body_reader`] what handlers read bodies from;
-//! both are one connection. A head's way: [`head_scan`] finds its end, [`head_parse`] checks it ([`request_target`],
-//! [`head_error`]), [`head_for_actix`] makes what actix-http is given instead.
+//! [`reader_io`] is what actix-http reads and writes instead of the socket, and [`body_reader`] is what handlers read
+//! bodies from; both are one connection. [`head_scan`] finds a head's end, [`head_parse`] checks the head
+//! ([`request_target`], [`head_error`]), and [`head_for_actix`] makes the head that actix-http is given instead.
 
 pub mod body_reader;
 pub mod chunked;

@@ -26,8 +26,8 @@ use super::head_scan;
 use crate::memory::buffer_pool::Buffer;
 use crate::net::write_batch;
 
-/// Bytes of the first read of a head. Where several uploads run, as much as a small buffer takes is read at once instead;
-/// otherwise the rest of a body arrives while the upload link is fetched.
+/// Bytes of the first read of a head. Where several uploads run, as much as a small buffer takes is read at once
+/// instead; otherwise the rest of a body arrives while the upload link is fetched.
 const FIRST_READ: usize = 8 * 1024;
 /// From a head's first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,8 +64,9 @@ impl<S: Socket + ?Sized> ConnReader<S> {
         }
     }
 
-    /// Reads a request's head and starts the request, once the response before it is sent. Before that the socket is read,
-    /// too, as long as nothing has arrived, to see a client that disconnects. Ready without a head: the connection closes.
+    /// Reads a request's head and starts the request, once the response before it is sent. Before that the socket is
+    /// read, too, as long as nothing has arrived, to see a client that disconnects. Ready without a head: the
+    /// connection closes.
     fn poll_head(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_busy = self.in_progress.get() || self.unflushed.get();
         loop {
@@ -135,8 +136,8 @@ impl<S: Socket + ?Sized> ConnReader<S> {
         self.timer.borrow_mut().poll(cx, deadline)
     }
 
-    /// Makes `head`, or what stands in for it, the next that actix-http reads. `is_all`: no byte of the body was received
-    /// with it.
+    /// Makes `head`, or what stands in for it, the next that actix-http reads. `is_all`: no byte of the body was
+    /// received with it.
     fn start_request(
         &self,
         parsed: Result<head_parse::Head, HeadError>,
@@ -269,7 +270,8 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
     }
 
     /// Lingering close: what still arrives, be it the rest of a body or pipelined requests after the last response, is
-    /// read and discarded for [`LINGER`]. A reset could otherwise take the last response from the client (RFC 9112, 9.6).
+    /// read and discarded for [`LINGER`]. A reset could otherwise take the last response from the client (RFC 9112,
+    /// 9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let reader = &self.0;
         ready!(Pin::new(&mut *reader.stream.borrow_mut()).poll_shutdown(cx))?;

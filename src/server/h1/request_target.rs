@@ -31,8 +31,8 @@ pub(super) fn find_target(head: &[u8]) -> Result<Range<usize>, HeadError> {
     Ok(method + 1..version)
 }
 
-/// Checks what a URL may contain by the rules of the `http` crate, which actix-http uses and which would cut the URL at a
-/// `#`.
+/// Checks what a URL may contain by the rules of the `http` crate, which actix-http uses and which would cut the URL at
+/// a `#`.
 fn check_target(target: &[u8]) -> Result<(), HeadError> {
     let path = memchr(b'?', target).unwrap_or(target.len());
     for (at, byte) in target.iter().enumerate() {
@@ -59,8 +59,8 @@ fn check_target(target: &[u8]) -> Result<(), HeadError> {
     }
 }
 
-/// The head with the raw UTF-8 of its target percent-encoded; `None` where there is none. Browsers encode it before they
-/// send it, curl does not.
+/// The head with the raw UTF-8 of its target percent-encoded; `None` where there is none. Browsers encode it before
+/// they send it, curl does not.
 pub(super) fn with_escaped_target(
     head: &[u8],
     target: Range<usize>,
@@ -82,8 +82,8 @@ pub(super) fn escape(target: &[u8]) -> Result<String, HeadError> {
     Ok(percent_encoding::utf8_percent_encode(target, percent_encoding::CONTROLS).to_string())
 }
 
-/// The path of a malformed request line, for the log: up to the first byte that a plain path does not have, and without a
-/// query.
+/// The path of a malformed request line, for the log: up to the first byte that a plain path does not have, and without
+/// a query.
 pub(super) fn readable_path(line: &[u8]) -> Option<String> {
     const LONGEST: usize = 1024;
     let rest = &line[memchr(b' ', line)? + 1..];
