@@ -26,7 +26,7 @@ const MAX_MAX_AGE: f64 = 366.0 * 24.0 * 3600.0;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
-    expecting = "a file is named by its id or its path, as a string or as {file_id, path, max_age}"
+    expecting = "a file is its id or its path, as a string or as {file_id, path, max_age}"
 )]
 #[schema(as = FileName)]
 pub enum FileName {
