@@ -22,14 +22,14 @@ use crate::server::h1::head_error::HeadError;
 use crate::wechat::error::{FileError, WechatError};
 use crate::wechat::error_hints;
 
-/// WeChat does not take a path or a file id.
+/// WeChat rejects a path or a file id.
 const INVALID_PATH: i64 = -501007;
 /// WeChat's quota of a call is used up for the day.
 const QUOTA: i64 = 45009;
 
 macro_rules! codes {
     ($($variant:ident = $name:literal $status:literal $title:literal, $remedy:literal;)+) => {
-        /// A stable name for one kind of failure; clients and metrics go by it.
+        /// A kind of failure. Its name is stable: clients and metrics depend on it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Code { $($variant),+ }
 
@@ -37,23 +37,23 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// As it stands in `code`.
+            /// The value of `code`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// The HTTP status it is answered with.
+            /// The HTTP status of the response.
             pub fn status(self) -> StatusCode {
                 let status = match self { $(Self::$variant => $status),+ };
                 StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
 
-            /// The same for every occurrence.
+            /// What the code means; the same for every occurrence.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title),+ }
             }
 
-            /// What to do about it, in Markdown; an occurrence's own `detail` is more exact.
+            /// What to do about it, in Markdown; the `detail` of an occurrence is more exact.
             pub fn remedy(self) -> &'static str {
                 match self { $(Self::$variant => $remedy),+ }
             }
@@ -81,7 +81,7 @@ impl Code {
         )
     }
 
-    /// Whether its responses say in `Retry-After` when that is.
+    /// Whether its responses have a `Retry-After`.
     pub fn has_retry_after(self) -> bool {
         matches!(self.status().as_u16(), 429 | 503)
     }
@@ -93,15 +93,14 @@ impl Code {
     }
 }
 
-/// The page as it stands in the repository; the default of `server.errors_url`.
+/// The page in the repository; the default of `server.errors_url`.
 pub const REPOSITORY_ERRORS_URL: &str =
     concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/en/errors.md");
 
-/// `server.errors_url`. One for the process: problem documents are also written inside responses, where no settings
-/// are at hand.
+/// `server.errors_url`. A static, because problem documents are also made where no settings are available.
 static ERRORS_URL: OnceLock<String> = OnceLock::new();
 
-/// Sets the page that the `type` of problem documents leads to. The first call in a process counts.
+/// Sets the page that the `type` of problem documents links to. Only the first call in a process has an effect.
 pub fn set_errors_url(url: &str) {
     let _ = ERRORS_URL.set(url.to_owned());
 }
@@ -183,19 +182,19 @@ codes! {
         "Try again; if it recurs, raise `cos.write_timeout` or `cos.reply_timeout`.";
 }
 
-/// A failure as its client is told of it.
+/// A failure, as the client sees it.
 #[derive(Debug, Clone)]
 pub struct Problem {
     pub code: Code,
     /// What happened and what to do, for the person who can do it.
     pub detail: String,
-    /// Seconds.
+    /// In seconds.
     pub retry_after: Option<u64>,
-    /// What an upstream said, where one did.
+    /// What WeChat or COS said, if one of them refused.
     pub upstream: Option<Box<Upstream>>,
 }
 
-/// What support at WeChat or COS will ask for.
+/// Identifies a failure towards the support of WeChat or COS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Upstream {
     /// WeChat's error code.
@@ -216,7 +215,7 @@ pub struct Upstream {
     pub cos_request_id: Option<String>,
 }
 
-/// A failure, as RFC 9457 has it, with members of ours.
+/// A problem document (RFC 9457), with additional members.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
@@ -225,13 +224,13 @@ pub struct Document<'a> {
     kind: String,
     /// What the code means.
     title: &'static str,
-    /// The HTTP status it is answered with.
+    /// The HTTP status of the response.
     status: u16,
     #[schema(value_type = Code)]
     code: &'static str,
     /// What happened and what to do, for the person who can do it.
     detail: &'a str,
-    /// As in the header `X-Request-Id` and in the gateway's log.
+    /// The request's id, as in the header `X-Request-Id` and in the gateway's log.
     request_id: &'a str,
     #[serde(flatten)]
     #[schema(value_type = Upstream)]
@@ -239,12 +238,12 @@ pub struct Document<'a> {
 }
 
 impl Problem {
-    /// A problem that no upstream had a part in.
+    /// A problem that neither WeChat nor COS reported.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), retry_after: None, upstream: None }
     }
 
-    /// Names the path that WeChat does not take, where that is what failed.
+    /// Adds the path to the detail, if WeChat rejected the path.
     pub fn with_path(mut self, path: &str) -> Self {
         if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
             self.detail.push_str(&format!("; the path is `{path}`"));
@@ -252,7 +251,7 @@ impl Problem {
         self
     }
 
-    /// Of a file whose id the caller gave: an id that WeChat does not take is then the caller's mistake, not ours.
+    /// For a file whose id is the client's own: if WeChat rejects the id, the code is `invalid_path`.
     pub fn of_given_id(mut self) -> Self {
         if self.upstream.as_ref().is_some_and(|upstream| upstream.errcode == Some(INVALID_PATH)) {
             self.code = Code::InvalidPath;
@@ -260,13 +259,13 @@ impl Problem {
         self
     }
 
-    /// No upload is begun any more.
+    /// The gateway is shutting down and accepts no new uploads.
     pub fn draining() -> Self {
-        let detail = "this gateway is being stopped; try again: another one will answer";
+        let detail = "this gateway is shutting down; try again: another one will respond";
         Self::new(Code::Draining, detail).retry_after(1)
     }
 
-    /// Too much is going on for one more.
+    /// The gateway is overloaded; `what` says with what.
     pub fn overloaded(what: &str) -> Self {
         Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)
     }
@@ -356,16 +355,16 @@ impl From<InboundError> for Problem {
             E::EmptyBody => {
                 "; append the file to the form, and send that form as the request's body"
             }
-            E::Encoding(_) => "; send it as it is",
+            E::Encoding(_) => "; send it without an encoding",
             E::PartEncoding { .. } => {
                 "; send the file's bytes as they are (`binary`), without this header"
             }
             E::LineFeeds => {
-                " (RFC 2046): write `\\r\\n` behind each boundary and header, and before each boundary"
+                " (RFC 2046): write `\\r\\n` after each boundary and header, and before each boundary"
             }
             E::NoFile => {
-                "; a part is a file when it has a filename, or is called `file` and has a Content-Type, and an empty \
-                 file input is none"
+                "; a part is a file if it has a filename, or if it is called `file` and has a Content-Type; an empty \
+                 file input is not a file"
             }
             E::TextForFile { .. } => {
                 ": the page appended text and no File. Append the File or Blob itself (`input.files[0]`), or give the \
@@ -376,7 +375,7 @@ impl From<InboundError> for Problem {
             }
             E::FilePiece { remedy, .. } => {
                 let detail = format!(
-                    "{error}; stored, it would be taken for the whole: switch chunking off ({remedy})"
+                    "{error}; it would be stored as if it were the whole file: switch chunking off ({remedy})"
                 );
                 return Self::new(code, detail);
             }
@@ -423,7 +422,7 @@ impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let advice = match error {
             AuthError::OutOfScope(error) => return error.into(),
-            AuthError::Ticket(_) => "get a new one",
+            AuthError::Ticket(_) => "get a new ticket",
             AuthError::KeyInUrl | AuthError::Missing | AuthError::Scheme | AuthError::Unknown => {
                 "send `Authorization: Bearer KEY`"
             }
@@ -467,7 +466,10 @@ impl From<TypeError> for Problem {
 
 impl From<LinkError> for Problem {
     fn from(error: LinkError) -> Self {
-        Self::new(Code::NotAllowed, format!("{error}; ask for a new one where you got it"))
+        Self::new(
+            Code::NotAllowed,
+            format!("{error}; get a new link from the page or service that gave you this one"),
+        )
     }
 }
 
@@ -488,7 +490,7 @@ impl From<WechatError> for Problem {
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
             }
         };
-        // Sooner is of no use.
+        // The quota is refilled at midnight; an earlier retry fails again.
         if errcode == Some(QUOTA) {
             problem = problem.retry_after(error_hints::seconds_until_midnight(Timestamp::now()));
         }
@@ -511,10 +513,10 @@ impl From<FileError> for Problem {
 }
 
 impl Problem {
-    /// What WeChat said of one file of a call.
-    pub fn wechat_file(status: i64, message: &str, advice: Option<&str>, file: &str) -> Self {
-        let advice = advice.map_or_else(String::new, |advice| format!(" ({advice})"));
-        let detail = format!("WeChat refused `{file}`: {status} {message}{advice}");
+    /// WeChat refused one file of a batch call.
+    pub fn wechat_file(status: i64, message: &str, hint: Option<&str>, file: &str) -> Self {
+        let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+        let detail = format!("WeChat refused `{file}`: {status} {message}{hint}");
         let mut problem = Self::new(Code::WechatRefused, detail);
         problem.upstream =
             Some(Box::new(Upstream { errcode: Some(status), ..Upstream::default() }));
@@ -527,13 +529,13 @@ impl From<CosError> for Problem {
         match error {
             CosError::Source(cause) => match cause.downcast::<InboundError>() {
                 Ok(inbound) => (*inbound).into(),
-                Err(_) => Self::new(Code::Internal, "the file's source failed"),
+                Err(_) => Self::new(Code::Internal, "reading the file failed"),
             },
             CosError::NotLast { .. } => Self::new(
                 Code::FileNotLast,
-                "something follows the file, whose length was therefore taken wrongly; put every field before the \
-                 file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that each is \
-                 held until it is complete",
+                "something follows the file, so the length that was inferred for the file is wrong; put every field \
+                 before the file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that \
+                 each is buffered until it is complete",
             ),
             CosError::LengthMismatch { declared, got } => {
                 InboundError::LengthMismatch { declared, got }.into()
