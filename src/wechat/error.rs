@@ -144,3 +144,23 @@ fn rid(message: &str) -> Option<&str> {
 fn printable(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(512).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_files_error_is_explained_for_the_mode_in_use() {
+        let hint = |mode| match FileError::refused(40001, "invalid credential\n", mode) {
+            FileError::File { status: 40001, message, hint: Some(hint) } => {
+                assert_eq!(message, "invalid credential");
+                hint
+            }
+            other => panic!("{other:?}"),
+        };
+        for mode in CredentialMode::ALL {
+            assert_eq!(hint(*mode), error_hints::bad_token(*mode), "{mode:?}");
+        }
+        assert_ne!(hint(CredentialMode::Secret), hint(CredentialMode::Stable));
+    }
+}

@@ -179,7 +179,7 @@ fn every_code_stands_in_the_description_of_a_call_under_its_status() {
             let text = &operation.value["responses"][&status]["description"];
             text.as_str().is_some_and(|text| text.contains(&line))
         });
-        assert!(told, "{} is no call's failure: name it in docs/failures.rs", code.name());
+        assert!(told, "{} is no call's failure: name it in openapi/failures.rs", code.name());
     }
     for operation in &operations {
         let named = operation.value["responses"].as_object().expect("responses").iter();

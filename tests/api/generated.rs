@@ -1,5 +1,5 @@
 //! The pages of the guide that are written from the code, in both languages: settings, from the comments of
-//! config/default.toml, and errors, from the table in src/http/problem.rs.
+//! config/default.toml, and errors, from the table in src/http/problem/code.rs.
 //!
 //! `UPDATE_DOCS=1 cargo test --test api generated::` writes them. What the code cannot say, the Chinese texts, stands in
 //! docs/zh/settings.toml and docs/zh/errors.toml.
@@ -244,7 +244,7 @@ fn every_code_is_explained_in_both_languages() {
         assert!(code.is_transient() || !code.has_retry_after(), "{}", code.name());
     }
     let english = errors(&ENGLISH, |code| format!("**{}.** {}", code.title(), code.remedy()));
-    written(&page("errors"), "src/http/problem.rs", &english);
+    written(&page("errors"), "src/http/problem/code.rs", &english);
 
     let mut texts = texts("docs/zh/errors.toml");
     let chinese_errors = errors(&CHINESE, |code| {
@@ -256,7 +256,7 @@ fn every_code_is_explained_in_both_languages() {
         format!("**{title}。**{remedy}")
     });
     assert!(texts.is_empty(), "docs/zh/errors.toml: no such code: {texts:?}");
-    written(&chinese("errors"), "src/http/problem.rs", &chinese_errors);
+    written(&chinese("errors"), "src/http/problem/code.rs", &chinese_errors);
 }
 
 #[test]

@@ -17,7 +17,6 @@ use crate::http::state::Worker;
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
-use crate::wechat::error::FileError;
 use crate::wechat::links::LinkRequest;
 
 /// Seconds that a browser may cache a redirect: a replaced file should appear soon.
@@ -168,23 +167,4 @@ fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, 
     client.may(Action::Download)?;
     client.may_reach(key.as_str())?;
     Ok(false)
-}
-
-impl Problem {
-    /// What to tell of one file; `file` is its path or id.
-    pub fn of_file(error: &FileError, file: &str) -> Self {
-        match error {
-            missing if missing.is_missing() => Self::new(
-                Code::FileNotFound,
-                format!(
-                    "`{file}` does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
-                     downloaded, only deleted and sent again"
-                ),
-            ),
-            FileError::File { status, message, hint } => {
-                Self::wechat_file(*status, message, hint.as_deref(), file)
-            }
-            FileError::Call(error) => error.clone().into(),
-        }
-    }
 }

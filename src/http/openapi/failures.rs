@@ -1,4 +1,4 @@
-//! The problem codes that each operation may respond with. Their meaning and the advice are in `problem.rs`.
+//! The problem codes that each operation may respond with. Their meaning and the advice are in `problem::code`.
 
 use utoipa::Modify;
 use utoipa::openapi::content::ContentBuilder;

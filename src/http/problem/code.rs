@@ -1,0 +1,160 @@
+//! The codes: the one exhaustive table from a code to its status, its title and what to do about it.
+
+use std::sync::OnceLock;
+
+use actix_web::http::StatusCode;
+
+macro_rules! codes {
+    ($($variant:ident = $name:literal $status:literal $title:literal, $remedy:literal;)+) => {
+        /// A kind of failure. Its name is stable: clients and metrics depend on it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($variant),+ }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The value of `code`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// The HTTP status of the response.
+            pub fn status(self) -> StatusCode {
+                let status = match self { $(Self::$variant => $status),+ };
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// What the code means; the same for every occurrence.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+
+            /// What to do about it, in Markdown; the `detail` of an occurrence is more exact.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedForm = "malformed_form" 400 "The form cannot be read",
+        "Build the form with a library (`FormData`, `curl -F`) and let it set the Content-Type with its boundary.";
+    NoFile = "no_file" 400 "The form has no file",
+        "Send a part that has a file name, or is called `file` and has a Content-Type; an empty file input is no file.";
+    FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it",
+        "Append `path` and `dir` to the form before the file, or put them into the URL.";
+    FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
+        "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`.";
+    TruncatedBody = "truncated_body" 400 "The request ended before it was complete",
+        "Send it again; nothing was stored. If it recurs, look for a proxy that cuts requests short.";
+    LengthMismatch = "length_mismatch" 400 "The file is not as long as was announced",
+        "Announce the length that is really sent; a file that changes while it is read must be sent again.";
+    InvalidPath = "invalid_path" 400 "The path cannot be used",
+        "Use a path without empty, `.` or `..` folders and special characters; a file id is `cloud://ENV.BUCKET/PATH`.";
+    InvalidRequest = "invalid_request" 400 "The request cannot be understood",
+        "Correct what `detail` names; the request's shape is in the API's description.";
+    Unauthenticated = "unauthenticated" 401 "A valid key or ticket is needed",
+        "Send `Authorization: Bearer …` with a key of `auth.keys` or a ticket that has not expired, or `?ticket=…`.";
+    NotAllowed = "not_allowed" 403 "The key or ticket does not allow this",
+        "Use a key that may do this, or add the action to the key's `can`.";
+    PathNotAllowed = "path_not_allowed" 403 "The key or ticket does not allow this path",
+        "Stay under the `prefix` of the key or ticket; name paths only where `client_paths` allows it.";
+    OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed",
+        "Add the page's origin to `cors.origins`, exactly as the browser sends it.";
+    FileNotFound = "file_not_found" 404 "There is no such file",
+        "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and sent again.";
+    NotFound = "not_found" 404 "There is no such URL",
+        "Check the URL; behind a proxy, the path that it passes on.";
+    MethodNotAllowed = "method_not_allowed" 405 "The URL does not support this method",
+        "Use a method that the response's `Allow` names.";
+    ClientStalled = "client_stalled" 408 "The client stopped sending",
+        "Send the request again over a better connection, or raise `upload.idle_timeout`.";
+    LengthRequired = "length_required" 411 "The file's length cannot be known",
+        "Send a Content-Length with the request or with the file's part; files of chunked requests may be as long as `upload.max_buffered_file`.";
+    FileTooLarge = "file_too_large" 413 "The file is too large",
+        "Send a smaller file, or raise `upload.max_file_size`.";
+    TooManyFiles = "too_many_files" 413 "Too many files",
+        "Send several requests, or raise `upload.max_files`; a list names at most 1000 files.";
+    FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large",
+        "Send fewer and shorter fields; a JSON request is at most 4 MiB long.";
+    NotMultipart = "not_multipart" 415 "The request is not multipart/form-data",
+        "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
+    TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not accepted",
+        "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
+    EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not accepted",
+        "Send the request without a Content-Encoding, and files without a Content-Transfer-Encoding.";
+    RateLimited = "rate_limited" 429 "Too many requests",
+        "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
+    Internal = "internal" 500 "The gateway failed",
+        "Look for the `request_id` in the gateway's log and report it.";
+    WechatRefused = "wechat_refused" 502 "WeChat refused",
+        "`detail` says what to change, and where; `errcode` and `rid` are what WeChat's support asks for.";
+    WechatUnreachable = "wechat_unreachable" 502 "No usable response from WeChat",
+        "Try again; if it persists, check `wechat.base_url` and the network from the gateway to WeChat.";
+    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used",
+        "Add the host that `detail` names to `cos.allowed_hosts`, if it is Tencent's.";
+    CosRefused = "cos_refused" 502 "COS refused the file",
+        "`cos_code` says why; `cos_request_id` is what Tencent Cloud's support asks for.";
+    CosUnreachable = "cos_unreachable" 502 "No response from COS",
+        "Try again; what may have arrived at a generated path was deleted. If it persists, check the network to COS.";
+    IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent",
+        "Send it again; the damaged object was deleted.";
+    Overloaded = "overloaded" 503 "The gateway is overloaded",
+        "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent`, `upload.memory_budget` or `server.max_connections`, or add replicas.";
+    Draining = "draining" 503 "The gateway is shutting down",
+        "Try again after `Retry-After`: another gateway, or this one after its restart, will respond.";
+    CredentialUnavailable = "credential_unavailable" 503 "No access token is available",
+        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials.";
+    CosBusy = "cos_busy" 503 "COS is busy",
+        "Try again after `Retry-After`.";
+    WechatTimeout = "wechat_timeout" 504 "WeChat took too long",
+        "Try again; if it recurs, raise `wechat.timeout`.";
+    CosTimeout = "cos_timeout" 504 "COS took too long",
+        "Try again; if it recurs, raise `cos.write_timeout` or `cos.reply_timeout`.";
+}
+
+impl Code {
+    /// Whether the same request may succeed when it is sent again later, with nothing changed.
+    pub fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::TruncatedBody
+                | Self::ClientStalled
+                | Self::RateLimited
+                | Self::WechatUnreachable
+                | Self::CosUnreachable
+                | Self::IntegrityMismatch
+                | Self::Overloaded
+                | Self::Draining
+                | Self::CredentialUnavailable
+                | Self::CosBusy
+                | Self::WechatTimeout
+                | Self::CosTimeout
+        )
+    }
+
+    /// Whether its responses have a `Retry-After`.
+    pub fn has_retry_after(self) -> bool {
+        matches!(self.status().as_u16(), 429 | 503)
+    }
+
+    /// Its place on the page that explains errors.
+    pub(super) fn url(self) -> String {
+        let page = ERRORS_URL.get().map_or(REPOSITORY_ERRORS_URL, String::as_str);
+        format!("{page}#{}", self.name())
+    }
+}
+
+/// The page in the repository; the default of `server.errors_url`.
+pub const REPOSITORY_ERRORS_URL: &str =
+    concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/en/errors.md");
+
+/// `server.errors_url`. A static, because problem documents are also made where no settings are available.
+static ERRORS_URL: OnceLock<String> = OnceLock::new();
+
+/// Sets the page that the `type` of problem documents links to. Only the first call in a process has an effect.
+pub fn set_errors_url(url: &str) {
+    let _ = ERRORS_URL.set(url.to_owned());
+}
