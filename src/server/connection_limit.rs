@@ -8,9 +8,10 @@
 //! 3. a connection whose client does not read its response,
 //! 4. the connection whose request has been handled longest without being authenticated.
 //!
-//! Within each of these classes the longest in it is closed first. A connection with an authenticated request is never
-//! closed. If all have one, the new connection is over the limit: it is told of the gateway's health, and every other
-//! request on it is refused. At most 8 connections of a worker are over the limit; one more closes the oldest of them.
+//! Within each of these classes the connection that has been in it longest is closed first. A connection with an
+//! authenticated request is never closed for another. If all have one, the new connection is over the limit: it is told
+//! of the gateway's health, and every other request on it is refused. At most 8 connections of a worker are over the
+//! limit; one more closes the oldest of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
