@@ -53,7 +53,8 @@ enum ShedClass {
     Unauthenticated,
 }
 
-/// A connection's place in the order of closing: within a class, the longest in it comes first.
+/// A connection's position in the order of closing: within a class, the connection that has been in it longest is
+/// first.
 type ShedKey = (ShedClass, u64);
 
 /// The connections of one worker.
@@ -83,7 +84,7 @@ pub struct ConnectionHandle {
     authenticated: Cell<usize>,
     /// Responses that are not yet sent to their end.
     sending: Cell<usize>,
-    /// Of these, the ones behind which the rest of a request is discarded.
+    /// Of these, the ones after which the rest of a request is discarded.
     lingering: Cell<usize>,
     /// Of these, the ones with a chunk that the client has not taken yet.
     unsent: Cell<usize>,
@@ -97,7 +98,7 @@ pub struct ConnectionHandle {
     write_blocked: Cell<bool>,
     /// Wakes the connection's reading.
     reader: RefCell<Option<Waker>>,
-    /// For h2 the reading side times responses, since these are held up by windows and not by the socket.
+    /// For h2 the reading side times responses, since windows delay these, and not the socket.
     is_h2: Cell<bool>,
     flood_detector: FloodDetector,
 }
@@ -357,7 +358,7 @@ impl RunningRequest {
     }
 
     /// Its response is ready to be sent. From now on the request needs nothing but its connection, which may be closed
-    /// for another. `lingers`: the rest of the request is discarded behind the response.
+    /// for another. `lingers`: the rest of the request is discarded after the response.
     pub fn into_sending(self, lingers: bool) -> SendingResponse {
         let handle = &self.handle;
         handle.sending.set(handle.sending.get() + 1);

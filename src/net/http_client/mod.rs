@@ -90,7 +90,7 @@ impl Pool {
         Self::with(tls, connect_timeout, max_body, false)
     }
 
-    /// The same for short requests, which may be held to be sent along with others.
+    /// The same for short requests, whose writes are batched.
     pub fn batched(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,

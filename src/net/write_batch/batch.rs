@@ -49,7 +49,7 @@ impl BatchGate {
 
     /// Ready when the connection may write: at once if it has read nothing since its last write, otherwise after all
     /// tasks that are ready now. It is delayed only once: a peer that sends without a pause, and is read before every
-    /// write, must not hold up the writes for ever.
+    /// write, must not delay the writes for ever.
     pub(super) fn poll_write(&mut self, cx: &Context<'_>) -> Poll<()> {
         let has_read = std::mem::take(&mut self.has_read);
         self.has_yielded = has_read && !self.has_yielded && batching_enabled();

@@ -1,4 +1,4 @@
-//! A TCP stream with batched writes: after a read it writes behind the other connections, and short writes are queued.
+//! A TCP stream with batched writes: after a read it writes after the other connections, and short writes are queued.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -21,7 +21,7 @@ thread_local! {
     static QUEUED: RefCell<Vec<Rc<RefCell<Inner>>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A TCP stream whose writes are delayed behind those of other connections, while batching is on.
+/// A TCP stream whose writes are delayed until other connections have read, while batching is on.
 pub struct Stream {
     inner: Rc<RefCell<Inner>>,
     gate: BatchGate,

@@ -140,11 +140,11 @@ mod tests {
             b"/v1/files?a=b",
         ];
         let heads = (proptest::collection::vec(0..tokens.len(), 1..24), any::<bool>());
-        let check = |(pieces, begins): (Vec<usize>, bool)| {
+        let check = |(picks, begins): (Vec<usize>, bool)| {
             let begin: &[u8] =
                 if begins { b"PUT /v1/files/a HTTP/1.1\r\nHost: a\r\n" } else { b"" };
             let mut bytes = begin.to_vec();
-            pieces.iter().for_each(|piece| bytes.extend_from_slice(tokens[*piece]));
+            picks.iter().for_each(|pick| bytes.extend_from_slice(tokens[*pick]));
             bytes.extend_from_slice(b"\r\n\r\n");
             let bytes = &bytes[leading_line_breaks(&bytes)..];
             let Some(end) = find_end(bytes, 0) else { return Ok(()) };
