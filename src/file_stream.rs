@@ -29,7 +29,7 @@ pub struct FileEnd {
     pub epilogue: Bytes,
 }
 
-/// The length of the client's bytes in the form that is sent to COS.
+/// How many of the client's bytes the form to COS contains: the file's, and with `Assumed` the epilogue's, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileLength {
     /// The file has this many bytes.

@@ -1,5 +1,5 @@
-//! Sends a file to COS, in several attempts if needed: a failed attempt can be repeated while all bytes read so far are
-//! still buffered.
+//! One attempt to send a file to COS, and the state that a further attempt needs: it can be repeated while all bytes read
+//! so far are still buffered. `http/upload/transfer` decides whether it is.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -333,7 +333,7 @@ impl RelayBody {
         Ok(Self { file: file.clone() })
     }
 
-    /// In bytes, as the request announces it.
+    /// The Content-Length of the POST to COS.
     pub(super) fn length(&self) -> u64 {
         self.file.borrow().attempt.as_ref().map_or(0, Attempt::form_length)
     }

@@ -1,5 +1,9 @@
 //! Authentication, permissions, limits and allowed types: all that is decided before a byte of a body is read, and what
 //! a file's first bytes must confirm.
+//!
+//! - `auth`, `ticket`: credentials; `policy`: what a client may do; `limits`: rates, slots, memory
+//! - `origin`: pages that may call; `forwarded`: what trusted proxies report; `links`: signed URLs of files
+//! - `types`: media types, the declared and the real; `idempotency`: repeated uploads
 
 pub mod auth;
 pub mod forwarded;

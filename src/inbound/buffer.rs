@@ -1,4 +1,4 @@
-//! Buffers a whole file in memory where only its end tells its length.
+//! Buffers a whole file whose length is not known in advance.
 
 use bytes::Bytes;
 use futures::StreamExt;

@@ -2,6 +2,13 @@
 //!
 //! Its output is a stream of [`crate::file_stream::FileEvent`]s. It knows nothing of upload links, tokens or HTTP
 //! statuses.
+//!
+//! - `body`: the request's body, its Content-Length and its idle timeout; `raw`, `limit`, `digest`: a body that is a file
+//! - `boundary`, `scan`, `delimiter_line`, `misplaced_boundary`: a form's delimiters
+//! - `form`: a form's parts in order; `head`, `disposition`, `encoding`, `actix_field`: their headers; `fields`,
+//!   `chunking`: the fields before a file
+//! - `buffer`: files of unknown length; `sniff`: a file's first bytes
+//! - `error`: the stage's error; `text`: a client's bytes in messages
 
 mod actix_field;
 pub mod body;

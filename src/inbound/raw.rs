@@ -7,8 +7,8 @@ use super::body::Body;
 use super::error::InboundError;
 use crate::file_stream::{FileEnd, FileEvent, Source};
 
-/// The body as a file's content. The file ends where the body ends; the caller compares its length with the announced
-/// one.
+/// The body as a file's content. The file ends where the body ends; `cos::replayable_file` checks its length
+/// against the announced one.
 pub fn content(mut body: Body) -> Source {
     Box::pin(stream::poll_fn(move |cx| {
         body.poll_chunk(cx).map(|chunk| {

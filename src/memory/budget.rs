@@ -22,7 +22,7 @@ impl Budget {
     }
 }
 
-/// How many times the free bytes one client may use.
+/// A client may use at most this many times the bytes that are free.
 const SHARE: u64 = 3;
 
 /// One client's use of a [`Budget`]: at most [`SHARE`] times the bytes it leaves free. A client alone can use three
@@ -35,7 +35,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of a client that uses nothing yet.
+    /// The share of a client that uses nothing yet.
     pub fn new(budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self { budget, used: AtomicU64::new(0) })
     }

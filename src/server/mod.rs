@@ -1,5 +1,9 @@
 //! The side towards clients, below HTTP's handlers: accepting connections, limiting and closing them, reading HTTP/1
 //! requests off the socket. Knows nothing of `http/`.
+//!
+//! - `listener`: accepts, TLS, HTTP/1 or h2; `client_stream`: the socket and what HTTP reads of it
+//! - `connection_limit`, `load_shed_log`, `fd_limit`: how many connections there may be, and which is closed first
+//! - `h1`: heads and bodies; `h2_flood`: frames that carry nothing
 
 pub mod client_stream;
 pub mod connection_limit;

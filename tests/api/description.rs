@@ -1,4 +1,4 @@
-//! The API's description: that it says what the gateway does, and that its pages need nobody else.
+//! The API's description: that it matches the gateway's behaviour, and that its pages load nothing from other hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -84,7 +84,7 @@ const ORDER: [&str; 25] = [
     "description",
 ];
 
-/// A gateway in its sandbox, as whoever reads the description runs it.
+/// A gateway in its sandbox, started as a reader of the description would start it.
 struct Sandbox {
     gateway: Gateway,
     _data: TempDir,

@@ -104,10 +104,12 @@ fn at_the_limit_running_uploads_continue_and_others_get_503() {
     };
     let mut clients: Vec<_> = Vec::new();
     healthy_during(&world, || clients.extend((0..200).map(begin)));
+    // A worker may still be reading the last heads.
+    wait_until("the uploads run", || metric(&world, "gateway_uploads_in_flight") >= 30);
     let running = metric(&world, "gateway_uploads_in_flight");
     let refused = metric(&world, "gateway_connections_shed_total");
     println!("{running} of 200 uploads run, {refused} were refused");
-    assert!((30..=40).contains(&running), "{running} run");
+    assert!(running <= 40, "{running} run");
     assert_eq!(said(&world), 1, "{}", world.gateway.log());
 
     // Each refusal has a code and `Retry-After`. The first connections may be closed to admit the last.
@@ -131,7 +133,7 @@ fn at_the_limit_running_uploads_continue_and_others_get_503() {
         }
     }
     println!("{stored} stored, {told} told that there is no room");
-    assert_eq!(stored, running);
+    assert!((running..=40).contains(&stored), "{running} ran");
     assert_eq!(world.objects().len() as u64, stored + 1);
     assert!(!world.gateway.log().contains("Too many open files"), "{}", world.gateway.log());
     world.post(&small()).stored();

@@ -217,8 +217,8 @@ fn every_client_of_the_guides_uploads_and_understands_a_refusal() {
 
         cancelled(&client, &world, &photo);
         if name.ends_with("chunked") {
-            // It was held to its end before WeChat was asked: whoever goes away then has sent all of it, and it is
-            // stored as it is or not at all.
+            // The whole file was buffered before WeChat was called: a client that disconnects then has sent all of it,
+            // and it is stored complete or not at all.
             assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
             for object in world.objects() {
                 assert_eq!(object["crc64"], crc64(&photo), "{name}");
@@ -353,14 +353,14 @@ fn every_language_s_ticket_says_the_same() {
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 fn decode(text: &str) -> Vec<u8> {
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+    let (mut bytes, mut bits, mut pending) = (Vec::new(), 0_u32, 0);
     for letter in text.bytes() {
         let value = ALPHABET.iter().position(|known| *known == letter).expect("base64url");
         bits = bits << 6 | value as u32;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push((bits >> held) as u8);
+        pending += 6;
+        if pending >= 8 {
+            pending -= 8;
+            bytes.push((bits >> pending) as u8);
         }
     }
     bytes

@@ -225,7 +225,7 @@ fn a_parameter_that_is_not_utf_8_is_refused() {
     {
         let target = format!("/v1/files?{query}");
         let problem = post(&world, &target, &[], &small()).problem(400, "invalid_request");
-        assert!(detail(&problem).contains("more than once"), "{problem}");
+        assert!(detail(&problem).contains("repeated"), "{problem}");
     }
     world.assert_nothing_stored();
 }

@@ -94,10 +94,10 @@ fn a_signed_link_works_and_a_changed_one_does_not() {
 fn a_signed_link_expires() {
     let world = signing(SIGNING_KEY).set("links.max_age", "1s").start();
     let target = stored(&world, "x.txt");
-    let ends: u64 = part(&target, "expires").parse().expect("a time");
-    crate::harness::wait_until("the link has ended", || now() > ends);
+    let expires: u64 = part(&target, "expires").parse().expect("a time");
+    crate::harness::wait_until("the link has expired", || now() > expires);
     let problem = get(&world, &target, &[]).problem(403, "not_allowed");
-    assert!(problem["detail"].as_str().expect("a text").contains("ended"), "{problem}");
+    assert!(problem["detail"].as_str().expect("a text").contains("expired"), "{problem}");
 }
 
 #[test]

@@ -391,7 +391,7 @@ fn every_test_that_security_md_names_exists() {
             }
             None => {
                 let path = format!("src/{}", name.replace("::", "/"));
-                let is_folder = root.join(&path).is_dir();
+                let is_folder = root.join(&path).join("mod.rs").exists();
                 read(format!("{path}{}", if is_folder { "/mod.rs" } else { ".rs" }));
             }
         }

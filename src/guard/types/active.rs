@@ -1,4 +1,4 @@
-//! Types that browsers execute, and the type that a file of one is stored as where none may be executed.
+//! Types that browsers execute (active content), and the type that replaces them in storage.
 
 use mime_guess::{Mime, mime};
 

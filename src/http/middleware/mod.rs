@@ -1,4 +1,5 @@
-//! Middleware and what it uses: one concern per file.
+//! What applies to every request, one concern per file. `request` and `origin` are the middleware functions; the other
+//! files are used by them, or by upload handlers (`idempotency`, `server_timing`).
 
 pub mod access_log;
 pub mod h2_limits;

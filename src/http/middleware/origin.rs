@@ -9,7 +9,8 @@ use actix_web::{Error, HttpMessage, web};
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 
-/// Why [`super::request::track`] refuses a request: its head is invalid, or the gateway is overloaded. The refusal is
+/// Why [`super::request::track`] refuses a request: its head is invalid, the gateway is
+/// overloaded, or an h2 limit is exceeded. The refusal is
 /// put into the request's extensions and sent by [`check`], so that the response has the CORS headers.
 pub struct Refusal(pub Problem);
 

@@ -21,7 +21,7 @@ const INVALID_PATH: i64 = -501007;
 #[derive(Debug, Clone)]
 pub struct Problem {
     pub code: Code,
-    /// What happened and what to do, for the person who can do it.
+    /// What happened, and how to fix it.
     pub detail: String,
     /// In seconds.
     pub retry_after: Option<u64>,
@@ -63,7 +63,7 @@ pub struct Document<'a> {
     status: u16,
     #[schema(value_type = Code)]
     code: &'static str,
-    /// What happened and what to do, for the person who can do it.
+    /// What happened, and how to fix it.
     detail: &'a str,
     /// The request's id, as in the header `X-Request-Id` and in the gateway's log.
     request_id: &'a str,

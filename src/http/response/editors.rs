@@ -1,7 +1,7 @@
 //! The response formats of editors and upload widgets, each taken from the client's own source (named with each).
 //!
 //! A failure in a JSON format also contains the whole problem document as `problem`: no client objects to an additional
-//! member, and a developer who inspects the response finds the code and the request's id.
+//! member, and a developer finds the code and the request's id there.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! A connection's state of reading, and the bodies that handlers read from it.
+//! A connection's read state, and the bodies that handlers read from it.
 //!
 //! actix-http reads ahead: up to 128 KiB into its own buffer while as much again is queued in the payload, and a slow
 //! COS makes every upload pin all of it (measured: 0.66 MiB each). It reads a body in chunks that grow from 8 KiB, with
@@ -9,7 +9,8 @@
 //!
 //! ```text
 //!   Head ──a head, its response in progress──▶ Body ──its last byte──▶ Head
-//!     └───────── h2, a closed socket, a body that is not read on ────▶ Passthrough, Closed
+//!   Head, Body ──a closed socket, a body whose rest is not read──▶ Closed
+//!   Passthrough: h2, from the connection's start
 //! ```
 
 use std::cell::{Cell, RefCell};

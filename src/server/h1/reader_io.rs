@@ -1,4 +1,5 @@
-//! What actix-http reads and writes instead of the socket: one request's head at a time, and responses.
+//! The I/O that actix-http is given instead of the socket: one request's head at a time, within its time limit, the
+//! responses, and the lingering close of the connection.
 //!
 //! The states of a connection are drawn in [`body_reader`](super::body_reader).
 
@@ -26,14 +27,15 @@ use super::head_scan;
 use crate::memory::buffer_pool::Buffer;
 use crate::net::write_batch;
 
-/// Bytes of the first read of a head. Where several uploads run, as much as a small buffer takes is read at once
-/// instead; otherwise the rest of a body arrives while the upload link is fetched.
+/// Bytes of the first read of a head. With few uploads it is short: the body arrives while the upload link is fetched.
+/// With many the whole buffer is filled, which saves reads.
 const FIRST_READ: usize = 8 * 1024;
 /// From a head's first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the first byte of a connection.
 const FIRST_BYTE_TIMEOUT: Duration = HEAD_TIMEOUT;
-/// How long bytes that a client sends after its last response are read and discarded.
+/// How long bytes that a client sends after the connection's last response are read and discarded, before the socket is
+/// closed. The rest of one request's body has `server.lingering_timeout` before that.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What the bytes read ahead begin with.
