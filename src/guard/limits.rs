@@ -16,9 +16,8 @@ use super::policy::Client;
 use crate::memory::budget::{Budget, Share};
 use crate::settings::{Rate, Settings};
 
-/// Clients, and IP addresses, whose rates are tracked; the least recently used are evicted first. A client's id is at
-/// most
-/// 133 bytes long (a ticket's `sub` and its kind), so each cache takes at most some 40 MB.
+/// Clients, and IP addresses, whose rates are tracked; the least recently used are evicted first. A client's id has at
+/// most 133 bytes (a ticket's `sub` and its kind), so each cache takes at most some 40 MB.
 const MAX_TRACKED: u64 = 100_000;
 /// Longer than any [`Rate`] takes to refill.
 const IDLE_EXPIRY: Duration = Duration::from_secs(2 * 3600);
@@ -134,7 +133,7 @@ impl Limits {
 }
 
 impl RunningUploads {
-    /// A poisoned lock is used on: no panic leaves the map inconsistent.
+    /// A poisoned lock is still used: no panic leaves the map inconsistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, ClientUploads>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

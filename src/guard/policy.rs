@@ -16,7 +16,7 @@ const ANONYMOUS: &str = "anonymous:anonymous";
 pub struct Client {
     /// For logs and messages.
     pub name: String,
-    /// The key for limits and idempotency: unique to this client, though a key and a user may share a name.
+    /// Identifies the client in limits and idempotency. Unlike `name` it is unique: it begins with the kind of credential.
     pub id: String,
     pub can: BTreeSet<Action>,
     /// A folder ending with `/`. Generated paths are put into it, and a path that the client names must be in it.
@@ -183,7 +183,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether it may name an object's path: where its ticket claims the path, naming it is no choice of the client.
+    /// Whether it may name an object's path. The path that its ticket claims may always be named.
     pub fn may_choose_paths(&self) -> Result<(), PolicyError> {
         match self.client_paths || self.path.is_some() {
             true => Ok(()),
@@ -213,7 +213,7 @@ impl Client {
     }
 }
 
-/// Whether a segment may be changed where a path is normalized, so that the path would be another one.
+/// Whether normalization would change this segment, and so the path.
 fn is_ambiguous(segment: &str) -> bool {
     matches!(segment, "" | "." | "..") || segment.contains('\\')
 }

@@ -182,8 +182,8 @@ impl Faults {
         })
     }
 
-    /// Whether the connection must be reset before the body is read, which may name the keys: rules with a `path` do
-    /// not apply here.
+    /// Whether the connection must be reset before the body is read. Rules with a `path` do not apply: the key may be in
+    /// the body.
     pub fn hit_at_head(&mut self, stage: Stage) -> bool {
         let hit = self.hit_where(|rule| {
             rule.stage == stage && rule.is(FaultKind::ResetBefore) && rule.path.is_none()

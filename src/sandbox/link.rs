@@ -66,7 +66,7 @@ impl Links {
         let (token, cos_file_id) = loop {
             let token = self.security_token(path);
             let cos_file_id = self.cos_file_id(&token);
-            // Both characters are in every id, so that every link reveals a client that escapes or unescapes base64.
+            // Every id contains `+` and `/`, so that a client that wrongly escapes them fails at once.
             if cos_file_id.contains('+') && cos_file_id.contains('/') {
                 break (token, cos_file_id);
             }

@@ -1,5 +1,5 @@
-//! A client's connection at two levels: as TCP, where writes time out, and as what HTTP reads (TLS included), where an
-//! h2 flood or an h2 response that does not move is seen. Both levels close it when its [`ConnectionHandle`] says so.
+//! A client's connection below TLS ([`ClientTcpStream`]: write timeouts) and above it ([`ClientStream`]: h2 floods, h2
+//! responses that the client does not read). Both levels close it when its [`ConnectionHandle`] says so.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

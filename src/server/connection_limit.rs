@@ -9,8 +9,8 @@
 //! 4. the connection whose request has been handled longest without being authenticated.
 //!
 //! Within each of these classes the connection that has been in it longest is closed first. A connection with an
-//! authenticated request is never closed for another. If all have one, the new connection is over the limit: it is told
-//! of the gateway's health, and every other request on it is refused. At most 8 connections of a worker are over the
+//! authenticated request is never closed for another. If all have one, the new connection is over the limit: only
+//! health checks on it are answered, and every other request is refused. At most 8 connections of a worker are over the
 //! limit; one more closes the oldest of them.
 
 use std::cell::{Cell, RefCell};
@@ -64,7 +64,7 @@ pub struct Connections {
     admitted: Cell<usize>,
     /// Running requests, health checks aside.
     requests: Cell<usize>,
-    /// Connections that may be closed for a new one, in the order in which they are.
+    /// Connections that may be closed for a new one, in the order in which they would be closed.
     sheddable: RefCell<BTreeMap<ShedKey, Rc<ConnectionHandle>>>,
     over_limit: RefCell<VecDeque<Rc<ConnectionHandle>>>,
     /// Counts up with every entry of `sheddable`.
@@ -76,7 +76,7 @@ pub struct Connections {
 pub struct ConnectionHandle {
     connections: Rc<Connections>,
     over_limit: bool,
-    /// Its key in `sheddable`, and since when it has it.
+    /// Its key in `sheddable`, and when it got it.
     shed_key: Cell<Option<(ShedKey, Instant)>>,
     /// Requests that are handled.
     running: Cell<usize>,

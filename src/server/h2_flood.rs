@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-/// How many times the useful bytes may be received.
+/// A connection may receive at most this many bytes for each useful byte.
 const RATIO: u64 = 8;
 /// Useful bytes that every connection is credited with, so that [`RATIO`] times as many may be received: a client has
 /// sent that much before it learns that its body is no longer read.

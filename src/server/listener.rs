@@ -1,6 +1,6 @@
 //! From an accepted TCP stream to HTTP: TLS where it is on, then HTTP/1 or h2 with the timeouts of a connection.
 //!
-//! Does what actix-web's `HttpServer` does, with a connection type of our own below it ([`ReaderIo`]).
+//! Does what actix-web's `HttpServer` does, with a connection type of the gateway's own below it ([`ReaderIo`]).
 
 use std::fmt;
 use std::future::ready;
@@ -40,7 +40,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// After a connection's last response, for what the client still sends.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The limits of connections, and where their excess is logged.
+/// The limits of connections, and the log of connections over them.
 #[derive(Clone)]
 pub struct ConnectionLimits {
     pub per_worker: WorkerLimits,

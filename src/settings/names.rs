@@ -1,4 +1,4 @@
-//! The settings that have one of a few names as their value.
+//! Settings whose value is one of a fixed set of names.
 
 /// Defines an enum whose variants have names in settings files.
 macro_rules! named {

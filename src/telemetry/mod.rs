@@ -24,8 +24,8 @@ pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
     filter(settings).map(drop)
 }
 
-/// Some lines of the server libraries are left out unless `telemetry.log` names them: those of its start, which repeat
-/// ours, and an error for each connection without HTTP, with which a flood could fill the log.
+/// Some lines of the server libraries are left out unless `telemetry.log` names them: the start-up lines, which repeat
+/// the gateway's, and an error per non-HTTP connection, with which a flood could fill the log.
 fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
     Ok(EnvFilter::try_new(format!("actix_server=warn,actix_http=off,{}", settings.log))?)
 }

@@ -12,13 +12,12 @@ use super::error::FileError;
 
 /// A link is not given out in its last minutes, or in the last tenth of a short lifetime.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// A link is cached no longer than this, whatever lifetime was requested: that WeChat grants longer ones is not
-/// documented.
+/// A link is cached no longer than this, whatever lifetime was requested: WeChat documents no longer one.
 const MAX_CACHED: Duration = Duration::from_secs(24 * 60 * 60);
 /// In bytes, of cached links.
 const LINKS_CAPACITY: u64 = 64 * 1024 * 1024;
-/// In bytes, of calls in flight, and again of recorded invalidations.
-const NOTES_CAPACITY: u64 = 8 * 1024 * 1024;
+/// In bytes, of each of the caches `in_flight` and `invalidated`.
+const BOOKKEEPING_CAPACITY: u64 = 8 * 1024 * 1024;
 /// In bytes: what an entry costs besides its content, for the cache's own bookkeeping and the entry's allocations.
 const OVERHEAD: usize = 256;
 /// At most this many links of one file are cached, each with another lifetime.
@@ -132,12 +131,12 @@ impl LinkCache {
                 .weigher(|request: &LinkRequest, link: &DownloadLink| {
                     weight(request.file_id.len() + link.url.len())
                 })
-                .max_capacity(NOTES_CAPACITY)
+                .max_capacity(BOOKKEEPING_CAPACITY)
                 .time_to_live(MAX_CALL)
                 .build(),
             invalidated: Cache::builder()
                 .weigher(|file_id: &String, _: &Instant| weight(file_id.len()))
-                .max_capacity(NOTES_CAPACITY)
+                .max_capacity(BOOKKEEPING_CAPACITY)
                 .time_to_live(MAX_CALL)
                 .build(),
             fetches: AtomicUsize::new(0),
@@ -221,8 +220,8 @@ mod tests {
             links.invalidate(&format!("cloud://env.bucket/{long}{n}")).await;
         }
         links.invalidated.run_pending_tasks().await;
-        assert!(links.invalidated.weighted_size() <= NOTES_CAPACITY);
-        assert!(links.invalidated.weighted_size() > NOTES_CAPACITY / 2);
+        assert!(links.invalidated.weighted_size() <= BOOKKEEPING_CAPACITY);
+        assert!(links.invalidated.weighted_size() > BOOKKEEPING_CAPACITY / 2);
         drop(guard);
         let url = format!("https://cos/{}", "x".repeat(8000));
         for n in 0..10_000 {

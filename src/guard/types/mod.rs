@@ -93,7 +93,7 @@ impl Types {
         Ok(DeclaredType { mime, served_as_binary })
     }
 
-    /// The type that a file is stored as whose content the gateway does not read: the client posts it to COS.
+    /// The type under which a file is stored if the client posts it to COS, so that its content is not checked.
     pub fn without_content(&self, declared: &DeclaredType) -> String {
         if declared.served_as_binary { SAFE_TYPE.to_owned() } else { stored_form(&declared.mime) }
     }

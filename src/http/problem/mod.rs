@@ -29,7 +29,7 @@ pub struct Problem {
     pub upstream: Option<Box<Upstream>>,
 }
 
-/// Identifies a failure towards the support of WeChat or COS.
+/// The error code and request id that the support of WeChat or COS asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Upstream {
     /// WeChat's error code.

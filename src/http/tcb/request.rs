@@ -65,7 +65,7 @@ impl Call {
     }
 
     /// The environment: the gateway's own if the call names none. A client that is restricted to a folder may use only
-    /// that one.
+    /// the gateway's own.
     pub fn env<'a>(&'a self, worker: &'a Worker) -> Result<&'a str, TcbError> {
         let own = worker.wechat.env();
         match self.body.get("env") {

@@ -242,7 +242,7 @@ async fn form_files(
             Err(FileFailure { problem, path }) => {
                 let expects_more = expects_more && problem.code != Code::TooManyFiles;
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
-                // The rest of this file comes before the next one.
+                // The next file can be read only after the rest of this one was skipped.
                 expects_more && Form::skip(&form, max_length).await
             }
         };

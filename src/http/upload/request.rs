@@ -37,7 +37,7 @@ use crate::settings::{self, ReplyProfile};
 #[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct UploadQuery {
-    /// The object's path, if the key may choose paths and the form has one file.
+    /// The object's path, if the client may choose paths and the form has one file.
     #[param(value_type = Key, required = false)]
     path: Option<String>,
     /// A folder for the generated path.

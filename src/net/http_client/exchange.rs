@@ -56,7 +56,7 @@ pub enum Fill {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aborted;
 
-/// A request that is complete with its head, or with what is passed as its head.
+/// No body, or one that was passed together with the head.
 impl BodySource for () {
     fn poll_fill(
         &mut self,
@@ -97,7 +97,7 @@ pub enum ExchangeError {
 }
 
 impl<'c, B: BodySource, V: HeaderVisitor> Exchange<'c, B, V> {
-    /// Of a request that begins with `head`; `visitor` is given the response's headers.
+    /// An exchange for a request that begins with `head`; `visitor` is given the response's headers.
     pub fn new(
         connection: &'c mut Connection,
         head: impl Into<Bytes>,

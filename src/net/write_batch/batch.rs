@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
-/// With so many uploads on a worker, or fewer, nothing is batched: there is little to gain, and a single upload would
-/// take longer.
-pub(super) const FEW: usize = 4;
+/// With at most this many uploads on a worker nothing is batched: there is little to gain, and a single upload would take
+/// longer.
+pub(super) const MAX_UNBATCHED_UPLOADS: usize = 4;
 
 thread_local! {
     static UPLOADS: Cell<usize> = const { Cell::new(0) };
@@ -30,7 +30,7 @@ impl Drop for BusyUpload {
 
 /// Whether batching is on.
 pub fn batching_enabled() -> bool {
-    UPLOADS.get() > FEW
+    UPLOADS.get() > MAX_UNBATCHED_UPLOADS
 }
 
 /// Delays one connection's writes.
@@ -71,7 +71,7 @@ mod tests {
     fn with_several_uploads_a_write_after_a_read_is_delayed_once() {
         let cx = Context::from_waker(Waker::noop());
         let mut gate = BatchGate::default();
-        let few: Vec<_> = (0..FEW).map(|_| BusyUpload::begin()).collect();
+        let few: Vec<_> = (0..MAX_UNBATCHED_UPLOADS).map(|_| BusyUpload::begin()).collect();
         gate.read();
         assert_eq!(gate.poll_write(&cx), Poll::Ready(()));
         let one_more = BusyUpload::begin();

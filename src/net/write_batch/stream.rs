@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Stream {
-    /// With every write sent before it is ready.
+    /// Queues nothing: a write completes when the socket has taken its bytes.
     pub fn new(tcp: TcpStream) -> Self {
         let inner = Inner { tcp, unsent: Vec::new(), is_queued: false, writer: None };
         Self {
@@ -50,8 +50,8 @@ impl Stream {
         }
     }
 
-    /// With short writes queued: they are ready before they are sent, and sent together with those of the other
-    /// connections that are ready now, even if this stream is dropped before. What the socket does not take is sent by
+    /// Queues short writes: they complete at once, and are sent together with those of the other connections that are
+    /// ready now, even if this stream is dropped before. What the socket does not take is sent by
     /// the next read or write.
     pub fn batched(tcp: TcpStream) -> Self {
         Self { queues_short: true, ..Self::new(tcp) }
@@ -62,7 +62,7 @@ impl Stream {
         self.inner.borrow().tcp.peer_addr()
     }
 
-    /// Whether short writes are sent before what was sent earlier is acknowledged.
+    /// Sets TCP_NODELAY.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.inner.borrow().tcp.set_nodelay(nodelay)
     }
@@ -170,7 +170,7 @@ impl AsyncWrite for Stream {
         true
     }
 
-    /// Ready before queued bytes are sent.
+    /// Does not wait for queued bytes.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
         if inner.is_queued { Poll::Ready(Ok(())) } else { inner.poll_send(cx) }
@@ -193,7 +193,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::net::write_batch::batch::{BusyUpload, FEW};
+    use crate::net::write_batch::batch::{BusyUpload, MAX_UNBATCHED_UPLOADS};
 
     const LONG: [u8; SHORT + 1] = [7; SHORT + 1];
 
@@ -210,7 +210,7 @@ mod tests {
         peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let local = TcpStream::from_std(local).unwrap();
         local.writable().await.unwrap();
-        let uploads = (0..=FEW).map(|_| BusyUpload::begin()).collect();
+        let uploads = (0..=MAX_UNBATCHED_UPLOADS).map(|_| BusyUpload::begin()).collect();
         (Stream::batched(local), peer, uploads)
     }
 
@@ -242,7 +242,7 @@ mod tests {
             assert_eq!(&received, b"one two");
             other_peer.read_exact(&mut received[..5]).unwrap();
             // With few uploads nothing is queued.
-            uploads.truncate(FEW);
+            uploads.truncate(MAX_UNBATCHED_UPLOADS);
             stream.write_all(b"now").await.unwrap();
             assert!(has_arrived(&mut peer));
         });

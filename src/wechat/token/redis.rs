@@ -19,7 +19,7 @@ use super::fetch::{IssuedToken, TokenFetcher};
 use crate::metrics::Metrics;
 use crate::wechat::error::WechatError;
 
-/// For one command, and again for connecting. Redis is close to the gateway, and a health check allows one second in
+/// The time limit of a command, and of connecting. Redis is close to the gateway, and a health check allows one second in
 /// all.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
 /// After a failure Redis is not used for this long, so that requests that wait for a token do not wait for Redis, too.
