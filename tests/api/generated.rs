@@ -208,8 +208,8 @@ const ENGLISH: Words = Words {
 const CHINESE: Words = Words {
     head: "| `code` | 状态码 | 可重试 |",
     transient: "暂时性错误：原样重发可能成功。",
-    retry_after: "暂时性错误：等过了 `Retry-After` 再原样重发。",
-    lasting: "非暂时性错误：不作改动，重发仍会失败。",
+    retry_after: "暂时性错误：等待 `Retry-After` 指定的时间后，原样重发。",
+    lasting: "非暂时性错误：问题解决之前，原样重发仍会失败。",
     again: "是",
     stop: "否",
 };
@@ -253,7 +253,8 @@ fn every_code_is_explained_in_both_languages() {
             texts.remove(&key).unwrap_or_else(|| panic!("docs/zh/errors.toml has no {key}"))
         };
         let (title, remedy) = (text("title"), text("remedy"));
-        format!("**{title}。**{remedy}")
+        // With the full stop inside, `**` before a Chinese letter does not end the emphasis in CommonMark.
+        format!("**{title}**。{remedy}")
     });
     assert!(texts.is_empty(), "docs/zh/errors.toml: no such code: {texts:?}");
     written(&chinese("errors"), "src/http/problem/code.rs", &chinese_errors);
