@@ -42,37 +42,37 @@ codes! {
     MalformedForm = "malformed_form" 400 "The form cannot be read",
         "Build the form with a library (`FormData`, `curl -F`) and let it set the Content-Type with its boundary.";
     NoFile = "no_file" 400 "The form has no file",
-        "Send a part that has a file name, or is called `file` and has a Content-Type; an empty file input is no file.";
-    FieldAfterFile = "field_after_file" 400 "A field that belongs before the file stands after it",
-        "Append `path` and `dir` to the form before the file, or put them into the URL.";
+        "Send a part that has a file name, or is called `file` and has a Content-Type; an empty file input does not count.";
+    FieldAfterFile = "field_after_file" 400 "A field that must come before the file comes after it",
+        "Append `path` and `dir` to the form before the file, or pass them in the URL.";
     FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
         "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`.";
     TruncatedBody = "truncated_body" 400 "The request ended before it was complete",
         "Send it again; nothing was stored. If it recurs, look for a proxy that cuts requests short.";
-    LengthMismatch = "length_mismatch" 400 "The file is not as long as was announced",
-        "Announce the length that is really sent; a file that changes while it is read must be sent again.";
+    LengthMismatch = "length_mismatch" 400 "The file's length differs from the announced one",
+        "Announce the length that you actually send; if the file changed while it was read, send it again.";
     InvalidPath = "invalid_path" 400 "The path cannot be used",
-        "Use a path without empty, `.` or `..` folders and special characters; a file id is `cloud://ENV.BUCKET/PATH`.";
+        "Use a path without special characters and without empty, `.` or `..` folders; a file id has the form `cloud://ENV.BUCKET/PATH`.";
     InvalidRequest = "invalid_request" 400 "The request cannot be understood",
-        "Correct what `detail` names; the request's shape is in the API's description.";
+        "Correct what `detail` names; the API description defines the request's format.";
     Unauthenticated = "unauthenticated" 401 "A valid key or ticket is needed",
         "Send `Authorization: Bearer …` with a key of `auth.keys` or a ticket that has not expired, or `?ticket=…`.";
     NotAllowed = "not_allowed" 403 "The key or ticket does not allow this",
-        "Use a key that may do this, or add the action to the key's `can`.";
+        "Use a key with this permission, or add the action to the key's `can`.";
     PathNotAllowed = "path_not_allowed" 403 "The key or ticket does not allow this path",
-        "Stay under the `prefix` of the key or ticket; name paths only where `client_paths` allows it.";
+        "Use a path under the `prefix` of the key or ticket; choose paths yourself only if `client_paths` allows it.";
     OriginNotAllowed = "origin_not_allowed" 403 "The page's origin is not allowed",
         "Add the page's origin to `cors.origins`, exactly as the browser sends it.";
     FileNotFound = "file_not_found" 404 "There is no such file",
-        "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and sent again.";
+        "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and uploaded again.";
     NotFound = "not_found" 404 "There is no such URL",
-        "Check the URL; behind a proxy, the path that it passes on.";
+        "Check the URL; behind a proxy, check the path that it forwards.";
     MethodNotAllowed = "method_not_allowed" 405 "The URL does not support this method",
-        "Use a method that the response's `Allow` names.";
+        "Use a method that is listed in the response's `Allow`.";
     ClientStalled = "client_stalled" 408 "The client stopped sending",
         "Send the request again over a better connection, or raise `upload.idle_timeout`.";
-    LengthRequired = "length_required" 411 "The file's length cannot be known",
-        "Send a Content-Length with the request or with the file's part; files of chunked requests may be as long as `upload.max_buffered_file`.";
+    LengthRequired = "length_required" 411 "The file's length cannot be determined",
+        "Send a Content-Length with the request or with the file's part; in chunked requests, files may have at most `upload.max_buffered_file`.";
     FileTooLarge = "file_too_large" 413 "The file is too large",
         "Send a smaller file, or raise `upload.max_file_size`.";
     TooManyFiles = "too_many_files" 413 "Too many files",
@@ -89,17 +89,17 @@ codes! {
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
     Internal = "internal" 500 "The gateway failed",
         "Look for the `request_id` in the gateway's log and report it.";
-    WechatRefused = "wechat_refused" 502 "WeChat refused",
-        "`detail` says what to change, and where; `errcode` and `rid` are what WeChat's support asks for.";
+    WechatRefused = "wechat_refused" 502 "WeChat refused the request",
+        "`detail` says what to change, and where; give `errcode` and `rid` to WeChat's support.";
     WechatUnreachable = "wechat_unreachable" 502 "No usable response from WeChat",
         "Try again; if it persists, check `wechat.base_url` and the network from the gateway to WeChat.";
-    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link may not be used",
-        "Add the host that `detail` names to `cos.allowed_hosts`, if it is Tencent's.";
+    LinkNotAllowed = "link_not_allowed" 502 "WeChat's upload link is not allowed",
+        "Add the host that `detail` names to `cos.allowed_hosts`, if that host belongs to Tencent.";
     CosRefused = "cos_refused" 502 "COS refused the file",
-        "`cos_code` says why; `cos_request_id` is what Tencent Cloud's support asks for.";
+        "`cos_code` says why; give `cos_request_id` to Tencent Cloud's support.";
     CosUnreachable = "cos_unreachable" 502 "No response from COS",
-        "Try again; what may have arrived at a generated path was deleted. If it persists, check the network to COS.";
-    IntegrityMismatch = "integrity_mismatch" 502 "COS stored other bytes than were sent",
+        "Try again; anything that may have been stored at a generated path was deleted. If it persists, check the network to COS.";
+    IntegrityMismatch = "integrity_mismatch" 502 "COS did not store the bytes that were sent",
         "Send it again; the damaged object was deleted.";
     Overloaded = "overloaded" 503 "The gateway is overloaded",
         "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent`, `upload.memory_budget` or `server.max_connections`, or add replicas.";
