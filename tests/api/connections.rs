@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::frames::{END_STREAM, H1, H2, WINDOW_UPDATE, frame, head};
+use crate::frames::{END_STREAM, H1, H2, WINDOW_UPDATE, frame, head, tls};
 use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_until};
 use crate::tls::Certificate;
 
@@ -632,4 +632,28 @@ fn upload_during_attack<S>(
     assert!(world.gateway.ended().success());
     println!("exited {:?} after the signal", told.elapsed());
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+}
+
+/// 5 s for a TLS handshake, 15 s for the preface of h2.
+#[test]
+fn silent_tls_connections_are_closed_by_their_timeouts() {
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new()).start();
+    let began = Instant::now();
+    let handshake = TcpStream::connect(world.gateway.address).expect("a connection");
+    let mut preface = tls(&world, &certificate, "h2");
+    while preface.conn.is_handshaking() {
+        preface.conn.complete_io(&mut preface.sock).expect("TLS");
+    }
+    for (mut stream, seconds) in [(handshake, 5), (preface.sock, 15)] {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        // Whatever TLS says before the end.
+        let ended = std::io::copy(&mut stream, &mut std::io::sink());
+        let after = began.elapsed().as_secs();
+        assert!(
+            ended.is_ok()
+                || ended.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        );
+        assert!((seconds - 1..seconds + 4).contains(&after), "{after} s instead of {seconds}");
+    }
 }

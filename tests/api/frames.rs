@@ -165,7 +165,7 @@ impl H2 {
     }
 }
 
-fn tls(
+pub fn tls(
     world: &World,
     certificate: &Certificate,
     protocol: &str,

@@ -8,6 +8,7 @@
 //! | B6, WeChat's other calls | `responses_to_other_calls_are_bounded_in_memory_and_time`, `responses_to_a_token_call_are_…` |
 //! | B6, a few interim responses | `a_few_interim_responses_are_read_past` |
 //! | lesser: pooled after a refusal | `a_connection_is_not_reused_after_a_refusal` |
+//! | B, calls at once | `calls_of_wechat_other_than_for_links_are_limited_per_worker` |
 //! | similar | `unsolicited_responses_are_discarded`, `a_token_of_any_lifetime_is_used` |
 
 use std::io::{self, BufReader, Write};
@@ -523,4 +524,49 @@ fn a_token_of_any_lifetime_is_used() {
             assert_eq!(small(&world.gateway).status, 201, "{life}");
         }
     }
+}
+
+/// One worker makes 256 of these calls at once; further ones wait for the first to end, and are then made.
+#[test]
+fn calls_of_wechat_other_than_for_links_are_limited_per_worker() {
+    const LIMIT: usize = 256;
+    const MORE: usize = 24;
+    let upstream = Upstream::start();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Arc::new(Mutex::new(released));
+    upstream.take_over(DELETE, move |seen, mut stream| {
+        let mut seen = seen.clone();
+        read_body(&mut seen, &mut stream).expect("the body");
+        let id = seen.json()["fileid_list"][0].clone();
+        // Until the test drops its end.
+        let _ = released.lock().expect("the channel").recv();
+        let list =
+            json!({"errcode": 0, "delete_list": [{"fileid": id, "status": 0, "errmsg": "ok"}]});
+        let mut response = ok(&list);
+        let close = b"\r\nconnection: close";
+        let line_end = response.windows(2).position(|two| two == b"\r\n").expect("a status line");
+        response.splice(line_end..line_end, close.iter().copied());
+        let _ = stream.get_mut().write_all(&response);
+    });
+    let prefix = [("GATEWAY__WECHAT__FILE_ID_PREFIX", "cloud://env.7465-bucket-125")];
+    let timeout = ("GATEWAY__WECHAT__TIMEOUT", "60s");
+    let (gateway, _folder) = stand_in::gateway(&upstream, &[prefix[0], timeout]);
+    let clients: Vec<_> = (0..LIMIT + MORE)
+        .map(|n| {
+            let mut client = Client::connect(gateway.address);
+            client.send_request("DELETE", &format!("/v1/files/{n}"), &[authorization()], b"");
+            client
+        })
+        .collect();
+    wait_until("the limit is reached", || upstream.seen(DELETE).len() >= LIMIT);
+    // The worker has handled every request that was sent before this one.
+    let mut health = Client::connect(gateway.address);
+    health.send_request("GET", "/healthz", &[], b"");
+    assert_eq!(health.response().status, 200);
+    assert_eq!(upstream.seen(DELETE).len(), LIMIT);
+    drop(release);
+    for mut client in clients {
+        assert_eq!(client.response().status, 204);
+    }
+    assert_eq!(upstream.seen(DELETE).len(), LIMIT + MORE);
 }
