@@ -212,7 +212,13 @@ fn a_parameter_that_is_not_utf_8_is_refused() {
         }
         for name in ["reply", "multiple", "ticket"] {
             let target = format!("/v1/files?{name}={value}");
-            let problem = post(&world, &target, &[], &small()).problem(400, "invalid_request");
+            let response = post(&world, &target, &[], &small());
+            // A well encoded credential with a control character is a wrong one.
+            if name == "ticket" && cause == "control character" {
+                response.problem(401, "unauthenticated");
+                continue;
+            }
+            let problem = response.problem(400, "invalid_request");
             assert!(detail(&problem).contains(cause), "{value}: {problem}");
         }
         // The same for a URL's path.

@@ -143,10 +143,10 @@ async fn delete_named_file(
 #[expect(dead_code, reason = "a schema; `authorize` reads the query")]
 struct Signature {
     /// Copied from a signed link.
-    #[param(required = false, nullable = false)]
+    #[param(required = false, nullable = false, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     expires: Option<String>,
     /// Copied from a signed link.
-    #[param(required = false, nullable = false)]
+    #[param(required = false, nullable = false, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     signature: Option<String>,
 }
 

@@ -29,7 +29,7 @@ const DOCUMENTS: &[&str] = &[
 #[expect(dead_code, reason = "a schema; `get` reads the query")]
 struct Query {
     /// `config` for the editor's configuration. Any other action gets a `state` that says why it is not supported.
-    #[param(required = true, nullable = false)]
+    #[param(required = true, nullable = false, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     action: Option<String>,
     /// JSONP: the function to call with the response.
     #[param(

@@ -66,7 +66,12 @@ struct QueryCredentials {
 impl QueryCredentials {
     fn of(request: &HttpRequest) -> Result<Self, ClientError> {
         let names = ["ticket", "access_token", "cloudbase_access_token"];
-        let [ticket, access_token, cloudbase_access_token] = query::parameters(request, names)?;
+        let values = query::parameters(request, names).map_err(|error| match error.has_control() {
+            // No credential has one: it is not a malformed request, but a wrong credential.
+            true => ClientError::Auth(AuthError::Unknown),
+            false => ClientError::Query(error),
+        });
+        let [ticket, access_token, cloudbase_access_token] = values?;
         Ok(Self { ticket, access_token, cloudbase_access_token })
     }
 

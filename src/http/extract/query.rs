@@ -30,6 +30,13 @@ pub enum Fault {
     Repeated,
 }
 
+impl QueryError {
+    /// Whether the value is well encoded and has a control character.
+    pub fn has_control(&self) -> bool {
+        self.fault == Fault::Control
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

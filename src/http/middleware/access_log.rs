@@ -61,7 +61,7 @@ impl UnknownCallerLines {
                 if last.omitted > 0 {
                     tracing::warn!(
                         requests = last.omitted,
-                        "more requests of unknown callers were answered; their lines are left out"
+                        "more unauthenticated requests got a response; their lines are left out"
                     );
                 }
             });
