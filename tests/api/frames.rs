@@ -114,6 +114,29 @@ impl H2 {
         }
     }
 
+    /// The windows that the gateway announces before it has read anything: of a stream, and of the connection.
+    pub fn announced_windows(&mut self) -> io::Result<(i64, i64)> {
+        let number =
+            |bytes: &[u8]| i64::from(u32::from_be_bytes(bytes.try_into().expect("4 bytes")));
+        let (mut of_stream, mut of_connection) = (UNASKED, UNASKED);
+        self.send(&frame(PING, 0, 0, &[0; 8]))?;
+        loop {
+            let (kind, flags, stream, payload) = self.read_frame()?;
+            match kind {
+                SETTINGS if flags & ACK == 0 => {
+                    for setting in payload.chunks_exact(6) {
+                        if setting[..2] == [0, INITIAL_WINDOW] {
+                            of_stream = number(&setting[2..]);
+                        }
+                    }
+                }
+                WINDOW_UPDATE if stream == 0 => of_connection += number(&payload),
+                PING if flags & ACK != 0 => return Ok((of_stream, of_connection)),
+                _ => {}
+            }
+        }
+    }
+
     /// Sends a request's body, as frames made by [`body_of`], on `stream` as fast as the windows allow; gives the
     /// response's body. It must be the first upload of a connection, whose windows it counts from their initial size.
     pub fn upload(&mut self, stream: u32, mut frames: &[u8]) -> io::Result<Vec<u8>> {

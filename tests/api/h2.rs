@@ -87,6 +87,17 @@ fn endless_streams_are_not_retained() {
     });
 }
 
+/// The windows are what a client may send of bodies that are not read: they bound the memory of a connection.
+#[test]
+fn windows_bound_what_is_buffered_of_unread_bodies() {
+    let certificate = Certificate::new();
+    let world = certificate.shown(Setup::new()).start();
+    let mut connection = H2::connect(&world, &certificate, &[]);
+    let (of_stream, of_connection) = connection.announced_windows().expect("its settings");
+    assert!((1..=1 << 20).contains(&of_stream), "{of_stream} of a stream");
+    assert!((1..=2 << 20).contains(&of_connection), "{of_connection} of a connection");
+}
+
 /// With a window of 0 no response can be sent, and unsent responses would pile up.
 #[test]
 fn unread_responses_are_not_retained() {

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -234,6 +235,9 @@ fn memory_and_descriptors_stay_flat() {
         .set("telemetry.log", "error,tcb_upload_gateway::app=info")
         .start();
     let tally = Tally::default();
+    let mut idle = world.client();
+    idle.send_request("GET", "/healthz", &[], b"");
+    assert_eq!(idle.response().status, 200);
     // By then one-time allocations are done, and the allocator retains what it will retain.
     soak(&world, &tally, span / 2, 1);
     let (memory_before, files_before) = at_rest(&world);
@@ -242,6 +246,11 @@ fn memory_and_descriptors_stay_flat() {
     let (memory, files) = at_rest(&world);
     println!("{minutes} minutes: {}; {memory} KiB, {files} descriptors", tally.text());
 
+    // Connections are closed 75 s after their last response.
+    if span > Duration::from_secs(80) {
+        let error = idle.try_response().expect_err("no response without a request").kind();
+        assert!(!matches!(error, ErrorKind::WouldBlock | ErrorKind::TimedOut), "still open");
+    }
     for end in ["stored", "aborted", "cut short", "refused"] {
         assert!(tally.of(end) > 100, "{end}: {}", tally.text());
     }
