@@ -12,16 +12,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use memchr::memmem;
+use request::{Content, KEY, Request, Shape};
 use sha2::{Digest, Sha256};
 
-const KEY: &str = "key-of-the-load-test";
-const BOUNDARY: &str = "----WebKitFormBoundary7MA4YWxkTrZu0gWq";
+use crate::process::Tree;
+
+#[expect(dead_code, reason = "the load test uses all of it")]
+#[path = "support/process.rs"]
+mod process;
+#[expect(dead_code, reason = "the load test uses all of it")]
+#[path = "support/request.rs"]
+mod request;
 
 /// Uploads over peers that never sleep, by one or several builds of the gateway.
 #[derive(Parser)]
@@ -40,7 +47,7 @@ struct Arguments {
     connections: usize,
     /// Bytes of each file
     #[arg(long, default_value_t = 65_536)]
-    size: usize,
+    size: u64,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -52,7 +59,8 @@ fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     pin_to_first()?;
     let mut peers = Peers::new()?;
-    let request = upload(arguments.size);
+    let request = Request::upload(Shape::Form, Content::Random, arguments.size);
+    let request = request.runs.concat();
     let mut gateways = Vec::new();
     for binary in &arguments.binary {
         let (name, path) = binary.split_once('=').ok_or("--binary takes NAME=PATH")?;
@@ -131,8 +139,7 @@ impl Gateway {
             command.env(format!("GATEWAY__{name}"), value);
         }
         // A log line for each request is written, as in production.
-        let log =
-            fs::File::create(std::env::temp_dir().join(format!("awake-{}.log", address.port())))?;
+        let log = fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("awake.log"))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let gateway = Self { child, address };
         let began = Instant::now();
@@ -147,14 +154,7 @@ impl Gateway {
 
     /// CPU seconds so far; `taskset` becomes the gateway.
     fn cpu(&self) -> f64 {
-        let stat =
-            fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| {
-            fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
-        };
-        (ticks(11) + ticks(12)) / 100.0
+        Tree::of(self.child.id()).cpu()
     }
 }
 
@@ -163,24 +163,6 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A whole upload request.
-fn upload(size: usize) -> Vec<u8> {
-    let mut file = vec![0; size];
-    fastrand::Rng::with_seed(7).fill(&mut file);
-    let opening = format!(
-        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"holiday.jpg\"\r\n\
-         Content-Type: image/jpeg\r\n\r\n"
-    );
-    let closing = format!("\r\n--{BOUNDARY}--\r\n");
-    let head = format!(
-        "POST /v1/files HTTP/1.1\r\nHost: gateway.example.com\r\nUser-Agent: load-test\r\nAccept: */*\r\n\
-         Authorization: Bearer {KEY}\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
-         Content-Length: {}\r\n\r\n",
-        opening.len() + size + closing.len()
-    );
-    [head.as_bytes(), opening.as_bytes(), &file, closing.as_bytes()].concat()
 }
 
 /// One HTTP/1.1 message that is being received.
