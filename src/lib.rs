@@ -30,7 +30,7 @@
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
 //! | `cos` | upload to COS; check of the announced length against the file's bytes (`replayable_file`), COS's response |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
-//! | `net` | TLS set-up, the HTTP/1.1 client, write batching, timers |
+//! | `net` | TLS set-up, the HTTP/1.1 client, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
 //! | `settings` | files and environment, checks, defaults |
 //! | `sandbox` | stand-ins for WeChat and COS |

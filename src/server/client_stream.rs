@@ -13,11 +13,10 @@ use tokio::time::Instant;
 
 use super::connection_limit::ConnectionHandle;
 use crate::net::deadline::DeadlineTimer;
-use crate::net::write_batch;
 
 /// A client's TCP stream, counted as a connection until it is dropped.
 pub struct ClientTcpStream {
-    stream: write_batch::Stream,
+    stream: TcpStream,
     handle: Rc<ConnectionHandle>,
     /// By when the socket must take bytes again, while it takes none.
     write_deadline: Option<Instant>,
@@ -26,7 +25,6 @@ pub struct ClientTcpStream {
 
 impl ClientTcpStream {
     pub fn new(stream: TcpStream, handle: Rc<ConnectionHandle>) -> Self {
-        let stream = write_batch::Stream::batched(stream);
         Self { stream, handle, write_deadline: None, write_timer: DeadlineTimer::default() }
     }
 

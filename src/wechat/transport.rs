@@ -86,7 +86,7 @@ pub struct Transport {
 impl Transport {
     /// Must be called on a worker's thread.
     pub fn new(tls: Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
-        let pool = Pool::batched(tls, connect_timeout, MAX_RESPONSE);
+        let pool = Pool::new(tls, connect_timeout, MAX_RESPONSE);
         Self { pool, calls: Rc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
     }
 

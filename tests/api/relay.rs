@@ -127,7 +127,7 @@ fn a_slow_client_of_sixty_megabytes_reads_its_refusal() {
     });
 }
 
-/// Responses are written in batches (`net::write_batch`), but not delayed for as long as the clients keep sending.
+/// Responses are not delayed for as long as the clients keep sending.
 #[test]
 fn many_clients_that_keep_sending_all_get_their_refusal() {
     const BUSY: usize = 8;

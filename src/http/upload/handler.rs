@@ -35,7 +35,6 @@ use crate::inbound::limit::limited;
 use crate::inbound::raw;
 use crate::key::Key;
 use crate::metrics::{InFlight, Metrics};
-use crate::net::write_batch;
 use crate::settings::{Action, ReplyProfile};
 
 /// Bytes that a form may have besides its files: part heads, fields and delimiters.
@@ -148,15 +147,13 @@ struct UploadMetricsGuard<'a> {
     times: StageTimes<'a>,
     finished: bool,
     _in_flight: InFlight,
-    _busy: write_batch::BusyUpload,
 }
 
 impl<'a> UploadMetricsGuard<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let (times, in_flight) = (StageTimes::new(metrics), metrics.in_flight());
-        let busy = write_batch::BusyUpload::begin();
-        Self { request, metrics, times, finished: false, _in_flight: in_flight, _busy: busy }
+        Self { request, metrics, times, finished: false, _in_flight: in_flight }
     }
 
     /// Makes the response in the profile's format.

@@ -24,7 +24,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::write_batch;
 use response::ResponseParser;
 use stream::{MaybeTlsStream, StickyWriteErrors, WriteProgress};
 
@@ -63,8 +62,6 @@ pub struct Pool {
     connect_timeout: Duration,
     /// Bytes of a response's body.
     max_body: usize,
-    /// Whether short writes are batched.
-    batched: bool,
     #[expect(clippy::vec_box, reason = "connections are passed around as boxes")]
     idle: RefCell<HashMap<Endpoint, Vec<Box<Connection>>>>,
 }
@@ -80,33 +77,14 @@ pub struct Connection {
 }
 
 impl Pool {
-    /// For requests of any length. Must be called on a worker: it starts a local task that sweeps idle connections
-    /// while the pool lives.
+    /// Must be called on a worker: it starts a local task that sweeps idle connections while the pool lives.
     pub fn new(
         tls: Arc<rustls::ClientConfig>,
         connect_timeout: Duration,
         max_body: usize,
     ) -> Rc<Self> {
-        Self::with(tls, connect_timeout, max_body, false)
-    }
-
-    /// The same for short requests, whose writes are batched.
-    pub fn batched(
-        tls: Arc<rustls::ClientConfig>,
-        connect_timeout: Duration,
-        max_body: usize,
-    ) -> Rc<Self> {
-        Self::with(tls, connect_timeout, max_body, true)
-    }
-
-    fn with(
-        tls: Arc<rustls::ClientConfig>,
-        connect_timeout: Duration,
-        max_body: usize,
-        batched: bool,
-    ) -> Rc<Self> {
         let (tls, idle) = (TlsConnector::from(tls), RefCell::default());
-        let pool = Rc::new(Self { tls, connect_timeout, max_body, batched, idle });
+        let pool = Rc::new(Self { tls, connect_timeout, max_body, idle });
         actix_web::rt::spawn(sweep(Rc::downgrade(&pool)));
         pool
     }
@@ -140,11 +118,6 @@ impl Pool {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         // Without it the end of the form is sent only after an acknowledgement (p99 45 ms instead of 5).
         stream.set_nodelay(true)?;
-        let stream = if self.batched {
-            write_batch::Stream::batched(stream)
-        } else {
-            write_batch::Stream::new(stream)
-        };
         let stream = StickyWriteErrors::new(stream, progress);
         if !endpoint.https {
             return Ok(MaybeTlsStream::Plain(stream));

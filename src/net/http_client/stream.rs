@@ -8,10 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
-
-use crate::net::write_batch;
 
 /// How a connection's writes proceed; shared with what watches the connection for stalls.
 pub struct WriteProgress {
@@ -34,12 +33,12 @@ impl WriteProgress {
 /// still being sent; the refusal is then in the receive buffer, and an error from the write would discard it (23-45 %
 /// of such refusals were lost without this). A read, or the timer for stalls, ends the exchange.
 pub struct StickyWriteErrors {
-    stream: write_batch::Stream,
+    stream: TcpStream,
     progress: Rc<WriteProgress>,
 }
 
 impl StickyWriteErrors {
-    pub(crate) fn new(stream: write_batch::Stream, progress: Rc<WriteProgress>) -> Self {
+    pub(crate) fn new(stream: TcpStream, progress: Rc<WriteProgress>) -> Self {
         Self { stream, progress }
     }
 

@@ -25,10 +25,8 @@ use super::head_for_actix::stand_in;
 use super::head_parse::{self, BodyFraming};
 use super::head_scan;
 use crate::memory::buffer_pool::Buffer;
-use crate::net::write_batch;
 
-/// Bytes of the first read of a head. With few uploads it is short: the body arrives while the upload link is fetched.
-/// With many the whole buffer is filled, which saves reads.
+/// Bytes of the first read of a head; the rest of the body arrives while the upload link is fetched.
 const FIRST_READ: usize = 8 * 1024;
 /// From a head's first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,8 +100,7 @@ impl<S: Socket + ?Sized> ConnReader<S> {
                 }
                 Next::Partial => self.scan_from.set(head_scan::resume_from(&read_ahead)),
             }
-            let most = if write_batch::batching_enabled() { usize::MAX } else { FIRST_READ };
-            let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), most)? else {
+            let Poll::Ready(more) = self.poll_read(cx, Buffer::take(0), FIRST_READ)? else {
                 copy_out_of_pool(&mut read_ahead);
                 if is_busy {
                     // The time for the rest of a head begins when the request may be served.
