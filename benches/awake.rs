@@ -298,7 +298,10 @@ impl Peers {
 
 /// What WeChat or COS answers.
 fn response(request: &[u8], address: SocketAddr) -> Vec<u8> {
-    let text = String::from_utf8_lossy(request);
+    // Only of the head: the conversion of a random file would take longer than its upload.
+    let head = memmem::find(request, b"\r\n").unwrap_or(request.len());
+    let text = if request.starts_with(b"POST /tcb/") { request } else { &request[..head] };
+    let text = String::from_utf8_lossy(text);
     let target = text.split(' ').nth(1).unwrap_or_default();
     let json = if target.starts_with("/tcb/uploadfile") {
         let path = text

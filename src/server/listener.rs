@@ -1,6 +1,7 @@
 //! From an accepted TCP stream to HTTP: TLS where it is on, then HTTP/1 or h2 with the timeouts of a connection.
 //!
-//! Does what actix-web's `HttpServer` does, with a connection type of the gateway's own below it ([`ReaderIo`]).
+//! Does what actix-web's `HttpServer` does, with connection types of the gateway's own below it ([`ReaderIo`],
+//! [`H2Stream`]).
 
 use std::fmt;
 use std::future::ready;
@@ -23,11 +24,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
-use super::client_stream::{ClientStream, ClientTcpStream};
+use super::client_stream::ClientTcpStream;
 use super::connection_limit::{ConnectionHandle, Connections, SPARE, WorkerLimits};
 use super::h1::body_reader::BodyReader;
 use super::h1::reader_io::ReaderIo;
+use super::h2_stream::H2Stream;
 use super::load_shed_log::LoadShedLog;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,11 +118,14 @@ where
     Ok(server.run())
 }
 
-type Connection<S> = (ClientStream<ReaderIo<S>>, Protocol, Option<SocketAddr>);
+/// What HTTP reads and writes: HTTP/1 or h2.
+type HttpStream<S> = Either<ReaderIo<S>, H2Stream<S>>;
+
+type Connection<S> = (HttpStream<S>, Protocol, Option<SocketAddr>);
 
 fn plain(stream: ClientTcpStream) -> Connection<ClientTcpStream> {
     let (peer, handle) = (stream.peer(), stream.handle().clone());
-    (ClientStream::new(ReaderIo::http1(stream), handle), Protocol::Http1, peer)
+    (Either::Left(ReaderIo::new(stream, handle)), Protocol::Http1, peer)
 }
 
 async fn encrypted(
@@ -132,16 +138,13 @@ async fn encrypted(
         .await
         .map_err(|_| DispatchError::Io(io::ErrorKind::TimedOut.into()))??;
     Ok(match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => {
-            handle.set_h2();
-            (ClientStream::new(ReaderIo::passthrough(stream), handle), Protocol::Http2, peer)
-        }
-        _ => (ClientStream::new(ReaderIo::http1(stream), handle), Protocol::Http1, peer),
+        Some(b"h2") => (Either::Right(H2Stream::new(stream, handle)), Protocol::Http2, peer),
+        _ => (Either::Left(ReaderIo::new(stream, handle)), Protocol::Http1, peer),
     })
 }
 
-/// HTTP over a connection. Its requests find the connection's [`BodyReader`] and [`ConnectionHandle`] in their
-/// connection data.
+/// HTTP over a connection. Its requests find the connection's [`ConnectionHandle`], and over HTTP/1 its [`BodyReader`],
+/// in their connection data.
 fn http<C, I, S, B>(
     app: I,
     stopping: GracefulShutdownSignal,
@@ -170,9 +173,14 @@ where
         .client_request_timeout(PREFACE_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        .on_connect_ext(|connection: &ClientStream<ReaderIo<C>>, data| {
-            data.insert::<Rc<BodyReader>>(connection.stream.body_reader());
-            data.insert::<Rc<ConnectionHandle>>(connection.handle.clone());
+        .on_connect_ext(|connection: &HttpStream<C>, data| match connection {
+            Either::Left(http1) => {
+                data.insert::<Rc<BodyReader>>(http1.body_reader());
+                data.insert::<Rc<ConnectionHandle>>(http1.handle().clone());
+            }
+            Either::Right(h2) => {
+                data.insert::<Rc<ConnectionHandle>>(h2.handle().clone());
+            }
         })
         .finish(map_config(app, |()| AppConfig::default()))
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{ALLOW, VARY};
-use actix_web::http::{ConnectionType, Version};
+use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
@@ -126,7 +126,6 @@ struct Received {
 /// Gives the request its body, and takes what the connection reader knows of it.
 fn receive(request: &mut ServiceRequest) -> Received {
     let reader = request.conn_data::<Rc<BodyReader>>().cloned();
-    let reader = reader.filter(|_| request.version() < Version::HTTP_2);
     let (body, closes, bad_head) = match &reader {
         Some(reader) => {
             let started = reader.started();

@@ -10,7 +10,6 @@
 //! ```text
 //!   Head ──a head, its response in progress──▶ Body ──its last byte──▶ Head
 //!   Head, Body ──a closed socket, a body whose rest is not read──▶ Closed
-//!   Passthrough: h2, from the connection's start
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -39,8 +38,6 @@ pub(super) enum ReadState {
     Head,
     /// The body of the request in progress.
     Body(Remaining),
-    /// h2: actix-http reads the bytes itself.
-    Passthrough,
     /// Nothing more is read as a request: the client is gone, a body broke off, or the rest of a body is not wanted.
     Closed,
 }
@@ -136,7 +133,7 @@ impl BodyReader {
         match self.state.get() {
             ReadState::Body(Remaining::Length(left)) => Some(left),
             ReadState::Body(_) => None,
-            ReadState::Head | ReadState::Passthrough | ReadState::Closed => Some(0),
+            ReadState::Head | ReadState::Closed => Some(0),
         }
     }
 

@@ -1,11 +1,13 @@
 //! The I/O that actix-http is given instead of the socket: one request's head at a time, within its time limit, the
 //! responses, and the lingering close of the connection.
 //!
+//! Where the connection's [`ConnectionHandle`] says so, it closes at once, or as soon as there is nothing to read.
+//!
 //! The states of a connection are drawn in [`body_reader`](super::body_reader).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -25,6 +27,7 @@ use super::head_for_actix::stand_in;
 use super::head_parse::{self, BodyFraming};
 use super::head_scan;
 use crate::memory::buffer_pool::Buffer;
+use crate::server::connection_limit::ConnectionHandle;
 
 /// Bytes of the first read of a head; the rest of the body arrives while the upload link is fetched.
 const FIRST_READ: usize = 8 * 1024;
@@ -168,24 +171,15 @@ impl<S: Socket + ?Sized> ConnReader<S> {
 }
 
 /// What actix-http reads and writes instead of the socket.
-pub struct ReaderIo<S>(Rc<ConnReader<S>>);
+pub struct ReaderIo<S> {
+    reader: Rc<ConnReader<S>>,
+    handle: Rc<ConnectionHandle>,
+}
 
 impl<S: Socket + 'static> ReaderIo<S> {
-    /// For HTTP/1, where one request follows another.
-    pub fn http1(stream: S) -> Self {
-        let io = Self::with_state(stream, ReadState::Head);
-        io.0.deadline.set(Some(Instant::now() + FIRST_BYTE_TIMEOUT));
-        io
-    }
-
-    /// For h2, whose streams have their own flow control.
-    pub fn passthrough(stream: S) -> Self {
-        Self::with_state(stream, ReadState::Passthrough)
-    }
-
-    fn with_state(stream: S, state: ReadState) -> Self {
-        Self(Rc::new(ConnReader {
-            state: Cell::new(state),
+    pub fn new(stream: S, handle: Rc<ConnectionHandle>) -> Self {
+        let reader = Rc::new(ConnReader {
+            state: Cell::new(ReadState::Head),
             head_for_actix: RefCell::default(),
             read_ahead: RefCell::default(),
             scan_from: Cell::default(),
@@ -194,16 +188,42 @@ impl<S: Socket + 'static> ReaderIo<S> {
             unflushed: Cell::default(),
             interim: Cell::default(),
             waker: RefCell::default(),
-            deadline: Cell::default(),
+            deadline: Cell::new(Some(Instant::now() + FIRST_BYTE_TIMEOUT)),
             timer: RefCell::default(),
             linger_timer: RefCell::default(),
             stream: RefCell::new(stream),
-        }))
+        });
+        Self { reader, handle }
+    }
+
+    pub fn handle(&self) -> &Rc<ConnectionHandle> {
+        &self.handle
     }
 
     /// What reads the connection's bodies.
     pub fn body_reader(&self) -> Rc<BodyReader> {
-        self.0.clone()
+        self.reader.clone()
+    }
+}
+
+impl<S: Socket> ConnReader<S> {
+    /// Gives actix-http the next head, or as much of it as fits.
+    fn poll_head_for_actix(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.head_for_actix.borrow().is_empty() {
+            match self.state.get() {
+                ReadState::Head => ready!(self.poll_head(cx))?,
+                ReadState::Body(_) => return self.wait(cx),
+                // actix-http takes this for the end of the connection, and closes it.
+                ReadState::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+        let bytes = split_front(&mut self.head_for_actix.borrow_mut(), buffer.remaining() as u64);
+        buffer.put_slice(&bytes);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -213,21 +233,15 @@ impl<S: Socket> AsyncRead for ReaderIo<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let reader = &self.0;
-        if reader.head_for_actix.borrow().is_empty() {
-            match reader.state.get() {
-                ReadState::Head => ready!(reader.poll_head(cx))?,
-                ReadState::Body(_) => return reader.wait(cx),
-                ReadState::Passthrough => {
-                    return Pin::new(&mut *reader.stream.borrow_mut()).poll_read(cx, buffer);
-                }
-                // actix-http takes this for the end of the connection, and closes it.
-                ReadState::Closed => return Poll::Ready(Ok(())),
-            }
+        // At once, even while a handler runs or TLS has buffered something to read.
+        if self.handle.is_aborted() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let bytes = split_front(&mut reader.head_for_actix.borrow_mut(), buffer.remaining() as u64);
-        buffer.put_slice(&bytes);
-        Poll::Ready(Ok(()))
+        let polled = self.reader.poll_head_for_actix(cx, buffer);
+        if polled.is_pending() && self.handle.should_close(cx.waker()) {
+            return Poll::Ready(Ok(()));
+        }
+        polled
     }
 }
 
@@ -237,7 +251,7 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let reader = &self.0;
+        let reader = &self.reader;
         reader.skip_continue();
         while !reader.interim.get().is_empty() {
             ready!(reader.poll_interim(cx))?;
@@ -245,21 +259,8 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
         Pin::new(&mut *reader.stream.borrow_mut()).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.stream.borrow_mut()).poll_write_vectored(cx, slices)
-    }
-
-    /// For h2 only: over HTTP/1 every write must first pass an interim response ([`Self::poll_write`]).
-    fn is_write_vectored(&self) -> bool {
-        self.0.state.get() == ReadState::Passthrough && self.0.stream.borrow().is_write_vectored()
-    }
-
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let reader = &self.0;
+        let reader = &self.reader;
         ready!(Pin::new(&mut *reader.stream.borrow_mut()).poll_flush(cx))?;
         // actix-http flushes when its own buffer is empty.
         if reader.unflushed.replace(false) {
@@ -272,11 +273,8 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
     /// read and discarded for [`LINGER`]. A reset could otherwise take the last response from the client (RFC 9112,
     /// 9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let reader = &self.0;
+        let reader = &self.reader;
         ready!(Pin::new(&mut *reader.stream.borrow_mut()).poll_shutdown(cx))?;
-        if reader.state.get() == ReadState::Passthrough {
-            return Poll::Ready(Ok(()));
-        }
         while let Poll::Ready(read) = reader.poll_read(cx, Buffer::take(0), usize::MAX) {
             if read.map_or(true, |bytes| bytes.is_empty()) {
                 return Poll::Ready(Ok(()));
