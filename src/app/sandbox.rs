@@ -73,6 +73,10 @@ pub(crate) fn with_sandbox(
     settings.wechat.base_url = sandbox.wechat_url();
     settings.cos.allowed_hosts = vec![sandbox.cos_addr().to_string()];
     settings.cos.allow_http = true;
+    let api = &mut settings.cos.api;
+    api.endpoint = format!("http://{}", sandbox.cos_addr());
+    api.getauth_url = format!("{}/_/cos/getauth", sandbox.wechat_url());
+    api.metaid_url = format!("{}/_/cos/metaid/encode", sandbox.wechat_url());
     tracing::info!(
         "sandbox: WeChat on {}, COS on http://{}, objects in {data}",
         sandbox.wechat_url(),

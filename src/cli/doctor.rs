@@ -23,7 +23,7 @@ use crate::key::{Key, Template, Values};
 use crate::memory::budget::{Budget, Share};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::tls;
-use crate::settings::Settings;
+use crate::settings::{Settings, Verify};
 use crate::wechat::error::{FileError, WechatError};
 use crate::wechat::links::LinkRequest;
 use crate::wechat::wire::UploadLink;
@@ -258,7 +258,7 @@ impl Checks<'_> {
         })
         .map_err(fault)?;
         let buffer = ReplayBuffer::new(Share::new(Budget::new(0)));
-        let relay = Relay::new(buffer, None, one_byte(), 0, cos.verify_crc64);
+        let relay = Relay::new(buffer, None, one_byte(), 0, cos.verify != Verify::None);
         let length = FileLength::Known(CONTENT.len() as u64);
         let result = relay.attempt(&self.upstreams.cos(), target, envelope, length).await;
         let receipt = result.map_err(fault)?;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::auth::Policy;
 use super::layers::is_secret;
-use super::model::{ServerTls, Settings};
+use super::model::{CosApi, ServerTls, Settings};
 use super::names::Action;
 use super::values::{self, Rate, size_text};
 
@@ -66,7 +66,10 @@ impl Settings {
         line("cos.allowed_hosts", list(&cos.allowed_hosts));
         line("cos.allow_http", cos.allow_http.to_string());
         line("cos.send_content_type", cos.send_content_type.to_string());
-        line("cos.verify_crc64", cos.verify_crc64.to_string());
+        line("cos.verify", text(cos.verify.name()));
+        line("cos.via", text(cos.via.name()));
+        line("cos.slow_limit", duration(cos.slow_limit));
+        cos_api(&mut line, &cos.api);
         line("cos.connect_timeout", duration(cos.connect_timeout));
         line("cos.write_timeout", duration(cos.write_timeout));
         line("cos.reply_timeout", duration(cos.reply_timeout));
@@ -77,6 +80,7 @@ impl Settings {
         line("upload.client_paths", upload.client_paths.to_string());
         line("upload.idle_timeout", duration(upload.idle_timeout));
         line("upload.replay_window", size(upload.replay_window as u64));
+        line("upload.replay_window_max", size(upload.replay_window_max as u64));
         line("upload.max_buffered_file", size(upload.max_buffered_file as u64));
         line("upload.memory_budget", size(upload.memory_budget as u64));
         line("upload.max_concurrent", upload.max_concurrent.to_string());
@@ -104,7 +108,7 @@ impl Settings {
             links.signing_keys.iter().map(|key| key.expose_secret()).collect();
         line("links.signing_keys", list(&signing_keys));
         line("links.max_age", duration(links.max_age));
-        line("redis.url", optional(redis.url.as_ref().map(ExposeSecret::expose_secret)));
+        line("redis.url", secret(redis.url.as_ref()));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));
         line("telemetry.format", text(telemetry.format.name()));
@@ -120,6 +124,10 @@ impl Settings {
         line("sandbox.token_life", duration(sandbox.token_life));
         line("sandbox.token_overlap", duration(sandbox.token_overlap));
         line("sandbox.link_life", duration(sandbox.link_life));
+        line("sandbox.upload_limit", duration(sandbox.upload_limit.unwrap_or_default()));
+        line("sandbox.post_crc", sandbox.post_crc.to_string());
+        line("sandbox.secret_id", optional(sandbox.secret_id.as_deref()));
+        line("sandbox.secret_key", secret(sandbox.secret_key.as_ref()));
 
         lines.sort();
         let mut printed = format!("# profile: {}\n", profile.name());
@@ -133,6 +141,22 @@ impl Settings {
         }
         printed
     }
+}
+
+fn cos_api(line: &mut impl FnMut(&str, String), api: &CosApi) {
+    let mut line = |name: &str, value| line(&format!("cos.api.{name}"), value);
+    line("keys", text(api.keys.name()));
+    line("getauth_url", text(&api.getauth_url));
+    line("secret_id", text(&api.secret_id));
+    line("secret_key", text(api.secret_key.expose_secret()));
+    line("token", secret(api.token.as_ref()));
+    line("endpoint", text(&api.endpoint));
+    line("bucket", optional(api.bucket.as_deref()));
+    line("region", optional(api.region.as_deref()));
+    line("file_ids", text(api.file_ids.name()));
+    line("metaid_url", text(&api.metaid_url));
+    line("part_size", size(api.part_size));
+    line("single_put", size(api.single_put));
 }
 
 fn policy(line: &mut impl FnMut(&str, String), under: &str, policy: &Policy) {
@@ -162,6 +186,10 @@ fn text(value: &str) -> String {
 
 fn optional(value: Option<&str>) -> String {
     text(value.unwrap_or_default())
+}
+
+fn secret(value: Option<&SecretString>) -> String {
+    optional(value.map(ExposeSecret::expose_secret))
 }
 
 fn path(value: &std::path::Path) -> String {

@@ -22,7 +22,17 @@ const PREFIX: &str = "GATEWAY";
 const RENAMED: &[(&str, &str)] = &[
     ("server.drain_timeout", "server.lingering_timeout"),
     ("upload.hold_limit", "upload.max_buffered_file"),
+    ("cos.verify_crc64", "cos.verify"),
 ];
+
+/// The value of a setting that was set under its old name.
+fn converted(old_name: &str, value: ValueKind) -> ValueKind {
+    match (old_name, value.to_string().as_str()) {
+        ("cos.verify_crc64", "true") => ValueKind::String("reply".to_owned()),
+        ("cos.verify_crc64", "false") => ValueKind::String("none".to_owned()),
+        _ => value,
+    }
+}
 
 /// The layer that a value is from; faults and warnings name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +125,10 @@ impl Layers {
 
     fn insert(&mut self, key: String, value: ValueKind, source: &LayerSource) {
         let renamed = RENAMED.iter().find(|(old, _)| *old == key);
-        let (key, old_name) =
-            renamed.map_or((key, None), |(old, new)| ((*new).to_owned(), Some(*old)));
+        let (key, value, old_name) = match renamed {
+            Some((old, new)) => ((*new).to_owned(), converted(old, value), Some(*old)),
+            None => (key, value, None),
+        };
         let entry = Entry { value, source: source.clone(), old_name };
         let replaced = self.entries.insert(key.clone(), entry);
         if replaced.is_some_and(|before| before.source == *source && before.old_name != old_name) {
@@ -391,8 +403,10 @@ impl Reader {
 /// Whether the value of a key must never be printed. The hash of an API key is secret, because an operator may paste
 /// the key itself there by mistake.
 pub(super) fn is_secret(key: &str) -> bool {
-    [".secret", ".sha256", ".refresh_token"].iter().any(|secret| key.ends_with(secret))
-        || ["redis.url", "auth.jwt.key", "links.signing_keys"].contains(&key)
+    [".secret", ".secret_key", ".sha256", ".refresh_token"]
+        .iter()
+        .any(|secret| key.ends_with(secret))
+        || ["redis.url", "auth.jwt.key", "links.signing_keys", "cos.api.token"].contains(&key)
 }
 
 /// Where a value was set, as it is appended to a message.

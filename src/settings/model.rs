@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::auth::{Auth, Links};
-use super::names::{CredentialMode, LogFormat, Profile, ReplyProfile};
+use super::names::{
+    CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, Profile, ReplyProfile, Verify,
+};
 
 /// Every setting, checked. Neither `Debug` nor [`Settings::describe`] shows secrets.
 #[derive(Clone, Debug)]
@@ -104,15 +106,41 @@ pub struct Cos {
     pub allowed_hosts: Vec<String>,
     pub allow_http: bool,
     pub send_content_type: bool,
-    pub verify_crc64: bool,
+    pub verify: Verify,
     pub connect_timeout: Duration,
     pub write_timeout: Duration,
     pub reply_timeout: Duration,
+    pub via: CosRoad,
+    /// Zero: no file is buffered because its client is slow.
+    pub slow_limit: Duration,
+    pub api: CosApi,
+}
+
+/// COS's own API.
+#[derive(Clone, Debug)]
+pub struct CosApi {
+    pub keys: CosKeys,
+    /// Without a query and a trailing slash, as is `metaid_url`.
+    pub getauth_url: String,
+    /// Like `secret_key`, set where `keys` is `static`, except in the sandbox.
+    pub secret_id: String,
+    pub secret_key: SecretString,
+    pub token: Option<SecretString>,
+    /// May contain `{bucket}` and `{region}`.
+    pub endpoint: String,
+    pub bucket: Option<String>,
+    pub region: Option<String>,
+    pub file_ids: FileIds,
+    pub metaid_url: String,
+    /// In bytes, at least 1 MiB.
+    pub part_size: u64,
+    /// In bytes.
+    pub single_put: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Upload {
-    /// In bytes, at most [`COS_MAX_FILE_SIZE`].
+    /// In bytes.
     pub max_file_size: u64,
     pub max_files: usize,
     /// `image/png`, `image/*`; an empty list allows all types.
@@ -123,6 +151,8 @@ pub struct Upload {
     pub idle_timeout: Duration,
     /// In bytes; zero: nothing can be sent again. At most `memory_budget`, as is `max_buffered_file`.
     pub replay_window: usize,
+    /// In bytes; smaller than `replay_window`: the window does not grow.
+    pub replay_window_max: usize,
     /// In bytes; zero: no file is buffered.
     pub max_buffered_file: usize,
     /// In bytes.
@@ -157,4 +187,9 @@ pub struct Sandbox {
     pub token_life: Duration,
     pub token_overlap: Duration,
     pub link_life: Duration,
+    /// `None`: no limit.
+    pub upload_limit: Option<Duration>,
+    pub post_crc: bool,
+    pub secret_id: Option<String>,
+    pub secret_key: Option<SecretString>,
 }

@@ -53,6 +53,47 @@ named! {
 }
 
 named! {
+    /// How files are sent to COS.
+    pub enum CosRoad {
+        /// One form for each file, with a link from WeChat.
+        Form = "form",
+        /// COS's own API, with keys.
+        Api = "api",
+    }
+}
+
+named! {
+    /// How it is verified that COS stored the bytes that were sent.
+    pub enum Verify {
+        /// By the CRC-64 in COS's response, where there is one.
+        Reply = "reply",
+        /// As [`Verify::Reply`], and by a HEAD request where there is none.
+        Head = "head",
+        None = "none",
+    }
+}
+
+named! {
+    /// Where the keys for COS's API come from.
+    pub enum CosKeys {
+        /// Temporary keys of WeChat cloud hosting.
+        Getauth = "getauth",
+        /// The settings.
+        Static = "static",
+    }
+}
+
+named! {
+    /// Where the value of `x-cos-meta-fileid` comes from when a file is sent by COS's API.
+    pub enum FileIds {
+        /// An upload link of WeChat.
+        Link = "link",
+        /// `/_/cos/metaid/encode` of WeChat cloud hosting.
+        Metaid = "metaid",
+    }
+}
+
+named! {
     /// What `GET /v1/files/{path}` requires of a client.
     pub enum LinkAccess {
         Public = "public",

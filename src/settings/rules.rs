@@ -6,7 +6,10 @@ use secrecy::ExposeSecret;
 use super::auth::Policy;
 use super::layers::{Reader, variable};
 use super::model::Settings;
-use super::names::{Action, CredentialMode, JwtAlgorithm, LinkAccess, Profile};
+use super::names::{
+    Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, Profile,
+};
+use super::values::{COS_MAX_FORM, size_text};
 
 /// The default of `wechat.base_url`, as in `default.toml` (a test compares the two).
 pub(super) const WECHAT_URL: &str = "https://api.weixin.qq.com";
@@ -17,6 +20,7 @@ pub(super) const WECHAT_OPEN_URL: &str = "http://api.weixin.qq.com";
 pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut Reader) {
     credentials(settings, profile, reader);
     memory(settings, reader);
+    cos_road(settings, reader);
     keys(settings, reader);
     tickets(settings, reader);
     links(settings, reader);
@@ -115,10 +119,57 @@ fn memory(settings: &Settings, reader: &mut Reader) {
     let parts = [
         ("upload.max_buffered_file", upload.max_buffered_file),
         ("upload.replay_window", upload.replay_window),
+        (
+            "cos.api.part_size",
+            if settings.cos.via == CosRoad::Api { settings.cos.api.part_size as usize } else { 0 },
+        ),
     ];
     for (key, size) in parts {
         if size > upload.memory_budget && reader.is_valid(&[key, BUDGET]) {
             reader.fault(key, format!("is larger than {BUDGET}, but must fit in it"));
+        }
+    }
+}
+
+fn cos_road(settings: &Settings, reader: &mut Reader) {
+    let Settings { cos, upload, sandbox, .. } = settings;
+    let is_form = cos.via == CosRoad::Form;
+    if is_form
+        && upload.max_file_size > COS_MAX_FORM
+        && reader.is_valid(&["upload.max_file_size", "cos.via"])
+    {
+        reader.fault(
+            "upload.max_file_size",
+            format!("is too large: at most {}, unless cos.via is \"api\"", size_text(COS_MAX_FORM)),
+        );
+    }
+    if is_form || sandbox.enabled {
+        return;
+    }
+    let required = [
+        ("cos.api.secret_id", cos.api.secret_id.is_empty()),
+        ("cos.api.secret_key", cos.api.secret_key.expose_secret().is_empty()),
+    ];
+    for (key, missing) in required {
+        if missing && cos.api.keys == CosKeys::Static && reader.is_valid(&[key, "cos.api.keys"]) {
+            reader.fault(
+                key,
+                format!("must be set where cos.api.keys is \"static\" ({})", variable(key)),
+            );
+        }
+    }
+    // Without a link there is nothing to take them from.
+    let learned = [
+        ("cos.api.bucket", "{bucket}", cos.api.bucket.is_none()),
+        ("cos.api.region", "{region}", cos.api.region.is_none()),
+    ];
+    for (key, placeholder, missing) in learned {
+        let is_needed = key == "cos.api.bucket" || cos.api.endpoint.contains(placeholder);
+        if missing && is_needed && cos.api.file_ids == FileIds::Metaid && reader.is_valid(&[key]) {
+            reader.fault(
+                key,
+                format!("must be set where cos.api.file_ids is \"metaid\" ({})", variable(key)),
+            );
         }
     }
 }

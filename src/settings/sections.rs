@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Reader;
-use super::model::{Authorizer, Cos, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat};
-use super::names::{CredentialMode, LogFormat, ReplyProfile};
+use super::model::{
+    Authorizer, Cos, CosApi, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat,
+};
+use super::names::{CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify};
 use super::rules;
-use super::values::{self, COS_MAX_FILE_SIZE, MIN_DURATION};
+use super::values::{
+    self, COS_MAX_FILE_SIZE, COS_MAX_FORM, COS_MAX_PART, COS_MIN_PART, MIN_DURATION,
+};
 
 impl Server {
     pub(super) fn read(reader: &mut Reader) -> Self {
@@ -85,10 +89,34 @@ impl Cos {
             allowed_hosts: reader.list("cos.allowed_hosts", values::host_pattern),
             allow_http: reader.flag("cos.allow_http"),
             send_content_type: reader.flag("cos.send_content_type"),
-            verify_crc64: reader.flag("cos.verify_crc64"),
+            verify: reader.required("cos.verify", str::parse).unwrap_or(Verify::Reply),
             connect_timeout: reader.duration("cos.connect_timeout", MIN_DURATION),
             write_timeout: reader.duration("cos.write_timeout", MIN_DURATION),
             reply_timeout: reader.duration("cos.reply_timeout", MIN_DURATION),
+            via: reader.required("cos.via", str::parse).unwrap_or(CosRoad::Form),
+            slow_limit: reader.duration("cos.slow_limit", Duration::ZERO),
+            api: CosApi::read(reader),
+        }
+    }
+}
+
+impl CosApi {
+    fn read(reader: &mut Reader) -> Self {
+        let url =
+            |reader: &mut Reader, key| reader.required(key, values::base_url).unwrap_or_default();
+        Self {
+            keys: reader.required("cos.api.keys", str::parse).unwrap_or(CosKeys::Getauth),
+            getauth_url: url(reader, "cos.api.getauth_url"),
+            secret_id: reader.optional("cos.api.secret_id", values::id).unwrap_or_default(),
+            secret_key: reader.optional("cos.api.secret_key", values::secret).unwrap_or_default(),
+            token: reader.optional("cos.api.token", values::secret),
+            endpoint: reader.required("cos.api.endpoint", values::cos_endpoint).unwrap_or_default(),
+            bucket: reader.optional("cos.api.bucket", values::id),
+            region: reader.optional("cos.api.region", values::id),
+            file_ids: reader.required("cos.api.file_ids", str::parse).unwrap_or(FileIds::Link),
+            metaid_url: url(reader, "cos.api.metaid_url"),
+            part_size: reader.size("cos.api.part_size", COS_MIN_PART..=COS_MAX_PART),
+            single_put: reader.size("cos.api.single_put", 0..=COS_MAX_FORM),
         }
     }
 }
@@ -107,6 +135,7 @@ impl Upload {
             client_paths: reader.flag("upload.client_paths"),
             idle_timeout: reader.duration("upload.idle_timeout", MIN_DURATION),
             replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
+            replay_window_max: reader.size("upload.replay_window_max", 0..=MEMORY) as usize,
             max_buffered_file: reader.size("upload.max_buffered_file", 0..=MEMORY) as usize,
             memory_budget: reader.size("upload.memory_budget", 0..=MEMORY) as usize,
             max_concurrent: reader.number("upload.max_concurrent", 1..=1_000_000) as usize,
@@ -141,6 +170,11 @@ impl Sandbox {
             token_life: reader.duration("sandbox.token_life", SECOND),
             token_overlap: reader.duration("sandbox.token_overlap", Duration::ZERO),
             link_life: reader.duration("sandbox.link_life", SECOND),
+            upload_limit: Some(reader.duration("sandbox.upload_limit", Duration::ZERO))
+                .filter(|limit| !limit.is_zero()),
+            post_crc: reader.flag("sandbox.post_crc"),
+            secret_id: reader.optional("sandbox.secret_id", values::id),
+            secret_key: reader.optional("sandbox.secret_key", values::secret),
         }
     }
 }

@@ -12,8 +12,15 @@ use secrecy::SecretString;
 
 use crate::key::Key;
 
-/// In bytes: the most that COS accepts in one form upload.
-pub const COS_MAX_FILE_SIZE: u64 = 5 << 30;
+/// In bytes: the most that COS accepts in one form or one PUT (doc 14690).
+pub const COS_MAX_FORM: u64 = 5 << 30;
+/// In bytes: the least and the most of a part that is not the last one (doc 7750).
+pub const COS_MIN_PART: u64 = 1 << 20;
+pub const COS_MAX_PART: u64 = 5 << 30;
+/// Parts of a file.
+pub const COS_MAX_PARTS: u64 = 10_000;
+/// In bytes: the most that COS accepts in parts.
+pub const COS_MAX_FILE_SIZE: u64 = COS_MAX_PARTS * COS_MAX_PART;
 
 /// The least value of a duration that must not be zero: timers count in milliseconds.
 pub(super) const MIN_DURATION: Duration = Duration::from_millis(1);
@@ -90,6 +97,16 @@ pub(super) fn id(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err("is not an id: letters, digits, `-`, `_` and `.`".to_owned()),
     }
+}
+
+/// The URL of a bucket, with the placeholders `{bucket}` and `{region}` or without.
+pub(super) fn cos_endpoint(text: &str) -> Result<String, String> {
+    let filled = text.replace("{bucket}", "bucket").replace("{region}", "region");
+    if filled.contains(['{', '}']) {
+        return Err("has a placeholder that is neither {bucket} nor {region}".to_owned());
+    }
+    base_url(&filled)?;
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// A secret. White space is an error: files and copying add line ends and blanks, and WeChat would only say that the

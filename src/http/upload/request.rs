@@ -31,7 +31,7 @@ use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
-use crate::settings::{self, ReplyProfile};
+use crate::settings::{self, ReplyProfile, Verify};
 
 /// The query of an upload.
 #[derive(Debug, Default, IntoParams)]
@@ -238,7 +238,7 @@ impl<'a> UploadRequest<'a> {
         length: FileLength,
     ) -> OutgoingFile {
         let (window, verify) =
-            (self.settings().replay_window, self.worker.shared.settings.cos.verify_crc64);
+            (self.settings().replay_window, self.worker.shared.settings.cos.verify != Verify::None);
         OutgoingFile { relay: Rc::new(Relay::new(buffer, end, source, window, verify)), length }
     }
 

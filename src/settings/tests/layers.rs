@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::{DIGITS, env, file, keys, problem, production, sandbox, with_file};
-use crate::settings::{Faults, Profile, Settings};
+use crate::settings::{Faults, Profile, Settings, Verify};
 
 #[test]
 fn an_empty_variable_counts_as_unset() {
@@ -214,6 +214,16 @@ fn an_old_name_is_read_and_warned_about() {
     let text = "[server]\ndrain_timeout = \"2s\"";
     let settings = with_file(text, &[("GATEWAY__SERVER__LINGERING_TIMEOUT", "3s")]);
     assert_eq!(settings.expect("no faults").server.lingering_timeout, Duration::from_secs(3));
+
+    // A flag became one of three names.
+    for (old, new) in [("true", Verify::Reply), ("false", Verify::None)] {
+        let settings = sandbox(&[("GATEWAY__COS__VERIFY_CRC64", old)]).expect("no faults");
+        assert_eq!(settings.cos.verify, new);
+        let settings = with_file(&format!("cos.verify_crc64 = {old}"), &[]).expect("no faults");
+        assert_eq!(settings.cos.verify, new);
+        assert!(settings.warnings().join("\n").contains("cos.verify_crc64 (in /"));
+    }
+    assert_eq!(keys(&sandbox(&[("GATEWAY__COS__VERIFY_CRC64", "yes")])), ["cos.verify"]);
 
     let twice = with_file("[upload]\nhold_limit = \"1MiB\"\nmax_buffered_file = \"2MiB\"", &[]);
     assert!(problem(&twice, "upload.max_buffered_file").contains("`upload.hold_limit`"));

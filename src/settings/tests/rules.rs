@@ -73,3 +73,30 @@ fn public_links_without_an_address_rate_cause_a_warning() {
     assert!(!warned(&[("GATEWAY__LINKS__ACCESS", "signed"), keys]));
     assert!(!warned(&[("GATEWAY__LINKS__ACCESS", "authenticated")]));
 }
+
+#[test]
+fn the_api_of_cos_needs_keys_and_allows_larger_files() {
+    let api = ("GATEWAY__COS__VIA", "api");
+    let large = ("GATEWAY__UPLOAD__MAX_FILE_SIZE", "20GiB");
+    assert_eq!(keys(&production(&[large])), ["upload.max_file_size"]);
+    assert!(production(&[api, large]).is_ok(), "temporary keys need no settings");
+    let fixed = ("GATEWAY__COS__API__KEYS", "static");
+    assert_eq!(keys(&production(&[api, fixed])), ["cos.api.secret_id", "cos.api.secret_key"]);
+    assert!(sandbox(&[api, fixed]).is_ok(), "the sandbox has keys of its own");
+    let metaid = ("GATEWAY__COS__API__FILE_IDS", "metaid");
+    assert_eq!(keys(&production(&[api, metaid])), ["cos.api.bucket", "cos.api.region"]);
+    let endpoint = ("GATEWAY__COS__API__ENDPOINT", "https://files.example.com");
+    assert_eq!(keys(&production(&[api, metaid, endpoint])), ["cos.api.bucket"]);
+    for (name, wrong) in [
+        ("PART_SIZE", "1000000"),
+        ("PART_SIZE", "512MiB"),
+        ("SINGLE_PUT", "6GiB"),
+        ("ENDPOINT", "https://{name}.example.com"),
+        ("ENDPOINT", "ftp://{bucket}"),
+    ] {
+        let setting = format!("GATEWAY__COS__API__{name}");
+        let result = production(&[api, (&setting, wrong)]);
+        let key = format!("cos.api.{}", name.to_lowercase());
+        assert_eq!(keys(&result), [key.as_str()], "{wrong}");
+    }
+}
