@@ -20,6 +20,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     upload_seconds: HistogramVec,
     replays: IntCounterVec,
+    slow_clients: IntCounterVec,
     token_refreshes: IntCounterVec,
     token_age: GaugeVec,
     redis_up: IntGaugeVec,
@@ -111,6 +112,11 @@ impl Metrics {
                 "Files sent to COS again, by what had gone wrong",
                 &["cause"],
             )?,
+            slow_clients: counters(
+                "gateway_slow_clients_total",
+                "Files whose clients were too slow for COS, by what was done: buffered, streamed",
+                &["action"],
+            )?,
             token_refreshes: counters(
                 "gateway_token_refreshes_total",
                 "Attempts to get an access token by result: fetched, shared, failed",
@@ -141,6 +147,9 @@ impl Metrics {
         }
         for stage in Stage::ALL {
             metrics.upload_seconds.with_label_values(&[stage.name()]);
+        }
+        for action in ["buffered", "streamed"] {
+            metrics.slow_clients.with_label_values(&[action]);
         }
         for result in ["fetched", "shared", "failed"] {
             metrics.token_refreshes.with_label_values(&[result]);
@@ -174,6 +183,11 @@ impl Metrics {
     /// Counts a file that is sent to COS again.
     pub fn replay(&self, cause: &'static str) {
         self.replays.with_label_values(&[cause]).inc();
+    }
+
+    /// Counts a file whose client is too slow for COS: `buffered` first, or `streamed` all the same.
+    pub fn slow_client(&self, action: &'static str) {
+        self.slow_clients.with_label_values(&[action]).inc();
     }
 
     /// Counts an attempt to get an access token: `fetched`, `shared` or `failed`.

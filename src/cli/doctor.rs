@@ -17,6 +17,7 @@ use crate::app::{self, AppError, Upstreams};
 use crate::cos::error::CosError;
 use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
+use crate::cos::replayable_file::BufferLimits;
 use crate::cos::target::{AllowedHosts, Target};
 use crate::file_stream::{FileEnd, FileEvent, FileLength, Source};
 use crate::key::{Key, Template, Values};
@@ -258,7 +259,8 @@ impl Checks<'_> {
         })
         .map_err(fault)?;
         let buffer = ReplayBuffer::new(Share::new(Budget::new(0)));
-        let relay = Relay::new(buffer, None, one_byte(), 0, cos.verify != Verify::None);
+        let limits = BufferLimits::window(0);
+        let relay = Relay::new(buffer, None, one_byte(), limits, cos.verify != Verify::None);
         let length = FileLength::Known(CONTENT.len() as u64);
         let result = relay.attempt(&self.upstreams.cos(), target, envelope, length).await;
         let receipt = result.map_err(fault)?;
@@ -365,9 +367,10 @@ impl Checks<'_> {
                  again"
             ),
             CosError::Refused { status, code, .. } => cos_advice(*status, code).to_owned(),
-            CosError::Source(_) | CosError::NotLast { .. } | CosError::LengthMismatch { .. } => {
-                String::new()
-            }
+            CosError::Source(_)
+            | CosError::NotLast { .. }
+            | CosError::SlowClient
+            | CosError::LengthMismatch { .. } => String::new(),
         };
         Fault { what: error.to_string(), change }
     }

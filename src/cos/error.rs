@@ -13,6 +13,10 @@ pub enum CosError {
     /// The file was assumed to be the form's last part and is not; it has `content` bytes.
     #[error("another part follows the file")]
     NotLast { content: u64 },
+    /// The client would take so long that COS would refuse the file after its last byte. The attempt was ended in order
+    /// to buffer the file first; everything that was read is buffered.
+    #[error("the client is too slow for one form")]
+    SlowClient,
     #[error("{declared} bytes were declared, but {got} were received")]
     LengthMismatch { declared: u64, got: u64 },
     /// The form must not be posted to this link.
@@ -40,6 +44,7 @@ impl CosError {
             Self::Refused { status, code, .. } => {
                 matches!(status, 500 | 502 | 503 | 504)
                     || code == "RequestTimeout"
+                    || code == TOO_SLOW
                     || self.wants_fresh_link()
             }
             Self::Timeout { waited_for, .. } => *waited_for == CONNECTING,
@@ -57,6 +62,7 @@ impl CosError {
         match self {
             Self::Source(_)
             | Self::NotLast { .. }
+            | Self::SlowClient
             | Self::LengthMismatch { .. }
             | Self::Link(_) => None,
             Self::Unreachable(_) | Self::Timeout { .. } => Some("none"),
@@ -74,13 +80,20 @@ impl CosError {
     pub fn cause(&self) -> &'static str {
         match self {
             Self::NotLast { .. } => "not_last",
+            Self::SlowClient => "slow_client",
             Self::Unreachable(_) => "unreachable",
             Self::NoVerdict(_) => "no_verdict",
             Self::Timeout { .. } => "timeout",
             error if error.wants_fresh_link() => "expired_link",
+            error if error.is_too_slow() => "too_slow",
             Self::Refused { status: 503, .. } => "busy",
             _ => "refused",
         }
+    }
+
+    /// Whether the file took longer than COS allows, which COS says after its last byte.
+    pub fn is_too_slow(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == TOO_SLOW)
     }
 
     /// Whether the link has expired, so that a new one may help.
@@ -94,5 +107,8 @@ impl CosError {
         }
     }
 }
+
+/// COS's code for a body that took too long.
+const TOO_SLOW: &str = "UserNetworkTooSlow";
 
 pub(super) const CONNECTING: &str = "connecting";

@@ -3,13 +3,16 @@
 //! It is given a file's source and an upload link, and knows nothing of clients, tokens or HTTP responses to clients.
 //!
 //! - `target`: whether an upload link may be used; `form`: the fields and delimiters around a file
-//! - `replayable_file`: the form of one attempt and the check of its length; `relay`: one attempt
+//! - `attempt`: one attempt and the check of its length; `replayable_file`: what further attempts need, `pace`: the
+//!   client's speed; `relay`: runs attempts
 //! - `upstream`: the connection and its time limits; `verdict`: what COS's response says; `error`: the stage's error
 
+mod attempt;
 pub mod error;
 pub mod form;
+mod pace;
 pub mod relay;
-mod replayable_file;
+pub mod replayable_file;
 pub mod target;
 pub mod upstream;
 pub mod verdict;

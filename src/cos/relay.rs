@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempt::Envelope;
 use super::error::CosError;
 use super::form::FormEnvelope;
-use super::replayable_file::{RelayBody, ReplayableFile};
+use super::replayable_file::{BufferLimits, RelayBody, ReplayableFile, Slowness};
 use super::target::Target;
 use super::upstream::Upstream;
 use super::verdict::{Receipt, judge};
@@ -37,16 +38,15 @@ pub struct AttemptTimes {
 
 impl Relay {
     /// `replay_buffer` has the file's first bytes (all of them if `end` is given) and `source` gives the rest.
-    /// `replay_window` is how many bytes may be buffered for another attempt. With `verify`, a CRC that differs is a
-    /// failure.
+    /// With `verify`, a CRC that differs is a failure.
     pub fn new(
         replay_buffer: ReplayBuffer,
         end: Option<FileEnd>,
         source: Source,
-        replay_window: usize,
+        limits: BufferLimits,
         verify: bool,
     ) -> Self {
-        let file = ReplayableFile::new(replay_buffer, end, source, replay_window);
+        let file = ReplayableFile::new(replay_buffer, end, source, limits);
         Self {
             file: Rc::new(RefCell::new(file)),
             outcome_unknown: Cell::new(false),
@@ -75,6 +75,17 @@ impl Relay {
         poll_fn(|cx| self.file.borrow_mut().poll_read_ahead(cx)).await;
     }
 
+    /// What was done about a slow client.
+    pub fn slowness(&self) -> Slowness {
+        self.file.borrow().slowness()
+    }
+
+    /// After [`CosError::SlowClient`]: buffers the file of `length` until it is complete, or until its client is fast
+    /// enough. No byte that was read is lost.
+    pub async fn buffer_slow(&self, length: FileLength) {
+        poll_fn(|cx| self.file.borrow_mut().poll_buffer_slow(cx, length.length())).await;
+    }
+
     /// The file's length, once all of it was read ahead.
     pub fn known_length(&self) -> Option<u64> {
         self.file.borrow().known_length()
@@ -90,7 +101,7 @@ impl Relay {
     ) -> Result<Receipt, CosError> {
         let began = Instant::now();
         let boundary = envelope.boundary.clone();
-        let body = RelayBody::begin(&self.file, envelope, length)?;
+        let body = RelayBody::begin(&self.file, Envelope::Form(envelope), length)?;
         // A file larger than the window has one attempt, which must not fail because COS is closing an idle connection.
         let max_idle =
             if self.file.borrow().fits_window(length) { IDLE_TIMEOUT } else { SAFE_IDLE_TIME };

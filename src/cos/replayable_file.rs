@@ -1,17 +1,17 @@
-//! A file that can be sent several times, and the form of one attempt: the head, the file's bytes as they come, the
-//! tail, in exactly the announced length, with the file's CRC. The file can be replayed while all of it fits the replay
-//! window.
+//! A file that can be sent several times: it can be replayed while all bytes read so far are in its replay window. The
+//! window grows while memory is free. A file whose client is slow is buffered first, if it fits into memory.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use crc_fast::{CrcAlgorithm, Digest};
 use tokio::time::Instant;
 
+use super::attempt::{Attempt, EPILOGUE, Envelope, Step, Waiting};
 use super::error::CosError;
-use super::form::FormEnvelope;
+use super::pace::Pace;
 use crate::file_stream::{FileEnd, FileEvent, FileLength, Source};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::net::http_client::exchange::{Aborted, BodySource, Fill};
@@ -20,8 +20,25 @@ use crate::net::http_client::write_queue::WriteQueue;
 /// Smaller chunks of a form are collected up to this many bytes before they are written.
 const QUEUE_TARGET: usize = 128 * 1024;
 
-/// The epilogue after the closing delimiter where the client's is not repeated.
-const EPILOGUE: &[u8] = b"\r\n";
+/// How much of a file may be buffered.
+#[derive(Debug, Clone, Copy)]
+pub struct BufferLimits {
+    /// In bytes: of every file, for another attempt.
+    pub window: usize,
+    /// In bytes: while memory is free.
+    pub window_max: usize,
+    /// In bytes: of a file whose client would take longer than `slow_limit` to send it.
+    pub slow_file: usize,
+    /// Zero: no file is buffered for that.
+    pub slow_limit: Duration,
+}
+
+impl BufferLimits {
+    /// Only for another attempt.
+    pub fn window(bytes: usize) -> Self {
+        Self { window: bytes, window_max: bytes, slow_file: 0, slow_limit: Duration::ZERO }
+    }
+}
 
 /// The file that a [`RelayBody`] reads; it outlives the connection of an attempt.
 pub struct ReplayableFile {
@@ -32,8 +49,12 @@ pub struct ReplayableFile {
     end: Option<FileEnd>,
     /// Every byte read so far is in `replay_buffer` or `next_chunk`.
     replayable: bool,
-    /// How many bytes may be buffered for another attempt.
-    replay_window: usize,
+    limits: BufferLimits,
+    /// How fast the client sends.
+    pace: Pace,
+    /// Bytes read from the source.
+    received: u64,
+    slowness: Slowness,
     /// The source returned an error and must not be polled again.
     source_failed: bool,
     /// That error, if it was found while reading ahead and was not returned yet.
@@ -43,25 +64,14 @@ pub struct ReplayableFile {
     attempt: Option<Attempt>,
 }
 
-/// What an attempt waits for, so that a stall is attributed to the side that causes it.
+/// What was done about a client that would take longer than [`BufferLimits::slow_limit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waiting {
-    /// For the client's next bytes; the request's body has its own timer for that.
-    Client,
-    /// For COS to accept the bytes that were given to the connection.
-    Upstream,
-    /// For the verdict, since the form's last byte was given to the connection.
-    Verdict(Instant),
-}
-
-impl Waiting {
-    /// Since when the verdict is awaited.
-    pub(super) fn verdict_since(self) -> Option<Instant> {
-        match self {
-            Self::Verdict(since) => Some(since),
-            Self::Client | Self::Upstream => None,
-        }
-    }
+pub enum Slowness {
+    None,
+    /// The attempt was ended, and the file is buffered first.
+    Buffered,
+    /// The file does not fit into memory, and is sent as it comes.
+    Streamed,
 }
 
 impl ReplayableFile {
@@ -69,14 +79,17 @@ impl ReplayableFile {
         replay_buffer: ReplayBuffer,
         end: Option<FileEnd>,
         source: Source,
-        replay_window: usize,
+        limits: BufferLimits,
     ) -> Self {
         Self {
+            received: replay_buffer.len() as u64,
             source,
             replay_buffer,
             end,
             replayable: true,
-            replay_window,
+            limits,
+            pace: Pace::default(),
+            slowness: Slowness::None,
             source_failed: false,
             read_ahead_error: None,
             next_chunk: None,
@@ -91,12 +104,22 @@ impl ReplayableFile {
 
     /// Whether a file of this length fits the replay window.
     pub(super) fn fits_window(&self, length: FileLength) -> bool {
-        length.length() <= self.replay_window as u64
+        length.length() <= self.limits.window as u64
     }
 
     /// The file's length, once all of it was read and is still buffered.
     pub(super) fn known_length(&self) -> Option<u64> {
         (self.replayable && self.end.is_some()).then(|| self.replay_buffer.len() as u64)
+    }
+
+    pub(super) fn slowness(&self) -> Slowness {
+        self.slowness
+    }
+
+    /// Whether so many bytes may be buffered for another attempt.
+    fn fits(&self, bytes: usize) -> bool {
+        let BufferLimits { window, window_max, .. } = self.limits;
+        bytes <= window || (bytes <= window_max && self.replay_buffer.has_slack())
     }
 
     /// Ends the attempt and returns it.
@@ -108,7 +131,7 @@ impl ReplayableFile {
         self.attempt.as_ref().map_or(Waiting::Upstream, |attempt| attempt.waiting)
     }
 
-    /// A response has come: the rest of the form is not sent.
+    /// A response has come: the rest is not sent.
     fn stop(&mut self) {
         if let Some(attempt) = &mut self.attempt
             && !matches!(attempt.waiting, Waiting::Verdict(_))
@@ -120,23 +143,81 @@ impl ReplayableFile {
     /// Reads ahead up to the replay window.
     pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.next_chunk.is_none() && self.end.is_none() && !self.source_failed {
-            if self.replay_buffer.len() >= self.replay_window {
+            if self.replay_buffer.len() >= self.limits.window {
                 break;
             }
-            match ready!(self.poll_source(cx)) {
-                Ok(FileEvent::Content(bytes)) => {
-                    let before = self.replay_buffer.len();
-                    if before + bytes.len() > self.replay_window
-                        || self.replay_buffer.push(&bytes).is_err()
-                    {
-                        self.next_chunk = Some(bytes.slice(self.replay_buffer.len() - before..));
-                    }
-                }
-                Ok(FileEvent::End(end)) => self.end = Some(end),
-                Err(error) => self.read_ahead_error = Some(error),
-            }
+            ready!(self.poll_buffer(cx));
         }
         Poll::Ready(())
+    }
+
+    /// Buffers a file of `length` bytes until it is complete, until the client is fast enough for the rest of it, or
+    /// until memory is used up.
+    pub(super) fn poll_buffer_slow(&mut self, cx: &mut Context<'_>, length: u64) -> Poll<()> {
+        while self.next_chunk.is_none() && self.end.is_none() && !self.source_failed {
+            let BufferLimits { slow_limit, .. } = self.limits;
+            let left = self.pace.time_for(length.saturating_sub(self.received));
+            if self.pace.is_known(slow_limit) && left <= slow_limit / 2 {
+                break;
+            }
+            ready!(self.poll_buffer(cx));
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads the next event into the buffer. Content that does not fit becomes the next chunk.
+    fn poll_buffer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.poll_source(cx)) {
+            Ok(FileEvent::Content(bytes)) => {
+                let before = self.replay_buffer.len();
+                if !self.fits(before + bytes.len()) || self.replay_buffer.push(&bytes).is_err() {
+                    self.next_chunk = Some(bytes.slice(self.replay_buffer.len() - before..));
+                }
+            }
+            Ok(FileEvent::End(end)) => self.end = Some(end),
+            Err(error) => self.read_ahead_error = Some(error),
+        }
+        Poll::Ready(())
+    }
+
+    /// Retains a chunk for another attempt, if all bytes before it are retained and it fits.
+    fn retain(&mut self, bytes: &Bytes) {
+        if self.replayable {
+            let fits = self.fits(self.replay_buffer.len() + bytes.len());
+            self.replayable = fits && self.replay_buffer.push(bytes).is_ok();
+            if !self.replayable {
+                self.replay_buffer.clear();
+            }
+        }
+    }
+
+    /// Whether the attempt must end because its client is slow, now that `bytes` were read of `length` in all: COS would
+    /// refuse it after its last byte. Decided once, at the latest when the bytes can no longer be retained.
+    fn must_buffer_first(&mut self, bytes: usize, length: u64, began: Instant) -> bool {
+        let BufferLimits { slow_file, slow_limit, .. } = self.limits;
+        let buffered = self.replay_buffer.len();
+        let leaves_window = self.replayable && !self.fits(buffered + bytes);
+        if slow_limit.is_zero()
+            || self.slowness != Slowness::None && !self.replayable
+            || !self.pace.is_known(slow_limit) && !leaves_window
+        {
+            return false;
+        }
+        let left = length.saturating_sub(self.received);
+        if began.elapsed().saturating_add(self.pace.time_for(left)) <= slow_limit {
+            return false;
+        }
+        let left = usize::try_from(left).unwrap_or(usize::MAX).saturating_add(bytes);
+        let can_buffer = self.replayable
+            && buffered.saturating_add(left) <= slow_file
+            && self.replay_buffer.has_room_for(left);
+        if can_buffer {
+            self.limits.window = slow_file;
+            self.slowness = Slowness::Buffered;
+        } else {
+            self.slowness = Slowness::Streamed;
+        }
+        can_buffer
     }
 
     /// Whether the next bytes are in memory already, or are the form's last ones: then they are written together with
@@ -150,6 +231,7 @@ impl ReplayableFile {
     }
 
     fn set_waiting_for_upstream(&mut self) {
+        self.pace.interrupt();
         if let Some(attempt) = &mut self.attempt {
             attempt.waiting = Waiting::Upstream;
         }
@@ -160,7 +242,14 @@ impl ReplayableFile {
         if let Some(bytes) = self.next_chunk.take() {
             return Poll::Ready(Ok(FileEvent::Content(bytes)));
         }
-        let event = ready!(self.source.as_mut().poll_next(cx));
+        let Poll::Ready(event) = self.source.as_mut().poll_next(cx) else {
+            self.pace.wait();
+            return Poll::Pending;
+        };
+        if let Some(Ok(FileEvent::Content(bytes))) = &event {
+            self.pace.received(bytes.len());
+            self.received += bytes.len() as u64;
+        }
         self.source_failed = !matches!(event, Some(Ok(_)));
         Poll::Ready(match event {
             Some(event) => event.map_err(CosError::Source),
@@ -176,7 +265,7 @@ impl ReplayableFile {
             match attempt.step {
                 Step::Head => {
                     attempt.step = Step::Replay(0);
-                    return Poll::Ready(Some(Ok(attempt.envelope.head.clone())));
+                    return Poll::Ready(Some(Ok(attempt.head())));
                 }
                 Step::Replay(index) => match self.replay_buffer.segment(index) {
                     Some(bytes) => {
@@ -195,17 +284,19 @@ impl ReplayableFile {
                         return Poll::Ready(Some(Err(Aborted)));
                     };
                     attempt.waiting = Waiting::Upstream;
+                    let (length, began) = (attempt.length.length(), attempt.began);
                     match event {
                         Ok(FileEvent::Content(bytes)) => {
-                            if self.replayable {
-                                let fits =
-                                    self.replay_buffer.len() + bytes.len() <= self.replay_window;
-                                self.replayable = fits && self.replay_buffer.push(&bytes).is_ok();
-                                if !self.replayable {
-                                    self.replay_buffer.clear();
-                                }
-                            }
-                            return Poll::Ready(Some(attempt.content(bytes)));
+                            let is_slow = self.must_buffer_first(bytes.len(), length, began);
+                            self.retain(&bytes);
+                            let Some(attempt) = &mut self.attempt else {
+                                return Poll::Ready(Some(Err(Aborted)));
+                            };
+                            return Poll::Ready(Some(if is_slow && self.replayable {
+                                attempt.fail(CosError::SlowClient)
+                            } else {
+                                attempt.content(bytes)
+                            }));
                         }
                         Ok(FileEvent::End(end)) => self.end = Some(end),
                         Err(error) => return Poll::Ready(Some(attempt.fail(error))),
@@ -217,103 +308,7 @@ impl ReplayableFile {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Head,
-    /// The run of the replay buffer with this index.
-    Replay(usize),
-    Source,
-    /// The tail was given to the connection.
-    Done,
-}
-
-/// One attempt to send the file.
-pub(super) struct Attempt {
-    envelope: FormEnvelope,
-    length: FileLength,
-    step: Step,
-    /// Bytes of the file that were given to the connection.
-    pub(super) content: u64,
-    pub(super) crc: Digest,
-    waiting: Waiting,
-    /// When the form's last byte was given to the connection.
-    pub(super) sent: Option<Instant>,
-    /// Why the body was aborted.
-    pub(super) failure: Option<CosError>,
-}
-
-impl Attempt {
-    fn new(envelope: FormEnvelope, length: FileLength) -> Self {
-        Self {
-            envelope,
-            length,
-            step: Step::Head,
-            content: 0,
-            crc: Digest::new(CrcAlgorithm::Crc64Xz),
-            waiting: Waiting::Upstream,
-            sent: None,
-            failure: None,
-        }
-    }
-
-    /// Whether the whole form was given to the connection.
-    pub(super) fn is_complete(&self) -> bool {
-        self.step == Step::Done
-    }
-
-    /// The form's length in bytes.
-    fn form_length(&self) -> u64 {
-        let epilogue = match self.length {
-            FileLength::Known(_) => EPILOGUE.len(),
-            FileLength::Assumed(_) => 0,
-        };
-        self.length.length()
-            + (self.envelope.head.len() + self.envelope.closing.len() + epilogue) as u64
-    }
-
-    fn content(&mut self, bytes: Bytes) -> Result<Bytes, Aborted> {
-        self.content += bytes.len() as u64;
-        if self.content > self.length.length() {
-            return self.fail(CosError::LengthMismatch {
-                declared: self.length.length(),
-                got: self.content,
-            });
-        }
-        self.crc.update(&bytes);
-        Ok(bytes)
-    }
-
-    /// The form's tail, if the file has the announced length. This is the only place where an object becomes complete.
-    fn close(&mut self, end: &FileEnd) -> Result<Bytes, Aborted> {
-        let epilogue = match self.length {
-            FileLength::Known(length) if self.content == length => EPILOGUE,
-            FileLength::Known(declared) => {
-                return self.fail(CosError::LengthMismatch { declared, got: self.content });
-            }
-            FileLength::Assumed(length)
-                if end.last && self.content + end.epilogue.len() as u64 == length =>
-            {
-                &end.epilogue[..]
-            }
-            FileLength::Assumed(_) => {
-                return self.fail(CosError::NotLast { content: self.content });
-            }
-        };
-        self.step = Step::Done;
-        let now = Instant::now();
-        self.sent = Some(now);
-        self.waiting = Waiting::Verdict(now);
-        let closing = self.envelope.closing.clone();
-        Ok(if epilogue.is_empty() { closing } else { [&closing[..], epilogue].concat().into() })
-    }
-
-    fn fail(&mut self, failure: CosError) -> Result<Bytes, Aborted> {
-        self.failure = Some(failure);
-        Err(Aborted)
-    }
-}
-
-/// The form of one attempt, as a request's body.
+/// One attempt, as a request's body.
 pub struct RelayBody {
     file: Rc<RefCell<ReplayableFile>>,
 }
@@ -322,7 +317,7 @@ impl RelayBody {
     /// Begins an attempt. An error that was found while reading ahead is returned here, before COS gets a request.
     pub(super) fn begin(
         file: &Rc<RefCell<ReplayableFile>>,
-        envelope: FormEnvelope,
+        envelope: Envelope,
         length: FileLength,
     ) -> Result<Self, CosError> {
         let mut borrowed = file.borrow_mut();
@@ -333,9 +328,9 @@ impl RelayBody {
         Ok(Self { file: file.clone() })
     }
 
-    /// The Content-Length of the POST to COS.
+    /// The request's Content-Length.
     pub(super) fn length(&self) -> u64 {
-        self.file.borrow().attempt.as_ref().map_or(0, Attempt::form_length)
+        self.file.borrow().attempt.as_ref().map_or(0, Attempt::body_length)
     }
 }
 
@@ -348,7 +343,12 @@ impl BodySource for RelayBody {
         let mut file = self.file.borrow_mut();
         while !queue.is_full() && (queue.remaining() < QUEUE_TARGET || file.has_more_ready()) {
             match file.poll_bytes(cx) {
-                Poll::Ready(Some(bytes)) => queue.push(bytes?),
+                Poll::Ready(Some(bytes)) => {
+                    let bytes = bytes?;
+                    if !bytes.is_empty() {
+                        queue.push(bytes);
+                    }
+                }
                 Poll::Ready(None) => return Poll::Ready(Ok(Fill::Last)),
                 Poll::Pending if !queue.has_remaining() => return Poll::Pending,
                 Poll::Pending => {

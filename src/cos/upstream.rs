@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use super::attempt::Waiting;
 use super::error::{CONNECTING, CosError};
-use super::replayable_file::{RelayBody, ReplayableFile, Waiting};
+use super::replayable_file::{RelayBody, ReplayableFile};
 use super::target::Target;
 use super::verdict::{CosHeaders, CosResponse, is_success};
 use crate::net::http_client::exchange::{Exchange, ExchangeError, head};

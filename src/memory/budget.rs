@@ -16,6 +16,11 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
+    /// Whether less than a quarter is used.
+    fn has_slack(&self) -> bool {
+        self.used() < self.limit / 4
+    }
+
     /// Bytes charged at the moment.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -55,6 +60,14 @@ impl Share {
         charged.is_ok()
     }
 
+    /// Whether so many bytes more could be charged now.
+    fn has_room_for(&self, bytes: u64) -> bool {
+        let own = self.used.load(Ordering::Relaxed).saturating_add(bytes);
+        let total = self.budget.used().saturating_add(bytes);
+        let free = self.budget.limit.checked_sub(total);
+        free.is_some_and(|free| own <= free.saturating_mul(SHARE))
+    }
+
     fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -81,6 +94,16 @@ impl Charge {
         }
         self.bytes += bytes as u64;
         Ok(())
+    }
+
+    /// Whether so many bytes more could be charged now; others may charge them before.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.share.has_room_for(bytes as u64)
+    }
+
+    /// Whether less than a quarter of the budget is used, by all clients together.
+    pub fn has_slack(&self) -> bool {
+        self.share.budget.has_slack()
     }
 
     /// Releases all bytes.

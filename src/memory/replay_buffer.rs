@@ -44,6 +44,16 @@ impl ReplayBuffer {
         self.len == 0
     }
 
+    /// Whether so many bytes more would fit into the budget now.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.charge.has_room_for(bytes)
+    }
+
+    /// Whether less than a quarter of the budget is used.
+    pub fn has_slack(&self) -> bool {
+        self.charge.has_slack()
+    }
+
     /// Appends `bytes`; with [`BudgetExceeded`] a part of them may have been appended.
     pub fn push(&mut self, bytes: &Bytes) -> Result<(), BudgetExceeded> {
         match buffer_pool::pooled_capacity_of(bytes) {

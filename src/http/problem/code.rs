@@ -71,6 +71,8 @@ codes! {
         "Use a method that is listed in the response's `Allow`.";
     ClientStalled = "client_stalled" 408 "The client stopped sending",
         "Send the request again over a better connection, or raise `upload.idle_timeout`.";
+    UploadTooSlow = "upload_too_slow" 408 "The upload took too long for COS",
+        "Send the file again over a faster connection, or a smaller one. The operator can raise `upload.max_buffered_file` and `upload.memory_budget`, so that slow uploads are buffered first, or set `cos.via = \"api\"`, which sends files in parts.";
     LengthRequired = "length_required" 411 "The file's length cannot be determined",
         "Send a Content-Length with the request or with the file's part; in chunked requests, files may have at most `upload.max_buffered_file`.";
     FileTooLarge = "file_too_large" 413 "The file is too large",
@@ -122,6 +124,7 @@ impl Code {
             self,
             Self::TruncatedBody
                 | Self::ClientStalled
+                | Self::UploadTooSlow
                 | Self::RateLimited
                 | Self::WechatUnreachable
                 | Self::CosUnreachable

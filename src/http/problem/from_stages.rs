@@ -245,6 +245,7 @@ impl From<CosError> for Problem {
                  before the file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that \
                  each is buffered until it is complete",
             ),
+            CosError::SlowClient => Self::new(Code::UploadTooSlow, error.to_string()),
             CosError::LengthMismatch { declared, got } => {
                 InboundError::LengthMismatch { declared, got }.into()
             }
@@ -254,17 +255,24 @@ impl From<CosError> for Problem {
             }
             CosError::Timeout { .. } => Self::new(Code::CosTimeout, error.to_string()),
             CosError::Refused { status: 503, .. } => {
-                Self::cos(Code::CosBusy, &error).retry_after(5)
+                Self::cos(Code::CosBusy, &error.to_string(), &error).retry_after(5)
             }
-            CosError::Refused { .. } => Self::cos(Code::CosRefused, &error),
+            CosError::Refused { .. } if error.is_too_slow() => Self::cos(
+                Code::UploadTooSlow,
+                "COS takes no upload that lasts longer than about 200 s, and says so after the last byte; nothing was \
+                 stored. Send it again over a faster connection, or a smaller file; the operator can buffer larger \
+                 files of slow clients (upload.max_buffered_file, upload.memory_budget) or set cos.via = \"api\"",
+                &error,
+            ),
+            CosError::Refused { .. } => Self::cos(Code::CosRefused, &error.to_string(), &error),
             CosError::Integrity { .. } => Self::new(Code::IntegrityMismatch, error.to_string()),
         }
     }
 }
 
 impl Problem {
-    fn cos(code: Code, error: &CosError) -> Self {
-        let mut problem = Self::new(code, error.to_string());
+    fn cos(code: Code, detail: &str, error: &CosError) -> Self {
+        let mut problem = Self::new(code, detail.to_owned());
         if let CosError::Refused { code, request_id, .. } = error {
             problem.upstream = Some(Box::new(Upstream {
                 cos_code: Some(code.clone()).filter(|code| !code.is_empty()),

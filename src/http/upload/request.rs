@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::transfer::{OutgoingFile, TargetPath, transfer};
 use crate::cos::error::CosError;
 use crate::cos::relay::Relay;
+use crate::cos::replayable_file::BufferLimits;
 use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
@@ -237,9 +238,19 @@ impl<'a> UploadRequest<'a> {
         source: Source,
         length: FileLength,
     ) -> OutgoingFile {
-        let (window, verify) =
-            (self.settings().replay_window, self.worker.shared.settings.cos.verify != Verify::None);
-        OutgoingFile { relay: Rc::new(Relay::new(buffer, end, source, window, verify)), length }
+        let (upload, cos) = (self.settings(), &self.worker.shared.settings.cos);
+        // A window that cannot become large enough for the whole file is not worth its memory.
+        let grows =
+            length.length() <= upload.replay_window_max.max(upload.max_buffered_file) as u64;
+        let window = upload.replay_window;
+        let limits = BufferLimits {
+            window,
+            window_max: if grows { upload.replay_window_max.max(window) } else { window },
+            slow_file: upload.max_buffered_file,
+            slow_limit: cos.slow_limit,
+        };
+        let relay = Relay::new(buffer, end, source, limits, cos.verify != Verify::None);
+        OutgoingFile { relay: Rc::new(relay), length }
     }
 
     /// The object's key: the path that the request or the ticket names, for one file only; otherwise from the template.

@@ -12,11 +12,12 @@ use secrecy::ExposeSecret;
 use crate::cos::error::CosError;
 use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
+use crate::cos::replayable_file::Slowness;
 use crate::cos::verdict::Receipt;
 use crate::file_stream::FileLength;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
-use crate::http::state::Worker;
+use crate::http::state::{AppState, Worker};
 use crate::key::Key;
 use crate::metrics::Stage;
 use crate::wechat::wire::UploadLink;
@@ -131,6 +132,7 @@ async fn send(
         (length, _) => length,
     };
     let mut attempt = 1;
+    let mut slowness = Slowness::None;
     loop {
         let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
         let envelope = FormEnvelope::new(&Fields {
@@ -146,6 +148,7 @@ async fn send(
         if let Some(verdict) = attempt_times.verdict {
             times.add(Stage::Verdict, verdict);
         }
+        slowness = report_slowness(shared, key, slowness, file.relay.slowness());
         let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
         class.into_iter().for_each(|class| shared.metrics.cos(class));
         let error = match result {
@@ -156,6 +159,17 @@ async fn send(
             return Err(error.into());
         }
         match error {
+            CosError::SlowClient => {
+                tracing::info!(%key, "the client is slow: the file is buffered first");
+                shared.metrics.replay(error.cause());
+                file.relay.buffer_slow(length).await;
+                if let (FileLength::Assumed(_), Some(known)) = (length, file.relay.known_length()) {
+                    length = FileLength::Known(known);
+                }
+                // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
+                let fresh = Box::pin(upload_link(worker, key, times)).await;
+                *link = fresh.map_err(SendError::Problem)?;
+            }
             // The file was not the form's last part. All of it is buffered, so its length is known now.
             CosError::NotLast { content } => {
                 shared.metrics.replay(error.cause());
@@ -168,7 +182,6 @@ async fn send(
                 tokio::time::sleep(pause).await;
                 attempt += 1;
                 if error.wants_fresh_link() {
-                    // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
                     let fresh = Box::pin(upload_link(worker, key, times)).await;
                     *link = fresh.map_err(SendError::Problem)?;
                 }
@@ -176,6 +189,24 @@ async fn send(
             error => return Err(error.into()),
         }
     }
+}
+
+/// Counts a slow client when it is noticed, and logs that its file may be refused.
+fn report_slowness(shared: &AppState, key: &Key, before: Slowness, now: Slowness) -> Slowness {
+    match now {
+        _ if now == before => {}
+        Slowness::None => {}
+        Slowness::Buffered => shared.metrics.slow_client("buffered"),
+        Slowness::Streamed => {
+            shared.metrics.slow_client("streamed");
+            tracing::warn!(
+                %key,
+                "the client is so slow that COS may refuse the file after its last byte, and the file does not fit into \
+                 memory to be buffered first: see cos.slow_limit"
+            );
+        }
+    }
+    now
 }
 
 async fn delete_object(worker: &Worker, link: &UploadLink) {
