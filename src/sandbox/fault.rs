@@ -59,6 +59,11 @@ pub enum FaultKind {
     Errcode,
     WrongCrc,
     NoCrc,
+    /// `cos`: the whole body is read, then refused with 400 `UserNetworkTooSlow`. Nothing is stored.
+    TooSlow,
+    /// `cos`: only the first `after` bytes of the file are stored, and the response is a success. Applies to a form
+    /// whose small file stands first, too, which is refused otherwise.
+    Truncate,
     /// Sends a response that leaves the connection open, then closes it.
     CloseIdle,
     ExpiredLink,
@@ -109,6 +114,9 @@ pub struct Rule {
     /// Stage `cos`: the object is stored all the same, so only the response is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<bool>,
+    /// `truncate`: the response has the CRC-64 of what was stored; otherwise it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crc: Option<bool>,
     /// The number of requests that the rule has applied to.
     #[serde(default)]
     pub hits: u64,
@@ -125,6 +133,7 @@ impl Rule {
                 needs(self.bytes_per_second.is_some_and(|rate| rate > 0), "bytes_per_second")?
             }
             FaultKind::Delay => needs(self.ms.is_some(), "ms")?,
+            FaultKind::Truncate => needs(self.after.is_some(), "after")?,
             FaultKind::Status | FaultKind::Early => needs(
                 self.status.is_some_and(|status| (200..600).contains(&status)),
                 "a status from 200 to 599",
@@ -134,9 +143,12 @@ impl Rule {
             _ => {}
         }
         let fits = match self.fault {
-            FaultKind::Early | FaultKind::Early2xx | FaultKind::WrongCrc | FaultKind::NoCrc => {
-                self.stage == Stage::Cos
-            }
+            FaultKind::Early
+            | FaultKind::Early2xx
+            | FaultKind::WrongCrc
+            | FaultKind::NoCrc
+            | FaultKind::TooSlow
+            | FaultKind::Truncate => self.stage == Stage::Cos,
             FaultKind::Errcode => !self.stage.is_cos(),
             FaultKind::ExpiredLink | FaultKind::ForeignHost => self.stage == Stage::Link,
             _ => true,
@@ -299,6 +311,8 @@ mod tests {
             serde_json::json!([{"stage": "cos", "fault": "nonsense"}]),
             serde_json::json!([{"stage": "cos", "fault": "delay", "ms": 1, "time": 1}]),
             serde_json::json!([{"stage": "link", "fault": "wrong_crc"}]),
+            serde_json::json!([{"stage": "cos", "fault": "truncate"}]),
+            serde_json::json!([{"stage": "object", "fault": "too_slow"}]),
         ] {
             assert!(faults(wrong.clone()).is_err(), "{wrong}");
         }

@@ -1,20 +1,20 @@
-//! The fields of a POST Object form (COS documentation 14690): which are allowed, how often, in which order, and
-//! whether they are of the same link. Knows links, but neither the form's syntax nor sockets.
+//! The fields of a POST Object form (COS documentation 14690): which must be there before the file, which become
+//! headers of the object, and whether they are of the same link. Their order is free: public clients send them in
+//! different ones, and COS stores all of them. Knows links, but neither the form's syntax nor sockets.
 
 use super::cos_response::Refusal;
 use super::form::FormError;
 use super::link::{LinkError, Links};
 
-/// The fields are in this order, each at most once, and the file is after all of them.
-const ORDER: [&str; 5] =
-    ["key", "Signature", "x-cos-security-token", "x-cos-meta-fileid", "Content-Type"];
-/// The number of fields, from the first of [`ORDER`], that must be there before the file.
-const REQUIRED: usize = 3;
+/// The fields that must be there before the file.
+const REQUIRED: [&str; 3] = ["key", "Signature", "x-cos-security-token"];
+/// The fields that COS sends as headers with each download of the object, besides `Content-Type`.
+pub const DOWNLOAD_HEADERS: [&str; 3] = ["Cache-Control", "Content-Disposition", "Expires"];
 
 #[derive(Default)]
 pub struct Fields {
+    /// In the order of the form.
     pub all: Vec<(String, String)>,
-    next_position: usize,
 }
 
 /// The verified fields of a form.
@@ -32,12 +32,6 @@ impl Fields {
         if self.get(&name).is_some() {
             return Err(Refusal::malformed(&format!("the field {name} comes twice")));
         }
-        if let Some(position) = ORDER.iter().position(|known| *known == name) {
-            if position < self.next_position {
-                return Err(Refusal::malformed(&format!("the field {name} comes too late")));
-            }
-            self.next_position = position + 1;
-        }
         self.all.push((name, value));
         Ok(())
     }
@@ -49,10 +43,9 @@ impl Fields {
         url_key: Option<&str>,
         file_name: Option<&str>,
     ) -> Result<VerifiedFields, Refusal> {
-        let [Some(key), Some(signature), Some(token)] = [0, 1, 2].map(|at| self.get(ORDER[at]))
-        else {
+        let [Some(key), Some(signature), Some(token)] = REQUIRED.map(|name| self.get(name)) else {
             let missing: Vec<&str> =
-                ORDER[..REQUIRED].iter().filter(|name| self.get(name).is_none()).copied().collect();
+                REQUIRED.into_iter().filter(|name| self.get(name).is_none()).collect();
             let reason = format!("the file comes before {}", missing.join(", "));
             return Err(Refusal::malformed(&reason));
         };
@@ -71,14 +64,11 @@ impl Fields {
                 "x-cos-meta-fileid is not the one issued with the link.",
             ));
         }
-        let content_type = self.get("Content-Type");
-        // The value becomes a header of the object's downloads.
-        if content_type.is_some_and(|text| text.chars().any(char::is_control)) {
-            return Err(Refusal::new(
-                400,
-                "InvalidArgument",
-                "The Content-Type is not a valid header value.",
-            ));
+        for name in DOWNLOAD_HEADERS.into_iter().chain(["Content-Type"]) {
+            if self.get(name).is_some_and(|value| value.chars().any(char::is_control)) {
+                let message = format!("The {name} is not a valid header value.");
+                return Err(Refusal::new(400, "InvalidArgument", &message));
+            }
         }
         let key = key.replace("${filename}", file_name.unwrap_or_default());
         if key.len() > 850 {
@@ -86,7 +76,7 @@ impl Fields {
         }
         Ok(VerifiedFields {
             key,
-            content_type: content_type.map(str::to_owned),
+            content_type: self.get("Content-Type").map(str::to_owned),
             fileid_ok: fileid.is_some(),
             success_status: match self.get("success_action_status") {
                 Some("200") => 200,
@@ -96,8 +86,14 @@ impl Fields {
         })
     }
 
+    /// Whether a field that must be there before the file is missing.
+    pub fn is_incomplete(&self) -> bool {
+        REQUIRED.iter().any(|name| self.get(name).is_none())
+    }
+
+    /// Names are compared without case: the vendor's client for browsers sends `signature`.
     fn get(&self, name: &str) -> Option<&str> {
-        let found = self.all.iter().find(|(known, _)| known == name);
+        let found = self.all.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 }
@@ -135,12 +131,15 @@ mod tests {
         Links::new("http://h".into(), "env", "bucket", Duration::from_secs(900), "secret")
     }
 
-    /// The right fields for the key `a/b`, in their order.
+    const NAMES: [&str; 5] =
+        ["key", "Signature", "x-cos-security-token", "x-cos-meta-fileid", "Content-Type"];
+
+    /// The right fields for the key `a/b`, in the documented order.
     fn right() -> Vec<(String, String)> {
         let link = links().upload("a/b", Duration::ZERO);
         let values =
             ["a/b".into(), link.authorization, link.token, link.cos_file_id, "image/png".into()];
-        ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect()
+        NAMES.iter().map(|name| (*name).to_owned()).zip(values).collect()
     }
 
     fn verify(
@@ -172,24 +171,30 @@ mod tests {
     }
 
     #[test]
-    fn every_other_order_is_malformed() {
+    fn every_order_is_accepted_and_recorded() {
         for first in 0..5 {
             for second in first + 1..5 {
                 let mut fields = right();
                 fields.swap(first, second);
-                assert_eq!(verify(fields, None), Err("MalformedPOSTRequest"), "{first} {second}");
+                assert_eq!(verify(fields, Some("a/b")), verify(right(), None), "{first} {second}");
             }
         }
+        let mut lower = right();
+        lower[1].0 = "signature".into();
+        assert_eq!(verify(lower, None), verify(right(), None));
     }
 
     #[test]
     fn a_field_twice_and_a_file_before_the_fields_are_malformed() {
         let mut twice = right();
-        twice.push(twice[4].clone());
+        twice.push(("SIGNATURE".into(), twice[1].1.clone()));
         assert_eq!(verify(twice, None), Err("MalformedPOSTRequest"));
-        for end in 0..REQUIRED {
-            assert_eq!(verify(right()[..end].to_vec(), None), Err("MalformedPOSTRequest"));
+        for missing in 0..REQUIRED.len() {
+            let mut fields = right();
+            fields.remove(missing);
+            assert_eq!(verify(fields, None), Err("MalformedPOSTRequest"));
         }
+        assert_eq!(verify(vec![], None), Err("MalformedPOSTRequest"));
     }
 
     #[test]
@@ -211,7 +216,7 @@ mod tests {
     fn cos_expands_the_file_name_in_a_key() {
         let link = links().upload("a/${filename}", Duration::ZERO);
         let values = ["a/${filename}".into(), link.authorization, link.token, link.cos_file_id];
-        let fields = ORDER.iter().map(|name| (*name).to_owned()).zip(values).collect();
+        let fields = NAMES.iter().map(|name| (*name).to_owned()).zip(values).collect();
         assert_eq!(verify(fields, Some("a/${filename}")).unwrap().key, "a/x.png");
     }
 }

@@ -1,11 +1,12 @@
 //! A strict, streaming multipart/form-data parser: it allows no preamble, no padding, and only white space after the
 //! closing delimiter (RFC 2046 5.1.1 allows any epilogue). Knows the syntax only; `fields.rs` knows which fields a COS
-//! form needs, and in which order.
+//! form needs. Any part may have a file name: some clients give one to every part.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// In bytes, of everything before the file's content, including the parts' heads; about the limit of COS for its
-/// fields.
+use super::part_head::part_head;
+
+/// In bytes, of everything but the file's content, including the parts' heads; about the limit of COS for its fields.
 const FIELDS_MAX: usize = 20 * 1024;
 
 #[derive(Debug, PartialEq)]
@@ -42,6 +43,7 @@ pub struct Form {
     buffer: Bytes,
     before_file: usize,
     file_seen: bool,
+    fields_after_file: bool,
 }
 
 /// The boundary of a `Content-Type`. A quoted one is not accepted, because the vendor's own clients send it unquoted.
@@ -64,7 +66,13 @@ impl Form {
             buffer: Bytes::new(),
             before_file: 0,
             file_seen: false,
+            fields_after_file: false,
         }
+    }
+
+    /// Accepts fields after the file as well.
+    pub fn allow_fields_after_file(&mut self) {
+        self.fields_after_file = true;
     }
 
     pub fn push(&mut self, chunk: Bytes) {
@@ -100,7 +108,7 @@ impl Form {
                     };
                     self.state = match next {
                         b"--" => State::Epilogue,
-                        b"\r\n" if self.file_seen => {
+                        b"\r\n" if self.file_seen && !self.fields_after_file => {
                             return Err(Malformed("a part follows the file"));
                         }
                         b"\r\n" => State::Head,
@@ -116,12 +124,12 @@ impl Form {
                     self.consume(end + 4);
                     let part = part_head(&head)?;
                     if part.name == "file" {
+                        if self.file_seen {
+                            return Err(Malformed("two files"));
+                        }
                         self.file_seen = true;
                         self.state = State::File;
                         return Ok(Some(Event::File { file_name: part.file_name }));
-                    }
-                    if part.file_name.is_some() {
-                        return Err(Malformed("a file part whose name is not file"));
                     }
                     self.state = State::Field(part.name);
                 }
@@ -161,7 +169,7 @@ impl Form {
                     return Ok(None);
                 }
             }
-            if !self.file_seen && self.before_file > FIELDS_MAX {
+            if (!self.file_seen || self.fields_after_file) && self.before_file > FIELDS_MAX {
                 return Err(FormError::FieldsTooLarge);
             }
         }
@@ -186,70 +194,6 @@ impl Form {
             return Err(FormError::FieldsTooLarge);
         }
         Ok(None)
-    }
-}
-
-struct PartHead {
-    name: String,
-    file_name: Option<String>,
-}
-
-fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
-    let head = std::str::from_utf8(head).map_err(|_| Malformed("a part head that is not UTF-8"))?;
-    let mut seen: Vec<String> = Vec::new();
-    let mut part = None;
-    for line in head.split("\r\n") {
-        let (name, value) = line.split_once(':').ok_or(Malformed("a part head without a colon"))?;
-        let name = name.to_ascii_lowercase();
-        if name.is_empty() || name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-') {
-            return Err(Malformed("a part head with an invalid header name"));
-        }
-        if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
-            return Err(Malformed("a part head with a control character"));
-        }
-        if seen.contains(&name) {
-            return Err(Malformed("a part head with a repeated header"));
-        }
-        match name.as_str() {
-            "content-disposition" => part = Some(disposition(value.trim())?),
-            "content-transfer-encoding" => {
-                return Err(Malformed("Content-Transfer-Encoding is not supported"));
-            }
-            _ => {}
-        }
-        seen.push(name);
-    }
-    part.ok_or(Malformed("a part without Content-Disposition"))
-}
-
-fn disposition(value: &str) -> Result<PartHead, FormError> {
-    let wrong = Malformed("an invalid Content-Disposition");
-    let Some(mut rest) = value.strip_prefix("form-data") else {
-        return Err(wrong);
-    };
-    let (mut name, mut file_name) = (None, None);
-    while !rest.is_empty() {
-        let Some((parameter, quoted)) =
-            rest.strip_prefix(';').and_then(|text| text.trim_start().split_once("=\""))
-        else {
-            return Err(wrong);
-        };
-        let Some((text, remainder)) = quoted.split_once('"') else {
-            return Err(wrong);
-        };
-        let slot = match parameter {
-            "name" => &mut name,
-            "filename" => &mut file_name,
-            _ => return Err(Malformed("an unknown Content-Disposition parameter")),
-        };
-        if slot.replace(text.to_owned()).is_some() {
-            return Err(wrong);
-        }
-        rest = remainder;
-    }
-    match name {
-        Some(name) if !name.is_empty() => Ok(PartHead { name, file_name }),
-        _ => Err(Malformed("a part without a name")),
     }
 }
 
@@ -385,7 +329,6 @@ mod tests {
             form.replace("\r\n\r\n", "\n\n"),
             form.replace("name=\"key\"", "name=key"),
             form.replace("name=\"key\"", "name=\"\""),
-            form.replace("name=\"key\"", "name=\"key\"; filename=\"y\""),
             form.replace("Content-Type:", "Content-Disposition: form-data; name=\"x\"\r\nX:"),
             form.replace("Content-Type: text/plain", "Content-Transfer-Encoding: base64"),
             "--bOUNDa--\r\n".to_owned(),
@@ -394,6 +337,48 @@ mod tests {
         }
         let large = form.replace("a/b.txt", &"k".repeat(30 * 1024));
         assert_eq!(read(&[large.as_bytes()]), Err(FormError::FieldsTooLarge));
+    }
+
+    #[test]
+    fn any_part_may_have_a_file_name() {
+        let form = String::from_utf8_lossy(&sample()).into_owned();
+        let named = form.replace("name=\"key\"", "name=\"key\"; filename=\"key\"");
+        assert_eq!(named.len(), form.len() + "; filename=\"key\"".len());
+        let mut content = named.into_bytes();
+        // `from_utf8_lossy` has replaced the content's last byte.
+        let at = content.windows(3).position(|window| window == "\u{fffd}".as_bytes()).unwrap();
+        content.splice(at..at + 3, [0xff]);
+        assert_eq!(read(&[&content]), Ok(expected()));
+    }
+
+    #[test]
+    fn fields_after_the_file_are_read_only_where_they_are_allowed() {
+        let part = |name: &str, value: &str| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        let read = |body: String, allowed: bool| {
+            let mut form = Form::new("b");
+            if allowed {
+                form.allow_fields_after_file();
+            }
+            form.push(body.into());
+            let mut names = Vec::new();
+            while let Some(event) = form.next()? {
+                match event {
+                    Event::Field { name, .. } => names.push(name),
+                    Event::File { .. } => names.push("file".to_owned()),
+                    Event::Data(_) => {}
+                }
+            }
+            form.finish().map(|()| names.join(" "))
+        };
+        let first = part("file", "1") + &part("key", "k") + "--b--";
+        assert_eq!(read(first.clone(), true).as_deref(), Ok("file key"));
+        assert_eq!(read(first, false), Err(Malformed("a part follows the file")));
+        let twice = part("file", "1") + &part("file", "2") + "--b--";
+        assert_eq!(read(twice, true), Err(Malformed("two files")));
+        let many = part("file", "1") + &part("k", &"v".repeat(1000)).repeat(30) + "--b--";
+        assert_eq!(read(many, true), Err(FormError::FieldsTooLarge));
     }
 
     #[test]

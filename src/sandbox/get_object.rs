@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::conn::{AfterRequest, Conn};
 use super::cos_response::{Refusal, apply_fault, bucket_and_key, key_of, request_id};
 use super::fault::{self, Stage};
+use super::fields::DOWNLOAD_HEADERS;
 use super::http::{ConnError, Content, Head, Response};
 use super::state::SandboxState;
 
@@ -45,12 +46,22 @@ fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refu
         ("x-cos-hash-crc64ecma", object.crc64.clone()),
         ("x-cos-request-id", request_id()),
     ];
+    let fields = store.sidecar(key).map(|sidecar| sidecar.fields).unwrap_or_default();
+    for header in DOWNLOAD_HEADERS {
+        let field = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(header));
+        if let Some((_, value)) = field {
+            headers.push((header, value.clone()));
+        }
+    }
+    let has_disposition = headers.iter().any(|(name, _)| *name == "Content-Disposition");
     match &object.content_type {
         Some(content_type) => headers.push(("Content-Type", content_type.clone())),
         // An object that was stored without the form's Content-Type field is saved by browsers, not shown (doc 14690).
         None => {
             headers.push(("Content-Type", "application/octet-stream".to_owned()));
-            headers.push(("Content-Disposition", "attachment".to_owned()));
+            if !has_disposition {
+                headers.push(("Content-Disposition", "attachment".to_owned()));
+            }
         }
     }
     let (status, length) =

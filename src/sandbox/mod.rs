@@ -3,7 +3,8 @@
 //!
 //! - `server`: accepts connections; `conn`, `http`: read requests and send responses
 //! - `wechat`: WeChat's calls, with `token` (access tokens) and `link` (upload and download links)
-//! - `cos`: the operations of COS: `post_object` (with `form`, `fields`, `sign`), `get_object`, `cos_response`
+//! - `cos`: the operations of COS: `post_object` (with `form`, `part_head`, `fields`, `sign`), `get_object`,
+//!   `cos_response`, `upload_clock`
 //! - `store`: the objects; `record`: what has happened; `state`: everything that the two sides share
 //! - `fault`: faults on demand; `control`: the control calls
 
@@ -17,6 +18,7 @@ mod form;
 mod get_object;
 mod http;
 mod link;
+mod part_head;
 mod post_object;
 mod record;
 mod server;
@@ -24,6 +26,7 @@ mod sign;
 mod state;
 mod store;
 mod token;
+mod upload_clock;
 mod wechat;
 
 #[cfg(test)]
@@ -68,6 +71,10 @@ pub struct Options {
     pub cos_tls: Option<Arc<rustls::ServerConfig>>,
     /// The host name in upload and download links, instead of the COS socket's IP address; the port stays the same.
     pub cos_host: Option<String>,
+    /// The longest time from the head of an upload to the last byte of its body; `None`: no limit.
+    pub upload_limit: Option<Duration>,
+    /// Whether the response to a form has `x-cos-hash-crc64ecma`, which the documentation (14690) does not promise.
+    pub post_crc: bool,
 }
 
 impl Default for Options {
@@ -93,6 +100,8 @@ impl Default for Options {
             wechat_tls: None,
             cos_tls: None,
             cos_host: None,
+            upload_limit: None,
+            post_crc: true,
         }
     }
 }
@@ -196,6 +205,8 @@ fn open(options: Options) -> Bound {
         appid: options.appid,
         secret: options.secret,
         component_appid: options.component_appid,
+        upload_limit: options.upload_limit,
+        post_crc: options.post_crc,
         tokens: RefCell::new(tokens),
         store: RefCell::new(store),
         faults: RefCell::default(),

@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::conn::{AfterRequest, Conn};
 use super::cos_response::{self, LINGER_TIMEOUT, Refusal};
 use super::fault::{self, FaultKind, Rule, Stage, Then};
@@ -12,9 +14,14 @@ use super::http::{ConnError, Content, Head, Response};
 use super::record::InFlight;
 use super::state::SandboxState;
 use super::store::{Draft, Object};
+use super::upload_clock::UploadClock;
 
 /// In bytes: at most 5 GiB for an object, and 64 KiB for the form around it.
 const BODY_MAX: u64 = 5 * 1024 * 1024 * 1024 + 64 * 1024;
+
+/// In bytes: a form whose file stands first is refused for a larger file even under the fault `truncate`. COS has refused
+/// such a form with 12.3 MB, and stored smaller ones, whole or not (public reports).
+const FIRST_FILE_MAX: u64 = 1024 * 1024;
 
 /// Why a form was not received to its end.
 enum Stop {
@@ -45,6 +52,7 @@ pub async fn handle(
 ) -> Result<AfterRequest, ConnError> {
     sandbox.record.count("post_object");
     let url_key = cos_response::bucket_and_key(head).1.unwrap_or_default();
+    let clock = UploadClock::start(sandbox);
     let upload = sandbox.record.begin(url_key, head.length);
     let rule = sandbox.faults.borrow_mut().hit(Stage::Cos, url_key);
     let rule = rule.as_ref();
@@ -55,6 +63,10 @@ pub async fn handle(
     }
     let received = receive(sandbox, conn, head, rule, &upload).await;
     conn.bytes_per_second = None;
+    let received = received.and_then(|received| {
+        clock.check(rule)?;
+        Ok(received)
+    });
     match received {
         Ok(received) => store_and_respond(sandbox, conn, head, rule, &upload, received).await,
         Err(Stop::Refused(refusal)) => {
@@ -97,8 +109,14 @@ async fn receive(
     })?;
 
     let mut form = Form::new(boundary);
+    let truncates = rule.is_some_and(|rule| rule.is(FaultKind::Truncate));
+    if truncates {
+        form.allow_fields_after_file();
+    }
     let mut fields = Fields::default();
-    let mut file: Option<(Draft, VerifiedFields, Option<String>)> = None;
+    let mut file: Option<(Draft, Option<String>)> = None;
+    // `None` also while a file that stands first is received.
+    let mut verified = None;
     let mut content = 0;
     while let Some(bytes) = conn.next_bytes().await.map_err(Stop::Connection)? {
         form.push(bytes);
@@ -106,23 +124,34 @@ async fn receive(
             match event {
                 Event::Field { name, value } => fields.add(name, value)?,
                 Event::File { file_name } => {
-                    let verified = fields.verify(&sandbox.links, url_key, file_name.as_deref())?;
+                    if !(truncates && fields.is_incomplete()) {
+                        let name = file_name.as_deref();
+                        verified = Some(fields.verify(&sandbox.links, url_key, name)?);
+                    }
                     let draft = sandbox
                         .store
                         .borrow()
                         .draft()
                         .map_err(|error| Refusal::internal(&error))?;
-                    file = Some((draft, verified, file_name));
+                    file = Some((draft, file_name));
                 }
                 Event::Data(mut bytes) => {
                     if let Some(after) = fault_offset(rule) {
                         bytes.truncate(usize::try_from(after - content).unwrap_or(usize::MAX));
                     }
-                    if let Some((draft, ..)) = &mut file {
+                    let length = bytes.len() as u64;
+                    if let Some(after) = rule.filter(|_| truncates).and_then(|rule| rule.after) {
+                        let left = after.saturating_sub(content);
+                        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                    }
+                    if let Some((draft, _)) = &mut file {
                         draft.write(&bytes).map_err(|error| Refusal::internal(&error))?;
                     }
-                    content += bytes.len() as u64;
-                    upload.received(bytes.len() as u64);
+                    content += length;
+                    upload.received(length);
+                    if verified.is_none() && content > FIRST_FILE_MAX {
+                        return Err(Refusal::malformed("a large file comes first").into());
+                    }
                 }
             }
             if file.is_some() && fault_offset(rule).is_some_and(|after| content >= after) {
@@ -133,8 +162,11 @@ async fn receive(
         tokio::task::yield_now().await;
     }
     form.finish()?;
-    let (draft, verified, file_name) =
-        file.ok_or_else(|| Refusal::malformed("a form without a file"))?;
+    let (draft, file_name) = file.ok_or_else(|| Refusal::malformed("a form without a file"))?;
+    let verified = match verified {
+        Some(verified) => verified,
+        None => fields.verify(&sandbox.links, url_key, file_name.as_deref())?,
+    };
     Ok(Received { draft, verified, file_name, fields })
 }
 
@@ -234,12 +266,18 @@ async fn store_and_respond(
     let mut response = match stored {
         Ok(object) => {
             upload.stored();
-            let crc64 = match rule.map(|rule| rule.fault) {
-                Some(FaultKind::NoCrc) => None,
-                Some(FaultKind::WrongCrc) => Some(wrong_crc64(&object.crc64)),
-                _ => Some(object.crc64.clone()),
+            let crc64 = match rule {
+                Some(rule) if rule.is(FaultKind::NoCrc) => None,
+                Some(rule) if rule.is(FaultKind::Truncate) && rule.crc != Some(true) => None,
+                Some(rule) if rule.is(FaultKind::WrongCrc) => Some(wrong_crc64(&object.crc64)),
+                _ => sandbox.post_crc.then(|| object.crc64.clone()),
             };
-            stored_response(status, &object.etag(), crc64, sandbox.links.url(&key))
+            let mut response =
+                stored_response(status, &object.etag(), crc64, sandbox.links.url(&key));
+            if status == 201 {
+                add_post_response(&mut response, &sandbox.bucket, &key);
+            }
+            response
         }
         Err(refusal) => {
             refusal.record(sandbox, Some(&key));
@@ -275,6 +313,7 @@ fn store(sandbox: &SandboxState, received: Received) -> Result<Object, Refusal> 
         .map_err(|error| Refusal::internal(&error))
 }
 
+/// The response to a stored form; its body is empty, whatever the status.
 fn stored_response(status: u16, etag: &str, crc64: Option<String>, location: String) -> Response {
     let mut headers = vec![
         ("ETag", etag.to_owned()),
@@ -284,19 +323,26 @@ fn stored_response(status: u16, etag: &str, crc64: Option<String>, location: Str
     if let Some(crc64) = crc64 {
         headers.push(("x-cos-hash-crc64ecma", crc64));
     }
-    let mut content = String::new();
-    if status == 201 {
-        headers.push(("Content-Type", "application/xml".to_owned()));
-        content = format!(
-            "<?xml version='1.0' encoding='utf-8' ?>\n<PostResponse>\n\t<Location>{}</Location>\n\
-             \t<ETag>{etag}</ETag>\n</PostResponse>\n",
-            cos_response::escaped(&location)
-        );
-    }
     if !location.is_empty() {
         headers.push(("Location", location));
     }
-    Response { status, headers, content: Content::Bytes(content.into()) }
+    Response { status, headers, content: Content::Bytes(Bytes::new()) }
+}
+
+/// Adds the body that the status 201 has (doc 14690).
+fn add_post_response(response: &mut Response, bucket: &str, key: &str) {
+    let header = |wanted: &str| {
+        let found = response.headers.iter().find(|(name, _)| *name == wanted);
+        cos_response::escaped(found.map_or("", |(_, value)| value))
+    };
+    let (location, etag) = (header("Location"), header("ETag"));
+    let (bucket, key) = (cos_response::escaped(bucket), cos_response::escaped(key));
+    let xml = format!(
+        "<?xml version='1.0' encoding='utf-8' ?>\n<PostResponse>\n\t<Location>{location}</Location>\n\
+         \t<Bucket>{bucket}</Bucket>\n\t<Key>{key}</Key>\n\t<ETag>{etag}</ETag>\n</PostResponse>\n"
+    );
+    response.headers.push(("Content-Type", "application/xml".to_owned()));
+    response.content = Content::Bytes(xml.into());
 }
 
 fn wrong_crc64(crc64: &str) -> String {

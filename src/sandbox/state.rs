@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -17,6 +18,8 @@ pub struct SandboxState {
     pub appid: String,
     pub secret: String,
     pub component_appid: String,
+    pub upload_limit: Option<Duration>,
+    pub post_crc: bool,
     pub links: Links,
     pub tokens: RefCell<Tokens>,
     pub store: RefCell<Store>,

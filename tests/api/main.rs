@@ -32,6 +32,7 @@ mod readme;
 mod relay;
 mod replicas;
 mod requests;
+mod sandbox_forms;
 mod senders;
 mod settings;
 mod shared;
