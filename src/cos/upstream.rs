@@ -60,7 +60,8 @@ impl Upstream {
             None => self.pool.connect(&target.origin).await.map_err(connect_error)?,
         };
         let content_type = ["multipart/form-data; boundary=", boundary].concat();
-        let head = head(&target.path, &target.authority, &content_type, body.length());
+        let fields = [("Content-Type", content_type.as_str())];
+        let head = head("POST", &target.path, &target.authority, &fields, Some(body.length()));
         let exchange = Exchange::new(&mut connection, head, body, CosHeaders::default());
         let response = self.drive(exchange, file).await?;
         if !response.is_refusal() {

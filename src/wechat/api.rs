@@ -14,9 +14,10 @@ use super::auth::ApiAuth;
 use super::error::{FileError, WechatError};
 use super::links::{DownloadLink, LinkCache, LinkRequest};
 use super::response::receive;
-use super::transport::{BaseUrl, Transport, with_query};
+use super::transport::{Transport, with_query};
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
+use crate::net::http_client::base_url::BaseUrl;
 
 /// Transient failures are retried up to this number of attempts in all.
 const MAX_ATTEMPTS: u32 = 3;

@@ -5,20 +5,20 @@
 //! that the final response is read as the response to the next call; it reuses connections after refusals, too, and
 //! while bytes of the last response are unread.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::Semaphore;
 
 use super::response::MAX_RESPONSE;
-use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
-use crate::net::http_client::response::{Response, ResponseError};
-use crate::net::http_client::{ConnectError, Endpoint, IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
+use crate::net::http_client::base_url::BaseUrl;
+use crate::net::http_client::call::Call;
+use crate::net::http_client::exchange::head;
+use crate::net::http_client::response::Response;
+use crate::net::http_client::{IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
 
 /// Concurrent calls of one worker, those for upload links aside. A further call waits, within its time limit.
 const MAX_CONCURRENT_CALLS: usize = 256;
@@ -32,32 +32,6 @@ fn is_plain(value: &str) -> bool {
     value.bytes().fold(true, |plain, byte| {
         plain & (byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'_' | b'.' | b'~'))
     })
-}
-
-/// The parsed `wechat.base_url`.
-#[derive(Debug, Clone)]
-pub struct BaseUrl {
-    endpoint: Endpoint,
-    authority: String,
-    /// Without a trailing slash.
-    path: String,
-}
-
-impl BaseUrl {
-    /// `None` where `base_url` is not an http or https URL with a host.
-    pub fn parse(base_url: &str) -> Option<Self> {
-        let uri: Uri = base_url.parse().ok()?;
-        let https = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
-        let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let (authority, path) = (authority.as_str().to_owned(), uri.path().trim_end_matches('/'));
-        Some(Self { endpoint: Endpoint { https, host, port }, authority, path: path.to_owned() })
-    }
 }
 
 /// `path` with these parameters as its query.
@@ -115,10 +89,10 @@ impl Transport {
 
     /// As [`Self::post`], but a GET without a body.
     pub async fn get(&self, base_url: &BaseUrl, path: &str) -> Result<Response, String> {
-        let head =
-            ["GET ", &base_url.path, path, " HTTP/1.1\r\nHost: ", &base_url.authority, "\r\n\r\n"];
+        let path = [&base_url.path, path].concat();
+        let request = head("GET", &path, &base_url.authority, &[], None);
         let _permit = self.calls.acquire().await;
-        self.exchange(base_url, head.concat().into(), IDLE_TIMEOUT).await
+        self.exchange(base_url, request.into(), IDLE_TIMEOUT).await
     }
 
     /// Sends a request over a connection that was idle for less than `max_idle`, or a new one.
@@ -128,41 +102,18 @@ impl Transport {
         request: Bytes,
         max_idle: Duration,
     ) -> Result<Response, String> {
-        loop {
-            let pooled = self.pool.pooled(&base_url.endpoint, max_idle);
-            let is_reused = pooled.is_some();
-            let mut connection = match pooled {
-                Some(connection) => connection,
-                None => {
-                    self.pool.connect(&base_url.endpoint).await.map_err(|error| match error {
-                        ConnectError::Timeout(_) => format!("connecting: {error}"),
-                        ConnectError::Failed(cause) => format!("connecting: {cause}"),
-                    })?
-                }
-            };
-            let mut exchange = Exchange::new(&mut connection, request.clone(), (), ());
-            match poll_fn(|cx| exchange.poll(cx)).await {
-                Ok(response) => {
-                    self.pool.put_back(&base_url.endpoint, connection);
-                    return Ok(response);
-                }
-                // The server closed the idle connection before it read the request. Every call is safe to repeat.
-                Err(ExchangeError::Failed(ResponseError::NoResponse(_))) if is_reused => {}
-                Err(ExchangeError::Failed(ResponseError::NoResponse(cause))) => {
-                    return Err(format!("sending: {cause}"));
-                }
-                Err(ExchangeError::Failed(ResponseError::BadBody { cause, .. })) => {
-                    return Err(format!("reading the response: {cause}"));
-                }
-                Err(ExchangeError::Aborted) => return Err("the exchange was aborted".to_owned()),
-            }
-        }
+        // Every call is safe to repeat.
+        let endpoint = &base_url.endpoint;
+        let call = Call { endpoint, request, is_head: false, max_idle, is_repeatable: true };
+        let (response, ()) = call.send(&self.pool).await.map_err(|error| error.to_string())?;
+        Ok(response)
     }
 }
 
 fn post_request(base_url: &BaseUrl, path: &str, body: &[u8]) -> Bytes {
     let path = [&base_url.path, path].concat();
-    let head = head(&path, &base_url.authority, "application/json", body.len() as u64);
+    let fields = [("Content-Type", "application/json")];
+    let head = head("POST", &path, &base_url.authority, &fields, Some(body.len() as u64));
     Bytes::from([head.as_bytes(), body].concat())
 }
 

@@ -15,22 +15,33 @@ use super::Connection;
 use super::response::{HeaderVisitor, Response, ResponseError};
 use super::write_queue::{SEGMENTS, WriteQueue};
 
-/// The head of a POST request with a body of `length` bytes. The texts must be parts of a parsed URL, or constants: a
-/// line break in them would end the line.
-pub fn head(path: &str, authority: &str, content_type: &str, length: u64) -> String {
-    let parts = [
-        "POST ",
-        path,
-        " HTTP/1.1\r\nHost: ",
-        authority,
-        "\r\nContent-Type: ",
-        content_type,
-        "\r\nContent-Length: ",
-        &length.to_string(),
-        "\r\n\r\n",
-    ];
-    parts.concat()
+/// The head of a request for `target`, a path with its query. `length` is that of the body in bytes; `None` for a method
+/// that has no body. The texts must be parts of a parsed URL, constants, or checked by the caller: a line break in them
+/// would end the line.
+pub fn head(
+    method: &str,
+    target: &str,
+    authority: &str,
+    fields: &[(&str, &str)],
+    length: Option<u64>,
+) -> String {
+    let fields_length: usize =
+        fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let capacity = HEAD_OVERHEAD + method.len() + target.len() + authority.len() + fields_length;
+    let mut head = String::with_capacity(capacity);
+    head.extend([method, " ", target, " HTTP/1.1\r\nHost: ", authority, "\r\n"]);
+    for (name, value) in fields {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    if let Some(length) = length {
+        head.extend(["Content-Length: ", &length.to_string(), "\r\n"]);
+    }
+    head.push_str("\r\n");
+    head
 }
+
+/// Bytes of a head without its texts: the separators, and a Content-Length of 20 digits.
+const HEAD_OVERHEAD: usize = 64;
 
 /// Gives the body of a request.
 pub trait BodySource {
@@ -107,6 +118,12 @@ impl<'c, B: BodySource, V: HeaderVisitor> Exchange<'c, B, V> {
         let mut queue = WriteQueue::default();
         queue.push(head.into());
         Self { connection, body, visitor, queue, sending: Sending::Fill, response_began: None }
+    }
+
+    /// For a HEAD request: its response has no body, whatever its headers announce.
+    pub fn without_response_body(self) -> Self {
+        self.connection.parser.expect_no_body();
+        self
     }
 
     /// Whether the whole request was sent.

@@ -2,6 +2,8 @@
 //!
 //! A connection belongs to the upload that uses it: dropping the upload closes the connection, and nothing is stored.
 
+pub mod base_url;
+pub mod call;
 pub mod chunked;
 pub mod exchange;
 pub mod response;

@@ -66,6 +66,8 @@ pub struct ResponseParser {
     status: u16,
     /// As far as parsed, the response lets another one follow on the connection.
     reusable: bool,
+    /// The response has no body, whatever its headers announce.
+    bodiless: bool,
     /// Interim responses before it, and their bytes.
     interim: usize,
     interim_bytes: usize,
@@ -92,6 +94,7 @@ impl ResponseParser {
             step: Step::Head,
             status: 0,
             reusable: true,
+            bodiless: false,
             interim: 0,
             interim_bytes: 0,
             limit,
@@ -126,11 +129,17 @@ impl ResponseParser {
         self.reusable && self.parsed == self.received.len()
     }
 
+    /// The next response is one to HEAD: its Content-Length is that of the resource (RFC 9110, 9.3.2), and its head is
+    /// all of it.
+    pub fn expect_no_body(&mut self) {
+        self.bodiless = true;
+    }
+
     /// Prepares for the next response.
     pub fn clear(&mut self) {
         self.received.clear();
         self.received.shrink_to(CAPACITY);
-        (self.parsed, self.step, self.reusable) = (0, Step::Head, true);
+        (self.parsed, self.step, self.reusable, self.bodiless) = (0, Step::Head, true, false);
         (self.interim, self.interim_bytes) = (0, 0);
     }
 
@@ -249,6 +258,7 @@ impl ResponseParser {
             visitor.visit(header.name, header.value);
         }
         self.step = match (status, coding, sized) {
+            _ if self.bodiless => Step::Sized(0),
             (204 | 304, ..) => Step::Sized(0),
             (_, Some(true), _) => Step::Chunked(ChunkedContent::default()),
             (_, Some(false), _) | (_, None, None) => Step::ToEnd,
@@ -256,7 +266,7 @@ impl ResponseParser {
         };
         let is_plain = match self.step {
             // A body that is announced where none is allowed may arrive later, in front of the next response.
-            Step::Sized(0) => coding.is_none() && sized.unwrap_or_default() == 0,
+            Step::Sized(0) => self.bodiless || coding.is_none() && sized.unwrap_or_default() == 0,
             // With both a Content-Length and a Transfer-Encoding it is uncertain where the response ends.
             Step::Sized(_) | Step::Chunked(_) => coding.is_none() || sized.is_none(),
             Step::Head | Step::ToEnd => false,

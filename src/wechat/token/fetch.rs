@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::file::TokenFile;
+use crate::net::http_client::base_url::BaseUrl;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::response::receive;
-use crate::wechat::transport::{BaseUrl, Transport, with_query};
+use crate::wechat::transport::{Transport, with_query};
 use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };

@@ -307,3 +307,29 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn a_response_to_head_ends_with_its_head() {
+    for (fields, is_reusable) in [
+        ("Content-Length: 5000", true),
+        ("Transfer-Encoding: chunked", true),
+        ("ETag: x", true),
+        ("Content-Length: 7\r\nConnection: close", false),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let mut parser = ResponseParser::new(64);
+        parser.expect_no_body();
+        parser.buffer().extend_from_slice(head.as_bytes());
+        let response = parser.advance(&mut ()).unwrap();
+        assert_eq!(response, Some(Response { status: 200, body: Bytes::new() }), "{fields}");
+        assert_eq!(parser.is_reusable(), is_reusable, "{fields}");
+        // A body that is sent all the same would be read as the next response.
+        parser.buffer().extend_from_slice(b"body");
+        assert!(!parser.is_reusable());
+
+        parser.clear();
+        parser.buffer().extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let next = parser.advance(&mut ()).unwrap();
+        assert_eq!(next, Some(Response { status: 200, body: Bytes::from_static(b"ok") }));
+    }
+}
