@@ -367,6 +367,11 @@ impl Checks<'_> {
                  again"
             ),
             CosError::Refused { status, code, .. } => cos_advice(*status, code).to_owned(),
+            CosError::Keys { .. } => {
+                "getauth responds only inside WeChat cloud hosting, with the open interface service switched on; \
+                 elsewhere set cos.api.keys to static"
+                    .to_owned()
+            }
             CosError::Source(_)
             | CosError::NotLast { .. }
             | CosError::SlowClient

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::api::getauth::GetAuthError;
 use crate::file_stream::BoxError;
 
 /// Why an object was not stored, or why it is not certain that it was stored undamaged.
@@ -34,6 +35,9 @@ pub enum CosError {
     NoVerdict(&'static str),
     #[error("COS stored other bytes than were sent (CRC-64 {theirs}, sent {ours})")]
     Integrity { ours: u64, theirs: String },
+    /// COS's own API cannot be used, for lack of keys; they are fetched again after `retry_after`.
+    #[error("no keys for COS: {cause}")]
+    Keys { cause: GetAuthError, retry_after: Duration },
 }
 
 impl CosError {
@@ -64,7 +68,8 @@ impl CosError {
             | Self::NotLast { .. }
             | Self::SlowClient
             | Self::LengthMismatch { .. }
-            | Self::Link(_) => None,
+            | Self::Link(_)
+            | Self::Keys { .. } => None,
             Self::Unreachable(_) | Self::Timeout { .. } => Some("none"),
             Self::NoVerdict(_) | Self::Integrity { .. } => Some("2xx"),
             Self::Refused { status, .. } => Some(match status {
@@ -94,6 +99,12 @@ impl CosError {
     /// Whether the file took longer than COS allows, which COS says after its last byte.
     pub fn is_too_slow(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if code == TOO_SLOW)
+    }
+
+    /// Whether COS refused the keys that a request was signed with: they have expired, or they are unknown.
+    pub fn is_about_keys(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "InvalidAccessKeyId")
+            || self.wants_fresh_link()
     }
 
     /// Whether the link has expired, so that a new one may help.

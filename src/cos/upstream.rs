@@ -162,7 +162,7 @@ struct Wait {
     since: Instant,
 }
 
-fn connect_error(error: ConnectError) -> CosError {
+pub(super) fn connect_error(error: ConnectError) -> CosError {
     match error {
         ConnectError::Timeout(limit) => CosError::Timeout { waited_for: CONNECTING, limit },
         ConnectError::Failed(cause) => CosError::Unreachable(cause),

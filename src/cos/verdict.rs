@@ -76,14 +76,9 @@ pub fn judge(
     ours: u64,
     verify: bool,
 ) -> Result<Receipt, CosError> {
-    let error = error_in(&response.body);
-    if !is_success(response.status) || error.is_some() {
-        let (code, message) = error.map_or_else(
-            || (String::new(), "(no error document)".to_owned()),
-            |error| (error.code, error.message),
-        );
-        let (status, request_id) = (response.status, response.headers.request_id.clone());
-        return Err(CosError::Refused { status, code, message, request_id });
+    let request_id = response.headers.request_id.as_deref();
+    if let Some(refusal) = refusal(response.status, request_id, &response.body) {
+        return Err(refusal);
     }
     let theirs = response.headers.crc64.as_deref();
     let agrees = theirs.map(|theirs| theirs.trim().parse() == Ok(ours));
@@ -94,6 +89,20 @@ pub fn judge(
         return Err(CosError::NoVerdict("a success before the last byte was sent"));
     }
     Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
+}
+
+/// The refusal that a response is: by its status, or by an error document with a success status.
+pub(super) fn refusal(status: u16, request_id: Option<&str>, body: &[u8]) -> Option<CosError> {
+    let error = error_in(body);
+    if is_success(status) && error.is_none() {
+        return None;
+    }
+    let (code, message) = error.map_or_else(
+        || (String::new(), "(no error document)".to_owned()),
+        |error| (error.code, error.message),
+    );
+    let request_id = request_id.map(ToOwned::to_owned);
+    Some(CosError::Refused { status, code, message, request_id })
 }
 
 /// COS's error document (doc 7730): `<Error><Code/><Message/>…</Error>`.
@@ -135,7 +144,8 @@ fn error_in(body: &[u8]) -> Option<ErrorDocument> {
     found.then_some(document)
 }
 
-fn entity(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {
+/// The character that a reference stands for; only the predefined entities are known.
+pub(super) fn entity(reference: &quick_xml::events::BytesRef<'_>) -> Option<char> {
     if let Ok(Some(character)) = reference.resolve_char_ref() {
         return Some(character);
     }

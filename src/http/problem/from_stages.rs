@@ -266,6 +266,10 @@ impl From<CosError> for Problem {
             ),
             CosError::Refused { .. } => Self::cos(Code::CosRefused, &error.to_string(), &error),
             CosError::Integrity { .. } => Self::new(Code::IntegrityMismatch, error.to_string()),
+            CosError::Keys { retry_after, .. } => {
+                Self::new(Code::CredentialUnavailable, error.to_string())
+                    .retry_after(retry_after.as_secs().max(1))
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::fetch::{IssuedToken, SlidingWindow, TokenFetcher};
 use super::redis::{RedisTokenStore, RedisUnavailable, TokenOrigin};
 use crate::metrics::Metrics;
+use crate::net::backoff::{Backoff, MIN_BACKOFF};
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::error_hints;
@@ -26,9 +27,6 @@ const MARGIN: Duration = Duration::from_secs(4 * 60);
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
 /// The pause before the next renewal where `stable_token` returned the same token, or the renewal failed.
 const RENEWAL_RETRY: Duration = Duration::from_secs(30);
-/// The pause after a failed fetch doubles from the first value to the second.
-const MIN_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// A token that is refused within this time was never valid, or another program fetches tokens that replace it.
 const EARLY: Duration = Duration::from_secs(60);
 /// This many tokens that are refused early, within [`EARLY`], are replaced at once; further ones cause a back-off.
@@ -83,13 +81,7 @@ struct CacheState {
     /// The last token that WeChat refused, and when.
     refused: Mutex<Option<(SecretString, Instant)>>,
     early_refusals: SlidingWindow,
-    backoff: Mutex<Option<Backoff>>,
-}
-
-struct Backoff {
-    until: Instant,
-    pause: Duration,
-    cause: Arc<WechatError>,
+    backoff: Backoff<Arc<WechatError>>,
 }
 
 /// A token leaves the cache when it is no longer usable.
@@ -119,7 +111,7 @@ impl TokenCache {
         metrics: Arc<Metrics>,
     ) -> Self {
         let cache = Cache::builder().max_capacity(1).expire_after(UsableFor).build();
-        let (refused, backoff) = (Mutex::new(None), Mutex::new(None));
+        let (refused, backoff) = (Mutex::new(None), Backoff::default());
         let early_refusals = SlidingWindow::new(MAX_EARLY_REFUSALS, EARLY, Duration::ZERO);
         let shared =
             CacheState { fetcher, store, metrics, cache, refused, early_refusals, backoff };
@@ -177,7 +169,7 @@ impl TokenCache {
         if bad.fetched.elapsed() < EARLY && !early_refusals.take() {
             let cause = "WeChat refuses each new token at once: ";
             let cause = format!("{cause}{}", error_hints::bad_token(self.mode()));
-            let pause = self.back_off(&WechatError::NoCredential(cause));
+            let pause = self.shared.backoff.failed(Arc::new(WechatError::NoCredential(cause)));
             tracing::warn!(?pause, "new access tokens are refused");
         }
         if let Some(store) = store {
@@ -217,11 +209,7 @@ impl TokenCache {
     }
 
     async fn fetch(&self, http: &Transport) -> Result<Arc<Token>, WechatError> {
-        if let Some(backoff) = &*self.backoff()
-            && Instant::now() < backoff.until
-        {
-            return Err((*backoff.cause).clone());
-        }
+        self.shared.backoff.check().map_err(|cause| (*cause).clone())?;
         let mut issued = self.obtain(http, None).await;
         if issued.as_ref().is_err_and(WechatError::is_transient) {
             tokio::time::sleep(MIN_BACKOFF.mul_f64(0.3 + 0.4 * fastrand::f64())).await;
@@ -229,14 +217,14 @@ impl TokenCache {
         }
         match issued {
             Ok((issued, origin)) => {
-                *self.backoff() = None;
+                self.shared.backoff.succeeded();
                 tracing::info!(life = ?issued.life, ?origin, "access token available");
                 let token = Arc::new(Token::new(issued));
                 self.spawn_renewal(http, &token);
                 Ok(token)
             }
             Err(error) => {
-                let pause = self.back_off(&error);
+                let pause = self.shared.backoff.failed(Arc::new(error.clone()));
                 tracing::warn!(%error, ?pause, "no access token");
                 Err(error)
             }
@@ -272,25 +260,8 @@ impl TokenCache {
         obtained
     }
 
-    /// Lets fetches fail with `error` until the pause that it returns is over.
-    fn back_off(&self, error: &WechatError) -> Duration {
-        let mut backoff = self.backoff();
-        let doubled = backoff.as_ref().map_or(MIN_BACKOFF, |last| last.pause * 2);
-        let pause = doubled.min(MAX_BACKOFF);
-        let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
-        let until = Instant::now() + jittered;
-        *backoff = Some(Backoff { until, pause, cause: Arc::new(error.clone()) });
-        jittered
-    }
-
     fn no_token(&self, cause: Arc<WechatError>) -> WechatError {
-        let until = self.backoff().as_ref().map(|backoff| backoff.until);
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        WechatError::NoToken { cause, retry_after: left.unwrap_or_default() }
-    }
-
-    fn backoff(&self) -> MutexGuard<'_, Option<Backoff>> {
-        lock(&self.shared.backoff)
+        WechatError::NoToken { cause, retry_after: self.shared.backoff.left() }
     }
 
     /// Starts a task on the calling worker that renews `token` before it expires, if it is used until then.

@@ -1,0 +1,232 @@
+//! A worker's client of one bucket: it makes small calls as a whole, and gives the heads of the requests whose bodies
+//! are streamed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::credentials::Credentials;
+use super::endpoint::BucketEndpoint;
+use super::keys::Keys;
+use super::request::Request;
+use super::response::{ApiResponse, ObjectHeaders};
+use super::sign::unix_now;
+use crate::cos::error::CosError;
+use crate::cos::upstream::{Timeouts, connect_error};
+use crate::cos::verdict::is_success;
+use crate::net::http_client::call::{Call, CallError};
+use crate::net::http_client::{Endpoint, IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
+
+/// Bytes of a response: List Parts and List Multipart Uploads give up to 1,000 entries of some hundred bytes.
+const MAX_RESPONSE: usize = 1024 * 1024;
+
+/// What an object is stored with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ObjectFields<'a> {
+    pub content_type: Option<&'a str>,
+    /// `x-cos-meta-fileid`, byte for byte; an object stored without it can never be downloaded.
+    pub file_id: Option<&'a str>,
+}
+
+impl<'a> ObjectFields<'a> {
+    pub(super) fn headers(self) -> Vec<(&'static str, &'a str)> {
+        let headers = [("Content-Type", self.content_type), ("x-cos-meta-fileid", self.file_id)];
+        headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+/// An object that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes.
+    pub size: u64,
+    /// With its quotes.
+    pub etag: Option<String>,
+    /// A decimal number.
+    pub crc64: Option<String>,
+    pub content_type: Option<String>,
+    /// An HTTP date.
+    pub last_modified: Option<String>,
+    /// `x-cos-meta-fileid`.
+    pub file_id: Option<String>,
+}
+
+/// A worker's connections to a bucket, and the keys that requests are signed with.
+pub struct Client {
+    pool: Rc<Pool>,
+    keys: Keys,
+    bucket: BucketEndpoint,
+    timeouts: Timeouts,
+}
+
+/// How a small call is made.
+#[derive(Clone, Copy)]
+pub(super) struct CallOptions {
+    /// Whether it may be sent twice.
+    pub is_repeatable: bool,
+    /// For all of it but connecting.
+    pub limit: Duration,
+}
+
+/// A worker's connections to buckets and to `getauth`. Must be called on the worker.
+pub fn pool(tls: Arc<rustls::ClientConfig>, timeouts: Timeouts) -> Rc<Pool> {
+    Pool::new(tls, timeouts.connect, MAX_RESPONSE)
+}
+
+impl Client {
+    /// `pool` is from [`pool`] and belongs to the calling worker.
+    pub fn new(pool: Rc<Pool>, keys: Keys, bucket: BucketEndpoint, timeouts: Timeouts) -> Self {
+        Self { pool, keys, bucket, timeouts }
+    }
+
+    /// For requests whose bodies are streamed.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Where these requests are sent.
+    pub fn origin(&self) -> &Endpoint {
+        &self.bucket.origin
+    }
+
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// What the next request is to be signed with.
+    pub async fn credentials(&self) -> Result<Arc<Credentials>, CosError> {
+        self.keys.get(&self.pool).await
+    }
+
+    /// A request that was signed with `used` has failed. Returns whether COS refused the keys, so that another attempt
+    /// with [`Self::credentials`] makes sense.
+    pub async fn reject_credentials(&self, used: &Arc<Credentials>, error: &CosError) -> bool {
+        self.keys.reject(used, error).await
+    }
+
+    /// The head of PUT Object (doc 7749), whose body has `length` bytes; the response is judged by
+    /// [`ApiResponse::stored`].
+    pub fn put_head(
+        &self,
+        credentials: &Credentials,
+        key: &str,
+        fields: ObjectFields<'_>,
+        length: u64,
+    ) -> Result<String, CosError> {
+        let request = Request {
+            method: "PUT",
+            key,
+            parameters: &[],
+            fields: &fields.headers(),
+            length: Some(length),
+        };
+        request.head(&self.bucket, credentials, unix_now())
+    }
+
+    /// The head of Upload Part (doc 7750), whose body has `length` bytes; the response is judged by
+    /// [`ApiResponse::stored`]. Parts are numbered from 1.
+    pub fn part_head(
+        &self,
+        credentials: &Credentials,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        length: u64,
+    ) -> Result<String, CosError> {
+        let request = Request {
+            method: "PUT",
+            key,
+            parameters: &[("partNumber", &number.to_string()), ("uploadId", upload_id)],
+            fields: &[],
+            length: Some(length),
+        };
+        request.head(&self.bucket, credentials, unix_now())
+    }
+
+    /// HEAD Object (doc 7745); `None` where there is no such object.
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, CosError> {
+        let request = Request { method: "HEAD", key, parameters: &[], fields: &[], length: None };
+        let ObjectHeaders {
+            content_length, etag, crc64, content_type, last_modified, file_id, ..
+        } = match self.call(&request, b"", self.repeatable()).await {
+            Ok(response) => response.headers,
+            Err(CosError::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let size = content_length.ok_or(CosError::NoVerdict("its response has no length"))?;
+        Ok(Some(ObjectInfo { size, etag, crc64, content_type, last_modified, file_id }))
+    }
+
+    /// DELETE Object (doc 7743); a success also where there is no such object.
+    pub async fn delete(&self, key: &str) -> Result<(), CosError> {
+        let request = Request { method: "DELETE", key, parameters: &[], fields: &[], length: None };
+        match self.call(&request, b"", self.repeatable()).await {
+            Err(CosError::Refused { status: 404, code, .. }) if code == "NoSuchKey" => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    pub(super) fn repeatable(&self) -> CallOptions {
+        CallOptions { is_repeatable: true, limit: self.timeouts.response }
+    }
+
+    /// Makes a small call, and once more with other keys where COS refuses those in use. The response is a success.
+    pub(super) async fn call(
+        &self,
+        request: &Request<'_>,
+        body: &[u8],
+        options: CallOptions,
+    ) -> Result<ApiResponse, CosError> {
+        let mut is_retry = false;
+        loop {
+            let credentials = self.credentials().await?;
+            let head = request.head(&self.bucket, &credentials, unix_now())?;
+            let bytes = Bytes::from([head.as_bytes(), body].concat());
+            let response = self.send(bytes, request.method == "HEAD", options).await;
+            match response.and_then(ApiResponse::accepted) {
+                Err(error) if !is_retry && self.reject_credentials(&credentials, &error).await => {
+                    is_retry = true;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        request: Bytes,
+        is_head: bool,
+        CallOptions { is_repeatable, limit }: CallOptions,
+    ) -> Result<ApiResponse, CosError> {
+        let call = Call {
+            endpoint: &self.bucket.origin,
+            request,
+            is_head,
+            // A call that must not be repeated must not fail because COS is closing an idle connection either.
+            max_idle: if is_repeatable { IDLE_TIMEOUT } else { SAFE_IDLE_TIME },
+            is_repeatable,
+        };
+        let waited_for = "the response to a call";
+        let sent = timeout(self.timeouts.connect + limit, call.send(&self.pool)).await;
+        let sent = sent.map_err(|_| CosError::Timeout { waited_for, limit })?;
+        match sent {
+            Ok((response, headers)) => {
+                let (status, body) = (response.status, response.body);
+                Ok(ApiResponse { status, headers, body, is_sent: true })
+            }
+            Err(CallError::Connect(error)) => Err(connect_error(error)),
+            Err(CallError::NoResponse(cause)) => Err(CosError::Unreachable(cause)),
+            // A refusal counts by its status alone.
+            Err(CallError::BadBody { status, .. }) if !is_success(status) => {
+                let (headers, body) = (ObjectHeaders::default(), Bytes::new());
+                Ok(ApiResponse { status, headers, body, is_sent: true })
+            }
+            Err(CallError::BadBody { .. }) => {
+                Err(CosError::NoVerdict("the body of its response cannot be read"))
+            }
+        }
+    }
+}

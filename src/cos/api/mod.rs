@@ -1,0 +1,19 @@
+//! The client of COS's own API: requests signed with keys, instead of forms with a link's signature (`cos.via`).
+//!
+//! - `keys`: where the `credentials` come from, the settings or `getauth`; `sign`: the `Authorization` header
+//! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
+//! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
+//!   calls of a multipart upload; `xml`: the documents that these send and receive
+//! - `file_id`: `x-cos-meta-fileid`, by the call of cloud hosting
+
+pub mod client;
+pub mod credentials;
+pub mod endpoint;
+pub mod file_id;
+pub mod getauth;
+pub mod keys;
+pub mod multipart;
+mod request;
+pub mod response;
+mod sign;
+mod xml;

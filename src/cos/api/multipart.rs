@@ -1,0 +1,265 @@
+//! The calls of a multipart upload, its parts aside, which are streamed.
+
+use jiff::Timestamp;
+use quick_xml::escape::partial_escape;
+
+use super::client::{CallOptions, Client, ObjectFields};
+use super::request::Request;
+use super::response::Stored;
+use super::xml;
+use crate::cos::error::CosError;
+
+/// The parts of an upload (doc 7750).
+pub const MAX_PARTS: u32 = 10_000;
+/// Entries of a page.
+const PAGE: &str = "1000";
+/// The longest UploadId that is accepted, in bytes; those of COS have about 60.
+const MAX_UPLOAD_ID: usize = 1024;
+/// COS puts many parts together in minutes (doc 7742): the time limit of other calls is multiplied by this.
+const COMPLETE_FACTOR: u32 = 5;
+
+const UNREADABLE: CosError = CosError::NoVerdict("its document cannot be read");
+
+/// A part that COS has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// From 1.
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// With its quotes.
+    pub etag: String,
+}
+
+/// A page of an upload's parts, in the order of their numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartsPage {
+    pub parts: Vec<Part>,
+    /// The next page begins after this number; `None` at the end.
+    pub next: Option<u32>,
+}
+
+/// An upload that was neither completed nor aborted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PendingUpload {
+    pub key: String,
+    pub upload_id: String,
+    /// `None` where COS's time cannot be read.
+    pub initiated: Option<Timestamp>,
+}
+
+/// The place of an upload in the list of uploads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UploadsMarker {
+    pub key: String,
+    pub upload_id: String,
+}
+
+/// A page of the bucket's uploads, in the order of their keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UploadsPage {
+    pub uploads: Vec<PendingUpload>,
+    /// The next page begins after this; `None` at the end.
+    pub next: Option<UploadsMarker>,
+}
+
+impl Client {
+    /// Initiate Multipart Upload (doc 7746): the UploadId.
+    pub async fn initiate(&self, key: &str, fields: ObjectFields<'_>) -> Result<String, CosError> {
+        let request = Request {
+            method: "POST",
+            key,
+            parameters: &[("uploads", "")],
+            fields: &fields.headers(),
+            length: Some(0),
+        };
+        // A second upload would be left behind.
+        let options = CallOptions { is_repeatable: false, ..self.repeatable() };
+        let response = self.call(&request, b"", options).await?;
+        upload_id(&response.body)
+    }
+
+    /// Complete Multipart Upload (doc 7742) from `parts`, numbers and ETags in the order of the numbers. Where it fails
+    /// without a refusal, the object may have been stored.
+    pub async fn complete<'a>(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: impl IntoIterator<Item = (u32, &'a str)>,
+    ) -> Result<Stored, CosError> {
+        let body = complete_document(parts);
+        let request = Request {
+            method: "POST",
+            key,
+            parameters: &[("uploadId", upload_id)],
+            fields: &[("Content-Type", "application/xml")],
+            length: Some(body.len() as u64),
+        };
+        let limit = self.timeouts().response * COMPLETE_FACTOR;
+        let options = CallOptions { is_repeatable: false, limit };
+        let response = self.call(&request, body.as_bytes(), options).await?;
+        let etag = completed_etag(&response.body)?;
+        Ok(Stored { etag, crc64: response.headers.crc64 })
+    }
+
+    /// Abort Multipart Upload (doc 7740); a success also where there is no such upload.
+    pub async fn abort(&self, key: &str, upload_id: &str) -> Result<(), CosError> {
+        let request = Request {
+            method: "DELETE",
+            key,
+            parameters: &[("uploadId", upload_id)],
+            fields: &[],
+            length: None,
+        };
+        match self.call(&request, b"", self.repeatable()).await {
+            Err(CosError::Refused { status: 404, code, .. }) if code == "NoSuchUpload" => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// List Parts (doc 7747): a page of them, after the part with the number `after`.
+    pub async fn list_parts(
+        &self,
+        key: &str,
+        upload_id: &str,
+        after: u32,
+    ) -> Result<PartsPage, CosError> {
+        let request = Request {
+            method: "GET",
+            key,
+            parameters: &[
+                ("uploadId", upload_id),
+                ("max-parts", PAGE),
+                ("part-number-marker", &after.to_string()),
+            ],
+            fields: &[],
+            length: None,
+        };
+        let response = self.call(&request, b"", self.repeatable()).await?;
+        parts_page(&response.body, after)
+    }
+
+    /// All parts of an upload, of which there are at most [`MAX_PARTS`].
+    pub async fn list_all_parts(&self, key: &str, upload_id: &str) -> Result<Vec<Part>, CosError> {
+        let mut parts = Vec::new();
+        let mut after = Some(0);
+        while let Some(marker) = after {
+            let page = self.list_parts(key, upload_id, marker).await?;
+            parts.extend(page.parts);
+            after = page.next;
+        }
+        Ok(parts)
+    }
+
+    /// List Multipart Uploads (doc 7736): a page of those whose keys begin with `prefix`, after the one at `after`.
+    pub async fn list_uploads(
+        &self,
+        prefix: &str,
+        after: Option<&UploadsMarker>,
+    ) -> Result<UploadsPage, CosError> {
+        let mut parameters = vec![("uploads", ""), ("max-uploads", PAGE), ("prefix", prefix)];
+        if let Some(UploadsMarker { key, upload_id }) = after {
+            parameters.extend([("key-marker", key.as_str()), ("upload-id-marker", upload_id)]);
+        }
+        let request =
+            Request { method: "GET", key: "", parameters: &parameters, fields: &[], length: None };
+        let response = self.call(&request, b"", self.repeatable()).await?;
+        uploads_page(&response.body, after)
+    }
+}
+
+fn upload_id(document: &[u8]) -> Result<String, CosError> {
+    let mut upload_id = String::new();
+    xml::read(document, "InitiateMultipartUploadResult", |path, text| {
+        if path == ["UploadId"] {
+            text.clone_into(&mut upload_id);
+        }
+    })
+    .map_err(|xml::Malformed| UNREADABLE)?;
+    match (1..=MAX_UPLOAD_ID).contains(&upload_id.len()) {
+        true => Ok(upload_id),
+        false => Err(CosError::NoVerdict("its response has no UploadId")),
+    }
+}
+
+fn complete_document<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> String {
+    let mut document = "<CompleteMultipartUpload>".to_owned();
+    for (number, etag) in parts {
+        document.extend([
+            "<Part><PartNumber>",
+            &number.to_string(),
+            "</PartNumber><ETag>",
+            &partial_escape(etag),
+            "</ETag></Part>",
+        ]);
+    }
+    document.push_str("</CompleteMultipartUpload>");
+    document
+}
+
+fn completed_etag(document: &[u8]) -> Result<String, CosError> {
+    let mut etag = String::new();
+    xml::read(document, "CompleteMultipartUploadResult", |path, text| {
+        if path == ["ETag"] {
+            text.clone_into(&mut etag);
+        }
+    })
+    .map_err(|xml::Malformed| UNREADABLE)?;
+    match etag.is_empty() {
+        true => Err(CosError::NoVerdict("its response has no ETag")),
+        false => Ok(etag),
+    }
+}
+
+/// The parts must be those after `after`: without this check a list could have no end.
+fn parts_page(document: &[u8], after: u32) -> Result<PartsPage, CosError> {
+    let mut parts = Vec::new();
+    let mut part = Part::default();
+    let mut is_truncated = false;
+    let mut last = after;
+    let mut is_valid = true;
+    xml::read(document, "ListPartsResult", |path, text| match path {
+        ["IsTruncated"] => is_truncated = text == "true",
+        ["Part", "PartNumber"] => part.number = text.parse().unwrap_or_default(),
+        ["Part", "Size"] => match text.parse() {
+            Ok(size) => part.size = size,
+            Err(_) => is_valid = false,
+        },
+        ["Part", "ETag"] => text.clone_into(&mut part.etag),
+        ["Part"] => {
+            is_valid &= (last + 1..=MAX_PARTS).contains(&part.number) && !part.etag.is_empty();
+            last = part.number;
+            parts.push(std::mem::take(&mut part));
+        }
+        _ => {}
+    })
+    .map_err(|xml::Malformed| UNREADABLE)?;
+    if !is_valid || is_truncated && parts.is_empty() {
+        return Err(UNREADABLE);
+    }
+    Ok(PartsPage { parts, next: is_truncated.then_some(last) })
+}
+
+fn uploads_page(document: &[u8], after: Option<&UploadsMarker>) -> Result<UploadsPage, CosError> {
+    let mut uploads = Vec::new();
+    let mut upload = PendingUpload::default();
+    let mut is_truncated = false;
+    let mut next = UploadsMarker::default();
+    xml::read(document, "ListMultipartUploadsResult", |path, text| match path {
+        ["IsTruncated"] => is_truncated = text == "true",
+        ["NextKeyMarker"] => text.clone_into(&mut next.key),
+        // The API's page shows both spellings.
+        ["NextUploadIdMarker" | "NextIdMarker"] => text.clone_into(&mut next.upload_id),
+        ["Upload", "Key"] => text.clone_into(&mut upload.key),
+        ["Upload", "UploadId" | "UploadID"] => text.clone_into(&mut upload.upload_id),
+        ["Upload", "Initiated"] => upload.initiated = text.parse().ok(),
+        ["Upload"] => uploads.push(std::mem::take(&mut upload)),
+        _ => {}
+    })
+    .map_err(|xml::Malformed| UNREADABLE)?;
+    // A marker that does not advance would give the same page again.
+    if is_truncated && (next.key.is_empty() || after == Some(&next)) {
+        return Err(UNREADABLE);
+    }
+    Ok(UploadsPage { uploads, next: is_truncated.then_some(next) })
+}
