@@ -37,6 +37,8 @@ pub(crate) fn with_sandbox(
         token_life: settings.sandbox.token_life,
         token_overlap: settings.sandbox.token_overlap,
         link_life: settings.sandbox.link_life,
+        upload_limit: settings.sandbox.upload_limit,
+        post_crc: settings.sandbox.post_crc,
         ..Options::default()
     };
     if let Some(data) = &settings.sandbox.data {

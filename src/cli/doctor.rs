@@ -262,7 +262,7 @@ impl Checks<'_> {
         let limits = BufferLimits::window(0);
         let relay = Relay::new(buffer, None, one_byte(), limits, cos.verify != Verify::None);
         let length = FileLength::Known(CONTENT.len() as u64);
-        let result = relay.attempt(&self.upstreams.cos(), target, envelope, length).await;
+        let result = relay.post(&self.upstreams.cos(), target, envelope, length).await;
         let receipt = result.map_err(fault)?;
         let verified = if receipt.verified { "CRC-64 verified" } else { "COS returned no CRC-64" };
         Ok(((), format!("{} byte stored, {verified}", receipt.size)))

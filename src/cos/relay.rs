@@ -14,10 +14,12 @@ use super::form::FormEnvelope;
 use super::replayable_file::{BufferLimits, RelayBody, ReplayableFile, Slowness};
 use super::target::Target;
 use super::upstream::Upstream;
-use super::verdict::{Receipt, judge};
+use super::verdict::{CosResponse, Receipt, judge};
 use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::memory::replay_buffer::ReplayBuffer;
-use crate::net::http_client::{IDLE_TIMEOUT, SAFE_IDLE_TIME};
+use crate::net::http_client::exchange::head;
+use crate::net::http_client::response::HeaderVisitor;
+use crate::net::http_client::{Endpoint, IDLE_TIMEOUT, SAFE_IDLE_TIME};
 
 /// A file and its state over all attempts to store it.
 pub struct Relay {
@@ -30,7 +32,7 @@ pub struct Relay {
 /// How long the last attempt took.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AttemptTimes {
-    /// Until the form's last byte was given to the connection, or until the attempt failed before that.
+    /// Until the last byte was given to the connection, or until the attempt failed before that.
     pub send: Duration,
     /// From then until COS's response was read.
     pub verdict: Option<Duration>,
@@ -60,7 +62,7 @@ impl Relay {
         self.file.borrow().is_replayable()
     }
 
-    /// Whether an attempt sent the whole form and got no final verdict: the file may be stored.
+    /// Whether an attempt sent everything and got no final verdict: the file may be stored.
     pub fn is_outcome_unknown(&self) -> bool {
         self.outcome_unknown.get()
     }
@@ -92,20 +94,40 @@ impl Relay {
     }
 
     /// Posts the form to `target` once. A further attempt is allowed only while [`Self::is_replayable`].
-    pub async fn attempt(
+    pub async fn post(
         &self,
         upstream: &Upstream,
         target: &Target,
         envelope: FormEnvelope,
         length: FileLength,
     ) -> Result<Receipt, CosError> {
+        let content_type = ["multipart/form-data; boundary=", &envelope.boundary].concat();
+        let head = |length| {
+            let fields = [("Content-Type", content_type.as_str())];
+            head("POST", &target.path, &target.authority, &fields, Some(length))
+        };
+        let judge = |response: CosResponse, size, crc| judge(&response, size, crc, self.verify);
+        self.attempt(upstream, &target.origin, head, Envelope::Form(envelope), length, judge).await
+    }
+
+    /// Sends the file once, with the head that `head` makes for a body of so many bytes; `judge` is given the response,
+    /// the file's size and its CRC-64. A further attempt is allowed only while [`Self::is_replayable`].
+    pub(super) async fn attempt<H: HeaderVisitor + Default, T>(
+        &self,
+        upstream: &Upstream,
+        origin: &Endpoint,
+        head: impl FnOnce(u64) -> String,
+        envelope: Envelope,
+        length: FileLength,
+        judge: impl FnOnce(CosResponse<H>, u64, u64) -> Result<T, CosError>,
+    ) -> Result<T, CosError> {
         let began = Instant::now();
-        let boundary = envelope.boundary.clone();
-        let body = RelayBody::begin(&self.file, Envelope::Form(envelope), length)?;
+        let body = RelayBody::begin(&self.file, envelope, length)?;
+        let head = head(body.length());
         // A file larger than the window has one attempt, which must not fail because COS is closing an idle connection.
         let max_idle =
             if self.file.borrow().fits_window(length) { IDLE_TIMEOUT } else { SAFE_IDLE_TIME };
-        let response = upstream.post(target, &boundary, body, &self.file, max_idle).await;
+        let response = upstream.send(origin, head, body, &self.file, max_idle).await;
 
         let Some(attempt) = self.file.borrow_mut().end_attempt() else {
             return Err(CosError::NoVerdict("the attempt's state was lost"));
@@ -121,9 +143,8 @@ impl Relay {
             return Err(failure);
         }
         let complete = attempt.is_complete();
-        let verdict = response.and_then(|response| {
-            judge(&response, attempt.content, attempt.crc.finalize(), self.verify)
-        });
+        let verdict =
+            response.and_then(|response| judge(response, attempt.content, attempt.crc.finalize()));
         match verdict {
             Err(error) if complete && !error.is_final() => {
                 self.outcome_unknown.set(true);

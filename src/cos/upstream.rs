@@ -1,4 +1,4 @@
-//! Posts a form over a connection to COS, with time limits on COS's side.
+//! Sends a file over a connection to COS, with time limits on COS's side.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,11 +14,10 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::Waiting;
 use super::error::{CONNECTING, CosError};
 use super::replayable_file::{RelayBody, ReplayableFile};
-use super::target::Target;
-use super::verdict::{CosHeaders, CosResponse, is_success};
-use crate::net::http_client::exchange::{Exchange, ExchangeError, head};
-use crate::net::http_client::response::ResponseError;
-use crate::net::http_client::{ConnectError, Pool};
+use super::verdict::{CosResponse, is_success};
+use crate::net::http_client::exchange::{Exchange, ExchangeError};
+use crate::net::http_client::response::{HeaderVisitor, ResponseError};
+use crate::net::http_client::{ConnectError, Endpoint, Pool};
 
 /// The longest body of a response. COS's error documents are below 1 KiB.
 const MAX_RESPONSE_BODY: usize = 64 * 1024;
@@ -42,40 +41,43 @@ pub struct Upstream {
 impl Upstream {
     /// Must be called on a worker.
     pub fn new(tls: Arc<rustls::ClientConfig>, timeouts: Timeouts) -> Rc<Self> {
-        Rc::new(Self { pool: Pool::new(tls, timeouts.connect, MAX_RESPONSE_BODY), timeouts })
+        let pool = Pool::new(tls, timeouts.connect, MAX_RESPONSE_BODY);
+        Rc::new(Self::over(pool, timeouts))
     }
 
-    /// Posts a form and reads COS's response. If the response comes before the form is sent, the rest is not sent and
+    /// Over the connections of `pool`.
+    pub fn over(pool: Rc<Pool>, timeouts: Timeouts) -> Self {
+        Self { pool, timeouts }
+    }
+
+    /// Sends a request and reads COS's response. If the response comes before the body is sent, the rest is not sent and
     /// the connection is not used again. A pooled connection is used only if it was idle for less than `max_idle`.
-    pub(super) async fn post(
+    pub(super) async fn send<H: HeaderVisitor + Default>(
         &self,
-        target: &Target,
-        boundary: &str,
+        origin: &Endpoint,
+        head: String,
         body: RelayBody,
         file: &RefCell<ReplayableFile>,
         max_idle: Duration,
-    ) -> Result<CosResponse, CosError> {
-        let mut connection = match self.pool.pooled(&target.origin, max_idle) {
+    ) -> Result<CosResponse<H>, CosError> {
+        let mut connection = match self.pool.pooled(origin, max_idle) {
             Some(connection) => connection,
-            None => self.pool.connect(&target.origin).await.map_err(connect_error)?,
+            None => self.pool.connect(origin).await.map_err(connect_error)?,
         };
-        let content_type = ["multipart/form-data; boundary=", boundary].concat();
-        let fields = [("Content-Type", content_type.as_str())];
-        let head = head("POST", &target.path, &target.authority, &fields, Some(body.length()));
-        let exchange = Exchange::new(&mut connection, head, body, CosHeaders::default());
+        let exchange = Exchange::new(&mut connection, head, body, H::default());
         let response = self.drive(exchange, file).await?;
         if !response.is_refusal() {
-            self.pool.put_back(&target.origin, connection);
+            self.pool.put_back(origin, connection);
         }
         Ok(response)
     }
 
     /// Runs an exchange until it ends or COS exceeds a time limit.
-    async fn drive(
+    async fn drive<H: HeaderVisitor>(
         &self,
-        mut exchange: Exchange<'_, RelayBody, CosHeaders>,
+        mut exchange: Exchange<'_, RelayBody, H>,
         file: &RefCell<ReplayableFile>,
-    ) -> Result<CosResponse, CosError> {
+    ) -> Result<CosResponse<H>, CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
         let mut response_since = None;
         let result = poll_fn(|cx| {
@@ -127,15 +129,15 @@ impl Upstream {
                 return Err(CosError::NoVerdict("the form was aborted"));
             }
         };
-        let is_form_sent = exchange.is_sent();
-        Ok(CosResponse { status, headers: exchange.into_visitor(), body, is_form_sent })
+        let is_sent = exchange.is_sent();
+        Ok(CosResponse { status, headers: exchange.into_visitor(), body, is_sent })
     }
 
     /// What COS is waited for at `now`. A response that has begun must end in time whatever else is waited for: COS
     /// could otherwise delay an upload for as long as its client sends.
-    fn current_wait(
+    fn current_wait<H: HeaderVisitor>(
         &self,
-        exchange: &Exchange<'_, RelayBody, CosHeaders>,
+        exchange: &Exchange<'_, RelayBody, H>,
         waiting: Waiting,
         now: Instant,
     ) -> Wait {

@@ -8,15 +8,15 @@ use super::error::CosError;
 use crate::net::http_client::response::HeaderVisitor;
 
 /// COS's response, read to its end.
-pub struct CosResponse {
+pub struct CosResponse<H = CosHeaders> {
     pub status: u16,
-    pub headers: CosHeaders,
+    pub headers: H,
     pub body: Bytes,
-    /// Whether the whole form had been sent before.
-    pub is_form_sent: bool,
+    /// Whether the whole request had been sent before.
+    pub is_sent: bool,
 }
 
-impl CosResponse {
+impl<H> CosResponse<H> {
     /// Whether COS refused the form: by its status, or by an error document with a success status.
     pub(super) fn is_refusal(&self) -> bool {
         !is_success(self.status) || !self.body.is_empty() && error_in(&self.body).is_some()
@@ -85,7 +85,7 @@ pub fn judge(
     if agrees == Some(false) && verify {
         return Err(CosError::Integrity { ours, theirs: theirs.unwrap_or_default().to_owned() });
     }
-    if !response.is_form_sent {
+    if !response.is_sent {
         return Err(CosError::NoVerdict("a success before the last byte was sent"));
     }
     Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
@@ -183,7 +183,7 @@ mod tests {
                 crc64: crc64.map(ToString::to_string),
             },
             body: Bytes::from_static(body.as_bytes()),
-            is_form_sent: true,
+            is_sent: true,
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             Err(CosError::Integrity { .. })
         ));
         assert!(!judge(&response(204, "", Some("8")), 1, 7, false).unwrap().verified);
-        let early = CosResponse { is_form_sent: false, ..response(204, "", Some("7")) };
+        let early = CosResponse { is_sent: false, ..response(204, "", Some("7")) };
         assert!(matches!(judge(&early, 1, 7, true), Err(CosError::NoVerdict(_))));
         let other = "<PostResponse><Location/></PostResponse>";
         assert!(judge(&response(200, other, Some("7")), 1, 7, true).unwrap().verified);

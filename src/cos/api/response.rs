@@ -1,9 +1,7 @@
 //! What COS's responses say about objects and parts.
 
-use bytes::Bytes;
-
 use crate::cos::error::CosError;
-use crate::cos::verdict::refusal;
+use crate::cos::verdict::{CosResponse, refusal};
 use crate::net::http_client::response::HeaderVisitor;
 
 /// A value longer than this is not used: none of COS's is, and they are retained.
@@ -54,14 +52,8 @@ impl HeaderVisitor for ObjectHeaders {
     }
 }
 
-/// A response, read to its end.
-pub struct ApiResponse {
-    pub status: u16,
-    pub headers: ObjectHeaders,
-    pub body: Bytes,
-    /// Whether the whole request had been sent before.
-    pub is_sent: bool,
-}
+/// A response of COS's API, read to its end.
+pub type ApiResponse = CosResponse<ObjectHeaders>;
 
 /// An object or a part that COS has stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +64,7 @@ pub struct Stored {
     pub crc64: Option<String>,
 }
 
-impl ApiResponse {
+impl CosResponse<ObjectHeaders> {
     /// A success; a refusal is an error, also one with a success status (doc 7742).
     pub(super) fn accepted(self) -> Result<Self, CosError> {
         match refusal(self.status, self.headers.request_id.as_deref(), &self.body) {
@@ -94,6 +86,8 @@ impl ApiResponse {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn response(

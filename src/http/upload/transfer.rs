@@ -142,7 +142,7 @@ async fn send(
             file_id: link.cos_file_id.expose_secret(),
             content_type,
         })?;
-        let result = file.relay.attempt(&worker.upstream, &target, envelope, length).await;
+        let result = file.relay.post(&worker.upstream, &target, envelope, length).await;
         let attempt_times = file.relay.attempt_times();
         times.add(Stage::Send, attempt_times.send);
         if let Some(verdict) = attempt_times.verdict {
