@@ -122,7 +122,7 @@ impl Form {
                     };
                     let head = self.buffer.slice(..end);
                     self.consume(end + 4);
-                    let part = part_head(&head)?;
+                    let part = part_head(&head).map_err(Malformed)?;
                     if part.name == "file" {
                         if self.file_seen {
                             return Err(Malformed("two files"));

@@ -1,6 +1,4 @@
-//! The head of one part of a form: its name and its file name, read strictly.
-
-use super::form::FormError::{self, Malformed};
+//! The head of one part of a form: its name and its file name, read strictly. An error says what is malformed.
 
 pub struct PartHead {
     pub name: String,
@@ -8,36 +6,36 @@ pub struct PartHead {
 }
 
 /// Reads the lines of a part's head, without the empty line that ends it.
-pub fn part_head(head: &[u8]) -> Result<PartHead, FormError> {
-    let head = std::str::from_utf8(head).map_err(|_| Malformed("a part head that is not UTF-8"))?;
+pub fn part_head(head: &[u8]) -> Result<PartHead, &'static str> {
+    let head = std::str::from_utf8(head).map_err(|_| "a part head that is not UTF-8")?;
     let mut seen: Vec<String> = Vec::new();
     let mut part = None;
     for line in head.split("\r\n") {
-        let (name, value) = line.split_once(':').ok_or(Malformed("a part head without a colon"))?;
+        let (name, value) = line.split_once(':').ok_or("a part head without a colon")?;
         let name = name.to_ascii_lowercase();
         if name.is_empty() || name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-') {
-            return Err(Malformed("a part head with an invalid header name"));
+            return Err("a part head with an invalid header name");
         }
         if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
-            return Err(Malformed("a part head with a control character"));
+            return Err("a part head with a control character");
         }
         if seen.contains(&name) {
-            return Err(Malformed("a part head with a repeated header"));
+            return Err("a part head with a repeated header");
         }
         match name.as_str() {
             "content-disposition" => part = Some(disposition(value.trim())?),
             "content-transfer-encoding" => {
-                return Err(Malformed("Content-Transfer-Encoding is not supported"));
+                return Err("Content-Transfer-Encoding is not supported");
             }
             _ => {}
         }
         seen.push(name);
     }
-    part.ok_or(Malformed("a part without Content-Disposition"))
+    part.ok_or("a part without Content-Disposition")
 }
 
-fn disposition(value: &str) -> Result<PartHead, FormError> {
-    let wrong = Malformed("an invalid Content-Disposition");
+fn disposition(value: &str) -> Result<PartHead, &'static str> {
+    let wrong = "an invalid Content-Disposition";
     let Some(mut rest) = value.strip_prefix("form-data") else {
         return Err(wrong);
     };
@@ -54,7 +52,7 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
         let slot = match parameter {
             "name" => &mut name,
             "filename" => &mut file_name,
-            _ => return Err(Malformed("an unknown Content-Disposition parameter")),
+            _ => return Err("an unknown Content-Disposition parameter"),
         };
         if slot.replace(text.to_owned()).is_some() {
             return Err(wrong);
@@ -63,6 +61,6 @@ fn disposition(value: &str) -> Result<PartHead, FormError> {
     }
     match name {
         Some(name) if !name.is_empty() => Ok(PartHead { name, file_name }),
-        _ => Err(Malformed("a part without a name")),
+        _ => Err("a part without a name"),
     }
 }
