@@ -313,7 +313,7 @@ impl Checks<'_> {
         let base_url = &self.settings.wechat.base_url;
         let change = match error {
             WechatError::NoToken { cause, .. } => return self.wechat_fault(cause),
-            WechatError::Refused { call, errcode, message, hint } => {
+            WechatError::Refused { call, errcode, message, hint, .. } => {
                 return Fault {
                     what: format!("WeChat refused `{call}`: {errcode} {message}"),
                     change: hint.as_deref().unwrap_or(UNKNOWN).to_owned(),

@@ -1,6 +1,7 @@
 //! The pause after a failed fetch: it doubles with each further failure, and until it is over the last failure is the
 //! result.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,9 +36,14 @@ impl<E: Clone> Backoff<E> {
     /// Lets fetches fail with `cause` until the pause that it returns is over. The pause varies, so that gateways that
     /// failed together do not fetch together.
     pub fn failed(&self, cause: E) -> Duration {
+        self.failed_for(cause, MIN_BACKOFF..=MAX_BACKOFF)
+    }
+
+    /// As [`Self::failed`], with other limits of the pause.
+    pub fn failed_for(&self, cause: E, limits: RangeInclusive<Duration>) -> Duration {
         let mut last = self.lock();
-        let doubled = last.as_ref().map_or(MIN_BACKOFF, |last| last.pause * 2);
-        let pause = doubled.min(MAX_BACKOFF);
+        let doubled = last.as_ref().map_or(*limits.start(), |last| last.pause * 2);
+        let pause = doubled.clamp(*limits.start(), *limits.end());
         let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64());
         *last = Some(Failure { until: Instant::now() + jittered, pause, cause });
         jittered

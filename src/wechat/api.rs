@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::auth::ApiAuth;
+use super::call_quota::{self, CallQuotas};
 use super::error::{FileError, WechatError};
 use super::links::{DownloadLink, LinkCache, LinkRequest};
 use super::response::receive;
@@ -19,8 +20,6 @@ use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
 use crate::net::http_client::base_url::BaseUrl;
 
-/// Transient failures are retried up to this number of attempts in all.
-const MAX_ATTEMPTS: u32 = 3;
 /// The most files that WeChat accepts in one call (the vendor's documentation of both batch calls).
 const FILES_PER_CALL: usize = 50;
 /// The lifetime of a download link where the request does not name one.
@@ -48,6 +47,7 @@ pub struct WechatState {
     /// The prefix as learned from an upload link; concurrent calls that need it share one probe.
     learned_prefix: Cache<(), Arc<str>>,
     links: LinkCache,
+    quotas: CallQuotas,
     metrics: Arc<Metrics>,
 }
 
@@ -69,6 +69,7 @@ impl WechatState {
             file_id_prefix,
             learned_prefix: Cache::new(1),
             links: LinkCache::new(),
+            quotas: CallQuotas::default(),
             metrics,
         })
     }
@@ -302,7 +303,7 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
-        let WechatState { base_url, auth, metrics, .. } = &*self.shared;
+        let WechatState { base_url, auth, quotas, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
         let body = serde_json::to_vec(body).map_err(|_| unusable("the request is not JSON"))?;
         let cause = || "wechat.base_url is invalid".to_owned();
@@ -333,14 +334,26 @@ impl Wechat {
                     tracing::info!(call, errcode, "access token refused, trying another one");
                     token_refused = true;
                 }
-                Err(error) if error.is_transient() && attempt < MAX_ATTEMPTS => {
+                Err(error) if attempt < error.max_attempts() => {
                     let pause =
                         Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
                     tracing::info!(call, %error, ?pause, "trying again");
                     tokio::time::sleep(pause).await;
                     attempt += 1;
                 }
-                result => return result,
+                Ok(reply) => {
+                    quotas.available(call);
+                    return Ok(reply);
+                }
+                Err(mut error) => {
+                    if let WechatError::Refused {
+                        errcode: call_quota::USED_UP, retry_after, ..
+                    } = &mut error
+                    {
+                        *retry_after = Some(quotas.refused(call, Instant::now()));
+                    }
+                    return Err(error);
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ pub enum WechatError {
         message: String,
         /// What to change, and where ([`error_hints::hint`]).
         hint: Option<Cow<'static, str>>,
+        /// How long to wait before the next attempt; only where the quota of the call is used up.
+        retry_after: Option<Duration>,
     },
     #[error("WeChat could not be reached for `{call}`: {cause}")]
     Unreachable { call: &'static str, cause: String },
@@ -48,7 +50,7 @@ impl WechatError {
     ) -> Self {
         let message = printable(message);
         let hint = error_hints::hint(errcode, &message, mode);
-        Self::Refused { call, errcode, message, hint }
+        Self::Refused { call, errcode, message, hint, retry_after: None }
     }
 
     /// WeChat's error code, also when it is the cause of [`WechatError::NoToken`].
@@ -77,9 +79,18 @@ impl WechatError {
     /// Whether a retry after a short pause may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { errcode, .. } => wire::is_transient(*errcode),
+            Self::Refused { errcode, .. } => wire::max_attempts(*errcode) > 1,
             Self::Unreachable { .. } | Self::Unusable { .. } => true,
             Self::Timeout { .. } | Self::NoToken { .. } | Self::NoCredential(_) => false,
+        }
+    }
+
+    /// How often, in all, a call that fails in this way is attempted.
+    pub fn max_attempts(&self) -> u32 {
+        match self {
+            Self::Refused { errcode, .. } => wire::max_attempts(*errcode),
+            _ if self.is_transient() => wire::MAX_ATTEMPTS,
+            _ => 1,
         }
     }
 
@@ -87,8 +98,8 @@ impl WechatError {
     pub fn class(&self) -> &'static str {
         match self {
             Self::Refused { errcode, .. } if wire::is_bad_token(*errcode) => "bad_token",
-            Self::Refused { errcode, .. } if wire::is_transient(*errcode) => "busy",
-            Self::Refused { errcode: 45009, .. } => "quota",
+            Self::Refused { errcode, .. } if wire::is_quota(*errcode) => "quota",
+            Self::Refused { .. } if self.is_transient() => "busy",
             Self::Refused { .. } => "refused",
             Self::Unreachable { .. } => "unreachable",
             Self::Timeout { .. } => "timeout",
@@ -148,6 +159,30 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_code_is_retried_as_often_as_it_is_worth() {
+        let refused = |code| WechatError::refused("uploadfile", code, "", CredentialMode::Stable);
+        let transient = [-1, -1000, 45011, -501001, -501002, -501004, 85113];
+        let back_end = [-601001, -601003];
+        let quota = [45009, -501003, -501015, -501016, -501017];
+        let refusals = [
+            40013, -501000, -501007, -501009, -501018, -501019, -501020, -501021, -503001, -503002,
+            -601002, 1,
+        ];
+        for (codes, attempts, class) in [
+            (&transient[..], 3, "busy"),
+            (&back_end, 2, "busy"),
+            (&quota, 1, "quota"),
+            (&refusals, 1, "refused"),
+        ] {
+            for code in codes {
+                let error = refused(*code);
+                assert_eq!((error.max_attempts(), error.class()), (attempts, class), "{code}");
+                assert_eq!(error.is_transient(), attempts > 1, "{code}");
+            }
+        }
+    }
 
     #[test]
     fn one_files_error_is_explained_for_the_mode_in_use() {

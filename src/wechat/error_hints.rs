@@ -14,10 +14,13 @@ const ACCOUNT: &str = "mp.weixin.qq.com > Development > Development settings (�
 /// The page that lists the calls a service may make.
 const PERMISSIONS: &str = "the WeChat cloud hosting console > 云调用 > 微信令牌权限配置";
 
+/// The page with an environment's state, usage and plan.
+const CONSOLE: &str = "the cloud development console (云开发控制台 or cloud.weixin.qq.com)";
+
 /// What to change because of `errcode` and its `message`, in credential mode `mode`; `None` for an unknown code.
 pub fn hint(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'static, str>> {
     let text: Cow<'static, str> = match errcode {
-        -1 | -1000 | -501001 | -501002 | -501004 => {
+        -1 | -1000 | -501001 | -501002 | -501004 | -601001 | -601003 => {
             "WeChat's own system failed; try again shortly, and if it fails again give the rid to its support".into()
         }
         40001 | 40014 | 42001 => bad_token(mode).into(),
@@ -50,8 +53,9 @@ pub fn hint(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'st
                 .into()
         }
         45009 => format!(
-            "the quota of this call is used up; it is reset at midnight in China, in {}; it can be cleared at \
-             mp.weixin.qq.com > Development > API quota",
+            "the quota of this call is used up, of the minute or of the day: try again in 30 s, then less often; a day's quota \
+             is reset at midnight in China, in {}; it can be cleared at mp.weixin.qq.com > Development > API quota, or \
+             with POST /cgi-bin/clear_quota (10 times a month)",
             until_midnight(Timestamp::now())
         )
         .into(),
@@ -83,14 +87,41 @@ pub fn hint(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'st
             .into(),
         -501000 => "wechat.env is not an environment of this app: copy its id from the WeChat cloud hosting console"
             .into(),
-        -501003 => "a limit of the environment's storage is reached: raise it in the console".into(),
+        -501003 => used_up("requests").into(),
         -501005 => "the environment is not usable (unpaid, or being deleted): see the console".into(),
         -501007 => "WeChat does not accept the path or the file id: a path has no leading `/`, no `//`, no control \
                     characters and at most 850 bytes, and a file id names the bucket of wechat.env \
                     (wechat.file_id_prefix)"
             .into(),
-        -501019 => "the environment's storage refuses the call: see the storage page of the console".into(),
+        -501009 => "WeChat knows no such resource: check wechat.env, and that the file id is of this environment".into(),
+        -501015 => used_up("reads").into(),
+        -501016 => used_up("writes").into(),
+        -501017 => format!("the environment's storage is full: delete files, or buy more storage, in {CONSOLE}").into(),
+        -501018 => format!(
+            "the environment's storage is not available: it may be unpaid, suspended or still being set up; see its \
+             state in {CONSOLE}"
+        )
+        .into(),
+        -501019 => "the app is not authorized for this environment: wechat.appid must own wechat.env or share it \
+                    (环境共享), and on cloud hosting or a third-party platform the /tcb calls must be allowed for the \
+                    service or authorized by the app"
+            .into(),
+        -501020 => "WeChat does not know an argument of the call: check the proxies between the gateway and \
+                    wechat.base_url, and give the rid to WeChat's support if there are none"
+            .into(),
+        -501021 => format!(
+            "WeChat does not support the call for this environment: see in {CONSOLE} whether storage is switched on for \
+             it"
+        )
+        .into(),
         -501023 => "the environment's storage denies the access: see its permissions in the console".into(),
+        -503001 => "WeChat's storage failed; try again later, and if it fails again give the rid to WeChat's support"
+            .into(),
+        -503002 => format!(
+            "the file may not be accessed: see the permissions (安全规则) on the storage page of {CONSOLE}"
+        )
+        .into(),
+        -601002 => "WeChat's back end does not accept a parameter; the message names it".into(),
         -503003 => "the file does not exist, or was stored without its x-cos-meta-fileid: such a file cannot be \
                     downloaded, only deleted and uploaded again"
             .into(),
@@ -102,6 +133,14 @@ pub fn hint(errcode: i64, message: &str, mode: CredentialMode) -> Option<Cow<'st
 /// In `open` mode, what an HTTP status 502 means (the vendor's FAQ of the open interface service).
 pub fn bad_gateway() -> String {
     format!("in `open` mode this status means that the call is not allowed: {}", not_listed())
+}
+
+/// A quota of the environment's plan, of `what`.
+fn used_up(what: &str) -> String {
+    format!(
+        "the environment's quota of {what} is used up: see its usage (用量) in {CONSOLE}, and buy a larger plan or wait \
+         until the quota is renewed"
+    )
 }
 
 fn not_listed() -> String {
@@ -145,7 +184,7 @@ fn address(message: &str) -> Option<&str> {
 }
 
 /// WeChat resets its quotas at midnight in China (UTC+8, without daylight saving time).
-pub fn seconds_until_midnight(now: Timestamp) -> u64 {
+fn seconds_until_midnight(now: Timestamp) -> u64 {
     const DAY: i64 = 86_400;
     let local = Offset::constant(8).to_datetime(now);
     let midnight = local.date().to_datetime(jiff::civil::Time::midnight());
@@ -172,6 +211,24 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_s_hint_names_the_quota_and_what_to_do() {
+        for (code, words) in [
+            (-501003, ["quota of requests", "larger plan"]),
+            (-501015, ["quota of reads", "larger plan"]),
+            (-501016, ["quota of writes", "larger plan"]),
+            (-501017, ["storage is full", "delete files"]),
+            (-501019, ["not authorized", "环境共享"]),
+            (
+                45009,
+                ["of the minute or of the day", "POST /cgi-bin/clear_quota (10 times a month)"],
+            ),
+        ] {
+            let text = hint(code, "", CredentialMode::Stable).unwrap();
+            assert!(words.iter().all(|word| text.contains(word)), "{code}: {text}");
+        }
+    }
+
+    #[test]
     fn quotas_are_reset_at_midnight_in_china() {
         for (now, seconds) in [
             ("2026-03-04T15:59:59Z", 1),
@@ -185,8 +242,10 @@ mod tests {
     #[test]
     fn every_code_of_the_documents_has_a_hint_in_every_mode() {
         let codes = [
-            -1, -1000, 40001, 40014, 40097, 40101, 41001, 42001, 43002, 44002, 47001, 85088,
-            -501000, -501002, -501007,
+            -1, -1000, 40001, 40014, 40097, 40101, 41001, 42001, 43002, 44002, 45009, 47001, 85088,
+            -501000, -501001, -501002, -501003, -501004, -501007, -501009, -501015, -501016,
+            -501017, -501018, -501019, -501020, -501021, -503001, -503002, -503003, -601001,
+            -601002, -601003,
         ];
         for mode in CredentialMode::ALL {
             for code in codes {

@@ -5,7 +5,7 @@
 //! - `api`: the `/tcb` calls, with authentication, a time limit and retries
 //! - `auth`: how calls authenticate; `token`: access tokens (`cache`: the one in use, `fetch`: how one is fetched,
 //!   `redis`: the one shared by several gateways, `file`: one that the platform writes into a file)
-//! - `links`: the cache of download links
+//! - `links`: the cache of download links; `call_quota`: how long to wait when a call's quota is used up
 //! - `transport`: HTTP requests and responses of all these calls
 //! - `response`: from an HTTP response to a result; `response_body`: the JSON with its error code; `lenient`: JSON
 //!   values that WeChat writes in more than one form; `wire`: the JSON objects and the classes of error codes
@@ -13,6 +13,7 @@
 
 pub mod api;
 pub mod auth;
+mod call_quota;
 pub mod error;
 pub mod error_hints;
 mod lenient;

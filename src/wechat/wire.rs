@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::lenient;
+use super::{call_quota, lenient};
 
 /// The fields that every response has, and a refusal has nothing else. `errcode` may be missing from a successful one.
 #[derive(Debug, Default, Deserialize)]
@@ -141,9 +141,22 @@ pub(super) fn is_bad_token(errcode: i64) -> bool {
     matches!(errcode, 40001 | 40014 | 42001)
 }
 
-/// The call may succeed after a short back-off.
-pub(super) fn is_transient(errcode: i64) -> bool {
-    matches!(errcode, -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113)
+/// Transient failures are retried up to this number of attempts in all.
+pub(super) const MAX_ATTEMPTS: u32 = 3;
+
+/// How often, in all, a call with this code is attempted; 1: the code is final. The codes of WeChat's back end
+/// (-601001, -601003) are worth one retry, the other transient ones two.
+pub(super) fn max_attempts(errcode: i64) -> u32 {
+    match errcode {
+        -1 | -1000 | 45011 | -501001 | -501002 | -501004 | 85113 => MAX_ATTEMPTS,
+        -601001 | -601003 => 2,
+        _ => 1,
+    }
+}
+
+/// A quota is used up: the call's own, or one of the environment (requests, reads, writes, storage).
+pub(super) fn is_quota(errcode: i64) -> bool {
+    matches!(errcode, call_quota::USED_UP | -501003 | -501015 | -501016 | -501017)
 }
 
 /// The file does not exist, or was stored without its `x-cos-meta-fileid`.

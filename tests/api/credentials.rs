@@ -213,7 +213,6 @@ fn each_refusal_says_what_to_change() {
         (85088, "no qbase privilege", &["cloud.weixin.qq.com", "switch on"]),
         (-501007, "invalid parameters", &["no leading `/`", "850 bytes"]),
         (-501000, "env not exists", &["wechat.env"]),
-        (-501003, "exceed limit", &["limit of the environment"]),
         (48001, "api unauthorized", &["permission"]),
         (50004, "forbidden", &["banned"]),
         (41001, "access_token missing", &["wechat.base_url"]),
@@ -247,18 +246,91 @@ fn each_refusal_says_what_to_change() {
     world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": -501007}]));
     let form = Form::new().field("path", "odd/路径.txt").file("f", "x", "text/plain", b"x");
     explained(&world.post(&form), 502, "wechat_refused", -501007, &["`odd/路径.txt`"]);
-    // The daily quota resets at midnight in China.
-    world.faults(&json!([{"stage": "link", "fault": "errcode", "errcode": 45009, "errmsg": "reach max api daily quota limit"}]));
-    let response = world.post(&small());
-    explained(&response, 502, "wechat_refused", 45009, &["midnight in China"]);
-    let wait: u64 = response.header("retry-after").expect("a time").parse().expect("a number");
-    assert!((1..=86_400).contains(&wait), "{wait}");
     // Unknown codes are passed on unchanged.
     world.faults(
         &json!([{"stage": "link", "fault": "errcode", "errcode": 99_999, "errmsg": "new trouble"}]),
     );
     explained(&world.post(&small()), 502, "wechat_refused", 99_999, &["new trouble"]);
     assert_eq!(world.objects().len(), stored);
+}
+
+#[test]
+fn quotas_authorization_and_back_end_failures_say_what_to_do() {
+    let world = Setup::new().start();
+    let id = world.post(&small()).stored()["file_id"].clone();
+    let asked = json!({ "files": [id] });
+    let codes: [(i64, u64, &[&str]); 15] = [
+        (-501003, 1, &["quota of requests", "larger plan"]),
+        (-501009, 1, &["no such resource", "wechat.env"]),
+        (-501015, 1, &["quota of reads", "larger plan"]),
+        (-501016, 1, &["quota of writes", "larger plan"]),
+        (-501017, 1, &["storage is full", "delete files"]),
+        (-501018, 1, &["not available", "unpaid"]),
+        (-501019, 1, &["not authorized", "环境共享"]),
+        (-501020, 1, &["does not know an argument"]),
+        (-501021, 1, &["does not support the call"]),
+        (-503001, 1, &["storage failed", "try again later"]),
+        (-503002, 1, &["may not be accessed", "安全规则"]),
+        (-601001, 2, &["try again shortly"]),
+        (-601002, 1, &["parameter"]),
+        (-601003, 2, &["try again shortly"]),
+        (45009, 1, &["midnight in China", "POST /cgi-bin/clear_quota (10 times a month)"]),
+    ];
+    for (stage, call) in
+        [("link", "uploadfile"), ("download", "batchdownloadfile"), ("delete", "batchdeletefile")]
+    {
+        let attempt = || match stage {
+            "link" => world.post(&small()),
+            "download" => world.call("POST", "/v1/download-links", &asked),
+            _ => world.call("POST", "/v1/delete", &asked),
+        };
+        for (errcode, attempts, words) in codes {
+            let rule = json!({"stage": stage, "fault": "errcode", "errcode": errcode, "errmsg": "from a test"});
+            world.faults(&json!([rule]));
+            let before = world.count(call);
+            let response = attempt();
+            explained(&response, 502, "wechat_refused", errcode, words);
+            assert_eq!(world.count(call) - before, attempts, "{call}: {errcode}");
+            // The next attempt is worthwhile soon: the quota may be one of a minute.
+            let wait = (errcode == 45009).then_some("30");
+            assert_eq!(response.header("retry-after"), wait, "{call}: {errcode}");
+            assert_eq!(world.objects().len(), 1, "{call}: {errcode}");
+        }
+        // The one retry of a failure of their back end succeeds.
+        if stage == "link" {
+            for errcode in [-601001, -601003] {
+                world.faults(
+                    &json!([{"stage": stage, "fault": "errcode", "errcode": errcode, "times": 1}]),
+                );
+                let stored = world.post(&small()).stored();
+                let deleted =
+                    world.call("POST", "/v1/delete", &json!({"files": [stored["file_id"]]}));
+                assert_eq!(deleted.json()["files"][0]["deleted"], true);
+            }
+        }
+    }
+    world.control("DELETE", "faults", "");
+    world.post(&small()).stored();
+}
+
+/// The quota of the token call may be used up for a minute only; until it is asked for again, no upload calls WeChat.
+#[test]
+fn a_token_call_whose_quota_is_used_up_is_made_again_after_half_a_minute() {
+    for mode in ["secret", "stable", "authorizer"] {
+        let (world, _) = start(mode);
+        world.faults(&json!([{"stage": "token", "fault": "errcode", "errcode": 45009, "errmsg": "reach max api daily quota limit"}]));
+        for _ in 0..20 {
+            let response = world.post(&small());
+            let words = ["clear_quota", "midnight in China"];
+            explained(&response, 503, "credential_unavailable", 45009, &words);
+            let wait: u64 =
+                response.header("retry-after").expect("a time").parse().expect("a number");
+            assert!((15..=36).contains(&wait), "{mode}: {wait}");
+        }
+        let calls = ["token", "stable_token", "api_authorizer_token"].map(|call| world.count(call));
+        assert_eq!(calls.iter().sum::<u64>(), 1, "{mode}");
+        world.assert_nothing_stored();
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What each stage's errors are to the client: code, detail with advice, `Retry-After`.
 
-use jiff::Timestamp;
-
 use super::{Code, Problem, Upstream};
 use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
@@ -13,10 +11,6 @@ use crate::inbound::error::InboundError;
 use crate::key::KeyError;
 use crate::server::h1::head_error::HeadError;
 use crate::wechat::error::{FileError, WechatError};
-use crate::wechat::error_hints;
-
-/// WeChat's quota of a call is used up for the day.
-const QUOTA: i64 = 45009;
 
 impl From<InboundError> for Problem {
     fn from(error: InboundError) -> Self {
@@ -179,7 +173,13 @@ impl From<WechatError> for Problem {
     fn from(error: WechatError) -> Self {
         let (errcode, rid) = (error.errcode(), error.rid().map(ToOwned::to_owned));
         let mut problem = match &error {
-            WechatError::Refused { .. } => Self::new(Code::WechatRefused, error.to_string()),
+            WechatError::Refused { retry_after, .. } => {
+                let problem = Self::new(Code::WechatRefused, error.to_string());
+                match retry_after {
+                    Some(pause) => problem.retry_after(pause.as_secs_f64().ceil() as u64),
+                    None => problem,
+                }
+            }
             WechatError::Unreachable { .. } | WechatError::Unusable { .. } => {
                 Self::new(Code::WechatUnreachable, error.to_string())
             }
@@ -192,10 +192,6 @@ impl From<WechatError> for Problem {
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
             }
         };
-        // The quota is refilled at midnight; an earlier retry fails again.
-        if errcode == Some(QUOTA) {
-            problem = problem.retry_after(error_hints::seconds_until_midnight(Timestamp::now()));
-        }
         if errcode.is_some() {
             problem.upstream = Some(Box::new(Upstream { errcode, rid, ..Upstream::default() }));
         }

@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 use crate::net::backoff::{Backoff, MIN_BACKOFF};
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
-use crate::wechat::error_hints;
 use crate::wechat::transport::Transport;
+use crate::wechat::{call_quota, error_hints};
 
 /// A token is not used in the last minutes before it expires.
 const MARGIN: Duration = Duration::from_secs(4 * 60);
@@ -224,7 +224,7 @@ impl TokenCache {
                 Ok(token)
             }
             Err(error) => {
-                let pause = self.shared.backoff.failed(Arc::new(error.clone()));
+                let pause = self.back_off(&error);
                 tracing::warn!(%error, ?pause, "no access token");
                 Err(error)
             }
@@ -258,6 +258,18 @@ impl TokenCache {
             Err(_) => "failed",
         });
         obtained
+    }
+
+    /// Lets fetches fail with `error` until the pause that it returns is over; it is longer where the quota of the call
+    /// is used up.
+    fn back_off(&self, error: &WechatError) -> Duration {
+        let (backoff, cause) = (&self.shared.backoff, Arc::new(error.clone()));
+        match error.errcode() {
+            Some(call_quota::USED_UP) => {
+                backoff.failed_for(cause, call_quota::MIN_PAUSE..=call_quota::MAX_PAUSE)
+            }
+            _ => backoff.failed(cause),
+        }
     }
 
     fn no_token(&self, cause: Arc<WechatError>) -> WechatError {

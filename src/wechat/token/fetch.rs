@@ -271,7 +271,13 @@ impl TokenFetcher {
                     let hint = "the component_access_token in wechat.authorizer.component_token_file is refused: \
                                 the platform that owns it must keep the file up to date";
                     let hint = Some(hint.into());
-                    return Err(WechatError::Refused { call: CALL, errcode, message, hint });
+                    return Err(WechatError::Refused {
+                        call: CALL,
+                        errcode,
+                        message,
+                        hint,
+                        retry_after: None,
+                    });
                 }
                 Err(error) => return Err(error),
                 Ok(reply) => {
