@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn credentials_can_stand_in_a_header() {
-        let is_valid = |id: &str, key: &str, token| Credentials::new(id, key, token).is_ok();
+        fn is_valid(id: &str, key: &str, token: Option<&str>) -> bool {
+            Credentials::new(id, key, token).is_ok()
+        }
         assert!(is_valid("AKIDx-_", "k/+=", Some("t")));
         assert!(is_valid(&"i".repeat(MAX_KEY), &"k".repeat(MAX_KEY), None));
         assert!(Credentials::new("i", "k", Some("")).unwrap().token.is_none());

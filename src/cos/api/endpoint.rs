@@ -123,11 +123,12 @@ impl BucketEndpoint {
         if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
             return Err(EndpointError::Path);
         }
-        let port = match (authority.port_u16(), authority.port()) {
-            (Some(port), _) => port,
-            (None, None) if https => 443,
-            (None, None) => 80,
-            (None, Some(_)) => return Err(EndpointError::Port),
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            // What follows the host is a port that is no number below 65,536.
+            None if authority.as_str() != authority.host() => return Err(EndpointError::Port),
+            None if https => 443,
+            None => 80,
         };
         let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let authority = authority.as_str().to_owned();

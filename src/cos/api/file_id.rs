@@ -83,3 +83,28 @@ fn file_id(body: &[u8]) -> Result<String, CosError> {
     };
     ids.into_iter().next().filter(is_usable).ok_or(UNUSABLE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_id_is_taken() {
+        let with = |id: &str| {
+            let body = format!(
+                r#"{{"errcode":0,"errmsg":"ok","respdata":{{"x_cos_meta_field_strs":[{id}]}}}}"#
+            );
+            file_id(body.as_bytes())
+        };
+        assert_eq!(with(r#""ab+c/d==""#).unwrap(), "ab+c/d==");
+        assert!(with(&format!("\"{}\"", "x".repeat(MAX_FILE_ID))).is_ok());
+        let long = format!("\"{}\"", "x".repeat(MAX_FILE_ID + 1));
+        for wrong in ["", r#""""#, r#""a\r\nb""#, r#""a b""#, "1", &long] {
+            assert!(matches!(with(wrong), Err(CosError::Link(_))), "{wrong}");
+        }
+        assert!(matches!(file_id(b"{}"), Err(CosError::Link(_))));
+        assert!(matches!(file_id(b""), Err(CosError::Link(_))));
+        let refused = file_id(br#"{"errcode":41001,"errmsg":"x"}"#);
+        assert!(matches!(refused, Err(CosError::Unreachable(cause)) if cause.contains("41001")));
+    }
+}

@@ -296,3 +296,58 @@ fn issued(body: &[u8], now: u64) -> Result<Issued, GetAuthError> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(expired_time: &str) -> Result<Issued, GetAuthError> {
+        let body = format!(
+            r#"{{"TmpSecretId":"id","TmpSecretKey":"key","Token":"token","ExpiredTime":{expired_time},"x":1}}"#
+        );
+        issued(body.as_bytes(), 1000)
+    }
+
+    #[test]
+    fn keys_are_used_until_shortly_before_they_expire() {
+        let times = |life: u64| {
+            let issued = parsed(&(1000 + life).to_string()).ok().unwrap();
+            (issued.usable_for.as_secs(), issued.renew_after.as_secs())
+        };
+        assert_eq!(times(7200), (7080, 6600));
+        assert_eq!(times(100), (90, 75));
+        assert_eq!(times(u64::MAX - 1000), (36 * 3600 - 120, 36 * 3600 - 600));
+        for expired in ["1000", "1", "0"] {
+            assert!(matches!(parsed(expired), Err(GetAuthError::Unusable(_))), "{expired}");
+        }
+    }
+
+    #[test]
+    fn responses_without_keys_are_told_apart() {
+        let unusable = |body: &str| {
+            let result = issued(body.as_bytes(), 1000);
+            matches!(result, Err(GetAuthError::Unusable(_)))
+        };
+        for body in [
+            "",
+            "[]",
+            "<html>",
+            "{}",
+            r#"{"TmpSecretId":"id","TmpSecretKey":"key","ExpiredTime":2000}"#,
+            r#"{"TmpSecretId":"","TmpSecretKey":"key","Token":"t","ExpiredTime":2000}"#,
+            r#"{"TmpSecretId":"id","TmpSecretKey":"k\n","Token":"t","ExpiredTime":2000}"#,
+            r#"{"TmpSecretId":"id","TmpSecretKey":"key","Token":"t\r\nx: y","ExpiredTime":2000}"#,
+        ] {
+            assert!(unusable(body), "{body}");
+        }
+        assert!(parsed(&format!("2000{}", " ".repeat(MAX_RESPONSE - 200))).is_ok());
+        assert!(parsed(&format!("2000{}", " ".repeat(MAX_RESPONSE))).is_err());
+        let refusal = r#"{"errcode":41001,"errmsg":"access_token\nmissing"}"#;
+        match issued(refusal.as_bytes(), 1000) {
+            Err(GetAuthError::Refused { errcode: 41001, message }) => {
+                assert_eq!(message, "access_tokenmissing");
+            }
+            _ => panic!("not a refusal"),
+        }
+    }
+}

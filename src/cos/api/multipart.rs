@@ -263,3 +263,109 @@ fn uploads_page(document: &[u8], after: Option<&UploadsMarker>) -> Result<Upload
     }
     Ok(UploadsPage { uploads, next: is_truncated.then_some(next) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreadable<T: std::fmt::Debug>(result: Result<T, CosError>) -> bool {
+        matches!(result, Err(CosError::NoVerdict(_)))
+    }
+
+    #[test]
+    fn an_upload_has_an_id() {
+        let document = |id: &str| {
+            format!(
+                "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>{id}</UploadId>\
+                 </InitiateMultipartUploadResult>"
+            )
+        };
+        let parsed = |id: &str| upload_id(document(id).as_bytes());
+        assert_eq!(parsed("1484727259f&amp;1").unwrap(), "1484727259f&1");
+        assert!(parsed(&"x".repeat(MAX_UPLOAD_ID)).is_ok());
+        assert!(unreadable(parsed(&"x".repeat(MAX_UPLOAD_ID + 1))));
+        assert!(unreadable(parsed("")));
+        assert!(unreadable(upload_id(b"")));
+        assert!(unreadable(upload_id(b"<html></html>")));
+    }
+
+    #[test]
+    fn an_object_is_completed_from_numbers_and_etags() {
+        assert_eq!(
+            complete_document([(1, "\"ab\""), (10_000, "<&>")]),
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>\"ab\"</ETag></Part>\
+             <Part><PartNumber>10000</PartNumber><ETag>&lt;&amp;&gt;</ETag></Part></CompleteMultipartUpload>"
+        );
+        // COS sends whitespace while it puts the parts together.
+        let document =
+            b"\n \n <?xml version=\"1.0\"?><CompleteMultipartUploadResult><Location>l</Location>\
+            <ETag>&quot;ab-2&quot;</ETag></CompleteMultipartUploadResult>";
+        assert!(completed_etag(document).is_ok_and(|etag| etag == "\"ab-2\""));
+        assert!(unreadable(completed_etag(b"")));
+        assert!(unreadable(completed_etag(b"   ")));
+        assert!(unreadable(completed_etag(
+            b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"
+        )));
+    }
+
+    fn parts_document(numbers: &[u32], is_truncated: bool) -> String {
+        let part = |number| {
+            format!(
+                "<Part><PartNumber>{number}</PartNumber><LastModified>x</LastModified><ETag>\"e{number}\"</ETag>\
+                 <Size>{}</Size></Part>",
+                number * 10
+            )
+        };
+        let parts: String = numbers.iter().map(|number| part(*number)).collect();
+        format!(
+            "<ListPartsResult><IsTruncated>{is_truncated}</IsTruncated>{parts}</ListPartsResult>"
+        )
+    }
+
+    #[test]
+    fn a_page_of_parts_goes_on_after_its_last_one() {
+        let page = |numbers: &[u32], is_truncated, after| {
+            parts_page(parts_document(numbers, is_truncated).as_bytes(), after)
+        };
+        let read = page(&[3, 5], true, 2).unwrap();
+        let part = |number: u32, size| Part { number, size, etag: format!("\"e{number}\"") };
+        assert_eq!(read, PartsPage { parts: vec![part(3, 30), part(5, 50)], next: Some(5) });
+        assert_eq!(page(&[], false, 9).unwrap(), PartsPage::default());
+        assert!(page(&[MAX_PARTS], false, MAX_PARTS - 1).is_ok());
+        for (numbers, after) in
+            [(&[5, 3][..], 0), (&[3], 3), (&[0], 0), (&[3, 3], 0), (&[MAX_PARTS + 1], 0)]
+        {
+            assert!(unreadable(page(numbers, false, after)), "{numbers:?} after {after}");
+        }
+        // Without an entry, the next page would be the same.
+        assert!(unreadable(page(&[], true, 0)));
+        let no_size = "<ListPartsResult><Part><PartNumber>1</PartNumber><Size>x</Size><ETag>e</ETag></Part>\
+                       </ListPartsResult>";
+        assert!(unreadable(parts_page(no_size.as_bytes(), 0)));
+    }
+
+    #[test]
+    fn a_page_of_uploads_goes_on_at_its_marker() {
+        let document = |next: &str| {
+            format!(
+                "<ListMultipartUploadsResult><Bucket>b</Bucket><IsTruncated>{}</IsTruncated>{next}\
+                 <Upload><Key>a/&lt;b&gt;</Key><UploadId>u1</UploadId><Initiated>2026-11-29T12:00:00.000Z</Initiated>\
+                 <Owner><ID>o</ID></Owner></Upload><Upload><Key>c</Key><UploadID>u2</UploadID>\
+                 <Initiated>Wed Jan 18 13:02:52 2017</Initiated></Upload></ListMultipartUploadsResult>",
+                !next.is_empty()
+            )
+        };
+        let next = "<NextKeyMarker>c</NextKeyMarker><NextUploadIdMarker>u2</NextUploadIdMarker>";
+        let marker = UploadsMarker { key: "c".to_owned(), upload_id: "u2".to_owned() };
+        let page = uploads_page(document(next).as_bytes(), None).unwrap();
+        assert_eq!(page.next, Some(marker.clone()));
+        let [first, second] = &page.uploads[..] else { panic!("{page:?}") };
+        assert_eq!((first.key.as_str(), first.upload_id.as_str()), ("a/<b>", "u1"));
+        assert_eq!(first.initiated, Some("2026-11-29T12:00:00Z".parse().unwrap()));
+        assert_eq!((second.key.as_str(), second.upload_id.as_str()), ("c", "u2"));
+        assert_eq!(second.initiated, None);
+        assert_eq!(uploads_page(document("").as_bytes(), None).unwrap().next, None);
+        assert!(unreadable(uploads_page(document(next).as_bytes(), Some(&marker))));
+        assert!(unreadable(uploads_page(document("<Other/>").as_bytes(), None)));
+    }
+}
