@@ -57,7 +57,7 @@ impl Fields {
         }
         links.verify_upload(key, signature, token)?;
         let fileid = self.get("x-cos-meta-fileid");
-        if fileid.is_some_and(|fileid| fileid != links.cos_file_id(token)) {
+        if fileid.is_some_and(|fileid| fileid != links.cos_file_id(key, token)) {
             return Err(Refusal::new(
                 400,
                 "InvalidArgument",

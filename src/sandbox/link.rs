@@ -14,6 +14,8 @@ const URL_SAFE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 /// The length of the random part of a security token; together with its MAC it is about as long as the vendor's sample.
 const NONCE_LENGTH: usize = 360;
 const MAC_LENGTH: usize = 40;
+/// In base64; the rest of a file id depends on the path as well.
+const FILE_ID_PREFIX_LENGTH: usize = 136;
 
 pub struct Links {
     /// `http://host:port` of COS.
@@ -58,19 +60,24 @@ impl Links {
         }
     }
 
+    /// Links signed with these keys instead of the derived ones.
+    pub fn with_keys(mut self, access_key: Option<String>, secret_key: Option<String>) -> Links {
+        self.access_key = access_key.unwrap_or(self.access_key);
+        self.secret_key = secret_key.unwrap_or(self.secret_key);
+        self
+    }
+
+    /// The owner's SecretId and SecretKey, which also sign requests to the API of COS.
+    pub fn keys(&self) -> (&str, &str) {
+        (&self.access_key, &self.secret_key)
+    }
+
     /// A link as issued `age` ago; it has already expired if `age` is more than `link_life`.
     pub fn upload(&self, path: &str, age: Duration) -> UploadLink {
         let valid_from = now().saturating_sub(age.as_secs());
         let expires = valid_from + self.life.as_secs();
         let signed = self.signed_path(path);
-        let (token, cos_file_id) = loop {
-            let token = self.security_token(path);
-            let cos_file_id = self.cos_file_id(&token);
-            // Every id contains `+` and `/`, so that a client that wrongly escapes them fails at once.
-            if cos_file_id.contains('+') && cos_file_id.contains('/') {
-                break (token, cos_file_id);
-            }
-        };
+        let (token, cos_file_id) = self.token_and_file_id(path);
         UploadLink {
             url: self.url(path),
             token,
@@ -123,15 +130,46 @@ impl Links {
         if valid_token { Ok(()) } else { Err(LinkError::UnknownAccessKey) }
     }
 
-    /// The file id of the link with this security token, which it is derived from.
-    pub fn cos_file_id(&self, token: &str) -> String {
-        // 124 bytes give the length and the `==` of the vendor's sample.
-        let mut bytes = Vec::with_capacity(140);
-        for block in 0..7 {
-            let text = format!("fileid\n{token}\n{block}");
-            bytes.extend_from_slice(&sign::hmac(self.secret_key.as_bytes(), text.as_bytes()));
+    /// The file id of the link with this path and security token, which it is derived from.
+    pub fn cos_file_id(&self, path: &str, token: &str) -> String {
+        // 102 bytes and 22 more give the length and the `==` of the vendor's sample.
+        let prefix = base64(&self.derived_bytes(&format!("fileid\n{token}"), 102));
+        let tail = self.file_id_tail(&prefix, path);
+        prefix + &tail
+    }
+
+    /// A file id without an upload link, as `/_/cos/metaid/encode` issues it.
+    pub fn encode_file_id(&self, path: &str) -> String {
+        self.token_and_file_id(path).1
+    }
+
+    /// Whether this is a file id for this path, from a link or from `/_/cos/metaid/encode`.
+    pub fn is_file_id(&self, path: &str, file_id: &str) -> bool {
+        file_id.split_at_checked(FILE_ID_PREFIX_LENGTH).is_some_and(|(prefix, tail)| {
+            sign::constant_time_eq(&self.file_id_tail(prefix, path), tail)
+        })
+    }
+
+    fn token_and_file_id(&self, path: &str) -> (String, String) {
+        loop {
+            let token = self.security_token(path);
+            let cos_file_id = self.cos_file_id(path, &token);
+            // Every id contains `+` and `/`, so that a client that wrongly escapes them fails at once.
+            if cos_file_id.contains('+') && cos_file_id.contains('/') {
+                return (token, cos_file_id);
+            }
         }
-        base64(&bytes[..124])
+    }
+
+    fn file_id_tail(&self, prefix: &str, path: &str) -> String {
+        base64(&self.derived_bytes(&format!("fileid\n{prefix}\n{path}"), 22))
+    }
+
+    fn derived_bytes(&self, text: &str, length: usize) -> Vec<u8> {
+        let blocks = (0..length.div_ceil(20)).flat_map(|block| {
+            sign::hmac(self.secret_key.as_bytes(), format!("{text}\n{block}").as_bytes())
+        });
+        blocks.take(length).collect()
     }
 
     pub fn download(&self, path: &str, life: Duration) -> String {
@@ -244,8 +282,14 @@ mod tests {
         assert_eq!(link.url, "http://h:1/bucket/%E7%9B%AE%E5%BD%95/a%20b%2Bc.png");
         assert_eq!(link.file_id, format!("cloud://env.bucket/{path}"));
         assert_eq!(link.cos_file_id.len(), 168);
-        assert_eq!(links.cos_file_id(&link.token), link.cos_file_id);
+        assert_eq!(links.cos_file_id(path, &link.token), link.cos_file_id);
         assert_ne!(other.cos_file_id, link.cos_file_id);
+        for file_id in [&link.cos_file_id, &links.encode_file_id(path)] {
+            assert!(links.is_file_id(path, file_id));
+            assert!(!links.is_file_id("other", file_id));
+            assert!(!links.is_file_id(path, &file_id.replace('+', " ")));
+        }
+        assert!(!links.is_file_id(path, ""));
 
         let verify = |path: &str, authorization: &str, token: &str| {
             links.verify_upload(path, authorization, token)
