@@ -39,6 +39,8 @@ pub(crate) fn with_sandbox(
         link_life: settings.sandbox.link_life,
         upload_limit: settings.sandbox.upload_limit,
         post_crc: settings.sandbox.post_crc,
+        secret_id: settings.sandbox.secret_id.clone(),
+        secret_key: settings.sandbox.secret_key.as_ref().map(|key| key.expose_secret().to_owned()),
         ..Options::default()
     };
     if let Some(data) = &settings.sandbox.data {

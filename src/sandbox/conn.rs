@@ -242,6 +242,9 @@ impl Conn {
         for (name, value) in &response.headers {
             write!(out, "{name}: {value}\r\n")?;
         }
+        for (name, value) in &response.metadata {
+            write!(out, "{name}: {value}\r\n")?;
+        }
         if response.status != 204 {
             write!(out, "Content-Length: {}\r\n", response.content.length())?;
         }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::conn::{AfterRequest, Conn};
 use super::fault::{FaultKind, Rule};
 use super::http::{ConnError, Content, Head, Response};
+use super::multipart::MultipartUpload;
 use super::state::SandboxState;
 
 pub const PREFIX: &str = "/_sandbox/";
@@ -79,13 +80,32 @@ fn state(sandbox: &SandboxState, head: &Head) -> Response {
             })
         })
         .collect();
+    let multipart = sandbox.multipart.borrow();
+    let unfinished = multipart.all().filter(|(_, upload)| {
+        upload.key.starts_with(prefix) && head.parameter("objects") != Some("0")
+    });
+    let unfinished: Vec<Value> = unfinished.map(multipart_upload).collect();
+    let (tokens, keys) = (sandbox.tokens.borrow(), sandbox.keys.borrow());
     Response::json(&json!({
         "counts": sandbox.record.counts(),
         "uploads": sandbox.record.uploads(),
         "objects": objects,
         "refused": sandbox.record.refused(),
-        "tokens": sandbox.tokens.borrow().all().collect::<Vec<_>>(),
+        "multipart_uploads": unfinished,
+        "tokens": tokens.all().map(String::as_str).chain(keys.secrets()).collect::<Vec<_>>(),
     }))
+}
+
+fn multipart_upload((id, upload): (&str, &MultipartUpload)) -> Value {
+    let parts = upload.parts.iter().map(|(number, part)| {
+        json!({"number": number, "size": part.size, "crc64": part.crc64.to_string(), "etag": part.etag})
+    });
+    json!({
+        "key": upload.key,
+        "upload_id": id,
+        "initiated": upload.initiated,
+        "parts": parts.collect::<Vec<_>>(),
+    })
 }
 
 /// Responds as soon as the requested condition is met, or with 408 after the time limit.
@@ -140,11 +160,8 @@ fn object(sandbox: &SandboxState, head: &Head) -> Result<Response, Response> {
     let key = head.parameter("key").unwrap_or_default();
     let object = store.get(key).ok_or_else(|| refused(404, "no such object"))?;
     let file = store.content(object).map_err(|error| refused(500, error))?;
-    Ok(Response {
-        status: 200,
-        headers: vec![("Content-Type", "application/octet-stream".to_owned())],
-        content: Content::File(file, object.size),
-    })
+    let headers = vec![("Content-Type", "application/octet-stream".to_owned())];
+    Ok(Response::with_headers(200, headers, Content::File(file, object.size)))
 }
 
 fn faults(sandbox: &SandboxState) -> Response {
@@ -193,5 +210,6 @@ fn reset(sandbox: &SandboxState) -> Result<Response, Response> {
     sandbox.record.reset();
     sandbox.clear_faults();
     sandbox.store.borrow_mut().clear().map_err(|error| refused(500, error))?;
+    sandbox.multipart.borrow_mut().clear().map_err(|error| refused(500, error))?;
     Ok(ok())
 }

@@ -3,16 +3,20 @@
 use std::rc::Rc;
 
 use super::conn::{AfterRequest, Conn};
+use super::cos_api::Operation;
 use super::cos_response::Refusal;
 use super::http::{ConnError, Head};
 use super::state::SandboxState;
-use super::{get_object, post_object};
+use super::{cos_api, get_object, post_object};
 
 pub async fn handle(
     sandbox: &Rc<SandboxState>,
     conn: &mut Conn,
     head: &Head,
 ) -> Result<AfterRequest, ConnError> {
+    if let Some(operation) = Operation::of(head) {
+        return cos_api::handle(sandbox, conn, head, operation).await;
+    }
     match head.method.as_str() {
         "POST" => post_object::handle(sandbox, conn, head).await,
         "GET" | "HEAD" => get_object::handle(sandbox, conn, head).await,

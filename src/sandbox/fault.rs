@@ -17,13 +17,40 @@ pub enum Stage {
     Link,
     Download,
     Delete,
+    /// `/_/cos/getauth` and `/_/cos/metaid/encode`.
+    Getauth,
+    Metaid,
+    /// POST Object.
     Cos,
+    /// GET Object.
     Object,
+    Put,
+    Initiate,
+    Part,
+    Complete,
+    Abort,
+    ListParts,
+    ListUploads,
+    Head,
+    DeleteObject,
 }
 
 impl Stage {
     pub fn is_cos(self) -> bool {
-        matches!(self, Stage::Cos | Stage::Object)
+        !matches!(
+            self,
+            Stage::Token
+                | Stage::Link
+                | Stage::Download
+                | Stage::Delete
+                | Stage::Getauth
+                | Stage::Metaid
+        )
+    }
+
+    /// Whether the request's body is a file or a part of one.
+    fn takes_content(self) -> bool {
+        matches!(self, Stage::Cos | Stage::Put | Stage::Part)
     }
 }
 
@@ -35,12 +62,13 @@ pub enum FaultKind {
     Refuse,
     /// A reset as soon as the request's head is read.
     ResetBefore,
-    /// A reset after `after` bytes: of the file at stage `cos`, of the response's body at the others.
+    /// A reset after `after` bytes: of the file at the stages `cos`, `put` and `part`, of the response's body at the
+    /// others.
     ResetWithin,
-    /// Sends no response. At stage `cos` with `after`, reading stops after that many bytes of the file. The connection
+    /// Sends no response. At stage `cos`, `put` or `part` with `after`, reading stops after that many bytes of the file. The connection
     /// is reset when the client closes it, when the faults are cleared, or after `ms`.
     Stall,
-    /// Stage `cos`: reads slowly; the others: send the response slowly.
+    /// Stages `cos`, `put` and `part`: reads slowly; the others: send the response slowly.
     Slow,
     /// Sends the response after `ms`.
     Delay,
@@ -51,9 +79,9 @@ pub enum FaultKind {
     Huge,
     /// Closes the connection without a response after the whole request.
     Close,
-    /// `cos`: an error before the body's end.
+    /// `cos`, `put`, `part`: an error before the body's end.
     Early,
-    /// `cos`: a success before the body's end. Nothing is stored.
+    /// `cos`, `put`, `part`: a success before the body's end. Nothing is stored.
     #[serde(rename = "early_2xx")]
     Early2xx,
     Errcode,
@@ -64,6 +92,13 @@ pub enum FaultKind {
     /// `cos`: only the first `after` bytes of the file are stored, and the response is a success. Applies to a form
     /// whose small file stands first, too, which is refused otherwise.
     Truncate,
+    /// The response has another ETag than the one that is stored.
+    WrongEtag,
+    /// `complete`: an `<Error>` with status 200. The upload stays unfinished.
+    #[serde(rename = "error_200")]
+    Error200,
+    /// A request that is signed with temporary keys is refused as if they had expired.
+    ExpireKeys,
     /// Sends a response that leaves the connection open, then closes it.
     CloseIdle,
     ExpiredLink,
@@ -90,6 +125,9 @@ pub struct Rule {
     /// The rule applies only to requests for a key that contains this text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Stage `part`: the rule applies only to the part with this number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,7 +149,7 @@ pub struct Rule {
     /// `huge`: the number of bytes added to the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// Stage `cos`: the object is stored all the same, so only the response is lost.
+    /// Stages of COS: the request is executed all the same, so only the response is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<bool>,
     /// `truncate`: the response has the CRC-64 of what was stored; otherwise it has none.
@@ -143,16 +181,24 @@ impl Rule {
             _ => {}
         }
         let fits = match self.fault {
-            FaultKind::Early
-            | FaultKind::Early2xx
-            | FaultKind::WrongCrc
-            | FaultKind::NoCrc
-            | FaultKind::TooSlow
-            | FaultKind::Truncate => self.stage == Stage::Cos,
+            FaultKind::Early | FaultKind::Early2xx => self.stage.takes_content(),
+            FaultKind::WrongCrc | FaultKind::NoCrc => {
+                self.stage.takes_content() || matches!(self.stage, Stage::Complete | Stage::Head)
+            }
+            FaultKind::TooSlow => self.stage.takes_content(),
+            FaultKind::Truncate => self.stage == Stage::Cos,
+            FaultKind::WrongEtag => {
+                matches!(self.stage, Stage::Put | Stage::Part | Stage::Complete | Stage::Head)
+            }
+            FaultKind::Error200 => self.stage == Stage::Complete,
+            FaultKind::ExpireKeys => self.stage.is_cos() && self.stage != Stage::Cos,
             FaultKind::Errcode => !self.stage.is_cos(),
             FaultKind::ExpiredLink | FaultKind::ForeignHost => self.stage == Stage::Link,
             _ => true,
         };
+        if self.part.is_some() && self.stage != Stage::Part {
+            return Err(format!("part has no meaning at the stage {:?}", self.stage));
+        }
         if fits {
             Ok(())
         } else {
@@ -187,9 +233,15 @@ impl Faults {
 
     /// The first rule that applies to a request; counts the hit. `keys` are all keys that the request names, joined.
     pub fn hit(&mut self, stage: Stage, keys: &str) -> Option<Rule> {
+        self.hit_part(stage, keys, None)
+    }
+
+    /// `part` is the number of the part that the request has.
+    pub fn hit_part(&mut self, stage: Stage, keys: &str, part: Option<u32>) -> Option<Rule> {
         self.hit_where(|rule| {
             rule.stage == stage
                 && !rule.is(FaultKind::Refuse)
+                && (rule.part.is_none() || rule.part == part)
                 && rule.path.as_deref().is_none_or(|path| keys.contains(path))
         })
     }
@@ -313,6 +365,8 @@ mod tests {
             serde_json::json!([{"stage": "link", "fault": "wrong_crc"}]),
             serde_json::json!([{"stage": "cos", "fault": "truncate"}]),
             serde_json::json!([{"stage": "object", "fault": "too_slow"}]),
+            serde_json::json!([{"stage": "part", "fault": "error_200"}]),
+            serde_json::json!([{"stage": "put", "fault": "status", "status": 503, "part": 1}]),
         ] {
             assert!(faults(wrong.clone()).is_err(), "{wrong}");
         }

@@ -1,13 +1,13 @@
-//! GET Object: downloads by a signed URL.
+//! GET Object: downloads by a signed URL, and an object as a response, for the API as well.
 
 use std::rc::Rc;
 
 use super::conn::{AfterRequest, Conn};
 use super::cos_response::{Refusal, apply_fault, bucket_and_key, key_of, request_id};
 use super::fault::{self, Stage};
-use super::fields::DOWNLOAD_HEADERS;
 use super::http::{ConnError, Content, Head, Response};
 use super::state::SandboxState;
+use super::store::Object;
 
 pub async fn handle(
     sandbox: &Rc<SandboxState>,
@@ -33,10 +33,20 @@ fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refu
     let key = key_of(sandbox, head)?;
     let key = key.ok_or_else(|| Refusal::new(403, "AccessDenied", "Access Denied."))?;
     sandbox.links.verify_download(key, head.parameter("sign"), head.parameter("t"))?;
+    stored_object(sandbox, head, key, |object| object.fileid_ok)
+}
+
+/// The response with an object, or a range of it, if there is one that `may_read` accepts.
+pub fn stored_object(
+    sandbox: &SandboxState,
+    head: &Head,
+    key: &str,
+    may_read: impl Fn(&Object) -> bool,
+) -> Result<Response, Refusal> {
     let store = sandbox.store.borrow();
     let object = store
         .get(key)
-        .filter(|object| object.fileid_ok)
+        .filter(|object| may_read(object))
         .ok_or_else(|| Refusal::new(404, "NoSuchKey", "The specified key does not exist."))?;
     let mut file = store.content(object).map_err(|error| Refusal::internal(&error))?;
 
@@ -45,15 +55,12 @@ fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refu
         ("Accept-Ranges", "bytes".to_owned()),
         ("x-cos-hash-crc64ecma", object.crc64.clone()),
         ("x-cos-request-id", request_id()),
+        ("Last-Modified", http_date(object.modified())),
     ];
-    let fields = store.sidecar(key).map(|sidecar| sidecar.fields).unwrap_or_default();
-    for header in DOWNLOAD_HEADERS {
-        let field = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(header));
-        if let Some((_, value)) = field {
-            headers.push((header, value.clone()));
-        }
-    }
-    let has_disposition = headers.iter().any(|(name, _)| *name == "Content-Disposition");
+    let mut metadata = store.sidecar(key).map_or_else(Vec::new, |sidecar| sidecar.fields);
+    metadata.retain(|(name, _)| is_stored(&name.to_ascii_lowercase()));
+    let has_disposition =
+        metadata.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-disposition"));
     match &object.content_type {
         Some(content_type) => headers.push(("Content-Type", content_type.clone())),
         // An object that was stored without the form's Content-Type field is saved by browsers, not shown (doc 14690).
@@ -81,7 +88,22 @@ fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refu
                 (206, last - first + 1)
             }
         };
-    Ok(Response { status, headers, content: Content::File(file, length) })
+    let mut response = Response::with_headers(status, headers, Content::File(file, length));
+    response.metadata = metadata;
+    Ok(response)
+}
+
+/// Whether COS stores a header or field, by its name in lower case, and sends it with the object.
+pub fn is_stored(name: &str) -> bool {
+    const NAMES: [&str; 4] =
+        ["cache-control", "content-disposition", "content-encoding", "expires"];
+    NAMES.contains(&name) || name.starts_with("x-cos-meta-")
+}
+
+fn http_date(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or_default();
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// The first and last byte of a requested range; `Some(None)` if it is outside the object, `None` if the header is not

@@ -29,6 +29,10 @@ pub struct Head {
 }
 
 impl Head {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
@@ -57,16 +61,23 @@ impl Content {
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
+    /// Headers that were stored with an object.
+    pub metadata: Vec<(String, String)>,
     pub content: Content,
 }
 
 impl Response {
     pub fn new(status: u16, content_type: &str, content: impl Into<Bytes>) -> Response {
-        Response {
-            status,
-            headers: vec![("Content-Type", content_type.to_owned())],
-            content: Content::Bytes(content.into()),
-        }
+        let headers = vec![("Content-Type", content_type.to_owned())];
+        Response::with_headers(status, headers, Content::Bytes(content.into()))
+    }
+
+    pub fn with_headers(
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        content: Content,
+    ) -> Response {
+        Response { status, headers, metadata: Vec::new(), content }
     }
 
     pub fn json(value: &serde_json::Value) -> Response {
@@ -182,6 +193,7 @@ pub fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         411 => "Length Required",
         416 => "Range Not Satisfiable",
         429 => "Too Many Requests",

@@ -2,22 +2,29 @@
 //! gateway, so that a mistake in the gateway's parsing or verification is not repeated here.
 //!
 //! - `server`: accepts connections; `conn`, `http`: read requests and send responses
-//! - `wechat`: WeChat's calls, with `token` (access tokens) and `link` (upload and download links)
+//! - `wechat`, `wechat_cos`, `errcode`: WeChat's calls, with `token` (access tokens) and `link` (upload and download
+//!   links)
 //! - `cos`: the operations of COS: `post_object` (with `form`, `part_head`, `fields`, `sign`), `get_object`,
-//!   `cos_response`, `upload_clock`
-//! - `store`: the objects; `record`: what has happened; `state`: everything that the two sides share
+//!   `cos_response`, `upload_clock`; `cos_api`: the operations of its API, with `keys`
+//! - `store`: the objects; `multipart`: the unfinished multipart uploads; `crc64`; `record`: what has happened; `state`:
+//!   everything that the two sides share
 //! - `fault`: faults on demand; `control`: the control calls
 
 mod conn;
 mod control;
 mod cos;
+mod cos_api;
 mod cos_response;
+mod crc64;
+mod errcode;
 mod fault;
 mod fields;
 mod form;
 mod get_object;
 mod http;
+mod keys;
 mod link;
+mod multipart;
 mod part_head;
 mod post_object;
 mod record;
@@ -28,6 +35,7 @@ mod store;
 mod token;
 mod upload_clock;
 mod wechat;
+mod wechat_cos;
 
 #[cfg(test)]
 mod tests;
@@ -75,6 +83,13 @@ pub struct Options {
     pub upload_limit: Option<Duration>,
     /// Whether the response to a form has `x-cos-hash-crc64ecma`, which the documentation (14690) does not promise.
     pub post_crc: bool,
+    /// The owner's keys for the API of COS, which sign upload links as well. `None`: derived from `secret`.
+    pub secret_id: Option<String>,
+    pub secret_key: Option<String>,
+    /// The life of the keys of `/_/cos/getauth`, in whole seconds.
+    pub temporary_key_life: Duration,
+    /// Stores lengths and checksums only; what is read are zeros. For tests with more bytes than the disk should take.
+    pub discard: bool,
 }
 
 impl Default for Options {
@@ -102,6 +117,10 @@ impl Default for Options {
             cos_host: None,
             upload_limit: None,
             post_crc: true,
+            secret_id: None,
+            secret_key: None,
+            temporary_key_life: Duration::from_secs(30 * 60),
+            discard: false,
         }
     }
 }
@@ -178,7 +197,8 @@ fn run(options: Options, ready: &mpsc::Sender<Bound>, stopped: oneshot::Receiver
 }
 
 fn open(options: Options) -> Bound {
-    let store = store::Store::open(&options.data)?;
+    let store = store::Store::open(&options.data, options.discard)?;
+    let multipart = multipart::MultipartStore::open(&options.data, options.discard)?;
     let wechat = bind(options.wechat)?;
     let cos = bind(options.cos)?;
     let addresses = (wechat.local_addr()?, cos.local_addr()?);
@@ -192,14 +212,12 @@ fn open(options: Options) -> Bound {
     tokens.component = options.component_token;
     tokens.refresh = Some(options.refresh_token);
     tokens.open = options.open;
+    let (env, bucket, secret) = (&options.env, &options.bucket, &options.secret);
+    let links = link::Links::new(base, env, bucket, options.link_life, secret)
+        .with_keys(options.secret_id, options.secret_key);
     let sandbox = Rc::new(state::SandboxState {
-        links: link::Links::new(
-            base,
-            &options.env,
-            &options.bucket,
-            options.link_life,
-            &options.secret,
-        ),
+        keys: RefCell::new(keys::Keys::new(links.keys(), options.temporary_key_life)),
+        links,
         env: options.env,
         bucket: options.bucket,
         appid: options.appid,
@@ -209,6 +227,7 @@ fn open(options: Options) -> Bound {
         post_crc: options.post_crc,
         tokens: RefCell::new(tokens),
         store: RefCell::new(store),
+        multipart: RefCell::new(multipart),
         faults: RefCell::default(),
         record: Rc::default(),
         drop_idle_wechat: Notify::new(),

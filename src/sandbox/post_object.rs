@@ -326,7 +326,7 @@ fn stored_response(status: u16, etag: &str, crc64: Option<String>, location: Str
     if !location.is_empty() {
         headers.push(("Location", location));
     }
-    Response { status, headers, content: Content::Bytes(Bytes::new()) }
+    Response::with_headers(status, headers, Content::Bytes(Bytes::new()))
 }
 
 /// Adds the body that the status 201 has (doc 14690).

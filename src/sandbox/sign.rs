@@ -2,7 +2,10 @@
 //! objects.
 
 use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha1::{Digest, Sha1};
+
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub fn hmac(key: &[u8], text: &[u8]) -> [u8; 20] {
     // HMAC accepts keys of any length, so this cannot fail.
@@ -33,7 +36,41 @@ pub fn signature(
     method: &str,
     path: &str,
 ) -> String {
-    let http_string = format!("{}\n{path}\n\n\n", method.to_ascii_lowercase());
+    let http_string = http_string(method, path, &[], &[]);
+    sign_http_string(secret_key, key_time, sign_time, &http_string)
+}
+
+/// The HttpString of a request. The names are encoded and lower case, and the lists sorted by them; the values are
+/// plain.
+pub fn http_string(
+    method: &str,
+    path: &str,
+    parameters: &[(&str, &str)],
+    headers: &[(&str, &str)],
+) -> String {
+    let joined = |list: &[(&str, &str)]| {
+        let pairs = list.iter().map(|(name, value)| format!("{name}={}", encoded(value)));
+        pairs.collect::<Vec<_>>().join("&")
+    };
+    format!(
+        "{}\n{path}\n{}\n{}\n",
+        method.to_ascii_lowercase(),
+        joined(parameters),
+        joined(headers)
+    )
+}
+
+/// `UrlEncode` of the documentation: everything is encoded except the unreserved characters of RFC 3986.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
+pub fn sign_http_string(
+    secret_key: &str,
+    key_time: &str,
+    sign_time: &str,
+    http_string: &str,
+) -> String {
     sign_digest(secret_key, key_time, sign_time, &sha1_hex(http_string.as_bytes()))
 }
 
@@ -117,6 +154,46 @@ mod tests {
         assert_eq!(
             sign_digest(SECRET, TIME, TIME, "8b2751e77f43a0995d6e9eb9477f4b685cca4172"),
             "3b8851a11a569213c17ba8fa7dcf2abec6935172"
+        );
+    }
+
+    /// Both examples of doc 7778.
+    #[test]
+    fn the_documented_requests() {
+        let upload = http_string(
+            "PUT",
+            "/exampleobject(腾讯云)",
+            &[],
+            &[
+                ("content-length", "13"),
+                ("content-md5", "mQ/fVh815F3k6TAUm8m0eg=="),
+                ("content-type", "text/plain"),
+                ("date", "Thu, 16 May 2019 06:45:51 GMT"),
+                ("host", "examplebucket-1250000000.cos.ap-beijing.myqcloud.com"),
+                ("x-cos-acl", "private"),
+                ("x-cos-grant-read", "uin=\"100000000011\""),
+            ],
+        );
+        assert_eq!(
+            sign_http_string(SECRET, TIME, TIME, &upload),
+            "3b8851a11a569213c17ba8fa7dcf2abec6935172"
+        );
+        let download = http_string(
+            "GET",
+            "/exampleobject(腾讯云)",
+            &[
+                ("response-cache-control", "max-age=600"),
+                ("response-content-type", "application/octet-stream"),
+            ],
+            &[
+                ("date", "Thu, 16 May 2019 06:55:53 GMT"),
+                ("host", "examplebucket-1250000000.cos.ap-beijing.myqcloud.com"),
+            ],
+        );
+        let time = "1557989753;1557996953";
+        assert_eq!(
+            sign_http_string(SECRET, time, time, &download),
+            "01681b8c9d798a678e43b685a9f1bba0f6c0e012"
         );
     }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::fault::Faults;
+use super::keys::Keys;
 use super::link::Links;
+use super::multipart::MultipartStore;
 use super::record::Record;
 use super::store::Store;
 use super::token::Tokens;
@@ -21,8 +23,10 @@ pub struct SandboxState {
     pub upload_limit: Option<Duration>,
     pub post_crc: bool,
     pub links: Links,
+    pub keys: RefCell<Keys>,
     pub tokens: RefCell<Tokens>,
     pub store: RefCell<Store>,
+    pub multipart: RefCell<MultipartStore>,
     pub faults: RefCell<Faults>,
     pub record: Rc<Record>,
     /// Notified when the idle connections of a side must be reset.

@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crc::{CRC_64_XZ, Crc, Digest, Table};
+use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
-static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
+use super::crc64::{self, Crc64};
 
 /// The metadata file. Renaming it to its final name is what makes the object exist.
 #[derive(Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Sidecar {
     #[serde(flatten)]
     pub object: Object,
     pub file_name: Option<String>,
-    /// The form's fields, in their order.
+    /// The form's fields in their order, or the headers that COS stores of a request to its API.
     pub fields: Vec<(String, String)>,
 }
 
@@ -32,21 +32,35 @@ pub struct Object {
     /// Whether the form had the right `x-cos-meta-fileid`; otherwise the object can only be deleted (the user's
     /// documents).
     pub fileid_ok: bool,
+    /// Quoted; absent for an object that was stored by a form.
+    #[serde(default, rename = "etag", skip_serializing_if = "Option::is_none")]
+    api_etag: Option<Box<str>>,
     /// The name of its two files. The key cannot be the name: it may contain any character, and be too long.
     #[serde(skip)]
     stem: String,
 }
 
 impl Object {
-    /// Not an MD5: the ETag of COS is not always one, either.
+    /// For forms not an MD5: the ETag of COS is not always one, either.
     pub fn etag(&self) -> String {
+        if let Some(etag) = &self.api_etag {
+            return etag.to_string();
+        }
         let crc: u64 = self.crc64.parse().unwrap_or_default();
         format!("\"{crc:016x}{:016x}\"", self.size)
+    }
+
+    /// In seconds since the Unix epoch.
+    pub fn modified(&self) -> u64 {
+        let uuid = uuid::Uuid::try_parse(&self.stem).unwrap_or_default();
+        uuid.get_timestamp().map_or(0, |time| time.to_unix().0)
     }
 }
 
 pub struct Store {
     folder: PathBuf,
+    /// Only lengths and checksums are stored; what is read are zeros.
+    discard: bool,
     /// By key, without the forms' fields, because a load test stores a hundred thousand objects.
     objects: BTreeMap<String, Object>,
 }
@@ -56,20 +70,26 @@ pub struct Draft {
     path: PathBuf,
     stem: String,
     file: File,
+    discard: bool,
     size: u64,
-    crc: Digest<'static, u64, Table<16>>,
+    crc: Crc64,
+    md5: Option<Md5>,
+    /// Of the parts that this was joined from, instead of `crc`.
+    joined_crc: Option<u64>,
+    /// The object's quoted ETag.
+    pub etag: Option<String>,
     committed: bool,
 }
 
 impl Store {
-    pub fn open(folder: &Path) -> io::Result<Store> {
+    pub fn open(folder: &Path, discard: bool) -> io::Result<Store> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(folder)?;
 
-        let mut store = Store { folder: folder.to_owned(), objects: BTreeMap::new() };
+        let mut store = Store { folder: folder.to_owned(), discard, objects: BTreeMap::new() };
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -87,10 +107,11 @@ impl Store {
     }
 
     pub fn draft(&self) -> io::Result<Draft> {
-        let stem = uuid::Uuid::now_v7().simple().to_string();
-        let path = self.folder.join(format!("{stem}.bin"));
-        let file = File::create_new(&path)?;
-        Ok(Draft { path, stem, file, size: 0, crc: CRC64.digest(), committed: false })
+        Draft::create(&self.folder, self.discard)
+    }
+
+    pub fn discards(&self) -> bool {
+        self.discard
     }
 
     pub fn commit(
@@ -104,12 +125,14 @@ impl Store {
     ) -> io::Result<Object> {
         let object = Object {
             size: draft.size,
-            crc64: draft.crc.clone().finalize().to_string(),
+            crc64: draft.crc64().to_string(),
             content_type,
             fileid_ok,
+            api_etag: draft.etag.take().map(String::into_boxed_str),
             stem: draft.stem.clone(),
         };
         let sidecar = Sidecar { key: key.to_owned(), object: object.clone(), file_name, fields };
+        draft.fill()?;
         let written = draft.path.with_extension("part");
         fs::write(&written, serde_json::to_vec(&sidecar)?)?;
         // The rename never replaces an existing file: ext4 would flush it to the disk, which costs more than all the
@@ -175,11 +198,74 @@ impl Store {
 }
 
 impl Draft {
+    pub fn create(folder: &Path, discard: bool) -> io::Result<Draft> {
+        let stem = uuid::Uuid::now_v7().simple().to_string();
+        let path = folder.join(format!("{stem}.bin"));
+        let file = File::create_new(&path)?;
+        Ok(Draft {
+            path,
+            stem,
+            file,
+            discard,
+            size: 0,
+            crc: crc64::digest(),
+            md5: None,
+            joined_crc: None,
+            etag: None,
+            committed: false,
+        })
+    }
+
+    /// Computes the MD5 of what is written from now on.
+    pub fn with_md5(mut self) -> Draft {
+        self.md5 = Some(Md5::new());
+        self
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        if !self.discard {
+            self.file.write_all(bytes)?;
+        }
         self.crc.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
         self.size += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Appends a part, whose checksum is known.
+    pub fn append(&mut self, part: &Path, size: u64, crc64: u64) -> io::Result<()> {
+        if !self.discard {
+            io::copy(&mut File::open(part)?, &mut self.file)?;
+        }
+        self.joined_crc = Some(crc64::joined(self.crc64(), crc64, size));
+        self.size += size;
+        Ok(())
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn crc64(&self) -> u64 {
+        self.joined_crc.unwrap_or_else(|| self.crc.clone().finalize())
+    }
+
+    pub fn md5(&self) -> Option<[u8; 16]> {
+        self.md5.clone().map(|md5| md5.finalize().into())
+    }
+
+    /// Moves the file to another name in the same folder, where it stays.
+    pub fn rename(mut self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        self.committed = true;
+        Ok(())
+    }
+
+    /// Gives a file whose bytes were discarded its length. It takes no space.
+    fn fill(&self) -> io::Result<()> {
+        if self.discard { self.file.set_len(self.size) } else { Ok(()) }
     }
 }
 
@@ -213,10 +299,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn discarded_bytes_are_read_as_zeros_of_the_right_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path(), true).unwrap();
+        let mut draft = store.draft().unwrap().with_md5();
+        draft.write(b"123456789").unwrap();
+        assert_eq!(hex::encode(draft.md5().unwrap()), "25f9e794323b453885f5181f1b624d0b");
+        let object = store.commit(draft, "k", None, true, None, vec![]).unwrap();
+        assert_eq!(object.crc64, 0x995d_c9bb_df19_39fa_u64.to_string());
+        assert_eq!(io::read_to_string(store.content(&object).unwrap()).unwrap(), "\0".repeat(9));
+    }
+
+    #[test]
     fn an_object_outlives_the_store_and_a_dropped_draft_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let key = "目录/a b".repeat(80);
-        let mut store = Store::open(folder.path()).unwrap();
+        let mut store = Store::open(folder.path(), false).unwrap();
         let mut dropped = store.draft().unwrap();
         dropped.write(b"half").unwrap();
         drop(dropped);
@@ -230,7 +328,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         drop(store);
 
-        let mut store = Store::open(folder.path()).unwrap();
+        let mut store = Store::open(folder.path(), false).unwrap();
         let object = store.get(&key).unwrap();
         // The check value of CRC-64/XZ.
         assert_eq!(object.crc64, 0x995d_c9bb_df19_39fa_u64.to_string());

@@ -6,23 +6,17 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::conn::{AfterRequest, Conn};
+use super::errcode::{Errcode, check_path, errcode, list, text};
 use super::fault::{self, FaultKind, Rule, Stage};
 use super::http::{ConnError, Head, Response};
 use super::link;
 use super::state::SandboxState;
 use super::token::Verdict;
+use super::wechat_cos;
 
 const BODY_MAX: usize = 1024 * 1024;
-const FILES_MAX: usize = 50;
 /// In seconds: the life of a download URL where the request does not name one.
 const MAX_AGE: u64 = 7200;
-
-/// An errcode and its errmsg, without the request id that is appended to it.
-pub struct Errcode(pub i64, pub String);
-
-fn errcode<T>(code: i64, message: &str) -> Result<T, Errcode> {
-    Err(Errcode(code, message.to_owned()))
-}
 
 pub async fn handle(
     sandbox: &Rc<SandboxState>,
@@ -36,6 +30,8 @@ pub async fn handle(
         "/tcb/uploadfile" => ("uploadfile", Stage::Link),
         "/tcb/batchdownloadfile" => ("batchdownloadfile", Stage::Download),
         "/tcb/batchdeletefile" => ("batchdeletefile", Stage::Delete),
+        "/_/cos/getauth" => ("getauth", Stage::Getauth),
+        "/_/cos/metaid/encode" => ("metaid_encode", Stage::Metaid),
         _ => {
             sandbox.record.record_refusal("wechat", None, "404", "unknown path");
             return conn.send(Response::text(404, "404 Not Found\n")).await;
@@ -69,6 +65,8 @@ pub async fn handle(
             "api_authorizer_token" => authorizer_token(sandbox, &request),
             "uploadfile" => upload_file(sandbox, &request, rule),
             "batchdownloadfile" => download_files(sandbox, &request),
+            "getauth" => wechat_cos::get_auth(sandbox, head),
+            "metaid_encode" => request.object().and_then(|body| wechat_cos::encode(sandbox, body)),
             _ => delete_files(sandbox, &request),
         }
     } else {
@@ -90,7 +88,8 @@ pub async fn handle(
 fn requested_files(body: &Value) -> String {
     let ids = ["file_list", "fileid_list"].iter().filter_map(|list| body[list].as_array());
     let ids = ids.flatten().filter_map(|item| item.as_str().or(item["fileid"].as_str()));
-    let all: Vec<&str> = body["path"].as_str().into_iter().chain(ids).collect();
+    let paths = body["paths"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let all: Vec<&str> = body["path"].as_str().into_iter().chain(ids).chain(paths).collect();
     all.join("\n")
 }
 
@@ -168,30 +167,6 @@ impl Request<'_> {
             }
             Verdict::Expired => errcode(42001, "access_token expired"),
         }
-    }
-}
-
-fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, Errcode> {
-    match object.get(name) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(text),
-        None | Some(Value::Null | Value::String(_)) => {
-            errcode(40101, &format!("missing parameter: {name}"))
-        }
-        Some(_) => errcode(40097, &format!("invalid args: {name}")),
-    }
-}
-
-fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Errcode> {
-    match object.get(name) {
-        None | Some(Value::Null) => errcode(40101, &format!("missing parameter: {name}")),
-        Some(Value::Array(items)) if items.is_empty() => {
-            errcode(40101, &format!("missing parameter: {name}"))
-        }
-        Some(Value::Array(items)) if items.len() > FILES_MAX => {
-            errcode(-501007, &format!("{name} exceeds the limit of {FILES_MAX}"))
-        }
-        Some(Value::Array(items)) => Ok(items),
-        Some(_) => errcode(40097, &format!("invalid args: {name}")),
     }
 }
 
@@ -306,16 +281,6 @@ fn upload_file(
         "file_id": link.file_id,
         "cos_file_id": link.cos_file_id,
     }))
-}
-
-/// Checks the vendor's strict rules only: a path that is merely discouraged, such as one with `$`, gets a link.
-fn check_path(path: &str) -> Result<(), Errcode> {
-    let wrong = path.starts_with(['/', '\\'])
-        || path.contains("//")
-        || path.split('/').any(|segment| segment == "." || segment == "..")
-        || path.chars().any(char::is_control)
-        || link::encoded_length(path) > 850;
-    if wrong { errcode(-501007, "invalid parameters, invalid path") } else { Ok(()) }
 }
 
 fn download_files(sandbox: &SandboxState, request: &Request) -> Result<Value, Errcode> {
