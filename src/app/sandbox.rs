@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::error::AppError;
 #[cfg(feature = "sandbox")]
-use crate::settings::CredentialMode;
+use crate::settings::{CosKeys, CredentialMode};
 use crate::settings::Settings;
 
 #[cfg(feature = "sandbox")]
@@ -26,6 +26,8 @@ pub(crate) fn with_sandbox(settings: Settings) -> Result<(Settings, Option<Sandb
 pub(crate) fn with_sandbox(
     mut settings: Settings,
 ) -> Result<(Settings, Option<Sandbox>), AppError> {
+    use secrecy::ExposeSecret;
+
     use crate::sandbox::Options;
 
     if !settings.sandbox.enabled {
@@ -43,6 +45,12 @@ pub(crate) fn with_sandbox(
         secret_key: settings.sandbox.secret_key.as_ref().map(|key| key.expose_secret().to_owned()),
         ..Options::default()
     };
+    if settings.cos.api.keys == CosKeys::Static {
+        let api = &mut settings.cos.api;
+        let id = options.secret_id.get_or_insert_with(|| "sandbox-secret-id".to_owned());
+        let key = options.secret_key.get_or_insert_with(|| hex::encode(rand::random::<[u8; 16]>()));
+        (api.secret_id, api.secret_key, api.token) = (id.clone(), key.clone().into(), None);
+    }
     if let Some(data) = &settings.sandbox.data {
         options.data.clone_from(data);
     }

@@ -154,6 +154,11 @@ impl World {
         self.state()["objects"].as_array().expect("a list").clone()
     }
 
+    /// Every unfinished multipart upload of the sandbox's COS: `key`, `upload_id`, `initiated`, `parts`.
+    pub fn multipart_uploads(&self) -> Vec<Value> {
+        self.state()["multipart_uploads"].as_array().expect("a list").clone()
+    }
+
     /// The bytes of one stored object.
     pub fn object(&self, key: &str) -> Vec<u8> {
         let encoded =

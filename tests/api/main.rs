@@ -33,6 +33,7 @@ mod relay;
 mod replicas;
 mod requests;
 mod sandbox_forms;
+mod sandbox_cos;
 mod senders;
 mod settings;
 mod shared;
