@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::cos::api::road::ApiSettingsError;
 use crate::guard::ticket::JwtKeyError;
 
 /// Why the gateway cannot run.
@@ -12,6 +13,8 @@ pub enum AppError {
     Bind { address: SocketAddr, cause: io::Error },
     #[error("{0}")]
     Tickets(#[from] JwtKeyError),
+    #[error("{0}")]
+    CosApi(#[from] ApiSettingsError),
     #[error("TLS: {0}")]
     Tls(#[from] crate::net::tls::TlsError),
     #[error("the sandbox: {0}")]

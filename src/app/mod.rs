@@ -163,6 +163,7 @@ fn serve(
             shared: shared.clone(),
             wechat: upstreams.wechat(&shared.settings),
             upstream: upstreams.cos(),
+            api: upstreams.api(),
         };
         Actix::new()
             .app_data(web::Data::new(worker))

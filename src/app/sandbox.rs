@@ -6,9 +6,9 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use super::error::AppError;
+use crate::settings::Settings;
 #[cfg(feature = "sandbox")]
 use crate::settings::{CosKeys, CredentialMode};
-use crate::settings::Settings;
 
 #[cfg(feature = "sandbox")]
 pub(crate) type Sandbox = crate::sandbox::Sandbox;

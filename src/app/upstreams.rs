@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::error::AppError;
+use crate::cos::api::road::{ApiRoad, ApiSettings};
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
-use crate::settings::{CredentialMode, Settings};
+use crate::settings::{CosRoad, CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::auth::ApiAuth;
 use crate::wechat::token::cache::TokenCache;
@@ -24,6 +25,7 @@ pub(crate) struct Upstreams {
     tls: Arc<rustls::ClientConfig>,
     pub wechat: Arc<api::WechatState>,
     timeouts: Timeouts,
+    api: Option<ApiSettings>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -37,7 +39,11 @@ impl Upstreams {
             write: settings.cos.write_timeout,
             response: settings.cos.reply_timeout,
         };
-        Ok(Self { tls, wechat, timeouts, metrics })
+        let api = match settings.cos.via {
+            CosRoad::Form => None,
+            CosRoad::Api => Some(ApiSettings::new(&settings.cos, settings.wechat.timeout)?),
+        };
+        Ok(Self { tls, wechat, timeouts, api, metrics })
     }
 
     /// A client for other servers, which `doctor` asks.
@@ -53,6 +59,12 @@ impl Upstreams {
     /// How the gateway authenticates to WeChat.
     pub fn auth(&self) -> &ApiAuth {
         self.wechat.auth()
+    }
+
+    /// COS's API, if files are sent by it.
+    pub fn api(&self) -> Option<Rc<ApiRoad>> {
+        let settings = self.api.clone()?;
+        Some(ApiRoad::new(settings, self.tls.clone(), self.timeouts))
     }
 
     pub fn cos(&self) -> Rc<Upstream> {

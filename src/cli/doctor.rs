@@ -264,7 +264,11 @@ impl Checks<'_> {
         let length = FileLength::Known(CONTENT.len() as u64);
         let result = relay.post(&self.upstreams.cos(), target, envelope, length).await;
         let receipt = result.map_err(fault)?;
-        let verified = if receipt.verified { "CRC-64 verified" } else { "COS returned no CRC-64" };
+        let verified = if receipt.verified_by.is_some() {
+            "CRC-64 verified"
+        } else {
+            "COS returned no CRC-64"
+        };
         Ok(((), format!("{} byte stored, {verified}", receipt.size)))
     }
 
@@ -375,6 +379,7 @@ impl Checks<'_> {
             CosError::Source(_)
             | CosError::NotLast { .. }
             | CosError::SlowClient
+            | CosError::OutOfMemory
             | CosError::LengthMismatch { .. } => String::new(),
         };
         Fault { what: error.to_string(), change }

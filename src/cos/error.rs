@@ -18,6 +18,9 @@ pub enum CosError {
     /// to buffer the file first; everything that was read is buffered.
     #[error("the client is too slow for one form")]
     SlowClient,
+    /// The length of the file's next part is not known, and it cannot be buffered.
+    #[error("memory is used up")]
+    OutOfMemory,
     #[error("{declared} bytes were declared, but {got} were received")]
     LengthMismatch { declared: u64, got: u64 },
     /// The form must not be posted to this link.
@@ -67,6 +70,7 @@ impl CosError {
             Self::Source(_)
             | Self::NotLast { .. }
             | Self::SlowClient
+            | Self::OutOfMemory
             | Self::LengthMismatch { .. }
             | Self::Link(_)
             | Self::Keys { .. } => None,
@@ -105,6 +109,11 @@ impl CosError {
     pub fn is_about_keys(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if code == "InvalidAccessKeyId")
             || self.wants_fresh_link()
+    }
+
+    /// Whether COS refused the request with this code.
+    pub(super) fn is_refused_as(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
     }
 
     /// Whether the link has expired, so that a new one may help.

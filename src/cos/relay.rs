@@ -77,6 +77,11 @@ impl Relay {
         poll_fn(|cx| self.file.borrow_mut().poll_read_ahead(cx)).await;
     }
 
+    /// The source's error, if reading ahead has found one.
+    pub fn take_read_error(&self) -> Result<(), CosError> {
+        self.file.borrow_mut().take_read_error()
+    }
+
     /// What was done about a slow client.
     pub fn slowness(&self) -> Slowness {
         self.file.borrow().slowness()

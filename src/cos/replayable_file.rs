@@ -112,6 +112,10 @@ impl ReplayableFile {
         (self.replayable && self.end.is_some()).then(|| self.replay_buffer.len() as u64)
     }
 
+    pub(super) fn take_read_error(&mut self) -> Result<(), CosError> {
+        self.read_ahead_error.take().map_or(Ok(()), Err)
+    }
+
     pub(super) fn slowness(&self) -> Slowness {
         self.slowness
     }
@@ -321,9 +325,7 @@ impl RelayBody {
         length: FileLength,
     ) -> Result<Self, CosError> {
         let mut borrowed = file.borrow_mut();
-        if let Some(error) = borrowed.read_ahead_error.take() {
-            return Err(error);
-        }
+        borrowed.take_read_error()?;
         borrowed.attempt = Some(Attempt::new(envelope, length));
         Ok(Self { file: file.clone() })
     }

@@ -64,8 +64,29 @@ pub struct Receipt {
     pub size: u64,
     /// CRC-64/XZ of the bytes that were sent.
     pub crc64: u64,
-    /// COS sent the CRC of what it stored, and it is the same.
-    pub verified: bool,
+    /// How it was verified that COS stored the same bytes; `None`: not at all.
+    pub verified_by: Option<VerifiedBy>,
+}
+
+/// Where the CRC-64 of the stored bytes was found. It was the same as that of the bytes sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifiedBy {
+    /// In COS's response to the file.
+    Reply,
+    /// In its response to a HEAD request for the object.
+    Head,
+    /// In its responses to each of the file's parts.
+    Parts,
+}
+
+impl VerifiedBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reply => "reply",
+            Self::Head => "head",
+            Self::Parts => "parts",
+        }
+    }
 }
 
 /// Judges the response to a file of `size` bytes with the CRC-64 `ours`. With `verify`, a CRC that differs is a
@@ -80,15 +101,20 @@ pub fn judge(
     if let Some(refusal) = refusal(response.status, request_id, &response.body) {
         return Err(refusal);
     }
-    let theirs = response.headers.crc64.as_deref();
-    let agrees = theirs.map(|theirs| theirs.trim().parse() == Ok(ours));
-    if agrees == Some(false) && verify {
-        return Err(CosError::Integrity { ours, theirs: theirs.unwrap_or_default().to_owned() });
-    }
+    let agrees = compare(ours, response.headers.crc64.as_deref(), verify)?;
     if !response.is_sent {
         return Err(CosError::NoVerdict("a success before the last byte was sent"));
     }
-    Ok(Receipt { size, crc64: ours, verified: agrees == Some(true) })
+    Ok(Receipt { size, crc64: ours, verified_by: agrees.then_some(VerifiedBy::Reply) })
+}
+
+/// Whether COS's CRC-64 is `ours`; `false` where it sent none. With `verify`, another one is an error.
+pub(super) fn compare(ours: u64, theirs: Option<&str>, verify: bool) -> Result<bool, CosError> {
+    match theirs {
+        Some(theirs) if theirs.trim().parse() == Ok(ours) => Ok(true),
+        Some(theirs) if verify => Err(CosError::Integrity { ours, theirs: theirs.to_owned() }),
+        _ => Ok(false),
+    }
 }
 
 /// The refusal that a response is: by its status, or by an error document with a success status.
@@ -208,8 +234,8 @@ mod tests {
 
     #[test]
     fn an_object_is_verified_only_by_a_matching_crc() {
-        assert!(judge(&response(204, "", Some("7")), 1, 7, true).unwrap().verified);
-        assert!(!judge(&response(204, "", None), 1, 7, true).unwrap().verified);
+        assert!(judge(&response(204, "", Some("7")), 1, 7, true).unwrap().verified_by.is_some());
+        assert_eq!(judge(&response(204, "", None), 1, 7, true).unwrap().verified_by, None);
         assert!(matches!(
             judge(&response(204, "", Some("8")), 1, 7, true),
             Err(CosError::Integrity { .. })
@@ -218,11 +244,11 @@ mod tests {
             judge(&response(204, "", Some("x")), 1, 7, true),
             Err(CosError::Integrity { .. })
         ));
-        assert!(!judge(&response(204, "", Some("8")), 1, 7, false).unwrap().verified);
+        assert!(!judge(&response(204, "", Some("8")), 1, 7, false).unwrap().verified_by.is_some());
         let early = CosResponse { is_sent: false, ..response(204, "", Some("7")) };
         assert!(matches!(judge(&early, 1, 7, true), Err(CosError::NoVerdict(_))));
         let other = "<PostResponse><Location/></PostResponse>";
-        assert!(judge(&response(200, other, Some("7")), 1, 7, true).unwrap().verified);
+        assert!(judge(&response(200, other, Some("7")), 1, 7, true).unwrap().verified_by.is_some());
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cos::api::road::ApiRoad;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
@@ -25,6 +26,8 @@ pub struct Worker {
     pub shared: Arc<AppState>,
     pub wechat: Wechat,
     pub upstream: Rc<Upstream>,
+    /// COS's API, if files are sent by it.
+    pub api: Option<Rc<ApiRoad>>,
 }
 
 /// What all workers share.

@@ -44,6 +44,16 @@ pub async fn buffer_file(
     }
 }
 
+/// Whether a file has no content. No byte is lost: what was read is put back.
+pub async fn is_empty(mut source: Source) -> Result<(Source, bool), BoxError> {
+    let first = match source.next().await {
+        Some(event) => event?,
+        None => return Err(InboundError::Truncated.into()),
+    };
+    let is_empty = matches!(first, FileEvent::End(_));
+    Ok((Box::pin(futures::stream::iter([Ok(first)]).chain(source)), is_empty))
+}
+
 fn put_back(bytes: Bytes, source: Source) -> Source {
     Box::pin(futures::stream::iter([Ok(FileEvent::Content(bytes))]).chain(source))
 }

@@ -60,6 +60,11 @@ impl Share {
         charged.is_ok()
     }
 
+    /// Whether less than a quarter of the budget is used, by all clients together.
+    pub fn has_slack(&self) -> bool {
+        self.budget.has_slack()
+    }
+
     /// Whether so many bytes more could be charged now.
     fn has_room_for(&self, bytes: u64) -> bool {
         let own = self.used.load(Ordering::Relaxed).saturating_add(bytes);
@@ -103,7 +108,7 @@ impl Charge {
 
     /// Whether less than a quarter of the budget is used, by all clients together.
     pub fn has_slack(&self) -> bool {
-        self.share.budget.has_slack()
+        self.share.has_slack()
     }
 
     /// Releases all bytes.

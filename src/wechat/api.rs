@@ -277,6 +277,14 @@ impl Wechat {
         self.shared.links.invalidate(file_id).await;
     }
 
+    /// The file id of `path` in `bucket`, whose name is known.
+    pub fn file_id_in(&self, bucket: &str, path: &str) -> String {
+        match &self.shared.file_id_prefix {
+            Some(prefix) => format!("{prefix}{path}"),
+            None => format!("cloud://{}.{bucket}/{path}", self.env()),
+        }
+    }
+
     /// `cloud://ENV.BUCKET/PATH`. Any upload link names the bucket; before the first upload, a link is requested for
     /// it.
     pub async fn file_id(&self, path: &str) -> Result<String, WechatError> {

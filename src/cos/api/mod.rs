@@ -4,16 +4,22 @@
 //! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
+//! - `upload`: stores one file, with `file_parts` (the file, divided) and `pending` (an upload that is not completed)
+//! - `road`: what a worker has of all this
 //! - `file_id`: `x-cos-meta-fileid`, by the call of cloud hosting
 
 pub mod client;
 pub mod credentials;
 pub mod endpoint;
 pub mod file_id;
+pub mod file_parts;
 pub mod getauth;
 pub mod keys;
 pub mod multipart;
+mod pending;
 mod request;
 pub mod response;
+pub mod road;
 mod sign;
+pub mod upload;
 mod xml;

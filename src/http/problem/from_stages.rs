@@ -241,6 +241,7 @@ impl From<CosError> for Problem {
                  before the file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that \
                  each is buffered until it is complete",
             ),
+            CosError::OutOfMemory => InboundError::OutOfMemory.into(),
             CosError::SlowClient => Self::new(Code::UploadTooSlow, error.to_string()),
             CosError::LengthMismatch { declared, got } => {
                 InboundError::LengthMismatch { declared, got }.into()

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::outcome::Outcome;
+use crate::cos::verdict::VerifiedBy;
 use crate::http::problem::{Document, Problem};
 use crate::key::Key;
 
@@ -43,6 +44,11 @@ enum File<'a> {
         crc64: String,
         /// Whether COS reported the same CRC-64 for the stored object; `false` if it reported none.
         verified: bool,
+        /// Where COS reported it: `reply` (its response to the file), `parts` (its responses to the file's parts), `head`
+        /// (a HEAD request for the object).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        verified_by: Option<&'static str>,
         /// The file's stable URL.
         url: &'a str,
     },
@@ -111,7 +117,8 @@ fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
             size: stored.receipt.size,
             content_type: &stored.content_type,
             crc64: stored.receipt.crc64.to_string(),
-            verified: stored.receipt.verified,
+            verified: stored.receipt.verified_by.is_some(),
+            verified_by: stored.receipt.verified_by.map(VerifiedBy::name),
             url: &stored.url,
         },
         Outcome::Failed { name, path, problem } => File::Failed {

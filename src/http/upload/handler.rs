@@ -11,10 +11,9 @@ use actix_web::http::header::{
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
+use super::outgoing::TargetPath;
 use super::partial;
 use super::request::{FileFailure, UploadQuery, UploadRequest, sniffed};
-use super::transfer::TargetPath;
-use crate::file_stream::FileLength;
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::policy::Client;
 use crate::http::extract::client;
@@ -290,10 +289,7 @@ async fn raw_file(
     let (source, magic) = sniffed(source, types.look(&declared)).await?;
     let content_type = types.confirm(&declared, magic)?;
     let source = limited(source, max);
-    let file = match length {
-        Some(length) => upload.streamed(source, FileLength::Known(length)),
-        None => upload.buffered(source, settings.max_buffered_file, None).await?,
-    };
+    let file = upload.raw(source, length).await?;
     let path = TargetPath { key, unique: false };
     let stored =
         upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;

@@ -9,11 +9,10 @@ use jiff::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::transfer::{OutgoingFile, TargetPath, transfer};
+use super::outgoing::{OutgoingFile, TargetPath};
+use super::transfer::transfer;
 use crate::cos::error::CosError;
-use crate::cos::relay::Relay;
-use crate::cos::replayable_file::BufferLimits;
-use crate::file_stream::{FileEnd, FileLength, Source};
+use crate::file_stream::{FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
@@ -25,14 +24,14 @@ use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
 use crate::http::state::Worker;
-use crate::inbound::buffer::{Buffered, buffer_file};
+use crate::inbound::buffer::{Buffered, buffer_file, is_empty};
 use crate::inbound::error::InboundError;
 use crate::inbound::form::{FilePart, Form, MAX_EPILOGUE};
 use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
-use crate::settings::{self, ReplyProfile, Verify};
+use crate::settings::{self, ReplyProfile};
 
 /// The query of an upload.
 #[derive(Debug, Default, IntoParams)]
@@ -136,7 +135,7 @@ impl<'a> UploadRequest<'a> {
         let look = target.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
         let (source, magic) = sniffed(Form::content(form), look).await?;
         let file = self.resolve_length(source, &part, nameless).await?;
-        if nameless && file.length == FileLength::Known(0) {
+        if nameless && file.length == Some(FileLength::Known(0)) {
             return Ok(None);
         }
         let (path, declared) = target?;
@@ -174,38 +173,65 @@ impl<'a> UploadRequest<'a> {
                 return Err(InboundError::FileTooLarge(max).into());
             }
             if !nameless {
-                return Ok(self.streamed(source, FileLength::Known(length)));
+                return Ok(self.streamed(source, Some(FileLength::Known(length))));
             }
+        }
+        let is_too_large = |assumed: u64| assumed > max.saturating_add(MAX_EPILOGUE as u64);
+        if self.worker.api.is_some() && !part.length_if_last.is_some_and(is_too_large) {
+            return self.of_any_length(source, nameless, part.head.length).await;
         }
         let file = match part.length_if_last {
             // The file is too large if this is the last part. If it is not, the file is stored if it fits the window.
-            Some(assumed)
-                if assumed > max.saturating_add(MAX_EPILOGUE as u64)
-                    && !self.expects_more(part) =>
-            {
+            Some(assumed) if is_too_large(assumed) && !self.expects_more(part) => {
                 let file = self.buffered(source, settings.replay_window, Some(assumed)).await?;
-                if let FileLength::Assumed(_) = file.length {
+                if let Some(FileLength::Assumed(_)) = file.length {
                     return Err(InboundError::FileTooLarge(max).into());
                 }
                 file
             }
             Some(assumed) if !nameless && !self.expects_more(part) => {
-                self.streamed(source, FileLength::Assumed(assumed))
+                self.streamed(source, Some(FileLength::Assumed(assumed)))
             }
             assumed => self.buffered(source, settings.max_buffered_file, assumed).await?,
         };
         match (part.head.length, file.length) {
-            (Some(declared), FileLength::Known(got)) if declared != got => {
+            (Some(declared), Some(FileLength::Known(got))) if declared != got => {
                 Err(InboundError::LengthMismatch { declared, got }.into())
             }
             _ => Ok(file),
         }
     }
 
-    /// A file that is sent to COS while it arrives.
-    pub fn streamed(&self, source: Source, length: FileLength) -> OutgoingFile {
+    /// A file that is sent to COS while it arrives. Only COS's API takes one of unknown length.
+    pub fn streamed(&self, source: Source, length: Option<FileLength>) -> OutgoingFile {
         let buffer = ReplayBuffer::new(self.slot.memory());
-        self.file(buffer, None, source, length)
+        OutgoingFile { buffer, end: None, source, length, share: self.slot.memory() }
+    }
+
+    /// A raw body, whose `length` may be unknown: without COS's API it is then buffered.
+    pub async fn raw(&self, source: Source, length: Option<u64>) -> Result<OutgoingFile, Problem> {
+        match length {
+            None if self.worker.api.is_none() => {
+                self.buffered(source, self.settings().max_buffered_file, None).await
+            }
+            length => Ok(self.streamed(source, length.map(FileLength::Known))),
+        }
+    }
+
+    /// A part's file for COS's API. With `may_be_empty`, an empty one is recognized.
+    async fn of_any_length(
+        &self,
+        source: Source,
+        may_be_empty: bool,
+        declared: Option<u64>,
+    ) -> Result<OutgoingFile, Problem> {
+        let length = declared.map(FileLength::Known);
+        if !may_be_empty {
+            return Ok(self.streamed(source, length));
+        }
+        let (source, is_empty) =
+            is_empty(source).await.map_err(|error| Problem::from(CosError::Source(error)))?;
+        Ok(self.streamed(source, if is_empty { Some(FileLength::Known(0)) } else { length }))
     }
 
     /// Buffers a file until it is complete. If it exceeds `limit` bytes or the memory budget, it is streamed under the
@@ -222,35 +248,23 @@ impl<'a> UploadRequest<'a> {
             .map_err(|error| Problem::from(CosError::Source(error)))?;
         let length = buffer.len() as u64;
         match (buffered, assumed) {
-            (Buffered::Complete(end), _) => {
-                Ok(self.file(buffer, Some(end), source, FileLength::Known(length)))
-            }
-            (_, Some(length)) => Ok(self.file(buffer, None, source, FileLength::Assumed(length))),
+            (Buffered::Complete(end), _) => Ok(OutgoingFile {
+                buffer,
+                end: Some(end),
+                source,
+                length: Some(FileLength::Known(length)),
+                share: self.slot.memory(),
+            }),
+            (_, Some(length)) => Ok(OutgoingFile {
+                buffer,
+                end: None,
+                source,
+                length: Some(FileLength::Assumed(length)),
+                share: self.slot.memory(),
+            }),
             (Buffered::LimitReached, None) => Err(InboundError::LengthRequired.into()),
             (Buffered::OutOfMemory, None) => Err(InboundError::OutOfMemory.into()),
         }
-    }
-
-    fn file(
-        &self,
-        buffer: ReplayBuffer,
-        end: Option<FileEnd>,
-        source: Source,
-        length: FileLength,
-    ) -> OutgoingFile {
-        let (upload, cos) = (self.settings(), &self.worker.shared.settings.cos);
-        // A window that cannot become large enough for the whole file is not worth its memory.
-        let grows =
-            length.length() <= upload.replay_window_max.max(upload.max_buffered_file) as u64;
-        let window = upload.replay_window;
-        let limits = BufferLimits {
-            window,
-            window_max: if grows { upload.replay_window_max.max(window) } else { window },
-            slow_file: upload.max_buffered_file,
-            slow_limit: cos.slow_limit,
-        };
-        let relay = Relay::new(buffer, end, source, limits, cos.verify != Verify::None);
-        OutgoingFile { relay: Rc::new(relay), length }
     }
 
     /// The object's key: the path that the request or the ticket names, for one file only; otherwise from the template.
@@ -296,7 +310,7 @@ impl<'a> UploadRequest<'a> {
         content_type: String,
         file: OutgoingFile,
     ) -> Result<Stored, FileFailure> {
-        match transfer(self.worker, &path, &content_type, &file, self.times).await {
+        match transfer(self.worker, &path, &content_type, file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));

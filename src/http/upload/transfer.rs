@@ -1,216 +1,28 @@
-//! Sends one file to COS: gets an upload link, posts the form, reads the verdict. Retries if that may help and every
-//! byte is still buffered.
+//! Sends one file to COS, in the way that `cos.via` says.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-use futures::FutureExt;
-use secrecy::ExposeSecret;
-
-use crate::cos::error::CosError;
-use crate::cos::form::{Fields, FormEnvelope};
-use crate::cos::relay::Relay;
-use crate::cos::replayable_file::Slowness;
+use super::outgoing::{OutgoingFile, TargetPath};
+use super::{by_api, by_form};
 use crate::cos::verdict::Receipt;
-use crate::file_stream::FileLength;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
-use crate::http::state::{AppState, Worker};
-use crate::key::Key;
-use crate::metrics::Stage;
-use crate::wechat::wire::UploadLink;
-
-const MAX_ATTEMPTS: u32 = 3;
-
-/// A file that is ready to be sent: its length is known as well as it can be.
-pub struct OutgoingFile {
-    pub relay: Rc<Relay>,
-    pub length: FileLength,
-}
-
-/// Where a file is stored.
-pub struct TargetPath {
-    pub key: Key,
-    /// No other file was ever stored at this key, so that a failed upload may delete the object.
-    pub unique: bool,
-}
+use crate::http::state::Worker;
 
 /// Stores a file. Returns its id and COS's receipt.
 pub async fn transfer(
     worker: &Worker,
     path: &TargetPath,
     content_type: &str,
-    file: &OutgoingFile,
+    file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    // The file is read ahead while the link is fetched.
-    let link = pin!(upload_link(worker, &path.key, times));
-    let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
-    match send(worker, &path.key, content_type, file, &mut link, times).await {
-        Ok(receipt) => {
-            // There is no cached download link for a key that is new.
-            if !path.unique {
-                worker.wechat.invalidate_links(&link.file_id).await;
-            }
-            Ok((link.file_id, receipt))
-        }
-        Err(problem) => {
-            // The client is told that the file is not stored, so an object that may have been stored is deleted.
-            let is_corrupt = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
-            if is_corrupt || (file.relay.is_outcome_unknown() && path.unique) {
-                delete_object(worker, &link).await;
-            }
-            Err(problem.into())
-        }
-    }
-}
-
-/// Polls `background` until `main` is ready. Takes both by reference: by value, the future of every upload would
-/// contain each of them twice.
-async fn poll_while<T>(
-    mut main: Pin<&mut impl Future<Output = T>>,
-    background: Pin<&mut impl Future<Output = ()>>,
-) -> T {
-    let mut background = background.fuse();
-    poll_fn(|cx| {
-        let result = main.as_mut().poll(cx);
-        if result.is_pending() {
-            let _ = background.poll_unpin(cx);
-        }
-        result
-    })
-    .await
-}
-
-async fn upload_link(
-    worker: &Worker,
-    key: &Key,
-    times: &StageTimes<'_>,
-) -> Result<UploadLink, Problem> {
-    let started = Instant::now();
-    let link = worker.wechat.upload_link(key.as_str()).await;
-    times.add(Stage::Link, started.elapsed());
-    link.map_err(|error| Problem::from(error).with_path(key.as_str()))
-}
-
-/// Why a file was not stored.
-enum SendError {
-    Cos(CosError),
-    Problem(Problem),
-}
-
-impl From<CosError> for SendError {
-    fn from(error: CosError) -> Self {
-        Self::Cos(error)
-    }
-}
-
-impl From<SendError> for Problem {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Cos(error) => error.into(),
-            SendError::Problem(problem) => problem,
-        }
-    }
-}
-
-async fn send(
-    worker: &Worker,
-    key: &Key,
-    content_type: &str,
-    file: &OutgoingFile,
-    link: &mut UploadLink,
-    times: &StageTimes<'_>,
-) -> Result<Receipt, SendError> {
-    let shared = &worker.shared;
-    let content_type = shared.settings.cos.send_content_type.then_some(content_type);
-    // A declared length is checked against the file; an assumed one is replaced once the real one is known.
-    let mut length = match (file.length, file.relay.known_length()) {
-        (FileLength::Assumed(_), Some(known)) => FileLength::Known(known),
-        (length, _) => length,
+    let stored = match &worker.api {
+        // Boxed: otherwise the future of every form would be as large as that of a file in parts.
+        Some(api) => Box::pin(by_api::store(worker, api, path, content_type, file, times)).await?,
+        None => by_form::store(worker, path, content_type, file, times).await?,
     };
-    let mut attempt = 1;
-    let mut slowness = Slowness::None;
-    loop {
-        let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
-        let envelope = FormEnvelope::new(&Fields {
-            key: key.as_str(),
-            signature: link.authorization.expose_secret(),
-            security_token: link.token.expose_secret(),
-            file_id: link.cos_file_id.expose_secret(),
-            content_type,
-        })?;
-        let result = file.relay.post(&worker.upstream, &target, envelope, length).await;
-        let attempt_times = file.relay.attempt_times();
-        times.add(Stage::Send, attempt_times.send);
-        if let Some(verdict) = attempt_times.verdict {
-            times.add(Stage::Verdict, verdict);
-        }
-        slowness = report_slowness(shared, key, slowness, file.relay.slowness());
-        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-        class.into_iter().for_each(|class| shared.metrics.cos(class));
-        let error = match result {
-            Ok(receipt) => return Ok(receipt),
-            Err(error) => error,
-        };
-        if !file.relay.is_replayable() {
-            return Err(error.into());
-        }
-        match error {
-            CosError::SlowClient => {
-                tracing::info!(%key, "the client is slow: the file is buffered first");
-                shared.metrics.replay(error.cause());
-                file.relay.buffer_slow(length).await;
-                if let (FileLength::Assumed(_), Some(known)) = (length, file.relay.known_length()) {
-                    length = FileLength::Known(known);
-                }
-                // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
-                let fresh = Box::pin(upload_link(worker, key, times)).await;
-                *link = fresh.map_err(SendError::Problem)?;
-            }
-            // The file was not the form's last part. All of it is buffered, so its length is known now.
-            CosError::NotLast { content } => {
-                shared.metrics.replay(error.cause());
-                length = FileLength::Known(content);
-            }
-            error if error.is_transient() && attempt < MAX_ATTEMPTS => {
-                let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
-                tracing::info!(%key, %error, ?pause, "COS failed, trying again");
-                shared.metrics.replay(error.cause());
-                tokio::time::sleep(pause).await;
-                attempt += 1;
-                if error.wants_fresh_link() {
-                    let fresh = Box::pin(upload_link(worker, key, times)).await;
-                    *link = fresh.map_err(SendError::Problem)?;
-                }
-            }
-            error => return Err(error.into()),
-        }
+    // There is no cached download link for a key that is new.
+    if !path.unique {
+        worker.wechat.invalidate_links(&stored.0).await;
     }
-}
-
-/// Counts a slow client when it is noticed, and logs that its file may be refused.
-fn report_slowness(shared: &AppState, key: &Key, before: Slowness, now: Slowness) -> Slowness {
-    match now {
-        _ if now == before => {}
-        Slowness::None => {}
-        Slowness::Buffered => shared.metrics.slow_client("buffered"),
-        Slowness::Streamed => {
-            shared.metrics.slow_client("streamed");
-            tracing::warn!(
-                %key,
-                "the client is so slow that COS may refuse the file after its last byte, and the file does not fit into \
-                 memory to be buffered first: see cos.slow_limit"
-            );
-        }
-    }
-    now
-}
-
-async fn delete_object(worker: &Worker, link: &UploadLink) {
-    if let Err(error) = worker.wechat.delete_one(&link.file_id).await {
-        tracing::error!(file_id = link.file_id, %error, "a failed upload could not be deleted and may still be stored");
-    }
+    Ok(stored)
 }

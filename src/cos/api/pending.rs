@@ -1,0 +1,131 @@
+//! A multipart upload between its start and its end: its parts are put together, or it is aborted.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::rt;
+use tokio::time::sleep;
+
+use super::client::Client;
+use super::response::Stored;
+use super::upload::{SentPart, StoreError, combined};
+use crate::cos::error::CosError;
+use crate::cos::verdict::{Receipt, VerifiedBy, compare};
+use crate::metrics::Metrics;
+
+/// Attempts to put the parts together, or to abort.
+const MAX_ATTEMPTS: u32 = 4;
+
+/// Aborts the upload when it is dropped, unless it was completed or may have been.
+pub(super) struct PendingParts {
+    client: Rc<Client>,
+    key: String,
+    /// Empty once there is nothing to abort.
+    upload_id: String,
+}
+
+impl PendingParts {
+    pub fn new(client: Rc<Client>, key: &str, upload_id: String) -> Self {
+        Self { client, key: key.to_owned(), upload_id }
+    }
+
+    pub fn upload_id(&self) -> &str {
+        &self.upload_id
+    }
+
+    /// Puts the parts together. Whether an attempt succeeded whose response was lost is found out by a further one.
+    pub async fn complete(
+        mut self,
+        sent: &[SentPart],
+        verify: bool,
+        metrics: &Metrics,
+    ) -> Result<Receipt, StoreError> {
+        let (size, crc64) = (sent.iter().map(|part| part.size).sum(), combined(sent));
+        let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
+        let mut attempt = 1;
+        let mut may_be_complete = false;
+        let stored = loop {
+            let numbered = sent.iter().zip(&etags).map(|(part, etag)| (part.number, etag.as_str()));
+            let result = self.client.complete(&self.key, &self.upload_id, numbered).await;
+            let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+            class.into_iter().for_each(|class| metrics.cos(class));
+            let error = match result {
+                Ok(stored) => break stored,
+                Err(error) => error,
+            };
+            if may_be_complete && error.is_refused_as("NoSuchUpload") {
+                break self.completed_before(size, crc64).await?;
+            }
+            let has_other_etags = attempt == 1 && error.is_refused_as("InvalidPart");
+            if has_other_etags {
+                etags = self.known_etags(sent).await?;
+            } else if !error.is_transient() && !matches!(error, CosError::Timeout { .. }) {
+                return Err(StoreError { cause: error, may_be_stored: may_be_complete });
+            }
+            may_be_complete |= !error.is_final();
+            if attempt == MAX_ATTEMPTS {
+                return Err(StoreError { cause: error, may_be_stored: may_be_complete });
+            }
+            let pause = Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
+            tracing::info!(key = self.key, %error, ?pause, "COS has not put the parts together, trying again");
+            metrics.replay(error.cause());
+            sleep(pause).await;
+            attempt += 1;
+        };
+        self.upload_id.clear();
+        let is_verified = compare(crc64, stored.crc64.as_deref(), verify)?;
+        let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
+        let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
+        Ok(Receipt { size, crc64, verified_by })
+    }
+
+    /// COS no longer knows the upload: an attempt before has completed it, if the object is there.
+    async fn completed_before(&self, size: u64, crc64: u64) -> Result<Stored, CosError> {
+        let lost =
+            CosError::NoVerdict("the upload is not known any more, and its object is not there");
+        let object = self.client.head(&self.key).await?.ok_or(lost)?;
+        if object.size != size {
+            return Err(CosError::NoVerdict("the object has another length than the upload"));
+        }
+        compare(crc64, object.crc64.as_deref(), true)?;
+        Ok(Stored { etag: object.etag.unwrap_or_default(), crc64: object.crc64 })
+    }
+
+    /// The ETags by which COS knows the parts, whose bytes its CRCs have confirmed.
+    async fn known_etags(&self, sent: &[SentPart]) -> Result<Vec<String>, CosError> {
+        let known = self.client.list_all_parts(&self.key, &self.upload_id).await?;
+        let is_same = known.len() == sent.len()
+            && known.iter().zip(sent).all(|(known, sent)| {
+                known.number == sent.number && known.size == sent.size && sent.is_verified
+            });
+        match is_same {
+            true => Ok(known.into_iter().map(|part| part.etag).collect()),
+            false => Err(CosError::NoVerdict("COS has other parts than were sent")),
+        }
+    }
+}
+
+impl Drop for PendingParts {
+    fn drop(&mut self) {
+        let upload_id = std::mem::take(&mut self.upload_id);
+        if upload_id.is_empty() {
+            return;
+        }
+        let (client, key) = (self.client.clone(), std::mem::take(&mut self.key));
+        rt::spawn(async move {
+            for attempt in 1.. {
+                match client.abort(&key, &upload_id).await {
+                    Ok(()) => return,
+                    Err(error) if attempt == MAX_ATTEMPTS => {
+                        tracing::error!(
+                            key, %error,
+                            "the parts of a failed upload could not be deleted; the sweep will try again"
+                        );
+                        return;
+                    }
+                    Err(_) => sleep(Duration::from_secs(1) * attempt).await,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,158 @@
+//! A worker's way to COS's API. Its client is made once the bucket is known: from the settings, or from the first upload
+//! link.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::{self, Client};
+use super::endpoint::{BucketLocation, EndpointError, EndpointTemplate};
+use super::file_id;
+use super::getauth::GetAuth;
+use super::keys::Keys;
+use super::upload::PartSizes;
+use crate::cos::api::credentials::Credentials;
+use crate::cos::error::CosError;
+use crate::cos::target::Target;
+use crate::cos::upstream::{Timeouts, Upstream};
+use crate::net::http_client::Pool;
+use crate::net::http_client::base_url::BaseUrl;
+use crate::settings::{Cos, CosKeys, FileIds};
+use secrecy::ExposeSecret;
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct ApiSettings {
+    keys: Keys,
+    endpoint: EndpointTemplate,
+    bucket: Option<String>,
+    region: Option<String>,
+    /// `None`: file ids come from upload links.
+    metaid: Option<BaseUrl>,
+    /// For a call to getauth or metaid.
+    call_timeout: Duration,
+    pub sizes: PartSizes,
+}
+
+/// Why the settings of the API cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiSettingsError {
+    #[error("cos.api.endpoint: {0}")]
+    Endpoint(#[from] EndpointError),
+    #[error("cos.api.{0}: it is not a URL")]
+    Url(&'static str),
+    #[error("cos.api: {0}")]
+    Credentials(&'static str),
+}
+
+impl ApiSettings {
+    /// `call_timeout` is for calls of WeChat cloud hosting.
+    pub fn new(cos: &Cos, call_timeout: Duration) -> Result<Self, ApiSettingsError> {
+        let api = &cos.api;
+        let url = |name, url: &str| BaseUrl::parse(url).ok_or(ApiSettingsError::Url(name));
+        let keys = match api.keys {
+            CosKeys::Getauth => {
+                Keys::GetAuth(GetAuth::new(url("getauth_url", &api.getauth_url)?, call_timeout))
+            }
+            CosKeys::Static => {
+                let token = api.token.as_ref().map(|token| token.expose_secret());
+                let credentials =
+                    Credentials::new(&api.secret_id, api.secret_key.expose_secret(), token);
+                Keys::Static(Arc::new(credentials.map_err(ApiSettingsError::Credentials)?))
+            }
+        };
+        let metaid = match api.file_ids {
+            FileIds::Link => None,
+            FileIds::Metaid => Some(url("metaid_url", &api.metaid_url)?),
+        };
+        Ok(Self {
+            keys,
+            endpoint: EndpointTemplate::parse(&api.endpoint, cos.allow_http)?,
+            bucket: api.bucket.clone(),
+            region: api.region.clone(),
+            metaid,
+            call_timeout,
+            sizes: PartSizes { part: api.part_size, single_put: api.single_put },
+        })
+    }
+}
+
+/// A worker's way to COS's API.
+pub struct ApiRoad {
+    settings: ApiSettings,
+    pool: Rc<Pool>,
+    upstream: Upstream,
+    timeouts: Timeouts,
+    bucket: OnceCell<Bucket>,
+}
+
+struct Bucket {
+    name: String,
+    client: Rc<Client>,
+}
+
+impl ApiRoad {
+    /// Must be called on a worker.
+    pub fn new(
+        settings: ApiSettings,
+        tls: Arc<rustls::ClientConfig>,
+        timeouts: Timeouts,
+    ) -> Rc<Self> {
+        let pool = client::pool(tls, timeouts);
+        let upstream = Upstream::over(pool.clone(), timeouts);
+        Rc::new(Self { settings, pool, upstream, timeouts, bucket: OnceCell::new() })
+    }
+
+    pub fn sizes(&self) -> PartSizes {
+        self.settings.sizes
+    }
+
+    /// The connections that parts are sent over.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Whether file ids come from upload links.
+    pub fn needs_link(&self) -> bool {
+        self.settings.metaid.is_none()
+    }
+
+    /// The client. `link` is an upload link that was checked; without one, the settings or an earlier link must name the
+    /// bucket.
+    pub fn client(&self, link: Option<&Target>) -> Result<Rc<Client>, CosError> {
+        self.bucket(link).map(|bucket| bucket.client.clone())
+    }
+
+    fn bucket(&self, link: Option<&Target>) -> Result<&Bucket, CosError> {
+        if let Some(bucket) = self.bucket.get() {
+            return Ok(bucket);
+        }
+        let unknown = CosError::Link(
+            "it does not name its bucket and region: set cos.api.bucket and .region",
+        );
+        let ApiSettings { keys, endpoint, bucket, region, .. } = &self.settings;
+        let learned = link.and_then(BucketLocation::of_link);
+        let learned = learned.map(|location| (location.bucket, location.region));
+        let (learned_bucket, learned_region) =
+            learned.map_or((None, None), |(bucket, region)| (Some(bucket), region));
+        let name = bucket.clone().or(learned_bucket);
+        let region = region.clone().or(learned_region);
+        let resolved = endpoint.resolve(name.as_deref(), region.as_deref());
+        let Ok(resolved) = resolved else {
+            return Err(unknown);
+        };
+        let client = Client::new(self.pool.clone(), keys.clone(), resolved, self.timeouts);
+        let name = name.unwrap_or_default();
+        Ok(self.bucket.get_or_init(|| Bucket { name, client: Rc::new(client) }))
+    }
+
+    /// The file id of an object by metaid, and the name of its bucket.
+    pub async fn file_id(&self, key: &str) -> Result<(String, &str), CosError> {
+        let url = self.settings.metaid.as_ref();
+        let url = url.ok_or(CosError::Link("file ids come from upload links"))?;
+        let bucket = &self.bucket(None)?.name;
+        let id = file_id::fetch(&self.pool, url, self.settings.call_timeout, bucket, key).await?;
+        Ok((id, bucket))
+    }
+}

@@ -1,0 +1,320 @@
+//! Stores one file by COS's API: a file that is in memory as a whole with one PUT, any other one in parts.
+//!
+//! Parts are buffered before they are sent, so a slow client does not keep a request to COS waiting, and each part can be
+//! sent again. While a part is sent, the next one is read. Where memory is used up, a part of a known length is sent
+//! while it arrives, and has one attempt.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crc_fast::{CrcAlgorithm, checksum_combine};
+use futures::future::try_join;
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, ObjectFields};
+use super::file_parts::{FilePart, FileParts};
+use super::multipart::MAX_PARTS;
+use super::pending::PendingParts;
+use super::response::{ApiResponse, Stored};
+use crate::cos::attempt::Envelope;
+use crate::cos::error::CosError;
+use crate::cos::upstream::Upstream;
+use crate::cos::verdict::{Receipt, VerifiedBy, compare};
+use crate::file_stream::{FileLength, Source};
+use crate::memory::budget::Share;
+use crate::metrics::Metrics;
+
+/// Attempts to send a part, or a whole file, while it is buffered.
+const MAX_ATTEMPTS: u32 = 4;
+/// Parts are as large as whole mebibytes.
+const MEBIBYTE: u64 = 1 << 20;
+
+/// How large parts are, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct PartSizes {
+    pub part: u64,
+    /// A file of up to this size is buffered and sent as a whole, while memory is free.
+    pub single_put: u64,
+}
+
+impl PartSizes {
+    /// Grows the parts so that a file of up to `largest` bytes has no more parts than COS accepts.
+    pub fn for_file(self, largest: u64) -> Self {
+        let least = largest.div_ceil(u64::from(MAX_PARTS)).next_multiple_of(MEBIBYTE);
+        Self { part: self.part.max(least), ..self }
+    }
+}
+
+/// A file that is being uploaded.
+pub struct ApiUpload<'a> {
+    pub client: Rc<Client>,
+    pub upstream: &'a Upstream,
+    pub key: &'a str,
+    pub fields: ObjectFields<'a>,
+    /// Whether a CRC that differs is a failure.
+    pub verify: bool,
+    pub metrics: &'a Metrics,
+}
+
+/// Why a file was not stored.
+pub struct StoreError {
+    pub cause: CosError,
+    /// The object may be there all the same, or a damaged one is.
+    pub may_be_stored: bool,
+}
+
+impl From<CosError> for StoreError {
+    fn from(cause: CosError) -> Self {
+        let may_be_stored = matches!(cause, CosError::Integrity { .. });
+        Self { cause, may_be_stored }
+    }
+}
+
+/// A stored file, and how long it took.
+pub struct Uploaded {
+    pub receipt: Receipt,
+    /// From the first byte that was sent to COS's response to the last part, or to the whole file.
+    pub send: Duration,
+    /// From then until COS had put the parts together.
+    pub verdict: Option<Duration>,
+}
+
+/// A file of which the first part is being read.
+pub struct IncomingFile {
+    parts: FileParts,
+    first: FilePart,
+    sizes: PartSizes,
+}
+
+/// A part that COS has.
+pub(super) struct SentPart {
+    pub number: u32,
+    pub size: u64,
+    pub crc64: u64,
+    /// COS's CRC-64 was the same.
+    pub is_verified: bool,
+    pub etag: String,
+}
+
+impl IncomingFile {
+    /// `declared` is the file's length, where it was declared. The parts are charged to `share`.
+    pub fn new(source: Source, declared: Option<u64>, share: Arc<Share>, sizes: PartSizes) -> Self {
+        let first = if share.has_slack() { sizes.single_put.max(sizes.part) } else { sizes.part };
+        let parts = FileParts::new(source, declared, share);
+        let first = parts.next(first);
+        Self { parts, first, sizes }
+    }
+
+    /// Reads until the first part is complete, or fails; [`ApiUpload::store`] finds the error. The future may be dropped
+    /// at any time: no byte that was read is lost.
+    pub async fn collect_ahead(&self) {
+        self.first.relay.read_ahead().await;
+    }
+
+    async fn collect(&self) -> Result<(), CosError> {
+        self.parts.collect(&self.first).await
+    }
+
+    /// The file's length, if all of it is buffered.
+    pub fn whole(&self) -> Option<u64> {
+        self.first.relay.known_length().filter(|_| self.parts.is_at_end())
+    }
+}
+
+impl ApiUpload<'_> {
+    /// Stores `file`.
+    pub async fn store(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
+        file.collect().await?;
+        let began = Instant::now();
+        if let Some(length) = file.whole() {
+            let head = Head::Put { length };
+            let sent = self.send(&file.first, length, head).await;
+            let (stored, crc64) = sent.map_err(|cause| StoreError {
+                may_be_stored: file.first.relay.is_outcome_unknown(),
+                ..StoreError::from(cause)
+            })?;
+            let is_verified = compare(crc64, stored.crc64.as_deref(), self.verify)?;
+            let verified_by = is_verified.then_some(VerifiedBy::Reply);
+            let receipt = Receipt { size: length, crc64, verified_by };
+            return Ok(Uploaded { receipt, send: began.elapsed(), verdict: None });
+        }
+        let upload_id = self.initiate().await?;
+        // Dropped before it is completed, it aborts the upload.
+        let pending = PendingParts::new(self.client.clone(), self.key, upload_id);
+        let sent = self.send_parts(file, &pending).await?;
+        let send = began.elapsed();
+        let receipt = pending.complete(&sent, self.verify, self.metrics).await?;
+        Ok(Uploaded { receipt, send, verdict: Some(began.elapsed() - send) })
+    }
+
+    async fn initiate(&self) -> Result<String, CosError> {
+        let mut attempt = 1;
+        loop {
+            match self.client.initiate(self.key, self.fields).await {
+                Err(error) if error.is_transient() && attempt < MAX_ATTEMPTS => {
+                    self.pause(attempt, &error).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        file: IncomingFile,
+        pending: &PendingParts,
+    ) -> Result<Vec<SentPart>, CosError> {
+        let IncomingFile { parts, first: mut part, sizes } = file;
+        let mut sent = Vec::new();
+        loop {
+            let number = u32::try_from(sent.len() + 1).unwrap_or(u32::MAX);
+            let length = parts.length_of(&part).ok_or(CosError::OutOfMemory)?;
+            let sending = self.send_part(&part, number, length, pending.upload_id());
+            // A part that is buffered is sent while the next one is read.
+            let next = if part.relay.known_length().is_some() && !parts.is_at_end() {
+                let next = parts.next(sizes.part);
+                let (done, ()) = try_join(sending, parts.collect(&next)).await?;
+                sent.push(done);
+                next
+            } else {
+                sent.push(sending.await?);
+                let next = parts.next(sizes.part);
+                parts.collect(&next).await?;
+                next
+            };
+            if parts.is_at_end() && next.relay.known_length() == Some(0) {
+                return Ok(sent);
+            }
+            part = next;
+        }
+    }
+
+    async fn send_part(
+        &self,
+        part: &FilePart,
+        number: u32,
+        length: u64,
+        upload_id: &str,
+    ) -> Result<SentPart, CosError> {
+        let head = Head::Part { number, upload_id, length };
+        let (stored, crc64) = self.send(part, length, head).await?;
+        let is_verified = compare(crc64, stored.crc64.as_deref(), self.verify)?;
+        Ok(SentPart { number, size: length, crc64, is_verified, etag: stored.etag })
+    }
+
+    /// Sends a part, again while it is buffered and that may help. Returns its CRC-64, too.
+    async fn send(
+        &self,
+        part: &FilePart,
+        length: u64,
+        head: Head<'_>,
+    ) -> Result<(Stored, u64), CosError> {
+        let mut attempt = 1;
+        loop {
+            let credentials = self.client.credentials().await?;
+            let head = head.signed(self, &credentials)?;
+            let judge = |response: ApiResponse, _, crc64| {
+                let stored = response.stored()?;
+                compare(crc64, stored.crc64.as_deref(), self.verify)?;
+                Ok((stored, crc64))
+            };
+            let length = FileLength::Known(length);
+            let origin = self.client.origin();
+            let sent =
+                part.relay.attempt(self.upstream, origin, |_| head, Envelope::Raw, length, judge);
+            let result = sent.await;
+            let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+            class.into_iter().for_each(|class| self.metrics.cos(class));
+            let error = match result {
+                Ok(stored) => return Ok(stored),
+                Err(error) => error,
+            };
+            let may_help = error.is_transient()
+                || matches!(error, CosError::Timeout { .. } | CosError::Integrity { .. })
+                || self.client.reject_credentials(&credentials, &error).await;
+            if !may_help || attempt == MAX_ATTEMPTS || !part.relay.is_replayable() {
+                return Err(error);
+            }
+            self.pause(attempt, &error).await;
+            attempt += 1;
+        }
+    }
+
+    async fn pause(&self, attempt: u32, error: &CosError) {
+        let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
+        tracing::info!(key = self.key, %error, ?pause, "COS failed, trying again");
+        self.metrics.replay(error.cause());
+        sleep(pause).await;
+    }
+}
+
+/// A request whose body is a part, or the whole file.
+#[derive(Clone, Copy)]
+enum Head<'a> {
+    Put { length: u64 },
+    Part { number: u32, upload_id: &'a str, length: u64 },
+}
+
+impl Head<'_> {
+    fn signed(
+        self,
+        upload: &ApiUpload<'_>,
+        credentials: &super::credentials::Credentials,
+    ) -> Result<String, CosError> {
+        let ApiUpload { client, key, fields, .. } = upload;
+        match self {
+            Self::Put { length } => client.put_head(credentials, key, *fields, length),
+            Self::Part { number, upload_id, length } => {
+                client.part_head(credentials, key, upload_id, number, length)
+            }
+        }
+    }
+}
+
+/// The CRC-64 of a file from those of its parts.
+pub(super) fn combined(parts: &[SentPart]) -> u64 {
+    parts
+        .iter()
+        .fold(0, |crc, part| checksum_combine(CrcAlgorithm::Crc64Xz, crc, part.crc64, part.size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_has_more_parts_than_cos_accepts() {
+        let sizes = PartSizes { part: MEBIBYTE, single_put: 8 * MEBIBYTE };
+        for (largest, part) in [
+            (0, 1),
+            (10_000 * MEBIBYTE, 1),
+            (10_000 * MEBIBYTE + 1, 2),
+            (20 << 30, 3),
+            (10_000 * (5 << 30), 5 << 10),
+        ] {
+            let sized = sizes.for_file(largest);
+            assert_eq!(sized.part, part * MEBIBYTE, "{largest}");
+            assert!(largest.div_ceil(sized.part) <= u64::from(MAX_PARTS));
+        }
+    }
+
+    #[test]
+    fn the_crc_of_a_file_follows_from_its_parts() {
+        let content: Vec<u8> = (0..5000u32).map(|n| (n * 7) as u8).collect();
+        let crc = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc64Xz, bytes);
+        let parts: Vec<_> = content
+            .chunks(999)
+            .map(|bytes| SentPart {
+                number: 1,
+                size: bytes.len() as u64,
+                crc64: crc(bytes),
+                is_verified: true,
+                etag: String::new(),
+            })
+            .collect();
+        assert_eq!(combined(&parts), crc(&content));
+        assert_eq!(combined(&parts[..1]), crc(&content[..999]));
+    }
+}

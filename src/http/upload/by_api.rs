@@ -1,0 +1,121 @@
+//! Sends one file to COS by COS's own API, with the file id from an upload link or from metaid.
+
+use std::pin::pin;
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
+use secrecy::ExposeSecret;
+
+use super::outgoing::{OutgoingFile, TargetPath, poll_while, upload_link};
+use crate::cos::api::client::ObjectFields;
+use crate::cos::api::road::ApiRoad;
+use crate::cos::api::upload::{ApiUpload, IncomingFile, StoreError};
+use crate::cos::error::CosError;
+use crate::cos::target::Target;
+use crate::cos::verdict::Receipt;
+use crate::file_stream::{FileEvent, FileLength, Source};
+use crate::http::middleware::server_timing::StageTimes;
+use crate::http::problem::Problem;
+use crate::http::state::Worker;
+use crate::key::Key;
+use crate::metrics::Stage;
+use crate::settings::Verify;
+
+/// What WeChat must know an object by.
+struct ObjectId {
+    /// `cloud://…`
+    file_id: String,
+    /// `x-cos-meta-fileid`
+    metadata: String,
+    /// The checked upload link, if there is one.
+    target: Option<Target>,
+}
+
+/// Stores a file. Returns its id and COS's receipt.
+pub(super) async fn store(
+    worker: &Worker,
+    api: &ApiRoad,
+    path: &TargetPath,
+    content_type: &str,
+    file: OutgoingFile,
+    times: &StageTimes<'_>,
+) -> Result<(String, Receipt), Problem> {
+    let settings = &worker.shared.settings;
+    let key = path.key.as_str();
+    let file = incoming(file, api, settings.upload.max_file_size);
+    // The file is read while its id is fetched.
+    let id = pin!(object_id(worker, api, &path.key, times));
+    let id = poll_while(id, pin!(file.collect_ahead())).await?;
+    let client = api.client(id.target.as_ref())?;
+    let upload = ApiUpload {
+        client: client.clone(),
+        upstream: api.upstream(),
+        key,
+        fields: ObjectFields {
+            content_type: settings.cos.send_content_type.then_some(content_type),
+            file_id: Some(&id.metadata),
+        },
+        verify: settings.cos.verify != Verify::None,
+        metrics: &worker.shared.metrics,
+    };
+    match upload.store(file).await {
+        Ok(uploaded) => {
+            times.add(Stage::Send, uploaded.send);
+            if let Some(verdict) = uploaded.verdict {
+                times.add(Stage::Verdict, verdict);
+            }
+            Ok((id.file_id, uploaded.receipt))
+        }
+        Err(StoreError { cause, may_be_stored }) => {
+            let is_corrupt = matches!(cause, CosError::Integrity { .. });
+            if (is_corrupt || path.unique && may_be_stored)
+                && let Err(error) = client.delete(key).await
+            {
+                tracing::error!(key, %error, "a failed upload could not be deleted and may still be stored");
+            }
+            Err(cause.into())
+        }
+    }
+}
+
+fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFile {
+    let OutgoingFile { mut buffer, end, source, length, share } = file;
+    let declared = match length {
+        Some(FileLength::Known(length)) => Some(length),
+        Some(FileLength::Assumed(_)) | None => None,
+    };
+    let sizes = api.sizes().for_file(declared.unwrap_or(max_file_size));
+    let source: Source = if buffer.is_empty() && end.is_none() {
+        source
+    } else {
+        // The bytes stay charged until they were read.
+        let mut index = 0;
+        let buffered = std::iter::from_fn(move || {
+            index += 1;
+            buffer.segment(index - 1).map(|bytes| Ok(FileEvent::Content(bytes)))
+        });
+        let end = end.map(|end| Ok(FileEvent::End(end)));
+        Box::pin(stream::iter(buffered.chain(end)).chain(source))
+    };
+    IncomingFile::new(source, declared, share, sizes)
+}
+
+async fn object_id(
+    worker: &Worker,
+    api: &ApiRoad,
+    key: &Key,
+    times: &StageTimes<'_>,
+) -> Result<ObjectId, Problem> {
+    if !api.needs_link() {
+        let started = Instant::now();
+        let id = api.file_id(key.as_str()).await;
+        times.add(Stage::Link, started.elapsed());
+        let (metadata, bucket) = id?;
+        let file_id = worker.wechat.file_id_in(bucket, key.as_str());
+        return Ok(ObjectId { file_id, metadata, target: None });
+    }
+    let link = upload_link(worker, key, times).await?;
+    let target = worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
+    let metadata = link.cos_file_id.expose_secret().to_owned();
+    Ok(ObjectId { file_id: link.file_id, metadata, target: Some(target) })
+}

@@ -1,0 +1,190 @@
+//! Sends one file to COS as a form: gets an upload link, posts the form, reads the verdict. Retries if that may help and
+//! every byte is still buffered.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::outgoing::{OutgoingFile, TargetPath, delete_object, poll_while, upload_link};
+use crate::cos::error::CosError;
+use crate::cos::form::{Fields, FormEnvelope};
+use crate::cos::relay::Relay;
+use crate::cos::replayable_file::{BufferLimits, Slowness};
+use crate::cos::verdict::Receipt;
+use crate::file_stream::FileLength;
+use crate::http::middleware::server_timing::StageTimes;
+use crate::http::problem::Problem;
+use crate::http::state::{AppState, Worker};
+use crate::key::Key;
+use crate::metrics::Stage;
+use crate::settings::{Settings, Verify};
+use crate::wechat::wire::UploadLink;
+
+const MAX_ATTEMPTS: u32 = 3;
+
+/// A file whose length is known as well as it can be.
+struct FormFile {
+    relay: Rc<Relay>,
+    length: FileLength,
+}
+
+impl FormFile {
+    fn new(file: OutgoingFile, settings: &Settings) -> Result<Self, CosError> {
+        let OutgoingFile { buffer, end, source, length, .. } = file;
+        let length = length.ok_or(CosError::OutOfMemory)?;
+        let (upload, cos) = (&settings.upload, &settings.cos);
+        // A window that cannot become large enough for the whole file is not worth its memory.
+        let largest = upload.replay_window_max.max(upload.max_buffered_file) as u64;
+        let window = upload.replay_window;
+        let window_max = if length.length() <= largest { upload.replay_window_max } else { window };
+        let limits = BufferLimits {
+            window,
+            window_max: window_max.max(window),
+            slow_file: upload.max_buffered_file,
+            slow_limit: cos.slow_limit,
+        };
+        let verify = cos.verify != Verify::None;
+        Ok(Self { relay: Rc::new(Relay::new(buffer, end, source, limits, verify)), length })
+    }
+}
+
+/// Stores a file. Returns its id and COS's receipt.
+pub(super) async fn store(
+    worker: &Worker,
+    path: &TargetPath,
+    content_type: &str,
+    file: OutgoingFile,
+    times: &StageTimes<'_>,
+) -> Result<(String, Receipt), Problem> {
+    let file = FormFile::new(file, &worker.shared.settings)?;
+    // The file is read ahead while the link is fetched.
+    let link = pin!(upload_link(worker, &path.key, times));
+    let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
+    match send(worker, &path.key, content_type, &file, &mut link, times).await {
+        Ok(receipt) => Ok((link.file_id, receipt)),
+        Err(problem) => {
+            // The client is told that the file is not stored, so an object that may have been stored is deleted.
+            let is_corrupt = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
+            if is_corrupt || (file.relay.is_outcome_unknown() && path.unique) {
+                delete_object(worker, &link).await;
+            }
+            Err(problem.into())
+        }
+    }
+}
+
+/// Why a file was not stored.
+enum SendError {
+    Cos(CosError),
+    Problem(Problem),
+}
+
+impl From<CosError> for SendError {
+    fn from(error: CosError) -> Self {
+        Self::Cos(error)
+    }
+}
+
+impl From<SendError> for Problem {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Cos(error) => error.into(),
+            SendError::Problem(problem) => problem,
+        }
+    }
+}
+
+async fn send(
+    worker: &Worker,
+    key: &Key,
+    content_type: &str,
+    file: &FormFile,
+    link: &mut UploadLink,
+    times: &StageTimes<'_>,
+) -> Result<Receipt, SendError> {
+    let shared = &worker.shared;
+    let content_type = shared.settings.cos.send_content_type.then_some(content_type);
+    // A declared length is checked against the file; an assumed one is replaced once the real one is known.
+    let mut length = match (file.length, file.relay.known_length()) {
+        (FileLength::Assumed(_), Some(known)) => FileLength::Known(known),
+        (length, _) => length,
+    };
+    let mut attempt = 1;
+    let mut slowness = Slowness::None;
+    loop {
+        let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
+        let envelope = FormEnvelope::new(&Fields {
+            key: key.as_str(),
+            signature: link.authorization.expose_secret(),
+            security_token: link.token.expose_secret(),
+            file_id: link.cos_file_id.expose_secret(),
+            content_type,
+        })?;
+        let result = file.relay.post(&worker.upstream, &target, envelope, length).await;
+        let attempt_times = file.relay.attempt_times();
+        times.add(Stage::Send, attempt_times.send);
+        if let Some(verdict) = attempt_times.verdict {
+            times.add(Stage::Verdict, verdict);
+        }
+        slowness = report_slowness(shared, key, slowness, file.relay.slowness());
+        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+        class.into_iter().for_each(|class| shared.metrics.cos(class));
+        let error = match result {
+            Ok(receipt) => return Ok(receipt),
+            Err(error) => error,
+        };
+        if !file.relay.is_replayable() {
+            return Err(error.into());
+        }
+        match error {
+            CosError::SlowClient => {
+                tracing::info!(%key, "the client is slow: the file is buffered first");
+                shared.metrics.replay(error.cause());
+                file.relay.buffer_slow(length).await;
+                if let (FileLength::Assumed(_), Some(known)) = (length, file.relay.known_length()) {
+                    length = FileLength::Known(known);
+                }
+                // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
+                let fresh = Box::pin(upload_link(worker, key, times)).await;
+                *link = fresh.map_err(SendError::Problem)?;
+            }
+            // The file was not the form's last part. All of it is buffered, so its length is known now.
+            CosError::NotLast { content } => {
+                shared.metrics.replay(error.cause());
+                length = FileLength::Known(content);
+            }
+            error if error.is_transient() && attempt < MAX_ATTEMPTS => {
+                let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
+                tracing::info!(%key, %error, ?pause, "COS failed, trying again");
+                shared.metrics.replay(error.cause());
+                tokio::time::sleep(pause).await;
+                attempt += 1;
+                if error.wants_fresh_link() {
+                    let fresh = Box::pin(upload_link(worker, key, times)).await;
+                    *link = fresh.map_err(SendError::Problem)?;
+                }
+            }
+            error => return Err(error.into()),
+        }
+    }
+}
+
+/// Counts a slow client when it is noticed, and logs that its file may be refused.
+fn report_slowness(shared: &AppState, key: &Key, before: Slowness, now: Slowness) -> Slowness {
+    match now {
+        _ if now == before => {}
+        Slowness::None => {}
+        Slowness::Buffered => shared.metrics.slow_client("buffered"),
+        Slowness::Streamed => {
+            shared.metrics.slow_client("streamed");
+            tracing::warn!(
+                %key,
+                "the client is so slow that COS may refuse the file after its last byte, and the file does not fit into \
+                 memory to be buffered first: see cos.slow_limit"
+            );
+        }
+    }
+    now
+}

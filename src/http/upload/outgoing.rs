@@ -1,0 +1,72 @@
+//! What both ways to COS need: the file to send, its target, an upload link.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::FutureExt;
+
+use crate::file_stream::{FileEnd, FileLength, Source};
+use crate::http::middleware::server_timing::StageTimes;
+use crate::http::problem::Problem;
+use crate::http::state::Worker;
+use crate::key::Key;
+use crate::memory::budget::Share;
+use crate::memory::replay_buffer::ReplayBuffer;
+use crate::metrics::Stage;
+use crate::wechat::wire::UploadLink;
+
+/// A file that is ready to be sent.
+pub struct OutgoingFile {
+    /// What was read already: all of it if `end` is given.
+    pub buffer: ReplayBuffer,
+    pub end: Option<FileEnd>,
+    /// The rest.
+    pub source: Source,
+    /// `None`: unknown, which only COS's API can send.
+    pub length: Option<FileLength>,
+    /// The memory that may be used for it.
+    pub share: Arc<Share>,
+}
+
+/// Where a file is stored.
+pub struct TargetPath {
+    pub key: Key,
+    /// No other file was ever stored at this key, so that a failed upload may delete the object.
+    pub unique: bool,
+}
+
+/// Polls `background` until `main` is ready. Takes both by reference: by value, the future of every upload would
+/// contain each of them twice.
+pub(super) async fn poll_while<T>(
+    mut main: Pin<&mut impl Future<Output = T>>,
+    background: Pin<&mut impl Future<Output = ()>>,
+) -> T {
+    let mut background = background.fuse();
+    poll_fn(|cx| {
+        let result = main.as_mut().poll(cx);
+        if result.is_pending() {
+            let _ = background.poll_unpin(cx);
+        }
+        result
+    })
+    .await
+}
+
+pub(super) async fn upload_link(
+    worker: &Worker,
+    key: &Key,
+    times: &StageTimes<'_>,
+) -> Result<UploadLink, Problem> {
+    let started = Instant::now();
+    let link = worker.wechat.upload_link(key.as_str()).await;
+    times.add(Stage::Link, started.elapsed());
+    link.map_err(|error| Problem::from(error).with_path(key.as_str()))
+}
+
+pub(super) async fn delete_object(worker: &Worker, link: &UploadLink) {
+    if let Err(error) = worker.wechat.delete_one(&link.file_id).await {
+        tracing::error!(file_id = link.file_id, %error, "a failed upload could not be deleted and may still be stored");
+    }
+}
