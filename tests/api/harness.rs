@@ -32,7 +32,7 @@ type Within = Box<dyn FnOnce(&Command) -> Command>;
 
 impl Setup {
     /// The production profile with two workers, a sandbox upstream, and one key that has all permissions and may name
-    /// paths.
+    /// paths. The variable `COS_VIA=api` runs the tests by COS's API.
     pub fn new() -> Self {
         use sha2::{Digest, Sha256};
         let data = tempfile::tempdir().expect("a temporary folder");
@@ -49,7 +49,15 @@ impl Setup {
         ] {
             setup = setup.set(key, value);
         }
-        setup
+        match std::env::var("COS_VIA") {
+            Ok(via) => setup.set("cos.via", via),
+            Err(_) => setup,
+        }
+    }
+
+    /// Files are sent by COS's API.
+    pub fn by_api(self) -> Self {
+        self.set("cos.via", "api")
     }
 
     /// A setting of the gateway, by its key.
@@ -97,8 +105,12 @@ impl Setup {
         ];
         let sandbox = Sandbox::start(options).expect("the sandbox starts");
         let port = sandbox.cos_addr().port();
+        let wechat_url = sandbox.wechat_url();
         let upstream = [
-            ("GATEWAY__WECHAT__BASE_URL", sandbox.wechat_url()),
+            ("GATEWAY__COS__API__ENDPOINT", format!("http://127.0.0.1:{port}")),
+            ("GATEWAY__COS__API__GETAUTH_URL", format!("{wechat_url}/_/cos/getauth")),
+            ("GATEWAY__COS__API__METAID_URL", format!("{wechat_url}/_/cos/metaid/encode")),
+            ("GATEWAY__WECHAT__BASE_URL", wechat_url),
             ("GATEWAY__COS__ALLOWED_HOSTS", format!("127.0.0.1:{port},localhost:{port}")),
         ];
         for (name, value) in defaults.into_iter().chain(upstream) {
