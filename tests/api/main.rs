@@ -52,4 +52,5 @@ mod tls;
 mod tokens;
 mod uploads;
 mod upstreams;
+mod wechat_clients;
 mod wire;
