@@ -34,6 +34,7 @@ mod replicas;
 mod requests;
 mod sandbox_cos;
 mod sandbox_forms;
+mod sdks;
 mod senders;
 mod settings;
 mod shared;

@@ -5,25 +5,24 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit, Mac};
-use md5::Digest as _;
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tempfile::TempDir;
 
-use crate::harness::{Client, Response, crc64, noise};
+use crate::harness::{Client, Response, Setup, crc64, noise};
 
 const ID: &str = "AKIDtests";
 const SECRET: &str = "secret-key-of-the-tests";
-const BUCKET: &str = "7361-sandbox-1a2b3c-1250000000";
+pub const BUCKET: &str = "7361-sandbox-1a2b3c-1250000000";
 const MIB: usize = 1 << 20;
 
-struct Cos {
-    sandbox: Sandbox,
+pub struct Cos {
+    pub sandbox: Sandbox,
     data: TempDir,
 }
 
-fn start(change: impl FnOnce(&mut Options)) -> Cos {
+pub fn start(change: impl FnOnce(&mut Options)) -> Cos {
     let data = tempfile::tempdir().expect("a temporary folder");
     let sandbox = start_in(&data, change);
     Cos { sandbox, data }
@@ -49,7 +48,7 @@ impl Cos {
         client.response().json()
     }
 
-    fn state(&self) -> Value {
+    pub fn state(&self) -> Value {
         self.wechat("GET", "/_sandbox/wait?idle=1", &Value::Null);
         self.wechat("GET", "/_sandbox/state", &Value::Null)
     }
@@ -58,7 +57,8 @@ impl Cos {
         assert!(self.wechat("PUT", "/_sandbox/faults", rules).is_array());
     }
 
-    fn object(&self, key: &str) -> Option<Vec<u8>> {
+    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
+        let key = encoded(key);
         let mut client = Client::connect(self.sandbox.wechat_addr());
         client.send_request("GET", &format!("/_sandbox/object?key={key}"), &[], b"");
         let response = client.response();
@@ -66,7 +66,7 @@ impl Cos {
     }
 
     /// Nothing is stored and nothing is unfinished.
-    fn assert_empty(&self, what: &str) {
+    pub fn assert_empty(&self, what: &str) {
         let state = self.state();
         assert_eq!(state["objects"], json!([]), "{what}");
         assert_eq!(state["multipart_uploads"], json!([]), "{what}");
@@ -131,21 +131,23 @@ fn encoded(text: &str) -> String {
 }
 
 #[derive(Clone)]
-struct Keys {
-    id: String,
-    secret: String,
-    token: Option<String>,
+pub struct Keys {
+    pub id: String,
+    pub secret: String,
+    pub token: Option<String>,
     /// Seconds from now.
     valid: (i64, i64),
 }
 
 impl Keys {
-    fn owner() -> Keys {
+    pub fn owner() -> Keys {
         Keys { id: ID.to_owned(), secret: SECRET.to_owned(), token: None, valid: (-60, 600) }
     }
 
-    fn temporary(cos: &Cos) -> Keys {
-        let keys = cos.wechat("GET", "/_/cos/getauth", &Value::Null);
+    pub fn temporary(sandbox: &Sandbox) -> Keys {
+        let mut client = Client::connect(sandbox.wechat_addr());
+        client.send_request("GET", "/_/cos/getauth", &[], b"");
+        let keys = client.response().json();
         let text = |name: &str| keys[name].as_str().expect("a text").to_owned();
         Keys {
             id: text("TmpSecretId"),
@@ -533,7 +535,7 @@ fn signatures_in_parameters_and_of_a_host_without_its_port_are_right() {
     let address = cos.sandbox.cos_addr();
     let mut put = Call::new("PUT", "k").body(b"content");
     put.signed_in_query = true;
-    for keys in [Keys::owner(), Keys::temporary(&cos)] {
+    for keys in [Keys::owner(), Keys::temporary(&cos.sandbox)] {
         let response = put.send(address, &keys);
         assert_eq!(response.status, 200, "{}", response.text());
     }
@@ -551,8 +553,8 @@ fn temporary_keys_need_their_token_and_expire() {
     let cos = start(|_| {});
     let address = cos.sandbox.cos_addr();
     let put = Call::new("PUT", "k").body(b"content");
-    let right = Keys::temporary(&cos);
-    let other = Keys::temporary(&cos);
+    let right = Keys::temporary(&cos.sandbox);
+    let other = Keys::temporary(&cos.sandbox);
     for token in [None, Some("wrong".to_owned()), other.token] {
         let keys = Keys { token, ..right.clone() };
         assert_eq!(code(&put.send(address, &keys)), (403, "InvalidAccessKeyId".to_owned()));
@@ -563,7 +565,7 @@ fn temporary_keys_need_their_token_and_expire() {
     assert_eq!(put.send(address, &right).status, 200);
 
     let cos = start(|options| options.temporary_key_life = Duration::ZERO);
-    let keys = Keys::temporary(&cos);
+    let keys = Keys::temporary(&cos.sandbox);
     assert_eq!(code(&put.send(cos.sandbox.cos_addr(), &keys)), (403, "ExpiredToken".to_owned()));
     cos.assert_empty("expired");
 }
@@ -864,6 +866,42 @@ fn assert_unchanged(cos: &Cos, rule: &Value) {
     assert_eq!(state["objects"], json!([]), "{rule}");
     let parts = state["multipart_uploads"][0]["parts"].as_array().expect("parts");
     assert_eq!(parts.len(), 1, "{rule}");
+}
+
+#[test]
+fn a_body_that_takes_too_long_is_refused_after_its_last_byte() {
+    let cos = start(|options| options.upload_limit = Some(Duration::ZERO));
+    let id = cos.initiate("k");
+    let content = noise(MIB, 1);
+    for call in [Call::new("PUT", "k").body(&content), part("k", &id, 1, &content)] {
+        assert_eq!(code(&cos.send(&call)), (400, "UserNetworkTooSlow".to_owned()));
+    }
+    assert_eq!(cos.send(&Call::new("DELETE", "k").parameter("uploadId", &id)).status, 204);
+    cos.assert_empty("too slow");
+
+    let cos = start(|_| {});
+    let id = cos.initiate("k");
+    for (stage, call) in
+        [("put", Call::new("PUT", "k").body(&content)), ("part", part("k", &id, 1, &content))]
+    {
+        cos.faults(&json!([{"stage": stage, "fault": "too_slow", "times": 1}]));
+        assert_eq!(code(&cos.send(&call)), (400, "UserNetworkTooSlow".to_owned()));
+        assert_eq!(cos.object("k"), None);
+        assert_eq!(cos.state()["multipart_uploads"][0]["parts"], json!([]));
+    }
+}
+
+#[test]
+fn the_sandbox_of_a_gateway_tells_its_unfinished_uploads() {
+    let world = Setup::new().start();
+    let keys = Keys::temporary(&world.sandbox);
+    let initiate = Call::new("POST", "k").parameter("uploads", "");
+    let response = initiate.send(world.sandbox.cos_addr(), &keys);
+    assert_eq!(response.status, 200, "{}", response.text());
+    let uploads = world.multipart_uploads();
+    assert_eq!(uploads.len(), 1);
+    assert_eq!(uploads[0]["upload_id"].as_str(), element(&response.text(), "UploadId").as_deref());
+    assert_eq!(world.count("initiate"), 1);
 }
 
 #[test]
