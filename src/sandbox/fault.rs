@@ -87,7 +87,7 @@ pub enum FaultKind {
     Errcode,
     WrongCrc,
     NoCrc,
-    /// `cos`: the whole body is read, then refused with 400 `UserNetworkTooSlow`. Nothing is stored.
+    /// `cos`, `put`, `part`: the whole body is read, then refused with 400 `UserNetworkTooSlow`. Nothing is stored.
     TooSlow,
     /// `cos`: only the first `after` bytes of the file are stored, and the response is a success. Applies to a form
     /// whose small file stands first, too, which is refused otherwise.

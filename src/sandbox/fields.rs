@@ -9,7 +9,7 @@ use super::link::{LinkError, Links};
 /// The fields that must be there before the file.
 const REQUIRED: [&str; 3] = ["key", "Signature", "x-cos-security-token"];
 /// The fields that COS sends as headers with each download of the object, besides `Content-Type`.
-pub const DOWNLOAD_HEADERS: [&str; 3] = ["Cache-Control", "Content-Disposition", "Expires"];
+const DOWNLOAD_HEADERS: [&str; 3] = ["Cache-Control", "Content-Disposition", "Expires"];
 
 #[derive(Default)]
 pub struct Fields {

@@ -58,7 +58,9 @@ pub fn stored_object(
         ("Last-Modified", http_date(object.modified())),
     ];
     let mut metadata = store.sidecar(key).map_or_else(Vec::new, |sidecar| sidecar.fields);
-    metadata.retain(|(name, _)| is_stored(&name.to_ascii_lowercase()));
+    metadata.retain(|(name, value)| {
+        is_stored(&name.to_ascii_lowercase()) && !value.chars().any(char::is_control)
+    });
     let has_disposition =
         metadata.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-disposition"));
     match &object.content_type {

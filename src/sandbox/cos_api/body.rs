@@ -6,6 +6,7 @@ use super::super::fault::{self, FaultKind, Rule, Then};
 use super::super::http::{ConnError, Content, Response};
 use super::super::record::InFlight;
 use super::super::store::Draft;
+use super::super::upload_clock::UploadClock;
 use super::request::Request;
 
 /// In bytes; of an object by PUT, and of a part.
@@ -58,9 +59,11 @@ pub async fn receive(
     let mut draft = if computes { draft.with_md5() } else { draft };
     conn.bytes_per_second =
         request.rule.filter(|rule| rule.is(FaultKind::Slow)).and_then(|rule| rule.bytes_per_second);
+    let clock = UploadClock::start(request.sandbox);
     let read = read(request, conn, &mut draft, upload).await;
     conn.bytes_per_second = None;
     read?;
+    clock.check(request.rule)?;
     let md5 = draft.md5();
     if let (Some(expected), Some(md5)) = (expected_md5, md5) {
         check_md5(expected, md5)?;

@@ -10,7 +10,7 @@ use super::multipart::{upload_id, with_upload, xml};
 use super::request::Request;
 
 const PAGE_MAX: usize = 1000;
-/// The owner, who is also the initiator. In COS these are numbers of the account.
+/// The owner, which is also the initiator: in COS, the number of the account.
 const OWNER: &str = "<ID>1250000000</ID>\n\t\t<DisplayName>1250000000</DisplayName>";
 
 pub fn parts(request: &Request) -> Result<Response, Refusal> {
