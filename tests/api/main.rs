@@ -6,6 +6,7 @@ mod clients;
 mod commands;
 mod connections;
 mod contributing;
+mod cos_api;
 mod credentials;
 mod dependencies;
 mod deploy;
