@@ -1,6 +1,7 @@
 //! The client of COS's own API over real sockets: what it sends, and what it makes of each response.
 
 use std::io::{BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,7 @@ const FILE_ID: &str = "ab+c/d==";
 const GETAUTH: &str = "/_/cos/getauth";
 const ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 
-const TIMEOUTS: Timeouts = Timeouts {
+pub const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
     write: Duration::from_secs(5),
     response: Duration::from_secs(5),
@@ -88,15 +89,31 @@ fn error_document(code: &str, message: &str) -> String {
     )
 }
 
-fn connections(timeouts: Timeouts) -> Rc<Pool> {
+pub fn connections(timeouts: Timeouts) -> Rc<Pool> {
     let tls = tcb_upload_gateway::net::tls::client().expect("a TLS configuration");
     pool(tls, timeouts)
 }
 
 fn client_with(upstream: &Upstream, keys: Keys, timeouts: Timeouts) -> Client {
-    let template = EndpointTemplate::parse(&format!("http://{}", upstream.address), true);
+    client_at(upstream.address, keys, timeouts)
+}
+
+/// A client of the bucket that this address stands for.
+pub fn client_at(address: SocketAddr, keys: Keys, timeouts: Timeouts) -> Client {
+    let template = EndpointTemplate::parse(&format!("http://{address}"), true);
     let bucket = template.expect("a template").resolve(None, None).expect("an endpoint");
     Client::new(connections(timeouts), keys, bucket, timeouts)
+}
+
+/// Sends a request whose body would be streamed.
+pub async fn send_content(client: &Client, head: &str, content: &[u8]) -> Result<Stored, CosError> {
+    let request = [head.as_bytes(), content].concat().into();
+    let endpoint = client.origin();
+    let call =
+        Call { endpoint, request, is_head: false, max_idle: IDLE_TIMEOUT, is_repeatable: true };
+    let (response, headers) = call.send(client.pool()).await.expect("a response");
+    let (status, body) = (response.status, response.body);
+    ApiResponse { status, headers, body, is_sent: true }.stored()
 }
 
 fn static_keys() -> Keys {
@@ -235,13 +252,7 @@ fn every_call_is_signed_and_understood() {
             client.part_head(&credentials, KEY, &upload_id, 1, 5),
             client.put_head(&credentials, KEY, fields, 5),
         ] {
-            let request = [head.expect("a head").as_bytes(), b"bytes"].concat().into();
-            let endpoint = client.origin();
-            let max_idle = IDLE_TIMEOUT;
-            let call = Call { endpoint, request, is_head: false, max_idle, is_repeatable: true };
-            let (response, headers) = call.send(client.pool()).await.expect("a response");
-            let (status, body) = (response.status, response.body);
-            let verdict = ApiResponse { status, headers, body, is_sent: true }.stored();
+            let verdict = send_content(&client, &head.expect("a head"), b"bytes").await;
             assert_eq!(verdict.expect("stored"), stored(ETAG));
         }
 

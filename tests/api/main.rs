@@ -7,6 +7,7 @@ mod commands;
 mod connections;
 mod contributing;
 mod cos_api;
+mod cos_api_sandbox;
 mod credentials;
 mod dependencies;
 mod deploy;
