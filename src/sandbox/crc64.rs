@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn joined_crcs_are_those_of_the_joined_texts() {
-        let text: Vec<u8> = (0..5000_u32).map(|number| (number * 7919 >> 3) as u8).collect();
+        let text: Vec<u8> = (0..5000_u32).map(|number| ((number * 7919) >> 3) as u8).collect();
         for at in [0, 1, 8, 777, 4999, 5000] {
             let (first, second) = text.split_at(at);
             let length = second.len() as u64;
