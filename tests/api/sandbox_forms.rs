@@ -1,5 +1,5 @@
 //! The sandbox's COS, as public clients meet it: which forms are stored, which are refused, its clock and its faults.
-//! Every request is sent to the sandbox directly; each test checks the response and what is stored.
+//! Requests are sent to the sandbox directly, except in the last test; each test checks the response and what is stored.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 
-use crate::harness::{Client, Form, Response, crc64, noise};
+use crate::harness::{Client, Form, Response, Setup, crc64, noise};
 
 /// A sandbox without a gateway.
 struct Cos {
@@ -470,5 +470,23 @@ fn the_crc_of_a_form_s_response_can_be_left_out() {
             assert_eq!(response.header("x-cos-hash-crc64ecma"), expected.as_deref(), "{status}");
             assert_eq!(cos.object(path), b"content");
         }
+    }
+}
+
+#[test]
+fn the_gateway_notices_a_truncated_object_by_its_crc_and_deletes_it() {
+    let world = Setup::new().start();
+    for (size, after) in [(1, 0), (70_000, 69_999), (3_000_000, 1_000_000)] {
+        world.faults(&json!([{"stage": "cos", "fault": "truncate", "after": after, "crc": true}]));
+        let content = noise(size, 1);
+        let response = world.post(&Form::new().file("file", "x.bin", "", &content));
+        response.problem(502, "integrity_mismatch");
+        world.assert_nothing_stored();
+        // Without a CRC in the response it cannot notice, and does not claim to have verified the file.
+        world.faults(&json!([{"stage": "cos", "fault": "truncate", "after": after, "times": 1}]));
+        let file = world.post(&Form::new().file("file", "x.bin", "", &content)).stored();
+        assert_eq!(file["verified"], false, "{file}");
+        assert!(world.object(file["path"].as_str().expect("a path")) == content[..after]);
+        world.control("POST", "reset", "");
     }
 }

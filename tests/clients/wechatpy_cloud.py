@@ -1,8 +1,7 @@
 """wechatpy's cloud storage API, version 2 or 1.
 
-wechatpy_cloud.py URL ENV FILE_ID upload|download|delete PATH, with WeChat's API (or a gateway) at URL. The token is
-ACCESS_TOKEN, or else fetched with APPID and SECRET. The file at PATH is uploaded to that path; `downloaded` is what was
-downloaded.
+wechatpy_cloud.py URL ENV FILE_ID upload|download|delete PATH, with WeChat's API (or a gateway) at URL. The token is fetched
+with APPID and SECRET. The file at PATH is uploaded to that path; `downloaded` is what was downloaded.
 """
 
 import os
@@ -22,7 +21,7 @@ class Client(WeChatClient):
         return self._fetch_access_token(url=f"{url}/cgi-bin/token", params=app)
 
 
-client = Client(os.environ["APPID"], os.environ["SECRET"], access_token=os.environ.get("ACCESS_TOKEN"))
+client = Client(os.environ["APPID"], os.environ["SECRET"])
 client.cloud.API_BASE_URL = f"{url}/"
 if step == "upload":
     try:
