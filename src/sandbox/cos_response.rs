@@ -1,7 +1,5 @@
 //! The responses of COS: refusals in XML, and the faults that change a response.
 
-use std::time::Duration;
-
 use super::fault::{self, FaultKind, Rule};
 use super::http::{Head, Response};
 use super::state::SandboxState;
@@ -125,6 +123,3 @@ pub fn request_id() -> String {
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
-
-/// How long the sandbox waits for the client to close the connection after an early response.
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);

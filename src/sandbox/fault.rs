@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 use super::conn::{AfterRequest, Conn, SendOptions, first_of};
 use super::http::{ConnError, Content, Response};
 
+/// How long the sandbox waits for the client to close the connection after an early response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -209,6 +212,17 @@ impl Rule {
     pub fn is(&self, kind: FaultKind) -> bool {
         self.fault == kind
     }
+
+    /// The number of bytes of a file or part after which the rule applies, for the kinds that apply in the middle of it.
+    pub fn content_offset(&self) -> Option<u64> {
+        match self.fault {
+            FaultKind::ResetWithin | FaultKind::Early | FaultKind::Early2xx => {
+                Some(self.after.unwrap_or(0))
+            }
+            FaultKind::Stall => self.after,
+            _ => None,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -307,6 +321,27 @@ pub async fn send_with_fault(
             Ok(AfterRequest::Close)
         }
         _ => conn.send(response).await,
+    }
+}
+
+/// Sends a response before the request's body has ended, and then does what the rule says.
+pub async fn send_early(
+    conn: &mut Conn,
+    rule: &Rule,
+    response: Response,
+) -> Result<AfterRequest, ConnError> {
+    let next = conn.send(response).await?;
+    match rule.then.unwrap_or(Then::KeepReading) {
+        Then::KeepReading => {
+            conn.discard_body().await;
+            Ok(next)
+        }
+        Then::Reset => Ok(AfterRequest::Reset),
+        Then::Close => {
+            conn.finish_writing().await;
+            let _ = tokio::time::timeout(LINGER_TIMEOUT, conn.wait_for_close()).await;
+            Ok(AfterRequest::Close)
+        }
     }
 }
 

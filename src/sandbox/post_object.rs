@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::conn::{AfterRequest, Conn};
-use super::cos_response::{self, LINGER_TIMEOUT, Refusal};
-use super::fault::{self, FaultKind, Rule, Stage, Then};
+use super::cos_response::{self, Refusal};
+use super::fault::{self, FaultKind, Rule, Stage};
 use super::fields::{Fields, VerifiedFields};
 use super::form::{self, Event, Form};
 use super::http::{ConnError, Content, Head, Response};
@@ -117,6 +117,7 @@ async fn receive(
     let mut file: Option<(Draft, Option<String>)> = None;
     // `None` also while a file that stands first is received.
     let mut verified = None;
+    let fault_offset = rule.and_then(Rule::content_offset);
     let mut content = 0;
     while let Some(bytes) = conn.next_bytes().await.map_err(Stop::Connection)? {
         form.push(bytes);
@@ -136,7 +137,7 @@ async fn receive(
                     file = Some((draft, file_name));
                 }
                 Event::Data(mut bytes) => {
-                    if let Some(after) = fault_offset(rule) {
+                    if let Some(after) = fault_offset {
                         bytes.truncate(usize::try_from(after - content).unwrap_or(usize::MAX));
                     }
                     let length = bytes.len() as u64;
@@ -154,7 +155,7 @@ async fn receive(
                     }
                 }
             }
-            if file.is_some() && fault_offset(rule).is_some_and(|after| content >= after) {
+            if file.is_some() && fault_offset.is_some_and(|after| content >= after) {
                 return Err(Stop::FaultHit);
             }
         }
@@ -187,18 +188,6 @@ fn check_head<'a>(sandbox: &SandboxState, head: &'a Head) -> Result<Option<&'a s
     }
 }
 
-/// The number of bytes of the file after which the rule applies, for the kinds that apply in the middle of a file.
-fn fault_offset(rule: Option<&Rule>) -> Option<u64> {
-    let rule = rule?;
-    match rule.fault {
-        FaultKind::ResetWithin | FaultKind::Early | FaultKind::Early2xx => {
-            Some(rule.after.unwrap_or(0))
-        }
-        FaultKind::Stall => rule.after,
-        _ => None,
-    }
-}
-
 async fn apply_fault(
     sandbox: &SandboxState,
     conn: &mut Conn,
@@ -216,19 +205,7 @@ async fn apply_fault(
         FaultKind::Early2xx => stored_response(204, "\"0\"", None, String::new()),
         _ => cos_response::fault_response(rule, rule.status.unwrap_or(500), &head.path),
     };
-    let next = conn.send(response).await?;
-    match rule.then.unwrap_or(Then::KeepReading) {
-        Then::KeepReading => {
-            conn.discard_body().await;
-            Ok(next)
-        }
-        Then::Reset => Ok(AfterRequest::Reset),
-        Then::Close => {
-            conn.finish_writing().await;
-            let _ = tokio::time::timeout(LINGER_TIMEOUT, conn.wait_for_close()).await;
-            Ok(AfterRequest::Close)
-        }
-    }
+    fault::send_early(conn, rule, response).await
 }
 
 /// For a valid form: stores the file, unless a fault prevents that, and sends the response.

@@ -1,8 +1,8 @@
 //! The bytes of a file or of a part: read into a draft, with the faults that apply in the middle of them.
 
 use super::super::conn::{AfterRequest, Conn};
-use super::super::cos_response::{self, LINGER_TIMEOUT, Refusal, request_id};
-use super::super::fault::{self, FaultKind, Rule, Then};
+use super::super::cos_response::{self, Refusal, request_id};
+use super::super::fault::{self, FaultKind, Rule};
 use super::super::http::{ConnError, Content, Response};
 use super::super::record::InFlight;
 use super::super::store::Draft;
@@ -78,7 +78,7 @@ async fn read(
     draft: &mut Draft,
     upload: &InFlight,
 ) -> Result<(), Stop> {
-    let fault = request.rule.and_then(|rule| Some((rule, fault_offset(rule)?)));
+    let fault = request.rule.and_then(|rule| Some((rule, rule.content_offset()?)));
     loop {
         if let Some((rule, after)) = fault
             && draft.size() >= after
@@ -119,17 +119,6 @@ pub fn check_md5(expected: &str, md5: [u8; 16]) -> Result<(), Refusal> {
     }
 }
 
-/// The number of bytes after which the rule applies, for the kinds that apply in the middle of a body.
-fn fault_offset(rule: &Rule) -> Option<u64> {
-    match rule.fault {
-        FaultKind::ResetWithin | FaultKind::Early | FaultKind::Early2xx => {
-            Some(rule.after.unwrap_or(0))
-        }
-        FaultKind::Stall => rule.after,
-        _ => None,
-    }
-}
-
 pub async fn apply_fault(
     request: &Request<'_>,
     conn: &mut Conn,
@@ -150,17 +139,5 @@ pub async fn apply_fault(
         }
         _ => cos_response::fault_response(rule, rule.status.unwrap_or(500), &request.head.path),
     };
-    let next = conn.send(response).await?;
-    match rule.then.unwrap_or(Then::KeepReading) {
-        Then::KeepReading => {
-            conn.discard_body().await;
-            Ok(next)
-        }
-        Then::Reset => Ok(AfterRequest::Reset),
-        Then::Close => {
-            conn.finish_writing().await;
-            let _ = tokio::time::timeout(LINGER_TIMEOUT, conn.wait_for_close()).await;
-            Ok(AfterRequest::Close)
-        }
-    }
+    fault::send_early(conn, rule, response).await
 }
