@@ -563,6 +563,19 @@ fn temporary_keys_need_their_token_and_expire() {
     assert_eq!(code(&put.send(address, &right)), (403, "ExpiredToken".to_owned()));
     cos.assert_empty("expired once");
     assert_eq!(put.send(address, &right).status, 200);
+    // In the middle of an upload.
+    let id = cos.initiate("m");
+    let etag = cos.part("m", &id, 1, b"content");
+    for (stage, call) in [
+        ("part", part("m", &id, 2, b"content")),
+        ("list_parts", Call::new("GET", "m").parameter("uploadId", &id)),
+        ("complete", complete("m", &id, &[(1, &etag)])),
+    ] {
+        cos.faults(&json!([{"stage": stage, "fault": "expire_keys", "times": 2}]));
+        assert_eq!(code(&call.send(address, &right)), (403, "ExpiredToken".to_owned()), "{stage}");
+        // The owner's keys do not expire.
+        assert_eq!(call.send(address, &Keys::owner()).status, 200, "{stage}");
+    }
 
     let cos = start(|options| options.temporary_key_life = Duration::ZERO);
     let keys = Keys::temporary(&cos.sandbox);
@@ -800,13 +813,17 @@ fn faults_apply_to_one_request_of_the_api_and_store_nothing() {
             assert_unchanged(&cos, &rule);
         }
     }
+    let mut chunked = Call::new("PUT", "put").body(&content);
+    chunked.chunked = true;
+    let [put, part_again, _] = requests();
+    let uploads = [put, part_again, ("put", chunked)];
     for fault in [
         json!({"fault": "reset_within", "after": 1000}),
         json!({"fault": "stall", "after": 1000, "ms": 10}),
         json!({"fault": "early", "status": 403, "after": 1000, "then": "close"}),
         json!({"fault": "early_2xx", "after": 1000}),
     ] {
-        for (stage, call) in &requests()[..2] {
+        for (stage, call) in &uploads {
             let mut rule = fault.clone();
             (rule["stage"], rule["times"]) = (json!(stage), json!(1));
             cos.faults(&json!([rule]));
@@ -816,7 +833,7 @@ fn faults_apply_to_one_request_of_the_api_and_store_nothing() {
     }
     // The response is wrong, and what is stored is right.
     let etag = md5(&content);
-    for (stage, call) in &requests()[..2] {
+    for (stage, call) in &uploads {
         for fault in ["wrong_etag", "wrong_crc", "no_crc"] {
             cos.faults(&json!([{"stage": stage, "fault": fault, "times": 1}]));
             let response = call.send(address, &Keys::owner());
@@ -845,6 +862,17 @@ fn faults_apply_to_one_request_of_the_api_and_store_nothing() {
     cos.state();
     assert!(cos.object("k") == Some(content.clone()));
 
+    let head = || cos.send(&Call::new("HEAD", "k"));
+    let right = head();
+    for (fault, name) in [
+        ("wrong_etag", "etag"),
+        ("wrong_crc", "x-cos-hash-crc64ecma"),
+        ("no_crc", "x-cos-hash-crc64ecma"),
+    ] {
+        cos.faults(&json!([{"stage": "head", "fault": fault, "times": 1}]));
+        assert_ne!(head().header(name), right.header(name), "{fault}");
+        assert_eq!(head().header(name), right.header(name), "{fault}");
+    }
     for (stage, call) in [
         ("initiate", Call::new("POST", "x").parameter("uploads", "")),
         ("head", Call::new("HEAD", "k")),
