@@ -2,6 +2,7 @@
 
 mod error;
 mod sandbox;
+mod sweep;
 mod upstreams;
 
 use std::io::{self, Read, Write};
@@ -157,6 +158,8 @@ fn serve(
         wechat: upstreams.wechat.clone(),
         settings,
     });
+
+    sweep::start(&upstreams, shared.clone());
 
     let app = move || {
         let worker = Worker {

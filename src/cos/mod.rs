@@ -6,12 +6,14 @@
 //! - `attempt`: one attempt and the check of its length; `replayable_file`: what further attempts need, `pace`: the
 //!   client's speed; `relay`: runs attempts
 //! - `upstream`: the connection and its time limits; `verdict`: what COS's response says; `error`: the stage's error
+//! - `head`: what the storage says of an object
 //! - `api`: COS's own API, the other way to store a file
 
 pub mod api;
 mod attempt;
 pub mod error;
 pub mod form;
+mod head;
 mod pace;
 pub mod relay;
 pub mod replayable_file;

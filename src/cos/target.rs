@@ -66,6 +66,11 @@ impl AllowedHosts {
         Ok(target)
     }
 
+    /// Parses and checks a download link, which may be for any path.
+    pub fn check_download(&self, link: &str) -> Result<Target, CosError> {
+        self.target(link)
+    }
+
     fn target(&self, link: &str) -> Result<Target, CosError> {
         let uri: Uri = link.parse().map_err(|_| CosError::Link("it is not a URL"))?;
         let https = match uri.scheme_str() {

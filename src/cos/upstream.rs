@@ -50,6 +50,14 @@ impl Upstream {
         Self { pool, timeouts }
     }
 
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     /// Sends a request and reads COS's response. If the response comes before the body is sent, the rest is not sent and
     /// the connection is not used again. A pooled connection is used only if it was idle for less than `max_idle`.
     pub(super) async fn send<H: HeaderVisitor + Default>(

@@ -109,7 +109,7 @@ pub fn judge(
 }
 
 /// Whether COS's CRC-64 is `ours`; `false` where it sent none. With `verify`, another one is an error.
-pub(super) fn compare(ours: u64, theirs: Option<&str>, verify: bool) -> Result<bool, CosError> {
+pub fn compare(ours: u64, theirs: Option<&str>, verify: bool) -> Result<bool, CosError> {
     match theirs {
         Some(theirs) if theirs.trim().parse() == Ok(ours) => Ok(true),
         Some(theirs) if verify => Err(CosError::Integrity { ours, theirs: theirs.to_owned() }),

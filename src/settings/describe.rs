@@ -157,6 +157,7 @@ fn cos_api(line: &mut impl FnMut(&str, String), api: &CosApi) {
     line("metaid_url", text(&api.metaid_url));
     line("part_size", size(api.part_size));
     line("single_put", size(api.single_put));
+    line("abort_after", duration(api.abort_after.unwrap_or_default()));
 }
 
 fn policy(line: &mut impl FnMut(&str, String), under: &str, policy: &Policy) {

@@ -136,6 +136,8 @@ pub struct CosApi {
     pub part_size: u64,
     /// In bytes.
     pub single_put: u64,
+    /// `None`: no upload is aborted.
+    pub abort_after: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]

@@ -117,6 +117,8 @@ impl CosApi {
             metaid_url: url(reader, "cos.api.metaid_url"),
             part_size: reader.size("cos.api.part_size", COS_MIN_PART..=COS_MAX_PART),
             single_put: reader.size("cos.api.single_put", 0..=COS_MAX_FORM),
+            abort_after: Some(reader.duration("cos.api.abort_after", Duration::ZERO))
+                .filter(|age| !age.is_zero()),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
 //! - `upload`: stores one file, with `file_parts` (the file, divided) and `pending` (an upload that is not completed)
+//! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
 //! - `file_id`: `x-cos-meta-fileid`, by the call of cloud hosting
 
@@ -21,5 +22,6 @@ mod request;
 pub mod response;
 pub mod road;
 mod sign;
+pub mod sweep;
 pub mod upload;
 mod xml;

@@ -12,6 +12,7 @@ use super::upload::{SentPart, StoreError, combined};
 use crate::cos::error::CosError;
 use crate::cos::verdict::{Receipt, VerifiedBy, compare};
 use crate::metrics::Metrics;
+use crate::settings::Verify;
 
 /// Attempts to put the parts together, or to abort.
 const MAX_ATTEMPTS: u32 = 4;
@@ -37,7 +38,7 @@ impl PendingParts {
     pub async fn complete(
         mut self,
         sent: &[SentPart],
-        verify: bool,
+        verify: Verify,
         metrics: &Metrics,
     ) -> Result<Receipt, StoreError> {
         let (size, crc64) = (sent.iter().map(|part| part.size).sum(), combined(sent));
@@ -73,7 +74,7 @@ impl PendingParts {
             attempt += 1;
         };
         self.upload_id.clear();
-        let is_verified = compare(crc64, stored.crc64.as_deref(), verify)?;
+        let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verify::None)?;
         let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
         let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
         Ok(Receipt { size, crc64, verified_by })

@@ -24,6 +24,7 @@ use crate::cos::verdict::{Receipt, VerifiedBy, compare};
 use crate::file_stream::{FileLength, Source};
 use crate::memory::budget::Share;
 use crate::metrics::Metrics;
+use crate::settings::Verify;
 
 /// Attempts to send a part, or a whole file, while it is buffered.
 const MAX_ATTEMPTS: u32 = 4;
@@ -52,8 +53,7 @@ pub struct ApiUpload<'a> {
     pub upstream: &'a Upstream,
     pub key: &'a str,
     pub fields: ObjectFields<'a>,
-    /// Whether a CRC that differs is a failure.
-    pub verify: bool,
+    pub verify: Verify,
     pub metrics: &'a Metrics,
 }
 
@@ -125,6 +125,32 @@ impl IncomingFile {
 impl ApiUpload<'_> {
     /// Stores `file`.
     pub async fn store(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
+        let mut uploaded = self.store_unchecked(file).await?;
+        if self.verify == Verify::Head && uploaded.receipt.verified_by.is_none() {
+            uploaded.receipt.verified_by = self.check_by_head(&uploaded.receipt).await?;
+        }
+        Ok(uploaded)
+    }
+
+    /// Compares the length and the CRC-64 that COS returns for the object. Where that fails, it stays unverified.
+    async fn check_by_head(&self, receipt: &Receipt) -> Result<Option<VerifiedBy>, CosError> {
+        match self.client.head(self.key).await {
+            Ok(Some(object)) if object.size == receipt.size => {
+                let agrees = compare(receipt.crc64, object.crc64.as_deref(), true)?;
+                Ok(agrees.then_some(VerifiedBy::Head))
+            }
+            Ok(object) => {
+                let theirs = object.map_or("none".to_owned(), |o| format!("of {} bytes", o.size));
+                Err(CosError::Integrity { ours: receipt.crc64, theirs })
+            }
+            Err(error) => {
+                tracing::warn!(key = self.key, %error, "the stored file could not be verified");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn store_unchecked(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
         file.collect().await?;
         let began = Instant::now();
         if let Some(length) = file.whole() {
@@ -134,7 +160,7 @@ impl ApiUpload<'_> {
                 may_be_stored: file.first.relay.is_outcome_unknown(),
                 ..StoreError::from(cause)
             })?;
-            let is_verified = compare(crc64, stored.crc64.as_deref(), self.verify)?;
+            let is_verified = self.agrees(crc64, &stored)?;
             let verified_by = is_verified.then_some(VerifiedBy::Reply);
             let receipt = Receipt { size: length, crc64, verified_by };
             return Ok(Uploaded { receipt, send: began.elapsed(), verdict: None });
@@ -200,7 +226,7 @@ impl ApiUpload<'_> {
     ) -> Result<SentPart, CosError> {
         let head = Head::Part { number, upload_id, length };
         let (stored, crc64) = self.send(part, length, head).await?;
-        let is_verified = compare(crc64, stored.crc64.as_deref(), self.verify)?;
+        let is_verified = self.agrees(crc64, &stored)?;
         Ok(SentPart { number, size: length, crc64, is_verified, etag: stored.etag })
     }
 
@@ -217,7 +243,7 @@ impl ApiUpload<'_> {
             let head = head.signed(self, &credentials)?;
             let judge = |response: ApiResponse, _, crc64| {
                 let stored = response.stored()?;
-                compare(crc64, stored.crc64.as_deref(), self.verify)?;
+                self.agrees(crc64, &stored)?;
                 Ok((stored, crc64))
             };
             let length = FileLength::Known(length);
@@ -240,6 +266,11 @@ impl ApiUpload<'_> {
             self.pause(attempt, &error).await;
             attempt += 1;
         }
+    }
+
+    /// Whether COS's CRC-64 is ours; `false` where it sent none.
+    fn agrees(&self, ours: u64, stored: &Stored) -> Result<bool, CosError> {
+        compare(ours, stored.crc64.as_deref(), self.verify != Verify::None)
     }
 
     async fn pause(&self, attempt: u32, error: &CosError) {

@@ -19,7 +19,6 @@ use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::key::Key;
 use crate::metrics::Stage;
-use crate::settings::Verify;
 
 /// What WeChat must know an object by.
 struct ObjectId {
@@ -55,7 +54,7 @@ pub(super) async fn store(
             content_type: settings.cos.send_content_type.then_some(content_type),
             file_id: Some(&id.metadata),
         },
-        verify: settings.cos.verify != Verify::None,
+        verify: settings.cos.verify,
         metrics: &worker.shared.metrics,
     };
     match upload.store(file).await {

@@ -12,7 +12,7 @@ use crate::cos::error::CosError;
 use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
 use crate::cos::replayable_file::{BufferLimits, Slowness};
-use crate::cos::verdict::Receipt;
+use crate::cos::verdict::{Receipt, VerifiedBy, compare};
 use crate::file_stream::FileLength;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
@@ -20,6 +20,8 @@ use crate::http::state::{AppState, Worker};
 use crate::key::Key;
 use crate::metrics::Stage;
 use crate::settings::{Settings, Verify};
+use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
+use crate::wechat::links::LinkRequest;
 use crate::wechat::wire::UploadLink;
 
 const MAX_ATTEMPTS: u32 = 3;
@@ -58,11 +60,23 @@ pub(super) async fn store(
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
+    let verify = worker.shared.settings.cos.verify;
     let file = FormFile::new(file, &worker.shared.settings)?;
     // The file is read ahead while the link is fetched.
     let link = pin!(upload_link(worker, &path.key, times));
     let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
     match send(worker, &path.key, content_type, &file, &mut link, times).await {
+        Ok(receipt) if receipt.verified_by.is_none() && verify == Verify::Head => {
+            // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
+            let checked = Box::pin(check_by_head(worker, path, &link.file_id, receipt)).await;
+            match checked {
+                Ok(receipt) => Ok((link.file_id, receipt)),
+                Err(error) => {
+                    delete_object(worker, &link).await;
+                    Err(error.into())
+                }
+            }
+        }
         Ok(receipt) => Ok((link.file_id, receipt)),
         Err(problem) => {
             // The client is told that the file is not stored, so an object that may have been stored is deleted.
@@ -71,6 +85,41 @@ pub(super) async fn store(
                 delete_object(worker, &link).await;
             }
             Err(problem.into())
+        }
+    }
+}
+
+/// Compares the length and the CRC-64 that a HEAD request over a temporary download link returns. Where it fails, or
+/// returns no CRC-64, the file stays unverified. So it does where the path is not new: a cache in front of the storage may
+/// respond for the object that was there before.
+async fn check_by_head(
+    worker: &Worker,
+    path: &TargetPath,
+    file_id: &str,
+    receipt: Receipt,
+) -> Result<Receipt, CosError> {
+    let request = LinkRequest { file_id: file_id.to_owned(), max_age: DEFAULT_LINK_MAX_AGE };
+    let object = async {
+        let link =
+            worker.wechat.download_link(&request).await.map_err(|error| error.to_string())?;
+        let target = worker.shared.allowed_hosts.check_download(&link.url);
+        let target = target.map_err(|error| error.to_string())?;
+        worker.upstream.head(&target).await.map_err(|error| error.to_string())
+    };
+    match object.await {
+        Err(error) => {
+            tracing::warn!(key = %path.key, error, "the stored file could not be verified");
+            Ok(receipt)
+        }
+        Ok(object) => {
+            let is_new = path.unique;
+            let length = object.content_length.filter(|length| *length != receipt.size);
+            if let (Some(length), true) = (length, is_new) {
+                let theirs = format!("of {length} bytes");
+                return Err(CosError::Integrity { ours: receipt.crc64, theirs });
+            }
+            let agrees = compare(receipt.crc64, object.crc64.as_deref(), is_new)?;
+            Ok(Receipt { verified_by: agrees.then_some(VerifiedBy::Head), ..receipt })
         }
     }
 }
