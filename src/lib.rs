@@ -28,7 +28,7 @@
 //! | `guard` | API keys, tickets, rate limits, idempotency, signed file URLs |
 //! | `inbound` | multipart and raw bodies: Content-Length (`body`), parts of a form (`form`), size limit (`limit`) |
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
-//! | `cos` | upload to COS; check of the announced length against the file's bytes (`replayable_file`), COS's response |
+//! | `cos` | upload to COS: forms whose announced length is checked (`replayable_file`), its own API (`api`), responses |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
 //! | `net` | TLS set-up, the HTTP/1.1 client, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |

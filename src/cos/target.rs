@@ -124,7 +124,7 @@ impl AllowedHosts {
 }
 
 /// Whether `text` is `key`, as it is or percent-decoded.
-fn is_key(text: &str, key: &str) -> bool {
+pub(super) fn is_key(text: &str, key: &str) -> bool {
     text == key || percent_decode_str(text).eq(key.bytes())
 }
 

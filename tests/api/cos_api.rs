@@ -578,7 +578,11 @@ fn bucket_of(upstream: &Upstream, accepted: &'static str, refusal: &'static str)
             };
         }
         let (code, message) = refusal.split_once(": ").expect("a code");
-        response(403, &[], &error_document(code, message))
+        let headers = [("x-cos-error-code", code), ("x-cos-error-message", message)];
+        match seen.method.as_str() {
+            "HEAD" => response(403, &headers, ""),
+            _ => response(403, &[], &error_document(code, message)),
+        }
     })
 }
 
@@ -600,6 +604,16 @@ fn keys_that_cos_refuses_are_replaced_once() {
         });
         assert_eq!(count(&fetches), 2, "{refusal}");
         assert!((10..=17).contains(&count(&requests)), "{refusal}");
+
+        // A refusal of HEAD says so in its headers.
+        let requests = bucket_of(&upstream, "token1", refusal);
+        let fetches = respond(&upstream, GETAUTH, |_, before| issued(before, 7200));
+        System::new().block_on(async {
+            let getauth = getauth(&upstream, Duration::from_secs(5));
+            let client = client_with(&upstream, Keys::GetAuth(getauth), TIMEOUTS);
+            assert!(client.head(KEY).await.expect("a response").is_some());
+        });
+        assert_eq!((count(&fetches), count(&requests)), (2, 2), "{refusal}");
     }
 }
 

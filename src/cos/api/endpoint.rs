@@ -4,7 +4,7 @@ use hyper::Uri;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use super::sign::VALUE;
-use crate::cos::target::Target;
+use crate::cos::target::{Target, is_key};
 use crate::net::http_client::Endpoint;
 
 /// The characters that are percent-encoded in an object's path; UTF-8, with the slashes of the key.
@@ -92,17 +92,19 @@ impl EndpointTemplate {
 }
 
 impl BucketLocation {
-    /// From an upload link that was checked: `https://cos.<region>.<domain>/<bucket>/<key>`, or
-    /// `https://<bucket>.cos.<region>.<domain>/<key>`. `None` where neither can be seen.
-    pub fn of_link(target: &Target) -> Option<Self> {
+    /// From the upload link for `key`, which was checked: `https://cos.<region>.<domain>/<bucket>/<key>`, or
+    /// `https://<bucket>.cos.<region>.<domain>/<key>`. `None` where the link does not name the bucket.
+    pub fn of_link(target: &Target, key: &str) -> Option<Self> {
         let labels: Vec<_> = target.origin.host.split('.').collect();
         let (bucket, region) = match *labels {
             [bucket, "cos", region, _, ..] => (Some(bucket), Some(region)),
             ["cos", region, _, ..] => (None, Some(region)),
             _ => (None, None),
         };
-        let in_path = || target.path.split(['/', '?']).nth(1);
-        let bucket = bucket.or_else(in_path).filter(|text| is_label(text))?.to_owned();
+        let (path, _) = target.path.split_once('?').unwrap_or((&target.path, ""));
+        let in_path = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+        let in_path = in_path.filter(|(_, rest)| is_key(rest, key)).map(|(bucket, _)| bucket);
+        let bucket = bucket.or(in_path).filter(|text| is_label(text))?.to_owned();
         let region = region.filter(|text| is_label(text)).map(ToOwned::to_owned);
         Some(Self { bucket, region })
     }
@@ -213,19 +215,28 @@ mod tests {
 
     #[test]
     fn a_bucket_is_learned_from_a_link() {
-        let of = |target: Target| {
-            BucketLocation::of_link(&target).map(|location| (location.bucket, location.region))
+        let of = |https, host, path| {
+            BucketLocation::of_link(&target(https, host, 443, path), "a/中")
+                .map(|location| (location.bucket, location.region))
         };
         let known = |bucket: &str, region: &str| Some((bucket.to_owned(), Some(region.to_owned())));
-        let regional = target(true, "cos.ap-shanghai.myqcloud.com", 443, "/7465-env-125/a/b?x");
-        assert_eq!(of(regional), known("7465-env-125", "ap-shanghai"));
-        let own = target(true, "7465-env-125.cos.ap-shanghai.myqcloud.com", 443, "/a/b");
-        assert_eq!(of(own), known("7465-env-125", "ap-shanghai"));
-        let local = target(false, "127.0.0.1", 9000, "/bucket/a");
-        assert_eq!(of(local), Some(("bucket".to_owned(), None)));
-        assert_eq!(of(target(true, "cos.ap-shanghai.myqcloud.com", 443, "/")), None);
-        assert_eq!(of(target(true, "cos.ap-shanghai.myqcloud.com", 443, "/%2e%2e/a")), None);
-        assert_eq!(of(target(true, "evil_.cos.ap-shanghai.myqcloud.com", 443, "/a")), None);
+        let regional = "cos.ap-shanghai.myqcloud.com";
+        let path = "/7465-env-125/a/%E4%B8%AD?x";
+        assert_eq!(of(true, regional, path), known("7465-env-125", "ap-shanghai"));
+        let own = "7465-env-125.cos.ap-shanghai.myqcloud.com";
+        assert_eq!(of(true, own, "/a/%E4%B8%AD"), known("7465-env-125", "ap-shanghai"));
+        assert_eq!(of(false, "127.0.0.1", "/bucket/a/中"), Some(("bucket".to_owned(), None)));
+        for (host, path) in [
+            // The first folder of the key is no bucket.
+            ("7465-env-125.tcb.qcloud.la", "/a/%E4%B8%AD"),
+            (regional, "/a/%E4%B8%AD"),
+            (regional, "/bucket/other"),
+            (regional, "/"),
+            (regional, "/%2e%2e/a/%E4%B8%AD"),
+            ("evil_.cos.ap-shanghai.myqcloud.com", "/a/%E4%B8%AD"),
+        ] {
+            assert_eq!(of(true, host, path), None, "{host}{path}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub struct ObjectHeaders {
     pub last_modified: Option<String>,
     /// `x-cos-meta-fileid`.
     pub file_id: Option<String>,
+    /// `x-cos-error-code` and `x-cos-error-message`: a refusal of HEAD has no document.
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
 }
 
 impl HeaderVisitor for ObjectHeaders {
@@ -42,6 +45,10 @@ impl HeaderVisitor for ObjectHeaders {
             &mut self.last_modified
         } else if is("x-cos-meta-fileid") {
             &mut self.file_id
+        } else if is("x-cos-error-code") {
+            &mut self.error_code
+        } else if is("x-cos-error-message") {
+            &mut self.error_message
         } else {
             return;
         };
@@ -66,8 +73,16 @@ pub struct Stored {
 
 impl CosResponse<ObjectHeaders> {
     /// A success; a refusal is an error, also one with a success status (doc 7742).
-    pub(super) fn accepted(self) -> Result<Self, CosError> {
-        match refusal(self.status, self.headers.request_id.as_deref(), &self.body) {
+    pub(super) fn accepted(mut self) -> Result<Self, CosError> {
+        let mut refusal = refusal(self.status, self.headers.request_id.as_deref(), &self.body);
+        if let Some(CosError::Refused { code, message, .. }) = &mut refusal
+            && code.is_empty()
+            && let Some(told) = self.headers.error_code.take()
+        {
+            *code = told;
+            *message = self.headers.error_message.take().unwrap_or_default();
+        }
+        match refusal {
             Some(refusal) => Err(refusal),
             None if !self.is_sent => {
                 Err(CosError::NoVerdict("a success before the last byte was sent"))

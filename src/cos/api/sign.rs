@@ -15,7 +15,7 @@ const VALID_BEFORE: u64 = 5 * 60;
 /// Seconds after now until which it is valid. COS checks it when it has received the request's head.
 const VALID_AFTER: u64 = 30 * 60;
 
-/// The characters that are percent-encoded in names and values of parameters and headers.
+/// The characters that are percent-encoded in values of parameters and headers.
 pub(super) const VALUE: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -25,7 +25,7 @@ pub struct Signable<'a> {
     pub method: &'a str,
     /// Percent-decoded, with a leading slash.
     pub path: &'a str,
-    /// Names and values, not encoded, each name once.
+    /// Names and values, not encoded. Each name is there once, and has no character that would be encoded.
     pub parameters: &'a [(&'a str, &'a str)],
     pub headers: &'a [(&'a str, &'a str)],
 }
@@ -57,10 +57,10 @@ fn authorization_for(request: &Signable<'_>, credentials: &Credentials, period: 
     )
 }
 
-/// The encoded names in lower case and sorted, with semicolons between; and names and values as in a query.
+/// The names in lower case and sorted, with semicolons between; and names and values as in a query.
 fn listed(pairs: &[(&str, &str)]) -> (String, String) {
-    let encoded = |name: &str| utf8_percent_encode(name, VALUE).to_string().to_ascii_lowercase();
-    let mut pairs: Vec<_> = pairs.iter().map(|(name, value)| (encoded(name), *value)).collect();
+    let mut pairs: Vec<_> =
+        pairs.iter().map(|(name, value)| (name.to_ascii_lowercase(), *value)).collect();
     pairs.sort_unstable();
     let (mut names, mut query) = (String::new(), String::new());
     for (name, value) in pairs {
