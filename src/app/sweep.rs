@@ -48,5 +48,5 @@ async fn client(api: &ApiRoad, wechat: &Wechat, shared: &AppState) -> Result<Rc<
     }
     let link = wechat.upload_link(PROBE).await?;
     let target = shared.allowed_hosts.check(&link.url, &link.file_id, PROBE)?;
-    Ok(api.client(Some(&target))?)
+    Ok(api.client(Some((&target, PROBE)))?)
 }

@@ -118,13 +118,13 @@ impl ApiRoad {
         self.settings.metaid.is_none()
     }
 
-    /// The client. `link` is an upload link that was checked; without one, the settings or an earlier link must name the
+    /// The client. `link` is an upload link that was checked, and the key that it is for; without one, the settings or an earlier link must name the
     /// bucket.
-    pub fn client(&self, link: Option<&Target>) -> Result<Rc<Client>, CosError> {
+    pub fn client(&self, link: Option<(&Target, &str)>) -> Result<Rc<Client>, CosError> {
         self.bucket(link).map(|bucket| bucket.client.clone())
     }
 
-    fn bucket(&self, link: Option<&Target>) -> Result<&Bucket, CosError> {
+    fn bucket(&self, link: Option<(&Target, &str)>) -> Result<&Bucket, CosError> {
         if let Some(bucket) = self.bucket.get() {
             return Ok(bucket);
         }
@@ -132,7 +132,7 @@ impl ApiRoad {
             "it does not name its bucket and region: set cos.api.bucket and .region",
         );
         let ApiSettings { keys, endpoint, bucket, region, .. } = &self.settings;
-        let learned = link.and_then(BucketLocation::of_link);
+        let learned = link.and_then(|(target, key)| BucketLocation::of_link(target, key));
         let learned = learned.map(|location| (location.bucket, location.region));
         let (learned_bucket, learned_region) =
             learned.map_or((None, None), |(bucket, region)| (Some(bucket), region));

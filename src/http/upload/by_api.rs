@@ -45,7 +45,7 @@ pub(super) async fn store(
     // The file is read while its id is fetched.
     let id = pin!(object_id(worker, api, &path.key, times));
     let id = poll_while(id, pin!(file.collect_ahead())).await?;
-    let client = api.client(id.target.as_ref())?;
+    let client = api.client(id.target.as_ref().map(|target| (target, key)))?;
     let upload = ApiUpload {
         client: client.clone(),
         upstream: api.upstream(),
