@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::cos::api::road::ApiSettingsError;
+use super::cos_api::CosApiError;
 use crate::guard::ticket::JwtKeyError;
 
 /// Why the gateway cannot run.
@@ -14,7 +14,7 @@ pub enum AppError {
     #[error("{0}")]
     Tickets(#[from] JwtKeyError),
     #[error("{0}")]
-    CosApi(#[from] ApiSettingsError),
+    CosApi(#[from] CosApiError),
     #[error("TLS: {0}")]
     Tls(#[from] crate::net::tls::TlsError),
     #[error("the sandbox: {0}")]

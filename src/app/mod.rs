@@ -1,5 +1,6 @@
 //! Builds the gateway from its settings: binds the port first, then connects every stage, and serves later.
 
+mod cos_api;
 mod error;
 mod sandbox;
 mod sweep;

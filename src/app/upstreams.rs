@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::cos_api;
 use super::error::AppError;
 use crate::cos::api::road::{ApiRoad, ApiSettings};
 use crate::cos::upstream::{Timeouts, Upstream};
@@ -41,7 +42,7 @@ impl Upstreams {
         };
         let api = match settings.cos.via {
             CosRoad::Form => None,
-            CosRoad::Api => Some(ApiSettings::new(&settings.cos, settings.wechat.timeout)?),
+            CosRoad::Api => Some(cos_api::settings(&settings.cos, settings.wechat.timeout)?),
         };
         Ok(Self { tls, wechat, timeouts, api, metrics })
     }

@@ -68,6 +68,16 @@ pub struct Receipt {
     pub verified_by: Option<VerifiedBy>,
 }
 
+/// How it is verified that COS stored the bytes that were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    Off,
+    /// By the CRC-64 in COS's response, where there is one.
+    Response,
+    /// As [`Self::Response`], and by a HEAD request where there is none.
+    Head,
+}
+
 /// Where the CRC-64 of the stored bytes was found. It was the same as that of the bytes sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifiedBy {

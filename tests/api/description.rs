@@ -15,7 +15,7 @@ use crate::harness::{Client, Form, Gateway, Response, Setup};
 const KEY: &str = "key-for-the-description";
 
 /// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
-const CODES: [(&str, u16); 37] = [
+const CODES: [(&str, u16); 38] = [
     ("malformed_form", 400),
     ("no_file", 400),
     ("field_after_file", 400),
@@ -32,6 +32,7 @@ const CODES: [(&str, u16); 37] = [
     ("not_found", 404),
     ("method_not_allowed", 405),
     ("client_stalled", 408),
+    ("upload_too_slow", 408),
     ("length_required", 411),
     ("file_too_large", 413),
     ("too_many_files", 413),

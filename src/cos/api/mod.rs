@@ -4,7 +4,8 @@
 //! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
-//! - `upload`: stores one file, with `file_parts` (the file, divided) and `pending` (an upload that is not completed)
+//! - `upload`: stores one file, with `file_parts` (the file, divided), `sent_part` and `pending` (an
+//!   upload that is not completed)
 //! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
 //! - `file_id`: `x-cos-meta-fileid`, by the call of cloud hosting
@@ -21,6 +22,7 @@ mod pending;
 mod request;
 pub mod response;
 pub mod road;
+pub mod sent_part;
 mod sign;
 pub mod sweep;
 pub mod upload;

@@ -8,11 +8,9 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::response::Stored;
-use super::upload::{SentPart, StoreError, combined};
+use super::sent_part::{SentPart, StoreError, UploadEvent, combined};
 use crate::cos::error::CosError;
-use crate::cos::verdict::{Receipt, VerifiedBy, compare};
-use crate::metrics::Metrics;
-use crate::settings::Verify;
+use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 
 /// Attempts to put the parts together, or to abort.
 const MAX_ATTEMPTS: u32 = 4;
@@ -38,8 +36,8 @@ impl PendingParts {
     pub async fn complete(
         mut self,
         sent: &[SentPart],
-        verify: Verify,
-        metrics: &Metrics,
+        verify: Verification,
+        observe: &dyn Fn(UploadEvent),
     ) -> Result<Receipt, StoreError> {
         let (size, crc64) = (sent.iter().map(|part| part.size).sum(), combined(sent));
         let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
@@ -49,7 +47,7 @@ impl PendingParts {
             let numbered = sent.iter().zip(&etags).map(|(part, etag)| (part.number, etag.as_str()));
             let result = self.client.complete(&self.key, &self.upload_id, numbered).await;
             let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-            class.into_iter().for_each(|class| metrics.cos(class));
+            class.into_iter().for_each(|class| observe(UploadEvent::Response(class)));
             let error = match result {
                 Ok(stored) => break stored,
                 Err(error) => error,
@@ -69,12 +67,12 @@ impl PendingParts {
             }
             let pause = Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
             tracing::info!(key = self.key, %error, ?pause, "COS has not put the parts together, trying again");
-            metrics.replay(error.cause());
+            observe(UploadEvent::Replay(error.cause()));
             sleep(pause).await;
             attempt += 1;
         };
         self.upload_id.clear();
-        let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verify::None)?;
+        let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verification::Off)?;
         let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
         let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
         Ok(Receipt { size, crc64, verified_by })

@@ -7,75 +7,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{self, Client};
-use super::endpoint::{BucketLocation, EndpointError, EndpointTemplate};
+use super::endpoint::{BucketLocation, EndpointTemplate};
 use super::file_id;
-use super::getauth::GetAuth;
 use super::keys::Keys;
 use super::upload::PartSizes;
-use crate::cos::api::credentials::Credentials;
 use crate::cos::error::CosError;
 use crate::cos::target::Target;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::net::http_client::Pool;
 use crate::net::http_client::base_url::BaseUrl;
-use crate::settings::{Cos, CosKeys, FileIds};
-use secrecy::ExposeSecret;
 
 /// What all workers share.
 #[derive(Clone)]
 pub struct ApiSettings {
-    keys: Keys,
-    endpoint: EndpointTemplate,
-    bucket: Option<String>,
-    region: Option<String>,
+    pub keys: Keys,
+    pub endpoint: EndpointTemplate,
+    /// `None`: taken from an upload link, as is the region.
+    pub bucket: Option<String>,
+    pub region: Option<String>,
     /// `None`: file ids come from upload links.
-    metaid: Option<BaseUrl>,
-    /// For a call to getauth or metaid.
-    call_timeout: Duration,
+    pub metaid: Option<BaseUrl>,
+    /// For a call to metaid.
+    pub call_timeout: Duration,
     pub sizes: PartSizes,
-}
-
-/// Why the settings of the API cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiSettingsError {
-    #[error("cos.api.endpoint: {0}")]
-    Endpoint(#[from] EndpointError),
-    #[error("cos.api.{0}: it is not a URL")]
-    Url(&'static str),
-    #[error("cos.api: {0}")]
-    Credentials(&'static str),
-}
-
-impl ApiSettings {
-    /// `call_timeout` is for calls of WeChat cloud hosting.
-    pub fn new(cos: &Cos, call_timeout: Duration) -> Result<Self, ApiSettingsError> {
-        let api = &cos.api;
-        let url = |name, url: &str| BaseUrl::parse(url).ok_or(ApiSettingsError::Url(name));
-        let keys = match api.keys {
-            CosKeys::Getauth => {
-                Keys::GetAuth(GetAuth::new(url("getauth_url", &api.getauth_url)?, call_timeout))
-            }
-            CosKeys::Static => {
-                let token = api.token.as_ref().map(|token| token.expose_secret());
-                let credentials =
-                    Credentials::new(&api.secret_id, api.secret_key.expose_secret(), token);
-                Keys::Static(Arc::new(credentials.map_err(ApiSettingsError::Credentials)?))
-            }
-        };
-        let metaid = match api.file_ids {
-            FileIds::Link => None,
-            FileIds::Metaid => Some(url("metaid_url", &api.metaid_url)?),
-        };
-        Ok(Self {
-            keys,
-            endpoint: EndpointTemplate::parse(&api.endpoint, cos.allow_http)?,
-            bucket: api.bucket.clone(),
-            region: api.region.clone(),
-            metaid,
-            call_timeout,
-            sizes: PartSizes { part: api.part_size, single_put: api.single_put },
-        })
-    }
 }
 
 /// A worker's way to COS's API.

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crc_fast::{CrcAlgorithm, checksum_combine};
 use futures::future::try_join;
 use tokio::time::{Instant, sleep};
 
@@ -17,14 +16,13 @@ use super::file_parts::{FilePart, FileParts};
 use super::multipart::MAX_PARTS;
 use super::pending::PendingParts;
 use super::response::{ApiResponse, Stored};
+use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::attempt::Envelope;
 use crate::cos::error::CosError;
 use crate::cos::upstream::Upstream;
-use crate::cos::verdict::{Receipt, VerifiedBy, compare};
+use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 use crate::file_stream::{FileLength, Source};
 use crate::memory::budget::Share;
-use crate::metrics::Metrics;
-use crate::settings::Verify;
 
 /// Attempts to send a part, or a whole file, while it is buffered.
 const MAX_ATTEMPTS: u32 = 4;
@@ -53,22 +51,8 @@ pub struct ApiUpload<'a> {
     pub upstream: &'a Upstream,
     pub key: &'a str,
     pub fields: ObjectFields<'a>,
-    pub verify: Verify,
-    pub metrics: &'a Metrics,
-}
-
-/// Why a file was not stored.
-pub struct StoreError {
-    pub cause: CosError,
-    /// The object may be there all the same, or a damaged one is.
-    pub may_be_stored: bool,
-}
-
-impl From<CosError> for StoreError {
-    fn from(cause: CosError) -> Self {
-        let may_be_stored = matches!(cause, CosError::Integrity { .. });
-        Self { cause, may_be_stored }
-    }
+    pub verify: Verification,
+    pub observe: &'a dyn Fn(UploadEvent),
 }
 
 /// A stored file, and how long it took.
@@ -85,16 +69,6 @@ pub struct IncomingFile {
     parts: FileParts,
     first: FilePart,
     sizes: PartSizes,
-}
-
-/// A part that COS has.
-pub(super) struct SentPart {
-    pub number: u32,
-    pub size: u64,
-    pub crc64: u64,
-    /// COS's CRC-64 was the same.
-    pub is_verified: bool,
-    pub etag: String,
 }
 
 impl IncomingFile {
@@ -126,7 +100,7 @@ impl ApiUpload<'_> {
     /// Stores `file`.
     pub async fn store(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
         let mut uploaded = self.store_unchecked(file).await?;
-        if self.verify == Verify::Head && uploaded.receipt.verified_by.is_none() {
+        if self.verify == Verification::Head && uploaded.receipt.verified_by.is_none() {
             uploaded.receipt.verified_by = self.check_by_head(&uploaded.receipt).await?;
         }
         Ok(uploaded)
@@ -170,7 +144,7 @@ impl ApiUpload<'_> {
         let pending = PendingParts::new(self.client.clone(), self.key, upload_id);
         let sent = self.send_parts(file, &pending).await?;
         let send = began.elapsed();
-        let receipt = pending.complete(&sent, self.verify, self.metrics).await?;
+        let receipt = pending.complete(&sent, self.verify, self.observe).await?;
         Ok(Uploaded { receipt, send, verdict: Some(began.elapsed() - send) })
     }
 
@@ -252,7 +226,7 @@ impl ApiUpload<'_> {
                 part.relay.attempt(self.upstream, origin, |_| head, Envelope::Raw, length, judge);
             let result = sent.await;
             let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-            class.into_iter().for_each(|class| self.metrics.cos(class));
+            class.into_iter().for_each(|class| (self.observe)(UploadEvent::Response(class)));
             let error = match result {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
@@ -270,13 +244,13 @@ impl ApiUpload<'_> {
 
     /// Whether COS's CRC-64 is ours; `false` where it sent none.
     fn agrees(&self, ours: u64, stored: &Stored) -> Result<bool, CosError> {
-        compare(ours, stored.crc64.as_deref(), self.verify != Verify::None)
+        compare(ours, stored.crc64.as_deref(), self.verify != Verification::Off)
     }
 
     async fn pause(&self, attempt: u32, error: &CosError) {
         let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
         tracing::info!(key = self.key, %error, ?pause, "COS failed, trying again");
-        self.metrics.replay(error.cause());
+        (self.observe)(UploadEvent::Replay(error.cause()));
         sleep(pause).await;
     }
 }
@@ -304,13 +278,6 @@ impl Head<'_> {
     }
 }
 
-/// The CRC-64 of a file from those of its parts.
-pub(super) fn combined(parts: &[SentPart]) -> u64 {
-    parts
-        .iter()
-        .fold(0, |crc, part| checksum_combine(CrcAlgorithm::Crc64Xz, crc, part.crc64, part.size))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,23 +296,5 @@ mod tests {
             assert_eq!(sized.part, part * MEBIBYTE, "{largest}");
             assert!(largest.div_ceil(sized.part) <= u64::from(MAX_PARTS));
         }
-    }
-
-    #[test]
-    fn the_crc_of_a_file_follows_from_its_parts() {
-        let content: Vec<u8> = (0..5000u32).map(|n| (n * 7) as u8).collect();
-        let crc = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc64Xz, bytes);
-        let parts: Vec<_> = content
-            .chunks(999)
-            .map(|bytes| SentPart {
-                number: 1,
-                size: bytes.len() as u64,
-                crc64: crc(bytes),
-                is_verified: true,
-                etag: String::new(),
-            })
-            .collect();
-        assert_eq!(combined(&parts), crc(&content));
-        assert_eq!(combined(&parts[..1]), crc(&content[..999]));
     }
 }

@@ -9,16 +9,18 @@ use secrecy::ExposeSecret;
 use super::outgoing::{OutgoingFile, TargetPath, poll_while, upload_link};
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::road::ApiRoad;
-use crate::cos::api::upload::{ApiUpload, IncomingFile, StoreError};
+use crate::cos::api::sent_part::{StoreError, UploadEvent};
+use crate::cos::api::upload::{ApiUpload, IncomingFile};
 use crate::cos::error::CosError;
 use crate::cos::target::Target;
-use crate::cos::verdict::Receipt;
+use crate::cos::verdict::{Receipt, Verification};
 use crate::file_stream::{FileEvent, FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::key::Key;
 use crate::metrics::Stage;
+use crate::settings::Verify;
 
 /// What WeChat must know an object by.
 struct ObjectId {
@@ -39,7 +41,7 @@ pub(super) async fn store(
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    let settings = &worker.shared.settings;
+    let (settings, metrics) = (&worker.shared.settings, &worker.shared.metrics);
     let key = path.key.as_str();
     let file = incoming(file, api, settings.upload.max_file_size);
     // The file is read while its id is fetched.
@@ -54,8 +56,15 @@ pub(super) async fn store(
             content_type: settings.cos.send_content_type.then_some(content_type),
             file_id: Some(&id.metadata),
         },
-        verify: settings.cos.verify,
-        metrics: &worker.shared.metrics,
+        verify: match settings.cos.verify {
+            Verify::None => Verification::Off,
+            Verify::Reply => Verification::Response,
+            Verify::Head => Verification::Head,
+        },
+        observe: &|event| match event {
+            UploadEvent::Response(class) => metrics.cos(class),
+            UploadEvent::Replay(cause) => metrics.replay(cause),
+        },
     };
     match upload.store(file).await {
         Ok(uploaded) => {
