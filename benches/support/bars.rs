@@ -52,6 +52,8 @@ impl Bar {
 /// Every bar, for the peer named `gateway`.
 pub fn all(results: &Results) -> Vec<Bar> {
     const US: &str = "gateway";
+    /// The same binary with `cos.via = "api"`.
+    const API: &str = "gateway-api";
     let against = |scenario: &str, peer: &str, figure| {
         results.scenario(scenario)?.ratio(US, peer, figure).filter(|ratio| ratio.is_finite())
     };
@@ -85,6 +87,46 @@ pub fn all(results: &Results) -> Vec<Bar> {
             against("https-small", "nginx", Figure::P99),
             1.8,
             1.2,
+        ),
+        at_most(
+            [
+                "COS's API over HTTPS, 4 × 512 MiB, CPU/GiB vs forms",
+                "经 HTTPS 用 COS 的 API，4 × 512 MiB，每 GiB 的 CPU，与表单之比",
+            ],
+            results.scenario("https-api-large").and_then(|s| s.ratio(API, US, Figure::CpuPerGib)),
+            1.15,
+            1.0,
+        ),
+        at_least(
+            [
+                "COS's API over HTTPS, 64 KiB × 32, uploads/s vs forms",
+                "经 HTTPS 用 COS 的 API，64 KiB × 32，每秒上传数，与表单之比",
+            ],
+            results
+                .scenario("https-api-small")
+                .and_then(|s| s.ratio(API, US, Figure::UploadsPerSecond)),
+            0.9,
+            1.0,
+        ),
+        at_most(
+            [
+                "COS's API over HTTP, 4 × 512 MiB, CPU/GiB vs forms",
+                "经 HTTP 用 COS 的 API，4 × 512 MiB，每 GiB 的 CPU，与表单之比",
+            ],
+            results.scenario("http-api-large").and_then(|s| s.ratio(API, US, Figure::CpuPerGib)),
+            1.15,
+            1.0,
+        ),
+        at_least(
+            [
+                "COS's API over HTTP, 64 KiB × 32, uploads/s vs forms",
+                "经 HTTP 用 COS 的 API，64 KiB × 32，每秒上传数，与表单之比",
+            ],
+            results
+                .scenario("http-api-small")
+                .and_then(|s| s.ratio(API, US, Figure::UploadsPerSecond)),
+            0.9,
+            1.0,
         ),
         at_most(
             [

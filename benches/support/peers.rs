@@ -1,4 +1,4 @@
-//! The measured peers: the gateway, no relay at all (`direct`), and nginx, HAProxy and a Node relay if they are
+//! The measured peers: the gateway (by forms and by COS's API), no relay at all (`direct`), and nginx, HAProxy and a Node relay if they are
 //! installed. The bench starts each with its own configuration and the same number of workers.
 
 use std::collections::BTreeMap;
@@ -35,8 +35,10 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Transport,
-    /// The gateway's binary.
+    /// The gateway's binary, which sends forms.
     Gateway(PathBuf),
+    /// The gateway's binary, which uses COS's API.
+    GatewayApi(PathBuf),
     /// With this `client_body_buffer_size`, or nginx's default.
     Nginx(Option<&'static str>),
     Haproxy,
@@ -70,6 +72,7 @@ impl Field {
         let mut versions = BTreeMap::new();
         for (name, path) in binaries {
             peers.push(peer(name, Kind::Gateway(path.clone())));
+            peers.push(peer(&format!("{name}-api"), Kind::GatewayApi(path.clone())));
         }
         if let Some(version) = version("nginx", "-v") {
             versions.insert("nginx".to_owned(), version);
@@ -151,7 +154,12 @@ impl Drop for Running {
 impl Peer {
     /// Whether this peer is a gateway.
     pub fn is_gateway(&self) -> bool {
-        matches!(self.kind, Kind::Gateway(_))
+        matches!(self.kind, Kind::Gateway(_) | Kind::GatewayApi(_))
+    }
+
+    /// Whether it is a gateway that uses COS's API.
+    pub fn is_api(&self) -> bool {
+        matches!(self.kind, Kind::GatewayApi(_))
     }
 
     pub fn is_direct(&self) -> bool {
@@ -175,6 +183,20 @@ impl Peer {
                 return Ok(Running { child: None, target, tree: Tree::of(upstream.process()) });
             }
             Kind::Gateway(binary) => gateway(binary, address, setup, upstream, folder),
+            Kind::GatewayApi(binary) => {
+                let mut command = gateway(binary, address, setup, upstream, folder);
+                let scheme = if setup.https { "https" } else { "http" };
+                for (name, value) in [
+                    ("VIA", "api"),
+                    ("API__KEYS", "static"),
+                    ("API__SECRET_ID", "AKID0000000000000000"),
+                    ("API__SECRET_KEY", "secret-key-of-the-load-test"),
+                    ("API__ENDPOINT", &format!("{scheme}://{cos}")),
+                ] {
+                    command.env(format!("GATEWAY__COS__{name}"), value);
+                }
+                command
+            }
             Kind::Nginx(buffer) => nginx(*buffer, address, cos, setup, &self.name, folder)?,
             Kind::Haproxy => haproxy(address, cos, setup, folder)?,
             Kind::Node(installed) => node(installed, address, setup, upstream, folder),

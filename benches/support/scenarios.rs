@@ -28,6 +28,8 @@ pub struct Scenario {
     pub batch: String,
     /// Whether each round starts new peers, because memory is measured.
     pub fresh: bool,
+    /// Whether COS's API is compared with forms.
+    by_api: bool,
     field: &'static [&'static str],
 }
 
@@ -41,9 +43,13 @@ pub enum Group {
 }
 
 impl Scenario {
-    /// Whether `peer` takes part. Gateways always do.
+    /// Whether `peer` takes part. Gateways that send forms always do.
     pub fn includes(&self, peer: &Peer) -> bool {
-        peer.is_gateway() || self.field.contains(&peer.name.as_str())
+        match (peer.is_api(), peer.is_gateway()) {
+            (true, _) => self.by_api,
+            (false, true) => true,
+            (false, false) => self.field.contains(&peer.name.as_str()),
+        }
     }
 
     /// The number of objects that one upload stores.
@@ -66,6 +72,7 @@ impl Scenario {
             plan,
             setup,
             fresh: false,
+            by_api: false,
             field: &[],
         }
     }
@@ -112,6 +119,11 @@ impl Scenario {
 
     fn fresh(mut self) -> Self {
         self.fresh = true;
+        self
+    }
+
+    fn by_api(mut self) -> Self {
+        self.by_api = true;
         self
     }
 
@@ -189,6 +201,13 @@ pub fn all(scale: f64) -> Vec<Scenario> {
                     .against(field);
                 all.push(if workers == 1 { scenario.barred() } else { scenario });
             }
+        }
+    }
+    for (https, scheme) in [(true, "https"), (false, "http")] {
+        for (name, size, plan) in [("large", large, each(4, 1)), ("small", 64 * KIB, closed(32))] {
+            let name = format!("{scheme}-api-{name}");
+            let scenario = Scenario::form(name, Group::Throughput, size, plan).https(https);
+            all.push(scenario.by_api().barred());
         }
     }
     let latency = |name: &str, plan| Scenario::form(name, Group::Latency, 64 * KIB, plan);

@@ -251,11 +251,60 @@ fn serve_cos(mut conn: Conn, seen: &Seen) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     let mut nowhere = Vec::<u8>::with_capacity(1024 * 1024);
     while let Some(head) = head(&mut conn, &mut buffer)? {
+        let call = ApiCall::of(&buffer);
         conn.discard(head.length - head.begun.min(head.length), nowhere.spare_capacity_mut())?;
-        seen.uploads.fetch_add(1, Ordering::Relaxed);
-        conn.answer(STORED)?;
+        if !matches!(call, ApiCall::Initiate | ApiCall::Part | ApiCall::Other) {
+            seen.uploads.fetch_add(1, Ordering::Relaxed);
+        }
+        match call.response() {
+            Some(response) => conn.answer(response.as_bytes())?,
+            None => conn.answer(STORED)?,
+        }
     }
     Ok(())
+}
+
+/// A request to COS: a form, or a call of COS's API.
+enum ApiCall {
+    Form,
+    Put,
+    Initiate,
+    Part,
+    Complete,
+    /// What the gateway asks for at its start.
+    Other,
+}
+
+impl ApiCall {
+    /// By the request line.
+    fn of(head: &[u8]) -> Self {
+        let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let has = |text: &[u8]| memmem::find(line, text).is_some();
+        match line.first() {
+            Some(b'P') if has(b"?partNumber=") => Self::Part,
+            Some(b'P') if has(b"?uploads") => Self::Initiate,
+            Some(b'P') if has(b"?uploadId=") => Self::Complete,
+            Some(b'P') if line.starts_with(b"PUT") => Self::Put,
+            Some(b'P') => Self::Form,
+            _ => Self::Other,
+        }
+    }
+
+    /// `None`: as to a form.
+    fn response(&self) -> Option<String> {
+        let root = match self {
+            Self::Form => return None,
+            Self::Put | Self::Part => {
+                let etag = "ETag: \"ee8de918d05640145b18f70f4c3aa602\"";
+                return Some(format!("HTTP/1.1 200 OK\r\n{etag}\r\nContent-Length: 0\r\n\r\n"));
+            }
+            Self::Initiate => "InitiateMultipartUploadResult",
+            Self::Complete => "CompleteMultipartUploadResult",
+            Self::Other => "ListMultipartUploadsResult",
+        };
+        let body = format!("<{root}><UploadId>1</UploadId><ETag>\"e-1\"</ETag></{root}>");
+        Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    }
 }
 
 /// The parts of a link call's response before and after the path.
