@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::attempt::Envelope;
@@ -75,6 +76,16 @@ impl Relay {
     /// Reads ahead up to the replay window. The future may be dropped at any time: no byte that was read is lost.
     pub async fn read_ahead(&self) {
         poll_fn(|cx| self.file.borrow_mut().poll_read_ahead(cx)).await;
+    }
+
+    /// Bytes that were read ahead and are buffered.
+    pub(super) fn buffered(&self) -> u64 {
+        self.file.borrow().buffered() as u64
+    }
+
+    /// Makes the file end with what is buffered, while no attempt runs. Returns what was read after that.
+    pub(super) fn cut(&self) -> Bytes {
+        self.file.borrow_mut().cut()
     }
 
     /// The source's error, if reading ahead has found one.

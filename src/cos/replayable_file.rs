@@ -146,6 +146,10 @@ impl ReplayableFile {
 
     /// Reads ahead up to the replay window.
     pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Memory may have become free since the chunk was read.
+        if let Some(bytes) = self.next_chunk.take() {
+            self.buffer(bytes);
+        }
         while self.next_chunk.is_none() && self.end.is_none() && !self.source_failed {
             if self.replay_buffer.len() >= self.limits.window {
                 break;
@@ -172,16 +176,29 @@ impl ReplayableFile {
     /// Reads the next event into the buffer. Content that does not fit becomes the next chunk.
     fn poll_buffer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match ready!(self.poll_source(cx)) {
-            Ok(FileEvent::Content(bytes)) => {
-                let before = self.replay_buffer.len();
-                if !self.fits(before + bytes.len()) || self.replay_buffer.push(&bytes).is_err() {
-                    self.next_chunk = Some(bytes.slice(self.replay_buffer.len() - before..));
-                }
-            }
+            Ok(FileEvent::Content(bytes)) => self.buffer(bytes),
             Ok(FileEvent::End(end)) => self.end = Some(end),
             Err(error) => self.read_ahead_error = Some(error),
         }
         Poll::Ready(())
+    }
+
+    fn buffer(&mut self, bytes: Bytes) {
+        let before = self.replay_buffer.len();
+        if !self.fits(before + bytes.len()) || self.replay_buffer.push(&bytes).is_err() {
+            self.next_chunk = Some(bytes.slice(self.replay_buffer.len() - before..));
+        }
+    }
+
+    /// Bytes buffered.
+    pub(super) fn buffered(&self) -> usize {
+        self.replay_buffer.len()
+    }
+
+    /// Makes the file end with what is buffered. Returns the chunk that was read after that.
+    pub(super) fn cut(&mut self) -> Bytes {
+        self.end = Some(FileEnd { last: true, epilogue: Bytes::new() });
+        self.next_chunk.take().unwrap_or_default()
     }
 
     /// Retains a chunk for another attempt, if all bytes before it are retained and it fits.

@@ -1,18 +1,21 @@
 //! Divides a file into parts while it arrives: each part is a file of its own, which a [`Relay`] buffers and sends.
+//! Where memory is used up, parts become as small as COS allows, and then are sent while they arrive.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
+use tokio::time::{Instant, sleep};
 
 use crate::cos::error::CosError;
 use crate::cos::relay::Relay;
 use crate::cos::replayable_file::BufferLimits;
-use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
+use crate::file_stream::{BoxError, FileEnd, FileEvent, FileLength, Source};
 use crate::memory::budget::Share;
 use crate::memory::replay_buffer::ReplayBuffer;
 
@@ -29,8 +32,7 @@ struct FileReader {
     rest: Bytes,
     /// Bytes given to parts.
     position: u64,
-    /// The file's length, where it was declared.
-    declared: Option<u64>,
+    length: Option<FileLength>,
     is_at_end: bool,
     has_failed: bool,
 }
@@ -40,32 +42,45 @@ pub struct FilePart {
     pub relay: Relay,
     /// Where in the file it begins.
     offset: u64,
-    /// Bytes at most.
-    most: u64,
+    /// Bytes at most. Reduced where memory is used up.
+    most: Rc<Cell<u64>>,
+    /// To this.
+    least: u64,
 }
 
+/// The least size of a part that is not the last one (doc 7750), in bytes.
+const MIN_PART: u64 = 1 << 20;
+/// An assumed length may be more than the file's by this, in bytes: the form's epilogue.
+const MAX_EPILOGUE: u64 = 4 * 1024;
+/// How long a part whose length is not known waits for memory.
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks for memory.
+const MEMORY_POLL: Duration = Duration::from_millis(50);
+
 impl FileParts {
-    /// `declared` is the file's length, where one was declared; another length is an error.
-    pub fn new(source: Source, declared: Option<u64>, share: Arc<Share>) -> Self {
+    /// A file that has another length than a known one is an error; an assumed one is only a hint.
+    pub fn new(source: Source, length: Option<FileLength>, share: Arc<Share>) -> Self {
         let file = FileReader {
             source,
             rest: Bytes::new(),
             position: 0,
-            declared,
+            length,
             is_at_end: false,
             has_failed: false,
         };
         Self { file: Rc::new(RefCell::new(file)), share }
     }
 
-    /// The next part, of at most `most` bytes. All bytes of the part before must have been read.
-    pub fn next(&self, most: u64) -> FilePart {
+    /// The next part, of at most `most` bytes, or of `least` where memory is used up. All bytes of the part before must
+    /// have been read.
+    pub fn next(&self, most: u64, least: u64) -> FilePart {
         let window = usize::try_from(most).unwrap_or(usize::MAX);
         let buffer = ReplayBuffer::new(self.share.clone());
         // One more than the part has: its end is read, too.
         let limits = BufferLimits::window(window.saturating_add(1));
-        let relay = Relay::new(buffer, None, self.source_of(most), limits, false);
-        FilePart { relay, offset: self.file.borrow().position, most }
+        let most = Rc::new(Cell::new(most));
+        let relay = Relay::new(buffer, None, self.source_of(most.clone()), limits, false);
+        FilePart { relay, offset: self.file.borrow().position, most, least }
     }
 
     /// Whether all bytes of the file were read.
@@ -73,47 +88,76 @@ impl FileParts {
         self.file.borrow().is_at_end
     }
 
-    /// Reads a part until it is complete or memory is used up. An error is the source's, or says that the file has
-    /// another length than declared. The future may be dropped at any time: no byte that was read is lost.
+    /// Reads a part until it is complete. Where memory is used up, the part ends early if it is long enough, or its rest
+    /// is sent while it arrives if its length is known; otherwise memory is waited for. An error is the source's, or says
+    /// that the file has another length than declared. The future may be dropped at any time: no byte that was read is
+    /// lost.
     pub async fn collect(&self, part: &FilePart) -> Result<(), CosError> {
-        part.relay.read_ahead().await;
-        part.relay.take_read_error()?;
-        let file = self.file.borrow();
-        match file.declared {
-            Some(declared)
-                if file.position > declared || file.is_at_end && file.position < declared =>
+        let began = Instant::now();
+        loop {
+            part.relay.read_ahead().await;
+            part.relay.take_read_error()?;
+            self.check_length()?;
+            if part.relay.known_length().is_some() {
+                return Ok(());
+            }
+            if part.relay.buffered() >= MIN_PART {
+                self.file.borrow_mut().put_back(part.relay.cut());
+                return Ok(());
+            }
+            part.most.set(part.least.min(part.most.get()));
+            if self.length_of(part).is_some() {
+                return Ok(());
+            }
+            if began.elapsed() >= MEMORY_WAIT {
+                return Err(CosError::OutOfMemory);
+            }
+            sleep(MEMORY_POLL).await;
+        }
+    }
+
+    fn check_length(&self) -> Result<(), CosError> {
+        let FileReader { length, position, is_at_end, .. } = &*self.file.borrow();
+        match *length {
+            Some(FileLength::Known(declared))
+                if *position > declared || *is_at_end && *position < declared =>
             {
-                Err(CosError::LengthMismatch { declared, got: file.position })
+                Err(CosError::LengthMismatch { declared, got: *position })
             }
             _ => Ok(()),
         }
     }
 
-    /// The length to announce for a part: exact where all of it is buffered, or where the file's length was declared.
-    /// `None`: memory is used up, and the part's length cannot be known.
+    /// The length to announce for a part: exact where all of it is buffered, or where enough of the file is left.
     pub fn length_of(&self, part: &FilePart) -> Option<u64> {
         part.relay.known_length().or_else(|| {
-            let left = self.file.borrow().declared?.checked_sub(part.offset)?;
-            Some(left.min(part.most))
+            let most = part.most.get();
+            match self.file.borrow().length? {
+                FileLength::Known(length) => Some(length.checked_sub(part.offset)?.min(most)),
+                FileLength::Assumed(length) => {
+                    let left = length.checked_sub(part.offset)?.checked_sub(MAX_EPILOGUE)?;
+                    (left >= most).then_some(most)
+                }
+            }
         })
     }
 
     /// At most `most` bytes of the file, as a source of its own.
-    fn source_of(&self, most: u64) -> Source {
-        let (file, left, has_ended) = (self.file.clone(), most, false);
-        Box::pin(stream::unfold((file, left, has_ended), async |(file, left, has_ended)| {
+    fn source_of(&self, most: Rc<Cell<u64>>) -> Source {
+        let state = (self.file.clone(), most, 0, false);
+        Box::pin(stream::unfold(state, async |(file, most, taken, has_ended)| {
             if has_ended {
                 return None;
             }
-            let event = match left {
+            let event = match most.get().saturating_sub(taken) {
                 0 => Ok(part_end()),
                 left => poll_fn(|cx| file.borrow_mut().poll_next(cx, left)).await,
             };
-            let (left, has_ended) = match &event {
-                Ok(FileEvent::Content(bytes)) => (left - bytes.len() as u64, false),
-                Ok(FileEvent::End(_)) | Err(_) => (left, true),
+            let (taken, has_ended) = match &event {
+                Ok(FileEvent::Content(bytes)) => (taken + bytes.len() as u64, false),
+                Ok(FileEvent::End(_)) | Err(_) => (taken, true),
             };
-            Some((event, (file, left, has_ended)))
+            Some((event, (file, most, taken, has_ended)))
         }))
     }
 }
@@ -124,6 +168,15 @@ fn part_end() -> FileEvent {
 }
 
 impl FileReader {
+    /// Content that was read for a part, and does not belong to it any more.
+    fn put_back(&mut self, bytes: Bytes) {
+        self.position -= bytes.len() as u64;
+        self.rest = match self.rest.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &self.rest].concat().into(),
+        };
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<Result<FileEvent, BoxError>> {
         if self.rest.is_empty() {
             if self.is_at_end {

@@ -72,11 +72,16 @@ pub struct IncomingFile {
 }
 
 impl IncomingFile {
-    /// `declared` is the file's length, where it was declared. The parts are charged to `share`.
-    pub fn new(source: Source, declared: Option<u64>, share: Arc<Share>, sizes: PartSizes) -> Self {
+    /// The parts are charged to `share`.
+    pub fn new(
+        source: Source,
+        length: Option<FileLength>,
+        share: Arc<Share>,
+        sizes: PartSizes,
+    ) -> Self {
         let first = if share.has_slack() { sizes.single_put.max(sizes.part) } else { sizes.part };
-        let parts = FileParts::new(source, declared, share);
-        let first = parts.next(first);
+        let parts = FileParts::new(source, length, share);
+        let first = parts.next(first, sizes.part);
         Self { parts, first, sizes }
     }
 
@@ -174,13 +179,13 @@ impl ApiUpload<'_> {
             let sending = self.send_part(&part, number, length, pending.upload_id());
             // A part that is buffered is sent while the next one is read.
             let next = if part.relay.known_length().is_some() && !parts.is_at_end() {
-                let next = parts.next(sizes.part);
+                let next = parts.next(sizes.part, sizes.part);
                 let (done, ()) = try_join(sending, parts.collect(&next)).await?;
                 sent.push(done);
                 next
             } else {
                 sent.push(sending.await?);
-                let next = parts.next(sizes.part);
+                let next = parts.next(sizes.part, sizes.part);
                 parts.collect(&next).await?;
                 next
             };

@@ -88,11 +88,7 @@ pub(super) async fn store(
 
 fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFile {
     let OutgoingFile { mut buffer, end, source, length, share } = file;
-    let declared = match length {
-        Some(FileLength::Known(length)) => Some(length),
-        Some(FileLength::Assumed(_)) | None => None,
-    };
-    let sizes = api.sizes().for_file(declared.unwrap_or(max_file_size));
+    let sizes = api.sizes().for_file(length.map_or(max_file_size, FileLength::length));
     let source: Source = if buffer.is_empty() && end.is_none() {
         source
     } else {
@@ -105,7 +101,7 @@ fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFi
         let end = end.map(|end| Ok(FileEvent::End(end)));
         Box::pin(stream::iter(buffered.chain(end)).chain(source))
     };
-    IncomingFile::new(source, declared, share, sizes)
+    IncomingFile::new(source, length, share, sizes)
 }
 
 async fn object_id(

@@ -178,7 +178,7 @@ impl<'a> UploadRequest<'a> {
         }
         let is_too_large = |assumed: u64| assumed > max.saturating_add(MAX_EPILOGUE as u64);
         if self.worker.api.is_some() && !part.length_if_last.is_some_and(is_too_large) {
-            return self.of_any_length(source, nameless, part.head.length).await;
+            return self.of_any_length(source, nameless, part).await;
         }
         let file = match part.length_if_last {
             // The file is too large if this is the last part. If it is not, the file is stored if it fits the window.
@@ -223,9 +223,10 @@ impl<'a> UploadRequest<'a> {
         &self,
         source: Source,
         may_be_empty: bool,
-        declared: Option<u64>,
+        part: &FilePart,
     ) -> Result<OutgoingFile, Problem> {
-        let length = declared.map(FileLength::Known);
+        let assumed = part.length_if_last.map(FileLength::Assumed);
+        let length = part.head.length.map(FileLength::Known).or(assumed);
         if !may_be_empty {
             return Ok(self.streamed(source, length));
         }
