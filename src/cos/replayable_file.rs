@@ -25,7 +25,7 @@ const QUEUE_TARGET: usize = 128 * 1024;
 pub struct BufferLimits {
     /// In bytes: of every file, for another attempt.
     pub window: usize,
-    /// In bytes: while memory is free.
+    /// In bytes: if that much memory is free when the file exceeds `window`.
     pub window_max: usize,
     /// In bytes: of a file whose client would take longer than `slow_limit` to send it.
     pub slow_file: usize,
@@ -55,6 +55,8 @@ pub struct ReplayableFile {
     /// Bytes read from the source.
     received: u64,
     slowness: Slowness,
+    /// Memory for [`BufferLimits::window_max`] is reserved; `None` before that was tried.
+    has_grown: Option<bool>,
     /// The source returned an error and must not be polled again.
     source_failed: bool,
     /// That error, if it was found while reading ahead and was not returned yet.
@@ -90,6 +92,7 @@ impl ReplayableFile {
             limits,
             pace: Pace::default(),
             slowness: Slowness::None,
+            has_grown: None,
             source_failed: false,
             read_ahead_error: None,
             next_chunk: None,
@@ -121,9 +124,14 @@ impl ReplayableFile {
     }
 
     /// Whether so many bytes may be buffered for another attempt.
-    fn fits(&self, bytes: usize) -> bool {
+    fn fits(&mut self, bytes: usize) -> bool {
         let BufferLimits { window, window_max, .. } = self.limits;
-        bytes <= window || (bytes <= window_max && self.replay_buffer.has_slack())
+        if bytes <= window || bytes > window_max {
+            return bytes <= window;
+        }
+        let buffered = self.replay_buffer.len();
+        let buffer = &mut self.replay_buffer;
+        *self.has_grown.get_or_insert_with(|| buffer.reserve(window_max - buffered))
     }
 
     /// Ends the attempt and returns it.

@@ -16,11 +16,6 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
-    /// Whether less than a quarter is used.
-    fn has_slack(&self) -> bool {
-        self.used() < self.limit / 4
-    }
-
     /// Bytes charged at the moment.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -48,9 +43,14 @@ impl Share {
     /// A client's uploads run on several workers: together they may exceed its share by what two of them charge at
     /// once.
     fn charge(&self, bytes: u64) -> bool {
+        self.charge_within(bytes, self.budget.limit)
+    }
+
+    /// As [`Self::charge`], if all clients together then use `most` bytes at most.
+    fn charge_within(&self, bytes: u64, most: u64) -> bool {
         let own = self.used.load(Ordering::Relaxed).saturating_add(bytes);
         let charged = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            let total = used.checked_add(bytes)?;
+            let total = used.checked_add(bytes).filter(|total| *total <= most)?;
             let free = self.budget.limit.checked_sub(total)?;
             (own <= free.saturating_mul(SHARE)).then_some(total)
         });
@@ -58,11 +58,6 @@ impl Share {
             self.used.fetch_add(bytes, Ordering::Relaxed);
         }
         charged.is_ok()
-    }
-
-    /// Whether less than a quarter of the budget is used, by all clients together.
-    pub fn has_slack(&self) -> bool {
-        self.budget.has_slack()
     }
 
     /// Whether so many bytes more could be charged now.
@@ -84,21 +79,37 @@ impl Share {
 pub struct Charge {
     share: Arc<Share>,
     bytes: u64,
+    /// Of these, the ones that are reserved.
+    reserved: u64,
 }
 
 impl Charge {
     /// Of no bytes yet.
     pub fn new(share: Arc<Share>) -> Self {
-        Self { share, bytes: 0 }
+        Self { share, bytes: 0, reserved: 0 }
     }
 
     /// Charges so many bytes more.
     pub fn grow(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
-        if !self.share.charge(bytes as u64) {
+        let reserved = self.reserved.min(bytes as u64);
+        let more = bytes as u64 - reserved;
+        if more > 0 && !self.share.charge(more) {
             return Err(BudgetExceeded);
         }
-        self.bytes += bytes as u64;
+        self.reserved -= reserved;
+        self.bytes += more;
         Ok(())
+    }
+
+    /// Charges bytes for later growth, if all clients together then use a quarter of the budget at most. Without a
+    /// reservation, uploads that grow at once would take memory from each other, and none would have enough.
+    pub fn reserve(&mut self, bytes: usize) -> bool {
+        let reserved = self.share.charge_within(bytes as u64, self.share.budget.limit / 4);
+        if reserved {
+            self.bytes += bytes as u64;
+            self.reserved += bytes as u64;
+        }
+        reserved
     }
 
     /// Whether so many bytes more could be charged now; others may charge them before.
@@ -106,14 +117,10 @@ impl Charge {
         self.share.has_room_for(bytes as u64)
     }
 
-    /// Whether less than a quarter of the budget is used, by all clients together.
-    pub fn has_slack(&self) -> bool {
-        self.share.has_slack()
-    }
-
     /// Releases all bytes.
     pub fn clear(&mut self) {
         self.share.release(std::mem::take(&mut self.bytes));
+        self.reserved = 0;
     }
 }
 

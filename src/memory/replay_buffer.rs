@@ -49,9 +49,9 @@ impl ReplayBuffer {
         self.charge.has_room_for(bytes)
     }
 
-    /// Whether less than a quarter of the budget is used.
-    pub fn has_slack(&self) -> bool {
-        self.charge.has_slack()
+    /// Reserves memory for so many bytes more, while memory is free.
+    pub fn reserve(&mut self, bytes: usize) -> bool {
+        self.charge.reserve(bytes)
     }
 
     /// Appends `bytes`; with [`BudgetExceeded`] a part of them may have been appended.
@@ -165,6 +165,25 @@ mod tests {
         assert_eq!(small.push(&Bytes::from_static(&[7; 100])), Ok(()));
         drop((clients, small));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_quarter_of_the_budget_can_be_reserved() {
+        let budget = Budget::new(4 << 20);
+        let share = Share::new(budget.clone());
+        let mut first = ReplayBuffer::new(share.clone());
+        let mut second = ReplayBuffer::new(share);
+        assert!(first.reserve(700_000));
+        assert!(!second.reserve(700_000));
+        assert_eq!(budget.used(), 700_000);
+        first.push(&Bytes::from(vec![7; 600_000])).unwrap();
+        assert_eq!(budget.used(), 700_000);
+        // Beyond the reservation it is charged as any other.
+        first.push(&Bytes::from(vec![7; 600_000])).unwrap();
+        assert!(budget.used() >= 1_200_000);
+        first.clear();
+        assert_eq!(budget.used(), 0);
+        assert!(second.reserve(1 << 20));
     }
 
     #[test]

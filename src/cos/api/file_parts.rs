@@ -74,8 +74,20 @@ impl FileParts {
     /// The next part, of at most `most` bytes, or of `least` where memory is used up. All bytes of the part before must
     /// have been read.
     pub fn next(&self, most: u64, least: u64) -> FilePart {
+        self.part(ReplayBuffer::new(self.share.clone()), most, least)
+    }
+
+    /// The first part: of at most `whole` bytes if that much memory is free, otherwise of `part` bytes.
+    pub fn first(&self, whole: u64, part: u64) -> FilePart {
+        let mut buffer = ReplayBuffer::new(self.share.clone());
+        let length = self.file.borrow().length.map_or(whole, FileLength::length).min(whole);
+        let has_room =
+            length > part && buffer.reserve(usize::try_from(length).unwrap_or(usize::MAX));
+        self.part(buffer, if has_room { whole } else { part }, part)
+    }
+
+    fn part(&self, buffer: ReplayBuffer, most: u64, least: u64) -> FilePart {
         let window = usize::try_from(most).unwrap_or(usize::MAX);
-        let buffer = ReplayBuffer::new(self.share.clone());
         // One more than the part has: its end is read, too.
         let limits = BufferLimits::window(window.saturating_add(1));
         let most = Rc::new(Cell::new(most));

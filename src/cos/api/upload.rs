@@ -79,9 +79,8 @@ impl IncomingFile {
         share: Arc<Share>,
         sizes: PartSizes,
     ) -> Self {
-        let first = if share.has_slack() { sizes.single_put.max(sizes.part) } else { sizes.part };
         let parts = FileParts::new(source, length, share);
-        let first = parts.next(first, sizes.part);
+        let first = parts.first(sizes.single_put, sizes.part);
         Self { parts, first, sizes }
     }
 

@@ -37,10 +37,14 @@ impl FormFile {
         let OutgoingFile { buffer, end, source, length, .. } = file;
         let length = length.ok_or(CosError::OutOfMemory)?;
         let (upload, cos) = (&settings.upload, &settings.cos);
-        // A window that cannot become large enough for the whole file is not worth its memory.
+        // A window that cannot become large enough for the whole file, or for a decision to buffer it, is not worth its
+        // memory.
+        let (window, bytes) = (upload.replay_window, length.length());
         let largest = upload.replay_window_max.max(upload.max_buffered_file) as u64;
-        let window = upload.replay_window;
-        let window_max = if length.length() <= largest { upload.replay_window_max } else { window };
+        let window_max = match usize::try_from(bytes) {
+            Ok(whole) if bytes <= largest => whole.min(upload.replay_window_max),
+            _ => window,
+        };
         let limits = BufferLimits {
             window,
             window_max: window_max.max(window),
