@@ -86,7 +86,7 @@ fn a_file_buffered_from_one_byte_chunks_costs_only_its_length() {
 fn a_file_too_large_to_buffer_is_refused_with_advice() {
     let world = Setup::new()
         .set("upload.max_buffered_file", "1MiB")
-        .set("upload.replay_window_max", "256KiB")
+        .set("upload.replay_window_max", "1MiB")
         .start();
     let chunked = |bytes: &[u8]| {
         let mut client = world.client();

@@ -206,7 +206,7 @@ fn fields_after_the_file() {
     world.post(&small().field("type", "ajax")).stored();
     only_object(&world, b"small");
 
-    let world = Setup::new().start();
+    let world = Setup::new().set("upload.replay_window_max", "256KiB").start();
     let large = Form::new().file("file", "x", "text/plain", &noise(5_000_000, 1));
     world.post(&large.field("type", "ajax")).problem(400, "file_not_last");
     let large = Form::new().file("file", "x", "text/plain", &noise(5_000_000, 1));

@@ -90,6 +90,7 @@ export const problems = {
   not_found: "URL 不存在",
   method_not_allowed: "该 URL 不支持此请求方法",
   client_stalled: "客户端停止发送数据",
+  upload_too_slow: "上传太慢，超过了 COS 的时限",
   length_required: "无法确定文件长度，请发送 Content-Length",
   file_too_large: "文件太大",
   too_many_files: "文件太多",

@@ -46,7 +46,7 @@ codes! {
     FieldAfterFile = "field_after_file" 400 "A field that must come before the file comes after it",
         "Append `path` and `dir` to the form before the file, or pass them in the URL.";
     FileNotLast = "file_not_last" 400 "Something follows a file of unknown length",
-        "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`.";
+        "Put every field before the file and send one file per request, or name the files with `[]` or add `?multiple=1`. The operator can raise `upload.replay_window_max` and `upload.memory_budget`, so that larger files are sent again from memory, or set `cos.via = \"api\"`, which needs no length.";
     TruncatedBody = "truncated_body" 400 "The request ended before it was complete",
         "Send it again; nothing was stored. If it recurs, look for a proxy that cuts requests short.";
     LengthMismatch = "length_mismatch" 400 "The file's length differs from the announced one",

@@ -237,9 +237,11 @@ impl From<CosError> for Problem {
             },
             CosError::NotLast { .. } => Self::new(
                 Code::FileNotLast,
-                "something follows the file, so the length that was inferred for the file is wrong; put every field \
-                 before the file, send one file per request, or name the files with `[]` (or add ?multiple=1) so that \
-                 each is buffered until it is complete",
+                "something follows the file, so the length that was inferred for the file is wrong, and the file is not \
+                 in memory to be sent again; put every field before the file, send one file per request, or name the \
+                 files with `[]` (or add ?multiple=1) so that each is buffered until it is complete. The operator can \
+                 retain more of each file (upload.replay_window_max, upload.memory_budget), or set cos.via = \"api\", \
+                 which needs no length",
             ),
             CosError::OutOfMemory => InboundError::OutOfMemory.into(),
             CosError::SlowClient => Self::new(Code::UploadTooSlow, error.to_string()),
