@@ -37,13 +37,18 @@ impl FormFile {
         let OutgoingFile { buffer, end, source, length, .. } = file;
         let length = length.ok_or(CosError::OutOfMemory)?;
         let (upload, cos) = (&settings.upload, &settings.cos);
-        // A window that cannot become large enough for the whole file, or for a decision to buffer it, is not worth its
-        // memory.
-        let (window, bytes) = (upload.replay_window, length.length());
-        let largest = upload.replay_window_max.max(upload.max_buffered_file) as u64;
-        let window_max = match usize::try_from(bytes) {
-            Ok(whole) if bytes <= largest => whole.min(upload.replay_window_max),
-            _ => window,
+        let window = upload.replay_window;
+        let whole = usize::try_from(length.length()).unwrap_or(usize::MAX);
+        let window_max = match length {
+            // A window that cannot become large enough for the whole file, or for a decision to buffer it, is not worth
+            // its memory.
+            FileLength::Known(_)
+                if whole > upload.replay_window_max.max(upload.max_buffered_file) =>
+            {
+                window
+            }
+            // An assumed length may be too large, since other files may follow.
+            FileLength::Known(_) | FileLength::Assumed(_) => whole.min(upload.replay_window_max),
         };
         let limits = BufferLimits {
             window,
