@@ -201,6 +201,8 @@ async fn send(
                 tracing::info!(%key, "the client is slow: the file is buffered first");
                 shared.metrics.replay(error.cause());
                 file.relay.buffer_slow(length).await;
+                // Without a link: a client that broke off or stalled has nothing to send.
+                file.relay.take_read_error()?;
                 if let (FileLength::Assumed(_), Some(known)) = (length, file.relay.known_length()) {
                     length = FileLength::Known(known);
                 }
