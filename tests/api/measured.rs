@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Form, Setup, World, authorization, noise};
 
-fn metrics(world: &World) -> String {
+pub fn metrics(world: &World) -> String {
     let response = world.call_with("GET", "/metrics", &[], "");
     assert_eq!(response.status, 200);
     assert!(
@@ -19,7 +19,7 @@ fn metrics(world: &World) -> String {
 }
 
 /// The value of a metric, named with its labels.
-fn value(text: &str, metric: &str) -> f64 {
+pub fn value(text: &str, metric: &str) -> f64 {
     let found =
         text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok());
     found.unwrap_or_else(|| panic!("no {metric} in:\n{text}"))
