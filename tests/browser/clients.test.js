@@ -1,5 +1,5 @@
 // Real widgets and editors in a real browser, on pages of another origin, set up as the guides say: what their users
-// see, and what is stored.
+// see, and what is stored. Both roads to COS, forms and COS's API, have their own gateways and run side by side.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
@@ -10,7 +10,7 @@ import { launch } from "./browser.js";
 import { MORE_THAN_SOCKET_BUFFERS, MiB, picture } from "./files.js";
 import { KEY, keyed, start, ticket } from "./gateway.js";
 import { Matrix } from "./matrix.js";
-import { serve } from "./pages.js";
+import { bundle, serve } from "./pages.js";
 
 /** Each has a page, `clients/NAME.page.js`, and its user's actions there, `clients/NAME.js`. */
 const NAMES = [
@@ -21,6 +21,9 @@ const NAMES = [
 /** The clients that can split a file into chunks for servers that reassemble them. */
 const CHUNKING = ["dropzone-chunks", "webuploader", "resumable", "flow", "fine-uploader"];
 const LIMIT = 8 * MiB;
+/** The values of `cos.via`. Over COS's API, only what sends a file runs: the other cases are the same. */
+const ROADS = ["form", "api"];
+const SENDING = ["with a ticket", "server error", "too large", "cancelled", "one chunk"];
 
 /** The text of each refusal, as shown by clients that pass it on. */
 const WORDS = {
@@ -55,186 +58,213 @@ const matrix = new Matrix("client", ["with a ticket", "with a key"]);
 // Scripts, servers and apps, from the results of tests/api/readme.rs.
 const others = new URL("../../target/tmp/clients.md", import.meta.url);
 if (existsSync(others)) matrix.add(await readFile(others, "utf8"));
-let browser, pages, limited, streaming, stopped;
+let browser, bundles, stopped;
 
 before(async () => {
   // One after the other, so that after a failure everything started before it is stopped.
   browser = await launch();
-  pages = await serve(NAMES);
-  const settings = { "cors.origins": pages.origin, ...keyed };
-  limited = await start({ ...settings, "upload.max_file_size": LIMIT });
-  // Files of unknown length are streamed to COS, too.
-  streaming = await start({ ...settings, "upload.max_buffered_file": MiB });
+  bundles = await bundle(NAMES);
   // The URL of a gateway that has exited.
   stopped = await start();
   await stopped.stop();
 });
 
 after(async () => {
-  await Promise.all([browser?.close(), pages?.close(), limited?.stop(), streaming?.stop()]);
+  await browser?.close();
   if (browser) await writeFile(browser.output("clients.md"), matrix.table());
 });
 
-beforeEach(() => Promise.all([limited.reset(), streaming.reset()]));
+describe("the clients", { concurrency: ROADS.length }, () => {
+  for (const via of ROADS) describe(`over cos.via = "${via}"`, { concurrency: 1 }, () => road(via));
+});
 
-/**
- * Runs `body` on the client's page, which has the URL of a gateway and a ticket. The page's own origin forwards `/v1`
- * to `upstream`.
- */
-async function visit(client, label, body, { gateway = () => limited, upstream = gateway, credential = ticket(), chunk = 0 } = {}) {
-  const page = await browser.open({ viewport: { width: 900, height: 700 } });
-  await client.prepare(page);
-  pages.upstream = upstream().url;
-  const query = new URLSearchParams({ gateway: gateway().url, ticket: credential, chunk });
-  await page.goto(`${pages.origin}/${client.name}?${query}`);
-  try {
-    await body(page);
-  } finally {
-    await page.screenshot({ path: browser.output(`${client.name}-${label.replaceAll(" ", "-")}.png`) });
-    await page.context().close();
+/** The tests of one road. */
+function road(via) {
+  const column = (label) => (via === "api" ? `${label}, API` : label);
+  let pages, limited, streaming;
+
+  before(async () => {
+    pages = await serve(NAMES, bundles);
+    const settings = { "cors.origins": pages.origin, "cos.via": via, ...keyed };
+    limited = await start({ ...settings, "upload.max_file_size": LIMIT });
+    // Files of unknown length are streamed to COS, too.
+    streaming = await start({ ...settings, "upload.max_buffered_file": MiB });
+  });
+
+  after(() => Promise.all([pages?.close(), limited?.stop(), streaming?.stop()]));
+
+  beforeEach(() => Promise.all([limited.reset(), streaming.reset()]));
+
+  /** Sets a fault of the requests that carry the file's bytes. */
+  const failing = (gateway, fault) =>
+    gateway.faults((via === "api" ? ["put", "part"] : ["cos"]).map((stage) => ({ stage, ...fault })));
+
+  /** Nothing is stored, and nothing is left of what was sent. */
+  async function storesNothing(gateway) {
+    await gateway.idle();
+    await gateway.aborted();
+    assert.deepEqual(await gateway.objects(), []);
   }
-}
 
-for (const client of clients) {
-  describe(client.title, () => {
-    const run = (label, body, options) =>
-      test(label, () => matrix.cell(client.title, label, () => visit(client, label, body, options)));
+  /**
+   * Runs `body` on the client's page, which has the URL of a gateway and a ticket. The page's own origin forwards `/v1`
+   * to `upstream`.
+   */
+  async function visit(client, label, body, { gateway = () => limited, upstream = gateway, credential = ticket(), chunk = 0 } = {}) {
+    const page = await browser.open({ viewport: { width: 900, height: 700 } });
+    await client.prepare(page);
+    pages.upstream = upstream().url;
+    const query = new URLSearchParams({ gateway: gateway().url, ticket: credential, chunk });
+    await page.goto(`${pages.origin}/${client.name}?${query}`);
+    try {
+      await body(page);
+    } finally {
+      await page.screenshot({ path: browser.output(`${client.name}-${column(label).replaceAll(/\W+/g, "-")}.png`) });
+      await page.context().close();
+    }
+  }
 
-    /** The image is shown from the returned URL, and the file is stored unchanged, once. */
-    async function stores(page) {
-      const given = await picture("picture.png");
-      await client.give(page, given.path);
-      const image = await client.image(page);
-      await image.waitFor();
-      const shown = await image.evaluate(async (image) => {
-        await image.decode();
-        return { source: image.src, width: image.naturalWidth };
+  for (const client of clients) {
+    describe(client.title, () => {
+      const run = (label, body, options) => {
+        if (via === "api" && !SENDING.includes(label)) return;
+        test(label, () => matrix.cell(client.title, column(label), () => visit(client, label, body, options)));
+      };
+
+      /** The image is shown from the returned URL, and the file is stored unchanged, once. */
+      async function stores(page) {
+        const given = await picture("picture.png");
+        await client.give(page, given.path);
+        const image = await client.image(page);
+        await image.waitFor();
+        const shown = await image.evaluate(async (image) => {
+          await image.decode();
+          return { source: image.src, width: image.naturalWidth };
+        });
+        assert.equal(shown.width, given.width);
+        const objects = await limited.objects();
+        assert.equal(objects.length, 1);
+        assert.ok(decodeURI(shown.source).includes(objects[0].key), `${shown.source} is not ${objects[0].key}`);
+        assert.ok(given.content.equals(await limited.object(objects[0].key)), "what is stored is what was given");
+      }
+
+      /** The failure is shown as text, and nothing is stored. */
+      async function refuses(page, label, given) {
+        await client.give(page, given.path);
+        assert.match(await client.said(page), client.words[label] ?? WORDS[label]);
+        await storesNothing(limited);
+      }
+
+      run("with a ticket", stores);
+      if (client.setsHeaders) run("with a key", stores, { credential: KEY });
+      else if (via === "form") matrix.skip(client.title, "with a key");
+
+      run("server error", async (page) => {
+        await failing(limited, { fault: "status", status: 403, code: "AccessDenied" });
+        await refuses(page, "server error", await picture("picture.png"));
       });
-      assert.equal(shown.width, given.width);
-      const objects = await limited.objects();
-      assert.equal(objects.length, 1);
-      assert.ok(decodeURI(shown.source).includes(objects[0].key), `${shown.source} is not ${objects[0].key}`);
-      assert.ok(given.content.equals(await limited.object(objects[0].key)), "what is stored is what was given");
-    }
 
-    /** The failure is shown as text, and nothing is stored. */
-    async function refuses(page, label, given) {
-      await client.give(page, given.path);
-      assert.match(await client.said(page), client.words[label] ?? WORDS[label]);
-      await limited.idle();
+      run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
+
+      run("cancelled", async (page) => {
+        await failing(streaming, { fault: "slow", bytes_per_second: 4 * MiB });
+        await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
+        await streaming.received(MiB);
+        await client.cancel(page);
+        await storesNothing(streaming);
+      }, { gateway: () => streaming });
+
+      run("wrong key", async (page) => refuses(page, "wrong key", await picture("picture.png")), { credential: "wrong" });
+
+      /** A failure that does not come from the gateway is also shown as text. */
+      async function explains(page, label) {
+        await client.give(page, (await picture("picture.png")).path);
+        const said = await (client.explained ?? client.said)(page);
+        assert.match(said, client.words[label] ?? WORDS[label]);
+        assert.doesNotMatch(said, NONSENSE);
+        if (!client.showsPages) assert.doesNotMatch(said, /<\w+>/);
+      }
+
+      const ways = {
+        "no network": { gateway: () => stopped },
+        "proxy error": { gateway: () => ({ url: pages.origin }), upstream: () => stopped },
+      };
+      for (const [label, way] of Object.entries(ways)) {
+        if (client.explains) run(label, (page) => explains(page, label), way);
+        else if (via === "form") matrix.skip(client.title, label);
+      }
+
+      if (!CHUNKING.includes(client.name)) return;
+
+      run("in chunks", async (page) => refuses(page, "in chunks", await picture("large.png", 3 * MiB)), { chunk: MiB });
+
+      run("one chunk", stores, { chunk: 4 * MiB });
+    });
+  }
+
+  describe("cases of a single client", () => {
+    const only = (name, label, body) => {
+      const client = clients.find((client) => client.name === name);
+      test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client)));
+    };
+
+    only("filepond", "reverts an upload", async (page, client) => {
+      await client.give(page, (await picture("picture.png")).path);
+      await page.locator("#stored").waitFor();
+      assert.match(await page.locator("input[type=hidden][name=filepond]").inputValue(), /^cloud:\/\//);
+      const response = page.waitForResponse((response) => response.request().method() === "DELETE");
+      await page.locator(".filepond--action-revert-item-processing").click();
+      assert.equal((await response).status(), 204);
       assert.deepEqual(await limited.objects(), []);
-    }
-
-    run("with a ticket", stores);
-    if (client.setsHeaders) run("with a key", stores, { credential: KEY });
-    else matrix.skip(client.title, "with a key");
-
-    run("server error", async (page) => {
-      await limited.faults([{ stage: "cos", fault: "status", status: 403, code: "AccessDenied" }]);
-      await refuses(page, "server error", await picture("picture.png"));
     });
 
-    run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
+    only("vditor", "shows the files that are stored beside the one that is not", async (page, client) => {
+      const sizes = { "one.png": 0, "large.png": 9 * MiB, "two.png": 0 };
+      const given = await Promise.all(Object.entries(sizes).map(([name, size], seed) => picture(name, size, seed)));
+      await client.give(page, given.map(({ path }) => path));
+      assert.match(await client.said(page), /8\.0 MiB/);
+      await client.image(page).nth(1).waitFor();
+      assert.equal((await limited.objects()).length, 2);
+    });
 
-    run("cancelled", async (page) => {
-      await streaming.faults([{ stage: "cos", fault: "slow", bytes_per_second: 4 * MiB }]);
-      await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
-      await streaming.received(MiB);
-      await client.cancel(page);
-      await streaming.idle();
-      assert.deepEqual(await streaming.objects(), []);
-    }, { gateway: () => streaming });
+    only("ueditor", "uploads what is pasted, with its field behind the file", async (page, client) => {
+      const { content } = await picture("picture.png");
+      await page.frameLocator(".edui-for-simpleupload iframe").locator("input[type=file]").waitFor({ state: "attached" });
+      await page.frameLocator("#ueditor_0").locator("body").evaluate((body, base64) => {
+        const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+        const clipboardData = new DataTransfer();
+        clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+        body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+      }, content.toString("base64"));
+      await client.image(page).waitFor();
+      assert.equal((await limited.objects()).length, 1);
+    });
+  });
 
-    run("wrong key", async (page) => refuses(page, "wrong key", await picture("picture.png")), { credential: "wrong" });
-
-    /** A failure that does not come from the gateway is also shown as text. */
-    async function explains(page, label) {
-      await client.give(page, (await picture("picture.png")).path);
-      const said = await (client.explained ?? client.said)(page);
-      assert.match(said, client.words[label] ?? WORDS[label]);
-      assert.doesNotMatch(said, NONSENSE);
-      if (!client.showsPages) assert.doesNotMatch(said, /<\w+>/);
+  if (via === "form") describe("a page that appends another value than its File", () => {
+    /** Runs in the page: posts the value of `expression` for its file input, and gives the response. */
+    async function append(input, { expression, url }) {
+      const form = new FormData();
+      form.append("file", new Function("input", `return ${expression}`)(input));
+      return (await fetch(url, { method: "POST", body: form })).json();
     }
 
-    const ways = {
-      "no network": { gateway: () => stopped },
-      "proxy error": { gateway: () => ({ url: pages.origin }), upstream: () => stopped },
-    };
-    for (const [label, way] of Object.entries(ways)) {
-      if (client.explains) run(label, (page) => explains(page, label), way);
-      else matrix.skip(client.title, label);
+    const plain = clients.find((client) => client.name === "plain-form");
+    const url = () => `${limited.url}/v1/files?ticket=${ticket()}`;
+
+    for (const expression of ["undefined", "null", "{}", "input", "input.files", "input.value", "JSON.stringify(input.files[0])"]) {
+      test(`${expression} gets an explanation`, () => visit(plain, "text", async (page) => {
+        const { path, content } = await picture("picture.png");
+        const input = page.locator("input[type=file]");
+        await input.setInputFiles(path);
+        const problem = await input.evaluate(append, { expression, url: url() });
+        assert.equal(problem.code, "no_file", JSON.stringify(problem));
+        assert.match(problem.detail, /text/);
+        assert.deepEqual(await limited.objects(), []);
+
+        const { files } = await input.evaluate(append, { expression: "input.files[0]", url: url() });
+        assert.equal(files[0].size, content.length);
+      }));
     }
-
-    if (!CHUNKING.includes(client.name)) return;
-
-    run("in chunks", async (page) => refuses(page, "in chunks", await picture("large.png", 3 * MiB)), { chunk: MiB });
-
-    run("one chunk", stores, { chunk: 4 * MiB });
   });
 }
-
-describe("cases of a single client", () => {
-  const only = (name, label, body) => {
-    const client = clients.find((client) => client.name === name);
-    test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client)));
-  };
-
-  only("filepond", "reverts an upload", async (page, client) => {
-    await client.give(page, (await picture("picture.png")).path);
-    await page.locator("#stored").waitFor();
-    assert.match(await page.locator("input[type=hidden][name=filepond]").inputValue(), /^cloud:\/\//);
-    const response = page.waitForResponse((response) => response.request().method() === "DELETE");
-    await page.locator(".filepond--action-revert-item-processing").click();
-    assert.equal((await response).status(), 204);
-    assert.deepEqual(await limited.objects(), []);
-  });
-
-  only("vditor", "shows the files that are stored beside the one that is not", async (page, client) => {
-    const sizes = { "one.png": 0, "large.png": 9 * MiB, "two.png": 0 };
-    const given = await Promise.all(Object.entries(sizes).map(([name, size], seed) => picture(name, size, seed)));
-    await client.give(page, given.map(({ path }) => path));
-    assert.match(await client.said(page), /8\.0 MiB/);
-    await client.image(page).nth(1).waitFor();
-    assert.equal((await limited.objects()).length, 2);
-  });
-
-  only("ueditor", "uploads what is pasted, with its field behind the file", async (page, client) => {
-    const { content } = await picture("picture.png");
-    await page.frameLocator(".edui-for-simpleupload iframe").locator("input[type=file]").waitFor({ state: "attached" });
-    await page.frameLocator("#ueditor_0").locator("body").evaluate((body, base64) => {
-      const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-      const clipboardData = new DataTransfer();
-      clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
-      body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
-    }, content.toString("base64"));
-    await client.image(page).waitFor();
-    assert.equal((await limited.objects()).length, 1);
-  });
-});
-
-describe("a page that appends another value than its File", () => {
-  /** Runs in the page: posts the value of `expression` for its file input, and gives the response. */
-  async function append(input, { expression, url }) {
-    const form = new FormData();
-    form.append("file", new Function("input", `return ${expression}`)(input));
-    return (await fetch(url, { method: "POST", body: form })).json();
-  }
-
-  const plain = clients.find((client) => client.name === "plain-form");
-  const url = () => `${limited.url}/v1/files?ticket=${ticket()}`;
-
-  for (const expression of ["undefined", "null", "{}", "input", "input.files", "input.value", "JSON.stringify(input.files[0])"]) {
-    test(`${expression} gets an explanation`, () => visit(plain, "text", async (page) => {
-      const { path, content } = await picture("picture.png");
-      const input = page.locator("input[type=file]");
-      await input.setInputFiles(path);
-      const problem = await input.evaluate(append, { expression, url: url() });
-      assert.equal(problem.code, "no_file", JSON.stringify(problem));
-      assert.match(problem.detail, /text/);
-      assert.deepEqual(await limited.objects(), []);
-
-      const { files } = await input.evaluate(append, { expression: "input.files[0]", url: url() });
-      assert.equal(files[0].size, content.length);
-    }));
-  }
-});

@@ -15,13 +15,19 @@ export const MORE_THAN_SOCKET_BUFFERS = 96 * MiB;
 
 const [WIDTH, HEIGHT] = [640, 400];
 
-let folder;
+const written = new Map();
 
 /** Writes a PNG of at least `bytes` bytes, called `name`; gives its path, its bytes and its width in pixels. */
-export async function picture(name, bytes = 0, seed = 1) {
-  folder ??= await mkdtemp(join(tmpdir(), "pictures-"));
+export function picture(name, bytes = 0, seed = 1) {
+  const which = [name, bytes, seed].join();
+  if (!written.has(which)) written.set(which, write(name, bytes, seed));
+  return written.get(which);
+}
+
+async function write(name, bytes, seed) {
+  // A folder for each, since pictures of different sizes have the same name.
+  const path = join(await mkdtemp(join(tmpdir(), "pictures-")), name);
   const content = png(bytes, seed);
-  const path = join(folder, name);
   await writeFile(path, content);
   return { path, name, content, width: WIDTH };
 }

@@ -84,6 +84,13 @@ class Gateway {
     return (await (await this.#call("GET", "state")).json()).objects;
   }
 
+  /** Waits until COS has no parts of a file that was not completed. */
+  async aborted() {
+    while ((await (await this.#call("GET", "state?objects=0")).json()).multipart_uploads.length > 0) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
   async object(key) {
     return Buffer.from(await (await this.#call("GET", `object?key=${encodeURIComponent(key)}`)).arrayBuffer());
   }

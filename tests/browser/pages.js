@@ -47,11 +47,8 @@ const quoting = (guides) => ({
   },
 });
 
-/**
- * Serves `/NAME`, which runs `clients/NAME.page.js`, and the packages of clients that load parts of themselves. `/v1`
- * is forwarded to `upstream`, for clients that can only read their own origin.
- */
-export async function serve(names) {
+/** What `/bundles/…` serves: each client's page with its packages. */
+export async function bundle(names) {
   const guides = await Promise.all(["docs/en/clients-web.md", "docs/en/editors.md"].map(guide));
   const built = await build({
     entryPoints: names.map((name) => ({ in: join(HERE, `clients/${name}.page.js`), out: name })),
@@ -64,8 +61,14 @@ export async function serve(names) {
     define: { "process.env.NODE_ENV": '"production"' },
     logLevel: "error",
   });
-  const bundles = new Map(built.outputFiles.map(({ path, contents }) => [`/bundles${path}`, contents]));
+  return new Map(built.outputFiles.map(({ path, contents }) => [`/bundles${path}`, contents]));
+}
 
+/**
+ * Serves `/NAME`, which runs `clients/NAME.page.js`, and the packages of clients that load parts of themselves. `/v1`
+ * is forwarded to `upstream`, for clients that can only read their own origin.
+ */
+export async function serve(names, bundles) {
   const pages = {};
   const server = createServer(async (request, response) => {
     const { pathname } = new URL(request.url, "http://pages");
