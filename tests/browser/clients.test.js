@@ -54,7 +54,13 @@ const USUAL = {
 const clients = await Promise.all(
   NAMES.map(async (name) => ({ name, ...USUAL, ...(await import(`./clients/${name}.js`)) })),
 );
-const matrix = new Matrix("client", ["with a ticket", "with a key"]);
+const COLUMNS = [
+  "with a ticket", "with a key", "server error", "too large", "cancelled", "wrong key", "no network", "proxy error",
+  "in chunks", "one chunk",
+];
+const column = (label, via) => (via === "api" ? `${label}, API` : label);
+const overApi = ["with a ticket", "with a key", ...SENDING.slice(1)];
+const matrix = new Matrix("client", [...COLUMNS, ...overApi.map((label) => column(label, "api"))]);
 // Scripts, servers and apps, from the results of tests/api/readme.rs.
 const others = new URL("../../target/tmp/clients.md", import.meta.url);
 if (existsSync(others)) matrix.add(await readFile(others, "utf8"));
@@ -80,7 +86,6 @@ describe("the clients", { concurrency: ROADS.length }, () => {
 
 /** The tests of one road. */
 function road(via) {
-  const column = (label) => (via === "api" ? `${label}, API` : label);
   let pages, limited, streaming;
 
   before(async () => {
@@ -119,7 +124,7 @@ function road(via) {
     try {
       await body(page);
     } finally {
-      await page.screenshot({ path: browser.output(`${client.name}-${column(label).replaceAll(/\W+/g, "-")}.png`) });
+      await page.screenshot({ path: browser.output(`${client.name}-${column(label, via).replaceAll(/\W+/g, "-")}.png`) });
       await page.context().close();
     }
   }
@@ -128,7 +133,7 @@ function road(via) {
     describe(client.title, () => {
       const run = (label, body, options) => {
         if (via === "api" && !SENDING.includes(label)) return;
-        test(label, () => matrix.cell(client.title, column(label), () => visit(client, label, body, options)));
+        test(label, () => matrix.cell(client.title, column(label, via), () => visit(client, label, body, options)));
       };
 
       /** The image is shown from the returned URL, and the file is stored unchanged, once. */
