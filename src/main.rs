@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match &arguments.command {
         Some(Command::Upload(upload)) => return cli::upload::run(upload),
         Some(Command::HashKey(hash_key)) => return cli::hash_key::run(hash_key),
-        Some(Command::Doctor) | None => {}
+        Some(Command::Doctor(_)) | None => {}
     }
     let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
         Ok(settings) => settings,
@@ -55,8 +55,8 @@ fn main() -> ExitCode {
             }
         };
     }
-    if let Some(Command::Doctor) = arguments.command {
-        return cli::doctor::run(settings);
+    if let Some(Command::Doctor(doctor)) = &arguments.command {
+        return cli::doctor::run(settings, doctor);
     }
     if let Err(error) = telemetry::start(&settings.telemetry) {
         eprintln!("{error}");

@@ -5,7 +5,12 @@ use std::sync::Arc;
 
 use super::cos_api;
 use super::error::AppError;
+use crate::cos::api::client;
 use crate::cos::api::road::{ApiRoad, ApiSettings};
+use crate::cos::api::with_link::LinkClient;
+use crate::cos::error::CosError;
+use crate::cos::form::Fields;
+use crate::cos::target::Target;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
@@ -66,6 +71,16 @@ impl Upstreams {
     pub fn api(&self) -> Option<Rc<ApiRoad>> {
         let settings = self.api.clone()?;
         Some(ApiRoad::new(settings, self.tls.clone(), self.timeouts))
+    }
+
+    /// For requests to COS's API with the signature of an upload link, which `doctor` makes.
+    pub fn with_link<'a>(
+        &self,
+        target: &'a Target,
+        fields: Fields<'a>,
+    ) -> Result<LinkClient<'a>, CosError> {
+        let pool = client::pool(self.tls.clone(), self.timeouts);
+        LinkClient::new(pool, target, fields, self.timeouts)
     }
 
     pub fn cos(&self) -> Rc<Upstream> {

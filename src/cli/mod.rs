@@ -32,7 +32,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Upload, download and delete a 1-byte file with these settings; report what fails and what to change
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     /// Upload files through a running gateway and print their URLs
     Upload(upload::UploadArgs),
     /// Print the value of auth.keys.NAME.sha256 for an API key

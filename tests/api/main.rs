@@ -12,6 +12,7 @@ mod credentials;
 mod dependencies;
 mod deploy;
 mod description;
+mod doctor;
 mod documents;
 mod faults;
 mod frames;

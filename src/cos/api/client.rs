@@ -12,7 +12,7 @@ use super::credentials::Credentials;
 use super::endpoint::BucketEndpoint;
 use super::keys::Keys;
 use super::request::Request;
-use super::response::{ApiResponse, ObjectHeaders};
+use super::response::{ApiResponse, ObjectHeaders, Stored};
 use super::sign::unix_now;
 use crate::cos::error::CosError;
 use crate::cos::upstream::{Timeouts, connect_error};
@@ -146,6 +146,24 @@ impl Client {
         request.head(&self.bucket, credentials, unix_now())
     }
 
+    /// Upload Part (doc 7750) of few bytes, as one call.
+    pub async fn upload_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        content: &[u8],
+    ) -> Result<Stored, CosError> {
+        let request = Request {
+            method: "PUT",
+            key,
+            parameters: &[("partNumber", &number.to_string()), ("uploadId", upload_id)],
+            fields: &[],
+            length: Some(content.len() as u64),
+        };
+        self.call(&request, content, self.repeatable()).await?.stored()
+    }
+
     /// HEAD Object (doc 7745); `None` where there is no such object.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, CosError> {
         let request = Request { method: "HEAD", key, parameters: &[], fields: &[], length: None };
@@ -185,7 +203,9 @@ impl Client {
             let credentials = self.credentials().await?;
             let head = request.head(&self.bucket, &credentials, unix_now())?;
             let bytes = Bytes::from([head.as_bytes(), body].concat());
-            let response = self.send(bytes, request.method == "HEAD", options).await;
+            let is_head = request.method == "HEAD";
+            let (origin, connect_limit) = (&self.bucket.origin, self.timeouts.connect);
+            let response = send(&self.pool, origin, bytes, is_head, connect_limit, options).await;
             match response.and_then(ApiResponse::accepted) {
                 Err(error) if !is_retry && self.reject_credentials(&credentials, &error).await => {
                     is_retry = true;
@@ -194,39 +214,42 @@ impl Client {
             }
         }
     }
+}
 
-    async fn send(
-        &self,
-        request: Bytes,
-        is_head: bool,
-        CallOptions { is_repeatable, limit }: CallOptions,
-    ) -> Result<ApiResponse, CosError> {
-        let call = Call {
-            endpoint: &self.bucket.origin,
-            request,
-            is_head,
-            // A call that must not be repeated must not fail because COS is closing an idle connection either.
-            max_idle: if is_repeatable { IDLE_TIMEOUT } else { SAFE_IDLE_TIME },
-            is_repeatable,
-        };
-        let waited_for = "the response to a call";
-        let sent = timeout(self.timeouts.connect + limit, call.send(&self.pool)).await;
-        let sent = sent.map_err(|_| CosError::Timeout { waited_for, limit })?;
-        match sent {
-            Ok((response, headers)) => {
-                let (status, body) = (response.status, response.body);
-                Ok(ApiResponse { status, headers, body, is_sent: true })
-            }
-            Err(CallError::Connect(error)) => Err(connect_error(error)),
-            Err(CallError::NoResponse(cause)) => Err(CosError::Unreachable(cause)),
-            // A refusal counts by its status alone.
-            Err(CallError::BadBody { status, .. }) if !is_success(status) => {
-                let (headers, body) = (ObjectHeaders::default(), Bytes::new());
-                Ok(ApiResponse { status, headers, body, is_sent: true })
-            }
-            Err(CallError::BadBody { .. }) => {
-                Err(CosError::NoVerdict("the body of its response cannot be read"))
-            }
+/// Makes a small call, a request of head and body, to `origin`. `is_head`: its method is HEAD.
+pub(super) async fn send(
+    pool: &Pool,
+    origin: &Endpoint,
+    request: Bytes,
+    is_head: bool,
+    connect_limit: Duration,
+    CallOptions { is_repeatable, limit }: CallOptions,
+) -> Result<ApiResponse, CosError> {
+    let call = Call {
+        endpoint: origin,
+        request,
+        is_head,
+        // A call that must not be repeated must not fail because COS is closing an idle connection either.
+        max_idle: if is_repeatable { IDLE_TIMEOUT } else { SAFE_IDLE_TIME },
+        is_repeatable,
+    };
+    let waited_for = "the response to a call";
+    let sent = timeout(connect_limit + limit, call.send(pool)).await;
+    let sent = sent.map_err(|_| CosError::Timeout { waited_for, limit })?;
+    match sent {
+        Ok((response, headers)) => {
+            let (status, body) = (response.status, response.body);
+            Ok(ApiResponse { status, headers, body, is_sent: true })
+        }
+        Err(CallError::Connect(error)) => Err(connect_error(error)),
+        Err(CallError::NoResponse(cause)) => Err(CosError::Unreachable(cause)),
+        // A refusal counts by its status alone.
+        Err(CallError::BadBody { status, .. }) if !is_success(status) => {
+            let (headers, body) = (ObjectHeaders::default(), Bytes::new());
+            Ok(ApiResponse { status, headers, body, is_sent: true })
+        }
+        Err(CallError::BadBody { .. }) => {
+            Err(CosError::NoVerdict("the body of its response cannot be read"))
         }
     }
 }

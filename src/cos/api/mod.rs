@@ -8,6 +8,7 @@
 //!   upload that is not completed)
 //! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
+//! - `with_link`: requests with an upload link's signature instead of keys
 //! - `file_id`: `x-cos-meta-fileid`, by the call of cloud hosting
 
 pub mod client;
@@ -26,4 +27,5 @@ pub mod sent_part;
 mod sign;
 pub mod sweep;
 pub mod upload;
+pub mod with_link;
 mod xml;

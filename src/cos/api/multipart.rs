@@ -168,7 +168,7 @@ impl Client {
     }
 }
 
-fn upload_id(document: &[u8]) -> Result<String, CosError> {
+pub(super) fn upload_id(document: &[u8]) -> Result<String, CosError> {
     let mut upload_id = String::new();
     xml::read(document, "InitiateMultipartUploadResult", |path, text| {
         if path == ["UploadId"] {
