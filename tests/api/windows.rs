@@ -161,7 +161,7 @@ const SENDERS: usize = 200;
 const PHOTO: usize = 3 * MIB;
 
 /// What 200 plain forms at once came to.
-struct Crowd {
+struct Outcome {
     responses: Vec<Response>,
     /// Bytes of the budget, at most.
     most: u64,
@@ -173,7 +173,7 @@ struct Crowd {
 }
 
 /// Sends 200 forms with a field behind the photo. Each pauses in the middle until all have come so far.
-fn crowd(world: &World, content: &[u8]) -> Crowd {
+fn send_forms(world: &World, content: &[u8]) -> Outcome {
     world.post(&Form::new().file("file", "x", "text/plain", b"warm")).stored();
     let idle = world.gateway.memory("VmRSS");
     let form = Form::new().file("file", "x.jpg", "image/jpeg", content).field("title", "late");
@@ -212,7 +212,7 @@ fn crowd(world: &World, content: &[u8]) -> Crowd {
         (responses, half_sent)
     });
     let peak = world.gateway.memory("VmHWM");
-    Crowd { responses, most: most.into_inner(), half_sent, idle, peak }
+    Outcome { responses, most: most.into_inner(), half_sent, idle, peak }
 }
 
 /// In pieces, with pauses in which others send. `false` if the connection is closed.
@@ -228,7 +228,7 @@ fn under_load_windows_stay_small_and_the_refusal_names_the_cure() {
     // Nothing of the files is written to the disk.
     let world = by_form().sandbox(|options| options.discard = true).start();
     let content = noise(PHOTO, 6);
-    let Crowd { responses, most, half_sent, idle, peak } = crowd(&world, &content);
+    let Outcome { responses, most, half_sent, idle, peak } = send_forms(&world, &content);
     let (stored, refused): (Vec<_>, Vec<_>) =
         responses.iter().partition(|response| response.status == 201);
     println!(
