@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tcb_upload_gateway::sandbox::Options;
 
 use crate::harness::{Form, Gateway, Setup, command, noise};
 use crate::pages::{english, page, project};
@@ -180,6 +182,31 @@ fn the_doctor_s_output_is_what_stands_in_the_guide() {
     }
 }
 
+/// What `doctor --slow --probe` prints where COS refuses both; the durations are shorter here.
+#[test]
+fn the_results_of_the_doctor_s_options_are_what_stands_in_the_guide() {
+    let without_numbers = |line: &str| {
+        let words = line.split(|character: char| character.is_ascii_digit() || character == '.');
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("#")
+    };
+    let told = page("operations").open_blocks("text").concat();
+    assert_eq!(told.lines().count(), 5);
+    let limit = |options: &mut Options| options.upload_limit = Some(Duration::from_secs(1));
+    let world = Setup::new().set("cos.slow_limit", "1s").sandbox(limit).start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments =
+        ["doctor", "--profile", "production", "--slow", "--slow-seconds", "2", "--probe"];
+    let mut variables = world.variables().clone();
+    variables.insert("GATEWAY__COS__VIA".to_owned(), "form".to_owned());
+    let output = command(&arguments, &variables, folder.path()).output().expect("it runs");
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    for line in told.lines() {
+        let beginning = without_numbers(line.split('…').next().unwrap_or_default());
+        let is_printed = |line: &str| without_numbers(line).starts_with(&beginning);
+        assert!(printed.lines().any(is_printed), "no {line} in\n{printed}");
+    }
+}
+
 /// Blocks of code that stand open in the guides: their page, how they begin, and the test that runs or checks them.
 const OPEN: &[(&str, &str, &str)] = &[
     ("README", "docker build", "commands::the_image_of_the_readme_is_the_dockerfile_s"),
@@ -211,6 +238,11 @@ const OPEN: &[(&str, &str, &str)] = &[
     ),
     ("deploy-nginx", "export", "commands::what_the_guides_set_is_understood"),
     ("operations", "ok ", "commands::the_doctor_s_output_is_what_stands_in_the_guide"),
+    (
+        "operations",
+        "note ",
+        "commands::the_results_of_the_doctor_s_options_are_what_stands_in_the_guide",
+    ),
     ("migrate", "export", "readme::a_back_end_that_speaks_tcb_changes_its_address_and_its_token"),
     ("errors", "{", "generated::a_problem_document_is_as_the_guide_shows_it"),
     ("performance", "cargo bench", "commands::commands_that_take_long_are_those_there_are"),

@@ -79,8 +79,8 @@ fn stored_advice(checks: &Checks<'_>, duration: Duration) -> String {
     }
     if limit >= duration {
         return format!(
-            "that is no longer than cos.slow_limit (\"{}s\"), which can stay",
-            limit.as_secs()
+            "that is no longer than cos.slow_limit (\"{}\"), which can stay",
+            text(limit)
         );
     }
     format!(
@@ -101,10 +101,18 @@ fn refused_advice(checks: &Checks<'_>, duration: Duration) -> String {
         );
     }
     format!(
-        "with cos.slow_limit = \"{}s\", files of slow clients are buffered first if they fit into \
+        "with cos.slow_limit = \"{}\", files of slow clients are buffered first if they fit into \
          upload.max_buffered_file; larger ones need cos.via = \"api\"",
-        cos.slow_limit.as_secs()
+        text(cos.slow_limit)
     )
+}
+
+/// As a setting has it.
+fn text(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
 }
 
 fn bar() -> ProgressBar {
