@@ -83,6 +83,7 @@ fn what_is_not_retained_fails_once_and_says_so() {
     for (size, setting) in [
         (20 * MIB, ("upload.replay_window_max", "16MiB")),
         (3 * MIB, ("upload.replay_window_max", "256KiB")),
+        (MIB, ("upload.replay_window", "0")),
         (3 * MIB, ("upload.memory_budget", "4MiB")),
     ] {
         let world =
@@ -160,7 +161,7 @@ fn a_plain_form_that_is_not_retained_is_refused_with_the_cure() {
 const SENDERS: usize = 200;
 const PHOTO: usize = 3 * MIB;
 
-/// What 200 plain forms at once came to.
+/// What became of 200 plain forms at once.
 struct Outcome {
     responses: Vec<Response>,
     /// Bytes of the budget, at most.
@@ -173,7 +174,7 @@ struct Outcome {
 }
 
 /// Sends 200 forms with a field behind the photo. Each pauses in the middle until all have come so far.
-fn send_forms(world: &World, content: &[u8]) -> Outcome {
+fn two_hundred_forms(world: &World, content: &[u8]) -> Outcome {
     world.post(&Form::new().file("file", "x", "text/plain", b"warm")).stored();
     let idle = world.gateway.memory("VmRSS");
     let form = Form::new().file("file", "x.jpg", "image/jpeg", content).field("title", "late");
@@ -228,7 +229,7 @@ fn under_load_windows_stay_small_and_the_refusal_names_the_cure() {
     // Nothing of the files is written to the disk.
     let world = by_form().sandbox(|options| options.discard = true).start();
     let content = noise(PHOTO, 6);
-    let Outcome { responses, most, half_sent, idle, peak } = send_forms(&world, &content);
+    let Outcome { responses, most, half_sent, idle, peak } = two_hundred_forms(&world, &content);
     let (stored, refused): (Vec<_>, Vec<_>) =
         responses.iter().partition(|response| response.status == 201);
     println!(

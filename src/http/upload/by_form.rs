@@ -40,6 +40,8 @@ impl FormFile {
         let window = upload.replay_window;
         let whole = usize::try_from(length.length()).unwrap_or(usize::MAX);
         let window_max = match length {
+            // Switched off.
+            _ if window == 0 => 0,
             // A window that cannot become large enough for the whole file, or for a decision to buffer it, is not worth
             // its memory.
             FileLength::Known(_)
