@@ -75,8 +75,8 @@ fn evenly(client: &mut Client, bytes: &[u8], time: Duration) {
     let steps = (time.as_millis() / 50).max(1) as usize;
     let began = Instant::now();
     for (index, piece) in bytes.chunks(bytes.len().div_ceil(steps)).enumerate() {
-        let at = began + time.mul_f64(index as f64 / steps as f64);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let planned = began + time.mul_f64(index as f64 / steps as f64);
+        std::thread::sleep(planned.saturating_duration_since(Instant::now()));
         if client.try_send(piece).is_err() {
             return;
         }
