@@ -7,10 +7,14 @@ use tokio::time::Instant;
 
 /// Waiting time after which the rate is known. The samples of about the last two such times count.
 const OBSERVATION: Duration = Duration::from_secs(2);
+/// The first bytes of a file do not count: a connection may need time to come up, and then be fast.
+const UNCOUNTED: u64 = 64 * 1024;
 
 /// The rate of one client's file. Time in which COS does not accept bytes does not count as waiting for the client.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
+    /// All bytes so far.
+    total: u64,
     /// Bytes, and the time that was spent waiting for them.
     bytes: f64,
     waited: Duration,
@@ -30,10 +34,12 @@ impl Pace {
 
     /// The client has sent so many bytes.
     pub fn received(&mut self, bytes: usize) {
-        self.bytes += bytes as f64;
-        if let Some(since) = self.waiting_since.take() {
-            self.waited += since.elapsed();
+        let since = self.waiting_since.take();
+        if self.total >= UNCOUNTED {
+            self.bytes += bytes as f64;
+            self.waited += since.map_or(Duration::ZERO, |since| since.elapsed());
         }
+        self.total += bytes as u64;
         if self.waited > 2 * OBSERVATION {
             self.bytes /= 2.0;
             self.waited /= 2;
@@ -64,7 +70,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_waiting_for_the_client_counts() {
-        let mut pace = Pace::default();
+        let mut pace = Pace { total: UNCOUNTED, ..Pace::default() };
         pace.received(1000);
         assert_eq!(pace.time_for(1000), Duration::ZERO);
         pace.wait();
@@ -80,9 +86,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pause_after_the_first_bytes_does_not_count() {
+        let mut pace = Pace::default();
+        send(&mut pace, 1000, Duration::from_secs(20)).await;
+        send(&mut pace, 63 * 1024, Duration::from_secs(20)).await;
+        send(&mut pace, 1000, Duration::from_secs(20)).await;
+        assert_eq!(pace.time_for(1000), Duration::ZERO);
+        send(&mut pace, 1000, Duration::from_secs(20)).await;
+        assert_eq!(pace.time_for(1000), Duration::from_secs(20));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_rate_that_has_risen_is_seen_soon() {
         let mut pace = Pace::default();
-        for _ in 0..60 {
+        for _ in 0..130 {
             send(&mut pace, 1000, Duration::from_secs(1)).await;
         }
         assert_eq!(pace.time_for(1000).as_secs(), 1);

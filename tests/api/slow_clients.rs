@@ -160,6 +160,32 @@ fn fast_clients_are_not_buffered() {
     assert_eq!(world.count("uploadfile"), 8);
 }
 
+/// A phone whose connection needs time to come up, with any window.
+#[test]
+fn a_pause_after_the_first_bytes_is_not_slowness() {
+    for (window, size, first) in
+        [("256KiB", 40 * MIB, 1000), ("256KiB", PHOTO, 1), ("0", PHOTO, 1000), ("0", 40 * MIB, 0)]
+    {
+        let world = Setup::new().set("cos.via", "form").set("upload.replay_window", window).start();
+        std::thread::scope(|scope| {
+            for way in [Way::Form, Way::Raw] {
+                let world = &world;
+                scope.spawn(move || {
+                    let request = Request::new(way, &format!("{way:?}"), &noise(size, 10));
+                    let mut client = request.begin(world);
+                    let before = request.body.len() - size + first;
+                    client.send(&request.body[..before]);
+                    std::thread::sleep(Duration::from_millis(2500));
+                    client.send(&request.body[before..]);
+                    client.response().stored();
+                });
+            }
+        });
+        let slow = (slow_clients(&world, "buffered"), slow_clients(&world, "streamed"));
+        assert_eq!(slow, (0, 0), "{window} {size}");
+    }
+}
+
 #[test]
 fn a_client_that_becomes_fast_is_sent_on() {
     let world = Setup::new().set("cos.via", "form").set("cos.slow_limit", "10s").start();
