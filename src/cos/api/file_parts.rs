@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream;
 use tokio::time::{Instant, sleep};
 
@@ -32,6 +33,9 @@ struct FileReader {
     rest: Bytes,
     /// Bytes given to parts.
     position: u64,
+    /// CRC-64 of the first `digested` bytes.
+    crc: Digest,
+    digested: u64,
     length: Option<FileLength>,
     is_at_end: bool,
     has_failed: bool,
@@ -64,6 +68,8 @@ impl FileParts {
             source,
             rest: Bytes::new(),
             position: 0,
+            crc: Digest::new(CrcAlgorithm::Crc64Xz),
+            digested: 0,
             length,
             is_at_end: false,
             has_failed: false,
@@ -71,19 +77,17 @@ impl FileParts {
         Self { file: Rc::new(RefCell::new(file)), share }
     }
 
-    /// The next part, of at most `most` bytes, or of `least` where memory is used up. All bytes of the part before must
-    /// have been read.
-    pub fn next(&self, most: u64, least: u64) -> FilePart {
-        self.part(ReplayBuffer::new(self.share.clone()), most, least)
-    }
-
-    /// The first part: of at most `whole` bytes if that much memory is free, otherwise of `part` bytes.
-    pub fn first(&self, whole: u64, part: u64) -> FilePart {
+    /// The next part, once all bytes of the part before were read: of at most `large` bytes if that much memory is free, otherwise of `part` bytes.
+    pub fn next(&self, large: u64, part: u64) -> FilePart {
         let mut buffer = ReplayBuffer::new(self.share.clone());
-        let length = self.file.borrow().length.map_or(whole, FileLength::length).min(whole);
+        let file = self.file.borrow();
+        let left =
+            file.length.map_or(large, |length| length.length().saturating_sub(file.position));
+        let length = left.min(large);
+        drop(file);
         let has_room =
             length > part && buffer.reserve(usize::try_from(length).unwrap_or(usize::MAX));
-        self.part(buffer, if has_room { whole } else { part }, part)
+        self.part(buffer, if has_room { large } else { part }, part)
     }
 
     fn part(&self, buffer: ReplayBuffer, most: u64, least: u64) -> FilePart {
@@ -93,6 +97,12 @@ impl FileParts {
         let most = Rc::new(Cell::new(most));
         let relay = Relay::new(buffer, None, self.source_of(most.clone()), limits, false);
         FilePart { relay, offset: self.file.borrow().position, most, least }
+    }
+
+    /// CRC-64/XZ of all bytes that were given to parts. It is computed while they are read: to put the CRCs of the parts
+    /// together takes longer.
+    pub fn crc64(&self) -> u64 {
+        self.file.borrow().crc.finalize()
     }
 
     /// Whether all bytes of the file were read.
@@ -212,7 +222,12 @@ impl FileReader {
             }
         }
         let length = self.rest.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+        let bytes = self.rest.split_to(length);
+        // Bytes that were put back are digested already.
+        let known = usize::try_from(self.digested - self.position).unwrap_or(length).min(length);
+        self.crc.update(&bytes[known..]);
         self.position += length as u64;
-        Poll::Ready(Ok(FileEvent::Content(self.rest.split_to(length))))
+        self.digested = self.digested.max(self.position);
+        Poll::Ready(Ok(FileEvent::Content(bytes)))
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::response::Stored;
-use super::sent_part::{SentPart, StoreError, UploadEvent, combined};
+use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::error::CosError;
 use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 
@@ -32,14 +32,15 @@ impl PendingParts {
         &self.upload_id
     }
 
-    /// Puts the parts together. Whether an attempt succeeded whose response was lost is found out by a further one.
+    /// Puts the parts together to a file with this CRC-64. Whether an attempt succeeded whose response was lost is found out by a further one.
     pub async fn complete(
         mut self,
         sent: &[SentPart],
+        crc64: u64,
         verify: Verification,
         observe: &dyn Fn(UploadEvent),
     ) -> Result<Receipt, StoreError> {
-        let (size, crc64) = (sent.iter().map(|part| part.size).sum(), combined(sent));
+        let size = sent.iter().map(|part| part.size).sum();
         let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
         let mut attempt = 1;
         let mut may_be_complete = false;
