@@ -1,6 +1,8 @@
 //! The gateway from outside: real sockets, the real binary, the strict sandbox.
 
 mod access;
+mod api_faults;
+mod api_road;
 mod cli;
 mod clients;
 mod commands;

@@ -287,8 +287,9 @@ fn a_slow_file_that_does_not_fit_memory_is_refused_with_advice() {
         world.assert_nothing_stored();
         assert_eq!(slow_clients(&world, "streamed"), 2 * streamed, "{settings:?}");
         assert_eq!(slow_clients(&world, "buffered"), 0, "{settings:?}");
-        let warnings = world.gateway.log().matches("the client is so slow").count();
-        assert_eq!(warnings as u64, 2 * streamed, "{settings:?}: {}", world.gateway.log());
+        let warnings = || world.gateway.log().matches("the client is so slow").count() as u64;
+        wait_until("both are warned about", || warnings() >= 2 * streamed);
+        assert_eq!(warnings(), 2 * streamed, "{settings:?}: {}", world.gateway.log());
         let refused = metric(&world, "gateway_uploads_total{result=\"upload_too_slow\"}");
         assert_eq!(refused, 2, "{settings:?}");
     }

@@ -74,7 +74,7 @@ async fn object(checks: &Checks<'_>, api: &ApiRoad) -> Checked<Object> {
         return Ok((Object { key, file_id: link.file_id, metadata, target: Some(target) }, text));
     }
     let key = checks.unused_key("doctor")?.as_str().to_owned();
-    let id = api.file_id(&key).await;
+    let id = api.file_id(&key, &|_| ()).await;
     let (metadata, bucket) = id.map_err(|error| checks.metaid_fault(&error))?;
     let file_id = checks.upstreams.wechat(checks.settings).file_id_in(bucket, &key);
     let text = format!("{key} in {}, by {}", bucket, checks.settings.cos.api.metaid_url);

@@ -139,12 +139,13 @@ impl FileParts {
     }
 
     fn check_length(&self) -> Result<(), CosError> {
-        let FileReader { length, position, is_at_end, .. } = &*self.file.borrow();
-        match *length {
+        let file = self.file.borrow();
+        let got = file.received();
+        match file.length {
             Some(FileLength::Known(declared))
-                if *position > declared || *is_at_end && *position < declared =>
+                if got > declared || file.is_at_end && got < declared =>
             {
-                Err(CosError::LengthMismatch { declared, got: *position })
+                Err(CosError::LengthMismatch { declared, got })
             }
             _ => Ok(()),
         }
@@ -171,9 +172,11 @@ impl FileParts {
             if has_ended {
                 return None;
             }
-            let event = match most.get().saturating_sub(taken) {
-                0 => Ok(part_end()),
-                left => poll_fn(|cx| file.borrow_mut().poll_next(cx, left)).await,
+            let left = most.get().saturating_sub(taken);
+            let is_full = left == 0 && !file.borrow().should_end();
+            let event = match is_full {
+                true => Ok(part_end()),
+                false => poll_fn(|cx| file.borrow_mut().poll_next(cx, left)).await,
             };
             let (taken, has_ended) = match &event {
                 Ok(FileEvent::Content(bytes)) => (taken + bytes.len() as u64, false),
@@ -190,6 +193,16 @@ fn part_end() -> FileEvent {
 }
 
 impl FileReader {
+    /// Bytes of the file that were read.
+    fn received(&self) -> u64 {
+        self.position + self.rest.len() as u64
+    }
+
+    /// Whether all declared bytes were given to parts: the end must follow, and it is part of the last part.
+    fn should_end(&self) -> bool {
+        self.length == Some(FileLength::Known(self.position))
+    }
+
     /// Content that was read for a part, and does not belong to it any more.
     fn put_back(&mut self, bytes: Bytes) {
         self.position -= bytes.len() as u64;
@@ -199,6 +212,7 @@ impl FileReader {
         };
     }
 
+    /// At most `most` bytes, or the end of the part.
     fn poll_next(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<Result<FileEvent, BoxError>> {
         if self.rest.is_empty() {
             if self.is_at_end {
@@ -220,6 +234,9 @@ impl FileReader {
                     return Poll::Ready(Err(error));
                 }
             }
+        }
+        if most == 0 {
+            return Poll::Ready(Ok(part_end()));
         }
         let length = self.rest.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         let bytes = self.rest.split_to(length);

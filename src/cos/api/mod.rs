@@ -4,8 +4,8 @@
 //! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
-//! - `upload`: stores one file, with `file_parts` (the file, divided), `sent_part` and `pending` (an
-//!   upload that is not completed)
+//! - `upload`: stores one file, with `file_parts` (the file, divided), `sent_part`, `pending` (an
+//!   upload that is not completed) and `retry`
 //! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
 //! - `with_link`: requests with an upload link's signature instead of keys
@@ -22,6 +22,7 @@ pub mod multipart;
 mod pending;
 mod request;
 pub mod response;
+mod retry;
 pub mod road;
 pub mod sent_part;
 mod sign;

@@ -8,12 +8,13 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::response::Stored;
+use super::retry::{Retry, may_pass};
 use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::error::CosError;
 use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 
-/// Attempts to put the parts together, or to abort.
-const MAX_ATTEMPTS: u32 = 4;
+/// Attempts to abort.
+const MAX_ABORTS: u32 = 4;
 
 /// Aborts the upload when it is dropped, unless it was completed or may have been.
 pub(super) struct PendingParts {
@@ -42,7 +43,8 @@ impl PendingParts {
     ) -> Result<Receipt, StoreError> {
         let size = sent.iter().map(|part| part.size).sum();
         let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
-        let mut attempt = 1;
+        let mut has_known_etags = false;
+        let mut retry = Retry::new(&self.key, observe);
         let mut may_be_complete = false;
         let stored = loop {
             let numbered = sent.iter().zip(&etags).map(|(part, etag)| (part.number, etag.as_str()));
@@ -53,27 +55,26 @@ impl PendingParts {
                 Ok(stored) => break stored,
                 Err(error) => error,
             };
+            let failed = |cause| StoreError::after_request(cause, may_be_complete);
             if may_be_complete && error.is_refused_as("NoSuchUpload") {
-                break self.completed_before(size, crc64).await?;
+                break self.completed_before(size, crc64).await.map_err(failed)?;
             }
-            let has_other_etags = attempt == 1 && error.is_refused_as("InvalidPart");
+            // COS had begun its response before it put the parts together (doc 7742).
+            let is_late = matches!(error, CosError::Refused { status: 200, .. });
+            let has_other_etags = !has_known_etags && error.is_refused_as("InvalidPart");
+            may_be_complete |= is_late || !error.is_final();
+            let failed = |cause| StoreError::after_request(cause, may_be_complete);
+            if !has_other_etags && !is_late && !may_pass(&error) || !retry.pause(&error).await {
+                return Err(failed(error));
+            }
             if has_other_etags {
-                etags = self.known_etags(sent).await?;
-            } else if !error.is_transient() && !matches!(error, CosError::Timeout { .. }) {
-                return Err(StoreError { cause: error, may_be_stored: may_be_complete });
+                etags = self.known_etags(sent).await.map_err(failed)?;
+                has_known_etags = true;
             }
-            may_be_complete |= !error.is_final();
-            if attempt == MAX_ATTEMPTS {
-                return Err(StoreError { cause: error, may_be_stored: may_be_complete });
-            }
-            let pause = Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
-            tracing::info!(key = self.key, %error, ?pause, "COS has not put the parts together, trying again");
-            observe(UploadEvent::Replay(error.cause()));
-            sleep(pause).await;
-            attempt += 1;
         };
         self.upload_id.clear();
-        let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verification::Off)?;
+        let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verification::Off)
+            .map_err(|cause| StoreError::after_request(cause, true))?;
         let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
         let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
         Ok(Receipt { size, crc64, verified_by })
@@ -84,10 +85,9 @@ impl PendingParts {
         let lost =
             CosError::NoVerdict("the upload is not known any more, and its object is not there");
         let object = self.client.head(&self.key).await?.ok_or(lost)?;
-        if object.size != size {
-            return Err(CosError::NoVerdict("the object has another length than the upload"));
+        if object.size != size || compare(crc64, object.crc64.as_deref(), true).is_err() {
+            return Err(CosError::NoVerdict("the object is another than that of the upload"));
         }
-        compare(crc64, object.crc64.as_deref(), true)?;
         Ok(Stored { etag: object.etag.unwrap_or_default(), crc64: object.crc64 })
     }
 
@@ -116,7 +116,7 @@ impl Drop for PendingParts {
             for attempt in 1.. {
                 match client.abort(&key, &upload_id).await {
                     Ok(()) => return,
-                    Err(error) if attempt == MAX_ATTEMPTS => {
+                    Err(error) if attempt == MAX_ABORTS => {
                         tracing::error!(
                             key, %error,
                             "the parts of a failed upload could not be deleted; the sweep will try again"

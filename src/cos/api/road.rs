@@ -10,6 +10,8 @@ use super::client::{self, Client};
 use super::endpoint::{BucketLocation, EndpointTemplate};
 use super::file_id;
 use super::keys::Keys;
+use super::retry::{Retry, may_pass};
+use super::sent_part::UploadEvent;
 use super::upload::PartSizes;
 use crate::cos::error::CosError;
 use crate::cos::target::Target;
@@ -102,11 +104,21 @@ impl ApiRoad {
     }
 
     /// The file id of an object by metaid, and the name of its bucket.
-    pub async fn file_id(&self, key: &str) -> Result<(String, &str), CosError> {
+    pub async fn file_id(
+        &self,
+        key: &str,
+        observe: &dyn Fn(UploadEvent),
+    ) -> Result<(String, &str), CosError> {
         let url = self.settings.metaid.as_ref();
         let url = url.ok_or(CosError::Link("file ids come from upload links"))?;
-        let bucket = &self.bucket(None)?.name;
-        let id = file_id::fetch(&self.pool, url, self.settings.call_timeout, bucket, key).await?;
-        Ok((id, bucket))
+        let (bucket, limit) = (&self.bucket(None)?.name, self.settings.call_timeout);
+        let mut retry = Retry::new(key, observe);
+        loop {
+            match file_id::fetch(&self.pool, url, limit, bucket, key).await {
+                Ok(id) => return Ok((id, bucket)),
+                Err(error) if may_pass(&error) && retry.pause(&error).await => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

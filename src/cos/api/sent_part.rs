@@ -23,13 +23,35 @@ pub enum UploadEvent {
 /// Why a file was not stored.
 pub struct StoreError {
     pub cause: CosError,
-    /// The object may be there all the same, or a damaged one is.
-    pub may_be_stored: bool,
+    pub object: ObjectState,
+}
+
+/// What a failed upload has left of the object at its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectState {
+    /// It is as it was before; parts are no object.
+    Untouched,
+    /// The file may be stored all the same.
+    Unknown,
+    /// Other bytes than the file's are stored.
+    Damaged,
 }
 
 impl From<CosError> for StoreError {
+    /// Before COS was asked to store an object.
     fn from(cause: CosError) -> Self {
-        let may_be_stored = matches!(cause, CosError::Integrity { .. });
-        Self { cause, may_be_stored }
+        Self { cause, object: ObjectState::Untouched }
+    }
+}
+
+impl StoreError {
+    /// After COS was asked to store the object; `is_unknown`: it may have been stored.
+    pub(super) fn after_request(cause: CosError, is_unknown: bool) -> Self {
+        let object = match cause {
+            CosError::Integrity { .. } => ObjectState::Damaged,
+            _ if is_unknown => ObjectState::Unknown,
+            _ => ObjectState::Untouched,
+        };
+        Self { cause, object }
     }
 }

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::client::{Client, ObjectFields};
+use super::credentials::Credentials;
 use super::file_parts::{FilePart, FileParts};
 use super::multipart::MAX_PARTS;
 use super::pending::PendingParts;
 use super::response::{ApiResponse, Stored};
+use super::retry::{Retry, may_pass};
 use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::attempt::Envelope;
 use crate::cos::error::CosError;
@@ -24,8 +26,6 @@ use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 use crate::file_stream::{FileLength, Source};
 use crate::memory::budget::Share;
 
-/// Attempts to send a part, or a whole file, while it is buffered.
-const MAX_ATTEMPTS: u32 = 4;
 /// Parts are this large while memory is free, in bytes: fewer requests than with the least size, which cost the CPU more
 /// than larger buffers do.
 const LARGE_PART: u64 = 4 << 20;
@@ -108,7 +108,9 @@ impl ApiUpload<'_> {
     pub async fn store(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
         let mut uploaded = self.store_unchecked(file).await?;
         if self.verify == Verification::Head && uploaded.receipt.verified_by.is_none() {
-            uploaded.receipt.verified_by = self.check_by_head(&uploaded.receipt).await?;
+            let checked = self.check_by_head(&uploaded.receipt).await;
+            let checked = checked.map_err(|cause| StoreError::after_request(cause, true));
+            uploaded.receipt.verified_by = checked?;
         }
         Ok(uploaded)
     }
@@ -137,9 +139,8 @@ impl ApiUpload<'_> {
         if let Some(length) = file.whole() {
             let head = Head::Put { length };
             let sent = self.send(&file.first, length, head).await;
-            let (stored, crc64) = sent.map_err(|cause| StoreError {
-                may_be_stored: file.first.relay.is_outcome_unknown(),
-                ..StoreError::from(cause)
+            let (stored, crc64) = sent.map_err(|cause| {
+                StoreError::after_request(cause, file.first.relay.is_outcome_unknown())
             })?;
             let is_verified = self.agrees(crc64, &stored)?;
             let verified_by = is_verified.then_some(VerifiedBy::Reply);
@@ -156,13 +157,10 @@ impl ApiUpload<'_> {
     }
 
     async fn initiate(&self) -> Result<String, CosError> {
-        let mut attempt = 1;
+        let mut retry = Retry::new(self.key, self.observe);
         loop {
             match self.client.initiate(self.key, self.fields).await {
-                Err(error) if error.is_transient() && attempt < MAX_ATTEMPTS => {
-                    self.pause(attempt, &error).await;
-                    attempt += 1;
-                }
+                Err(error) if may_pass(&error) && retry.pause(&error).await => {}
                 result => return result,
             }
         }
@@ -219,47 +217,61 @@ impl ApiUpload<'_> {
         length: u64,
         head: Head<'_>,
     ) -> Result<(Stored, u64), CosError> {
-        let mut attempt = 1;
+        let mut retry = Retry::new(self.key, self.observe);
+        let mut mismatch = None;
         loop {
-            let credentials = self.client.credentials().await?;
-            let head = head.signed(self, &credentials)?;
-            let judge = |response: ApiResponse, _, crc64| {
-                let stored = response.stored()?;
-                self.agrees(crc64, &stored)?;
-                Ok((stored, crc64))
+            let mut has_other_keys = false;
+            let result = match self.client.credentials().await {
+                Ok(credentials) => {
+                    let result = self.attempt(&credentials, part, length, head).await;
+                    if let Err(error) = &result {
+                        has_other_keys = self.client.reject_credentials(&credentials, error).await;
+                    }
+                    result
+                }
+                Err(error) => Err(error),
             };
-            let length = FileLength::Known(length);
-            let origin = self.client.origin();
-            let sent =
-                part.relay.attempt(self.upstream, origin, |_| head, Envelope::Raw, length, judge);
-            let result = sent.await;
-            let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-            class.into_iter().for_each(|class| (self.observe)(UploadEvent::Response(class)));
             let error = match result {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
             };
-            let may_help = error.is_transient()
-                || matches!(error, CosError::Timeout { .. } | CosError::Integrity { .. })
-                || self.client.reject_credentials(&credentials, &error).await;
-            if !may_help || attempt == MAX_ATTEMPTS || !part.relay.is_replayable() {
-                return Err(error);
+            let is_mismatch = matches!(error, CosError::Integrity { .. });
+            let may_help = is_mismatch || has_other_keys || may_pass(&error);
+            if !may_help || !part.relay.is_replayable() || !retry.pause(&error).await {
+                // Where an earlier attempt has stored other bytes, that matters more than why they were not replaced.
+                return Err(mismatch.unwrap_or(error));
             }
-            self.pause(attempt, &error).await;
-            attempt += 1;
+            if is_mismatch {
+                mismatch = Some(error);
+            }
         }
+    }
+
+    async fn attempt(
+        &self,
+        credentials: &Credentials,
+        part: &FilePart,
+        length: u64,
+        head: Head<'_>,
+    ) -> Result<(Stored, u64), CosError> {
+        let head = head.signed(self, credentials)?;
+        let judge = |response: ApiResponse, _, crc64| {
+            let stored = response.stored()?;
+            self.agrees(crc64, &stored)?;
+            Ok((stored, crc64))
+        };
+        let (origin, length) = (self.client.origin(), FileLength::Known(length));
+        let sent =
+            part.relay.attempt(self.upstream, origin, |_| head, Envelope::Raw, length, judge);
+        let result = sent.await;
+        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+        class.into_iter().for_each(|class| (self.observe)(UploadEvent::Response(class)));
+        result
     }
 
     /// Whether COS's CRC-64 is ours; `false` where it sent none.
     fn agrees(&self, ours: u64, stored: &Stored) -> Result<bool, CosError> {
         compare(ours, stored.crc64.as_deref(), self.verify != Verification::Off)
-    }
-
-    async fn pause(&self, attempt: u32, error: &CosError) {
-        let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
-        tracing::info!(key = self.key, %error, ?pause, "COS failed, trying again");
-        (self.observe)(UploadEvent::Replay(error.cause()));
-        sleep(pause).await;
     }
 }
 
@@ -271,11 +283,7 @@ enum Head<'a> {
 }
 
 impl Head<'_> {
-    fn signed(
-        self,
-        upload: &ApiUpload<'_>,
-        credentials: &super::credentials::Credentials,
-    ) -> Result<String, CosError> {
+    fn signed(self, upload: &ApiUpload<'_>, credentials: &Credentials) -> Result<String, CosError> {
         let ApiUpload { client, key, fields, .. } = upload;
         match self {
             Self::Put { length } => client.put_head(credentials, key, *fields, length),

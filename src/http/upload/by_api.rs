@@ -9,9 +9,8 @@ use secrecy::ExposeSecret;
 use super::outgoing::{OutgoingFile, TargetPath, poll_while, upload_link};
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::road::ApiRoad;
-use crate::cos::api::sent_part::{StoreError, UploadEvent};
+use crate::cos::api::sent_part::{ObjectState, StoreError, UploadEvent};
 use crate::cos::api::upload::{ApiUpload, IncomingFile};
-use crate::cos::error::CosError;
 use crate::cos::target::Target;
 use crate::cos::verdict::{Receipt, Verification};
 use crate::file_stream::{FileEvent, FileLength, Source};
@@ -19,7 +18,7 @@ use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::key::Key;
-use crate::metrics::Stage;
+use crate::metrics::{Metrics, Stage};
 use crate::settings::Verify;
 
 /// What WeChat must know an object by.
@@ -61,10 +60,7 @@ pub(super) async fn store(
             Verify::Reply => Verification::Response,
             Verify::Head => Verification::Head,
         },
-        observe: &|event| match event {
-            UploadEvent::Response(class) => metrics.cos(class),
-            UploadEvent::Replay(cause) => metrics.replay(cause),
-        },
+        observe: &|event| count(metrics, event),
     };
     match upload.store(file).await {
         Ok(uploaded) => {
@@ -74,11 +70,14 @@ pub(super) async fn store(
             }
             Ok((id.file_id, uploaded.receipt))
         }
-        Err(StoreError { cause, may_be_stored }) => {
-            let is_corrupt = matches!(cause, CosError::Integrity { .. });
-            if (is_corrupt || path.unique && may_be_stored)
-                && let Err(error) = client.delete(key).await
-            {
+        Err(StoreError { cause, object }) => {
+            // The client is told that the file is not stored, so an object that may have been stored is deleted.
+            let must_delete = match object {
+                ObjectState::Untouched => false,
+                ObjectState::Unknown => path.unique,
+                ObjectState::Damaged => true,
+            };
+            if must_delete && let Err(error) = client.delete(key).await {
                 tracing::error!(key, %error, "a failed upload could not be deleted and may still be stored");
             }
             Err(cause.into())
@@ -104,6 +103,13 @@ fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFi
     IncomingFile::new(source, length, share, sizes)
 }
 
+fn count(metrics: &Metrics, event: UploadEvent) {
+    match event {
+        UploadEvent::Response(class) => metrics.cos(class),
+        UploadEvent::Replay(cause) => metrics.replay(cause),
+    }
+}
+
 async fn object_id(
     worker: &Worker,
     api: &ApiRoad,
@@ -112,7 +118,8 @@ async fn object_id(
 ) -> Result<ObjectId, Problem> {
     if !api.needs_link() {
         let started = Instant::now();
-        let id = api.file_id(key.as_str()).await;
+        let metrics = &worker.shared.metrics;
+        let id = api.file_id(key.as_str(), &|event| count(metrics, event)).await;
         times.add(Stage::Link, started.elapsed());
         let (metadata, bucket) = id?;
         let file_id = worker.wechat.file_id_in(bucket, key.as_str());
