@@ -172,7 +172,7 @@ function road(via) {
       run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
 
       run("cancelled", async (page) => {
-        await failing(streaming, { fault: "slow", bytes_per_second: 4 * MiB });
+        await failing(streaming, { fault: "slow", bytes_per_second: 8 * MiB });
         await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
         await streaming.received(MiB);
         await client.cancel(page);
