@@ -119,7 +119,13 @@ fn wechat_state(
         None if wechat.credential == CredentialMode::Open => ApiAuth::Open,
         None => ApiAuth::File(TokenFile::new(&wechat.cloudbase_token_file)),
     };
-    let prefix = wechat.file_id_prefix.as_ref().map(|prefix| format!("{prefix}/"));
+    // A bucket that the settings name need not be learned from an upload link.
+    let bucket = settings.cos.api.bucket.as_ref().filter(|_| settings.cos.via == CosRoad::Api);
+    let prefix = match (&wechat.file_id_prefix, bucket) {
+        (Some(prefix), _) => Some(format!("{prefix}/")),
+        (None, Some(bucket)) => Some(format!("cloud://{}.{bucket}/", wechat.env)),
+        (None, None) => None,
+    };
     Ok(api::WechatState::new(
         &wechat.base_url,
         wechat.env.clone(),

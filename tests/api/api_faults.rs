@@ -22,7 +22,7 @@ const COLUMNS: &[Column] = &[
     Column { title: SIZES[1].0, size: 1, file: "put", bytes: SIZES[1].1 },
     Column { title: "30 MiB, first part", size: 2, file: "part part=1", bytes: FIRST_PART },
     Column { title: "30 MiB, part 12", size: 2, file: "part part=12", bytes: 1 << 20 },
-    Column { title: "30 MiB, last part", size: 2, file: "part part=23", bytes: 1 << 20 },
+    Column { title: "30 MiB, last part", size: 2, file: "part part=30", bytes: 1 << 20 },
 ];
 
 const EXPIRED: Told = ["502 cos_refused ExpiredToken"; 3];
@@ -162,6 +162,7 @@ fn setup() -> Setup {
         .by_api()
         .set("cos.reply_timeout", "600ms")
         .set("cos.api.abort_after", "0s")
+        .set("cos.api.single_put", "1MiB")
 }
 
 fn setup_for(stage: &str) -> Setup {
@@ -230,7 +231,7 @@ fn a_failed_upload_leaves_the_object_that_was_there() {
     let world = setup().start();
     for (stage, told) in [
         ("part wrong_crc part=1", "502 integrity_mismatch"),
-        ("part wrong_crc part=23", "502 integrity_mismatch"),
+        ("part wrong_crc part=30", "502 integrity_mismatch"),
         ("part status status=403 part=12", "502 cos_refused AccessDenied"),
         ("complete error_200", "502 cos_refused InternalError"),
         ("complete status status=403", "502 cos_refused AccessDenied"),
@@ -274,7 +275,7 @@ fn refused_keys_are_fetched_again() {
         ("initiate", LARGE_SIZE),
         ("part part=1", LARGE_SIZE),
         ("part part=12", LARGE_SIZE),
-        ("part part=23", LARGE_SIZE),
+        ("part part=30", LARGE_SIZE),
         ("complete", LARGE_SIZE),
     ]
     .into_iter()

@@ -15,7 +15,9 @@ const MIB: usize = 1 << 20;
 const KIND: &str = "image/png";
 
 fn setup() -> Setup {
-    Setup::new().by_api().set("upload.max_file_size", "1GiB")
+    // No sweep at the start: it would count among the calls.
+    let setup = Setup::new().by_api().set("cos.api.abort_after", "0s");
+    setup.set("upload.max_file_size", "1GiB")
 }
 
 /// The same for all tests: some hundred MiB take time.
@@ -169,7 +171,7 @@ fn files_of_every_size() {
             if as_a_whole && (way == Way::Raw || size != 8 * MIB) {
                 assert_eq!((puts, parts), (1, 0), "{what}");
             } else {
-                let expected = 1 + size.saturating_sub(8 * MIB).div_ceil(MIB);
+                let expected = 1 + size.saturating_sub(8 * MIB).div_ceil(4 * MIB);
                 assert_eq!((puts, parts), (0, expected as u64), "{what}");
             }
         }
@@ -267,7 +269,7 @@ fn a_client_that_is_gone_leaves_nothing() {
             let parts = world.count("upload_part");
             let mut upload = Upload::begin(&world, way, "gone.png", size);
             content(size * 6 / 10).chunks(MIB).for_each(|piece| upload.send(piece));
-            wait_until("parts arrive", || world.count("upload_part") > parts + 5);
+            wait_until("parts arrive", || world.count("upload_part") > parts + 1);
             if resets {
                 upload.client.reset();
             } else {
@@ -494,13 +496,15 @@ fn keys_that_expire_while_a_file_is_uploaded() {
 /// While memory is used up, a file of known length is streamed, and one of unknown length is refused.
 #[test]
 fn memory_that_is_used_up() {
-    let world = setup().set("upload.memory_budget", "8MiB").start();
+    let setup = setup().set("upload.memory_budget", "8MiB");
+    let world = setup.set("upload.max_buffered_file", "8MiB").start();
     let used = || metric(&world, "gateway_memory_budget_bytes");
-    let mut other = Upload::begin(&world, Way::Raw, "other", 50 * MIB);
-    content(7 * MIB).chunks(MIB).for_each(|piece| other.send(piece));
-    wait_until("memory is used up", || used() > 5e6 && world.count("initiate") == 1);
-    let open = world.multipart_uploads().len();
-    assert_eq!(open, 1);
+    // Each has nearly a part; together they leave less than one to the same client.
+    const BEGUN: usize = MIB - 8000;
+    let mut others: Vec<_> =
+        (0..5).map(|n| Upload::begin(&world, Way::Raw, &format!("other-{n}"), 10 * MIB)).collect();
+    others.iter_mut().for_each(|other| other.send(&content(10 * MIB)[..BEGUN]));
+    wait_until("memory is used up", || used() > 5e6);
 
     for size in [0, 100, MIB, 12 * MIB] {
         let path = format!("known-{size}");
@@ -509,18 +513,16 @@ fn memory_that_is_used_up() {
         assert!(world.object(&path) == content(size));
         assert!(used() <= 8.0 * MIB as f64, "{}", used());
     }
-    for way in [Way::RawChunked, Way::FormChunked] {
-        for size in [2 * MIB, 12 * MIB, 40 * MIB] {
-            let response = upload(&world, way, "unknown", content(size));
-            response.problem(503, "overloaded");
-            assert!(response.header("retry-after").is_some());
-        }
-    }
-    wait_until("the others are aborted", || world.multipart_uploads().len() == open);
+    // Memory is waited for first.
+    let response = upload(&world, Way::FormChunked, "unknown", content(2 * MIB));
+    response.problem(503, "overloaded");
+    assert!(response.header("retry-after").is_some());
 
-    content(50 * MIB)[7 * MIB..].chunks(MIB).for_each(|piece| other.send(piece));
-    let response = other.finish();
-    assert_stored(&world, &response, "other", content(50 * MIB), "the first one");
+    for (n, mut other) in others.into_iter().enumerate() {
+        content(10 * MIB)[BEGUN..].chunks(MIB).for_each(|piece| other.send(piece));
+        other.finish().stored();
+        assert!(world.object(&format!("other-{n}")) == content(10 * MIB), "{n}");
+    }
     let response = upload(&world, Way::FormChunked, "unknown", content(40 * MIB));
     assert_stored(&world, &response, "unknown", content(40 * MIB), "afterwards");
     assert_eq!(used(), 0.0);
@@ -625,7 +627,7 @@ fn a_shutdown_ends_uploads_in_parts() {
         let mut world = setup().set("server.shutdown_grace", "500ms").start();
         let mut upload = Upload::begin(&world, way, "cut", 40 * MIB);
         content(20 * MIB).chunks(MIB).for_each(|piece| upload.send(piece));
-        wait_until("parts arrive", || world.count("upload_part") > 5);
+        wait_until("parts arrive", || world.count("upload_part") > 1);
         world.gateway.signal("TERM");
         let status = world.gateway.ended();
         assert!(status.code().is_some_and(|code| code < 2), "{way:?}: {status}");

@@ -1,8 +1,8 @@
 //! Stores one file by COS's API: a file that is in memory as a whole with one PUT, any other one in parts.
 //!
-//! Parts are buffered before they are sent, so a slow client does not keep a request to COS waiting, and each part can be
-//! sent again. While a part is sent, the next one is read. Where memory is used up, a part of a known length is sent
-//! while it arrives, and has one attempt.
+//! Parts are retained until COS has them, so each can be sent again. They are buffered before they are sent, so a slow
+//! client does not keep a request to COS waiting; while a part is sent, the next one is read. A part of a known length is
+//! sent while it arrives if its client is fast, and where memory is used up, which leaves it one attempt.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,9 +26,11 @@ use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 use crate::file_stream::{FileLength, Source};
 use crate::memory::budget::Share;
 
-/// Parts are this large while memory is free, in bytes: fewer requests than with the least size, which cost the CPU more
-/// than larger buffers do.
+/// Parts are this large while memory is free, in bytes, if `single_put` is not less: fewer requests than with the least
+/// size.
 const LARGE_PART: u64 = 4 << 20;
+/// Bytes per second of a client that a request to COS need not wait for.
+const FAST_CLIENT: f64 = 16.0 * 1024.0 * 1024.0;
 /// Parts are as large as whole mebibytes.
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -45,6 +47,11 @@ impl PartSizes {
     pub fn for_file(self, largest: u64) -> Self {
         let least = largest.div_ceil(u64::from(MAX_PARTS)).next_multiple_of(MEBIBYTE);
         Self { part: self.part.max(least), ..self }
+    }
+
+    /// The size of a part while memory is free.
+    fn large_part(self) -> u64 {
+        self.single_put.min(LARGE_PART).max(self.part)
     }
 }
 
@@ -72,6 +79,7 @@ pub struct IncomingFile {
     parts: FileParts,
     first: FilePart,
     sizes: PartSizes,
+    began: Instant,
 }
 
 impl IncomingFile {
@@ -84,7 +92,7 @@ impl IncomingFile {
     ) -> Self {
         let parts = FileParts::new(source, length, share);
         let first = parts.next(sizes.single_put, sizes.part);
-        Self { parts, first, sizes }
+        Self { parts, first, sizes, began: Instant::now() }
     }
 
     /// Reads until the first part is complete, or fails; [`ApiUpload::store`] finds the error. The future may be dropped
@@ -172,22 +180,28 @@ impl ApiUpload<'_> {
         file: IncomingFile,
         pending: &PendingParts,
     ) -> Result<(Vec<SentPart>, u64), CosError> {
-        let IncomingFile { parts, first: mut part, sizes } = file;
-        let mut sent = Vec::new();
+        let IncomingFile { parts, first: mut part, sizes, began } = file;
+        let (mut sent, mut began) = (Vec::new(), began);
         loop {
             let number = u32::try_from(sent.len() + 1).unwrap_or(u32::MAX);
             let length = parts.length_of(&part).ok_or(CosError::OutOfMemory)?;
+            let is_fast = length as f64 >= FAST_CLIENT * began.elapsed().as_secs_f64();
+            began = Instant::now();
             let sending = self.send_part(&part, number, length, pending.upload_id());
-            // A part that is buffered is sent while the next one is read.
-            let next = if part.relay.known_length().is_some() && !parts.is_at_end() {
-                let next = parts.next(sizes.part.max(LARGE_PART), sizes.part);
+            let is_buffered = part.relay.known_length().is_some();
+            let next = if is_buffered && !is_fast && !parts.is_at_end() {
+                // The next part is read while this one is sent.
+                let next = parts.next(sizes.large_part(), sizes.part);
                 let (done, ()) = try_join(sending, parts.collect(&next)).await?;
                 sent.push(done);
                 next
             } else {
                 sent.push(sending.await?);
-                let next = parts.next(sizes.part.max(LARGE_PART), sizes.part);
-                parts.collect(&next).await?;
+                let next = parts.next(sizes.large_part(), sizes.part);
+                // A part of a fast client is sent while it is read: its bytes are still in the processor's cache.
+                if !is_fast || parts.is_at_end() || parts.length_of(&next).is_none() {
+                    parts.collect(&next).await?;
+                }
                 next
             };
             if parts.is_at_end() && next.relay.known_length() == Some(0) {
