@@ -188,6 +188,8 @@ pub fn setup() -> Setup {
         .set("cos.reply_timeout", "1s")
         .set("cos.allowed_hosts", "127.0.0.1,localhost,cos.invalid")
         .set("upload.path_template", "{dir}/{uuid}{ext}")
+        // How far COS is when it fails, and so whether all bytes are still retained, must not decide.
+        .set("upload.replay_window_max", "256KiB")
 }
 
 /// The request's line and headers, and the bytes before and after the content.
