@@ -161,6 +161,8 @@ impl World {
                 ("GATEWAY__WECHAT__FILE_ID_PREFIX", "cloud://env.7465-bucket-125"),
                 ("GATEWAY__COS__WRITE_TIMEOUT", TIMEOUT),
                 ("GATEWAY__COS__REPLY_TIMEOUT", TIMEOUT),
+                // A file that is retained would count as growth.
+                ("GATEWAY__UPLOAD__REPLAY_WINDOW_MAX", "256KiB"),
             ],
         );
         Self { upstream, gateway, endless: Arc::default(), _folder }
