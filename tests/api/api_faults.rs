@@ -160,7 +160,6 @@ const ROWS: &[Row] = &[
 fn setup() -> Setup {
     crate::faults::setup()
         .by_api()
-        .set("cos.reply_timeout", "600ms")
         .set("cos.api.abort_after", "0s")
         .set("cos.api.single_put", "1MiB")
 }

@@ -437,7 +437,7 @@ fn cell(
     if !expected.split(" | ").any(|expected| expected == told) {
         wrong.push(format!("told {told} {} instead of {expected}", detail(response.as_ref())));
     }
-    if took > Duration::from_secs(10) {
+    if took > Duration::from_secs(20) {
         wrong.push(format!("it took {took:?}"));
     }
     wrong.extend(storage_fault(world, folder, size, &told));
@@ -541,7 +541,7 @@ pub fn run(matrix: &Matrix) {
         .iter()
         .filter(|(stage, fault, ..)| format!("{stage} {fault}").starts_with(&only))
         .collect();
-    let rows = in_parallel(selected.len(), 6, |index| cells(matrix, *selected[index]));
+    let rows = in_parallel(selected.len(), 10, |index| cells(matrix, *selected[index]));
 
     const WAYS: [&str; 2] = ["multipart", "raw"];
     let mut wrong = Vec::new();

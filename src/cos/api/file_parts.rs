@@ -48,12 +48,10 @@ pub struct FilePart {
     offset: u64,
     /// Bytes at most. Reduced where memory is used up.
     most: Rc<Cell<u64>>,
-    /// To this.
+    /// To this: with smaller parts, a large file could have more than COS accepts.
     least: u64,
 }
 
-/// The least size of a part that is not the last one (doc 7750), in bytes.
-const MIN_PART: u64 = 1 << 20;
 /// An assumed length may be more than the file's by this, in bytes: the form's epilogue.
 const MAX_EPILOGUE: u64 = 4 * 1024;
 /// How long a part whose length is not known waits for memory.
@@ -123,7 +121,7 @@ impl FileParts {
             if part.relay.known_length().is_some() {
                 return Ok(());
             }
-            if part.relay.buffered() >= MIN_PART {
+            if part.relay.buffered() >= part.least {
                 self.file.borrow_mut().put_back(part.relay.cut());
                 return Ok(());
             }
