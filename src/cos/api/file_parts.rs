@@ -75,7 +75,8 @@ impl FileParts {
         Self { file: Rc::new(RefCell::new(file)), share }
     }
 
-    /// The next part, once all bytes of the part before were read: of at most `large` bytes if that much memory is free, otherwise of `part` bytes.
+    /// The next part, once all bytes of the part before were read: of at most `large` bytes if that much memory is free,
+    /// otherwise of `part` bytes.
     pub fn next(&self, large: u64, part: u64) -> FilePart {
         let mut buffer = ReplayBuffer::new(self.share.clone());
         let file = self.file.borrow();
@@ -125,7 +126,9 @@ impl FileParts {
                 self.file.borrow_mut().put_back(part.relay.cut());
                 return Ok(());
             }
-            part.most.set(part.least.min(part.most.get()));
+            // What was read for the part is sent with it.
+            let taken = self.file.borrow().position - part.offset;
+            part.most.set(part.least.max(taken).min(part.most.get()));
             if self.length_of(part).is_some() {
                 return Ok(());
             }

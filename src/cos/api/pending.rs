@@ -33,7 +33,8 @@ impl PendingParts {
         &self.upload_id
     }
 
-    /// Puts the parts together to a file with this CRC-64. Whether an attempt succeeded whose response was lost is found out by a further one.
+    /// Puts the parts together to a file with this CRC-64. Whether an attempt succeeded whose response was lost is found
+    /// out by a further one.
     pub async fn complete(
         mut self,
         sent: &[SentPart],
