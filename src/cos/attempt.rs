@@ -17,8 +17,8 @@ pub(super) const EPILOGUE: &[u8] = b"\r\n";
 pub enum Envelope {
     /// COS stores nothing without the form's closing delimiter.
     Form(FormEnvelope),
-    /// The request's body is the file, of a known length. COS stores nothing without its last byte, so the last chunk is
-    /// held back until the file has ended.
+    /// The request's body is the file, of a known length. COS stores nothing without its last byte, so the chunk that
+    /// completes the length is held back until the file has ended.
     Raw,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Attempt {
     /// Bytes of the file that were given to the connection.
     pub(super) content: u64,
     pub(super) crc: Digest,
-    /// [`Envelope::Raw`]: the last chunk read.
+    /// [`Envelope::Raw`]: the last bytes, once all of them were read.
     held_back: Bytes,
     pub waiting: Waiting,
     /// When the last byte was given to the connection.
@@ -124,6 +124,7 @@ impl Attempt {
         self.crc.update(&bytes);
         Ok(match self.envelope {
             Envelope::Form(_) => bytes,
+            Envelope::Raw if self.content < self.length.length() => bytes,
             Envelope::Raw => std::mem::replace(&mut self.held_back, bytes),
         })
     }

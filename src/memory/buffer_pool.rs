@@ -12,7 +12,7 @@ use tokio::io::ReadBuf;
 struct ClassLimits {
     /// Bytes.
     capacity: usize,
-    /// In use at most: with more uploads than this, memory matters more than the number of reads.
+    /// In use at most, without retained ones: with more uploads than this, memory matters more than the number of reads.
     max_in_use: usize,
     /// Free ones retained at most.
     max_free: usize,
@@ -22,7 +22,7 @@ struct ClassLimits {
 /// and the processes on both sides are woken less often; 2 MiB gain nothing (`benches/runs/NOTES.md`). The smallest
 /// class is for icons and previews of photos, 64 KiB, together with the heads before them.
 const CLASSES: [ClassLimits; 3] = [
-    ClassLimits { capacity: 1024 * 1024, max_in_use: 8, max_free: 8 },
+    ClassLimits { capacity: 1024 * 1024, max_in_use: 8, max_free: 16 },
     ClassLimits { capacity: 256 * 1024, max_in_use: 32, max_free: 16 },
     ClassLimits { capacity: 72 * 1024, max_in_use: usize::MAX, max_free: 64 },
 ];
@@ -36,8 +36,16 @@ thread_local! {
 /// A worker's buffers.
 struct Pool {
     classes: [SizeClass; CLASSES.len()],
-    /// Start and length of the buffers in use.
-    in_use: BTreeMap<usize, usize>,
+    /// The buffers in use, by their start.
+    in_use: BTreeMap<usize, InUse>,
+}
+
+struct InUse {
+    /// Bytes.
+    length: usize,
+    /// Its index in [`CLASSES`].
+    class: usize,
+    is_retained: bool,
 }
 
 /// The buffers of one size.
@@ -71,7 +79,8 @@ impl Buffer {
             let SizeClass { free, in_use: count } = &mut classes[class];
             *count += 1;
             let bytes = free.pop().unwrap_or_else(|| vec![0; CLASSES[class].capacity].into());
-            in_use.insert(bytes.as_ptr().addr(), bytes.len());
+            let entry = InUse { length: bytes.len(), class, is_retained: false };
+            in_use.insert(bytes.as_ptr().addr(), entry);
             Self { bytes, filled: 0, class }
         })
     }
@@ -94,9 +103,23 @@ impl Buffer {
 pub(crate) fn pooled_capacity_of(bytes: &[u8]) -> Option<usize> {
     let at = bytes.as_ptr().addr();
     POOL.with_borrow(|pool| {
-        let (start, length) = pool.in_use.range(..=at).next_back()?;
-        (at < start + length).then_some(*length)
+        let (start, entry) = pool.in_use.range(..=at).next_back()?;
+        (at < start + entry.length).then_some(entry.length)
     })
+}
+
+/// The buffer that `bytes` are in is retained for another attempt, within the memory budget: it no longer counts as in
+/// use. Otherwise the parts of a few files would leave only small buffers to read into.
+pub(crate) fn set_retained(bytes: &[u8]) {
+    let at = bytes.as_ptr().addr();
+    POOL.with_borrow_mut(|Pool { classes, in_use }| {
+        if let Some((start, entry)) = in_use.range_mut(..=at).next_back()
+            && at < start + entry.length
+            && !std::mem::replace(&mut entry.is_retained, true)
+        {
+            classes[entry.class].in_use = classes[entry.class].in_use.saturating_sub(1);
+        }
+    });
 }
 
 impl AsRef<[u8]> for Buffer {
@@ -111,9 +134,11 @@ impl Drop for Buffer {
         // A thread that is exiting has no pool any more.
         let _ = POOL.try_with(|pool| {
             let Pool { classes, in_use } = &mut *pool.borrow_mut();
-            in_use.remove(&bytes.as_ptr().addr());
+            let entry = in_use.remove(&bytes.as_ptr().addr());
             let class = &mut classes[self.class];
-            class.in_use = class.in_use.saturating_sub(1);
+            if entry.is_some_and(|entry| !entry.is_retained) {
+                class.in_use = class.in_use.saturating_sub(1);
+            }
             if class.free.len() < CLASSES[self.class].max_free {
                 class.free.push(bytes);
             }
@@ -153,6 +178,27 @@ mod tests {
             let all: Vec<_> = expected.iter().map(|_| Buffer::take(1 << 30)).collect();
             assert_eq!(all.iter().map(|buffer| buffer.bytes.len()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn retained_buffers_leave_large_ones_to_read_into() {
+        let [large, ..] = CLASSES;
+        let retained: Vec<_> = (0..3 * large.max_in_use)
+            .map(|_| {
+                let buffer = Buffer::take(1 << 30);
+                assert_eq!(buffer.bytes.len(), large.capacity);
+                let bytes = buffer.freeze(large.capacity);
+                // The same buffer may be retained twice.
+                set_retained(&bytes[1..]);
+                set_retained(&bytes);
+                bytes
+            })
+            .collect();
+        drop(retained);
+        set_retained(b"elsewhere");
+        let in_use: Vec<_> = (0..=large.max_in_use).map(|_| Buffer::take(1 << 30)).collect();
+        let smaller = in_use.iter().filter(|buffer| buffer.bytes.len() < large.capacity).count();
+        assert_eq!(smaller, 1);
     }
 
     #[test]

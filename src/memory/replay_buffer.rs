@@ -61,6 +61,7 @@ impl ReplayBuffer {
                 self.charge.grow(capacity)?;
                 self.seal();
                 self.len += bytes.len();
+                buffer_pool::set_retained(bytes);
                 self.full.push(bytes.clone());
                 Ok(())
             }

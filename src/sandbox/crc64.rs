@@ -2,14 +2,9 @@
 //! without reading it again.
 
 use crc::{CRC_64_XZ, Crc, Digest, Table};
+use crc_fast::CrcAlgorithm;
 
 static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_XZ);
-
-/// The polynomial of CRC-64/XZ, reflected. A polynomial's highest bit is its constant term.
-const POLYNOMIAL: u64 = 0xc96c_5795_d787_0f42;
-const ONE: u64 = 1 << 63;
-/// x^8: a factor for each byte that is appended.
-const ONE_BYTE: u64 = ONE >> 8;
 
 pub type Crc64 = Digest<'static, u64, Table<16>>;
 
@@ -19,31 +14,7 @@ pub fn digest() -> Crc64 {
 
 /// The CRC of a text with the CRC `first` followed by one of `length` bytes with the CRC `second`.
 pub fn joined(first: u64, second: u64, length: u64) -> u64 {
-    multiplied(first, power(ONE_BYTE, length)) ^ second
-}
-
-fn power(mut base: u64, mut exponent: u64) -> u64 {
-    let mut product = ONE;
-    while exponent > 0 {
-        if exponent & 1 == 1 {
-            product = multiplied(product, base);
-        }
-        base = multiplied(base, base);
-        exponent >>= 1;
-    }
-    product
-}
-
-/// The product of two polynomials modulo [`POLYNOMIAL`].
-fn multiplied(first: u64, mut second: u64) -> u64 {
-    let mut product = 0;
-    for bit in (0..64).rev() {
-        if first >> bit & 1 == 1 {
-            product ^= second;
-        }
-        second = (second >> 1) ^ if second & 1 == 1 { POLYNOMIAL } else { 0 };
-    }
-    product
+    crc_fast::checksum_combine(CrcAlgorithm::Crc64Xz, first, second, length)
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ fn files_of_every_size() {
             if as_a_whole && (way == Way::Raw || size != 8 * MIB) {
                 assert_eq!((puts, parts), (1, 0), "{what}");
             } else {
-                let expected = 1 + size.saturating_sub(8 * MIB).div_ceil(4 * MIB);
+                let expected = 1 + size.saturating_sub(8 * MIB).div_ceil(MIB);
                 assert_eq!((puts, parts), (0, expected as u64), "{what}");
             }
         }

@@ -464,13 +464,16 @@ fn cells(matrix: &Matrix, (stage, _, text, expected): Row) -> Vec<Option<Cell>> 
         }
         None => (matrix.setup)(stage).start(),
     };
-    let mut shared = None;
-    if !matrix.at_start.contains(&stage) {
+    let start_warm = || {
         let world = start();
         // Fetches a token and fills the connection pools.
         assert_eq!(upload(&world, Way::Raw, "first", 1 << 10).0, "201");
-        shared = Some(world);
-    }
+        world
+    };
+    let is_at_start = matrix.at_start.contains(&stage);
+    // An upload in parts leaves two connections in the pool, of which such a rule closes one.
+    let closes = CLOSED_BY_COS.contains(&text);
+    let shared = (!is_at_start && !closes).then(start_warm);
     let mut cells = Vec::new();
     for (index, column) in matrix.columns.iter().enumerate() {
         let is_further = matrix.columns[..index].iter().any(|other| other.size == column.size);
@@ -483,7 +486,7 @@ fn cells(matrix: &Matrix, (stage, _, text, expected): Row) -> Vec<Option<Cell>> 
             let world = match &shared {
                 Some(world) => world,
                 None => {
-                    fresh = start();
+                    fresh = if is_at_start { start() } else { start_warm() };
                     &fresh
                 }
             };

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest};
 use futures::stream;
 use tokio::time::{Instant, sleep};
 
@@ -33,9 +32,6 @@ struct FileReader {
     rest: Bytes,
     /// Bytes given to parts.
     position: u64,
-    /// CRC-64 of the first `digested` bytes.
-    crc: Digest,
-    digested: u64,
     length: Option<FileLength>,
     is_at_end: bool,
     has_failed: bool,
@@ -66,8 +62,6 @@ impl FileParts {
             source,
             rest: Bytes::new(),
             position: 0,
-            crc: Digest::new(CrcAlgorithm::Crc64Xz),
-            digested: 0,
             length,
             is_at_end: false,
             has_failed: false,
@@ -96,12 +90,6 @@ impl FileParts {
         let most = Rc::new(Cell::new(most));
         let relay = Relay::new(buffer, None, self.source_of(most.clone()), limits, false);
         FilePart { relay, offset: self.file.borrow().position, most, least }
-    }
-
-    /// CRC-64/XZ of all bytes that were given to parts. It is computed while they are read: to put the CRCs of the parts
-    /// together takes longer.
-    pub fn crc64(&self) -> u64 {
-        self.file.borrow().crc.finalize()
     }
 
     /// Whether all bytes of the file were read.
@@ -241,11 +229,7 @@ impl FileReader {
         }
         let length = self.rest.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         let bytes = self.rest.split_to(length);
-        // Bytes that were put back are digested already.
-        let known = usize::try_from(self.digested - self.position).unwrap_or(length).min(length);
-        self.crc.update(&bytes[known..]);
         self.position += length as u64;
-        self.digested = self.digested.max(self.position);
         Poll::Ready(Ok(FileEvent::Content(bytes)))
     }
 }

@@ -4,7 +4,7 @@
 //! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
-//! - `upload`: stores one file, with `file_parts` (the file, divided), `sent_part`, `pending` (an
+//! - `upload`: stores one file, with `file_parts` (the file, divided), `sending_parts`, `sent_part`, `pending` (an
 //!   upload that is not completed) and `retry`
 //! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
@@ -24,6 +24,7 @@ mod request;
 pub mod response;
 mod retry;
 pub mod road;
+mod sending_parts;
 pub mod sent_part;
 mod sign;
 pub mod sweep;

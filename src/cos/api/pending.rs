@@ -10,6 +10,7 @@ use super::client::Client;
 use super::response::Stored;
 use super::retry::{Retry, may_pass};
 use super::sent_part::{SentPart, StoreError, UploadEvent};
+use crate::cos::crc64::combine;
 use crate::cos::error::CosError;
 use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 
@@ -33,16 +34,16 @@ impl PendingParts {
         &self.upload_id
     }
 
-    /// Puts the parts together to a file with this CRC-64. Whether an attempt succeeded whose response was lost is found
+    /// Puts the parts together. Whether an attempt succeeded whose response was lost is found
     /// out by a further one.
     pub async fn complete(
         mut self,
         sent: &[SentPart],
-        crc64: u64,
         verify: Verification,
         observe: &dyn Fn(UploadEvent),
     ) -> Result<Receipt, StoreError> {
         let size = sent.iter().map(|part| part.size).sum();
+        let crc64 = sent.iter().fold(0, |crc, part| combine(crc, part.crc64, part.size));
         let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
         let mut has_known_etags = false;
         let mut retry = Retry::new(&self.key, observe);

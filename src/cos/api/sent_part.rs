@@ -2,10 +2,11 @@
 
 use crate::cos::error::CosError;
 
-/// A part that COS has.
+/// A part that COS has, with the CRC-64 of the bytes that were sent.
 pub(super) struct SentPart {
     pub number: u32,
     pub size: u64,
+    pub crc64: u64,
     /// COS's CRC-64 was the same.
     pub is_verified: bool,
     pub etag: String,

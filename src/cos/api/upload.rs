@@ -2,13 +2,13 @@
 //!
 //! Parts are retained until COS has them, so each can be sent again. They are buffered before they are sent, so a slow
 //! client does not keep a request to COS waiting; while a part is sent, the next one is read. A part of a known length is
-//! sent while it arrives if its client is fast, and where memory is used up, which leaves it one attempt.
+//! sent while it arrives if its client is fast, and where memory is used up, which leaves it one attempt. Two parts are
+//! in memory at most.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join;
 use tokio::time::Instant;
 
 use super::client::{Client, ObjectFields};
@@ -18,6 +18,7 @@ use super::multipart::MAX_PARTS;
 use super::pending::PendingParts;
 use super::response::{ApiResponse, Stored};
 use super::retry::{Retry, may_pass};
+use super::sending_parts::SendingParts;
 use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::attempt::Envelope;
 use crate::cos::error::CosError;
@@ -26,9 +27,6 @@ use crate::cos::verdict::{Receipt, Verification, VerifiedBy, compare};
 use crate::file_stream::{FileLength, Source};
 use crate::memory::budget::Share;
 
-/// Parts are this large while memory is free, in bytes, if `single_put` is not less: fewer requests than with the least
-/// size.
-const LARGE_PART: u64 = 4 << 20;
 /// Bytes per second of a client that a request to COS need not wait for.
 const FAST_CLIENT: f64 = 16.0 * 1024.0 * 1024.0;
 /// Parts are as large as whole mebibytes.
@@ -47,11 +45,6 @@ impl PartSizes {
     pub fn for_file(self, largest: u64) -> Self {
         let least = largest.div_ceil(u64::from(MAX_PARTS)).next_multiple_of(MEBIBYTE);
         Self { part: self.part.max(least), ..self }
-    }
-
-    /// The size of a part while memory is free.
-    fn large_part(self) -> u64 {
-        self.single_put.min(LARGE_PART).max(self.part)
     }
 }
 
@@ -158,9 +151,9 @@ impl ApiUpload<'_> {
         let upload_id = self.initiate().await?;
         // Dropped before it is completed, it aborts the upload.
         let pending = PendingParts::new(self.client.clone(), self.key, upload_id);
-        let (sent, crc64) = self.send_parts(file, &pending).await?;
+        let sent = self.send_parts(file, &pending).await?;
         let send = began.elapsed();
-        let receipt = pending.complete(&sent, crc64, self.verify, self.observe).await?;
+        let receipt = pending.complete(&sent, self.verify, self.observe).await?;
         Ok(Uploaded { receipt, send, verdict: Some(began.elapsed() - send) })
     }
 
@@ -174,54 +167,43 @@ impl ApiUpload<'_> {
         }
     }
 
-    /// Sends all parts; returns the file's CRC-64, too.
+    /// Sends all parts. A part begins when the one before it was read to its end, while COS has still to confirm that one.
     async fn send_parts(
         &self,
         file: IncomingFile,
         pending: &PendingParts,
-    ) -> Result<(Vec<SentPart>, u64), CosError> {
-        let IncomingFile { parts, first: mut part, sizes, began } = file;
-        let (mut sent, mut began) = (Vec::new(), began);
-        loop {
-            let number = u32::try_from(sent.len() + 1).unwrap_or(u32::MAX);
+    ) -> Result<Vec<SentPart>, CosError> {
+        let IncomingFile { parts, first, sizes, mut began } = file;
+        let (mut sending, mut part) = (SendingParts::default(), Rc::new(first));
+        for number in 1.. {
             let length = parts.length_of(&part).ok_or(CosError::OutOfMemory)?;
             let is_fast = length as f64 >= FAST_CLIENT * began.elapsed().as_secs_f64();
             began = Instant::now();
-            let sending = self.send_part(&part, number, length, pending.upload_id());
-            let is_buffered = part.relay.known_length().is_some();
-            let next = if is_buffered && !is_fast && !parts.is_at_end() {
-                // The next part is read while this one is sent.
-                let next = parts.next(sizes.large_part(), sizes.part);
-                let (done, ()) = try_join(sending, parts.collect(&next)).await?;
-                sent.push(done);
-                next
-            } else {
-                sent.push(sending.await?);
-                let next = parts.next(sizes.large_part(), sizes.part);
-                // A part of a fast client is sent while it is read: its bytes are still in the processor's cache.
-                if !is_fast || parts.is_at_end() || parts.length_of(&next).is_none() {
-                    parts.collect(&next).await?;
-                }
-                next
-            };
-            if parts.is_at_end() && next.relay.known_length() == Some(0) {
-                return Ok((sent, parts.crc64()));
+            let send = self.send_part(part.clone(), number, length, pending.upload_id());
+            sending.begin(send, || part.relay.known_length().is_some()).await?;
+            part = Rc::new(parts.next(sizes.part, sizes.part));
+            // A part of a fast client is sent while it is read: its bytes are still in the processor's cache.
+            if !is_fast || parts.is_at_end() || parts.length_of(&part).is_none() {
+                sending.poll_while(parts.collect(&part)).await?;
             }
-            part = next;
+            if parts.is_at_end() && part.relay.known_length() == Some(0) {
+                break;
+            }
         }
+        sending.finish().await
     }
 
     async fn send_part(
         &self,
-        part: &FilePart,
+        part: Rc<FilePart>,
         number: u32,
         length: u64,
         upload_id: &str,
     ) -> Result<SentPart, CosError> {
         let head = Head::Part { number, upload_id, length };
-        let (stored, crc64) = self.send(part, length, head).await?;
+        let (stored, crc64) = self.send(&part, length, head).await?;
         let is_verified = self.agrees(crc64, &stored)?;
-        Ok(SentPart { number, size: length, is_verified, etag: stored.etag })
+        Ok(SentPart { number, size: length, crc64, is_verified, etag: stored.etag })
     }
 
     /// Sends a part, again while it is buffered and that may help. Returns its CRC-64, too.
