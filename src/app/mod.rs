@@ -23,6 +23,7 @@ use crate::cos::target::AllowedHosts;
 use crate::guard::auth::Guard;
 use crate::guard::forwarded::TrustedProxies;
 use crate::guard::idempotency::Idempotency;
+use crate::http::resumable::sealed_url::SealingKeys;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
@@ -153,6 +154,8 @@ fn serve(
         links: LinkPolicy::new(&settings.links),
         proxies: TrustedProxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
+        sealing_keys: SealingKeys::new(&settings.resumable.keys),
+        upload_sessions: Arc::default(),
         requests,
         shutdown,
         metrics: upstreams.metrics.clone(),

@@ -1,18 +1,12 @@
 //! The sweep of unfinished multipart uploads, in the background.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::upstreams::Upstreams;
-use crate::cos::api::client::Client;
-use crate::cos::api::road::ApiRoad;
 use crate::cos::api::sweep::{INTERVAL, sweep};
 use crate::http::problem::Problem;
 use crate::http::state::AppState;
-use crate::wechat::api::Wechat;
-
-/// The path of the upload link that is requested only to learn the bucket. Nothing is stored there.
-const PROBE: &str = "tcb-upload-gateway-probe";
+use crate::http::upload::by_api::client;
 
 /// Sweeps at once and every hour, if files are sent by COS's API. Must be called on a thread of the actix system.
 pub(crate) fn start(upstreams: &Upstreams, shared: Arc<AppState>) {
@@ -22,7 +16,7 @@ pub(crate) fn start(upstreams: &Upstreams, shared: Arc<AppState>) {
     let wechat = upstreams.wechat(&shared.settings);
     actix_web::rt::spawn(async move {
         loop {
-            let swept = match client(&api, &wechat, &shared).await {
+            let swept = match client(&api, &wechat, &shared.allowed_hosts).await {
                 Ok(client) => sweep(&client, age).await.map_err(Problem::from),
                 Err(problem) => Err(problem),
             };
@@ -40,13 +34,4 @@ pub(crate) fn start(upstreams: &Upstreams, shared: Arc<AppState>) {
             }
         }
     });
-}
-
-async fn client(api: &ApiRoad, wechat: &Wechat, shared: &AppState) -> Result<Rc<Client>, Problem> {
-    if let Ok(client) = api.client(None) {
-        return Ok(client);
-    }
-    let link = wechat.upload_link(PROBE).await?;
-    let target = shared.allowed_hosts.check(&link.url, &link.file_id, PROBE)?;
-    Ok(api.client(Some((&target, PROBE)))?)
 }

@@ -8,6 +8,7 @@ pub mod middleware;
 pub mod openapi;
 pub mod problem;
 pub mod response;
+pub mod resumable;
 pub mod routes;
 pub mod state;
 pub mod tcb;

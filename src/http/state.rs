@@ -15,6 +15,8 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
+use crate::http::resumable::sealed_url::SealingKeys;
+use crate::http::resumable::sessions::Sessions;
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
@@ -44,6 +46,10 @@ pub struct AppState {
     pub links: LinkPolicy,
     pub proxies: TrustedProxies,
     pub idempotency: Idempotency,
+    /// Of the URLs of resumable uploads.
+    pub sealing_keys: SealingKeys,
+    /// The requests that send bytes of resumable uploads.
+    pub upload_sessions: Arc<Sessions>,
     /// The running requests; closed when the gateway begins to shut down.
     pub requests: TaskTracker,
     /// Cancelled when the gateway begins to shut down.

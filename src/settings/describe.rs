@@ -23,6 +23,7 @@ impl Settings {
             upload,
             auth,
             links,
+            resumable,
             redis,
             console,
             telemetry,
@@ -108,6 +109,10 @@ impl Settings {
             links.signing_keys.iter().map(|key| key.expose_secret()).collect();
         line("links.signing_keys", list(&signing_keys));
         line("links.max_age", duration(links.max_age));
+        let keys: Vec<_> = resumable.keys.iter().map(|key| key.expose_secret()).collect();
+        line("resumable.keys", list(&keys));
+        line("resumable.enabled", resumable.enabled.to_string());
+        line("resumable.expire_after", duration(resumable.expire_after));
         line("redis.url", secret(redis.url.as_ref()));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));

@@ -7,7 +7,7 @@ use super::auth::{Auth, Links};
 use super::fault::Faults;
 use super::layers::{self, Layers, Reader};
 use super::model::{
-    Console, Cors, Cos, Redis, Sandbox, Server, Settings, Telemetry, Upload, Wechat,
+    Console, Cors, Cos, Redis, Resumable, Sandbox, Server, Settings, Telemetry, Upload, Wechat,
 };
 use super::names::Profile;
 use super::{rules, values};
@@ -92,6 +92,7 @@ impl Settings {
             upload: Upload::read(&mut reader),
             auth: Auth::read(&mut reader),
             links: Links::read(&mut reader),
+            resumable: Resumable::read(&mut reader),
             redis: Redis { url: reader.optional("redis.url", values::redis_url) },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),

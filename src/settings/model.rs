@@ -25,6 +25,7 @@ pub struct Settings {
     pub upload: Upload,
     pub auth: Auth,
     pub links: Links,
+    pub resumable: Resumable,
     pub redis: Redis,
     pub console: Console,
     pub telemetry: Telemetry,
@@ -138,6 +139,15 @@ pub struct CosApi {
     pub single_put: u64,
     /// `None`: no upload is aborted.
     pub abort_after: Option<Duration>,
+}
+
+/// Uploads that can be resumed: tus 1.0.
+#[derive(Clone, Debug)]
+pub struct Resumable {
+    pub enabled: bool,
+    pub expire_after: Duration,
+    /// The first key seals, all of them open. Each has at least 32 bytes.
+    pub keys: Vec<SecretString>,
 }
 
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::layers::Reader;
 use super::model::{
-    Authorizer, Cos, CosApi, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat,
+    Authorizer, Cos, CosApi, Resumable, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat,
 };
 use super::names::{CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify};
 use super::rules;
@@ -119,6 +119,16 @@ impl CosApi {
             single_put: reader.size("cos.api.single_put", 0..=COS_MAX_FORM),
             abort_after: Some(reader.duration("cos.api.abort_after", Duration::ZERO))
                 .filter(|age| !age.is_zero()),
+        }
+    }
+}
+
+impl Resumable {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            enabled: reader.flag("resumable.enabled"),
+            expire_after: reader.duration("resumable.expire_after", Duration::from_secs(60)),
+            keys: reader.list("resumable.keys", values::sealing_key),
         }
     }
 }

@@ -146,6 +146,14 @@ pub(super) fn signing_key(text: &str) -> Result<SecretString, String> {
     }
 }
 
+pub(super) fn sealing_key(text: &str) -> Result<SecretString, String> {
+    const MIN_LENGTH: usize = 32;
+    match text.len() < MIN_LENGTH {
+        true => Err(format!("is shorter than {MIN_LENGTH} bytes: openssl rand -hex 32")),
+        false => secret(text),
+    }
+}
+
 pub(super) fn digest(text: &str) -> Result<[u8; 32], String> {
     // The output of `printf %s "$KEY" | sha256sum` where KEY is not set.
     const OF_EMPTY_TEXT: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

@@ -65,10 +65,16 @@ codes! {
         "Add the page's origin to `cors.origins`, exactly as the browser sends it.";
     FileNotFound = "file_not_found" 404 "There is no such file",
         "Check the path; a file stored without its `x-cos-meta-fileid` can only be deleted and uploaded again.";
+    UploadNotFound = "upload_not_found" 404 "There is no such upload",
+        "Create a new upload: this one has expired, was deleted or belongs to another client, or its URL is from a gateway with other `resumable.keys`.";
     NotFound = "not_found" 404 "There is no such URL",
         "Check the URL; behind a proxy, check the path that it forwards.";
     MethodNotAllowed = "method_not_allowed" 405 "The URL does not support this method",
         "Use a method that is listed in the response's `Allow`.";
+    OffsetMismatch = "offset_mismatch" 409 "The upload is at another offset",
+        "Ask for the offset with HEAD and send the rest from there; clients of tus do so by themselves.";
+    TusVersion = "tus_version" 412 "This version of tus is not supported",
+        "Send `Tus-Resumable: 1.0.0`.";
     ClientStalled = "client_stalled" 408 "The client stopped sending",
         "Send the request again over a better connection, or raise `upload.idle_timeout`.";
     UploadTooSlow = "upload_too_slow" 408 "The upload took too long for COS",
@@ -83,12 +89,18 @@ codes! {
         "Send fewer and shorter fields; a JSON request is at most 4 MiB long.";
     NotMultipart = "not_multipart" 415 "The request is not multipart/form-data",
         "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
+    NotOffsetStream = "not_offset_stream" 415 "The request's type is not application/offset+octet-stream",
+        "Send `Content-Type: application/offset+octet-stream` with the bytes of an upload.";
     TypeNotAllowed = "type_not_allowed" 415 "Files of this type are not accepted",
         "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
     EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not accepted",
         "Send the request without a Content-Encoding, and files without a Content-Transfer-Encoding.";
+    Superseded = "superseded" 423 "Another request continues this upload",
+        "Nothing, if it is your own: clients send again what was lost. Otherwise ask for the offset with HEAD.";
     RateLimited = "rate_limited" 429 "Too many requests",
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
+    ChecksumMismatch = "checksum_mismatch" 460 "The bytes have another checksum than the request says",
+        "Send them again; none of them were stored.";
     Internal = "internal" 500 "The gateway failed",
         "Look for the `request_id` in the gateway's log and report it.";
     WechatRefused = "wechat_refused" 502 "WeChat refused the request",
@@ -125,6 +137,9 @@ impl Code {
             Self::TruncatedBody
                 | Self::ClientStalled
                 | Self::UploadTooSlow
+                | Self::OffsetMismatch
+                | Self::Superseded
+                | Self::ChecksumMismatch
                 | Self::RateLimited
                 | Self::WechatUnreachable
                 | Self::CosUnreachable

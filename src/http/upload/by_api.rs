@@ -1,17 +1,18 @@
 //! Sends one file to COS by COS's own API, with the file id from an upload link or from metaid.
 
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use secrecy::ExposeSecret;
 
 use super::outgoing::{OutgoingFile, TargetPath, poll_while, upload_link};
-use crate::cos::api::client::ObjectFields;
+use crate::cos::api::client::{Client, ObjectFields};
 use crate::cos::api::road::ApiRoad;
 use crate::cos::api::sent_part::{ObjectState, StoreError, UploadEvent};
 use crate::cos::api::upload::{ApiUpload, IncomingFile};
-use crate::cos::target::Target;
+use crate::cos::target::{AllowedHosts, Target};
 use crate::cos::verdict::{Receipt, Verification};
 use crate::file_stream::{FileEvent, FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
@@ -20,15 +21,19 @@ use crate::http::state::Worker;
 use crate::key::Key;
 use crate::metrics::{Metrics, Stage};
 use crate::settings::Verify;
+use crate::wechat::api::Wechat;
+
+/// The path of an upload link that is requested only to learn the bucket. Nothing is stored there.
+const PROBE: &str = "tcb-upload-gateway-probe";
 
 /// What WeChat must know an object by.
-struct ObjectId {
+pub struct ObjectId {
     /// `cloud://…`
-    file_id: String,
+    pub file_id: String,
     /// `x-cos-meta-fileid`
-    metadata: String,
+    pub metadata: String,
     /// The checked upload link, if there is one.
-    target: Option<Target>,
+    pub target: Option<Target>,
 }
 
 /// Stores a file. Returns its id and COS's receipt.
@@ -55,11 +60,7 @@ pub(super) async fn store(
             content_type: settings.cos.send_content_type.then_some(content_type),
             file_id: Some(&id.metadata),
         },
-        verify: match settings.cos.verify {
-            Verify::None => Verification::Off,
-            Verify::Reply => Verification::Response,
-            Verify::Head => Verification::Head,
-        },
+        verify: verification(worker),
         observe: &|event| count(metrics, event),
     };
     match upload.store(file).await {
@@ -85,6 +86,29 @@ pub(super) async fn store(
     }
 }
 
+/// How the bytes at COS are compared with those that were sent.
+pub fn verification(worker: &Worker) -> Verification {
+    match worker.shared.settings.cos.verify {
+        Verify::None => Verification::Off,
+        Verify::Reply => Verification::Response,
+        Verify::Head => Verification::Head,
+    }
+}
+
+/// The client of the bucket. Where neither the settings nor an earlier link name the bucket, one is requested for that.
+pub async fn client(
+    api: &ApiRoad,
+    wechat: &Wechat,
+    hosts: &AllowedHosts,
+) -> Result<Rc<Client>, Problem> {
+    if let Ok(client) = api.client(None) {
+        return Ok(client);
+    }
+    let link = wechat.upload_link(PROBE).await?;
+    let target = hosts.check(&link.url, &link.file_id, PROBE)?;
+    Ok(api.client(Some((&target, PROBE)))?)
+}
+
 fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFile {
     let OutgoingFile { mut buffer, end, source, length, share } = file;
     let sizes = api.sizes().for_file(length.map_or(max_file_size, FileLength::length));
@@ -103,14 +127,15 @@ fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFi
     IncomingFile::new(source, length, share, sizes)
 }
 
-fn count(metrics: &Metrics, event: UploadEvent) {
+pub fn count(metrics: &Metrics, event: UploadEvent) {
     match event {
         UploadEvent::Response(class) => metrics.cos(class),
         UploadEvent::Replay(cause) => metrics.replay(cause),
     }
 }
 
-async fn object_id(
+/// Asks for the ids of an object at `key`.
+pub async fn object_id(
     worker: &Worker,
     api: &ApiRoad,
     key: &Key,

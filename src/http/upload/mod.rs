@@ -1,10 +1,10 @@
 //! Uploads: `handler` calls the stages in order, `request` decides what is stored where, `transfer` sends it to COS,
 //! `by_form` or `by_api` (with `outgoing`, what both need).
 
-mod by_api;
+pub mod by_api;
 mod by_form;
 pub mod handler;
-mod outgoing;
+pub mod outgoing;
 pub mod partial;
 pub mod request;
 pub mod transfer;

@@ -29,7 +29,7 @@ use crate::inbound::error::InboundError;
 use crate::inbound::form::{FilePart, Form, MAX_EPILOGUE};
 use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Magic, SniffDepth, peek};
-use crate::key::{self, Key, Values};
+use crate::key::{self, Key, Template, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
 
@@ -278,29 +278,14 @@ impl<'a> UploadRequest<'a> {
     ) -> Result<TargetPath, Problem> {
         let fields = form.fields();
         let dir = query_or_field("dir", &self.query.dir, &fields.dir)?;
-        // Checked even if a path overrides it.
-        dir.map(key::folder).transpose()?;
-        let named = query_or_field("path", &self.query.path, &fields.path)?;
-        if let Some(path) = named.or(self.client.path.as_ref().map(Key::as_str)) {
-            if !first {
-                let detail =
-                    "a path names one file, and the form has several; name a `dir` instead";
-                return Err(Problem::new(Code::InvalidRequest, detail));
-            }
-            return Ok(TargetPath { key: self.client.upload_key(path)?, unique: false });
+        let path = query_or_field("path", &self.query.path, &fields.path)?;
+        if !first && (path.is_some() || self.client.path.is_some()) {
+            dir.map(key::folder).transpose()?;
+            let detail = "a path names one file, and the form has several; name a `dir` instead";
+            return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        let values = Values {
-            client: &self.client.name,
-            dir,
-            name,
-            now: Timestamp::now(),
-            uuid: self.claim.as_ref().map_or_else(Uuid::now_v7, |claim| claim.uuid(index)),
-        };
-        let prefix = self.client.prefix.as_deref().unwrap_or_default();
-        let template = &self.worker.shared.template;
-        // With an `Idempotency-Key`, an earlier request may have stored its file there.
-        let unique = template.is_unique() && self.claim.is_none();
-        Ok(TargetPath { key: template.render(&values, prefix)?, unique })
+        let uuid = self.claim.as_ref().map(|claim| claim.uuid(index));
+        target_path(&self.worker.shared.template, &self.client, path, dir, name, uuid)
     }
 
     /// Sends a file to COS.
@@ -320,6 +305,34 @@ impl<'a> UploadRequest<'a> {
             Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
         }
     }
+}
+
+/// The object's key: the path that the request or the ticket names, otherwise from the template. With an
+/// `Idempotency-Key`, `uuid` is made from it.
+pub fn target_path(
+    template: &Template,
+    client: &Client,
+    path: Option<&str>,
+    dir: Option<&str>,
+    name: &str,
+    uuid: Option<Uuid>,
+) -> Result<TargetPath, Problem> {
+    // Checked even if a path overrides it.
+    dir.map(key::folder).transpose()?;
+    if let Some(path) = path.or(client.path.as_ref().map(Key::as_str)) {
+        return Ok(TargetPath { key: client.upload_key(path)?, unique: false });
+    }
+    let values = Values {
+        client: &client.name,
+        dir,
+        name,
+        now: Timestamp::now(),
+        uuid: uuid.unwrap_or_else(Uuid::now_v7),
+    };
+    let prefix = client.prefix.as_deref().unwrap_or_default();
+    // With an `Idempotency-Key`, an earlier request may have stored its file there.
+    let unique = template.is_unique() && uuid.is_none();
+    Ok(TargetPath { key: template.render(&values, prefix)?, unique })
 }
 
 /// A value from the query or from a form field. Two different values are an error.

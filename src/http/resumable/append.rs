@@ -1,0 +1,306 @@
+//! `PATCH /v1/uploads/{id}`: takes the next bytes of an upload.
+//!
+//! The bytes are taken by a task of its own: where the client goes, what it has sent is stored all the same.
+
+use std::sync::Arc;
+
+use actix_web::http::header::{CONTENT_LOCATION, HeaderName};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, rt, web};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::checksum::Checksum;
+use super::create::http_date;
+use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, invalid};
+use super::upload::{OpenUpload, with_resumable};
+use crate::cos::api::resumable::{AppendError, Opened, Resumable, StoredFile};
+use crate::cos::error::CosError;
+use crate::file_stream::{FileEvent, Source};
+use crate::guard::limits::Slot;
+use crate::http::extract::file_url;
+use crate::http::problem::{Code, Problem};
+use crate::http::state::Worker;
+use crate::http::upload::request::sniffed;
+use crate::inbound::body::{Body, announced_length, refuse_encoding};
+use crate::inbound::error::InboundError;
+use crate::inbound::limit::limited;
+use crate::inbound::raw;
+
+
+const FILE_ID: HeaderName = HeaderName::from_static("x-file-id");
+/// A file's type is checked once so many of its bytes are there, or all.
+const MAGIC: u64 = 4096;
+
+/// `PATCH /v1/uploads/{id}`: appends bytes.
+#[utoipa::path(
+    patch, path = "/v1/uploads/{id}", operation_id = "append_to_upload", tag = "resumable",
+    summary = "Send the next bytes of an upload",
+    description = "Where only GET and POST can be sent: `POST` with `X-HTTP-Method-Override: PATCH`. A request that \
+                   comes while another one still sends ends that one first.",
+    params(
+        ("id" = String, Path, description = "From the `Location` of the creation"),
+        ("tus-resumable" = String, Header, description = "`1.0.0`"),
+        ("upload-offset" = u64, Header, description = "Where the body begins in the file"),
+        ("upload-length" = Option<u64>, Header, description = "The file's length, if it was not told before"),
+        ("upload-checksum" = Option<String>, Header,
+         description = "`md5`, `sha1` or `crc32`, and the body's in Base64; the body has one part at most"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream"),
+    responses((status = 204, description = "Stored", headers(
+        ("upload-offset", description = "How many bytes are stored; the file's length only once COS has the file"),
+        ("content-location", description = "The file's stable URL, once it is stored"),
+        ("x-file-id", description = "The file's id, once it is stored"),
+    )))
+)]
+pub async fn patch(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    protocol::check_version(request.headers())?;
+    let upload = OpenUpload::of(&request, &worker)?;
+    protocol::check_content_type(request.headers())?;
+    refuse_encoding(request.headers())?;
+    let offset = protocol::number(request.headers(), &UPLOAD_OFFSET)?
+        .ok_or_else(|| invalid("the request has no `Upload-Offset`"))?;
+    let appended = append(&request, payload, &worker, upload, offset).await?;
+    let mut response = HttpResponse::NoContent();
+    response
+        .insert_header((UPLOAD_OFFSET, appended.offset.to_string()))
+        .insert_header((UPLOAD_EXPIRES, http_date(appended.upload.sealed.expires)));
+    if appended.is_stored {
+        let stored = appended.stored_url(&request, &worker);
+        add_stored(&mut response, &appended.upload);
+        response.insert_header((CONTENT_LOCATION, stored));
+    }
+    Ok(response.finish())
+}
+
+/// What became of a request's bytes.
+pub struct AppendedBytes {
+    pub upload: OpenUpload,
+    pub offset: u64,
+    pub is_stored: bool,
+}
+
+impl AppendedBytes {
+    fn stored_url(&self, request: &HttpRequest, worker: &Worker) -> String {
+        let base = file_url::base(request, &worker.shared);
+        file_url::of_file(&base, &self.upload.key)
+    }
+}
+
+/// Adds what is told of a stored file.
+pub fn add_stored(response: &mut HttpResponseBuilder, upload: &OpenUpload) {
+    response.insert_header((FILE_ID, upload.sealed.file_id.as_str()));
+}
+
+/// Appends the request's body at `offset`.
+pub async fn append(
+    request: &HttpRequest,
+    payload: web::Payload,
+    worker: &web::Data<Worker>,
+    upload: OpenUpload,
+    offset: u64,
+) -> Result<AppendedBytes, Problem> {
+    let shared = &worker.shared;
+    if shared.requests.is_closed() {
+        return Err(Problem::draining());
+    }
+    let headers = request.headers();
+    let checksum = Checksum::of(headers)?;
+    let announced = announced_length(headers);
+    let part_size = upload.sealed.part_size;
+    if checksum.is_some() && announced.is_none_or(|length| length > part_size) {
+        return Err(invalid(format!(
+            "`Upload-Checksum` needs a body of known length, of at most {part_size} bytes"
+        )));
+    }
+    let length = match (upload.sealed.length, protocol::number(headers, &UPLOAD_LENGTH)?) {
+        (Some(length), Some(other)) if length != other => {
+            return Err(invalid("`Upload-Length` is not that of the upload"));
+        }
+        (known, declared) => known.or(declared),
+    };
+    if length.is_some_and(|length| length > upload.sealed.max_length) {
+        return Err(InboundError::FileTooLarge(upload.sealed.max_length).into());
+    }
+    let slot = shared.limits.take_slot(&upload.client)?;
+    let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout);
+    let bytes = IncomingBytes { source: raw::content(body), announced, offset, length, checksum };
+    let task = Task { worker: worker.clone(), upload, slot };
+    // Tracked, so that a shutdown waits for it.
+    let running = shared.requests.track_future(task.run(bytes));
+    match rt::spawn(running).await {
+        Ok(result) => result,
+        Err(_) => Err(Problem::new(Code::Internal, "the upload's task has failed")),
+    }
+}
+
+/// A request's body.
+struct IncomingBytes {
+    source: Source,
+    announced: Option<u64>,
+    offset: u64,
+    /// The file's, if it is known.
+    length: Option<u64>,
+    checksum: Option<Checksum>,
+}
+
+struct Task {
+    worker: web::Data<Worker>,
+    upload: OpenUpload,
+    slot: Slot,
+}
+
+impl Task {
+    async fn run(self, bytes: IncomingBytes) -> Result<AppendedBytes, Problem> {
+        let worker = self.worker.clone();
+        let shared = &worker.shared;
+        let guard = shared.upload_sessions.begin(self.upload.sealed.id).await;
+        let superseded = guard.superseded();
+        let api = self.upload.api.clone();
+        let appended = with_resumable(&worker, &api, async |at| {
+            self.append(at, bytes, superseded).await
+        });
+        let (offset, stored) = appended.await??;
+        if let Some(stored) = &stored {
+            shared.metrics.resumable("stored");
+            shared.metrics.stored(stored.size);
+            tracing::info!(
+                upload = %hex::encode(self.upload.sealed.id), key = %self.upload.key, bytes = stored.size,
+                "a resumable upload is stored"
+            );
+        }
+        let known = stored.is_some() || self.upload.sealed.length == Some(offset);
+        Ok(AppendedBytes { upload: self.upload, offset, is_stored: known })
+    }
+
+    /// The new offset, and the file if this request has completed it.
+    async fn append(
+        &self,
+        at: &Resumable<'_>,
+        bytes: IncomingBytes,
+        superseded: CancellationToken,
+    ) -> Result<(u64, Option<StoredFile>), Problem> {
+        let IncomingBytes { source, announced, offset, length, checksum } = bytes;
+        let (share, sealed) = (self.slot.memory(), &self.upload.sealed);
+        let upload = self.upload.at_cos();
+        let session = match at.open(&upload, length, &share).await? {
+            Opened::Gone => return Err(OpenUpload::unknown()),
+            // The response to the last bytes was lost.
+            Opened::Stored(file) if file.size == offset => return Ok((offset, None)),
+            Opened::Stored(file) => return Err(mismatch(offset, file.size)),
+            Opened::Session(session) if session.offset() != offset => {
+                return Err(mismatch(offset, session.offset()));
+            }
+            Opened::Session(session) => session,
+        };
+        let length = session.length();
+        let most = length.unwrap_or(sealed.max_length);
+        if announced.is_some_and(|announced| offset.saturating_add(announced) > most) {
+            return Err(match length {
+                Some(declared) => CosError::LengthMismatch {
+                    declared,
+                    got: offset.saturating_add(announced.unwrap_or_default()),
+                }
+                .into(),
+                None => InboundError::FileTooLarge(sealed.max_length).into(),
+            });
+        }
+        let source = interrupted(source, superseded, self.worker.shared.shutdown.clone());
+        let source = match checksum {
+            Some(checksum) => checksum.verified(source, &share).await?,
+            None => source,
+        };
+        let source = limited(source, most - offset);
+        let end = announced.map(|announced| offset + announced);
+        let is_decidable = end.is_none_or(|end| end >= MAGIC || Some(end) == length);
+        let source = match offset < MAGIC && is_decidable {
+            true => self.check_type(source, session.tail()).await?,
+            false => source,
+        };
+        self.worker.shared.metrics.resumable(if offset == 0 { "begun" } else { "continued" });
+        let appended = at.append(&upload, session, source, announced, share).await;
+        match appended.error {
+            Some(AppendError::Superseded) => Err(superseded_problem()),
+            Some(AppendError::Cos(error)) => Err(error.into()),
+            None => Ok((appended.offset, appended.stored)),
+        }
+    }
+
+    /// Checks the file's first bytes: those of the tail, and the next ones.
+    async fn check_type(&self, source: Source, tail: &[Bytes]) -> Result<Source, Problem> {
+        let (sealed, types) = (&self.upload.sealed, &self.upload.client.types);
+        let names = [sealed.name.as_str(), sealed.key.as_str()];
+        let declared = types.admit(sealed.declared_type.as_deref(), names)?;
+        let tail_length: usize = tail.iter().map(Bytes::len).sum();
+        let tail: Vec<_> = tail.iter().map(|bytes| Ok(FileEvent::Content(bytes.clone()))).collect();
+        let whole: Source = Box::pin(stream::iter(tail).chain(source));
+        let (whole, magic) = sniffed(whole, types.look(&declared)).await?;
+        let found = types.confirm(&declared, magic)?;
+        // Its type was sent to COS before the first byte was known.
+        if found != sealed.content_type {
+            let detail = format!(
+                "the file is declared as {}, but its first bytes are those of a type that browsers execute",
+                sealed.content_type
+            );
+            return Err(Problem::new(Code::TypeNotAllowed, detail));
+        }
+        Ok(skipped(whole, tail_length))
+    }
+}
+
+fn mismatch(asked: u64, stored: u64) -> Problem {
+    let detail = format!("`Upload-Offset` is {asked}, and {stored} bytes are stored");
+    Problem::new(Code::OffsetMismatch, detail)
+}
+
+fn superseded_problem() -> Problem {
+    Problem::new(Code::Superseded, "another request continues this upload")
+}
+
+/// `source` without its first bytes.
+fn skipped(source: Source, mut bytes: usize) -> Source {
+    Box::pin(source.filter_map(move |event| {
+        let rest = match event {
+            Ok(FileEvent::Content(mut content)) => {
+                let skip = bytes.min(content.len());
+                bytes -= skip;
+                let rest = content.split_off(skip);
+                (!rest.is_empty()).then_some(Ok(FileEvent::Content(rest)))
+            }
+            other => Some(other),
+        };
+        std::future::ready(rest)
+    }))
+}
+
+/// Why a request's bytes end early, though its client still sends.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    #[error("another request continues this upload")]
+    Superseded,
+    #[error("the gateway is shutting down")]
+    Draining,
+}
+
+/// `source`, which fails when another request continues the upload, or the gateway shuts down: what was received is then
+/// stored, and the client continues at another gateway.
+fn interrupted(
+    source: Source,
+    superseded: CancellationToken,
+    shutdown: CancellationToken,
+) -> Source {
+    let cause = async move {
+        tokio::select! {
+            () = superseded.cancelled_owned() => Interrupted::Superseded,
+            () = shutdown.cancelled_owned() => Interrupted::Draining,
+        }
+    };
+    let cause = stream::once(cause).map(|cause| Err(cause.into()));
+    // The first error ends the source.
+    Box::pin(stream::select(source, cause))
+}
+

@@ -1,0 +1,194 @@
+//! `HEAD`, `GET` and `DELETE /v1/uploads/{id}`, and `OPTIONS`: where an upload is, its end, and what the gateway supports.
+
+use actix_web::http::Method;
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::append;
+use super::checksum;
+use super::create::http_date;
+use super::protocol::{
+    self, UPLOAD_DEFER_LENGTH, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET,
+};
+use super::upload::{OpenUpload, with_resumable};
+use crate::cos::api::resumable::Progress;
+use crate::http::extract::client;
+use crate::http::middleware::request_id::RequestId;
+use crate::http::problem::Problem;
+use crate::http::response::outcome::Outcome;
+use crate::http::state::Worker;
+use crate::settings::ReplyProfile;
+
+/// How far an upload is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UploadState)]
+pub struct State<'a> {
+    path: &'a str,
+    file_id: &'a str,
+    name: &'a str,
+    /// Bytes that are stored.
+    offset: u64,
+    /// Bytes of the file; missing until it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    length: Option<u64>,
+    /// When the upload can no longer be continued, as an HTTP date.
+    expires: String,
+}
+
+/// `HEAD /v1/uploads/{id}`: the offset.
+#[utoipa::path(
+    head, path = "/v1/uploads/{id}", operation_id = "upload_offset", tag = "resumable",
+    summary = "Ask for the offset of an upload",
+    params(("id" = String, Path, description = "From the `Location` of the creation"),
+           ("tus-resumable" = String, Header, description = "`1.0.0`")),
+    responses((status = 200, description = "The upload's state", headers(
+        ("upload-offset", description = "How many bytes are stored; the file's length only once COS has the file"),
+        ("upload-length", description = "The file's length, if it is known"),
+        ("upload-expires", description = "Until when it can be continued"),
+    )))
+)]
+pub async fn head(
+    request: HttpRequest,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    protocol::check_version(request.headers())?;
+    let upload = OpenUpload::of(&request, &worker)?;
+    let mut response = HttpResponse::Ok();
+    let (offset, length) = match progress(&worker, &upload).await? {
+        Progress::Gone => return Err(OpenUpload::unknown()),
+        Progress::Open { offset, length } => (offset, length),
+        Progress::Stored(file) => {
+            append::add_stored(&mut response, &upload);
+            (file.size, Some(file.size))
+        }
+    };
+    response
+        .insert_header((UPLOAD_OFFSET, offset.to_string()))
+        .insert_header((UPLOAD_EXPIRES, http_date(upload.sealed.expires)))
+        .insert_header((CACHE_CONTROL, "no-store"));
+    match length {
+        Some(length) => response.insert_header((UPLOAD_LENGTH, length.to_string())),
+        None => response.insert_header((UPLOAD_DEFER_LENGTH, "1")),
+    };
+    if !upload.sealed.metadata.is_empty() {
+        response.insert_header((UPLOAD_METADATA, upload.sealed.metadata.as_str()));
+    }
+    Ok(response.finish())
+}
+
+/// `GET /v1/uploads/{id}`: the state as JSON, or the file.
+#[utoipa::path(
+    get, path = "/v1/uploads/{id}", operation_id = "upload_state", tag = "resumable",
+    summary = "An upload, or its file",
+    description = "While it is incomplete: its state. Once it is stored: a redirect to the file's stable URL, or with \
+                   `Accept: application/json` the response that other uploads get.",
+    params(("id" = String, Path, description = "From the `Location` of the creation")),
+    responses(
+        (status = 200, description = "The state, or the stored file", body = State),
+        (status = 302, description = "The file is stored", headers(
+            ("location", description = "The file's stable URL"))),
+    )
+)]
+pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
+    let upload = OpenUpload::of(&request, &worker)?;
+    let (offset, length) = match progress(&worker, &upload).await? {
+        Progress::Gone => return Err(OpenUpload::unknown()),
+        Progress::Open { offset, length } => (offset, length),
+        Progress::Stored(file) => {
+            let stored = upload.stored(&request, &worker, &file);
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            if accept.is_some_and(|accept| accept.contains("application/json")) {
+                let id = RequestId::of(&request);
+                let outcomes = [Outcome::Stored(Box::new(stored))];
+                return ReplyProfile::Default.response(&outcomes, &id);
+            }
+            return Ok(HttpResponse::Found()
+                .insert_header((LOCATION, stored.url))
+                .insert_header((CACHE_CONTROL, "no-store"))
+                .finish());
+        }
+    };
+    let state = State {
+        path: &upload.sealed.key,
+        file_id: &upload.sealed.file_id,
+        name: &upload.sealed.name,
+        offset,
+        length,
+        expires: http_date(upload.sealed.expires),
+    };
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(state))
+}
+
+/// `DELETE /v1/uploads/{id}`: ends an upload; its parts are deleted.
+#[utoipa::path(
+    delete, path = "/v1/uploads/{id}", operation_id = "terminate_upload", tag = "resumable",
+    summary = "Give up an upload",
+    description = "Its parts are deleted. A file that is stored already stays.",
+    params(("id" = String, Path, description = "From the `Location` of the creation"),
+           ("tus-resumable" = String, Header, description = "`1.0.0`")),
+    responses((status = 204, description = "The upload is gone"))
+)]
+pub async fn terminate(
+    request: HttpRequest,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    protocol::check_version(request.headers())?;
+    let upload = OpenUpload::of(&request, &worker)?;
+    worker.shared.upload_sessions.end(upload.sealed.id).await;
+    let at_cos = upload.at_cos();
+    with_resumable(&worker, &upload.api, async |at| at.terminate(&at_cos).await).await??;
+    worker.shared.metrics.resumable("terminated");
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `POST /v1/uploads/{id}`: another method, by `X-HTTP-Method-Override`.
+pub async fn overridden(
+    request: HttpRequest,
+    payload: web::Payload,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    match protocol::method(request.method(), request.headers())? {
+        Method::PATCH => append::patch(request, payload, worker).await,
+        Method::HEAD => head(request, worker).await,
+        Method::DELETE => terminate(request, worker).await,
+        _ => Err(crate::http::api::fallback::method_not_allowed("GET, HEAD, PATCH, DELETE")),
+    }
+}
+
+/// `OPTIONS /v1/uploads`: the versions and extensions. `Tus-Max-Size` is the caller's own where it has a credential.
+#[utoipa::path(
+    options, path = "/v1/uploads", operation_id = "upload_options", tag = "resumable",
+    summary = "What is supported of tus",
+    responses((status = 204, description = "Supported", headers(
+        ("tus-version", description = "`1.0.0`"),
+        ("tus-extension", description = "The extensions"),
+        ("tus-max-size", description = "Bytes that a file may have"),
+        ("tus-checksum-algorithm", description = "The algorithms of `Upload-Checksum`"),
+    )))
+)]
+pub async fn options(
+    request: HttpRequest,
+    worker: web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
+    super::upload::api_of(&worker)?;
+    let max_size = match client::identify(&request, &worker) {
+        Ok(client) => client.max_file_size,
+        Err(_) => worker.shared.settings.upload.max_file_size,
+    };
+    Ok(HttpResponse::NoContent()
+        .insert_header((protocol::TUS_VERSION, protocol::VERSION))
+        .insert_header(("tus-extension", protocol::EXTENSIONS))
+        .insert_header(("tus-max-size", max_size.to_string()))
+        .insert_header(("tus-checksum-algorithm", checksum::ALGORITHMS))
+        .finish())
+}
+
+async fn progress(worker: &Worker, upload: &OpenUpload) -> Result<Progress, Problem> {
+    // What a request still sends counts, once it is stored.
+    worker.shared.upload_sessions.end(upload.sealed.id).await;
+    let at_cos = upload.at_cos();
+    Ok(with_resumable(worker, &upload.api, async |at| at.progress(&at_cos).await).await??)
+}
