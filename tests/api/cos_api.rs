@@ -242,7 +242,8 @@ fn every_call_is_signed_and_understood() {
     });
     System::new().block_on(async {
         let client = client(&upstream);
-        let fields = ObjectFields { content_type: Some("image/png"), file_id: Some(FILE_ID) };
+        let fields =
+            ObjectFields { content_type: Some("image/png"), file_id: Some(FILE_ID), metadata: &[] };
         let upload_id = client.initiate(KEY, fields).await.expect("an upload");
         assert_eq!(upload_id, "u/1");
 
@@ -268,6 +269,7 @@ fn every_call_is_signed_and_understood() {
             content_type: Some("image/png".to_owned()),
             last_modified: Some("Sun, 29 Nov 2026 12:00:00 GMT".to_owned()),
             file_id: Some(FILE_ID.to_owned()),
+            metadata: Vec::new(),
         };
         assert_eq!(client.head(KEY).await.expect("an object"), Some(info));
         client.abort(KEY, &upload_id).await.expect("aborted");

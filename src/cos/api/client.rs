@@ -1,6 +1,7 @@
 //! A worker's client of one bucket: it makes small calls as a whole, and gives the heads of the requests whose bodies
 //! are streamed.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::net::http_client::call::{Call, CallError};
 use crate::net::http_client::{Endpoint, IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
 
 /// Bytes of a response: List Parts and List Multipart Uploads give up to 1,000 entries of some hundred bytes.
-const MAX_RESPONSE: usize = 1024 * 1024;
+pub const MAX_RESPONSE: usize = 1024 * 1024;
 
 /// What an object is stored with.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,12 +30,15 @@ pub struct ObjectFields<'a> {
     pub content_type: Option<&'a str>,
     /// `x-cos-meta-fileid`, byte for byte; an object stored without it can never be downloaded.
     pub file_id: Option<&'a str>,
+    /// Further headers `x-cos-meta-*`, names in lower case.
+    pub metadata: &'a [(&'static str, &'a str)],
 }
 
 impl<'a> ObjectFields<'a> {
     pub(super) fn headers(self) -> Vec<(&'static str, &'a str)> {
         let headers = [("Content-Type", self.content_type), ("x-cos-meta-fileid", self.file_id)];
-        headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        headers.chain(self.metadata.iter().copied()).collect()
     }
 }
 
@@ -52,6 +56,30 @@ pub struct ObjectInfo {
     pub last_modified: Option<String>,
     /// `x-cos-meta-fileid`.
     pub file_id: Option<String>,
+    /// The other headers `x-cos-meta-*`, by their names in lower case.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl ObjectInfo {
+    /// The value of a header `x-cos-meta-*`.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn of(headers: ObjectHeaders) -> Result<Self, CosError> {
+        let ObjectHeaders {
+            content_length,
+            etag,
+            crc64,
+            content_type,
+            last_modified,
+            file_id,
+            metadata,
+            ..
+        } = headers;
+        let size = content_length.ok_or(CosError::NoVerdict("its response has no length"))?;
+        Ok(Self { size, etag, crc64, content_type, last_modified, file_id, metadata })
+    }
 }
 
 /// A worker's connections to a bucket, and the keys that requests are signed with.
@@ -167,15 +195,51 @@ impl Client {
     /// HEAD Object (doc 7745); `None` where there is no such object.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, CosError> {
         let request = Request { method: "HEAD", key, parameters: &[], fields: &[], length: None };
-        let ObjectHeaders {
-            content_length, etag, crc64, content_type, last_modified, file_id, ..
-        } = match self.call(&request, b"", self.repeatable()).await {
-            Ok(response) => response.headers,
-            Err(CosError::Refused { status: 404, .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        match self.call(&request, b"", self.repeatable()).await {
+            Ok(response) => ObjectInfo::of(response.headers).map(Some),
+            Err(CosError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// GET Object (doc 7753): the bytes `range` of it, at most [`MAX_RESPONSE`]; all of it with `None`, which is an error
+    /// for an object that is larger. `None` where there is no such object.
+    pub async fn get(
+        &self,
+        key: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<Bytes>, CosError> {
+        let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
+        let fields = range.as_deref().map(|range| ("Range", range));
+        let request = Request {
+            method: "GET",
+            key,
+            parameters: &[],
+            fields: fields.as_slice(),
+            length: None,
         };
-        let size = content_length.ok_or(CosError::NoVerdict("its response has no length"))?;
-        Ok(Some(ObjectInfo { size, etag, crc64, content_type, last_modified, file_id }))
+        match self.call(&request, b"", self.repeatable()).await {
+            Ok(response) => Ok(Some(response.body)),
+            Err(CosError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// PUT Object (doc 7749) of few bytes, as one call.
+    pub async fn put(
+        &self,
+        key: &str,
+        fields: ObjectFields<'_>,
+        content: &[u8],
+    ) -> Result<Stored, CosError> {
+        let request = Request {
+            method: "PUT",
+            key,
+            parameters: &[],
+            fields: &fields.headers(),
+            length: Some(content.len() as u64),
+        };
+        self.call(&request, content, self.repeatable()).await?.stored()
     }
 
     /// DELETE Object (doc 7743); a success also where there is no such object.

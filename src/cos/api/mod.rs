@@ -6,6 +6,7 @@
 //!   calls of a multipart upload; `xml`: the documents that these send and receive
 //! - `upload`: stores one file, with `file_parts` (the file, divided), `sending_parts`, `sent_part`, `pending` (an
 //!   upload that is not completed) and `retry`
+//! - `resumable`: stores a file that arrives in several requests
 //! - `sweep`: aborts uploads that were left behind
 //! - `road`: what a worker has of all this
 //! - `with_link`: requests with an upload link's signature instead of keys
@@ -22,6 +23,7 @@ pub mod multipart;
 mod pending;
 mod request;
 pub mod response;
+pub mod resumable;
 mod retry;
 pub mod road;
 mod sending_parts;

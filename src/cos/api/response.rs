@@ -6,6 +6,9 @@ use crate::net::http_client::response::HeaderVisitor;
 
 /// A value longer than this is not used: none of COS's is, and they are retained.
 const MAX_HEADER_VALUE: usize = 1024;
+/// Headers `x-cos-meta-*` that are used; the gateway's own objects have fewer.
+const MAX_METADATA: usize = 8;
+const METADATA: &str = "x-cos-meta-";
 
 /// The headers of a response that matter, as they were sent.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ pub struct ObjectHeaders {
     pub last_modified: Option<String>,
     /// `x-cos-meta-fileid`.
     pub file_id: Option<String>,
+    /// The other headers `x-cos-meta-*`, by their names in lower case.
+    pub metadata: Vec<(String, String)>,
     /// `x-cos-error-code` and `x-cos-error-message`: a refusal of HEAD has no document.
     pub error_code: Option<String>,
     pub error_message: Option<String>,
@@ -50,6 +55,15 @@ impl HeaderVisitor for ObjectHeaders {
         } else if is("x-cos-error-message") {
             &mut self.error_message
         } else {
+            let is_metadata = name
+                .get(..METADATA.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(METADATA));
+            if is_metadata
+                && self.metadata.len() < MAX_METADATA
+                && name.len() + value.len() <= MAX_HEADER_VALUE
+            {
+                self.metadata.push((name.to_ascii_lowercase(), value.to_owned()));
+            }
             return;
         };
         // Of a repeated header, the first counts.

@@ -59,6 +59,7 @@ pub(super) async fn store(
         fields: ObjectFields {
             content_type: settings.cos.send_content_type.then_some(content_type),
             file_id: Some(&id.metadata),
+            metadata: &[],
         },
         verify: verification(worker),
         observe: &|event| count(metrics, event),

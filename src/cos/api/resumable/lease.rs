@@ -1,0 +1,1 @@
+//! The lease: which session may write.

@@ -1,0 +1,1 @@
+//! The tail: what was received of the part after the last full one.
