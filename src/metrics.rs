@@ -21,6 +21,7 @@ pub struct Metrics {
     upload_seconds: HistogramVec,
     replays: IntCounterVec,
     slow_clients: IntCounterVec,
+    resumable: IntCounterVec,
     token_refreshes: IntCounterVec,
     token_age: GaugeVec,
     redis_up: IntGaugeVec,
@@ -117,6 +118,11 @@ impl Metrics {
                 "Files whose clients were too slow for COS, by what was done: buffered, streamed",
                 &["action"],
             )?,
+            resumable: counters(
+                "gateway_resumable_total",
+                "Events of resumable uploads: created, begun, continued, stored, terminated",
+                &["event"],
+            )?,
             token_refreshes: counters(
                 "gateway_token_refreshes_total",
                 "Attempts to get an access token by result: fetched, shared, failed",
@@ -150,6 +156,9 @@ impl Metrics {
         }
         for action in ["buffered", "streamed"] {
             metrics.slow_clients.with_label_values(&[action]);
+        }
+        for event in ["created", "begun", "continued", "stored", "terminated"] {
+            metrics.resumable.with_label_values(&[event]);
         }
         for result in ["fetched", "shared", "failed"] {
             metrics.token_refreshes.with_label_values(&[result]);
@@ -188,6 +197,11 @@ impl Metrics {
     /// Counts a file whose client is too slow for COS: `buffered` first, or `streamed` all the same.
     pub fn slow_client(&self, action: &'static str) {
         self.slow_clients.with_label_values(&[action]).inc();
+    }
+
+    /// Counts an event of a resumable upload; `begun` and `continued` are requests with its first or further bytes.
+    pub fn resumable(&self, event: &'static str) {
+        self.resumable.with_label_values(&[event]).inc();
     }
 
     /// Counts an attempt to get an access token: `fetched`, `shared` or `failed`.

@@ -7,13 +7,14 @@ use actix_cors::Cors;
 use actix_web::dev::{RequestHead, ServiceRequest};
 use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, Uri};
+use actix_web::middleware::DefaultHeaders;
 use actix_web::{guard, web};
 
 use super::api::{batch, fallback, files, health, ueditor_config, upload_links};
 use super::extract::{file_url, query};
 use super::state::AppState;
 use super::upload::handler;
-use super::{console, openapi, tcb};
+use super::{console, openapi, resumable, tcb};
 use crate::settings::Settings;
 
 /// Adds all routes. Returns each path with its methods, for the test that compares them with the API's description.
@@ -44,6 +45,21 @@ pub fn add_all(
         .service(resource("/v1/download-links", "POST").route(web::post().to(batch::download)))
         .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
         .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_links::create)))
+        .service(
+            resource("/v1/uploads", "OPTIONS, POST")
+                .route(web::post().to(resumable::create::create))
+                .route(web::method(Method::OPTIONS).to(resumable::status::options))
+                .wrap(tus_headers()),
+        )
+        .service(
+            resource("/v1/uploads/{id}", "GET, HEAD, PATCH, DELETE")
+                .route(web::patch().to(resumable::append::patch))
+                .route(web::post().to(resumable::status::overridden))
+                .route(web::head().to(resumable::status::head))
+                .route(web::get().to(resumable::status::get))
+                .route(web::delete().to(resumable::status::terminate))
+                .wrap(tus_headers()),
+        )
         // All methods, since a wrong one gets WeChat's own error.
         .service(resource("/tcb/uploadfile", "POST").to(tcb::files::upload_file))
         .service(resource("/tcb/batchdownloadfile", "POST").to(tcb::files::batch_download_file))
@@ -86,6 +102,13 @@ pub fn add_all(
     }
     routes.default_service(web::to(fallback::not_found));
     added
+}
+
+/// Every response of tus names the version.
+fn tus_headers() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add((resumable::TUS_RESUMABLE, resumable::VERSION))
+        .add((resumable::TUS_VERSION, resumable::VERSION))
 }
 
 /// Paths that also work with a trailing slash, which some clients append. Pages are not among them: the slash changes
@@ -149,14 +172,26 @@ pub fn cors(shared: &Arc<AppState>) -> Cors {
         .allowed_origin_fn(move |origin: &HeaderValue, _| {
             shared.origins.is_listed(origin.as_bytes())
         })
-        .allowed_methods(["GET", "HEAD", "POST", "PUT", "DELETE"])
+        .allowed_methods(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
         .allow_any_header()
         .supports_credentials()
         .expose_headers([
+            "content-location",
             "idempotent-replayed",
             "location",
             "retry-after",
             "server-timing",
+            "tus-checksum-algorithm",
+            "tus-extension",
+            "tus-max-size",
+            "tus-resumable",
+            "tus-version",
+            "upload-defer-length",
+            "upload-expires",
+            "upload-length",
+            "upload-metadata",
+            "upload-offset",
+            "x-file-id",
             "x-request-id",
         ])
         // The longest time in seconds that browsers honour.
@@ -171,9 +206,9 @@ mod tests {
 
     use super::*;
 
-    /// Pages for people are not in the API's description.
+    /// Pages for people are not in the API's description, nor is what tus 1.0 describes.
     fn is_page(path: &str) -> bool {
-        ["/console", "/docs"].iter().any(|page| {
+        ["/console", "/docs", "/v1/uploads"].iter().any(|page| {
             path.strip_prefix(page).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }

@@ -56,6 +56,11 @@ pub enum InboundError {
     FieldAfterFile(String),
     #[error("the body ended before it was complete")]
     Truncated,
+    /// A later request continues the same upload.
+    #[error("another request continues this upload")]
+    Superseded,
+    #[error("this gateway is shutting down; try again: another one will respond")]
+    Draining,
     #[error("the body ended without the boundary that closes the form, `--{0}--`")]
     Unclosed(String),
     #[error("{declared} bytes were declared, but {got} were received")]

@@ -29,6 +29,8 @@ impl From<InboundError> for Problem {
             E::FilePiece { .. } => Code::InvalidRequest,
             E::FieldAfterFile(_) => Code::FieldAfterFile,
             E::Truncated | E::Unclosed(_) => Code::TruncatedBody,
+            E::Superseded => Code::Superseded,
+            E::Draining => Code::Draining,
             E::LengthMismatch { .. } => Code::LengthMismatch,
             E::LengthRequired => Code::LengthRequired,
             E::FieldsTooLarge { .. } | E::FieldTooLarge { .. } | E::HeadTooLarge(_) => {
@@ -87,7 +89,11 @@ impl From<InboundError> for Problem {
             _ => "",
         };
         let problem = Self::new(code, format!("{error}{advice}"));
-        if code == Code::Overloaded { problem.retry_after(5) } else { problem }
+        match code {
+            Code::Overloaded => problem.retry_after(5),
+            Code::Draining => problem.retry_after(1),
+            _ => problem,
+        }
     }
 }
 

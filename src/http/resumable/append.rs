@@ -2,8 +2,6 @@
 //!
 //! The bytes are taken by a task of its own: where the client goes, what it has sent is stored all the same.
 
-use std::sync::Arc;
-
 use actix_web::http::header::{CONTENT_LOCATION, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, rt, web};
 use bytes::Bytes;
@@ -27,32 +25,11 @@ use crate::inbound::error::InboundError;
 use crate::inbound::limit::limited;
 use crate::inbound::raw;
 
-
 const FILE_ID: HeaderName = HeaderName::from_static("x-file-id");
 /// A file's type is checked once so many of its bytes are there, or all.
 const MAGIC: u64 = 4096;
 
 /// `PATCH /v1/uploads/{id}`: appends bytes.
-#[utoipa::path(
-    patch, path = "/v1/uploads/{id}", operation_id = "append_to_upload", tag = "resumable",
-    summary = "Send the next bytes of an upload",
-    description = "Where only GET and POST can be sent: `POST` with `X-HTTP-Method-Override: PATCH`. A request that \
-                   comes while another one still sends ends that one first.",
-    params(
-        ("id" = String, Path, description = "From the `Location` of the creation"),
-        ("tus-resumable" = String, Header, description = "`1.0.0`"),
-        ("upload-offset" = u64, Header, description = "Where the body begins in the file"),
-        ("upload-length" = Option<u64>, Header, description = "The file's length, if it was not told before"),
-        ("upload-checksum" = Option<String>, Header,
-         description = "`md5`, `sha1` or `crc32`, and the body's in Base64; the body has one part at most"),
-    ),
-    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream"),
-    responses((status = 204, description = "Stored", headers(
-        ("upload-offset", description = "How many bytes are stored; the file's length only once COS has the file"),
-        ("content-location", description = "The file's stable URL, once it is stored"),
-        ("x-file-id", description = "The file's id, once it is stored"),
-    )))
-)]
 pub async fn patch(
     request: HttpRequest,
     payload: web::Payload,
@@ -161,9 +138,8 @@ impl Task {
         let guard = shared.upload_sessions.begin(self.upload.sealed.id).await;
         let superseded = guard.superseded();
         let api = self.upload.api.clone();
-        let appended = with_resumable(&worker, &api, async |at| {
-            self.append(at, bytes, superseded).await
-        });
+        let appended =
+            with_resumable(&worker, &api, async |at| self.append(at, bytes, superseded).await);
         let (offset, stored) = appended.await??;
         if let Some(stored) = &stored {
             shared.metrics.resumable("stored");
@@ -224,7 +200,7 @@ impl Task {
         self.worker.shared.metrics.resumable(if offset == 0 { "begun" } else { "continued" });
         let appended = at.append(&upload, session, source, announced, share).await;
         match appended.error {
-            Some(AppendError::Superseded) => Err(superseded_problem()),
+            Some(AppendError::Superseded) => Err(InboundError::Superseded.into()),
             Some(AppendError::Cos(error)) => Err(error.into()),
             None => Ok((appended.offset, appended.stored)),
         }
@@ -257,10 +233,6 @@ fn mismatch(asked: u64, stored: u64) -> Problem {
     Problem::new(Code::OffsetMismatch, detail)
 }
 
-fn superseded_problem() -> Problem {
-    Problem::new(Code::Superseded, "another request continues this upload")
-}
-
 /// `source` without its first bytes.
 fn skipped(source: Source, mut bytes: usize) -> Source {
     Box::pin(source.filter_map(move |event| {
@@ -277,15 +249,6 @@ fn skipped(source: Source, mut bytes: usize) -> Source {
     }))
 }
 
-/// Why a request's bytes end early, though its client still sends.
-#[derive(Debug, thiserror::Error)]
-pub enum Interrupted {
-    #[error("another request continues this upload")]
-    Superseded,
-    #[error("the gateway is shutting down")]
-    Draining,
-}
-
 /// `source`, which fails when another request continues the upload, or the gateway shuts down: what was received is then
 /// stored, and the client continues at another gateway.
 fn interrupted(
@@ -295,12 +258,11 @@ fn interrupted(
 ) -> Source {
     let cause = async move {
         tokio::select! {
-            () = superseded.cancelled_owned() => Interrupted::Superseded,
-            () = shutdown.cancelled_owned() => Interrupted::Draining,
+            () = superseded.cancelled_owned() => InboundError::Superseded,
+            () = shutdown.cancelled_owned() => InboundError::Draining,
         }
     };
     let cause = stream::once(cause).map(|cause| Err(cause.into()));
     // The first error ends the source.
     Box::pin(stream::select(source, cause))
 }
-

@@ -144,7 +144,15 @@ mod tests {
 
     #[test]
     fn other_algorithms_and_lengths_are_refused() {
-        for bad in ["", "md5", "md5 ", "md5 QQ==", "sha256 QQ==", "crc32 !", "MD5 XrY7u+Ae7tCTyyK7j1rNww=="] {
+        for bad in [
+            "",
+            "md5",
+            "md5 ",
+            "md5 QQ==",
+            "sha256 QQ==",
+            "crc32 !",
+            "MD5 XrY7u+Ae7tCTyyK7j1rNww==",
+        ] {
             assert!(checksum(bad).is_err(), "{bad:?}");
         }
     }

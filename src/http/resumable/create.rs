@@ -21,24 +21,6 @@ use crate::inbound::error::InboundError;
 use crate::settings::Action;
 
 /// `POST /v1/uploads`: creates an upload.
-#[utoipa::path(
-    post, path = "/v1/uploads", operation_id = "create_upload", tag = "resumable",
-    summary = "Create an upload that can be resumed",
-    description = "The protocol is tus 1.0, so any client of it can be used. `Upload-Metadata` may have `filename`, \
-                   `filetype`, `path` and `dir`. The body, if there is one, is the beginning of the file.",
-    params(
-        ("tus-resumable" = String, Header, description = "`1.0.0`"),
-        ("upload-length" = Option<u64>, Header, description = "The file's length in bytes"),
-        ("upload-defer-length" = Option<String>, Header, description = "`1`: the length is told by a later request"),
-        ("upload-metadata" = Option<String>, Header, max_length = 2048,
-         description = "Pairs of a name and a value in Base64, separated by commas"),
-    ),
-    responses((status = 201, description = "Created", headers(
-        ("location", description = "The upload's URL"),
-        ("upload-expires", description = "Until when it can be continued"),
-        ("upload-offset", description = "How many bytes are stored, if the request had some"),
-    )))
-)]
 pub async fn create(
     request: HttpRequest,
     payload: web::Payload,
@@ -83,8 +65,9 @@ pub async fn create(
         file_id: Some(&ids.metadata),
         ..ObjectFields::default()
     };
-    let created =
-        with_resumable(&worker, &api, async |at| at.create(key.as_str(), &id, fields, length).await);
+    let created = with_resumable(&worker, &api, async |at| {
+        at.create(key.as_str(), &id, fields, length).await
+    });
     let upload_id = created.await??;
     let expires = Timestamp::now() + shared.settings.resumable.expire_after;
     let sealed = SealedUpload {

@@ -13,4 +13,4 @@ pub mod sessions;
 pub mod status;
 mod upload;
 
-pub use protocol::{TUS_RESUMABLE, VERSION};
+pub use protocol::{TUS_RESUMABLE, TUS_VERSION, VERSION};

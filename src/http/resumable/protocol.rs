@@ -182,7 +182,9 @@ mod tests {
         let number = |value| number(&headers(&[(UPLOAD_OFFSET, value)]), &UPLOAD_OFFSET);
         assert_eq!(number("0").unwrap(), Some(0));
         assert_eq!(number("1152921504606846976").unwrap(), Some(MAX_NUMBER));
-        for bad in ["", "-1", "+1", "1.0", "1e3", "1152921504606846977", "99999999999999999999", "1 "] {
+        for bad in
+            ["", "-1", "+1", "1.0", "1e3", "1152921504606846977", "99999999999999999999", "1 "]
+        {
             assert!(number(bad).is_err(), "{bad:?}");
         }
     }
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn metadata_is_pairs_of_names_and_base64() {
-        let metadata = |value| Metadata::of(&headers(&[(UPLOAD_METADATA, value)]));
+        let metadata = |value: &str| Metadata::of(&headers(&[(UPLOAD_METADATA, value)]));
         let read = metadata("filename 5paH5Lu2LnBuZw==,is_confidential, name ZQ==").unwrap();
         assert_eq!(read.get(&["filename", "name"]), Some("文件.png"));
         assert_eq!(read.get(&["is_confidential", "name"]), Some("e"));

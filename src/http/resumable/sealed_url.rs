@@ -145,7 +145,9 @@ mod tests {
         let [one, other] = [(); 2].map(|()| keys.seal(&upload()).unwrap());
         assert_ne!(one, other);
         assert!(!one.contains("1484727259f"));
-        assert!(keys.seal(&SealedUpload { metadata: "x".repeat(MAX_LENGTH), ..upload() }).is_none());
+        assert!(
+            keys.seal(&SealedUpload { metadata: "x".repeat(MAX_LENGTH), ..upload() }).is_none()
+        );
     }
 
     proptest! {

@@ -4,7 +4,6 @@ use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::append;
 use super::checksum;
@@ -14,6 +13,7 @@ use super::protocol::{
 };
 use super::upload::{OpenUpload, with_resumable};
 use crate::cos::api::resumable::Progress;
+use crate::http::api::fallback::method_not_allowed;
 use crate::http::extract::client;
 use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::Problem;
@@ -22,9 +22,8 @@ use crate::http::state::Worker;
 use crate::settings::ReplyProfile;
 
 /// How far an upload is.
-#[derive(Serialize, ToSchema)]
-#[schema(as = UploadState)]
-pub struct State<'a> {
+#[derive(Serialize)]
+struct State<'a> {
     path: &'a str,
     file_id: &'a str,
     name: &'a str,
@@ -32,24 +31,12 @@ pub struct State<'a> {
     offset: u64,
     /// Bytes of the file; missing until it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     length: Option<u64>,
     /// When the upload can no longer be continued, as an HTTP date.
     expires: String,
 }
 
 /// `HEAD /v1/uploads/{id}`: the offset.
-#[utoipa::path(
-    head, path = "/v1/uploads/{id}", operation_id = "upload_offset", tag = "resumable",
-    summary = "Ask for the offset of an upload",
-    params(("id" = String, Path, description = "From the `Location` of the creation"),
-           ("tus-resumable" = String, Header, description = "`1.0.0`")),
-    responses((status = 200, description = "The upload's state", headers(
-        ("upload-offset", description = "How many bytes are stored; the file's length only once COS has the file"),
-        ("upload-length", description = "The file's length, if it is known"),
-        ("upload-expires", description = "Until when it can be continued"),
-    )))
-)]
 pub async fn head(
     request: HttpRequest,
     worker: web::Data<Worker>,
@@ -80,18 +67,6 @@ pub async fn head(
 }
 
 /// `GET /v1/uploads/{id}`: the state as JSON, or the file.
-#[utoipa::path(
-    get, path = "/v1/uploads/{id}", operation_id = "upload_state", tag = "resumable",
-    summary = "An upload, or its file",
-    description = "While it is incomplete: its state. Once it is stored: a redirect to the file's stable URL, or with \
-                   `Accept: application/json` the response that other uploads get.",
-    params(("id" = String, Path, description = "From the `Location` of the creation")),
-    responses(
-        (status = 200, description = "The state, or the stored file", body = State),
-        (status = 302, description = "The file is stored", headers(
-            ("location", description = "The file's stable URL"))),
-    )
-)]
 pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let upload = OpenUpload::of(&request, &worker)?;
     let (offset, length) = match progress(&worker, &upload).await? {
@@ -123,14 +98,6 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
 }
 
 /// `DELETE /v1/uploads/{id}`: ends an upload; its parts are deleted.
-#[utoipa::path(
-    delete, path = "/v1/uploads/{id}", operation_id = "terminate_upload", tag = "resumable",
-    summary = "Give up an upload",
-    description = "Its parts are deleted. A file that is stored already stays.",
-    params(("id" = String, Path, description = "From the `Location` of the creation"),
-           ("tus-resumable" = String, Header, description = "`1.0.0`")),
-    responses((status = 204, description = "The upload is gone"))
-)]
 pub async fn terminate(
     request: HttpRequest,
     worker: web::Data<Worker>,
@@ -154,21 +121,11 @@ pub async fn overridden(
         Method::PATCH => append::patch(request, payload, worker).await,
         Method::HEAD => head(request, worker).await,
         Method::DELETE => terminate(request, worker).await,
-        _ => Err(crate::http::api::fallback::method_not_allowed("GET, HEAD, PATCH, DELETE")),
+        _ => Ok(method_not_allowed("GET, HEAD, PATCH, DELETE")),
     }
 }
 
 /// `OPTIONS /v1/uploads`: the versions and extensions. `Tus-Max-Size` is the caller's own where it has a credential.
-#[utoipa::path(
-    options, path = "/v1/uploads", operation_id = "upload_options", tag = "resumable",
-    summary = "What is supported of tus",
-    responses((status = 204, description = "Supported", headers(
-        ("tus-version", description = "`1.0.0`"),
-        ("tus-extension", description = "The extensions"),
-        ("tus-max-size", description = "Bytes that a file may have"),
-        ("tus-checksum-algorithm", description = "The algorithms of `Upload-Checksum`"),
-    )))
-)]
 pub async fn options(
     request: HttpRequest,
     worker: web::Data<Worker>,
