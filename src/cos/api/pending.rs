@@ -44,41 +44,26 @@ impl PendingParts {
     ) -> Result<Receipt, StoreError> {
         let size = sent.iter().map(|part| part.size).sum();
         let crc64 = sent.iter().fold(0, |crc, part| combine(crc, part.crc64, part.size));
-        let mut etags: Vec<_> = sent.iter().map(|part| part.etag.clone()).collect();
-        let mut has_known_etags = false;
-        let mut retry = Retry::new(&self.key, observe);
-        let mut may_be_complete = false;
-        let stored = loop {
-            let numbered = sent.iter().zip(&etags).map(|(part, etag)| (part.number, etag.as_str()));
-            let result = self.client.complete(&self.key, &self.upload_id, numbered).await;
-            let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-            class.into_iter().for_each(|class| observe(UploadEvent::Response(class)));
-            let error = match result {
-                Ok(stored) => break stored,
-                Err(error) => error,
-            };
-            let failed = |cause| StoreError::after_request(cause, may_be_complete);
-            if may_be_complete && error.is_refused_as("NoSuchUpload") {
-                break self.completed_before(size, crc64).await.map_err(failed)?;
+        let are_verified = sent.iter().all(|part| part.is_verified);
+        let completed =
+            complete(&self.client, &self.key, &self.upload_id, sent, are_verified, observe).await;
+        let stored = match completed {
+            Ok(stored) => stored,
+            Err(CompleteError { cause, may_be_complete: true })
+                if cause.is_refused_as("NoSuchUpload") =>
+            {
+                let completed = self.completed_before(size, crc64).await;
+                completed.map_err(|cause| StoreError::after_request(cause, true))?
             }
-            // COS had begun its response before it put the parts together (doc 7742).
-            let is_late = matches!(error, CosError::Refused { status: 200, .. });
-            let has_other_etags = !has_known_etags && error.is_refused_as("InvalidPart");
-            may_be_complete |= is_late || !error.is_final();
-            let failed = |cause| StoreError::after_request(cause, may_be_complete);
-            if !has_other_etags && !is_late && !may_pass(&error) || !retry.pause(&error).await {
-                return Err(failed(error));
-            }
-            if has_other_etags {
-                etags = self.known_etags(sent).await.map_err(failed)?;
-                has_known_etags = true;
+            Err(CompleteError { cause, may_be_complete }) => {
+                return Err(StoreError::after_request(cause, may_be_complete));
             }
         };
         self.upload_id.clear();
         let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verification::Off)
             .map_err(|cause| StoreError::after_request(cause, true))?;
-        let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
-        let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
+        let by_parts = are_verified.then_some(VerifiedBy::Parts);
+        let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { by_parts };
         Ok(Receipt { size, crc64, verified_by })
     }
 
@@ -92,18 +77,70 @@ impl PendingParts {
         }
         Ok(Stored { etag: object.etag.unwrap_or_default(), crc64: object.crc64 })
     }
+}
 
-    /// The ETags by which COS knows the parts, whose bytes its CRCs have confirmed.
-    async fn known_etags(&self, sent: &[SentPart]) -> Result<Vec<String>, CosError> {
-        let known = self.client.list_all_parts(&self.key, &self.upload_id).await?;
-        let is_same = known.len() == sent.len()
-            && known.iter().zip(sent).all(|(known, sent)| {
-                known.number == sent.number && known.size == sent.size && sent.is_verified
-            });
-        match is_same {
-            true => Ok(known.into_iter().map(|part| part.etag).collect()),
-            false => Err(CosError::NoVerdict("COS has other parts than were sent")),
+/// Why parts could not be put together.
+pub(super) struct CompleteError {
+    pub cause: CosError,
+    /// An attempt may have succeeded whose response was lost. If the cause is `NoSuchUpload`, one has.
+    pub may_be_complete: bool,
+}
+
+/// Puts the parts of an upload together, again while that may help. `are_verified`: the parts may be completed by other
+/// ETags than were received for them, because their bytes are verified by CRC.
+pub(super) async fn complete(
+    client: &Client,
+    key: &str,
+    upload_id: &str,
+    parts: &[SentPart],
+    are_verified: bool,
+    observe: &dyn Fn(UploadEvent),
+) -> Result<Stored, CompleteError> {
+    let mut etags: Vec<_> = parts.iter().map(|part| part.etag.clone()).collect();
+    let mut has_known_etags = false;
+    let mut retry = Retry::new(key, observe);
+    let mut may_be_complete = false;
+    loop {
+        let numbered = parts.iter().zip(&etags).map(|(part, etag)| (part.number, etag.as_str()));
+        let result = client.complete(key, upload_id, numbered).await;
+        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+        class.into_iter().for_each(|class| observe(UploadEvent::Response(class)));
+        let cause = match result {
+            Ok(stored) => return Ok(stored),
+            Err(cause) => cause,
+        };
+        // COS had begun its response before it put the parts together (doc 7742).
+        let is_late = matches!(cause, CosError::Refused { status: 200, .. });
+        let has_other_etags = !has_known_etags && cause.is_refused_as("InvalidPart");
+        may_be_complete |= is_late || !cause.is_final();
+        if !has_other_etags && !is_late && !may_pass(&cause) || !retry.pause(&cause).await {
+            return Err(CompleteError { cause, may_be_complete });
         }
+        if has_other_etags {
+            let known = known_etags(client, key, upload_id, parts, are_verified).await;
+            etags = known.map_err(|cause| CompleteError { cause, may_be_complete })?;
+            has_known_etags = true;
+        }
+    }
+}
+
+/// The ETags by which COS knows the parts, whose bytes CRCs have confirmed.
+async fn known_etags(
+    client: &Client,
+    key: &str,
+    upload_id: &str,
+    parts: &[SentPart],
+    are_verified: bool,
+) -> Result<Vec<String>, CosError> {
+    let known = client.list_all_parts(key, upload_id).await?;
+    let is_same = known.len() == parts.len()
+        && known
+            .iter()
+            .zip(parts)
+            .all(|(known, sent)| known.number == sent.number && known.size == sent.size);
+    match is_same && are_verified {
+        true => Ok(known.into_iter().map(|part| part.etag).collect()),
+        false => Err(CosError::NoVerdict("COS has other parts than were sent")),
     }
 }
 

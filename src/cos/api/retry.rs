@@ -47,6 +47,21 @@ impl<'a> Retry<'a> {
     }
 }
 
+/// Makes a call for the object `key`, again while that may help.
+pub(super) async fn retried<T>(
+    key: &str,
+    observe: &dyn Fn(UploadEvent),
+    call: impl AsyncFn() -> Result<T, CosError>,
+) -> Result<T, CosError> {
+    let mut retry = Retry::new(key, observe);
+    loop {
+        match call().await {
+            Err(error) if may_pass(&error) && retry.pause(&error).await => {}
+            result => return result,
+        }
+    }
+}
+
 /// Whether the same request may succeed a short time later. Of refused keys the caller must know whether there are
 /// others.
 pub(super) fn may_pass(error: &CosError) -> bool {

@@ -10,7 +10,7 @@ use super::client::{self, Client};
 use super::endpoint::{BucketLocation, EndpointTemplate};
 use super::file_id;
 use super::keys::Keys;
-use super::retry::{Retry, may_pass};
+use super::retry::retried;
 use super::sent_part::UploadEvent;
 use super::upload::PartSizes;
 use crate::cos::error::CosError;
@@ -112,13 +112,7 @@ impl ApiRoad {
         let url = self.settings.metaid.as_ref();
         let url = url.ok_or(CosError::Link("file ids come from upload links"))?;
         let (bucket, limit) = (&self.bucket(None)?.name, self.settings.call_timeout);
-        let mut retry = Retry::new(key, observe);
-        loop {
-            match file_id::fetch(&self.pool, url, limit, bucket, key).await {
-                Ok(id) => return Ok((id, bucket)),
-                Err(error) if may_pass(&error) && retry.pause(&error).await => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let fetch = async || file_id::fetch(&self.pool, url, limit, bucket, key).await;
+        Ok((retried(key, observe, fetch).await?, bucket))
     }
 }

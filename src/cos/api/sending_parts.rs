@@ -63,8 +63,18 @@ impl<'a> SendingParts<'a> {
 
     /// Waits for the last part.
     pub async fn finish(mut self) -> Result<Vec<SentPart>, CosError> {
-        poll_fn(|cx| self.poll_last(cx)).await?;
+        self.confirm().await?;
         Ok(self.sent)
+    }
+
+    /// As [`Self::finish`]; afterwards, or after an error, [`Self::into_sent`] has the parts that COS has confirmed.
+    pub async fn confirm(&mut self) -> Result<(), CosError> {
+        poll_fn(|cx| self.poll_last(cx)).await
+    }
+
+    /// The confirmed parts, without a gap. Ends the request that is still sending one.
+    pub fn into_sent(self) -> Vec<SentPart> {
+        self.sent
     }
 
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CosError>> {

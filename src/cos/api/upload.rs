@@ -17,7 +17,7 @@ use super::file_parts::{FilePart, FileParts};
 use super::multipart::MAX_PARTS;
 use super::pending::PendingParts;
 use super::response::{ApiResponse, Stored};
-use super::retry::{Retry, may_pass};
+use super::retry::{Retry, may_pass, retried};
 use super::sending_parts::SendingParts;
 use super::sent_part::{SentPart, StoreError, UploadEvent};
 use crate::cos::attempt::Envelope;
@@ -109,29 +109,12 @@ impl ApiUpload<'_> {
     pub async fn store(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
         let mut uploaded = self.store_unchecked(file).await?;
         if self.verify == Verification::Head && uploaded.receipt.verified_by.is_none() {
-            let checked = self.check_by_head(&uploaded.receipt).await;
+            let Receipt { size, crc64, .. } = uploaded.receipt;
+            let checked = check_by_head(&self.client, self.key, size, crc64).await;
             let checked = checked.map_err(|cause| StoreError::after_request(cause, true));
             uploaded.receipt.verified_by = checked?;
         }
         Ok(uploaded)
-    }
-
-    /// Compares the length and the CRC-64 that COS returns for the object. Where that fails, it stays unverified.
-    async fn check_by_head(&self, receipt: &Receipt) -> Result<Option<VerifiedBy>, CosError> {
-        match self.client.head(self.key).await {
-            Ok(Some(object)) if object.size == receipt.size => {
-                let agrees = compare(receipt.crc64, object.crc64.as_deref(), true)?;
-                Ok(agrees.then_some(VerifiedBy::Head))
-            }
-            Ok(object) => {
-                let theirs = object.map_or("none".to_owned(), |o| format!("of {} bytes", o.size));
-                Err(CosError::Integrity { ours: receipt.crc64, theirs })
-            }
-            Err(error) => {
-                tracing::warn!(key = self.key, %error, "the stored file could not be verified");
-                Ok(None)
-            }
-        }
     }
 
     async fn store_unchecked(&self, file: IncomingFile) -> Result<Uploaded, StoreError> {
@@ -158,13 +141,7 @@ impl ApiUpload<'_> {
     }
 
     async fn initiate(&self) -> Result<String, CosError> {
-        let mut retry = Retry::new(self.key, self.observe);
-        loop {
-            match self.client.initiate(self.key, self.fields).await {
-                Err(error) if may_pass(&error) && retry.pause(&error).await => {}
-                result => return result,
-            }
-        }
+        retried(self.key, self.observe, || self.client.initiate(self.key, self.fields)).await
     }
 
     /// Sends all parts. A part begins when the one before it was read to its end, while COS has still to confirm that one.
@@ -193,7 +170,7 @@ impl ApiUpload<'_> {
         sending.finish().await
     }
 
-    async fn send_part(
+    pub(super) async fn send_part(
         &self,
         part: Rc<FilePart>,
         number: u32,
@@ -207,7 +184,7 @@ impl ApiUpload<'_> {
     }
 
     /// Sends a part, again while it is buffered and that may help. Returns its CRC-64, too.
-    async fn send(
+    pub(super) async fn send(
         &self,
         part: &FilePart,
         length: u64,
@@ -271,9 +248,32 @@ impl ApiUpload<'_> {
     }
 }
 
+/// Compares the length and the CRC-64 that COS returns for the object. Where that fails, it stays unverified.
+pub(super) async fn check_by_head(
+    client: &Client,
+    key: &str,
+    size: u64,
+    crc64: u64,
+) -> Result<Option<VerifiedBy>, CosError> {
+    match client.head(key).await {
+        Ok(Some(object)) if object.size == size => {
+            let agrees = compare(crc64, object.crc64.as_deref(), true)?;
+            Ok(agrees.then_some(VerifiedBy::Head))
+        }
+        Ok(object) => {
+            let theirs = object.map_or("none".to_owned(), |o| format!("of {} bytes", o.size));
+            Err(CosError::Integrity { ours: crc64, theirs })
+        }
+        Err(error) => {
+            tracing::warn!(key, %error, "the stored file could not be verified");
+            Ok(None)
+        }
+    }
+}
+
 /// A request whose body is a part, or the whole file.
 #[derive(Clone, Copy)]
-enum Head<'a> {
+pub(super) enum Head<'a> {
     Put { length: u64 },
     Part { number: u32, upload_id: &'a str, length: u64 },
 }

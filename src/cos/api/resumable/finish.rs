@@ -1,30 +1,129 @@
-//! The end of an upload: it is completed and verified, or terminated.
+//! The beginning and the end of an upload: it is created, completed and verified, or terminated.
 
-use super::{Resumable, ResumableUpload};
-use crate::cos::api::client::{Client, ObjectFields};
+use futures::future::join;
+
+use super::{Resumable, ResumableUpload, StoredFile, UPLOAD, lease, tail};
+use crate::cos::api::client::{Client, ObjectFields, ObjectInfo};
+use crate::cos::api::pending::{CompleteError, complete};
+use crate::cos::api::response::Stored;
+use crate::cos::api::retry::retried;
+use crate::cos::api::sent_part::SentPart;
+use crate::cos::api::upload::check_by_head;
+use crate::cos::crc64::combine;
 use crate::cos::error::CosError;
+use crate::cos::verdict::{Verification, VerifiedBy, compare};
 
 impl Resumable<'_> {
-    /// Begins an upload; returns COS's UploadId. `fields` as of any object. An empty file (`length` is zero) is stored at
+    /// Begins an upload; returns COS's UploadId. `fields` are the object's. An empty file (`length` is zero) is stored at
     /// once, and the UploadId is empty.
     pub async fn create(
         &self,
-        _key: &str,
-        _id: &[u8; 16],
-        _fields: ObjectFields<'_>,
-        _length: Option<u64>,
+        key: &str,
+        id: &[u8; 16],
+        fields: ObjectFields<'_>,
+        length: Option<u64>,
     ) -> Result<String, CosError> {
-        todo!()
+        let id = hex::encode(id);
+        let metadata = [fields.metadata, &[(UPLOAD, id.as_str())]].concat();
+        let fields = ObjectFields { metadata: &metadata, ..fields };
+        if length != Some(0) {
+            return retried(key, self.observe, || self.client.initiate(key, fields)).await;
+        }
+        let stored = retried(key, self.observe, || self.client.put(key, fields, b"")).await?;
+        compare(0, stored.crc64.as_deref(), self.verify != Verification::Off)?;
+        Ok(String::new())
     }
 
     /// Aborts an upload and deletes its helper objects; a success also if it is gone. An object that it was completed to
     /// stays.
-    pub async fn terminate(&self, _upload: &ResumableUpload) -> Result<(), CosError> {
-        todo!()
+    pub async fn terminate(&self, upload: &ResumableUpload) -> Result<(), CosError> {
+        let ResumableUpload { key, upload_id, .. } = upload;
+        if !upload_id.is_empty() {
+            retried(key, self.observe, || self.client.abort(key, upload_id)).await?;
+        }
+        retried(key, self.observe, || delete_helpers(&self.client, &upload.id)).await
+    }
+
+    /// The object that an upload was completed to.
+    pub(super) async fn object(
+        &self,
+        upload: &ResumableUpload,
+    ) -> Result<Option<ObjectInfo>, CosError> {
+        let object = retried(&upload.key, self.observe, || self.client.head(&upload.key)).await?;
+        let id = hex::encode(upload.id);
+        Ok(object.filter(|object| object.metadata(UPLOAD) == Some(&id)))
+    }
+
+    /// Puts the parts together, which are all parts of the file. `crc64`: of the whole file, where it is known.
+    pub(super) async fn complete(
+        &self,
+        upload: &ResumableUpload,
+        parts: &[SentPart],
+        crc64: Option<u64>,
+    ) -> Result<StoredFile, CosError> {
+        let ResumableUpload { key, upload_id, .. } = upload;
+        // Parts that COS knows by other ETags may have been sent by another session: only the whole file's CRC tells.
+        let can_verify = crc64.is_some() && self.verify != Verification::Off;
+        let completed =
+            complete(&self.client, key, upload_id, parts, can_verify, self.observe).await;
+        let stored = match completed {
+            Ok(stored) => stored,
+            Err(CompleteError { cause, .. }) if cause.is_refused_as("NoSuchUpload") => {
+                let object = self.object(upload).await?.ok_or(cause)?;
+                Stored { etag: object.etag.unwrap_or_default(), crc64: object.crc64 }
+            }
+            Err(CompleteError { cause, .. }) => return Err(cause),
+        };
+        let result = self.verified(key, parts, crc64, stored).await;
+        if let Err(CosError::Integrity { .. }) = &result
+            && let Err(error) = self.client.delete(key).await
+        {
+            tracing::error!(key, %error, "a file with wrong bytes could not be deleted");
+        }
+        if result.is_ok() {
+            self.delete_helpers_if_possible(&upload.id).await;
+        }
+        result
+    }
+
+    async fn verified(
+        &self,
+        key: &str,
+        parts: &[SentPart],
+        crc64: Option<u64>,
+        stored: Stored,
+    ) -> Result<StoredFile, CosError> {
+        let size = parts.iter().map(|part| part.size).sum();
+        let mut verified_by =
+            parts.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
+        if let Some(crc64) = crc64 {
+            if compare(crc64, stored.crc64.as_deref(), self.verify != Verification::Off)? {
+                verified_by = Some(VerifiedBy::Reply);
+            } else if self.verify == Verification::Head && verified_by.is_none() {
+                verified_by = check_by_head(&self.client, key, size, crc64).await?;
+            }
+        }
+        let crc64 = crc64.or_else(|| stored.crc64?.parse().ok());
+        Ok(StoredFile { size, crc64, verified_by })
+    }
+
+    /// Deletes them, if that succeeds at once; otherwise the sweep does.
+    pub(super) async fn delete_helpers_if_possible(&self, id: &[u8; 16]) {
+        if let Err(error) = delete_helpers(&self.client, id).await {
+            tracing::warn!(%error, "the helper objects of an upload could not be deleted");
+        }
     }
 }
 
 /// Deletes the helper objects of an upload, whether there are any or not.
-pub async fn delete_helpers(_client: &Client, _id: &[u8; 16]) -> Result<(), CosError> {
-    todo!()
+pub async fn delete_helpers(client: &Client, id: &[u8; 16]) -> Result<(), CosError> {
+    let (lease, tail) = (lease::key(id), tail::key(id));
+    let (lease, tail) = join(client.delete(&lease), client.delete(&tail)).await;
+    lease.and(tail)
+}
+
+/// The CRC-64 of parts, of which `crc64` is that of all before.
+pub(super) fn joined(crc64: Option<u64>, parts: &[SentPart]) -> Option<u64> {
+    let add = |crc64, part: &SentPart| combine(crc64, part.crc64, part.size);
+    crc64.map(|crc64| parts.iter().fold(crc64, add))
 }
