@@ -1,5 +1,7 @@
 //! What each stage's errors are to the client: code, detail with advice, `Retry-After`.
 
+use std::time::Duration;
+
 use super::{Code, Problem, Upstream};
 use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
@@ -11,6 +13,11 @@ use crate::inbound::error::InboundError;
 use crate::key::KeyError;
 use crate::server::h1::head_error::HeadError;
 use crate::wechat::error::{FileError, WechatError};
+
+/// For `Retry-After`: rounded up, since an earlier attempt would fail again.
+fn whole_seconds(pause: Duration) -> u64 {
+    pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
+}
 
 impl From<InboundError> for Problem {
     fn from(error: InboundError) -> Self {
@@ -152,9 +159,7 @@ impl From<LimitError> for Problem {
         let (code, seconds) = match error {
             LimitError::Overloaded(_) => (Code::Overloaded, 1),
             LimitError::ClientBusy(_) => (Code::RateLimited, 1),
-            LimitError::TooFast { retry_after } => {
-                (Code::RateLimited, retry_after.as_secs_f64().ceil() as u64)
-            }
+            LimitError::TooFast { retry_after } => (Code::RateLimited, whole_seconds(retry_after)),
         };
         Self::new(code, format!("{error}; try again later")).retry_after(seconds)
     }
@@ -182,7 +187,7 @@ impl From<WechatError> for Problem {
             WechatError::Refused { retry_after, .. } => {
                 let problem = Self::new(Code::WechatRefused, error.to_string());
                 match retry_after {
-                    Some(pause) => problem.retry_after(pause.as_secs_f64().ceil() as u64),
+                    Some(pause) => problem.retry_after(whole_seconds(*pause)),
                     None => problem,
                 }
             }
@@ -194,7 +199,7 @@ impl From<WechatError> for Problem {
             }
             WechatError::Timeout { .. } => Self::new(Code::WechatTimeout, error.to_string()),
             WechatError::NoToken { retry_after, .. } => {
-                let seconds = retry_after.as_secs_f64().ceil() as u64;
+                let seconds = whole_seconds(*retry_after);
                 Self::new(Code::CredentialUnavailable, error.to_string()).retry_after(seconds)
             }
         };
@@ -273,7 +278,7 @@ impl From<CosError> for Problem {
             CosError::Integrity { .. } => Self::new(Code::IntegrityMismatch, error.to_string()),
             CosError::Keys { retry_after, .. } => {
                 Self::new(Code::CredentialUnavailable, error.to_string())
-                    .retry_after(retry_after.as_secs().max(1))
+                    .retry_after(whole_seconds(retry_after))
             }
         }
     }
@@ -290,5 +295,23 @@ impl Problem {
             }));
         }
         problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cos::api::getauth::GetAuthError;
+
+    #[test]
+    fn a_pause_is_rounded_up_and_never_zero() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (9900, 10), (60_000, 60)] {
+            let retry_after = Duration::from_millis(millis);
+            let keys = CosError::Keys { cause: GetAuthError::Unusable("none"), retry_after };
+            let limit = LimitError::TooFast { retry_after };
+            for problem in [Problem::from(keys), limit.into()] {
+                assert_eq!(problem.retry_after, Some(seconds), "{millis} ms, {problem}");
+            }
+        }
     }
 }
