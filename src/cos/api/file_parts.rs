@@ -233,3 +233,47 @@ impl FileReader {
         Poll::Ready(Ok(FileEvent::Content(bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::budget::Budget;
+    use crate::memory::buffer_pool::Buffer;
+
+    /// So many bytes in a buffer for 72 KiB, which is charged as a whole.
+    fn half_filled(bytes: usize) -> Bytes {
+        let mut buffer = Buffer::take(64 << 10);
+        buffer.unfilled(72 << 10).initialize_unfilled().fill(7);
+        buffer.freeze(72 << 10).slice(..bytes)
+    }
+
+    /// The last chunk that is read goes beyond the least part, while what is buffered is still less.
+    #[tokio::test]
+    async fn a_part_that_is_streamed_is_announced_with_all_that_was_read() {
+        const LEAST: u64 = 1 << 20;
+        const LARGE: u64 = 2 << 20;
+        for (chunk, length) in [
+            (36_900, FileLength::Known(LARGE)),
+            (37_000, FileLength::Known(10 << 20)),
+            (37_400, FileLength::Assumed(3 << 20)),
+        ] {
+            let share = Share::new(Budget::new(4 * LARGE));
+            let content = stream::repeat_with(move || Ok(FileEvent::Content(half_filled(chunk))));
+            let parts = FileParts::new(Box::pin(content), Some(length), share.clone());
+            let part = parts.next(LARGE, LEAST);
+            assert_eq!(part.most.get(), LARGE, "its memory is reserved");
+            let mut others = ReplayBuffer::new(share);
+            while others.push(&Bytes::from_static(&[7; 64 << 10])).is_ok() {}
+
+            parts.collect(&part).await.unwrap();
+            let taken = parts.file.borrow().position;
+            assert!(part.relay.buffered() < LEAST && taken > LEAST, "{taken}");
+            assert_eq!(parts.length_of(&part), Some(taken), "{chunk}");
+            // The part ends there.
+            drop(others);
+            part.relay.read_ahead().await;
+            assert_eq!(part.relay.known_length(), Some(taken), "{chunk}");
+            assert_eq!(parts.next(LARGE, LEAST).offset, taken, "{chunk}");
+        }
+    }
+}
