@@ -37,6 +37,7 @@ mod readme;
 mod relay;
 mod replicas;
 mod requests;
+mod resumable;
 mod sandbox_cos;
 mod sandbox_forms;
 mod sdks;

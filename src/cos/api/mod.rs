@@ -3,7 +3,7 @@
 //! - `keys`: where the `credentials` come from, the settings or `getauth`; `sign`: the `Authorization` header
 //! - `endpoint`: where a bucket is; `request`: a request's signed head; `response`: what a response says
 //! - `client`: small calls as a whole, heads and verdicts of the requests whose bodies are streamed; `multipart`: the
-//!   calls of a multipart upload; `xml`: the documents that these send and receive
+//!   calls of a multipart upload; `objects`: the list of objects; `xml`: the documents that these send and receive
 //! - `upload`: stores one file, with `file_parts` (the file, divided), `sending_parts`, `sent_part`, `pending` (an
 //!   upload that is not completed) and `retry`
 //! - `resumable`: stores a file that arrives in several requests
@@ -20,6 +20,7 @@ pub mod file_parts;
 pub mod getauth;
 pub mod keys;
 pub mod multipart;
+mod objects;
 mod pending;
 mod request;
 pub mod response;

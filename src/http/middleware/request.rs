@@ -158,7 +158,7 @@ fn admit(
 }
 
 /// Puts the problem document into the response to a failed request, and returns the problem for the log. The headers
-/// that CORS and the method check added stay.
+/// that CORS, the method check and tus added stay.
 fn with_document(
     response: ServiceResponse<BoxBody>,
     id: &RequestId,
@@ -171,7 +171,8 @@ fn with_document(
     };
     let mut document = problem.response(id.as_str());
     for (name, value) in response.headers() {
-        if name == VARY || name == ALLOW || name.as_str().starts_with("access-control-") {
+        let is_kept = |prefix| name.as_str().starts_with(prefix);
+        if name == VARY || name == ALLOW || is_kept("access-control-") || is_kept("tus-") {
             document.headers_mut().append(name.clone(), value.clone());
         }
     }

@@ -2,10 +2,15 @@
 //!
 //! The bytes are taken by a task of its own: where the client goes, what it has sent is stored all the same.
 
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
 use actix_web::http::header::{CONTENT_LOCATION, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, rt, web};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::checksum::Checksum;
@@ -26,6 +31,9 @@ use crate::inbound::limit::limited;
 use crate::inbound::raw;
 
 const FILE_ID: HeaderName = HeaderName::from_static("x-file-id");
+/// How long a request that is to end may give what has arrived, and how long it may pause.
+const REST_LIMIT: Duration = Duration::from_secs(2);
+const REST_IDLE: Duration = Duration::from_millis(100);
 /// A file's type is checked once so many of its bytes are there, or all.
 const MAGIC: u64 = 4096;
 
@@ -249,20 +257,40 @@ fn skipped(source: Source, mut bytes: usize) -> Source {
     }))
 }
 
-/// `source`, which fails when another request continues the upload, or the gateway shuts down: what was received is then
-/// stored, and the client continues at another gateway.
+/// `source`, which ends with an error when another request continues the upload, or the gateway shuts down. What has
+/// arrived by then is given still: it need not be sent again.
 fn interrupted(
-    source: Source,
+    mut source: Source,
     superseded: CancellationToken,
     shutdown: CancellationToken,
 ) -> Source {
-    let cause = async move {
+    let mut cause = Box::pin(async move {
         tokio::select! {
-            () = superseded.cancelled_owned() => InboundError::Superseded,
-            () = shutdown.cancelled_owned() => InboundError::Draining,
+            () = superseded.cancelled() => InboundError::Superseded,
+            () = shutdown.cancelled() => InboundError::Draining,
         }
-    };
-    let cause = stream::once(cause).map(|cause| Err(cause.into()));
-    // The first error ends the source.
-    Box::pin(stream::select(source, cause))
+    });
+    // With the error, until when the rest may arrive, and until when its next bytes must.
+    let mut interrupted: Option<(InboundError, Instant, Pin<Box<Sleep>>)> = None;
+    Box::pin(stream::poll_fn(move |cx| {
+        if interrupted.is_none()
+            && let Poll::Ready(error) = cause.as_mut().poll(cx)
+        {
+            interrupted = Some((error, Instant::now() + REST_LIMIT, Box::pin(sleep(REST_IDLE))));
+        }
+        let Some((error, until, idle)) = &mut interrupted else {
+            return source.as_mut().poll_next(cx);
+        };
+        let failed = || Poll::Ready(Some(Err(error.clone().into())));
+        let now = Instant::now();
+        if now >= *until {
+            return failed();
+        }
+        if let Poll::Ready(next) = source.as_mut().poll_next(cx) {
+            idle.as_mut().reset(now + REST_IDLE);
+            return Poll::Ready(next);
+        }
+        ready!(idle.as_mut().poll(cx));
+        failed()
+    }))
 }
