@@ -201,13 +201,11 @@ fn interrupted_requests_lose_little() {
             break;
         }
         cuts += 1;
+        // A reset discards what the gateway has not read yet.
+        let parts = (until / MIB) as u64;
+        wait_until("full parts are stored", || world.count("upload_part") >= parts);
         match cuts % 3 {
-            // A reset discards what the gateway has not read yet.
-            0 => {
-                let parts = (until / MIB) as u64;
-                wait_until("full parts are stored", || world.count("upload_part") >= parts);
-                client.reset();
-            }
+            0 => client.reset(),
             1 => client.finish(),
             _ => drop(client),
         }
