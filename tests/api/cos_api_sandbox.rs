@@ -12,6 +12,7 @@ use tcb_upload_gateway::cos::api::getauth::GetAuth;
 use tcb_upload_gateway::cos::api::keys::Keys;
 use tcb_upload_gateway::cos::api::response::Stored;
 use tcb_upload_gateway::cos::error::CosError;
+use tcb_upload_gateway::cos::upstream::Timeouts;
 use tcb_upload_gateway::net::http_client::base_url::BaseUrl;
 use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tempfile::TempDir;
@@ -22,15 +23,15 @@ use crate::harness::{self, crc64, noise};
 const ID: &str = "AKIDtests";
 const SECRET: &str = "secret-key-of-the-tests";
 const BUCKET: &str = "7361-sandbox-1a2b3c-1250000000";
-const KEY: &str = "a/中 b+c%25&=?#'()~.png";
+pub const KEY: &str = "a/中 b+c%25&=?#'()~.png";
 const PART: usize = 1 << 20;
 
-struct Cos {
+pub struct Cos {
     sandbox: Sandbox,
     _data: TempDir,
 }
 
-fn start(change: impl FnOnce(&mut Options)) -> Cos {
+pub fn start(change: impl FnOnce(&mut Options)) -> Cos {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut options = Options {
         data: data.path().join("objects"),
@@ -53,7 +54,11 @@ impl Cos {
     }
 
     fn client(&self, keys: Keys) -> Client {
-        client_at(self.sandbox.cos_addr(), keys, TIMEOUTS)
+        self.client_with(keys, TIMEOUTS)
+    }
+
+    pub fn client_with(&self, keys: Keys, timeouts: Timeouts) -> Client {
+        client_at(self.sandbox.cos_addr(), keys, timeouts)
     }
 
     fn wechat(&self, method: &str, target: &str, body: &str) -> harness::Response {
@@ -62,16 +67,16 @@ impl Cos {
         client.response()
     }
 
-    fn faults(&self, rules: &Value) {
+    pub fn faults(&self, rules: &Value) {
         assert!(self.wechat("PUT", "/_sandbox/faults", &rules.to_string()).json().is_array());
     }
 
-    fn state(&self) -> Value {
+    pub fn state(&self) -> Value {
         self.wechat("GET", "/_sandbox/wait?idle=1", "");
         self.wechat("GET", "/_sandbox/state", "").json()
     }
 
-    fn object(&self, key: &str) -> Option<Vec<u8>> {
+    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         let encoded =
             percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC);
         let response = self.wechat("GET", &format!("/_sandbox/object?key={encoded}"), "");
@@ -79,7 +84,7 @@ impl Cos {
     }
 }
 
-fn owner() -> Keys {
+pub fn owner() -> Keys {
     Keys::Static(Arc::new(Credentials::new(ID, SECRET, None).expect("keys")))
 }
 
