@@ -1,6 +1,7 @@
 //! Sends one file to COS as a form: gets an upload link, posts the form, reads the verdict. Retries if that may help and
 //! every byte is still buffered.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -182,13 +183,20 @@ async fn send(
             file_id: link.cos_file_id.expose_secret(),
             content_type,
         })?;
-        let result = file.relay.post(&worker.upstream, &target, envelope, length).await;
+        let result = {
+            let mut post = pin!(file.relay.post(&worker.upstream, &target, envelope, length));
+            poll_fn(|cx| {
+                let result = post.as_mut().poll(cx);
+                slowness = report_slowness(shared, key, slowness, file.relay.slowness());
+                result
+            })
+            .await
+        };
         let attempt_times = file.relay.attempt_times();
         times.add(Stage::Send, attempt_times.send);
         if let Some(verdict) = attempt_times.verdict {
             times.add(Stage::Verdict, verdict);
         }
-        slowness = report_slowness(shared, key, slowness, file.relay.slowness());
         let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
         class.into_iter().for_each(|class| shared.metrics.cos(class));
         let error = match result {
