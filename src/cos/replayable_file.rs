@@ -249,12 +249,16 @@ impl ReplayableFile {
         can_buffer
     }
 
-    /// Whether the next bytes are in memory already, or are the form's last ones: then they are written together with
-    /// the bytes before them.
+    /// Whether the next bytes are buffered, or are the form's last ones: then they are written together with the bytes
+    /// before them. Others are read once few bytes are queued: if they cannot be retained, the buffer's charge is released,
+    /// and what is queued of it is not charged any more.
     fn has_more_ready(&self) -> bool {
         self.attempt.as_ref().is_some_and(|attempt| match attempt.step {
-            Step::Head | Step::Replay(_) => true,
-            Step::Source => attempt.content + EPILOGUE.len() as u64 >= attempt.length.length(),
+            Step::Head => true,
+            Step::Replay(index) if self.replay_buffer.has_segment(index) => true,
+            Step::Replay(_) | Step::Source => {
+                attempt.content + EPILOGUE.len() as u64 >= attempt.length.length()
+            }
             Step::Done => false,
         })
     }

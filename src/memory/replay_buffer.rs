@@ -84,6 +84,11 @@ impl ReplayBuffer {
         Ok(())
     }
 
+    /// Whether [`Self::segment`] has an `index`-th segment.
+    pub fn has_segment(&self, index: usize) -> bool {
+        index < self.full.len() + usize::from(!self.tail.is_empty())
+    }
+
     /// The `index`-th segment of the bytes, `None` past the last one. Copies nothing.
     pub fn segment(&mut self, index: usize) -> Option<Bytes> {
         self.seal();
