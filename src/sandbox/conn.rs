@@ -245,14 +245,14 @@ impl Conn {
         for (name, value) in &response.metadata {
             write!(out, "{name}: {value}\r\n")?;
         }
-        if response.status != 204 {
+        if !response.is_without_content() {
             write!(out, "Content-Length: {}\r\n", response.content.length())?;
         }
         if close {
             out.extend_from_slice(b"Connection: close\r\n");
         }
         out.extend_from_slice(b"\r\n");
-        if !self.head_only && response.status != 204 {
+        if !self.head_only && !response.is_without_content() {
             match response.content {
                 Content::Bytes(bytes) if options.is_plain() && bytes.len() <= READ_SIZE => {
                     out.extend_from_slice(&bytes)

@@ -34,6 +34,7 @@ pub enum Stage {
     Abort,
     ListParts,
     ListUploads,
+    ListObjects,
     Head,
     DeleteObject,
 }

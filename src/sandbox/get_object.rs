@@ -57,6 +57,9 @@ pub fn stored_object(
         ("x-cos-request-id", request_id()),
         ("Last-Modified", http_date(object.modified())),
     ];
+    if is_unmodified(head, &object.etag(), object.modified())? {
+        return Ok(Response::with_headers(304, headers, Content::Bytes(Default::default())));
+    }
     let mut metadata = store.sidecar(key).map_or_else(Vec::new, |sidecar| sidecar.fields);
     metadata.retain(|(name, value)| {
         is_stored(&name.to_ascii_lowercase()) && !value.chars().any(char::is_control)
@@ -93,6 +96,34 @@ pub fn stored_object(
     let mut response = Response::with_headers(status, headers, Content::File(file, length));
     response.metadata = metadata;
     Ok(response)
+}
+
+/// Whether the client's copy is as good as the object, by the conditions of the request (docs 7745 and 7753; which of two
+/// counts: RFC 9110, section 13.2.2).
+fn is_unmodified(head: &Head, etag: &str, modified: u64) -> Result<bool, Refusal> {
+    let names_etag = |list: &str| {
+        let mut etags = list.split(',').map(|one| one.trim().trim_start_matches("W/"));
+        etags.any(|one| one == "*" || one.trim_matches('"') == etag.trim_matches('"'))
+    };
+    let is_later = |date: &str| Some(modified > unix_seconds(date)?);
+    let has_failed = match (head.header("if-match"), head.header("if-unmodified-since")) {
+        (Some(list), _) => !names_etag(list),
+        (None, date) => date.and_then(is_later) == Some(true),
+    };
+    if has_failed {
+        let message = "At least one of the pre-conditions you specified did not hold.";
+        return Err(Refusal::new(412, "PreconditionFailed", message));
+    }
+    Ok(match (head.header("if-none-match"), head.header("if-modified-since")) {
+        (Some(list), _) => names_etag(list),
+        (None, date) => date.and_then(is_later) == Some(false),
+    })
+}
+
+/// `None`: no date, which is ignored.
+fn unix_seconds(date: &str) -> Option<u64> {
+    let date = jiff::fmt::rfc2822::parse(date).ok()?;
+    u64::try_from(date.timestamp().as_second()).ok()
 }
 
 /// Whether COS stores a header or field, by its name in lower case, and sends it with the object.

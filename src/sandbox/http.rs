@@ -84,6 +84,11 @@ impl Response {
         Response::new(200, "application/json; charset=UTF-8", value.to_string())
     }
 
+    /// Whether responses with its status have neither content nor its length.
+    pub fn is_without_content(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+
     pub fn text(status: u16, text: impl Into<String>) -> Response {
         Response::new(status, "text/plain; charset=utf-8", text.into())
     }
@@ -188,6 +193,7 @@ pub fn reason(status: u16) -> &'static str {
         204 => "No Content",
         206 => "Partial Content",
         302 => "Found",
+        304 => "Not Modified",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -195,9 +201,11 @@ pub fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         409 => "Conflict",
         411 => "Length Required",
+        412 => "Precondition Failed",
         416 => "Range Not Satisfiable",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
+        501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",

@@ -43,6 +43,7 @@ mod resumable_cos_faults;
 mod resumable_cos_sessions;
 mod sandbox_cos;
 mod sandbox_forms;
+mod sandbox_lists;
 mod sdks;
 mod senders;
 mod settings;

@@ -53,7 +53,7 @@ impl Cos {
         self.wechat("GET", "/_sandbox/state", &Value::Null)
     }
 
-    fn faults(&self, rules: &Value) {
+    pub fn faults(&self, rules: &Value) {
         assert!(self.wechat("PUT", "/_sandbox/faults", rules).is_array());
     }
 
@@ -77,11 +77,11 @@ impl Cos {
         );
     }
 
-    fn send(&self, call: &Call) -> Response {
+    pub fn send(&self, call: &Call) -> Response {
         call.send(self.sandbox.cos_addr(), &Keys::owner())
     }
 
-    fn initiate(&self, key: &str) -> String {
+    pub fn initiate(&self, key: &str) -> String {
         let response = self.send(&Call::new("POST", key).parameter("uploads", ""));
         assert_eq!(response.status, 200, "{}", response.text());
         element(&response.text(), "UploadId").expect("an UploadId")
@@ -111,12 +111,12 @@ fn complete(key: &str, id: &str, parts: &[(u32, &str)]) -> Call {
 }
 
 /// The text of the first element with this name.
-fn element(xml: &str, name: &str) -> Option<String> {
+pub fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     Some(rest.split_once("</")?.0.to_owned())
 }
 
-fn code(response: &Response) -> (u16, String) {
+pub fn code(response: &Response) -> (u16, String) {
     (response.status, element(&response.text(), "Code").unwrap_or_default())
 }
 
@@ -202,7 +202,7 @@ impl Keys {
 }
 
 #[derive(Clone)]
-struct Call {
+pub struct Call {
     method: &'static str,
     key: String,
     host: Option<&'static str>,
@@ -217,7 +217,7 @@ struct Call {
 }
 
 impl Call {
-    fn new(method: &'static str, key: &str) -> Call {
+    pub fn new(method: &'static str, key: &str) -> Call {
         Call {
             method,
             key: key.to_owned(),
@@ -232,17 +232,17 @@ impl Call {
         }
     }
 
-    fn parameter(mut self, name: &str, value: &str) -> Call {
+    pub fn parameter(mut self, name: &str, value: &str) -> Call {
         self.parameters.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    fn header(mut self, name: &str, value: &str) -> Call {
+    pub fn header(mut self, name: &str, value: &str) -> Call {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    fn body(mut self, body: &[u8]) -> Call {
+    pub fn body(mut self, body: &[u8]) -> Call {
         self.body = body.to_vec();
         self
     }
@@ -878,6 +878,7 @@ fn faults_apply_to_one_request_of_the_api_and_store_nothing() {
         ("head", Call::new("HEAD", "k")),
         ("object", Call::new("GET", "k")),
         ("list_uploads", Call::new("GET", "").parameter("uploads", "")),
+        ("list_objects", Call::new("GET", "")),
         ("list_parts", Call::new("GET", "k").parameter("uploadId", "x")),
         ("abort", Call::new("DELETE", "k").parameter("uploadId", "x")),
         ("delete_object", Call::new("DELETE", "k")),

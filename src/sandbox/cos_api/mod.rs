@@ -32,6 +32,7 @@ pub enum Operation {
     Abort,
     ListParts,
     ListUploads,
+    ListObjects,
     Get,
     Head,
     Delete,
@@ -67,6 +68,7 @@ impl Operation {
             Operation::Abort => "abort",
             Operation::ListParts => "list_parts",
             Operation::ListUploads => "list_uploads",
+            Operation::ListObjects => "list_objects",
             Operation::Get => "get_object",
             Operation::Head => "head_object",
             Operation::Delete => "delete_object",
@@ -82,6 +84,7 @@ impl Operation {
             Operation::Abort => Stage::Abort,
             Operation::ListParts => Stage::ListParts,
             Operation::ListUploads => Stage::ListUploads,
+            Operation::ListObjects => Stage::ListObjects,
             Operation::Get => Stage::Object,
             Operation::Head => Stage::Head,
             Operation::Delete => Stage::DeleteObject,
@@ -99,8 +102,13 @@ pub async fn handle(
     head: &Head,
     operation: Operation,
 ) -> Result<AfterRequest, ConnError> {
-    sandbox.record.count(operation.name());
     let key = key_of(sandbox, head);
+    let operation = match operation {
+        // Of the bucket itself.
+        Operation::Get if key.is_empty() => Operation::ListObjects,
+        operation => operation,
+    };
+    sandbox.record.count(operation.name());
     let part = head.parameter("partNumber").and_then(|number| number.parse().ok());
     let keys = format!("{key}{}", head.parameter("prefix").unwrap_or_default());
     let rule = sandbox.faults.borrow_mut().hit_part(operation.stage(), &keys, part);
@@ -168,6 +176,7 @@ async fn execute(
         Operation::Abort => multipart::abort(request),
         Operation::ListParts => list::parts(request),
         Operation::ListUploads => list::uploads(request),
+        Operation::ListObjects => list::objects(request),
         Operation::Delete => object::delete(request),
         _ => object::read(request),
     };
