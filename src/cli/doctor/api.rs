@@ -106,6 +106,7 @@ async fn upload(
         upstream: api.upstream(),
         key: &object.key,
         fields: fields(checks, object),
+        is_key_unique: true,
         verify: match verify {
             Verify::None => Verification::Off,
             Verify::Reply => Verification::Response,

@@ -144,6 +144,25 @@ async fn known_etags(
     }
 }
 
+/// Aborts all uploads of a key but `own`, in the background: COS began them, and its response was lost.
+pub(super) fn abort_others(client: Rc<Client>, key: &str, own: &str) {
+    let (key, own) = (key.to_owned(), own.to_owned());
+    rt::spawn(async move {
+        match client.list_uploads(&key, None).await {
+            Ok(page) => {
+                let others = page.uploads.into_iter();
+                for other in others.filter(|other| other.key == key && other.upload_id != own) {
+                    // Dropped, it aborts.
+                    drop(PendingParts::new(client.clone(), &key, other.upload_id));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(key, %error, "an upload may be left open; the sweep will abort it");
+            }
+        }
+    });
+}
+
 impl Drop for PendingParts {
     fn drop(&mut self) {
         let upload_id = std::mem::take(&mut self.upload_id);

@@ -5,6 +5,7 @@
 //! sent while it arrives if its client is fast, and where memory is used up, which leaves it one attempt. Two parts are
 //! in memory at most.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::client::{Client, ObjectFields};
 use super::credentials::Credentials;
 use super::file_parts::{FilePart, FileParts};
 use super::multipart::MAX_PARTS;
-use super::pending::PendingParts;
+use super::pending::{PendingParts, abort_others};
 use super::response::{ApiResponse, Stored};
 use super::retry::{Retry, may_pass, retried};
 use super::sending_parts::SendingParts;
@@ -54,6 +55,8 @@ pub struct ApiUpload<'a> {
     pub upstream: &'a Upstream,
     pub key: &'a str,
     pub fields: ObjectFields<'a>,
+    /// No other file has this key, so all of its multipart uploads are this file's.
+    pub is_key_unique: bool,
     pub verify: Verification,
     pub observe: &'a dyn Fn(UploadEvent),
 }
@@ -141,7 +144,18 @@ impl ApiUpload<'_> {
     }
 
     async fn initiate(&self) -> Result<String, CosError> {
-        retried(self.key, self.observe, || self.client.initiate(self.key, self.fields)).await
+        let is_response_lost = Cell::new(false);
+        let initiate = async || {
+            let result = self.client.initiate(self.key, self.fields).await;
+            let is_lost = result.as_ref().is_err_and(|error| !error.is_final());
+            is_response_lost.set(is_response_lost.get() || is_lost);
+            result
+        };
+        let result = retried(self.key, self.observe, initiate).await;
+        if is_response_lost.get() && self.is_key_unique {
+            abort_others(self.client.clone(), self.key, result.as_deref().unwrap_or_default());
+        }
+        result
     }
 
     /// Sends all parts. A part begins when the one before it was read to its end, while COS has still to confirm that one.

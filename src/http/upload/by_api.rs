@@ -61,6 +61,7 @@ pub(super) async fn store(
             file_id: Some(&id.metadata),
             metadata: &[],
         },
+        is_key_unique: path.unique,
         verify: verification(worker),
         observe: &|event| count(metrics, event),
     };

@@ -109,6 +109,7 @@ impl Resumable<'_> {
 impl Append<'_> {
     async fn run(&self, file: FileParts) -> Appended {
         let parts = ApiUpload {
+            is_key_unique: false,
             client: self.resumable.client.clone(),
             upstream: self.resumable.upstream,
             key: &self.upload.key,
@@ -250,6 +251,7 @@ impl Append<'_> {
         let metadata: Vec<_> = named.into_iter().chain(crc64).collect();
         let key = tail::key(&self.upload.id);
         let upload = ApiUpload {
+            is_key_unique: false,
             client: self.resumable.client.clone(),
             upstream: self.resumable.upstream,
             key: &key,

@@ -17,7 +17,7 @@ mod tail;
 
 use std::rc::Rc;
 
-use super::client::{Client, ObjectFields};
+use super::client::Client;
 use super::sent_part::UploadEvent;
 use crate::cos::error::CosError;
 use crate::cos::upstream::Upstream;
