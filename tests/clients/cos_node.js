@@ -58,3 +58,17 @@ check(status === 404, status);
 const aborted = await call("multipartInit", "sdk/aborted.bin");
 await call("multipartAbort", "sdk/aborted.bin", { UploadId: aborted.UploadId });
 check((await call("multipartList", "", { Prefix: "sdk/" })).Upload.length === 0);
+
+const first = await call("getBucket", "", { Prefix: "sdk/", MaxKeys: 2 });
+check(first.Contents.map(({ Key }) => Key).join() === "sdk/large.bin,sdk/resumed.bin", first);
+check(first.IsTruncated === "true", first);
+const last = await call("getBucket", "", { Prefix: "sdk/", Marker: first.NextMarker });
+check(last.Contents.length === 1 && last.Contents[0].Key === "sdk/小 +.bin", last);
+check(last.Contents[0].Size === String(small.length) && last.Contents[0].ETag === headers.etag, last);
+const grouped = await call("getBucket", "", { Delimiter: "/" });
+check(grouped.Contents.length === 0 && grouped.CommonPrefixes[0].Prefix === "sdk/", grouped);
+const since = { IfModifiedSince: headers["last-modified"] };
+for (const name of ["headObject", "getObject"]) {
+  const unchanged = await call(name, "sdk/小 +.bin", since);
+  check(unchanged.NotModified === true, unchanged);
+}

@@ -1,4 +1,4 @@
-"""cos-python-sdk-v5: PUT, upload_file, a resumed upload, HEAD, list_parts. With COS_HOST the bucket's own domain, else
+"""cos-python-sdk-v5: PUT, upload_file, a resumed upload, HEAD, lists. With COS_HOST the bucket's own domain, else
 COS_IP and COS_PORT with the bucket in the Host header."""
 
 import os
@@ -70,3 +70,17 @@ check(not client.object_exists(Bucket=bucket, Key="sdk/gone.bin"))
 upload = client.create_multipart_upload(Bucket=bucket, Key="sdk/aborted.bin")["UploadId"]
 client.abort_multipart_upload(Bucket=bucket, Key="sdk/aborted.bin", UploadId=upload)
 check("Upload" not in client.list_multipart_uploads(Bucket=bucket, Prefix="sdk/"))
+
+listed = client.list_objects(Bucket=bucket, Prefix="sdk/", MaxKeys=2)
+keys = [item["Key"] for item in listed["Contents"]]
+check(keys == ["sdk/large.bin", "sdk/resumed.bin"] and listed["IsTruncated"] == "true", listed)
+listed = client.list_objects(Bucket=bucket, Prefix="sdk/", Marker=listed["NextMarker"])
+check([item["Key"] for item in listed["Contents"]] == ["sdk/小 +.bin"], listed)
+check(listed["Contents"][0]["Size"] == str(len(small)) and listed["Contents"][0]["ETag"] == head["ETag"], listed)
+listed = client.list_objects(Bucket=bucket, Delimiter="/")
+check([item["Prefix"] for item in listed["CommonPrefixes"]] == ["sdk/"] and "Contents" not in listed, listed)
+try:
+    client.get_object(Bucket=bucket, Key="sdk/小 +.bin", IfMatch='"another"')
+    sys.exit("not so: an object with another ETag is read")
+except CosServiceError as error:
+    check(error.get_error_code() == "PreconditionFailed", error.get_error_code())
