@@ -62,6 +62,16 @@ const CODES: [(&str, u16); 44] = [
     ("cos_timeout", 504),
 ];
 
+/// Codes of `/v1/uploads`, which the protocol describes: tus 1.0.
+const OF_TUS: [&str; 6] = [
+    "upload_not_found",
+    "offset_mismatch",
+    "tus_version",
+    "not_offset_stream",
+    "superseded",
+    "checksum_mismatch",
+];
+
 /// The examples' calls in an order in which they work: a file is there before it is asked for, and goes last.
 const ORDER: [&str; 25] = [
     "upload_raw",
@@ -180,7 +190,7 @@ fn every_code_is_pinned_and_described() {
 fn every_code_stands_in_the_description_of_a_call_under_its_status() {
     let description = Sandbox::start(&[]).description();
     let operations = operations(&description);
-    for code in Code::ALL {
+    for code in Code::ALL.iter().filter(|code| !OF_TUS.contains(&code.name())) {
         let (status, line) = (code.status().as_str().to_owned(), format!("`{}`: ", code.name()));
         let told = operations.iter().any(|operation| {
             let text = &operation.value["responses"][&status]["description"];

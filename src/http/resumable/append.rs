@@ -14,8 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::checksum::Checksum;
-use super::create::http_date;
-use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, invalid};
+use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, http_date, invalid};
 use super::upload::{OpenUpload, with_resumable};
 use crate::cos::api::resumable::{AppendError, Opened, Resumable, StoredFile};
 use crate::cos::error::CosError;

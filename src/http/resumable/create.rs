@@ -96,7 +96,7 @@ pub async fn create(
     let mut response = HttpResponse::Created();
     response
         .insert_header((LOCATION, location))
-        .insert_header((UPLOAD_EXPIRES, http_date(upload.sealed.expires)));
+        .insert_header((UPLOAD_EXPIRES, protocol::http_date(upload.sealed.expires)));
     if length == Some(0) {
         append::add_stored(&mut response, &upload);
         response.insert_header((UPLOAD_OFFSET, "0"));
@@ -126,10 +126,4 @@ pub async fn create(
 
 fn has_body(request: &HttpRequest) -> bool {
     request.headers().get(CONTENT_LENGTH).is_none_or(|length| length != "0")
-}
-
-/// An HTTP date.
-pub(super) fn http_date(unix_seconds: i64) -> String {
-    let time = Timestamp::from_second(unix_seconds).unwrap_or(Timestamp::MAX);
-    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }

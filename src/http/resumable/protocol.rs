@@ -4,6 +4,7 @@ use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 
 use crate::http::problem::{Code, Problem};
 
@@ -157,6 +158,12 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         }
         (Some(_), Some(_)) => Err(invalid(format!("the request has `{name}` twice"))),
     }
+}
+
+/// An HTTP date, as in `Upload-Expires`.
+pub fn http_date(unix_seconds: i64) -> String {
+    let time = Timestamp::from_second(unix_seconds).unwrap_or(Timestamp::MAX);
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 pub fn invalid(detail: impl Into<String>) -> Problem {

@@ -2,6 +2,7 @@
 //! until its bytes are at COS, so that none of them are sent twice.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -50,8 +51,8 @@ impl Sessions {
             self.end(id).await;
             let mut running = self.lock();
             // Another request may have begun in between.
-            if !running.contains_key(&id) {
-                running.insert(id, session.clone());
+            if let Entry::Vacant(entry) = running.entry(id) {
+                entry.insert(session.clone());
                 return SessionGuard { sessions: self.clone(), id, session };
             }
         }

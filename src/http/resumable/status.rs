@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::append;
 use super::checksum;
-use super::create::http_date;
 use super::protocol::{
     self, UPLOAD_DEFER_LENGTH, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET,
+    http_date,
 };
 use super::upload::{OpenUpload, with_resumable};
 use crate::cos::api::resumable::Progress;

@@ -9,9 +9,9 @@ use futures::{StreamExt, stream};
 
 use super::finish::joined;
 use super::lease::LeaseWatch;
-use super::session::FullParts;
+use super::session::{FullParts, Session};
 use super::tail;
-use super::{AppendError, Appended, Resumable, ResumableUpload, Session, StoredFile};
+use super::upload::{AppendError, Appended, Resumable, ResumableUpload, StoredFile};
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::file_parts::{FilePart, FileParts};
 use crate::cos::api::multipart::MAX_PARTS;

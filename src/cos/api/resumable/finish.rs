@@ -2,7 +2,8 @@
 
 use futures::future::join;
 
-use super::{Resumable, ResumableUpload, StoredFile, UPLOAD, lease, tail};
+use super::upload::{Resumable, ResumableUpload, StoredFile, UPLOAD};
+use super::{lease, tail};
 use crate::cos::api::client::{Client, ObjectFields, ObjectInfo};
 use crate::cos::api::pending::{CompleteError, complete};
 use crate::cos::api::response::Stored;

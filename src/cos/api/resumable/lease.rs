@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{AppendError, HELPER_PREFIX, Resumable};
+use super::upload::{AppendError, HELPER_PREFIX, Resumable};
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::retry::retried;
 use crate::cos::error::CosError;

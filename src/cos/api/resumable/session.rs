@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::lease::{Lease, LeaseWatch};
 use super::tail::{self, Tail};
-use super::{Opened, Progress, Resumable, ResumableUpload};
+use super::upload::{Progress, Resumable, ResumableUpload, StoredFile};
 use crate::cos::api::multipart::Part;
 use crate::cos::api::retry::retried;
 use crate::cos::error::CosError;
@@ -15,6 +15,14 @@ use crate::memory::budget::{Charge, Share};
 
 /// A tail that is replaced while it is read is read again, so often in all.
 const MAX_LOADS: u32 = 3;
+
+/// The result of [`Resumable::open`].
+pub enum Opened {
+    Session(Session),
+    Stored(StoredFile),
+    /// As [`Progress::Gone`].
+    Gone,
+}
 
 /// The right to append to an upload, until another session begins.
 pub struct Session {
@@ -209,7 +217,7 @@ impl Resumable<'_> {
     async fn ended(&self, upload: &ResumableUpload) -> Result<Progress, CosError> {
         Ok(self.object(upload).await?.map_or(Progress::Gone, |object| {
             let crc64 = object.crc64.and_then(|crc64| crc64.parse().ok());
-            Progress::Stored(super::StoredFile { size: object.size, crc64, verified_by: None })
+            Progress::Stored(StoredFile { size: object.size, crc64, verified_by: None })
         }))
     }
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{HELPER_PREFIX, Resumable};
+use super::upload::{HELPER_PREFIX, Resumable};
 use crate::cos::api::client::MAX_RESPONSE;
 use crate::cos::api::retry::retried;
 use crate::cos::error::CosError;
