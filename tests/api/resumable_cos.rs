@@ -334,8 +334,10 @@ fn a_terminated_upload_leaves_nothing() {
             assert_eq!(replica.progress(&upload).await, Progress::Gone);
         }
         // A session that was running then writes nothing more.
-        let appended = replica.append(&upload, session, source(&content, None), None).await;
-        assert!(appended.error.is_some() && appended.stored.is_none());
+        let rest = source(&content[PART + 10..], None);
+        let appended = replica.append(&upload, session, rest, None).await;
+        assert!(matches!(appended.error, Some(AppendError::Superseded)), "{appended:?}");
+        assert_eq!(appended.stored, None);
         assert_no_others(&cos, &[]);
     });
 }

@@ -44,9 +44,8 @@ impl PendingParts {
     ) -> Result<Receipt, StoreError> {
         let size = sent.iter().map(|part| part.size).sum();
         let crc64 = sent.iter().fold(0, |crc, part| combine(crc, part.crc64, part.size));
-        let are_verified = sent.iter().all(|part| part.is_verified);
         let completed =
-            complete(&self.client, &self.key, &self.upload_id, sent, are_verified, observe).await;
+            complete(&self.client, &self.key, &self.upload_id, sent, true, observe).await;
         let stored = match completed {
             Ok(stored) => stored,
             Err(CompleteError { cause, may_be_complete: true })
@@ -62,8 +61,8 @@ impl PendingParts {
         self.upload_id.clear();
         let is_verified = compare(crc64, stored.crc64.as_deref(), verify != Verification::Off)
             .map_err(|cause| StoreError::after_request(cause, true))?;
-        let by_parts = are_verified.then_some(VerifiedBy::Parts);
-        let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { by_parts };
+        let all_parts = || sent.iter().all(|part| part.is_verified).then_some(VerifiedBy::Parts);
+        let verified_by = if is_verified { Some(VerifiedBy::Reply) } else { all_parts() };
         Ok(Receipt { size, crc64, verified_by })
     }
 
@@ -86,14 +85,14 @@ pub(super) struct CompleteError {
     pub may_be_complete: bool,
 }
 
-/// Puts the parts of an upload together, again while that may help. `are_verified`: the parts may be completed by other
-/// ETags than were received for them, because their bytes are verified by CRC.
+/// Puts the parts of an upload together, again while that may help. `relists`: where COS knows verified parts by other
+/// ETags than were received for them, those are used.
 pub(super) async fn complete(
     client: &Client,
     key: &str,
     upload_id: &str,
     parts: &[SentPart],
-    are_verified: bool,
+    relists: bool,
     observe: &dyn Fn(UploadEvent),
 ) -> Result<Stored, CompleteError> {
     let mut etags: Vec<_> = parts.iter().map(|part| part.etag.clone()).collect();
@@ -111,13 +110,13 @@ pub(super) async fn complete(
         };
         // COS had begun its response before it put the parts together (doc 7742).
         let is_late = matches!(cause, CosError::Refused { status: 200, .. });
-        let has_other_etags = !has_known_etags && cause.is_refused_as("InvalidPart");
+        let has_other_etags = relists && !has_known_etags && cause.is_refused_as("InvalidPart");
         may_be_complete |= is_late || !cause.is_final();
         if !has_other_etags && !is_late && !may_pass(&cause) || !retry.pause(&cause).await {
             return Err(CompleteError { cause, may_be_complete });
         }
         if has_other_etags {
-            let known = known_etags(client, key, upload_id, parts, are_verified).await;
+            let known = known_etags(client, key, upload_id, parts).await;
             etags = known.map_err(|cause| CompleteError { cause, may_be_complete })?;
             has_known_etags = true;
         }
@@ -130,15 +129,13 @@ async fn known_etags(
     key: &str,
     upload_id: &str,
     parts: &[SentPart],
-    are_verified: bool,
 ) -> Result<Vec<String>, CosError> {
     let known = client.list_all_parts(key, upload_id).await?;
     let is_same = known.len() == parts.len()
-        && known
-            .iter()
-            .zip(parts)
-            .all(|(known, sent)| known.number == sent.number && known.size == sent.size);
-    match is_same && are_verified {
+        && known.iter().zip(parts).all(|(known, sent)| {
+            known.number == sent.number && known.size == sent.size && sent.is_verified
+        });
+    match is_same {
         true => Ok(known.into_iter().map(|part| part.etag).collect()),
         false => Err(CosError::NoVerdict("COS has other parts than were sent")),
     }

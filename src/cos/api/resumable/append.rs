@@ -1,6 +1,5 @@
 //! Sends what a session receives: full parts as they are complete, and the rest as the file's last part or as the tail.
 
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,11 +60,11 @@ impl Rest {
     }
 }
 
-/// How a session ends without having failed at COS.
+/// How a session ends.
 enum Ending {
     Stored(StoredFile),
-    /// So many bytes of the file are in COS; `error` is the source's.
-    Tail {
+    /// So many bytes of the file are in COS.
+    Open {
         offset: u64,
         error: Option<CosError>,
     },
@@ -187,10 +186,10 @@ impl Append<'_> {
             self.check_length(size, rest.length)?;
             let is_complete = rest.error.is_none() && self.length == Some(size + rest.length);
             let result = match is_complete {
-                true => self.complete(parts, &rest, sent).await.map(Ending::Stored),
+                true => self.complete(parts, &rest, sent).await,
                 false => {
                     let offset = self.write_tail(&rest, sent).await;
-                    offset.map(|offset| Ending::Tail { offset, error: None })
+                    offset.map(|offset| Ending::Open { offset, error: None })
                 }
             };
             match result {
@@ -198,8 +197,8 @@ impl Append<'_> {
                 Err(AppendError::Cos(error @ CosError::Source(_))) if rest.error.is_none() => {
                     rest = Rest::received(rest.part, error)?;
                 }
-                Ok(Ending::Tail { offset, .. }) => {
-                    return Ok(Ending::Tail { offset, error: rest.error });
+                Ok(Ending::Open { offset, error }) => {
+                    return Ok(Ending::Open { offset, error: error.or(rest.error) });
                 }
                 // That the source has failed matters more than that its last bytes are lost.
                 Err(AppendError::Cos(error)) => {
@@ -216,7 +215,7 @@ impl Append<'_> {
         parts: &ApiUpload<'_>,
         rest: &Rest,
         sent: &mut Vec<SentPart>,
-    ) -> Result<StoredFile, AppendError> {
+    ) -> Result<Ending, AppendError> {
         let number = self.before.count() + sent.len() as u32 + 1;
         // An upload without a part cannot be completed.
         if rest.length > 0 || number == 1 {
@@ -234,7 +233,34 @@ impl Append<'_> {
             etag: part.etag.clone(),
         });
         let all: Vec<_> = of_before.chain(sent.drain(..)).collect();
-        Ok(self.resumable.complete(self.upload, &all, crc64).await?)
+        match self.resumable.complete(self.upload, &all, crc64).await {
+            Ok(file) => Ok(Ending::Stored(file)),
+            Err(error) => match self.discard_replaced(&all, &error).await {
+                Some(offset) => Ok(Ending::Open { offset, error: Some(error) }),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    /// Completing has failed with `error`. If that was because COS has other parts than `known`, which a late request of
+    /// an earlier session may have replaced, those do not count any more. Returns the offset then.
+    async fn discard_replaced(&self, known: &[SentPart], error: &CosError) -> Option<u64> {
+        if !error.is_refused_as("InvalidPart") {
+            return None;
+        }
+        let ResumableUpload { key, upload_id, part_size, .. } = self.upload;
+        let listed = self.resumable.client.list_all_parts(key, upload_id).await.ok()?;
+        let is_same = |part: &SentPart| {
+            let listed = listed.get(part.number as usize - 1);
+            listed.is_some_and(|listed| {
+                listed.number == part.number && listed.etag.eq_ignore_ascii_case(&part.etag)
+            })
+        };
+        let replaced: Vec<_> =
+            known.iter().filter(|part| !is_same(part)).map(|part| part.number).collect();
+        let first = *replaced.first()?;
+        self.discard_parts(replaced.into_iter()).await;
+        Some(u64::from(first - 1) * part_size)
     }
 
     /// Writes the tail, if that is a gain; returns the offset.
@@ -271,7 +297,7 @@ impl Append<'_> {
     }
 
     /// Makes parts not count whose bytes COS has received wrongly: they get another size.
-    async fn discard_parts(&self, numbers: RangeInclusive<u32>) {
+    async fn discard_parts(&self, numbers: impl Iterator<Item = u32>) {
         let ResumableUpload { key, upload_id, .. } = self.upload;
         for number in numbers {
             let Resumable { client, observe, .. } = self.resumable;
@@ -316,7 +342,7 @@ impl Append<'_> {
             Ok(Ending::Stored(file)) => {
                 return Appended { offset: file.size, stored: Some(file), error: None };
             }
-            Ok(Ending::Tail { offset, error }) => (offset, error.map(AppendError::from)),
+            Ok(Ending::Open { offset, error }) => (offset, error.map(AppendError::from)),
             Err(error) => (self.offset_without_tail(sent), Some(error)),
         };
         let most = self.length.map_or(u64::MAX, |length| length.saturating_sub(1));
