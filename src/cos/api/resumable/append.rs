@@ -248,7 +248,7 @@ impl Append<'_> {
         if !error.is_refused_as("InvalidPart") {
             return None;
         }
-        let ResumableUpload { key, upload_id, part_size, .. } = self.upload;
+        let ResumableUpload { key, upload_id, .. } = self.upload;
         let listed = self.resumable.client.list_all_parts(key, upload_id).await.ok()?;
         let is_same = |part: &SentPart| {
             let listed = listed.get(part.number as usize - 1);
@@ -260,7 +260,9 @@ impl Append<'_> {
             known.iter().filter(|part| !is_same(part)).map(|part| part.number).collect();
         let first = *replaced.first()?;
         self.discard_parts(replaced.into_iter()).await;
-        Some(u64::from(first - 1) * part_size)
+        // The tail of the session before is still there.
+        let is_first = first == self.before.count() + 1;
+        Some(if is_first { self.offset } else { u64::from(first - 1) * self.upload.part_size })
     }
 
     /// Writes the tail, if that is a gain; returns the offset.
