@@ -177,6 +177,8 @@ fn a_length_that_is_told_late() {
     let told = [("upload-offset", "524288"), ("upload-length", length.as_str()), OCTETS];
     assert_eq!(request(&world, "PATCH", &url, &told, &content[MIB / 2..MIB]).status, 204);
     assert_eq!(number(&request(&world, "HEAD", &url, &[], b""), "upload-length"), content.len());
+    let other = [("upload-offset", "1048576"), ("upload-length", "1048577"), OCTETS];
+    request(&world, "PATCH", &url, &other, b"x").problem(400, "invalid_request");
     assert_eq!(patch(&world, &url, MIB, &content[MIB..]).status, 204);
     assert_stored(&world, "late", &content);
 }

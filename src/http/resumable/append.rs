@@ -180,6 +180,9 @@ impl Task {
             }
             Opened::Session(session) => session,
         };
+        if length.is_some() && session.length() != length {
+            return Err(invalid("`Upload-Length` is not that of the upload"));
+        }
         let length = session.length();
         let most = length.unwrap_or(sealed.max_length);
         if announced.is_some_and(|announced| offset.saturating_add(announced) > most) {
