@@ -178,6 +178,27 @@ fn files_of_every_size() {
     }
 }
 
+/// The first file's length is assumed to reach to the request's end until the second one comes.
+#[test]
+fn a_second_file_behind_one_in_parts() {
+    let world = setup().start();
+    for more in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 4 * MIB + 79_076] {
+        let (one, other) = (noise(8 * MIB + more, 1), noise(3 * MIB, 2));
+        let form =
+            Form::new().file("one", "1", "image/x", &one).file("other", "2", "image/x", &other);
+        let response = world.post(&form);
+        assert_eq!(response.status, 201, "{more}: {}", response.text());
+        for (file, content) in
+            response.json()["files"].as_array().expect("files").iter().zip([&one, &other])
+        {
+            let path = file["path"].as_str().expect("a path");
+            assert!(world.object(path) == *content, "{more}: {path}");
+            world.call("DELETE", &format!("/v1/files/{path}"), &Value::Null);
+        }
+        assert!(world.multipart_uploads().is_empty());
+    }
+}
+
 /// Parts as large as the whole file in one request, and smaller ones that never are.
 #[test]
 fn parts_of_every_size() {

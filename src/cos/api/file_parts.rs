@@ -46,6 +46,8 @@ pub struct FilePart {
     most: Rc<Cell<u64>>,
     /// To this: with smaller parts, a large file could have more than COS accepts.
     least: u64,
+    /// The file may be shorter than was assumed, and so the part.
+    pub has_assumed_length: bool,
 }
 
 /// An assumed length may be more than the file's by this, in bytes: the form's epilogue.
@@ -89,7 +91,9 @@ impl FileParts {
         let limits = BufferLimits::window(window.saturating_add(1));
         let most = Rc::new(Cell::new(most));
         let relay = Relay::new(buffer, None, self.source_of(most.clone()), limits, false);
-        FilePart { relay, offset: self.file.borrow().position, most, least }
+        let file = self.file.borrow();
+        let has_assumed_length = matches!(file.length, Some(FileLength::Assumed(_)));
+        FilePart { relay, offset: file.position, most, has_assumed_length, least }
     }
 
     /// Whether all bytes of the file were read.

@@ -181,7 +181,10 @@ impl ApiUpload<'_> {
                 break;
             }
         }
-        sending.finish().await
+        let mut sent = sending.finish().await?;
+        // What was begun as a part, and turned out to be the file's end.
+        sent.retain(|part| part.size > 0);
+        Ok(sent)
     }
 
     pub(super) async fn send_part(
@@ -191,8 +194,23 @@ impl ApiUpload<'_> {
         length: u64,
         upload_id: &str,
     ) -> Result<SentPart, CosError> {
-        let head = Head::Part { number, upload_id, length };
-        let (stored, crc64) = self.send(&part, length, head).await?;
+        let send =
+            async |length| self.send(&part, length, Head::Part { number, upload_id, length }).await;
+        let mut length = length;
+        let mut result = send(length).await;
+        // Another file follows the one that was assumed to be the last: the part is shorter than was announced.
+        if let Err(CosError::LengthMismatch { .. }) = &result
+            && part.has_assumed_length
+            && let Some(known) = part.relay.known_length().filter(|known| *known < length)
+        {
+            if known == 0 {
+                let etag = String::new();
+                return Ok(SentPart { number, size: 0, crc64: 0, is_verified: true, etag });
+            }
+            length = known;
+            result = send(length).await;
+        }
+        let (stored, crc64) = result?;
         let is_verified = self.agrees(crc64, &stored)?;
         Ok(SentPart { number, size: length, crc64, is_verified, etag: stored.etag })
     }
