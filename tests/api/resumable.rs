@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use tcb_upload_gateway::http::resumable::sealed_url::SealingKeys;
 
 use crate::harness::{Client, Response, Setup, World, authorization, noise, wait_until};
 use crate::tickets;
@@ -461,10 +462,20 @@ fn a_shutdown_loses_nothing() {
     assert_stored(&world, "drained", &content);
 }
 
+/// An upload that has expired is gone, though its parts may still be there.
 #[test]
 fn uploads_expire() {
-    let world = setup().set("resumable.expire_after", "60s").start();
-    let response = request(&world, "POST", "/v1/uploads", &[("upload-length", "5")], b"");
-    let expires = response.header("upload-expires").expect("it expires");
-    assert!(expires.ends_with("GMT"), "{expires}");
+    let keys = "a-key-of-at-least-thirty-two-bytes";
+    let world = setup().set("resumable.keys", keys).set("resumable.expire_after", "60s").start();
+    let before = tickets::now();
+    let url = create(&world, 5, &[("path", "expired")]);
+    let keys = SealingKeys::new(&[keys.into()]);
+    let segment = url.rsplit('/').next().expect("a segment");
+    let mut upload = keys.open(segment).expect("it opens");
+    assert!((before + 60..=tickets::now() + 60).contains(&(upload.expires as u64)));
+    upload.expires = before as i64 - 1;
+    let expired = format!("/v1/uploads/{}", keys.seal(&upload).expect("it is short"));
+    patch(&world, &expired, 0, b"12345").problem(404, "upload_not_found");
+    world.assert_nothing_stored();
+    assert_eq!(patch(&world, &url, 0, b"12345").status, 204);
 }

@@ -147,33 +147,24 @@ impl Task {
         let api = self.upload.api.clone();
         let appended =
             with_resumable(&worker, &api, async |at| self.append(at, bytes, superseded).await);
-        let (offset, stored) = appended.await??;
-        if let Some(stored) = &stored {
-            shared.metrics.resumable("stored");
-            shared.metrics.stored(stored.size);
-            tracing::info!(
-                upload = %hex::encode(self.upload.sealed.id), key = %self.upload.key, bytes = stored.size,
-                "a resumable upload is stored"
-            );
-        }
-        let known = stored.is_some() || self.upload.sealed.length == Some(offset);
-        Ok(AppendedBytes { upload: self.upload, offset, is_stored: known })
+        let (offset, is_stored) = appended.await??;
+        Ok(AppendedBytes { upload: self.upload, offset, is_stored })
     }
 
-    /// The new offset, and the file if this request has completed it.
+    /// The new offset, and whether the file is stored.
     async fn append(
         &self,
         at: &Resumable<'_>,
         bytes: IncomingBytes,
         superseded: CancellationToken,
-    ) -> Result<(u64, Option<StoredFile>), Problem> {
+    ) -> Result<(u64, bool), Problem> {
         let IncomingBytes { source, announced, offset, length, checksum } = bytes;
         let (share, sealed) = (self.slot.memory(), &self.upload.sealed);
         let upload = self.upload.at_cos();
         let session = match at.open(&upload, length, &share).await? {
             Opened::Gone => return Err(OpenUpload::unknown()),
             // The response to the last bytes was lost.
-            Opened::Stored(file) if file.size == offset => return Ok((offset, None)),
+            Opened::Stored(file) if file.size == offset => return Ok((offset, true)),
             Opened::Stored(file) => return Err(mismatch(offset, file.size)),
             Opened::Session(session) if session.offset() != offset => {
                 return Err(mismatch(offset, session.offset()));
@@ -212,8 +203,21 @@ impl Task {
         match appended.error {
             Some(AppendError::Superseded) => Err(InboundError::Superseded.into()),
             Some(AppendError::Cos(error)) => Err(error.into()),
-            None => Ok((appended.offset, appended.stored)),
+            None => {
+                appended.stored.iter().for_each(|file| self.report(file));
+                Ok((appended.offset, appended.stored.is_some()))
+            }
         }
+    }
+
+    fn report(&self, file: &StoredFile) {
+        let metrics = &self.worker.shared.metrics;
+        metrics.resumable("stored");
+        metrics.stored(file.size);
+        tracing::info!(
+            upload = %hex::encode(self.upload.sealed.id), key = %self.upload.key, bytes = file.size,
+            "a resumable upload is stored"
+        );
     }
 
     /// Checks the file's first bytes: those of the tail, and the next ones.
