@@ -377,6 +377,19 @@ fn policies_hold() {
     create(&one, "10", &[("filename", "a.exe")]).problem(415, "type_not_allowed");
     create(&one, "10", &[("filename", "a.png"), ("path", "two/a.png")])
         .problem(403, "path_not_allowed");
+    // Refused for its first bytes: nothing is left of it.
+    let metadata = metadata(&[("filename", "a.png")]);
+    let first = [
+        ("authorization", one.as_str()),
+        TUS,
+        OCTETS,
+        ("upload-length", "10"),
+        ("upload-metadata", &metadata),
+    ];
+    send(world.client(), "POST", "/v1/uploads", &first, b"<html>0000")
+        .problem(415, "type_not_allowed");
+    assert!(world.multipart_uploads().is_empty());
+    world.assert_nothing_stored();
     let url = path_of(&create(&one, "10", &[("filename", "a.png")]));
     let patch = |token: &str, body: &[u8]| {
         let headers = [("authorization", token), TUS, ("upload-offset", "0"), OCTETS];

@@ -103,7 +103,8 @@ pub async fn create(
         shared.metrics.resumable("stored");
         shared.metrics.stored(0);
     } else if protocol::is_offset_stream(headers) && has_body(&request) {
-        // The upload exists, whatever becomes of its first bytes.
+        // A client that can send its first bytes again continues at the offset.
+        let (at_cos, api) = (upload.at_cos(), upload.api.clone());
         let appended = append::append(&request, payload, &worker, upload, 0).await;
         let offset = match appended {
             Ok(appended) => {
@@ -113,7 +114,14 @@ pub async fn create(
                 appended.offset
             }
             Err(problem) if problem.code.is_transient() => 0,
-            Err(problem) => return Err(problem),
+            Err(problem) => {
+                // The client is not told of the upload, so nothing would continue or delete it.
+                let ended = with_resumable(&worker, &api, async |at| at.terminate(&at_cos).await);
+                if let Ok(Err(error)) = ended.await {
+                    tracing::warn!(%error, "a refused upload could not be aborted; the sweep will");
+                }
+                return Err(problem);
+            }
         };
         response.insert_header((UPLOAD_OFFSET, offset.to_string()));
     }
