@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 
 use super::auth::Policy;
 use super::layers::{Reader, variable};
-use super::model::Settings;
+use super::model::{Resumable, Settings};
 use super::names::{
     Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, Profile,
 };
@@ -145,6 +145,15 @@ fn cos_road(settings: &Settings, reader: &mut Reader) {
     }
     if is_form || sandbox.enabled {
         return;
+    }
+    const ABORT_AFTER: &str = "cos.api.abort_after";
+    let Resumable { enabled, expire_after, .. } = settings.resumable;
+    if enabled
+        && cos.api.abort_after.is_some_and(|age| age < expire_after)
+        && reader.is_valid(&[ABORT_AFTER, "resumable.expire_after"])
+    {
+        let problem = "is less than resumable.expire_after: uploads that can still be resumed would be aborted";
+        reader.fault(ABORT_AFTER, problem);
     }
     let required = [
         ("cos.api.secret_id", cos.api.secret_id.is_empty()),

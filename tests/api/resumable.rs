@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use tcb_upload_gateway::http::resumable::sealed_url::SealingKeys;
 
 use crate::harness::{Client, Response, Setup, World, authorization, noise, wait_until};
@@ -233,11 +233,26 @@ fn a_request_that_hangs_is_ended_by_a_later_one() {
     hanging.send_head("PATCH", &url, &headers);
     hanging.send(&content[..MIB + 1000]);
     wait_until("a part arrives", || world.count("upload_part") > 0);
+    // GET only looks.
+    let state = request(&world, "GET", &url, &[], b"").json();
+    assert_eq!((&state["length"], &state["path"]), (&json!(content.len()), &json!("hanging")));
+    hanging.send(&content[MIB + 1000..2 * MIB + 1000]);
+    wait_until("another part arrives", || world.count("upload_part") > 1);
     let now = offset(&world, &url);
-    assert!((MIB..=MIB + 1000).contains(&now), "{now}");
+    assert!((2 * MIB..=2 * MIB + 1000).contains(&now), "{now}");
     hanging.response().problem(423, "superseded");
     assert_eq!(patch(&world, &url, now, &content[now..]).status, 204);
     assert_stored(&world, "hanging", &content);
+    // Lines of the log name the upload, and not its URL.
+    let log = world.gateway.log();
+    assert!(!log.contains(&url["/v1/uploads/".len()..]), "{log}");
+    let ids = log.lines().filter_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line["span"]["upload"].as_str().map(ToOwned::to_owned)
+    });
+    let ids: Vec<_> = ids.collect();
+    // Of the creation, GET, HEAD, two PATCHes, and the file that is stored.
+    assert!(ids.len() >= 6 && ids.iter().all(|id| *id == ids[0]), "{log}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Replica {
     }
 
     pub async fn progress(&self, upload: &ResumableUpload) -> Progress {
-        self.resumable().progress(upload).await.expect("the progress")
+        self.resumable().progress(upload, true).await.expect("the progress")
     }
 
     /// The offset of an upload that is not complete.

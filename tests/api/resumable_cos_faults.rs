@@ -311,7 +311,7 @@ fn an_upload_that_cos_does_not_answer_for_is_an_error_and_not_gone() {
             replica.send(&upload, &[7; 100], 10).await;
             drop(replica.open(&upload, None).await);
             cos.faults(&json!([rule(stage, "status", &json!({"status": 503}))]));
-            let progress = replica.resumable().progress(&upload).await;
+            let progress = replica.resumable().progress(&upload, true).await;
             let opened = replica.resumable().open(&upload, None, &replica.share).await;
             assert!(matches!(progress, Err(CosError::Refused { status: 503, .. })), "{progress:?}");
             assert!(matches!(opened, Err(CosError::Refused { status: 503, .. })), "{stage}");

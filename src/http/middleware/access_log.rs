@@ -11,7 +11,17 @@ use crate::http::problem::Problem;
 use crate::telemetry;
 
 /// A longer path is cut to this many characters in the log.
-pub const MAX_LOGGED_PATH: usize = 1024;
+const MAX_LOGGED_PATH: usize = 1024;
+/// Sealed URLs of resumable uploads have hundreds of characters that say nothing; the log has the upload's id instead.
+const UPLOADS: &str = "/v1/uploads/";
+
+/// A request's path as the log has it: without the query, which may contain tickets and tokens.
+pub fn logged_path(path: &str) -> String {
+    if path.len() > UPLOADS.len() && path.starts_with(UPLOADS) {
+        return [UPLOADS, "{id}"].concat();
+    }
+    path.chars().take(MAX_LOGGED_PATH).collect()
+}
 
 /// One request's line in the access log.
 pub struct AccessLine {

@@ -12,9 +12,9 @@ use actix_web::http::header::{ALLOW, VARY};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
-use super::access_log::{AccessLine, MAX_LOGGED_PATH};
+use super::access_log::{self, AccessLine};
 use super::h2_limits;
 use super::origin::Refusal;
 use super::request_body::RequestBody;
@@ -40,10 +40,10 @@ pub async fn track(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
     let id = RequestId::assign(&request);
-    let span = tracing::info_span!("request", id = id.as_str());
+    // The upload's id is known once the URL of a resumable upload was opened.
+    let span = tracing::info_span!("request", id = id.as_str(), upload = field::Empty);
     let method = request.method().clone();
-    // Without the query, which may contain tickets and tokens.
-    let path: String = request.path().chars().take(MAX_LOGGED_PATH).collect();
+    let path = access_log::logged_path(request.path());
     request.extensions_mut().insert(id.clone());
     let lingering_timeout = request
         .app_data::<web::Data<Worker>>()

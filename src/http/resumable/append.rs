@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::checksum::Checksum;
 use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, http_date, invalid};
@@ -116,7 +117,7 @@ pub async fn append(
     let task = Task { worker: worker.clone(), upload, slot };
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
-    match rt::spawn(running).await {
+    match rt::spawn(running.in_current_span()).await {
         Ok(result) => result,
         Err(_) => Err(Problem::new(Code::Internal, "the upload's task has failed")),
     }
@@ -215,8 +216,7 @@ impl Task {
         metrics.resumable("stored");
         metrics.stored(file.size);
         tracing::info!(
-            upload = %hex::encode(self.upload.sealed.id), key = %self.upload.key, bytes = file.size,
-            "a resumable upload is stored"
+            key = %self.upload.key, bytes = file.size, "a resumable upload is stored"
         );
     }
 

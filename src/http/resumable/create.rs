@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::append;
 use super::protocol::{self, Metadata, UPLOAD_EXPIRES, UPLOAD_OFFSET};
 use super::sealed_url::SealedUpload;
-use super::upload::{OpenUpload, api_of, with_resumable};
+use super::upload::{OpenUpload, api_of, log_id, with_resumable};
 use crate::cos::api::client::ObjectFields;
 use crate::http::extract::{client, file_url};
 use crate::http::middleware::idempotency::{self, KeyCheck};
@@ -60,6 +60,7 @@ pub async fn create(
     // Makes the client of the bucket, which the link names.
     api.client(ids.target.as_ref().map(|target| (target, key.as_str())))?;
     let id: [u8; 16] = rand::random();
+    log_id(&id);
     let fields = ObjectFields {
         content_type: shared.settings.cos.send_content_type.then_some(content_type.as_str()),
         file_id: Some(&ids.metadata),
@@ -113,6 +114,7 @@ pub async fn create(
                 }
                 appended.offset
             }
+            // More may be stored than is known here; the client then learns it by a HEAD.
             Err(problem) if problem.code.is_transient() => 0,
             Err(problem) => {
                 // The client is not told of the upload, so nothing would continue or delete it.

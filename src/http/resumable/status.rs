@@ -43,8 +43,10 @@ pub async fn head(
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker)?;
+    // What a request still sends counts, once it is stored.
+    worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
-    let (offset, length) = match progress(&worker, &upload).await? {
+    let (offset, length) = match progress(&worker, &upload, true).await? {
         Progress::Gone => return Err(OpenUpload::unknown()),
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
@@ -69,7 +71,8 @@ pub async fn head(
 /// `GET /v1/uploads/{id}`: the state as JSON, or the file.
 pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let upload = OpenUpload::of(&request, &worker)?;
-    let (offset, length) = match progress(&worker, &upload).await? {
+    // A look at an upload does not disturb it.
+    let (offset, length) = match progress(&worker, &upload, false).await? {
         Progress::Gone => return Err(OpenUpload::unknown()),
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
@@ -143,9 +146,13 @@ pub async fn options(
         .finish())
 }
 
-async fn progress(worker: &Worker, upload: &OpenUpload) -> Result<Progress, Problem> {
-    // What a request still sends counts, once it is stored.
-    worker.shared.upload_sessions.end(upload.sealed.id).await;
+async fn progress(
+    worker: &Worker,
+    upload: &OpenUpload,
+    ends_session: bool,
+) -> Result<Progress, Problem> {
     let at_cos = upload.at_cos();
-    Ok(with_resumable(worker, &upload.api, async |at| at.progress(&at_cos).await).await??)
+    let progress =
+        with_resumable(worker, &upload.api, async |at| at.progress(&at_cos, ends_session).await);
+    Ok(progress.await??)
 }

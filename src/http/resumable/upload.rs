@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use jiff::Timestamp;
+use tracing::Span;
 
 use super::sealed_url::SealedUpload;
 use crate::cos::api::resumable::{Resumable, ResumableUpload, StoredFile};
@@ -52,6 +53,7 @@ impl OpenUpload {
         let sealed = sealed.ok_or_else(Self::unknown)?;
         // Tickets of one client may allow different things.
         client.may_reach(&sealed.key)?;
+        log_id(&sealed.id);
         let key = Key::parse(&sealed.key)?;
         Ok(Self { sealed, key, client, api })
     }
@@ -93,6 +95,11 @@ impl OpenUpload {
             url,
         }
     }
+}
+
+/// Adds the upload's id to all further lines of the request's in the log.
+pub fn log_id(id: &[u8; 16]) {
+    Span::current().record("upload", hex::encode(id));
 }
 
 /// Calls `run` with what operations on uploads need.

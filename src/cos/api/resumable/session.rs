@@ -108,14 +108,18 @@ impl FullParts {
 }
 
 impl Resumable<'_> {
-    /// How far an upload is. Ends a session that is still active; a request to COS that this one has begun may still
-    /// succeed, so a later [`Self::open`] can find more.
-    pub async fn progress(&self, upload: &ResumableUpload) -> Result<Progress, CosError> {
+    /// How far an upload is. With `ends_session`, a session that is still active ends; a request to COS that it has
+    /// begun may still succeed, so a later [`Self::open`] can find more.
+    pub async fn progress(
+        &self,
+        upload: &ResumableUpload,
+        ends_session: bool,
+    ) -> Result<Progress, CosError> {
         if upload.upload_id.is_empty() {
             return self.ended(upload).await;
         }
         let (lease, mut tail) = futures::try_join!(self.lease(&upload.id), self.tail(&upload.id))?;
-        if let Some(lease) = lease.as_ref().filter(|lease| lease.is_active)
+        if let Some(lease) = lease.as_ref().filter(|lease| lease.is_active && ends_session)
             && tail.as_ref().is_none_or(|tail| tail.session.as_ref() != Some(&lease.session))
         {
             self.write_lease(&upload.id, &Lease::new(false, lease.length)).await?;
