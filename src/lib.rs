@@ -29,6 +29,7 @@
 //! | `inbound` | multipart and raw bodies: Content-Length (`body`), parts of a form (`form`), size limit (`limit`) |
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
 //! | `cos` | upload to COS: forms whose announced length is checked (`replayable_file`), its own API (`api`), responses |
+//! | `spool` | files that are kept until they can be sent, in memory or in a folder: resumable uploads by forms |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
 //! | `net` | TLS set-up, the HTTP/1.1 client, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
@@ -52,5 +53,6 @@ pub mod sandbox;
 pub mod server;
 pub mod settings;
 pub mod shutdown;
+pub mod spool;
 pub mod telemetry;
 pub mod wechat;

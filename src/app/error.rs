@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::cos_api::CosApiError;
 use crate::guard::ticket::JwtKeyError;
+use crate::spool::folder::FolderError;
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,10 @@ pub enum AppError {
     NoSandbox,
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("resumable.spool: {0}")]
+    Folder(#[from] FolderError),
+    #[error("resumable.spool: {0}")]
+    Spool(io::Error),
     #[error("redis.url: {0}")]
     Redis(#[from] redis::RedisError),
     #[error("{0}")]

@@ -3,6 +3,7 @@
 mod cos_api;
 mod error;
 mod sandbox;
+mod spool;
 mod sweep;
 mod upstreams;
 
@@ -143,6 +144,7 @@ fn serve(
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let connection_limits = connection_limits(&settings, &upstreams.metrics);
     let budget = Budget::new(settings.upload.memory_budget as u64);
+    let uploads = spool::open(&settings)?;
     let shared = Arc::new(AppState {
         guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
@@ -156,6 +158,7 @@ fn serve(
         idempotency: Idempotency::new(&settings),
         sealing_keys: SealingKeys::new(&settings.resumable.keys),
         upload_sessions: Arc::default(),
+        uploads: uploads.clone(),
         requests,
         shutdown,
         metrics: upstreams.metrics.clone(),
@@ -164,6 +167,7 @@ fn serve(
     });
 
     sweep::start(&upstreams, shared.clone());
+    spool::start(uploads, shared.shutdown.clone());
 
     let app = move || {
         let worker = Worker {

@@ -17,10 +17,12 @@ use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
 use crate::http::resumable::sealed_url::SealingKeys;
 use crate::http::resumable::sessions::Sessions;
+use crate::http::resumable::uploaded_file::UploadedFile;
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::spool::uploads::Uploads;
 use crate::wechat::api::{self, Wechat};
 
 /// One worker's state; `app` makes it.
@@ -50,6 +52,8 @@ pub struct AppState {
     pub sealing_keys: SealingKeys,
     /// The requests that send bytes of resumable uploads.
     pub upload_sessions: Arc<Sessions>,
+    /// The resumable uploads that are kept here until they are complete: those by forms.
+    pub uploads: Arc<Uploads<UploadedFile>>,
     /// The running requests; closed when the gateway begins to shut down.
     pub requests: TaskTracker,
     /// Cancelled when the gateway begins to shut down.

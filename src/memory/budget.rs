@@ -16,6 +16,11 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
+    /// Bytes that one client can charge, if no other does.
+    pub fn most_of_one_client(&self) -> u64 {
+        self.limit / (SHARE + 1) * SHARE
+    }
+
     /// Bytes charged at the moment.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

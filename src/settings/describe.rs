@@ -112,6 +112,9 @@ impl Settings {
         let keys: Vec<_> = resumable.keys.iter().map(|key| key.expose_secret()).collect();
         line("resumable.keys", list(&keys));
         line("resumable.enabled", resumable.enabled.to_string());
+        let spool = resumable.spool.as_ref().map(|folder| folder.display().to_string());
+        line("resumable.spool", text(&spool.unwrap_or_default()));
+        line("resumable.spool_limit", size(resumable.spool_limit));
         line("resumable.expire_after", duration(resumable.expire_after));
         line("redis.url", secret(redis.url.as_ref()));
         line("console.enabled", console.enabled.to_string());

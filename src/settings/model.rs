@@ -148,6 +148,10 @@ pub struct Resumable {
     pub expire_after: Duration,
     /// The first key seals, all of them open. Each has at least 32 bytes.
     pub keys: Vec<SecretString>,
+    /// `None`: no folder.
+    pub spool: Option<PathBuf>,
+    /// In bytes.
+    pub spool_limit: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -129,6 +129,8 @@ impl Resumable {
             enabled: reader.flag("resumable.enabled"),
             expire_after: reader.duration("resumable.expire_after", Duration::from_secs(60)),
             keys: reader.list("resumable.keys", values::sealing_key),
+            spool: reader.optional("resumable.spool", values::text).map(PathBuf::from),
+            spool_limit: reader.size("resumable.spool_limit", 1 << 20..=1 << 50),
         }
     }
 }

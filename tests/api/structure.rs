@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "server",
             "settings",
             "shutdown",
+            "spool",
             "telemetry",
             "wechat",
         ],
@@ -38,10 +39,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "net",
             "server",
             "settings",
+            "spool",
             "telemetry",
             "wechat",
         ],
     ),
+    ("spool", &["file_stream", "memory"]),
     ("guard", &["inbound", "key", "memory", "settings"]),
     ("inbound", &["file_stream", "memory", "net"]),
     ("wechat", &["metrics", "net", "settings"]),
@@ -57,7 +60,7 @@ const TOP: &[&str] = &["app", "cli"];
 
 /// These know nothing of what an upload is.
 const BASE: &[&str] = &["server", "net", "memory"];
-const ABOUT_UPLOADS: &[&str] = &["http", "guard", "inbound", "wechat", "cos"];
+const ABOUT_UPLOADS: &[&str] = &["http", "guard", "inbound", "wechat", "cos", "spool"];
 
 const MAX_MEDIAN_LINES: usize = 150;
 const MAX_LINES: usize = 450;

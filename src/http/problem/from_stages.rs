@@ -12,6 +12,7 @@ use crate::guard::types::TypeError;
 use crate::inbound::error::InboundError;
 use crate::key::KeyError;
 use crate::server::h1::head_error::HeadError;
+use crate::spool::SpoolError;
 use crate::wechat::error::{FileError, WechatError};
 
 /// For `Retry-After`: rounded up, since an earlier attempt would fail again.
@@ -151,6 +152,17 @@ impl From<PolicyError> for Problem {
             PolicyError::Key(_) => Code::InvalidPath,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<SpoolError> for Problem {
+    fn from(error: SpoolError) -> Self {
+        match &error {
+            SpoolError::Full => {
+                Self::new(Code::Overloaded, format!("{error}; try again later")).retry_after(5)
+            }
+            SpoolError::Io(_) => Self::new(Code::Internal, error.to_string()),
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use crate::http::problem::{Code, Problem};
 
 pub const VERSION: &str = "1.0.0";
 pub const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";
+    "creation,creation-with-upload,termination,expiration,checksum";
+/// Only with COS's API: a form must announce its length.
+pub const DEFERRED_LENGTH: &str = "creation-defer-length";
 pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 pub const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");

@@ -20,12 +20,7 @@ pub struct SealedUpload {
     pub id: [u8; 16],
     /// The object's key.
     pub key: String,
-    /// Of COS's multipart upload.
-    pub upload_id: String,
-    /// `cloud://…`
-    pub file_id: String,
-    /// In bytes.
-    pub part_size: u64,
+    pub place: Place,
     /// In bytes; `None`: told later.
     pub length: Option<u64>,
     /// In bytes, by the policy of the client that created it.
@@ -41,6 +36,25 @@ pub struct SealedUpload {
     pub metadata: String,
     /// Unix time in seconds.
     pub expires: i64,
+}
+
+/// Where the bytes of an upload are until all of them are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// At COS.
+    Cos {
+        /// Of COS's multipart upload; empty for an empty file.
+        upload_id: String,
+        /// `cloud://…`
+        file_id: String,
+        /// In bytes.
+        part_size: u64,
+    },
+    /// At the gateway that created it.
+    Gateway {
+        /// No other file was ever stored at the key.
+        is_key_unique: bool,
+    },
 }
 
 /// The keys that seal uploads: the first seals, all of them open.
@@ -116,9 +130,11 @@ mod tests {
         SealedUpload {
             id: [7; 16],
             key: "目录/文件.mp4".to_owned(),
-            upload_id: "1484727259f".to_owned(),
-            file_id: "cloud://env.bucket/目录/文件.mp4".to_owned(),
-            part_size: 1 << 20,
+            place: Place::Cos {
+                upload_id: "1484727259f".to_owned(),
+                file_id: "cloud://env.bucket/目录/文件.mp4".to_owned(),
+                part_size: 1 << 20,
+            },
             length: Some(5 << 30),
             max_length: 5 << 30,
             client: "key:panel".to_owned(),

@@ -5,14 +5,12 @@ use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use super::append;
-use super::checksum;
 use super::protocol::{
     self, UPLOAD_DEFER_LENGTH, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET,
     http_date,
 };
-use super::upload::{OpenUpload, with_resumable};
-use crate::cos::api::resumable::Progress;
+use super::upload::{OpenUpload, Progress, Road};
+use super::{append, at_cos, at_gateway, checksum};
 use crate::http::api::fallback::method_not_allowed;
 use crate::http::extract::client;
 use crate::http::middleware::request_id::RequestId;
@@ -25,9 +23,8 @@ use crate::settings::ReplyProfile;
 #[derive(Serialize)]
 struct State<'a> {
     path: &'a str,
-    file_id: &'a str,
     name: &'a str,
-    /// Bytes that are stored.
+    /// Bytes that need not be sent again.
     offset: u64,
     /// Bytes of the file; missing until it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,16 +44,15 @@ pub async fn head(
     worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
     let (offset, length) = match progress(&worker, &upload, true).await? {
-        Progress::Gone => return Err(OpenUpload::unknown()),
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
-            append::add_stored(&mut response, &upload);
+            append::add_stored(&mut response, &file);
             (file.size, Some(file.size))
         }
     };
     response
         .insert_header((UPLOAD_OFFSET, offset.to_string()))
-        .insert_header((UPLOAD_EXPIRES, http_date(upload.sealed.expires)))
+        .insert_header((UPLOAD_EXPIRES, http_date(expires(&worker, &upload))))
         .insert_header((CACHE_CONTROL, "no-store"));
     match length {
         Some(length) => response.insert_header((UPLOAD_LENGTH, length.to_string())),
@@ -73,10 +69,9 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
     let upload = OpenUpload::of(&request, &worker)?;
     // A look at an upload does not disturb it.
     let (offset, length) = match progress(&worker, &upload, false).await? {
-        Progress::Gone => return Err(OpenUpload::unknown()),
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
-            let stored = upload.stored(&request, &worker, &file);
+            let stored = upload.stored(&request, &worker, file);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             if accept.is_some_and(|accept| accept.contains("application/json")) {
                 let id = RequestId::of(&request);
@@ -91,11 +86,10 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
     };
     let state = State {
         path: &upload.sealed.key,
-        file_id: &upload.sealed.file_id,
         name: &upload.sealed.name,
         offset,
         length,
-        expires: http_date(upload.sealed.expires),
+        expires: http_date(expires(&worker, &upload)),
     };
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(state))
 }
@@ -108,8 +102,7 @@ pub async fn terminate(
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker)?;
     worker.shared.upload_sessions.end(upload.sealed.id).await;
-    let at_cos = upload.at_cos();
-    with_resumable(&worker, &upload.api, async |at| at.terminate(&at_cos).await).await??;
+    end(&worker, &upload).await?;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
 }
@@ -133,14 +126,19 @@ pub async fn options(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    super::upload::api_of(&worker)?;
+    let road = Road::of(&worker)?;
     let max_size = match client::identify(&request, &worker) {
         Ok(client) => client.max_file_size,
         Err(_) => worker.shared.settings.upload.max_file_size,
     };
+    let max_size = road.max_length(&worker, max_size);
+    let extensions = match road {
+        Road::Api(_) => [protocol::EXTENSIONS, protocol::DEFERRED_LENGTH].join(","),
+        Road::Form => protocol::EXTENSIONS.to_owned(),
+    };
     Ok(HttpResponse::NoContent()
         .insert_header((protocol::TUS_VERSION, protocol::VERSION))
-        .insert_header(("tus-extension", protocol::EXTENSIONS))
+        .insert_header(("tus-extension", extensions))
         .insert_header(("tus-max-size", max_size.to_string()))
         .insert_header(("tus-checksum-algorithm", checksum::ALGORITHMS))
         .finish())
@@ -151,8 +149,28 @@ async fn progress(
     upload: &OpenUpload,
     ends_session: bool,
 ) -> Result<Progress, Problem> {
-    let at_cos = upload.at_cos();
-    let progress =
-        with_resumable(worker, &upload.api, async |at| at.progress(&at_cos, ends_session).await);
-    Ok(progress.await??)
+    match &upload.road {
+        Road::Api(api) => at_cos::progress(worker, api, upload, ends_session).await,
+        Road::Form => at_gateway::progress(worker, &upload.sealed.id),
+    }
+}
+
+/// Ends an upload; what was received of it is deleted.
+pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
+    match &upload.road {
+        Road::Api(api) => at_cos::terminate(worker, api, upload).await,
+        Road::Form => {
+            at_gateway::terminate(worker, &upload.sealed.id).await;
+            Ok(())
+        }
+    }
+}
+
+/// When the upload can no longer be continued, in Unix time in seconds.
+pub fn expires(worker: &Worker, upload: &OpenUpload) -> i64 {
+    let at_gateway = match upload.road {
+        Road::Api(_) => None,
+        Road::Form => at_gateway::expires(worker, &upload.sealed.id),
+    };
+    at_gateway.unwrap_or(upload.sealed.expires)
 }

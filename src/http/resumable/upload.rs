@@ -7,8 +7,8 @@ use actix_web::HttpRequest;
 use jiff::Timestamp;
 use tracing::Span;
 
-use super::sealed_url::SealedUpload;
-use crate::cos::api::resumable::{Resumable, ResumableUpload, StoredFile};
+use super::sealed_url::{Place, SealedUpload};
+use super::uploaded_file::UploadedFile;
 use crate::cos::api::road::ApiRoad;
 use crate::cos::verdict::Receipt;
 use crate::guard::policy::Client;
@@ -16,7 +16,6 @@ use crate::http::extract::{client, file_url};
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::state::Worker;
-use crate::http::upload::by_api::{self, count};
 use crate::key::Key;
 use crate::settings::Action;
 
@@ -25,37 +24,77 @@ pub struct OpenUpload {
     pub sealed: SealedUpload,
     pub key: Key,
     pub client: Arc<Client>,
-    pub api: Rc<ApiRoad>,
+    pub road: Road,
 }
 
-/// The way to COS's API, without which there are no resumable uploads.
-pub fn api_of(worker: &Worker) -> Result<Rc<ApiRoad>, Problem> {
-    let resumable = &worker.shared.settings.resumable;
-    let detail = match (resumable.enabled, &worker.api) {
-        (true, Some(api)) => return Ok(api.clone()),
-        (false, _) => "resumable uploads are switched off: resumable.enabled",
-        (true, None) => "resumable uploads need COS's API: cos.via = \"api\"",
-    };
-    Err(Problem::new(Code::NotFound, detail))
+/// How uploads come to COS, and so where their bytes are until all of them are there.
+#[derive(Clone)]
+pub enum Road {
+    /// By COS's API: at COS.
+    Api(Rc<ApiRoad>),
+    /// By a form: at the gateway.
+    Form,
+}
+
+/// How far an upload is.
+pub enum Progress {
+    /// `offset` is less than the length, which is `None` until it is told.
+    Open {
+        offset: u64,
+        length: Option<u64>,
+    },
+    Stored(UploadedFile),
+}
+
+impl Road {
+    /// Fails where there are no resumable uploads.
+    pub fn of(worker: &Worker) -> Result<Self, Problem> {
+        match (worker.shared.settings.resumable.enabled, &worker.api) {
+            (true, Some(api)) => Ok(Self::Api(api.clone())),
+            (true, None) => Ok(Self::Form),
+            (false, _) => Err(Problem::new(
+                Code::NotFound,
+                "resumable uploads are switched off: resumable.enabled",
+            )),
+        }
+    }
+
+    /// Whether bytes of an upload at `place` can be reached.
+    fn leads_to(&self, place: &Place) -> bool {
+        match self {
+            Self::Api(_) => matches!(place, Place::Cos { .. }),
+            Self::Form => matches!(place, Place::Gateway { .. }),
+        }
+    }
+
+    /// Bytes of the largest file that can be sent, of those with at most `max`.
+    pub fn max_length(&self, worker: &Worker, max: u64) -> u64 {
+        match self {
+            Self::Api(_) => max,
+            Self::Form => max.min(super::at_gateway::max_length(worker)),
+        }
+    }
 }
 
 impl OpenUpload {
-    /// Opens the request's URL. Another client's upload is as unknown as one that does not exist.
+    /// Opens the request's URL. Another client's upload is as unknown as one that does not exist. What the credential
+    /// allows must allow the upload, too: tickets of one client may differ.
     pub fn of(request: &HttpRequest, worker: &Worker) -> Result<Self, Problem> {
-        let api = api_of(worker)?;
+        let road = Road::of(worker)?;
         let client = client::identify(request, worker)?;
         client.may(Action::Upload)?;
         let segment = request.match_info().get("id").unwrap_or_default();
         let sealed = worker.shared.sealing_keys.open(segment);
         let sealed = sealed.filter(|sealed| {
-            sealed.client == client.id && sealed.expires > Timestamp::now().as_second()
+            sealed.client == client.id
+                && sealed.expires > Timestamp::now().as_second()
+                && road.leads_to(&sealed.place)
         });
         let sealed = sealed.ok_or_else(Self::unknown)?;
-        // Tickets of one client may allow different things.
         client.may_reach(&sealed.key)?;
         log_id(&sealed.id);
         let key = Key::parse(&sealed.key)?;
-        Ok(Self { sealed, key, client, api })
+        Ok(Self { sealed, key, client, road })
     }
 
     pub fn unknown() -> Problem {
@@ -65,19 +104,16 @@ impl OpenUpload {
         )
     }
 
-    /// As COS's side knows it.
-    pub fn at_cos(&self) -> ResumableUpload {
-        ResumableUpload {
-            key: self.sealed.key.clone(),
-            upload_id: self.sealed.upload_id.clone(),
-            id: self.sealed.id,
-            part_size: self.sealed.part_size,
-            length: self.sealed.length,
-        }
+    /// Counts and logs that the file is stored, once.
+    pub fn report_stored(&self, worker: &Worker, file: &UploadedFile) {
+        let metrics = &worker.shared.metrics;
+        metrics.resumable("stored");
+        metrics.stored(file.size);
+        tracing::info!(key = %self.key, bytes = file.size, "a resumable upload is stored");
     }
 
     /// The file, as responses have it.
-    pub fn stored(&self, request: &HttpRequest, worker: &Worker, file: &StoredFile) -> Stored {
+    pub fn stored(&self, request: &HttpRequest, worker: &Worker, file: UploadedFile) -> Stored {
         let base = file_url::base(request, &worker.shared);
         let mut url = file_url::of_file(&base, &self.key);
         url.push_str(&worker.shared.links.query(&self.key, Timestamp::now()));
@@ -87,7 +123,7 @@ impl OpenUpload {
             verified_by: file.verified_by,
         };
         Stored {
-            file_id: self.sealed.file_id.clone(),
+            file_id: file.file_id,
             key: self.key.clone(),
             name: self.sealed.name.clone(),
             content_type: self.sealed.content_type.clone(),
@@ -100,20 +136,4 @@ impl OpenUpload {
 /// Adds the upload's id to all further lines of the request's in the log.
 pub fn log_id(id: &[u8; 16]) {
     Span::current().record("upload", hex::encode(id));
-}
-
-/// Calls `run` with what operations on uploads need.
-pub async fn with_resumable<T>(
-    worker: &Worker,
-    api: &ApiRoad,
-    run: impl AsyncFnOnce(&Resumable<'_>) -> T,
-) -> Result<T, Problem> {
-    let metrics = &worker.shared.metrics;
-    let resumable = Resumable {
-        client: by_api::client(api, &worker.wechat, &worker.shared.allowed_hosts).await?,
-        upstream: api.upstream(),
-        verify: by_api::verification(worker),
-        observe: &|event| count(metrics, event),
-    };
-    Ok(run(&resumable).await)
 }

@@ -1,0 +1,175 @@
+//! Uploads by COS's API: their bytes are at COS.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::body::{IncomingBytes, Position};
+use super::sealed_url::Place;
+use super::upload::{OpenUpload, Progress};
+use super::uploaded_file::UploadedFile;
+use crate::cos::api::client::ObjectFields;
+use crate::cos::api::resumable::{
+    self, AppendError, Opened, Resumable, ResumableUpload, StoredFile,
+};
+use crate::cos::api::road::ApiRoad;
+use crate::http::middleware::server_timing::StageTimes;
+use crate::http::problem::Problem;
+use crate::http::state::Worker;
+use crate::http::upload::by_api::{self, count};
+use crate::inbound::error::InboundError;
+use crate::key::Key;
+use crate::memory::budget::Share;
+
+/// A file that is to be uploaded.
+pub struct NewUpload<'a> {
+    pub id: &'a [u8; 16],
+    pub key: &'a Key,
+    pub content_type: &'a str,
+    pub length: Option<u64>,
+    pub max_length: u64,
+}
+
+pub async fn create(
+    worker: &Worker,
+    api: &ApiRoad,
+    new: NewUpload<'_>,
+) -> Result<Place, Problem> {
+    let NewUpload { id, key, content_type, length, max_length } = new;
+    let shared = &worker.shared;
+    let times = StageTimes::new(&shared.metrics);
+    let ids = by_api::object_id(worker, api, key, &times).await?;
+    // Makes the client of the bucket, which the link names.
+    api.client(ids.target.as_ref().map(|target| (target, key.as_str())))?;
+    let fields = ObjectFields {
+        content_type: shared.settings.cos.send_content_type.then_some(content_type),
+        file_id: Some(&ids.metadata),
+        ..ObjectFields::default()
+    };
+    let created =
+        with_resumable(worker, api, async |at| at.create(key.as_str(), id, fields, length).await);
+    Ok(Place::Cos {
+        upload_id: created.await??,
+        file_id: ids.file_id,
+        part_size: api.sizes().for_file(length.unwrap_or(max_length)).part,
+    })
+}
+
+pub async fn progress(
+    worker: &Worker,
+    api: &ApiRoad,
+    upload: &OpenUpload,
+    ends_session: bool,
+) -> Result<Progress, Problem> {
+    let at_cos = of(upload)?;
+    let progress =
+        with_resumable(worker, api, async |at| at.progress(&at_cos, ends_session).await);
+    match progress.await?? {
+        resumable::Progress::Gone => Err(OpenUpload::unknown()),
+        resumable::Progress::Open { offset, length } => Ok(Progress::Open { offset, length }),
+        resumable::Progress::Stored(file) => Ok(Progress::Stored(uploaded(upload, file))),
+    }
+}
+
+/// Appends a request's bytes.
+pub async fn append(
+    worker: &Worker,
+    api: &ApiRoad,
+    upload: &OpenUpload,
+    bytes: IncomingBytes,
+    share: Arc<Share>,
+    superseded: CancellationToken,
+) -> Result<Progress, Problem> {
+    let at_cos = of(upload)?;
+    let append = with_resumable(worker, api, async |at| {
+        append_at(at, worker, upload, &at_cos, bytes, share, superseded).await
+    });
+    append.await?
+}
+
+async fn append_at(
+    at: &Resumable<'_>,
+    worker: &Worker,
+    upload: &OpenUpload,
+    at_cos: &ResumableUpload,
+    bytes: IncomingBytes,
+    share: Arc<Share>,
+    superseded: CancellationToken,
+) -> Result<Progress, Problem> {
+    let session = match at.open(at_cos, bytes.length, &share).await? {
+        Opened::Gone => return Err(OpenUpload::unknown()),
+        Opened::Stored(file) => {
+            bytes.check_stored(file.size)?;
+            return Ok(Progress::Stored(uploaded(upload, file)));
+        }
+        Opened::Session(session) => session,
+    };
+    let position = Position {
+        offset: session.offset(),
+        length: session.length(),
+        start: session.tail().to_vec(),
+    };
+    let announced = bytes.announced;
+    let source = bytes.checked(worker, upload, &position, &share, superseded).await?;
+    let appended = at.append(at_cos, session, source, announced, share).await;
+    match (appended.error, appended.stored) {
+        (Some(AppendError::Superseded), _) => Err(InboundError::Superseded.into()),
+        (Some(AppendError::Cos(error)), _) => Err(error.into()),
+        (None, Some(file)) => {
+            let file = uploaded(upload, file);
+            upload.report_stored(worker, &file);
+            Ok(Progress::Stored(file))
+        }
+        (None, None) => Ok(Progress::Open { offset: appended.offset, length: position.length }),
+    }
+}
+
+/// Ends an upload; its parts are deleted.
+pub async fn terminate(
+    worker: &Worker,
+    api: &ApiRoad,
+    upload: &OpenUpload,
+) -> Result<(), Problem> {
+    let at_cos = of(upload)?;
+    let ended = with_resumable(worker, api, async |at| at.terminate(&at_cos).await);
+    Ok(ended.await??)
+}
+
+/// As COS's side knows it.
+fn of(upload: &OpenUpload) -> Result<ResumableUpload, Problem> {
+    let Place::Cos { upload_id, part_size, .. } = &upload.sealed.place else {
+        return Err(OpenUpload::unknown());
+    };
+    Ok(ResumableUpload {
+        key: upload.sealed.key.clone(),
+        upload_id: upload_id.clone(),
+        id: upload.sealed.id,
+        part_size: *part_size,
+        length: upload.sealed.length,
+    })
+}
+
+fn uploaded(upload: &OpenUpload, file: StoredFile) -> UploadedFile {
+    let file_id = match &upload.sealed.place {
+        Place::Cos { file_id, .. } => file_id.clone(),
+        Place::Gateway { .. } => String::new(),
+    };
+    let StoredFile { size, crc64, verified_by } = file;
+    UploadedFile { file_id, size, crc64, verified_by }
+}
+
+/// Calls `run` with what operations on uploads need.
+async fn with_resumable<T>(
+    worker: &Worker,
+    api: &ApiRoad,
+    run: impl AsyncFnOnce(&Resumable<'_>) -> T,
+) -> Result<T, Problem> {
+    let metrics = &worker.shared.metrics;
+    let resumable = Resumable {
+        client: by_api::client(api, &worker.wechat, &worker.shared.allowed_hosts).await?,
+        upstream: api.upstream(),
+        verify: by_api::verification(worker),
+        observe: &|event| count(metrics, event),
+    };
+    Ok(run(&resumable).await)
+}

@@ -1,0 +1,184 @@
+//! What is checked of a request's bytes before any of them is kept: where they go, how many they may be, their checksum,
+//! and the file's type by its first bytes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::checksum::Checksum;
+use super::protocol::invalid;
+use super::upload::OpenUpload;
+use crate::cos::error::CosError;
+use crate::file_stream::{FileEvent, Source};
+use crate::http::problem::{Code, Problem};
+use crate::http::state::Worker;
+use crate::http::upload::request::sniffed;
+use crate::inbound::error::InboundError;
+use crate::inbound::limit::limited;
+use crate::memory::budget::Share;
+
+/// How long a request that is to end may give what has arrived, and how long it may pause.
+const REST_LIMIT: Duration = Duration::from_secs(2);
+const REST_IDLE: Duration = Duration::from_millis(100);
+/// A file's type is checked once so many of its bytes are there, or all.
+pub const MAGIC: u64 = 4096;
+
+/// A request's body.
+pub struct IncomingBytes {
+    pub source: Source,
+    /// Its length, if it was announced.
+    pub announced: Option<u64>,
+    /// Where the client says that it belongs.
+    pub offset: u64,
+    /// The file's length, if it is known.
+    pub length: Option<u64>,
+    pub checksum: Option<Checksum>,
+}
+
+/// Where an upload is.
+pub struct Position {
+    pub offset: u64,
+    pub length: Option<u64>,
+    /// The bytes before `offset`: all of them, if they are fewer than [`MAGIC`].
+    pub start: Vec<Bytes>,
+}
+
+impl IncomingBytes {
+    /// The file is stored. That is told again where the response to its last bytes was lost.
+    pub fn check_stored(&self, size: u64) -> Result<(), Problem> {
+        match self.offset == size {
+            true => Ok(()),
+            false => Err(mismatch(self.offset, size)),
+        }
+    }
+
+    /// The bytes, if they may be appended at `at`.
+    pub async fn checked(
+        self,
+        worker: &Worker,
+        upload: &OpenUpload,
+        at: &Position,
+        share: &Arc<Share>,
+        superseded: CancellationToken,
+    ) -> Result<Source, Problem> {
+        let Self { source, announced, offset, length, checksum } = self;
+        let max_length = upload.sealed.max_length;
+        if at.offset != offset {
+            return Err(mismatch(offset, at.offset));
+        }
+        if length.is_some() && at.length != length {
+            return Err(invalid("`Upload-Length` is not that of the upload"));
+        }
+        let most = at.length.unwrap_or(max_length);
+        let end = announced.map(|announced| offset.saturating_add(announced));
+        if let Some(got) = end.filter(|end| *end > most) {
+            return Err(match at.length {
+                Some(declared) => CosError::LengthMismatch { declared, got }.into(),
+                None => InboundError::FileTooLarge(max_length).into(),
+            });
+        }
+        let source = interrupted(source, superseded, worker.shared.shutdown.clone());
+        let source = match checksum {
+            Some(checksum) => checksum.verified(source, share).await?,
+            None => source,
+        };
+        let source = limited(source, most - offset);
+        let is_decidable = end.is_none_or(|end| end >= MAGIC || Some(end) == at.length);
+        let source = match offset < MAGIC && is_decidable {
+            true => check_type(upload, source, &at.start).await?,
+            false => source,
+        };
+        worker.shared.metrics.resumable(if offset == 0 { "begun" } else { "continued" });
+        Ok(source)
+    }
+}
+
+/// Checks the file's first bytes: those of `start`, and the next ones.
+async fn check_type(
+    upload: &OpenUpload,
+    source: Source,
+    start: &[Bytes],
+) -> Result<Source, Problem> {
+    let (sealed, types) = (&upload.sealed, &upload.client.types);
+    let names = [sealed.name.as_str(), sealed.key.as_str()];
+    let declared = types.admit(sealed.declared_type.as_deref(), names)?;
+    let length: usize = start.iter().map(Bytes::len).sum();
+    let start: Vec<_> = start.iter().map(|bytes| Ok(FileEvent::Content(bytes.clone()))).collect();
+    let whole: Source = Box::pin(stream::iter(start).chain(source));
+    let (whole, magic) = sniffed(whole, types.look(&declared)).await?;
+    let found = types.confirm(&declared, magic)?;
+    // Its type was decided, and with COS's API sent, before the first byte was known.
+    if found != sealed.content_type {
+        let detail = format!(
+            "the file is declared as {}, but its first bytes are those of a type that browsers execute",
+            sealed.content_type
+        );
+        return Err(Problem::new(Code::TypeNotAllowed, detail));
+    }
+    Ok(skipped(whole, length))
+}
+
+fn mismatch(asked: u64, stored: u64) -> Problem {
+    let detail = format!("`Upload-Offset` is {asked}, and {stored} bytes are stored");
+    Problem::new(Code::OffsetMismatch, detail)
+}
+
+/// `source` without its first bytes.
+fn skipped(source: Source, mut bytes: usize) -> Source {
+    Box::pin(source.filter_map(move |event| {
+        let rest = match event {
+            Ok(FileEvent::Content(mut content)) => {
+                let skip = bytes.min(content.len());
+                bytes -= skip;
+                let rest = content.split_off(skip);
+                (!rest.is_empty()).then_some(Ok(FileEvent::Content(rest)))
+            }
+            other => Some(other),
+        };
+        std::future::ready(rest)
+    }))
+}
+
+/// `source`, which ends with an error when another request continues the upload, or the gateway shuts down. What has
+/// arrived by then is given still: it need not be sent again.
+fn interrupted(
+    mut source: Source,
+    superseded: CancellationToken,
+    shutdown: CancellationToken,
+) -> Source {
+    let mut cause = Box::pin(async move {
+        tokio::select! {
+            () = superseded.cancelled() => InboundError::Superseded,
+            () = shutdown.cancelled() => InboundError::Draining,
+        }
+    });
+    // With the error, until when the rest may arrive, and until when its next bytes must.
+    let mut interrupted: Option<(InboundError, Instant, Pin<Box<Sleep>>)> = None;
+    Box::pin(stream::poll_fn(move |cx| {
+        if interrupted.is_none()
+            && let Poll::Ready(error) = cause.as_mut().poll(cx)
+        {
+            interrupted = Some((error, Instant::now() + REST_LIMIT, Box::pin(sleep(REST_IDLE))));
+        }
+        let Some((error, until, idle)) = &mut interrupted else {
+            return source.as_mut().poll_next(cx);
+        };
+        let failed = || Poll::Ready(Some(Err(error.clone().into())));
+        let now = Instant::now();
+        if now >= *until {
+            return failed();
+        }
+        if let Poll::Ready(next) = source.as_mut().poll_next(cx) {
+            idle.as_mut().reset(now + REST_IDLE);
+            return Poll::Ready(next);
+        }
+        ready!(idle.as_mut().poll(cx));
+        failed()
+    }))
+}

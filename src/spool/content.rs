@@ -1,0 +1,136 @@
+//! What was received of a file: in memory, or in a file of the spool.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::SpoolError;
+use super::file::SpoolFile;
+use super::folder::Folder;
+use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
+use crate::memory::budget::Share;
+use crate::memory::replay_buffer::ReplayBuffer;
+
+/// The content of a file, from its beginning.
+#[derive(Debug)]
+pub enum Content {
+    Memory(ReplayBuffer),
+    File(SpoolFile),
+}
+
+/// Why a source could not be received to its end; what was received until then counts.
+#[derive(Debug)]
+pub enum ReceiveError {
+    /// The source's own error.
+    Source(BoxError),
+    Spool(SpoolError),
+}
+
+impl Content {
+    /// Of no bytes, in a file that is gone once this is dropped.
+    pub fn unnamed(folder: &Folder, share: Arc<Share>) -> Result<Self, SpoolError> {
+        Ok(Self::File(folder.unnamed(share)?))
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(buffer) => buffer.len() as u64,
+            Self::File(file) => file.len(),
+        }
+    }
+
+    /// Appends all that `source` gives. `observe` is told the new length whenever it has grown.
+    pub async fn receive(
+        &mut self,
+        mut source: Source,
+        observe: impl Fn(u64),
+    ) -> Result<(), ReceiveError> {
+        let result = loop {
+            match source.next().await {
+                Some(Ok(FileEvent::Content(bytes))) => {
+                    if let Err(error) = self.append(bytes).await {
+                        break Err(ReceiveError::Spool(error));
+                    }
+                    observe(self.len());
+                }
+                Some(Ok(FileEvent::End(_))) | None => break Ok(()),
+                Some(Err(error)) => break Err(ReceiveError::Source(error)),
+            }
+        };
+        if let Self::File(file) = self {
+            let synced = file.sync().await.map_err(ReceiveError::Spool);
+            return result.and(synced);
+        }
+        result
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
+        match self {
+            // A part of the bytes may have been appended: they count.
+            Self::Memory(buffer) => Ok(buffer.push(&bytes)?),
+            Self::File(file) => file.append(bytes).await,
+        }
+    }
+
+    /// Makes the content shorter.
+    pub async fn truncate(&mut self, len: u64) -> Result<(), SpoolError> {
+        match self {
+            Self::Memory(buffer) => {
+                buffer.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+                Ok(())
+            }
+            Self::File(file) => file.truncate(len).await,
+        }
+    }
+
+    /// As [`Self::truncate`], at the process's start.
+    pub(super) fn shorten_now(&mut self, len: u64) -> std::io::Result<()> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::File(file) => file.shorten_now(len),
+        }
+    }
+
+    /// The first bytes, at most `length`.
+    pub async fn first_bytes(&mut self, length: usize) -> Result<Vec<Bytes>, SpoolError> {
+        match self {
+            Self::Memory(buffer) => {
+                let (mut index, mut left, mut first) = (0, length, Vec::new());
+                while left > 0 && let Some(bytes) = buffer.segment(index) {
+                    let bytes = bytes.slice(..left.min(bytes.len()));
+                    left -= bytes.len();
+                    index += 1;
+                    first.push(bytes);
+                }
+                Ok(first)
+            }
+            Self::File(file) => {
+                let first = file.read(0, length).await?;
+                Ok(if first.is_empty() { Vec::new() } else { vec![first] })
+            }
+        }
+    }
+
+    /// All of it, as often as it is needed. The content must stay until the source was read.
+    pub fn source(&mut self) -> Source {
+        match self {
+            Self::Memory(buffer) => {
+                let segments = (0..).map_while(|index| buffer.segment(index));
+                let events: Vec<_> = segments.map(|bytes| Ok(FileEvent::Content(bytes))).collect();
+                let end = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
+                Box::pin(stream::iter(events.into_iter().chain([Ok(end)])))
+            }
+            Self::File(file) => file.source(),
+        }
+    }
+
+    /// Releases it; a file with a name is deleted.
+    pub async fn remove(self) -> Result<(), SpoolError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::File(file) => file.remove().await,
+        }
+    }
+}
