@@ -43,7 +43,9 @@ pub enum PolicyError {
     #[error("`{client}` may not {action}")]
     Action { client: String, action: &'static str },
     #[error(
-        "`{client}` may not have upload links: its files are limited in size or type, and a link would bypass that"
+        "`{client}` may not have upload links: its files are limited in size or type, and COS would store any file \
+         that is posted with a link; upload through the gateway, with `POST /v1/files`, or with `/v1/uploads` for \
+         files that are to be resumed after an interruption"
     )]
     LinkBypassesLimits { client: String },
     #[error(

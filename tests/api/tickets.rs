@@ -293,9 +293,24 @@ fn claims_narrow_what_a_ticket_may_do() {
     post(&world, &images, &small()).problem(415, "type_not_allowed");
     let png = Form::new().file("f", "x.png", "image/png", b"\x89PNG\r\n\x1a\nrest");
     post(&world, &images, &png).stored();
-    // An upload link would let the client post anything.
-    call(&world, "POST", "/v1/upload-links", &images, &json!({"path": "b"}))
-        .problem(403, "not_allowed");
+    let links = world.count("uploadfile");
+    // An upload link would let the client post anything; the refusal says where such a file may be sent.
+    for limited in [&sized, &images] {
+        let refused = call(&world, "POST", "/v1/upload-links", limited, &json!({"path": "b"}));
+        let problem = refused.problem(403, "not_allowed");
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(
+            detail.contains("`POST /v1/files`") && detail.contains("`/v1/uploads`"),
+            "{detail}"
+        );
+        // The same call of WeChat's shape.
+        let refused =
+            call(&world, "POST", "/tcb/uploadfile", limited, &json!({"path": "b"})).json();
+        assert_eq!(refused["errcode"], 48001, "{refused}");
+        let message = refused["errmsg"].as_str().expect("a message");
+        assert!(message.contains("/v1/files") && message.contains("/v1/uploads"), "{message}");
+    }
+    assert_eq!(world.count("uploadfile"), links, "WeChat is not asked");
     assert!(!world.objects().iter().any(|object| object["key"] == "b"));
 }
 
