@@ -1,9 +1,10 @@
 //! How far an upload is, and sessions: one at a time may write, the one that the lease names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::lease::{Lease, LeaseWatch};
 use super::tail::{self, Tail};
@@ -15,6 +16,15 @@ use crate::memory::budget::{Charge, Share};
 
 /// A tail that is replaced while it is read is read again, so often in all.
 const MAX_LOADS: u32 = 3;
+
+/// While COS puts an upload's parts together, it may know neither the upload any more nor the object yet. Before an upload
+/// that was being sent counts as gone, the object is looked for again after these times.
+const COMPLETING: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_secs(1),
+];
 
 /// The result of [`Resumable::open`].
 pub enum Opened {
@@ -119,14 +129,15 @@ impl Resumable<'_> {
             return self.ended(upload).await;
         }
         let (lease, mut tail) = futures::try_join!(self.lease(&upload.id), self.tail(&upload.id))?;
-        if let Some(lease) = lease.as_ref().filter(|lease| lease.is_active && ends_session)
+        let is_active = lease.as_ref().is_some_and(|lease| lease.is_active);
+        if let Some(lease) = lease.as_ref().filter(|_| is_active && ends_session)
             && tail.as_ref().is_none_or(|tail| tail.session.as_ref() != Some(&lease.session))
         {
             self.write_lease(&upload.id, &Lease::new(false, lease.length)).await?;
             tail = self.tail(&upload.id).await?;
         }
         let length = upload.length.or(lease.and_then(|lease| lease.length));
-        let parts = match self.known(upload).await? {
+        let parts = match self.known(upload, is_active).await? {
             Known::Open(parts) => FullParts::new(parts, upload.part_size, length),
             Known::Ended(progress) => return Ok(progress),
         };
@@ -148,13 +159,15 @@ impl Resumable<'_> {
             return Ok(Opened::of(self.ended(upload).await?));
         }
         let id = &upload.id;
-        let declared = self.lease(id).await?.and_then(|lease| lease.length);
+        let before = self.lease(id).await?;
+        let was_active = before.as_ref().is_some_and(|lease| lease.is_active);
+        let declared = before.and_then(|lease| lease.length);
         let known_length = upload.length.or(declared);
         let mut lease = Lease::new(true, declared);
         let began = Instant::now();
         self.write_lease(id, &lease).await?;
         // Only now: what is read from here on, another session no longer changes but by a request that has begun.
-        let parts = match self.known(upload).await? {
+        let parts = match self.known(upload, was_active).await? {
             Known::Open(parts) => FullParts::new(parts, upload.part_size, known_length),
             Known::Ended(progress) => {
                 self.delete_helpers_if_possible(id).await;
@@ -205,12 +218,21 @@ impl Resumable<'_> {
         Ok((None, Vec::new()))
     }
 
-    async fn known(&self, upload: &ResumableUpload) -> Result<Known, CosError> {
+    /// `is_active`: whether a session was active.
+    async fn known(&self, upload: &ResumableUpload, is_active: bool) -> Result<Known, CosError> {
         let ResumableUpload { key, upload_id, .. } = upload;
         let list = || self.client.list_all_parts(key, upload_id);
         match retried(key, self.observe, list).await {
             Ok(parts) => Ok(Known::Open(parts)),
             Err(error) if error.is_refused_as("NoSuchUpload") => {
+                let pauses = if is_active { &COMPLETING[..] } else { &[] };
+                for pause in pauses {
+                    let ended = self.ended(upload).await?;
+                    if ended != Progress::Gone {
+                        return Ok(Known::Ended(ended));
+                    }
+                    sleep(*pause).await;
+                }
                 self.ended(upload).await.map(Known::Ended)
             }
             Err(error) => Err(error),
