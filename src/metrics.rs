@@ -28,6 +28,7 @@ pub struct Metrics {
     wechat_requests: IntCounterVec,
     cos_responses: IntCounterVec,
     memory_budget: IntGauge,
+    spool: IntGauge,
     connections: IntGauge,
     connections_shed: IntCounter,
 }
@@ -144,6 +145,10 @@ impl Metrics {
                 "gateway_memory_budget_bytes",
                 "Memory that replay windows and buffered files use of upload.memory_budget",
             )?,
+            spool: gauge(
+                "gateway_spool_bytes",
+                "Bytes of files in the spool, with those that are reserved, of resumable.spool_limit",
+            )?,
             connections: gauge("gateway_connections", "Connections of clients")?,
             connections_shed,
             registry,
@@ -236,13 +241,16 @@ impl Metrics {
         self.connections_shed.inc();
     }
 
-    /// All metrics in Prometheus' text format; `buffered` are the bytes charged to the memory budget.
+    /// All metrics in Prometheus' text format; `buffered` are the bytes charged to the memory budget,
+    /// `spooled` those charged to the spool's quota.
     pub fn text(
         &self,
         buffered: u64,
+        spooled: u64,
         token_age: Option<Duration>,
     ) -> Result<Vec<u8>, prometheus::Error> {
         self.memory_budget.set(i64::try_from(buffered).unwrap_or(i64::MAX));
+        self.spool.set(i64::try_from(spooled).unwrap_or(i64::MAX));
         match token_age {
             Some(age) => self.token_age.with_label_values::<&str>(&[]).set(age.as_secs_f64()),
             None => self.token_age.reset(),

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::AppError;
 use crate::http::resumable::uploaded_file::UploadedFile;
 use crate::settings::{CosRoad, Settings};
-use crate::spool::folder::Folder;
+use crate::spool::folder::SpoolFolder;
 use crate::spool::uploads::Uploads;
 
 /// How often expired uploads are looked for.
@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 pub(super) fn open(settings: &Settings) -> Result<Arc<Uploads<UploadedFile>>, AppError> {
     let resumable = &settings.resumable;
     let path = resumable.spool.as_ref().filter(|_| settings.cos.via == CosRoad::Form);
-    let folder = path.map(|path| Folder::open(path, resumable.spool_limit)).transpose()?;
+    let folder = path.map(|path| SpoolFolder::open(path, resumable.spool_limit)).transpose()?;
     let uploads = Uploads::new(folder.map(Arc::new), resumable.expire_after);
     // Without keys of its own, a restarted gateway cannot open the URLs that it has sealed before.
     let can_continue = resumable.enabled && !resumable.keys.is_empty();

@@ -98,6 +98,18 @@ impl Relay {
         self.file.borrow().slowness()
     }
 
+    /// After [`CosError::SlowClient`], with [`Slowness::Spooled`]: the whole file, which is sent by other means. No further
+    /// attempt is possible.
+    pub fn take_source(&self) -> Source {
+        self.file.borrow_mut().take_source()
+    }
+
+    /// After [`CosError::SlowClient`], with [`Slowness::Spooled`]: there is no room for that, so the file is sent as it
+    /// comes.
+    pub fn stream_slow(&self) {
+        self.file.borrow_mut().stream_slow();
+    }
+
     /// After [`CosError::SlowClient`]: buffers the file of `length` until it is complete, or until its client is fast
     /// enough. No byte that was read is lost.
     pub async fn buffer_slow(&self, length: FileLength) {

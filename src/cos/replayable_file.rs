@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, EPILOGUE, Envelope, Step, Waiting};
@@ -31,12 +32,20 @@ pub struct BufferLimits {
     pub slow_file: usize,
     /// Zero: no file is buffered for that.
     pub slow_limit: Duration,
+    /// A file that exceeds `slow_file`, or for which memory has no room, can be spooled.
+    pub has_spool: bool,
 }
 
 impl BufferLimits {
     /// Only for another attempt.
     pub fn window(bytes: usize) -> Self {
-        Self { window: bytes, window_max: bytes, slow_file: 0, slow_limit: Duration::ZERO }
+        Self {
+            window: bytes,
+            window_max: bytes,
+            slow_file: 0,
+            slow_limit: Duration::ZERO,
+            has_spool: false,
+        }
     }
 }
 
@@ -72,6 +81,8 @@ pub enum Slowness {
     None,
     /// The attempt was ended, and the file is buffered first.
     Buffered,
+    /// The attempt was ended; the file does not fit into memory, and is spooled first.
+    Spooled,
     /// The file does not fit into memory, and is sent as it comes.
     Streamed,
 }
@@ -240,13 +251,35 @@ impl ReplayableFile {
         let can_buffer = self.replayable
             && buffered.saturating_add(left) <= slow_file
             && self.replay_buffer.has_room_for(left);
-        if can_buffer {
+        let can_spool = self.replayable && self.limits.has_spool;
+        self.slowness = if can_buffer {
             self.limits.window = slow_file;
-            self.slowness = Slowness::Buffered;
+            Slowness::Buffered
+        } else if can_spool {
+            // These bytes are the last to be buffered.
+            self.limits.window = self.limits.window.max(buffered + bytes);
+            Slowness::Spooled
         } else {
-            self.slowness = Slowness::Streamed;
-        }
-        can_buffer
+            Slowness::Streamed
+        };
+        can_buffer || can_spool
+    }
+
+    /// The file cannot be spooled after all: it is sent as it comes.
+    pub(super) fn stream_slow(&mut self) {
+        self.slowness = Slowness::Streamed;
+        self.limits.has_spool = false;
+    }
+
+    /// What was buffered, and what is still to come, while no attempt runs. The file itself is empty then.
+    pub(super) fn take_source(&mut self) -> Source {
+        let buffered = self.replay_buffer.take().into_segments();
+        let events =
+            buffered.chain(self.next_chunk.take()).map(|bytes| Ok(FileEvent::Content(bytes)));
+        let end = self.end.take().map(|end| Ok(FileEvent::End(end)));
+        let rest = std::mem::replace(&mut self.source, Box::pin(stream::empty()));
+        self.source_failed = true;
+        Box::pin(stream::iter(events.chain(end)).chain(rest))
     }
 
     /// Whether the next bytes are buffered, or are the form's last ones: then they are written together with the bytes

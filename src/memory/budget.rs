@@ -94,6 +94,11 @@ impl Charge {
         Self { share, bytes: 0, reserved: 0 }
     }
 
+    /// What it is charged to.
+    pub fn share(&self) -> Arc<Share> {
+        self.share.clone()
+    }
+
     /// Charges so many bytes more.
     pub fn grow(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
         let reserved = self.reserved.min(bytes as u64);

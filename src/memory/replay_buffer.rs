@@ -95,6 +95,17 @@ impl ReplayBuffer {
         self.full.get(index).cloned()
     }
 
+    /// All bytes, with their charge; nothing is left.
+    pub fn take(&mut self) -> Self {
+        let empty = Self::new(self.charge.share());
+        std::mem::replace(self, empty)
+    }
+
+    /// All bytes in order. They stay charged until the iterator is dropped.
+    pub fn into_segments(mut self) -> impl Iterator<Item = Bytes> {
+        (0..).map_while(move |index| self.segment(index))
+    }
+
     /// Drops all bytes but the first `len`. They stay charged, until all are dropped.
     pub fn truncate(&mut self, len: usize) {
         self.seal();

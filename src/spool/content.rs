@@ -1,15 +1,12 @@
 //! What was received of a file: in memory, or in a file of the spool.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::SpoolError;
 use super::file::SpoolFile;
-use super::folder::Folder;
+use super::folder::SpoolFolder;
 use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
-use crate::memory::budget::Share;
 use crate::memory::replay_buffer::ReplayBuffer;
 
 /// The content of a file, from its beginning.
@@ -28,9 +25,10 @@ pub enum ReceiveError {
 }
 
 impl Content {
-    /// Of no bytes, in a file that is gone once this is dropped.
-    pub fn unnamed(folder: &Folder, share: Arc<Share>) -> Result<Self, SpoolError> {
-        Ok(Self::File(folder.unnamed(share)?))
+    /// Of no bytes, in a file that is gone once this and its sources are dropped. `expected`: bytes for which there must
+    /// be room.
+    pub fn unnamed(folder: &SpoolFolder, expected: u64) -> Result<Self, SpoolError> {
+        Ok(Self::File(folder.unnamed(folder.share(), expected)?))
     }
 
     /// In bytes.
@@ -98,7 +96,9 @@ impl Content {
         match self {
             Self::Memory(buffer) => {
                 let (mut index, mut left, mut first) = (0, length, Vec::new());
-                while left > 0 && let Some(bytes) = buffer.segment(index) {
+                while left > 0
+                    && let Some(bytes) = buffer.segment(index)
+                {
                     let bytes = bytes.slice(..left.min(bytes.len()));
                     left -= bytes.len();
                     index += 1;
@@ -124,6 +124,14 @@ impl Content {
             }
             Self::File(file) => file.source(),
         }
+    }
+
+    /// All of it, once. It is released when that was read.
+    pub fn into_source(mut self) -> Source {
+        let source = self.source();
+        Box::pin(source.inspect(move |_| {
+            let _kept = &self;
+        }))
     }
 
     /// Releases it; a file with a name is deleted.

@@ -34,7 +34,7 @@ pub struct FileName {
 
 /// The folder. The lock is released when this is dropped, also if the process is killed.
 #[derive(Debug)]
-pub struct Folder {
+pub struct SpoolFolder {
     path: PathBuf,
     quota: Arc<Budget>,
     _lock: File,
@@ -54,7 +54,7 @@ impl FileName {
     }
 }
 
-impl Folder {
+impl SpoolFolder {
     /// Makes the folder if it does not exist, and takes it. `limit`: bytes of all files together.
     pub fn open(path: &Path, limit: u64) -> Result<Self, FolderError> {
         let failed = |cause| FolderError::Io { path: path.to_owned(), cause };
@@ -100,9 +100,14 @@ impl Folder {
     }
 
     /// A file that is gone once it is closed.
-    pub(super) fn unnamed(&self, share: Arc<Share>) -> Result<SpoolFile, SpoolError> {
+    pub(super) fn unnamed(
+        &self,
+        share: Arc<Share>,
+        expected: u64,
+    ) -> Result<SpoolFile, SpoolError> {
+        let charge = charged(share, expected)?;
         let file = tempfile::tempfile_in(&self.path)?;
-        Ok(SpoolFile::new(file, None, Charge::new(share), 0)?)
+        Ok(SpoolFile::new(file, None, charge, expected)?)
     }
 
     /// The files of resumable uploads that an earlier process has left. Those for which `keeps` is false are deleted;
@@ -147,7 +152,8 @@ mod tests {
     fn a_name_says_what_a_file_is() {
         let name = FileName { id: [0xab; 16], length: 5, expires: 1_800_000_000 };
         assert_eq!(FileName::parse(&name.text()), Some(name));
-        for other in ["lock", "", "abab-5-1", &format!("{}-1", name.text()), "photo-2024-01-01.png"] {
+        for other in ["lock", "", "abab-5-1", &format!("{}-1", name.text()), "photo-2024-01-01.png"]
+        {
             assert_eq!(FileName::parse(other), None, "{other}");
         }
     }
@@ -155,8 +161,8 @@ mod tests {
     #[test]
     fn one_process_uses_a_folder_within_its_quota() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Folder::open(folder.path(), 1000).unwrap();
-        assert!(matches!(Folder::open(folder.path(), 1000), Err(FolderError::InUse(_))));
+        let spool = SpoolFolder::open(folder.path(), 1000).unwrap();
+        assert!(matches!(SpoolFolder::open(folder.path(), 1000), Err(FolderError::InUse(_))));
         let name = |id| FileName { id: [id; 16], length: 400, expires: 1 };
         // A client may use three times what it leaves free.
         let share = spool.share();
@@ -168,7 +174,7 @@ mod tests {
         fs::write(folder.path().join("notes.txt"), "of somebody else").unwrap();
         drop((first, second, spool));
 
-        let spool = Folder::open(folder.path(), 1000).unwrap();
+        let spool = SpoolFolder::open(folder.path(), 1000).unwrap();
         let share = spool.share();
         let kept = spool.restore(&share, |name| name.id == [1; 16]).unwrap();
         assert_eq!(kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), [name(1)]);

@@ -12,7 +12,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::SpoolError;
 use super::content::Content;
-use super::folder::{FileName, Folder};
+use super::folder::{FileName, SpoolFolder};
 use crate::memory::budget::{Budget, Charge, Share};
 use crate::memory::replay_buffer::ReplayBuffer;
 
@@ -26,7 +26,7 @@ const MEMORY_IDLE: Duration = Duration::from_secs(600);
 
 /// All uploads.
 pub struct Uploads<T> {
-    folder: Option<Arc<Folder>>,
+    folder: Option<Arc<SpoolFolder>>,
     expire_after: Duration,
     /// Counts uploads.
     slots: Arc<Budget>,
@@ -63,7 +63,7 @@ pub struct Upload {
 
 impl<T: Send + Sync + 'static> Uploads<T> {
     /// With a `folder`, files are kept there, otherwise in memory.
-    pub fn new(folder: Option<Arc<Folder>>, expire_after: Duration) -> Self {
+    pub fn new(folder: Option<Arc<SpoolFolder>>, expire_after: Duration) -> Self {
         let stored = Cache::builder().max_capacity(MAX_STORED).time_to_live(expire_after).build();
         let slots = Budget::new(MAX_UPLOADS);
         Self { folder, expire_after, slots, kept: Mutex::default(), stored }
@@ -106,7 +106,7 @@ impl<T: Send + Sync + 'static> Uploads<T> {
     }
 
     /// The folder, if there is one.
-    pub fn folder(&self) -> Option<&Arc<Folder>> {
+    pub fn folder(&self) -> Option<&Arc<SpoolFolder>> {
         self.folder.as_ref()
     }
 
@@ -197,9 +197,8 @@ impl<T: Send + Sync + 'static> Uploads<T> {
         let now = Timestamp::now().as_second();
         let expired: Vec<_> = {
             let mut kept = self.lock();
-            let is_expired = |upload: &Upload| {
-                upload.expires() <= now && upload.content.try_lock().is_ok()
-            };
+            let is_expired =
+                |upload: &Upload| upload.expires() <= now && upload.content.try_lock().is_ok();
             kept.uploads.extract_if(|_, upload| is_expired(upload)).collect()
         };
         for (_, upload) in &expired {
@@ -214,7 +213,7 @@ impl Kept {
         &mut self,
         client: &str,
         slots: &Arc<Budget>,
-        folder: Option<&Folder>,
+        folder: Option<&SpoolFolder>,
     ) -> (Arc<Share>, Option<Arc<Share>>) {
         let known = self.shares.get(client);
         let known_slots = known.and_then(|shares| shares.slots.upgrade());
@@ -276,7 +275,7 @@ mod tests {
         Box::pin(futures::stream::iter(events.map(Ok)))
     }
 
-    fn uploads(folder: Option<Arc<Folder>>) -> Uploads<&'static str> {
+    fn uploads(folder: Option<Arc<SpoolFolder>>) -> Uploads<&'static str> {
         Uploads::new(folder, Duration::from_secs(3600))
     }
 
@@ -303,13 +302,11 @@ mod tests {
             id
         };
         let share = memory(4000);
-        let of_one = (0..).take_while(|number| {
-            uploads.create(id(*number), 0, "one", share.clone()).is_ok()
-        });
+        let of_one =
+            (0..).take_while(|number| uploads.create(id(*number), 0, "one", share.clone()).is_ok());
         assert_eq!(of_one.count(), 7500);
-        let of_another = (10_000..).take_while(|number| {
-            uploads.create(id(*number), 0, "another", share.clone()).is_ok()
-        });
+        let of_another = (10_000..)
+            .take_while(|number| uploads.create(id(*number), 0, "another", share.clone()).is_ok());
         assert_eq!(of_another.count(), 1875);
         assert!(uploads.create(id(20_000), 0, "third", share.clone()).is_ok());
         assert_eq!(uploads.lock().shares.len(), 3);
@@ -340,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn files_outlive_the_process() {
         let path = tempfile::tempdir().unwrap();
-        let open = || Some(Arc::new(Folder::open(path.path(), 1000).unwrap()));
+        let open = || Some(Arc::new(SpoolFolder::open(path.path(), 1000).unwrap()));
         let names = || std::fs::read_dir(path.path()).unwrap().count() - 1;
         {
             let uploads = uploads(open());

@@ -41,6 +41,7 @@ mod resumable;
 mod resumable_cos;
 mod resumable_cos_faults;
 mod resumable_cos_sessions;
+mod resumable_forms;
 mod sandbox_cos;
 mod sandbox_forms;
 mod sandbox_lists;

@@ -297,6 +297,48 @@ fn a_slow_file_that_does_not_fit_memory_is_refused_with_advice() {
 
 /// COS's own fault, three times in a row: there is an end to sending it again.
 #[test]
+fn a_slow_file_that_does_not_fit_memory_is_spooled() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = folder.path().display().to_string();
+    let with_spool = |limit: &str| {
+        limited("1s")
+            .set("upload.max_buffered_file", "1MiB")
+            .set("resumable.spool", &spool)
+            .set("resumable.spool_limit", limit)
+            .set("upload.replay_window_max", "256KiB")
+            .start()
+    };
+    let content = noise(PHOTO, 5);
+    let world = with_spool("100MiB");
+    std::thread::scope(|scope| {
+        for (way, path) in [(Way::Form, "form.png"), (Way::Raw, "raw.png")] {
+            let (world, content) = (&world, &content);
+            scope.spawn(move || {
+                let request = Request::new(way, path, content);
+                let stored = request.send_over(world, SLOW).stored();
+                assert_eq!(stored["crc64"], crc64(content), "{path}");
+            });
+        }
+        // One that goes away leaves nothing.
+        let mut gone = Request::new(Way::Raw, "gone.png", &content).begin(&world);
+        evenly(&mut gone, &content[..PHOTO / 2], SLOW / 2);
+        assert_ne!(metric(&world, "gateway_spool_bytes"), 0);
+    });
+    assert!(world.object("form.png") == content && world.object("raw.png") == content);
+    assert_eq!((slow_clients(&world, "spooled"), slow_clients(&world, "streamed")), (3, 0));
+    wait_until("the spool is empty", || metric(&world, "gateway_spool_bytes") == 0);
+    assert_eq!(world.objects().len(), 2);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "the lock");
+    drop(world);
+
+    // Without room there, it is streamed, and COS refuses it.
+    let world = with_spool("2MiB");
+    let request = Request::new(Way::Raw, "full.png", &content);
+    request.send_over(&world, SLOW).problem(408, "upload_too_slow");
+    assert_eq!((slow_clients(&world, "streamed"), world.objects().len()), (1, 0));
+}
+
+#[test]
 fn a_file_that_is_always_too_slow_is_refused() {
     let world = world("150s");
     world.faults(&json!([{"stage": "cos", "fault": "too_slow"}]));

@@ -65,7 +65,8 @@ pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem>
         ApiAuth::Fetched(tokens) => tokens.age().await,
         ApiAuth::File(_) | ApiAuth::Open => None,
     };
-    let text = shared.metrics.text(shared.budget.used(), token_age).map_err(|error| {
+    let spooled = shared.uploads.folder().map_or(0, |folder| folder.used());
+    let text = shared.metrics.text(shared.budget.used(), spooled, token_age).map_err(|error| {
         tracing::error!(%error, "the metrics cannot be encoded");
         Problem::new(Code::Internal, "the metrics cannot be encoded")
     })?;

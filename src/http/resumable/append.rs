@@ -4,17 +4,16 @@
 
 use std::rc::Rc;
 
-use actix_web::http::header::{CONTENT_LOCATION, HeaderName};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, rt, web};
+use actix_web::http::header::CONTENT_LOCATION;
+use actix_web::{HttpRequest, HttpResponse, rt, web};
 use tracing::Instrument;
 
 use super::body::IncomingBytes;
+use super::by_road;
 use super::checksum::Checksum;
 use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, http_date, invalid};
 use super::sealed_url::Place;
-use super::upload::{OpenUpload, Progress, Road};
-use super::uploaded_file::UploadedFile;
-use super::{at_cos, at_gateway, status};
+use super::upload::{OpenUpload, Progress};
 use crate::guard::limits::Slot;
 use crate::http::extract::file_url;
 use crate::http::problem::{Code, Problem};
@@ -22,8 +21,6 @@ use crate::http::state::Worker;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::error::InboundError;
 use crate::inbound::raw;
-
-const FILE_ID: HeaderName = HeaderName::from_static("x-file-id");
 
 /// `PATCH /v1/uploads/{id}`: appends bytes.
 pub async fn patch(
@@ -40,22 +37,17 @@ pub async fn patch(
     let slot = worker.shared.limits.take_slot(&upload.client)?;
     let progress = append(&request, payload, &worker, &upload, offset, slot).await?;
     let mut response = HttpResponse::NoContent();
-    response.insert_header((UPLOAD_EXPIRES, http_date(status::expires(&worker, &upload))));
+    response.insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
     let offset = match progress {
         Progress::Open { offset, .. } => offset,
         Progress::Stored(file) => {
-            add_stored(&mut response, &file);
+            file.add_id_to(&mut response);
             let base = file_url::base(&request, &worker.shared);
             response.insert_header((CONTENT_LOCATION, file_url::of_file(&base, &upload.key)));
             file.size
         }
     };
     Ok(response.insert_header((UPLOAD_OFFSET, offset.to_string())).finish())
-}
-
-/// Adds what is told of a stored file.
-pub fn add_stored(response: &mut HttpResponseBuilder, file: &UploadedFile) {
-    response.insert_header((FILE_ID, file.file_id.as_str()));
 }
 
 /// Appends the request's body at `offset`.
@@ -114,11 +106,6 @@ impl Task {
         let Self { worker, upload, slot } = self;
         let guard = worker.shared.upload_sessions.begin(upload.sealed.id).await;
         let (superseded, share) = (guard.superseded(), slot.memory());
-        match &upload.road {
-            Road::Api(api) => {
-                at_cos::append(&worker, api, &upload, bytes, share, superseded).await
-            }
-            Road::Form => at_gateway::append(&worker, &upload, bytes, share, superseded).await,
-        }
+        by_road::append(&worker, &upload, bytes, share, superseded).await
     }
 }

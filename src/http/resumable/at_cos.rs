@@ -30,11 +30,7 @@ pub struct NewUpload<'a> {
     pub max_length: u64,
 }
 
-pub async fn create(
-    worker: &Worker,
-    api: &ApiRoad,
-    new: NewUpload<'_>,
-) -> Result<Place, Problem> {
+pub async fn create(worker: &Worker, api: &ApiRoad, new: NewUpload<'_>) -> Result<Place, Problem> {
     let NewUpload { id, key, content_type, length, max_length } = new;
     let shared = &worker.shared;
     let times = StageTimes::new(&shared.metrics);
@@ -62,8 +58,7 @@ pub async fn progress(
     ends_session: bool,
 ) -> Result<Progress, Problem> {
     let at_cos = of(upload)?;
-    let progress =
-        with_resumable(worker, api, async |at| at.progress(&at_cos, ends_session).await);
+    let progress = with_resumable(worker, api, async |at| at.progress(&at_cos, ends_session).await);
     match progress.await?? {
         resumable::Progress::Gone => Err(OpenUpload::unknown()),
         resumable::Progress::Open { offset, length } => Ok(Progress::Open { offset, length }),
@@ -125,11 +120,7 @@ async fn append_at(
 }
 
 /// Ends an upload; its parts are deleted.
-pub async fn terminate(
-    worker: &Worker,
-    api: &ApiRoad,
-    upload: &OpenUpload,
-) -> Result<(), Problem> {
+pub async fn terminate(worker: &Worker, api: &ApiRoad, upload: &OpenUpload) -> Result<(), Problem> {
     let at_cos = of(upload)?;
     let ended = with_resumable(worker, api, async |at| at.terminate(&at_cos).await);
     Ok(ended.await??)

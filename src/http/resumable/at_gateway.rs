@@ -2,7 +2,6 @@
 //! sent at full speed, with its true length, and again where that may help.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,21 +9,16 @@ use super::body::{IncomingBytes, MAGIC, Position};
 use super::sealed_url::Place;
 use super::upload::{OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
-use crate::cos::error::CosError;
-use crate::file_stream::{FileLength, Source};
+use crate::cos::verdict::Receipt;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
-use crate::http::upload::outgoing::{OutgoingFile, TargetPath};
-use crate::http::upload::transfer::transfer;
+use crate::http::upload::kept::problem_of;
+use crate::http::upload::outgoing::TargetPath;
+use crate::http::upload::transfer::send_kept;
 use crate::memory::budget::Share;
-use crate::memory::replay_buffer::ReplayBuffer;
-use crate::spool::content::{Content, ReceiveError};
+use crate::spool::content::Content;
 use crate::spool::uploads::Upload;
-
-const MAX_ATTEMPTS: u32 = 3;
-/// A pause between two attempts; longer ones are left to the client.
-const MAX_PAUSE: u64 = 2;
 
 /// Bytes of the largest file that can be received.
 pub fn max_length(worker: &Worker) -> u64 {
@@ -73,8 +67,8 @@ pub async fn append(
         return Ok(Progress::Stored(UploadedFile::clone(&file)));
     }
     let kept = uploads.get(&id).ok_or_else(OpenUpload::unknown)?;
-    let mut content = kept.content().await;
-    let content = content.as_mut().ok_or_else(OpenUpload::unknown)?;
+    let mut guard = kept.content().await;
+    let content = guard.as_mut().ok_or_else(OpenUpload::unknown)?;
     uploads.touch(&kept);
     let received = receive(worker, upload, &kept, content, bytes, &share, superseded).await;
     uploads.touch(&kept);
@@ -86,6 +80,8 @@ pub async fn append(
         Ok(file) => {
             uploads.set_stored(id, file.clone());
             upload.report_stored(worker, &file);
+            drop(guard);
+            kept.remove_content().await;
             Ok(Progress::Stored(file))
         }
         Err(problem) => {
@@ -114,10 +110,7 @@ async fn receive(
     let position = Position { offset, length: Some(kept.length), start };
     let source = bytes.checked(worker, upload, &position, share, superseded).await?;
     let received = content.receive(source, |received| kept.set_received(received)).await;
-    received.map_err(|error| match error {
-        ReceiveError::Source(error) => CosError::Source(error).into(),
-        ReceiveError::Spool(error) => error.into(),
-    })
+    received.map_err(problem_of)
 }
 
 /// Sends the whole file.
@@ -131,37 +124,9 @@ async fn send(
     let path = TargetPath { key: upload.key.clone(), unique };
     let content_type = &upload.sealed.content_type;
     let times = StageTimes::new(&worker.shared.metrics);
-    let length = content.len();
-    let mut attempt = 1;
-    loop {
-        let file = outgoing(content.source(), length, share);
-        let problem = match transfer(worker, &path, content_type, file, &times).await {
-            Ok((file_id, receipt)) => {
-                let (size, crc64) = (receipt.size, Some(receipt.crc64));
-                return Ok(UploadedFile { file_id, size, crc64, verified_by: receipt.verified_by });
-            }
-            Err(problem) => problem,
-        };
-        let is_soon = problem.retry_after.is_none_or(|seconds| seconds <= MAX_PAUSE);
-        if !problem.code.is_transient() || !is_soon || attempt == MAX_ATTEMPTS {
-            return Err(problem);
-        }
-        let pause = Duration::from_millis(500 << attempt).mul_f64(0.5 + fastrand::f64());
-        let (code, detail) = (problem.code.name(), problem.detail.as_str());
-        tracing::info!(key = %upload.key, code, detail, ?pause, "the file is sent again");
-        tokio::time::sleep(pause).await;
-        attempt += 1;
-    }
-}
-
-fn outgoing(source: Source, length: u64, share: &Arc<Share>) -> OutgoingFile {
-    OutgoingFile {
-        buffer: ReplayBuffer::new(share.clone()),
-        end: None,
-        source,
-        length: Some(FileLength::Known(length)),
-        share: share.clone(),
-    }
+    let (file_id, Receipt { size, crc64, verified_by }) =
+        send_kept(worker, &path, content_type, content, share, &times).await?;
+    Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 
 /// Ends an upload; what was received is deleted.

@@ -101,11 +101,7 @@ impl Checksum {
                 "the body has another checksum than `Upload-Checksum`",
             ));
         }
-        let mut index = 0;
-        let content = std::iter::from_fn(move || {
-            index += 1;
-            buffer.segment(index - 1).map(|bytes| Ok(FileEvent::Content(bytes)))
-        });
+        let content = buffer.into_segments().map(|bytes| Ok(FileEvent::Content(bytes)));
         let end = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
         Ok(Box::pin(stream::iter(content.chain([Ok(end)]))))
     }

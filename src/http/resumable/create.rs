@@ -10,7 +10,7 @@ use super::at_cos::NewUpload;
 use super::protocol::{self, Metadata, UPLOAD_EXPIRES, UPLOAD_OFFSET, http_date, invalid};
 use super::sealed_url::{Place, SealedUpload};
 use super::upload::{OpenUpload, Progress, Road, log_id};
-use super::{append, at_cos, at_gateway, status};
+use super::{append, at_cos, at_gateway, by_road};
 use crate::http::extract::{client, file_url};
 use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::problem::{Code, Problem};
@@ -34,7 +34,7 @@ pub async fn create(
     refuse_encoding(headers)?;
     let length = protocol::length_at_creation(headers)?;
     let metadata = Metadata::of(headers)?;
-    let max_length = road.max_length(&worker, client.max_file_size);
+    let max_length = by_road::max_length(&worker, &road, client.max_file_size);
     if length.is_some_and(|length| length > max_length) {
         return Err(InboundError::FileTooLarge(max_length).into());
     }
@@ -97,7 +97,7 @@ pub async fn create(
     let mut response = HttpResponse::Created();
     response
         .insert_header((LOCATION, format!("{base}/v1/uploads/{segment}")))
-        .insert_header((UPLOAD_EXPIRES, http_date(status::expires(&worker, &upload))));
+        .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
     let has_bytes = protocol::is_offset_stream(headers) && has_body(&request);
     if has_bytes || length == Some(0) {
         // A client that can send its first bytes again continues at the offset.
@@ -105,7 +105,7 @@ pub async fn create(
         let offset = match appended {
             Ok(Progress::Open { offset, .. }) => offset,
             Ok(Progress::Stored(file)) => {
-                append::add_stored(&mut response, &file);
+                file.add_id_to(&mut response);
                 file.size
             }
             // More may be stored than is known here; the client then learns it by a HEAD.
@@ -126,7 +126,7 @@ pub async fn create(
 
 /// Ends an upload of which the client is not told, so that nothing would continue or end it.
 async fn discard(worker: &Worker, upload: &OpenUpload) {
-    if let Err(problem) = status::end(worker, upload).await {
+    if let Err(problem) = by_road::end(worker, upload).await {
         let detail = problem.detail.as_str();
         tracing::warn!(detail, "a refused upload could not be ended; the sweep will");
     }

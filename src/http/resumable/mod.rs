@@ -3,7 +3,7 @@
 //!
 //! - `create`, `append`, `status`: the calls; `upload`: the upload that a URL names; `sealed_url`: that URL;
 //!   `uploaded_file`: what it becomes
-//! - `at_cos`, `at_gateway`: the two places where bytes are until the file is complete
+//! - `at_cos`, `at_gateway`: the two places where bytes are until the file is complete; `by_road`: one or the other
 //! - `protocol`: the headers; `checksum`: `Upload-Checksum`; `body`: what is checked of a request's bytes
 //! - `sessions`: one request at a time sends bytes of an upload
 
@@ -11,6 +11,7 @@ pub mod append;
 mod at_cos;
 mod at_gateway;
 mod body;
+mod by_road;
 mod checksum;
 pub mod create;
 mod protocol;

@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use crate::http::problem::{Code, Problem};
 
 pub const VERSION: &str = "1.0.0";
-pub const EXTENSIONS: &str =
-    "creation,creation-with-upload,termination,expiration,checksum";
+pub const EXTENSIONS: &str = "creation,creation-with-upload,termination,expiration,checksum";
 /// Only with COS's API: a form must announce its length.
 pub const DEFERRED_LENGTH: &str = "creation-defer-length";
 pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");

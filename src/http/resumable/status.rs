@@ -10,7 +10,7 @@ use super::protocol::{
     http_date,
 };
 use super::upload::{OpenUpload, Progress, Road};
-use super::{append, at_cos, at_gateway, checksum};
+use super::{append, by_road, checksum};
 use crate::http::api::fallback::method_not_allowed;
 use crate::http::extract::client;
 use crate::http::middleware::request_id::RequestId;
@@ -43,16 +43,16 @@ pub async fn head(
     // What a request still sends counts, once it is stored.
     worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
-    let (offset, length) = match progress(&worker, &upload, true).await? {
+    let (offset, length) = match by_road::progress(&worker, &upload, true).await? {
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
-            append::add_stored(&mut response, &file);
+            file.add_id_to(&mut response);
             (file.size, Some(file.size))
         }
     };
     response
         .insert_header((UPLOAD_OFFSET, offset.to_string()))
-        .insert_header((UPLOAD_EXPIRES, http_date(expires(&worker, &upload))))
+        .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))))
         .insert_header((CACHE_CONTROL, "no-store"));
     match length {
         Some(length) => response.insert_header((UPLOAD_LENGTH, length.to_string())),
@@ -68,7 +68,7 @@ pub async fn head(
 pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     let upload = OpenUpload::of(&request, &worker)?;
     // A look at an upload does not disturb it.
-    let (offset, length) = match progress(&worker, &upload, false).await? {
+    let (offset, length) = match by_road::progress(&worker, &upload, false).await? {
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
             let stored = upload.stored(&request, &worker, file);
@@ -89,7 +89,7 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
         name: &upload.sealed.name,
         offset,
         length,
-        expires: http_date(expires(&worker, &upload)),
+        expires: http_date(by_road::expires(&worker, &upload)),
     };
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(state))
 }
@@ -102,7 +102,7 @@ pub async fn terminate(
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker)?;
     worker.shared.upload_sessions.end(upload.sealed.id).await;
-    end(&worker, &upload).await?;
+    by_road::end(&worker, &upload).await?;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
 }
@@ -131,7 +131,7 @@ pub async fn options(
         Ok(client) => client.max_file_size,
         Err(_) => worker.shared.settings.upload.max_file_size,
     };
-    let max_size = road.max_length(&worker, max_size);
+    let max_size = by_road::max_length(&worker, &road, max_size);
     let extensions = match road {
         Road::Api(_) => [protocol::EXTENSIONS, protocol::DEFERRED_LENGTH].join(","),
         Road::Form => protocol::EXTENSIONS.to_owned(),
@@ -142,35 +142,4 @@ pub async fn options(
         .insert_header(("tus-max-size", max_size.to_string()))
         .insert_header(("tus-checksum-algorithm", checksum::ALGORITHMS))
         .finish())
-}
-
-async fn progress(
-    worker: &Worker,
-    upload: &OpenUpload,
-    ends_session: bool,
-) -> Result<Progress, Problem> {
-    match &upload.road {
-        Road::Api(api) => at_cos::progress(worker, api, upload, ends_session).await,
-        Road::Form => at_gateway::progress(worker, &upload.sealed.id),
-    }
-}
-
-/// Ends an upload; what was received of it is deleted.
-pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
-    match &upload.road {
-        Road::Api(api) => at_cos::terminate(worker, api, upload).await,
-        Road::Form => {
-            at_gateway::terminate(worker, &upload.sealed.id).await;
-            Ok(())
-        }
-    }
-}
-
-/// When the upload can no longer be continued, in Unix time in seconds.
-pub fn expires(worker: &Worker, upload: &OpenUpload) -> i64 {
-    let at_gateway = match upload.road {
-        Road::Api(_) => None,
-        Road::Form => at_gateway::expires(worker, &upload.sealed.id),
-    };
-    at_gateway.unwrap_or(upload.sealed.expires)
 }

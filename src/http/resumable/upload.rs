@@ -66,14 +66,6 @@ impl Road {
             Self::Form => matches!(place, Place::Gateway { .. }),
         }
     }
-
-    /// Bytes of the largest file that can be sent, of those with at most `max`.
-    pub fn max_length(&self, worker: &Worker, max: u64) -> u64 {
-        match self {
-            Self::Api(_) => max,
-            Self::Form => max.min(super::at_gateway::max_length(worker)),
-        }
-    }
 }
 
 impl OpenUpload {

@@ -112,17 +112,12 @@ pub async fn client(
 }
 
 fn incoming(file: OutgoingFile, api: &ApiRoad, max_file_size: u64) -> IncomingFile {
-    let OutgoingFile { mut buffer, end, source, length, share } = file;
+    let OutgoingFile { buffer, end, source, length, share } = file;
     let sizes = api.sizes().for_file(length.map_or(max_file_size, FileLength::length));
     let source: Source = if buffer.is_empty() && end.is_none() {
         source
     } else {
-        // The bytes stay charged until they were read.
-        let mut index = 0;
-        let buffered = std::iter::from_fn(move || {
-            index += 1;
-            buffer.segment(index - 1).map(|bytes| Ok(FileEvent::Content(bytes)))
-        });
+        let buffered = buffer.into_segments().map(|bytes| Ok(FileEvent::Content(bytes)));
         let end = end.map(|end| Ok(FileEvent::End(end)));
         Box::pin(stream::iter(buffered.chain(end)).chain(source))
     };

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -14,13 +15,15 @@ use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
 use crate::cos::replayable_file::{BufferLimits, Slowness};
 use crate::cos::verdict::{Receipt, VerifiedBy, compare};
-use crate::file_stream::FileLength;
+use crate::file_stream::{FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::{AppState, Worker};
 use crate::key::Key;
+use crate::memory::budget::Share;
 use crate::metrics::Stage;
 use crate::settings::{Settings, Verify};
+use crate::spool::content::Content;
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::links::LinkRequest;
 use crate::wechat::wire::UploadLink;
@@ -31,11 +34,12 @@ const MAX_ATTEMPTS: u32 = 3;
 struct FormFile {
     relay: Rc<Relay>,
     length: FileLength,
+    share: Arc<Share>,
 }
 
 impl FormFile {
-    fn new(file: OutgoingFile, settings: &Settings) -> Result<Self, CosError> {
-        let OutgoingFile { buffer, end, source, length, .. } = file;
+    fn new(file: OutgoingFile, settings: &Settings, has_spool: bool) -> Result<Self, CosError> {
+        let OutgoingFile { buffer, end, source, length, share } = file;
         let length = length.ok_or(CosError::OutOfMemory)?;
         let (upload, cos) = (&settings.upload, &settings.cos);
         let window = upload.replay_window;
@@ -58,38 +62,73 @@ impl FormFile {
             window_max: window_max.max(window),
             slow_file: upload.max_buffered_file,
             slow_limit: cos.slow_limit,
+            has_spool,
         };
         let verify = cos.verify != Verify::None;
-        Ok(Self { relay: Rc::new(Relay::new(buffer, end, source, limits, verify)), length })
+        let relay = Relay::new(buffer, end, source, limits, verify);
+        Ok(Self { relay: Rc::new(relay), length, share })
     }
 }
 
-/// Stores a file. Returns its id and COS's receipt.
+/// What became of a file.
+pub(super) enum Sent {
+    /// It is stored: its id, and COS's receipt.
+    Stored(String, Receipt),
+    /// Its client is slow, and it does not fit into memory: it is to be received first. Boxed, since it is rare.
+    Slow(Box<SlowFile>),
+}
+
+/// A file that is to be received before it is sent.
+pub(super) struct SlowFile {
+    pub source: Source,
+    pub length: FileLength,
+    pub share: Arc<Share>,
+    /// Of no bytes yet, with room for all.
+    pub content: Content,
+}
+
+/// Stores a file, or says that it is to be received first.
 pub(super) async fn store(
     worker: &Worker,
     path: &TargetPath,
     content_type: &str,
     file: OutgoingFile,
     times: &StageTimes<'_>,
-) -> Result<(String, Receipt), Problem> {
+) -> Result<Sent, Problem> {
     let verify = worker.shared.settings.cos.verify;
-    let file = FormFile::new(file, &worker.shared.settings)?;
+    let spool = worker.shared.uploads.folder();
+    let file = FormFile::new(file, &worker.shared.settings, spool.is_some())?;
     // The file is read ahead while the link is fetched.
     let link = pin!(upload_link(worker, &path.key, times));
     let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
-    match send(worker, &path.key, content_type, &file, &mut link, times).await {
+    let mut sent = send(worker, &path.key, content_type, &file, &mut link, times).await;
+    if let (Err(SendError::MustSpool), Some(folder)) = (&sent, spool) {
+        match Content::unnamed(folder, file.length.length()) {
+            Ok(content) => {
+                let (source, FormFile { length, share, .. }) = (file.relay.take_source(), file);
+                return Ok(Sent::Slow(Box::new(SlowFile { source, length, share, content })));
+            }
+            Err(error) => {
+                tracing::warn!(key = %path.key, %error, "a slow upload cannot be spooled");
+                file.relay.stream_slow();
+                let again = send(worker, &path.key, content_type, &file, &mut link, times);
+                sent = Box::pin(again).await;
+            }
+        }
+    }
+    match sent {
         Ok(receipt) if receipt.verified_by.is_none() && verify == Verify::Head => {
             // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
             let checked = Box::pin(check_by_head(worker, path, &link.file_id, receipt)).await;
             match checked {
-                Ok(receipt) => Ok((link.file_id, receipt)),
+                Ok(receipt) => Ok(Sent::Stored(link.file_id, receipt)),
                 Err(error) => {
                     delete_object(worker, &link).await;
                     Err(error.into())
                 }
             }
         }
-        Ok(receipt) => Ok((link.file_id, receipt)),
+        Ok(receipt) => Ok(Sent::Stored(link.file_id, receipt)),
         Err(problem) => {
             // The client is told that the file is not stored, so an object that may have been stored is deleted.
             let is_corrupt = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
@@ -140,6 +179,8 @@ async fn check_by_head(
 enum SendError {
     Cos(CosError),
     Problem(Problem),
+    /// Its client is slow, and it does not fit into memory.
+    MustSpool,
 }
 
 impl From<CosError> for SendError {
@@ -153,6 +194,7 @@ impl From<SendError> for Problem {
         match error {
             SendError::Cos(error) => error.into(),
             SendError::Problem(problem) => problem,
+            SendError::MustSpool => CosError::SlowClient.into(),
         }
     }
 }
@@ -207,6 +249,9 @@ async fn send(
             return Err(error.into());
         }
         match error {
+            CosError::SlowClient if file.relay.slowness() == Slowness::Spooled => {
+                return Err(SendError::MustSpool);
+            }
             CosError::SlowClient => {
                 tracing::info!(%key, "the client is slow: the file is buffered first");
                 shared.metrics.replay(error.cause());
@@ -247,6 +292,7 @@ fn report_slowness(shared: &AppState, key: &Key, before: Slowness, now: Slowness
         _ if now == before => {}
         Slowness::None => {}
         Slowness::Buffered => shared.metrics.slow_client("buffered"),
+        Slowness::Spooled => shared.metrics.slow_client("spooled"),
         Slowness::Streamed => {
             shared.metrics.slow_client("streamed");
             tracing::warn!(

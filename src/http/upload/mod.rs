@@ -4,6 +4,7 @@
 pub mod by_api;
 mod by_form;
 pub mod handler;
+pub mod kept;
 pub mod outgoing;
 pub mod partial;
 pub mod request;

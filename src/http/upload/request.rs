@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::kept;
 use super::outgoing::{OutgoingFile, TargetPath};
 use super::transfer::transfer;
 use crate::cos::error::CosError;
-use crate::file_stream::{FileLength, Source};
+use crate::file_stream::{FileEvent, FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
 use crate::guard::policy::Client;
@@ -32,6 +34,8 @@ use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Template, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::settings::{self, ReplyProfile};
+use crate::spool::content::Content;
+use crate::spool::folder::SpoolFolder;
 
 /// The query of an upload.
 #[derive(Debug, Default, IntoParams)]
@@ -263,9 +267,28 @@ impl<'a> UploadRequest<'a> {
                 length: Some(FileLength::Assumed(length)),
                 share: self.slot.memory(),
             }),
-            (Buffered::LimitReached, None) => Err(InboundError::LengthRequired.into()),
-            (Buffered::OutOfMemory, None) => Err(InboundError::OutOfMemory.into()),
+            (reason, None) => match self.worker.shared.uploads.folder() {
+                Some(folder) => self.spooled(folder, buffer, source).await,
+                None if reason == Buffered::LimitReached => {
+                    Err(InboundError::LengthRequired.into())
+                }
+                None => Err(InboundError::OutOfMemory.into()),
+            },
         }
+    }
+
+    /// Receives a file of unknown length into the spool, of which `buffer` has the first bytes.
+    async fn spooled(
+        &self,
+        folder: &SpoolFolder,
+        buffer: ReplayBuffer,
+        rest: Source,
+    ) -> Result<OutgoingFile, Problem> {
+        let mut content = Content::unnamed(folder, buffer.len() as u64)?;
+        let buffered = buffer.into_segments().map(|bytes| Ok(FileEvent::Content(bytes)));
+        kept::receive(&mut content, Box::pin(stream::iter(buffered).chain(rest))).await?;
+        let length = FileLength::Known(content.len());
+        Ok(self.streamed(content.into_source(), Some(length)))
     }
 
     /// The object's key: the path that the request or the ticket names, for one file only; otherwise from the template.

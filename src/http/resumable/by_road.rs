@@ -1,0 +1,66 @@
+//! What is done in one way by COS's API and in another by forms.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::body::IncomingBytes;
+use super::upload::{OpenUpload, Progress, Road};
+use super::{at_cos, at_gateway};
+use crate::http::problem::Problem;
+use crate::http::state::Worker;
+use crate::memory::budget::Share;
+
+/// Bytes of the largest file that can be sent, of those with at most `max`.
+pub fn max_length(worker: &Worker, road: &Road, max: u64) -> u64 {
+    match road {
+        Road::Api(_) => max,
+        Road::Form => max.min(at_gateway::max_length(worker)),
+    }
+}
+
+/// How far an upload is. With `ends_session`, a request that still sends bytes by another gateway is ended.
+pub async fn progress(
+    worker: &Worker,
+    upload: &OpenUpload,
+    ends_session: bool,
+) -> Result<Progress, Problem> {
+    match &upload.road {
+        Road::Api(api) => at_cos::progress(worker, api, upload, ends_session).await,
+        Road::Form => at_gateway::progress(worker, &upload.sealed.id),
+    }
+}
+
+/// Appends a request's bytes.
+pub async fn append(
+    worker: &Worker,
+    upload: &OpenUpload,
+    bytes: IncomingBytes,
+    share: Arc<Share>,
+    superseded: CancellationToken,
+) -> Result<Progress, Problem> {
+    match &upload.road {
+        Road::Api(api) => at_cos::append(worker, api, upload, bytes, share, superseded).await,
+        Road::Form => at_gateway::append(worker, upload, bytes, share, superseded).await,
+    }
+}
+
+/// Ends an upload; what was received of it is deleted.
+pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
+    match &upload.road {
+        Road::Api(api) => at_cos::terminate(worker, api, upload).await,
+        Road::Form => {
+            at_gateway::terminate(worker, &upload.sealed.id).await;
+            Ok(())
+        }
+    }
+}
+
+/// When the upload can no longer be continued, in Unix time in seconds.
+pub fn expires(worker: &Worker, upload: &OpenUpload) -> i64 {
+    let at_gateway = match upload.road {
+        Road::Api(_) => None,
+        Road::Form => at_gateway::expires(worker, &upload.sealed.id),
+    };
+    at_gateway.unwrap_or(upload.sealed.expires)
+}
