@@ -18,7 +18,7 @@ test *filter:
 e2e:
     cargo build --release --all-features --locked
     tests/clients/install
-    cargo test --release --all-features --locked --test api -- --ignored --nocapture readme:: wechat_clients:: sdks::
+    cargo test --release --all-features --locked --test api -- --ignored --nocapture readme:: resumable_clients:: wechat_clients:: sdks::
     npm ci --prefix tests/browser
     npm --prefix tests/browser test
 

@@ -13,32 +13,32 @@ use crate::harness::{Form, KEY, Setup, World, crc64, noise, wait_until};
 use crate::pages::page;
 
 const ADDRESS: &str = "https://files.example.com";
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+pub const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 /// The files are small enough for what must be held (chunked requests), and much larger than any socket's buffer.
 const SIZE: usize = 6 << 20;
 const LIMIT: &str = "8MiB";
 const TOO_LARGE: usize = 24 << 20;
 
-fn of_ours(name: &str) -> String {
+pub fn of_ours(name: &str) -> String {
     std::fs::read_to_string(Path::new(CLIENTS).join(name)).expect("a file of tests/clients")
 }
 
 /// A program of a client: what its file is called and how it is run.
-struct Client {
-    name: &'static str,
+pub struct Client {
+    pub name: &'static str,
     file: &'static str,
     program: Vec<String>,
     code: String,
 }
 
 impl Client {
-    fn new(name: &'static str, file: &'static str, program: &[&str], code: String) -> Self {
+    pub fn new(name: &'static str, file: &'static str, program: &[&str], code: String) -> Self {
         let program = program.iter().map(|word| (*word).to_owned()).collect();
         Self { name, file, program, code }
     }
 
     /// Puts the program and its photo into a folder of their own.
-    fn prepare(&self, gateway: SocketAddr, photo: &[u8]) -> tempfile::TempDir {
+    pub fn prepare(&self, gateway: SocketAddr, photo: &[u8]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let code = self.code.replace(ADDRESS, &format!("http://{gateway}"));
         std::fs::write(folder.path().join(self.file), code).expect("written");
@@ -48,7 +48,7 @@ impl Client {
         folder
     }
 
-    fn command(&self, folder: &Path, key: &str) -> Command {
+    pub fn command(&self, folder: &Path, key: &str) -> Command {
         let mut command = Command::new(&self.program[0]);
         let binary =
             Path::new(env!("CARGO_BIN_EXE_tcb-upload-gateway")).parent().expect("a folder");
@@ -64,11 +64,11 @@ impl Client {
         command
     }
 
-    fn run(&self, world: &World, photo: &[u8], key: &str) -> Output {
+    pub fn run(&self, world: &World, photo: &[u8], key: &str) -> Output {
         self.run_at(world.gateway.address, photo, key)
     }
 
-    fn run_at(&self, gateway: SocketAddr, photo: &[u8], key: &str) -> Output {
+    pub fn run_at(&self, gateway: SocketAddr, photo: &[u8], key: &str) -> Output {
         let folder = self.prepare(gateway, photo);
         let output = self.command(folder.path(), key).output();
         output.unwrap_or_else(|error| panic!("{}: {error}; see tests/clients/install", self.name))
@@ -168,7 +168,7 @@ fn clients() -> Vec<Client> {
     ]
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
 }
