@@ -16,7 +16,7 @@ import { bundle, serve } from "./pages.js";
 const NAMES = [
   "own-page", "plain-form", "element-plus", "antd", "uppy", "wangeditor", "tinymce", "ckeditor", "editorjs",
   "vditor", "ueditor", "filepond", "dropzone", "dropzone-chunks", "webuploader", "resumable", "flow",
-  "fine-uploader",
+  "fine-uploader", "uppy-tus", "tus-js-client",
 ];
 /** The clients that can split a file into chunks for servers that reassemble them. */
 const CHUNKING = ["dropzone-chunks", "webuploader", "resumable", "flow", "fine-uploader"];
@@ -33,6 +33,8 @@ const WORDS = {
   "no network": /fail|error|connection|code/i,
   "proxy error": /502|Bad Gateway/,
   "in chunks": /chunk/i,
+  "type refused": /application\/pdf|type/i,
+  draining: /shutting down|draining/i,
 };
 /** Text that a page shows if it reads another response as the gateway's JSON. */
 const NONSENSE = /undefined|\[object|is not valid JSON|Unexpected token/;
@@ -47,6 +49,8 @@ const USUAL = {
   setsHeaders: true,
   // It also shows its user failures that do not come from the gateway.
   explains: true,
+  // Cases that do not depend on the road run on the first.
+  roads: ROADS,
   // It has no cancel button: its user leaves the page.
   cancel: (page) => page.goto("about:blank"),
 };
@@ -56,7 +60,7 @@ const clients = await Promise.all(
 );
 const COLUMNS = [
   "with a ticket", "with a key", "server error", "too large", "cancelled", "wrong key", "no network", "proxy error",
-  "in chunks", "one chunk",
+  "in chunks", "one chunk", "type refused", "draining",
 ];
 const column = (label, via) => (via === "api" ? `${label}, API` : label);
 const overApi = ["with a ticket", "with a key", ...SENDING.slice(1)];
@@ -86,7 +90,7 @@ describe("the clients", { concurrency: ROADS.length }, () => {
 
 /** The tests of one road. */
 function road(via) {
-  let pages, limited, streaming;
+  let pages, limited, streaming, draining;
 
   before(async () => {
     pages = await serve(NAMES, bundles);
@@ -94,9 +98,14 @@ function road(via) {
     limited = await start({ ...settings, "upload.max_file_size": LIMIT });
     // Files of unknown length are streamed to COS, too.
     streaming = await start({ ...settings, "upload.max_buffered_file": MiB });
+    if (!clients.some((client) => client.isResumable && client.roads[0] === via)) return;
+    // It still responds, and takes no new uploads.
+    draining = await start({ ...settings, "server.shutdown_delay": "1h", "server.shutdown_grace": "1h" });
+    draining.terminate();
+    while ((await fetch(`${draining.url}/readyz`)).status !== 503);
   });
 
-  after(() => Promise.all([pages?.close(), limited?.stop(), streaming?.stop()]));
+  after(() => Promise.all([pages?.close(), limited?.stop(), streaming?.stop(), draining?.stop()]));
 
   beforeEach(() => Promise.all([limited.reset(), streaming.reset()]));
 
@@ -132,8 +141,10 @@ function road(via) {
   for (const client of clients) {
     describe(client.title, () => {
       const run = (label, body, options) => {
-        if (via === "api" && !SENDING.includes(label)) return;
-        test(label, () => matrix.cell(client.title, column(label, via), () => visit(client, label, body, options)));
+        if (!client.roads.includes(via)) return;
+        if (via !== client.roads[0] && !SENDING.includes(label)) return;
+        const cell = overApi.includes(label) ? column(label, via) : label;
+        test(label, () => matrix.cell(client.title, cell, () => visit(client, label, body, options)));
       };
 
       /** The image is shown from the returned URL, and the file is stored unchanged, once. */
@@ -147,6 +158,7 @@ function road(via) {
           return { source: image.src, width: image.naturalWidth };
         });
         assert.equal(shown.width, given.width);
+        await limited.aborted();
         const objects = await limited.objects();
         assert.equal(objects.length, 1);
         assert.ok(decodeURI(shown.source).includes(objects[0].key), `${shown.source} is not ${objects[0].key}`);
@@ -157,7 +169,8 @@ function road(via) {
       async function refuses(page, label, given) {
         await client.give(page, given.path);
         assert.match(await client.said(page), client.words[label] ?? WORDS[label]);
-        await storesNothing(limited);
+        if (!client.isResumable) return storesNothing(limited);
+        assert.deepEqual((await limited.objects()).filter(({ key }) => !key.startsWith(".resumable/")), []);
       }
 
       run("with a ticket", stores);
@@ -197,6 +210,12 @@ function road(via) {
       for (const [label, way] of Object.entries(ways)) {
         if (client.explains) run(label, (page) => explains(page, label), way);
         else if (via === "form") matrix.skip(client.title, label);
+      }
+
+      if (client.isResumable) {
+        const documents = { credential: ticket({ types: ["application/pdf"] }) };
+        run("type refused", async (page) => refuses(page, "type refused", await picture("picture.png")), documents);
+        run("draining", async (page) => refuses(page, "draining", await picture("picture.png")), { gateway: () => draining });
       }
 
       if (!CHUNKING.includes(client.name)) return;

@@ -49,7 +49,7 @@ const quoting = (guides) => ({
 
 /** What `/bundles/…` serves: each client's page with its packages. */
 export async function bundle(names) {
-  const guides = await Promise.all(["docs/en/clients-web.md", "docs/en/editors.md"].map(guide));
+  const guides = await Promise.all(["docs/en/clients-web.md", "docs/en/clients-resumable.md", "docs/en/editors.md"].map(guide));
   const built = await build({
     entryPoints: names.map((name) => ({ in: join(HERE, `clients/${name}.page.js`), out: name })),
     bundle: true,
