@@ -38,6 +38,7 @@ mod relay;
 mod replicas;
 mod requests;
 mod resumable;
+mod resumable_apps;
 mod resumable_clients;
 mod resumable_cos;
 mod resumable_cos_faults;
