@@ -227,10 +227,36 @@ function road(via) {
   }
 
   describe("cases of a single client", () => {
-    const only = (name, label, body) => {
+    const only = (name, label, body, options) => {
       const client = clients.find((client) => client.name === name);
-      test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client)));
+      if (!client.roads.includes(via)) return;
+      test(`${client.title} ${label}`, () => visit(client, label, (page) => body(page, client), options));
     };
+
+    for (const name of ["uppy-tus", "tus-js-client"]) {
+      only(name, "continues with a new ticket when the browser is online again", async (page, client) => {
+        await failing(streaming, { fault: "slow", bytes_per_second: 8 * MiB });
+        const given = await picture("large.png", 48 * MiB);
+        const sent = [];
+        page.on("request", (request) => sent.push([request.method(), request.headers().authorization]));
+        await client.give(page, given.path);
+        await streaming.received(MiB);
+        await page.context().setOffline(true);
+        pages.cut();
+        const renewed = ticket({ jti: "renewed" });
+        await page.evaluate((renewed) => (window.newTicket = renewed), renewed);
+        await streaming.faults([]);
+        await page.context().setOffline(false);
+        await client.image(page).and(page.locator("[src*='/v1/files/']")).waitFor({ timeout: 60_000 });
+        await streaming.aborted();
+        const [object, ...others] = await streaming.objects();
+        assert.deepEqual(others, []);
+        assert.ok(given.content.equals(await streaming.object(object.key)), "what is stored is what was given");
+        const withNew = sent.filter(([, authorization]) => authorization === `Bearer ${renewed}`).map(([method]) => method);
+        assert.deepEqual(withNew, ["HEAD", "PATCH", "GET"]);
+        assert.equal(sent.filter(([method]) => method === "POST").length, 1, "it was one upload");
+      }, { gateway: () => ({ url: pages.origin }), upstream: () => streaming });
+    }
 
     only("filepond", "reverts an upload", async (page, client) => {
       await client.give(page, (await picture("picture.png")).path);

@@ -85,6 +85,8 @@ export async function serve(names, bundles) {
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   // Another site than the gateway's 127.0.0.1, not just another port.
   pages.origin = `http://localhost:${server.address().port}`;
+  /** Breaks every connection. */
+  pages.cut = () => server.closeAllConnections();
   pages.close = () => {
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
