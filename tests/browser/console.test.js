@@ -24,7 +24,8 @@ let browser, open, guarded;
 before(async () => {
   // One after the other, so that after a failure everything started before it is stopped.
   browser = await launch();
-  open = await start({ "upload.max_file_size": LIMIT });
+  // `console-resumable.test.js` has the uploads that can be resumed.
+  open = await start({ "upload.max_file_size": LIMIT, "resumable.enabled": false });
   guarded = await start(keyed);
 });
 after(() => Promise.all([browser?.close(), open?.stop(), guarded?.stop()]));

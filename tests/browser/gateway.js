@@ -87,10 +87,21 @@ class Gateway {
   }
 
   /** Waits until COS has no parts of a file that was not completed, and no helper objects of resumable uploads. */
-  async aborted() {
-    const isOpen = ({ multipart_uploads, objects }) =>
-      multipart_uploads.length > 0 || objects.some(({ key }) => key.startsWith(".resumable/"));
-    while (isOpen(await (await this.#call("GET", "state")).json())) {
+  aborted() {
+    const isHelper = ({ key }) => key.startsWith(".resumable/");
+    return this.#until(({ multipart_uploads, objects }) => !multipart_uploads.length && !objects.some(isHelper));
+  }
+
+  /** Waits until COS has parts of this many bytes. */
+  hasParts(bytes) {
+    const sizes = (uploads) => uploads.flatMap(({ parts }) => parts.map(({ size }) => size));
+    return this.#until((state) => sizes(state.multipart_uploads).reduce((one, other) => one + other, 0) >= bytes);
+  }
+
+  async #until(condition) {
+    const deadline = Date.now() + 30_000;
+    while (!condition(await (await this.#call("GET", "state")).json())) {
+      if (Date.now() > deadline) throw new Error("COS's state is not as expected");
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }

@@ -1,11 +1,12 @@
 // The page: adds chosen, dropped and pasted files to the queue, and shows the queue's items.
 
 import { showFigures } from "./figures.js";
-import { onFiles } from "./file_input.js";
+import { askForFile, onFiles } from "./file_input.js";
 import { Queue } from "./queue.js";
 import { profiles } from "./response.js";
 import { Row } from "./row.js";
 import { showSnippets } from "./snippets.js";
+import { restore } from "./unfinished.js";
 import { language, text, translate } from "./words.js";
 
 const element = (id) => document.getElementById(id);
@@ -45,6 +46,8 @@ onFiles((files) => {
   redraw();
 });
 
+const ANNOUNCED = ["stored", "failed", "deleted", "reconnecting", "unfinished"];
+
 function changed(item) {
   let row = rows.get(item);
   if (!row) {
@@ -53,7 +56,7 @@ function changed(item) {
     // The newest first, so that on a phone a file is visible once it is chosen.
     element("queue").prepend(row.element);
   }
-  if (["stored", "failed", "deleted"].includes(item.state) && row.element.dataset.state !== item.state) {
+  if (ANNOUNCED.includes(item.state) && row.element.dataset.state !== item.state) {
     element("announcements").textContent = text("announce", item.file.name, item.problem?.title ?? text(item.state));
   }
   row.draw();
@@ -61,22 +64,30 @@ function changed(item) {
 }
 
 const actions = {
+  pause: (item) => withFocus(item, () => queue.pause(item), "resume"),
+  resume: (item) => withFocus(item, () => queue.resume(item), "pause"),
+  file: (item) => askForFile((file) => withFocus(item, () => queue.continue(item, file), "file")),
   cancel: (item) => withFocus(item, () => queue.cancel(item)),
   retry: (item) => withFocus(item, () => queue.retry(item)),
   delete: (item) => withFocus(item, () => queue.delete(item)),
   key: () => element("key").focus(),
-  remove: (item) => {
-    const row = rows.get(item).element;
-    const neighbour = row.nextElementSibling ?? row.previousElementSibling;
-    remove(item);
-    (neighbour?.querySelector(".name") ?? element("choose")).focus();
-  },
+  remove: removeWithFocus,
+  discard: removeWithFocus,
 };
 
-/** Runs `action`, which hides the pressed button, and moves the focus to the file's name for users of the keyboard. */
-function withFocus(item, action) {
+/** Runs `action`, which hides the pressed button, and moves the focus for users of the keyboard: to the button `next`,
+ * or to the file's name. */
+function withFocus(item, action, next) {
   action();
-  rows.get(item).element.querySelector(".name").focus();
+  const row = rows.get(item).element;
+  (row.querySelector(`[data-do=${next}]:not([hidden])`) ?? row.querySelector(".name")).focus();
+}
+
+function removeWithFocus(item) {
+  const row = rows.get(item).element;
+  const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+  remove(item);
+  (neighbour?.querySelector(".name") ?? element("choose")).focus();
 }
 
 function remove(item) {
@@ -94,20 +105,22 @@ function summarize() {
     files: all,
     running: queue.running.length,
     waiting: queue.inState("waiting").length,
+    paused: queue.inState("paused").length,
+    unfinished: queue.inState("unfinished").length,
     stored: queue.inState("stored", "deleting").length,
     failed: queue.inState("failed").length,
   };
   const counted = Object.entries(numbers).filter(([, number]) => number);
   const texts = counted.map(([name, number]) => text(`counts_${name}`, number));
   element("counts").textContent = texts.join(" · ");
-  element("cancel-all").hidden = numbers.running + numbers.waiting < 2;
+  element("cancel-all").hidden = numbers.running + numbers.waiting + numbers.paused < 2;
   element("retry-failed").hidden = numbers.failed < 2;
   element("clear").hidden = queue.finished.length < 2;
 }
 
 element("cancel-all").addEventListener("click", () => {
   // Waiting uploads first: otherwise each would start when a running one is cancelled.
-  [...queue.inState("waiting"), ...queue.running].forEach((item) => queue.cancel(item));
+  [...queue.inState("waiting", "paused"), ...queue.running].forEach((item) => queue.cancel(item));
   element("choose").focus();
 });
 element("retry-failed").addEventListener("click", () => queue.inState("failed").forEach((item) => queue.retry(item)));
@@ -121,4 +134,5 @@ setInterval(() => queue.running.forEach((item) => rows.get(item).draw()), 500);
 addEventListener("beforeunload", (event) => {
   if (queue.running.length) event.preventDefault();
 });
+restore((upload) => queue.addUnfinished(upload));
 showFigures();

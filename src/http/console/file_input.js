@@ -39,6 +39,14 @@ export function onFiles(add) {
   });
 }
 
+/** Asks for one file; calls `chosen` with it, if the user chooses one. */
+export function askForFile(chosen) {
+  const chooser = document.getElementById("single-chooser");
+  chooser.value = "";
+  chooser.onchange = () => chosen(chooser.files[0]);
+  chooser.click();
+}
+
 /** All files of a drop, including those in folders. The items are valid during the event only, so no await precedes. */
 async function droppedFiles(transfer) {
   const files = [...transfer.files];

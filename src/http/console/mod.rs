@@ -30,8 +30,8 @@ macro_rules! assets {
 }
 
 assets! {
-    "app.js" "clipboard.js" "figures.js" "file_input.js" "icon.svg" "index.html" "queue.js" "response.js" "row.js"
-    "snippets.js" "style.css" "upload.js" "words.js" "words.en.js" "words.zh.js"
+    "app.js" "clipboard.js" "exchange.js" "figures.js" "file_input.js" "icon.svg" "index.html" "queue.js" "response.js"
+    "row.js" "snippets.js" "style.css" "tus.js" "unfinished.js" "upload.js" "words.js" "words.en.js" "words.zh.js"
 }
 
 const PAGE: &str = "index.html";

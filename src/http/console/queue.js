@@ -1,16 +1,25 @@
 // The queue of uploads: a few run at a time, each file in a request of its own, so that a failure affects one file.
 // An item's `state` is waiting, sending, finishing, then stored, failed or cancelled; a stored item may become deleting
-// and deleted.
+// and deleted. A large file's upload is resumable: it may be paused, or reconnecting, which sends again by itself.
+// Unfinished is one of an earlier visit, whose file is not known yet.
 
 import { problem, read } from "./response.js";
+import { Upload, isOffered, terminate } from "./tus.js";
+import { forget, isSame, remember } from "./unfinished.js";
 import { SpeedMeter, deleteFile, send } from "./upload.js";
 import { text } from "./words.js";
 
 /** Browsers open six connections to one server; the page itself needs some. */
 const CONCURRENCY = 3;
 
-const RUNNING = ["sending", "finishing"];
+/** In bytes: larger files are sent by resumable uploads, if the gateway offers them. */
+const RESUMABLE_FROM = 8 << 20;
+
+const RUNNING = ["sending", "finishing", "reconnecting"];
 const FINISHED = ["stored", "failed", "cancelled", "deleted"];
+
+/** After a refusal with such a status, or one from 500, an upload can be continued: later, or with another key. */
+const KEPT_AFTER = [401, 403, 408, 409, 423, 429];
 
 export class Queue {
   items = [];
@@ -23,17 +32,48 @@ export class Queue {
     this.#changed = changed;
   }
 
+  /** Adds a file, or continues its unfinished upload. */
   add(file) {
+    const unfinished = this.inState("unfinished").find((item) => isSame(item.file, file));
+    if (unfinished) return this.continue(unfinished, file);
     const item = { file, state: "waiting", sent: 0 };
     this.items.push(item);
+    this.#setState(item, "waiting");
+  }
+
+  /** Adds an upload of an earlier visit. */
+  addUnfinished({ url, ...file }) {
+    const item = { file: { ...file, type: "" }, url, state: "unfinished", sent: 0 };
+    this.items.push(item);
     this.#changed(item);
-    this.#startNext();
-    return item;
+  }
+
+  /** Continues an unfinished upload with `file`, if that is its file. */
+  continue(item, file) {
+    if (isSame(item.file, file)) {
+      Object.assign(item, { file, problem: undefined });
+      this.#setState(item, "waiting");
+    } else {
+      item.problem = ownProblem("other_file");
+      this.#changed(item);
+    }
+  }
+
+  pause(item) {
+    if (!item.upload || !RUNNING.includes(item.state)) return;
+    item.stop();
+    item.problem = undefined;
+    this.#setState(item, "paused");
+  }
+
+  resume(item) {
+    if (item.state === "paused") this.#setState(item, "waiting");
   }
 
   cancel(item) {
     if (FINISHED.includes(item.state)) return;
-    item.abort?.();
+    item.stop?.();
+    this.#end(item);
     this.#setState(item, "cancelled");
   }
 
@@ -46,12 +86,15 @@ export class Queue {
   async delete(item) {
     this.#setState(item, "deleting");
     const response = await deleteFile(item.stored.path, item.request);
-    item.problem = response?.status < 300 ? undefined : response ? problem(response) : connectionError();
+    item.problem = response?.status < 300 ? undefined : response ? problem(response) : ownProblem("broken");
     this.#setState(item, item.problem ? "stored" : "deleted");
   }
 
-  /** Removes a finished item. */
+  /** Removes a finished or unfinished item. */
   remove(item) {
+    // Another page or program may still send it.
+    if (item.problem?.code === "superseded") forget(item.url);
+    else this.#end(item);
     this.items = this.items.filter((other) => other !== item);
   }
 
@@ -78,28 +121,88 @@ export class Queue {
     waiting.forEach((item) => this.#start(item));
   }
 
-  #start(item) {
-    item.meter = new SpeedMeter();
-    item.request = this.#request();
-    item.state = "sending";
-    item.abort = send(item.file, item.request, {
-      sent: (bytes) => {
-        item.sent = bytes;
-        item.meter.add(bytes);
-        if (bytes >= item.file.size) item.state = "finishing";
+  async #start(item) {
+    const request = this.#request();
+    let stopped = false;
+    Object.assign(item, { request, state: "sending", meter: new SpeedMeter(item.sent), stop: () => (stopped = true) });
+    this.#changed(item);
+    // Only a form's response has the format of an editor.
+    const suitable = item.file.size > RESUMABLE_FROM && request.profile === "default";
+    const resumable = item.url || item.upload || (suitable && (await isOffered(request.key)));
+    if (stopped) return;
+    if (resumable) this.#startResumable(item);
+    else this.#startForm(item);
+    this.#changed(item);
+  }
+
+  #startForm(item) {
+    item.stop = send(item.file, item.request, {
+      sent: (bytes) => this.#sent(item, bytes),
+      response: (response) => this.#responded(item, response),
+      error: () => this.#fail(item, ownProblem("broken")),
+    });
+  }
+
+  #startResumable(item) {
+    const upload = (item.upload ??= new Upload(item.file, item.url, {
+      created: (url, expires) => {
+        // It was cancelled meanwhile.
+        if (item.upload !== upload) return terminate(url, item.request.key);
+        item.url = url;
+        remember(item.file, url, expires);
+      },
+      lost: forget,
+      offset: (bytes) => {
+        item.meter = new SpeedMeter(bytes);
+        this.#sent(item, bytes);
+      },
+      sent: (bytes) => this.#sent(item, bytes),
+      waiting: (problem) => {
+        item.problem = problem;
+        item.state = "reconnecting";
         this.#changed(item);
       },
       response: (response) => {
-        Object.assign(item, read(response));
-        this.#setState(item, item.problem ? "failed" : "stored");
+        forget(item.url);
+        Object.assign(item, { url: undefined, upload: undefined });
+        this.#responded(item, response);
       },
-      error: () => {
-        item.problem = connectionError();
-        this.#setState(item, "failed");
+      refused: (problem, status) => {
+        if (!(status >= 500 || KEPT_AFTER.includes(status))) this.#end(item);
+        this.#fail(item, problem ?? ownProblem("unreadable"));
       },
-    });
+    }));
+    item.stop = () => upload.stop();
+    upload.start(item.request);
+  }
+
+  #sent(item, bytes) {
+    item.sent = bytes;
+    item.meter.add(bytes);
+    item.problem = undefined;
+    item.state = bytes >= item.file.size ? "finishing" : "sending";
     this.#changed(item);
+  }
+
+  #responded(item, response) {
+    Object.assign(item, read(response));
+    this.#setState(item, item.problem ? "failed" : "stored");
+  }
+
+  #fail(item, problem) {
+    item.problem = problem;
+    this.#setState(item, "failed");
+  }
+
+  /** Ends an item's resumable upload, so that the gateway deletes what it has. */
+  #end(item) {
+    if (item.url) {
+      terminate(item.url, this.#request().key);
+      forget(item.url);
+    }
+    Object.assign(item, { url: undefined, upload: undefined });
   }
 }
 
-const connectionError = () => ({ title: text("broken"), advice: text("broken_advice"), ids: {} });
+/** A problem that the page finds, by the names of its words. */
+const ownProblem = (name) => ({ title: text(name), advice: text(`${name}_advice`), ids: {} });

@@ -6,8 +6,11 @@ import { count, duration, problemTexts, rate, size, text, translate } from "./wo
 /** The buttons, by the item's state. */
 const TOOLS = {
   waiting: ["cancel"],
-  sending: ["cancel"],
+  sending: ["pause", "cancel"],
   finishing: ["cancel"],
+  reconnecting: ["pause", "cancel"],
+  paused: ["resume", "cancel"],
+  unfinished: ["file", "discard"],
   stored: ["delete"],
   failed: ["retry", "remove"],
   cancelled: ["retry", "remove"],
@@ -15,10 +18,16 @@ const TOOLS = {
   deleted: ["remove"],
 };
 
+/** The states in which a part of the file may have been sent. */
+const STARTED = ["sending", "finishing", "reconnecting", "paused"];
+
 /** In bytes: a larger stored picture is not downloaded for its thumbnail. */
 const MAX_DOWNLOADED = 8 << 20;
 
 export class Row {
+  /** The state, the problem and the resumable upload that are shown. */
+  drawn = [];
+
   /** `action(name)` is called for the buttons that do more than copy. */
   constructor(item, action) {
     this.item = item;
@@ -40,19 +49,26 @@ export class Row {
       const kind = event.target.dataset.copy;
       if (kind) copy(forms(this.item.stored, name)[kind], event.target);
     });
-    thumbnail(item.file).then((url) => url && this.#picture(url));
   }
 
   /** Draws the item's current state. */
   draw() {
     const { item, element } = this;
-    if (element.dataset.state !== item.state) {
-      element.dataset.state = item.state;
-      const tools = TOOLS[item.state].filter((tool) => tool !== "delete" || item.stored.path);
+    const { file, state, problem, upload } = item;
+    if (this.file !== file) {
+      this.file = file;
+      thumbnail(file).then((url) => url && this.#picture(url));
+    }
+    const drawn = [state, problem, upload];
+    if (drawn.some((value, index) => value !== this.drawn[index])) {
+      this.drawn = drawn;
+      element.dataset.state = state;
+      const possible = { delete: item.stored?.path, pause: upload };
+      const tools = TOOLS[state].filter((tool) => !(tool in possible) || possible[tool]);
       for (const button of element.querySelectorAll(".tools [data-do]")) {
         button.hidden = !tools.includes(button.dataset.do);
       }
-      this.#one("progress").hidden = !["sending", "finishing"].includes(item.state);
+      this.#one("progress").hidden = !STARTED.includes(state);
       this.#failure();
       this.#result();
     }
@@ -63,13 +79,14 @@ export class Row {
   #state() {
     const { file, state, sent, meter, stored } = this.item;
     const strong = document.createElement("strong");
-    strong.textContent = text(state);
+    strong.textContent = text(state === "reconnecting" && !navigator.onLine ? "offline" : state);
     if (state === "stored" && stored.verified !== undefined) {
       return [strong, ` · ${size(file.size)} · ${text(stored.verified ? "verified" : "not_verified")}`];
     }
+    const amount = `${size(sent)} / ${size(file.size)}`;
+    if (state === "paused" || state === "reconnecting") return [strong, ` · ${amount}`];
     if (state !== "sending") return [strong, ` · ${size(file.size)}`];
     const speed = meter.speed();
-    const amount = `${size(sent)} / ${size(file.size)}`;
     if (speed === undefined) return [amount];
     const progress = document.createElement("span");
     const parts = speed < 1 ? [text("stalled")] : [rate(speed), text("left", duration((file.size - sent) / speed))];
@@ -88,7 +105,7 @@ export class Row {
     const advice = [detail, problem.advice, wait].filter(Boolean).join(" ");
     this.#text(".advice", advice);
     this.#one(".advice").hidden = !advice;
-    this.element.querySelector("[data-do=key]").hidden = problem.code !== "unauthenticated";
+    this.#one("[data-do=key]").hidden = problem.code !== "unauthenticated";
     const ids = { code: problem.code ?? problem.status, ...problem.ids, request_id: problem.requestId };
     const shownIds = Object.entries(ids).filter(([, value]) => value !== undefined && value !== null);
     this.#one(".ids").replaceChildren(...shownIds.map(([name, value]) => idButton(name, String(value))));
@@ -97,8 +114,8 @@ export class Row {
   #result() {
     const { stored, state } = this.item;
     this.#one(".result").hidden = state !== "stored" && state !== "deleting";
-    if (this.#one(".result").hidden || this.drawn === stored) return;
-    this.drawn = stored;
+    if (this.#one(".result").hidden || this.result === stored) return;
+    this.result = stored;
     const { url, type, raw } = stored;
     for (const element of this.element.querySelectorAll("[data-copy], .open")) element.hidden = !url;
     if (url) {

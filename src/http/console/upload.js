@@ -42,20 +42,23 @@ export function deleteFile(path, { key }) {
   });
 }
 
-const response = (xhr) => ({
+/** What the page reads of a response. */
+export const response = (xhr) => ({
   status: xhr.status,
   text: xhr.responseText,
   requestId: xhr.getResponseHeader("x-request-id"),
   retryAfter: xhr.getResponseHeader("retry-after"),
   timing: xhr.getResponseHeader("server-timing"),
+  header: (name) => xhr.getResponseHeader(name),
 });
 
 /** The speed of an upload over the last 5 s. */
 export class SpeedMeter {
   #samples = [];
 
-  constructor() {
-    this.add(0);
+  /** `sent`: the bytes that need not be sent. */
+  constructor(sent = 0) {
+    this.add(sent);
   }
 
   add(sent, now = performance.now()) {
