@@ -24,10 +24,10 @@ export const keyed = {
   "auth.jwt.key": SECRET,
 };
 
-/** A ticket that is valid for a few minutes; `narrowed` are further claims. */
-export function ticket(narrowed = {}) {
+/** A ticket that is valid for a few minutes. */
+export function ticket() {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600, ...narrowed };
+  const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600 };
   const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
   return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
 }
@@ -54,8 +54,6 @@ export async function start(settings = {}) {
     });
   });
   gateway.log = log;
-  /** Tells it to shut down. */
-  gateway.terminate = () => child.kill("SIGTERM");
   gateway.stop = async () => {
     child.kill("SIGKILL");
     await ended;
@@ -86,10 +84,10 @@ class Gateway {
     return (await (await this.#call("GET", "state")).json()).objects;
   }
 
-  /** Waits until COS has no parts of a file that was not completed, and no helper objects of resumable uploads. */
+  /** Waits until COS has nothing of a file that was not completed: no parts, and no object of the gateway's own. */
   aborted() {
-    const isHelper = ({ key }) => key.startsWith(".resumable/");
-    return this.#until(({ multipart_uploads, objects }) => !multipart_uploads.length && !objects.some(isHelper));
+    const isOwn = ({ key }) => key.startsWith(".resumable/");
+    return this.#until(({ multipart_uploads, objects }) => multipart_uploads.length === 0 && !objects.some(isOwn));
   }
 
   /** Waits until COS has parts of this many bytes. */
@@ -100,8 +98,10 @@ class Gateway {
 
   async #until(condition) {
     const deadline = Date.now() + 30_000;
-    while (!condition(await (await this.#call("GET", "state")).json())) {
-      if (Date.now() > deadline) throw new Error("COS's state is not as expected");
+    for (;;) {
+      const state = await (await this.#call("GET", "state")).json();
+      if (condition(state)) return;
+      if (Date.now() > deadline) throw new Error(`COS has ${JSON.stringify(state)}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }
