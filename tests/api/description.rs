@@ -15,7 +15,7 @@ use crate::harness::{Client, Form, Gateway, Response, Setup};
 const KEY: &str = "key-for-the-description";
 
 /// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
-const CODES: [(&str, u16); 44] = [
+const CODES: [(&str, u16); 45] = [
     ("malformed_form", 400),
     ("no_file", 400),
     ("field_after_file", 400),
@@ -55,6 +55,7 @@ const CODES: [(&str, u16); 44] = [
     ("cos_unreachable", 502),
     ("integrity_mismatch", 502),
     ("overloaded", 503),
+    ("upload_interrupted", 503),
     ("draining", 503),
     ("credential_unavailable", 503),
     ("cos_busy", 503),
@@ -63,13 +64,14 @@ const CODES: [(&str, u16); 44] = [
 ];
 
 /// Codes of `/v1/uploads`, which the protocol describes: tus 1.0.
-const OF_TUS: [&str; 6] = [
+const OF_TUS: [&str; 7] = [
     "upload_not_found",
     "offset_mismatch",
     "tus_version",
     "not_offset_stream",
     "superseded",
     "checksum_mismatch",
+    "upload_interrupted",
 ];
 
 /// The examples' calls in an order in which they work: a file is there before it is asked for, and goes last.

@@ -127,6 +127,7 @@ export const problems = {
   cos_unreachable: "COS 没有响应",
   integrity_mismatch: "COS 存储的内容与发送的不一致，已删除该对象",
   overloaded: "网关负载过高",
+  upload_interrupted: "请求提前结束",
   draining: "网关正在停机",
   credential_unavailable: "取不到 access token",
   cos_busy: "COS 繁忙",

@@ -117,6 +117,8 @@ codes! {
         "Send it again; the damaged object was deleted.";
     Overloaded = "overloaded" 503 "The gateway is overloaded",
         "Try again after `Retry-After`; if it recurs, raise `upload.max_concurrent`, `upload.memory_budget` or `server.max_connections`, or add replicas.";
+    UploadInterrupted = "upload_interrupted" 503 "The request ended early",
+        "Ask for the offset with HEAD and send the rest from there; clients of tus do so by themselves. What arrived is stored.";
     Draining = "draining" 503 "The gateway is shutting down",
         "Try again after `Retry-After`: another gateway, or this one after its restart, will respond.";
     CredentialUnavailable = "credential_unavailable" 503 "No access token is available",
@@ -145,6 +147,7 @@ impl Code {
                 | Self::CosUnreachable
                 | Self::IntegrityMismatch
                 | Self::Overloaded
+                | Self::UploadInterrupted
                 | Self::Draining
                 | Self::CredentialUnavailable
                 | Self::CosBusy

@@ -100,6 +100,11 @@ impl Problem {
         Self::new(Code::Draining, detail).retry_after(1)
     }
 
+    /// A request with bytes of an upload ended early.
+    pub fn upload_interrupted(detail: String) -> Self {
+        Self::new(Code::UploadInterrupted, detail).retry_after(1)
+    }
+
     /// The gateway is overloaded; `what` says with what.
     pub fn overloaded(what: &str) -> Self {
         Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)

@@ -90,7 +90,7 @@ pub async fn append(
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
     match rt::spawn(running.in_current_span()).await {
-        Ok(result) => result,
+        Ok(result) => result.map_err(retryable),
         Err(_) => Err(Problem::new(Code::Internal, "the upload's task has failed")),
     }
 }
@@ -108,4 +108,17 @@ impl Task {
         let (superseded, share) = (guard.superseded(), slot.memory());
         by_road::append(&worker, &upload, bytes, share, superseded).await
     }
+}
+
+/// `problem`, with a status after which clients of tus try again where a connection has failed. They take 400 and 408 for
+/// final, and a proxy that ends a request early passes such a response on to its client, as does a network that was
+/// interrupted for longer than `upload.idle_timeout`.
+fn retryable(problem: Problem) -> Problem {
+    let cause = match problem.code {
+        Code::TruncatedBody => "the body ended before it was complete",
+        Code::ClientStalled => "the client stopped sending",
+        _ => return problem,
+    };
+    let detail = format!("{cause}; a HEAD tells how much of it is stored");
+    Problem::upload_interrupted(detail)
 }
