@@ -8,11 +8,11 @@ use tcb_upload_gateway::http::resumable::sealed_url::SealingKeys;
 use crate::harness::{Client, Response, Setup, World, authorization, noise, wait_until};
 use crate::tickets;
 
-const MIB: usize = 1 << 20;
+pub const MIB: usize = 1 << 20;
 pub const TUS: (&str, &str) = ("tus-resumable", "1.0.0");
 pub const OCTETS: (&str, &str) = ("content-type", "application/offset+octet-stream");
 
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     Setup::new().by_api().set("cos.api.abort_after", "0s")
 }
 

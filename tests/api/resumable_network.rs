@@ -1,0 +1,159 @@
+//! Resumable uploads over a network that breaks: everything is stored, little is sent again, and memory stays bounded.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cutting_proxy::{CUTS, CuttingProxy, Plan, Record};
+use crate::harness::{World, authorization, noise, wait_until};
+use crate::measured::{metrics, value};
+use crate::resumable::{MIB, OCTETS, TUS, assert_stored, create, offset, patch, setup};
+use crate::resumable_client::Uploader;
+
+/// Of a large file.
+pub const LARGE: usize = if cfg!(debug_assertions) { 40 * MIB } else { 300 * MIB };
+
+/// A cut after 1 to 8 MiB, again and again.
+pub fn cut_often(seed: u64) -> Plan {
+    Plan { seed, least: MIB as u64, most: 8 * MIB as u64, cuts: usize::MAX }
+}
+
+/// At most 2 MiB are sent again for each cut.
+pub fn assert_little_was_sent_again(name: &str, record: &Record, size: usize, took: Instant) {
+    let most = record.resent.iter().copied().max().unwrap_or_default();
+    let all: u64 = record.resent.iter().sum();
+    println!(
+        "{name}: {} MiB in {:?}, {} cuts, sent again: {} KiB in all, {} KiB at most for one",
+        size / MIB,
+        took.elapsed(),
+        record.cuts.len(),
+        all >> 10,
+        most >> 10
+    );
+    assert!(most <= 2 * MIB as u64, "{record:?}");
+    assert_eq!(record.bytes, size as u64 + all, "{record:?}");
+    assert!(record.cuts.len() >= size / (8 * MIB) && record.cuts.len() >= 4, "{record:?}");
+}
+
+#[test]
+fn a_large_file_survives_cuts_of_each_kind() {
+    let world = setup().set("upload.max_file_size", "1GiB").start();
+    let content = noise(LARGE, 1);
+    for (name, piece) in [("one request", usize::MAX), ("pieces of 5 MiB", 5 * MIB)] {
+        let proxy = CuttingProxy::start(world.gateway.address, cut_often(2));
+        let url = create(&world, content.len(), &[("path", name)]);
+        let began = Instant::now();
+        let uploader = Uploader { piece, ..Uploader::new(proxy.address, url.clone()) };
+        let sent = uploader.upload(&content);
+        assert!(sent.refusals.iter().all(|(status, _)| *status == 503), "{sent:?}");
+        assert_little_was_sent_again(name, &proxy.records()[&url], content.len(), began);
+        assert_stored(&world, name, &content);
+        let path = name.replace(' ', "%20");
+        world.call("DELETE", &format!("/v1/files/{path}"), &serde_json::Value::Null);
+    }
+}
+
+/// Clients of tus try again after 5xx, 409 and 423: a proxy may pass the response to such a request on.
+#[test]
+fn a_request_that_ends_early_is_told_so_in_a_way_that_clients_try_again() {
+    let world = setup().set("upload.idle_timeout", "1s").start();
+    let content = noise(2 * MIB, 6);
+    for (name, sent, is_closed) in [
+        ("closed at once", 10, true),
+        ("closed within a part", MIB / 2, true),
+        ("closed after a part", MIB + 7, true),
+        ("silent at once", 10, false),
+        ("silent within a part", MIB / 2, false),
+        ("silent after a part", MIB + 7, false),
+    ] {
+        let url = create(&world, content.len(), &[("path", name)]);
+        let length = content.len().to_string();
+        let headers = [
+            authorization(),
+            TUS,
+            OCTETS,
+            ("upload-offset", "0"),
+            ("content-length", length.as_str()),
+        ];
+        let mut client = world.client();
+        client.send_head("PATCH", &url, &headers);
+        client.send(&content[..sent]);
+        if is_closed {
+            client.finish();
+        }
+        let response = client.response();
+        response.problem(503, "upload_interrupted");
+        assert_eq!(response.header("retry-after"), Some("1"), "{name}");
+        let at = offset(&world, &url);
+        assert_eq!(at, sent, "{name}");
+        assert_eq!(patch(&world, &url, at, &content[at..]).status, 204, "{name}");
+        assert!(world.object(name) == content, "{name}");
+    }
+}
+
+fn metric(world: &World, name: &str) -> u64 {
+    value(&metrics(world), name) as u64
+}
+
+const UPLOADS: usize = 50;
+const CUTS_OF_EACH: usize = 10;
+
+/// Two parts an upload at most are buffered: `cos.api.part_size` has its default, 1 MiB.
+#[test]
+fn fifty_uploads_with_ten_cuts_each_stay_within_two_parts_an_upload() {
+    let world = setup().start();
+    // More than the cuts take: 10 times 700 KiB at most.
+    let content = noise(8 * MIB + UPLOADS, 3);
+    let of = |index: usize| &content[index..index + 8 * MIB];
+    let plan = Plan { seed: 4, least: 300 << 10, most: 700 << 10, cuts: CUTS_OF_EACH };
+    let proxy = CuttingProxy::start(world.gateway.address, plan);
+    let upload = |name: &str, content: &[u8], piece: usize| {
+        let url = create(&world, content.len(), &[("path", name)]);
+        Uploader { piece, ..Uploader::new(proxy.address, url) }.upload(content);
+    };
+    upload("warm", of(0), usize::MAX);
+    let idle = world.gateway.memory("VmRSS");
+    let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let used = metric(&world, "gateway_memory_budget_bytes");
+                most.fetch_max(used, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let upload = &upload;
+        let uploads: Vec<_> = (0..UPLOADS)
+            .map(|index| {
+                let piece = if index % 2 == 0 { usize::MAX } else { 600 << 10 };
+                scope.spawn(move || upload(&index.to_string(), of(index), piece))
+            })
+            .collect();
+        uploads.into_iter().for_each(|upload| upload.join().expect("it is stored"));
+        over.store(true, Ordering::Relaxed);
+    });
+    let (most, peak) = (most.into_inner(), world.gateway.memory("VmHWM"));
+    let records = proxy.records();
+    let resent: u64 = records.values().flat_map(|record| &record.resent).sum();
+    println!(
+        "{UPLOADS} uploads of 8 MiB with {CUTS_OF_EACH} cuts each: {:?}; sent again {} KiB a cut; budget used {} MiB \
+         at most; RSS idle {idle} KiB, peak {peak} KiB",
+        began.elapsed(),
+        (resent >> 10) / (records.len() * CUTS_OF_EACH) as u64,
+        most >> 20
+    );
+    for record in records.values() {
+        assert_eq!(record.cuts.len(), CUTS_OF_EACH, "{record:?}");
+        assert!(record.resent.iter().all(|bytes| *bytes <= 2 * MIB as u64), "{record:?}");
+    }
+    assert!(CUTS.iter().all(|cut| records.values().any(|record| record.cuts.contains(cut))));
+    let allowed = (2 * UPLOADS * MIB) as u64;
+    assert!(most <= allowed, "{most}");
+    assert!(peak <= idle + (allowed >> 10), "idle {idle} KiB, peak {peak} KiB");
+    wait_until("memory is released", || metric(&world, "gateway_memory_budget_bytes") == 0);
+    for index in 0..UPLOADS {
+        assert!(world.object(&index.to_string()) == of(index), "{index}");
+    }
+    wait_until("helper objects are deleted", || world.objects().len() == UPLOADS + 1);
+    assert!(world.multipart_uploads().is_empty());
+}
