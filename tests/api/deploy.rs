@@ -47,6 +47,11 @@ pub fn texts() -> [Text; 2] {
 
 impl Proxy {
     pub fn start(world: &World, text: Text) -> Self {
+        Self::before(&[world.gateway.address], text)
+    }
+
+    /// In front of these gateways, in turn.
+    pub fn before(gateways: &[SocketAddr], text: Text) -> Self {
         // A port that was free a moment ago: nginx does not tell which one it got.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -54,9 +59,12 @@ impl Proxy {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let own = folder.path().display().to_string();
         let Text { mut text, listen, upstream } = text;
+        let servers: String =
+            gateways.iter().map(|gateway| format!("server {gateway} max_fails=0;")).collect();
         for (from, to) in [
             (listen, format!("listen {address}")),
-            (upstream, format!("http://{}", world.gateway.address)),
+            (upstream, "http://gateways".to_owned()),
+            ("http {\n", format!("http {{\nupstream gateways {{ {servers} }}\n")),
             ("/tmp/", format!("{own}/")),
         ] {
             assert!(text.contains(from), "{from}");
