@@ -49,6 +49,7 @@ mod resumable_cos_sessions;
 mod resumable_forms;
 mod resumable_interrupted;
 mod resumable_network;
+mod resumable_protocol;
 mod resumable_replicas;
 mod sandbox_cos;
 mod sandbox_forms;
