@@ -21,7 +21,7 @@ use super::request_body::RequestBody;
 use super::request_id::RequestId;
 use super::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::http::extract::client::ClientName;
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
@@ -74,11 +74,14 @@ pub async fn track(
     let error_as_200 = problem.is_some() && response.status().is_success() && caller.is_some();
     let lingering_timeout =
         lingering_timeout * if error_as_200 { ERROR_AS_200_LINGER_FACTOR } else { 1 };
+    // The sooner the client of a resumable upload notices, the fewer bytes it sends again.
+    let is_interrupted =
+        problem.as_ref().is_some_and(|problem| problem.code == Code::UploadInterrupted);
     let (mut must_close, mut lingers) = (closes, false);
     if let Some(body) = body {
         must_close |= body.skip_continue();
         body.discard_buffered().await;
-        lingers = !is_last && must_linger(&body, &response, lingering_timeout);
+        lingers = !is_last && !is_interrupted && must_linger(&body, &response, lingering_timeout);
         if lingers {
             response = response.map_body(|_, sent| body.linger_after(sent, lingering_timeout));
         } else {
