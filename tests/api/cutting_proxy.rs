@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use socket2::SockRef;
@@ -50,6 +50,14 @@ pub struct Plan {
     pub cuts: usize,
 }
 
+/// Times in which nothing is passed on, as if the network were away. Connections stay.
+#[derive(Debug, Clone, Copy)]
+pub struct Gaps {
+    /// Between the beginnings of two: the first one begins after so long.
+    pub every: Duration,
+    pub last: Duration,
+}
+
 /// What the client of an upload has sent in bodies of `PATCH`.
 #[derive(Debug, Default, Clone)]
 pub struct Record {
@@ -74,6 +82,16 @@ pub struct CuttingProxy {
 
 impl CuttingProxy {
     pub fn start(gateway: SocketAddr, plan: Plan) -> Self {
+        Self::run(gateway, plan, None)
+    }
+
+    /// Cuts nothing.
+    pub fn with_gaps(gateway: SocketAddr, gaps: Gaps) -> Self {
+        let plan = Plan { seed: 0, least: u64::MAX, most: u64::MAX, cuts: 0 };
+        Self::run(gateway, plan, Some(gaps))
+    }
+
+    fn run(gateway: SocketAddr, plan: Plan, gaps: Option<Gaps>) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         listener.set_nonblocking(true).expect("an option");
         let address = listener.local_addr().expect("its address");
@@ -84,6 +102,7 @@ impl CuttingProxy {
             let proxy = Rc::new(Proxy {
                 gateway,
                 plan,
+                gaps: gaps.map(|gaps| (gaps, Instant::now())),
                 random: RefCell::new(Rng::with_seed(plan.seed)),
                 records: proxy_records,
                 hanging: RefCell::default(),
@@ -126,6 +145,8 @@ struct Head {
 struct Proxy {
     gateway: SocketAddr,
     plan: Plan,
+    /// And since when they are counted.
+    gaps: Option<(Gaps, Instant)>,
     random: RefCell<Rng>,
     records: Records,
     /// Connections that were given up, which the gateway cannot know.
@@ -143,6 +164,7 @@ impl Proxy {
     }
 
     async fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        self.end_of_gap().await;
         let mut gateway = TcpStream::connect(self.gateway).await?;
         client.set_nodelay(true)?;
         gateway.set_nodelay(true)?;
@@ -153,7 +175,10 @@ impl Proxy {
         let mut from_client = BufReader::new(from_client);
         let cut = tokio::select! {
             cut = self.pass_requests(&mut from_client, &mut to_gateway) => cut?,
-            result = tokio::io::copy(&mut from_gateway, &mut to_client) => return result.map(drop),
+            result = tokio::io::copy(&mut from_gateway, &mut to_client) => {
+                self.end_of_gap().await;
+                return result.map(drop);
+            }
         };
         let Some((cut, mut rest)) = cut else { return Ok(()) };
         match cut {
@@ -217,6 +242,7 @@ impl Proxy {
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.end_of_gap().await;
         head.length -= read as u64;
         if head.offset.is_some() {
             self.with_record(&head.path, |record| {
@@ -226,6 +252,15 @@ impl Proxy {
             });
         }
         to.write_all(&buffer[..read]).await
+    }
+
+    async fn end_of_gap(&self) {
+        let Some((gaps, start)) = self.gaps else { return };
+        let since = start.elapsed();
+        let in_period = Duration::from_nanos((since.as_nanos() % gaps.every.as_nanos()) as u64);
+        if since > gaps.every && in_period < gaps.last {
+            tokio::time::sleep(gaps.last - in_period).await;
+        }
     }
 
     fn with_record<T>(&self, path: &str, run: impl FnOnce(&mut Record) -> T) -> T {

@@ -43,6 +43,7 @@ mod resumable_apps;
 mod resumable_bounds;
 mod resumable_client;
 mod resumable_clients;
+mod resumable_complete;
 mod resumable_cos;
 mod resumable_cos_faults;
 mod resumable_cos_sessions;

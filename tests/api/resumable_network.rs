@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cutting_proxy::{CUTS, CuttingProxy, Plan, Record};
+use crate::cutting_proxy::{CUTS, CuttingProxy, Gaps, Plan, Record};
 use crate::harness::{World, authorization, noise, wait_until};
 use crate::measured::{metrics, value};
 use crate::resumable::{MIB, OCTETS, TUS, assert_stored, create, offset, patch, setup};
@@ -156,4 +156,38 @@ fn fifty_uploads_with_ten_cuts_each_stay_within_two_parts_an_upload() {
     }
     wait_until("helper objects are deleted", || world.objects().len() == UPLOADS + 1);
     assert!(world.multipart_uploads().is_empty());
+}
+
+/// All times of a phone's hour are divided by this.
+const HASTE: u32 = 20;
+
+/// 200 MiB at 400 KB/s, with gaps of 60 s in the network every two minutes, while COS takes no part for longer than 200 s.
+#[test]
+#[ignore = "it takes 40 s"]
+fn a_phone_s_hour() {
+    let scaled = |seconds: u32| Duration::from_secs(seconds.into()) / HASTE;
+    let world = setup()
+        .set("upload.max_file_size", "1GiB")
+        .set("upload.idle_timeout", format!("{}ms", scaled(30).as_millis()))
+        .sandbox(|options| options.upload_limit = Some(scaled(200)))
+        .start();
+    let content = noise(200 * MIB, 8);
+    let url = create(&world, content.len(), &[("path", "phone")]);
+    let gaps = Gaps { every: scaled(120), last: scaled(60) };
+    let proxy = CuttingProxy::with_gaps(world.gateway.address, gaps);
+    let began = Instant::now();
+    let rate = 400_000 * HASTE as usize;
+    let sent = Uploader { rate, ..Uploader::new(proxy.address, url.clone()) }.upload(&content);
+    let record = proxy.records().remove(&url).expect("its record");
+    println!(
+        "a phone's hour, {HASTE} times as fast: {:?}, {} requests, refused: {:?}, sent again: {:?} bytes",
+        began.elapsed(),
+        sent.requests,
+        sent.refusals.iter().map(|(status, _)| *status).collect::<Vec<_>>(),
+        record.resent
+    );
+    assert!(began.elapsed() > scaled(524 + 4 * 60), "{:?}", began.elapsed());
+    assert!(sent.requests > 3 && sent.refusals.iter().all(|(status, _)| *status >= 500));
+    assert!(record.resent.iter().all(|bytes| *bytes <= 2 * MIB as u64), "{record:?}");
+    assert_stored(&world, "phone", &content);
 }
