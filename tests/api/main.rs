@@ -47,12 +47,9 @@ mod resumable_complete;
 mod resumable_cos;
 mod resumable_cos_faults;
 mod resumable_cos_sessions;
-<<<<<<< HEAD
 mod resumable_forms;
 mod resumable_interrupted;
-=======
 mod resumable_cost;
->>>>>>> 05ebc70 (tests: what resumable uploads cost beside others)
 mod resumable_network;
 mod resumable_protocol;
 mod resumable_replicas;

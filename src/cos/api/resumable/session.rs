@@ -18,12 +18,13 @@ use crate::memory::budget::{Charge, Share};
 const MAX_LOADS: u32 = 3;
 
 /// While COS puts an upload's parts together, it may know neither the upload any more nor the object yet. Before an upload
-/// that was being sent counts as gone, the object is looked for again after these times.
-const COMPLETING: [Duration; 4] = [
+/// that has a lease counts as gone, the object is looked for again after these times. The lease is deleted with the upload.
+const COMPLETING: [Duration; 5] = [
     Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(600),
+    Duration::from_millis(400),
     Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
 ];
 
 /// The result of [`Resumable::open`].
@@ -129,15 +130,15 @@ impl Resumable<'_> {
             return self.ended(upload).await;
         }
         let (lease, mut tail) = futures::try_join!(self.lease(&upload.id), self.tail(&upload.id))?;
-        let is_active = lease.as_ref().is_some_and(|lease| lease.is_active);
-        if let Some(lease) = lease.as_ref().filter(|_| is_active && ends_session)
+        let has_lease = lease.is_some();
+        if let Some(lease) = lease.as_ref().filter(|lease| lease.is_active && ends_session)
             && tail.as_ref().is_none_or(|tail| tail.session.as_ref() != Some(&lease.session))
         {
             self.write_lease(&upload.id, &Lease::new(false, lease.length)).await?;
             tail = self.tail(&upload.id).await?;
         }
         let length = upload.length.or(lease.and_then(|lease| lease.length));
-        let parts = match self.known(upload, is_active).await? {
+        let parts = match self.known(upload, has_lease).await? {
             Known::Open(parts) => FullParts::new(parts, upload.part_size, length),
             Known::Ended(progress) => return Ok(progress),
         };
@@ -160,14 +161,14 @@ impl Resumable<'_> {
         }
         let id = &upload.id;
         let before = self.lease(id).await?;
-        let was_active = before.as_ref().is_some_and(|lease| lease.is_active);
+        let had_lease = before.is_some();
         let declared = before.and_then(|lease| lease.length);
         let known_length = upload.length.or(declared);
         let mut lease = Lease::new(true, declared);
         let began = Instant::now();
         self.write_lease(id, &lease).await?;
         // Only now: what is read from here on, another session no longer changes but by a request that has begun.
-        let parts = match self.known(upload, was_active).await? {
+        let parts = match self.known(upload, had_lease).await? {
             Known::Open(parts) => FullParts::new(parts, upload.part_size, known_length),
             Known::Ended(progress) => {
                 self.delete_helpers_if_possible(id).await;
@@ -218,14 +219,14 @@ impl Resumable<'_> {
         Ok((None, Vec::new()))
     }
 
-    /// `is_active`: whether a session was active.
-    async fn known(&self, upload: &ResumableUpload, is_active: bool) -> Result<Known, CosError> {
+    /// `had_lease`: whether a session has begun before.
+    async fn known(&self, upload: &ResumableUpload, had_lease: bool) -> Result<Known, CosError> {
         let ResumableUpload { key, upload_id, .. } = upload;
         let list = || self.client.list_all_parts(key, upload_id);
         match retried(key, self.observe, list).await {
             Ok(parts) => Ok(Known::Open(parts)),
             Err(error) if error.is_refused_as("NoSuchUpload") => {
-                let pauses = if is_active { &COMPLETING[..] } else { &[] };
+                let pauses = if had_lease { &COMPLETING[..] } else { &[] };
                 for pause in pauses {
                     let ended = self.ended(upload).await?;
                     if ended != Progress::Gone {
