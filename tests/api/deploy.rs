@@ -73,7 +73,8 @@ impl Proxy {
         let file = folder.path().join("nginx.conf");
         std::fs::write(&file, text).expect("it is written");
         let mut command = Command::new("nginx");
-        command.args(["-p", &own, "-g", "daemon off;", "-c"]).arg(file);
+        let options = format!("daemon off; error_log {own}/error.log;");
+        command.args(["-p", &own, "-g", &options, "-c"]).arg(file);
         let child = command.spawn().expect("nginx starts");
         wait_until("nginx listens", || TcpStream::connect(address).is_ok());
         Self { child, address, folder }

@@ -65,5 +65,5 @@ fn tus_js_client_survives_cuts_in_chunks() {
 #[test]
 #[ignore = "tests/clients/install brings what it needs"]
 fn tuspy_survives_cuts() {
-    survives_cuts(&format!("{CLIENTS}/venv/bin/python"), "tus_interrupted.py", None);
+    survives_cuts(&format!("{CLIENTS}/venv/bin/python"), "tus_interrupted.py", Some(32 * MIB));
 }
