@@ -16,7 +16,7 @@
 //!
 //! # Folders
 //!
-//! Imports go one way: cli > app > http > guard, inbound, wechat, cos > server, net, memory, settings.
+//! Imports go one way: cli > app > http > guard, inbound, wechat, cos, hooks > server, net, memory, settings.
 //!
 //! | folder | what to find there |
 //! |---|---|
@@ -30,6 +30,7 @@
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
 //! | `cos` | upload to COS: forms whose announced length is checked (`replayable_file`), its own API (`api`), responses |
 //! | `spool` | files that are kept until they can be sent, in memory or in a folder: resumable uploads by forms |
+//! | `hooks` | events for the owner's back end: signatures, queues in memory and in Redis, delivery |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
 //! | `net` | TLS set-up, the HTTP/1.1 client, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
@@ -42,6 +43,7 @@ pub mod cli;
 pub mod cos;
 pub mod file_stream;
 pub mod guard;
+pub mod hooks;
 pub mod http;
 pub mod inbound;
 pub mod key;

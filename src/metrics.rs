@@ -27,6 +27,8 @@ pub struct Metrics {
     redis_up: IntGaugeVec,
     wechat_requests: IntCounterVec,
     cos_responses: IntCounterVec,
+    hooks: IntCounterVec,
+    hooks_queued: IntGauge,
     memory_budget: IntGauge,
     spool: IntGauge,
     connections: IntGauge,
@@ -42,16 +44,19 @@ pub enum Stage {
     Send,
     /// From the form's last byte to COS's response.
     Verdict,
+    /// Waiting for the owner's back end.
+    Hook,
 }
 
 impl Stage {
-    pub const ALL: [Self; 3] = [Self::Link, Self::Send, Self::Verdict];
+    pub const ALL: [Self; 4] = [Self::Link, Self::Send, Self::Verdict, Self::Hook];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Link => "link",
             Self::Send => "send",
             Self::Verdict => "verdict",
+            Self::Hook => "hook",
         }
     }
 }
@@ -141,6 +146,15 @@ impl Metrics {
                 "Forms posted to COS by the response: a class of statuses, or none",
                 &["class"],
             )?,
+            hooks: counters(
+                "gateway_hooks_total",
+                "Events for the back end by what happened: queued, delivered, refused, failed (one attempt), dropped",
+                &["event", "result"],
+            )?,
+            hooks_queued: gauge(
+                "gateway_hooks_queued",
+                "Events that wait for the back end: those in Redis, and those in this gateway's memory",
+            )?,
             memory_budget: gauge(
                 "gateway_memory_budget_bytes",
                 "Memory that replay windows and buffered files use of upload.memory_budget",
@@ -207,6 +221,15 @@ impl Metrics {
     /// Counts an event of a resumable upload; `begun` and `continued` are requests with its first or further bytes.
     pub fn resumable(&self, event: &'static str) {
         self.resumable.with_label_values(&[event]).inc();
+    }
+
+    /// Counts an event for the back end: `queued`, `delivered`, `refused`, `failed` or `dropped`.
+    pub fn hook(&self, event: &'static str, result: &'static str) {
+        self.hooks.with_label_values(&[event, result]).inc();
+    }
+
+    pub fn hooks_queued(&self, events: usize) {
+        self.hooks_queued.set(i64::try_from(events).unwrap_or(i64::MAX));
     }
 
     /// Counts an attempt to get an access token: `fetched`, `shared` or `failed`.

@@ -26,13 +26,15 @@ pub struct ShutdownTimeouts {
 }
 
 /// Serves until a signal, then until no request runs. On the signal `requests` is closed, so that new uploads are
-/// refused, and `shutdown` is cancelled. A second signal ends the process at once.
+/// refused, and `shutdown` is cancelled. Once no request runs, `last` has the rest of the time. A second signal ends the
+/// process at once.
 pub async fn serve(
     server: Server,
     requests: &TaskTracker,
     shutdown: &CancellationToken,
     timeouts: ShutdownTimeouts,
     mut signals: Signals,
+    last: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let handle = server.handle();
     let mut server = pin!(server);
@@ -46,7 +48,11 @@ pub async fn serve(
 
     let stop = async {
         let deadline = Instant::now() + timeouts.grace;
-        let finished = async { tokio::join!(sleep(timeouts.delay), requests.wait()) };
+        let work = async {
+            requests.wait().await;
+            last.await;
+        };
+        let finished = async { tokio::join!(sleep(timeouts.delay), work) };
         if timeout_at(deadline, finished).await.is_err() && !requests.is_empty() {
             tracing::warn!(
                 requests = requests.len(),

@@ -27,6 +27,7 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
+use crate::hooks::delivery::Delivery;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
 use crate::http::resumable::sealed_url::SealingKeys;
@@ -57,6 +58,7 @@ pub struct App {
     shutdown: CancellationToken,
     timeouts: ShutdownTimeouts,
     signals: Signals,
+    delivery: Option<Delivery>,
     /// The sandbox runs until it is dropped.
     _sandbox: Option<Sandbox>,
 }
@@ -73,10 +75,21 @@ impl App {
         let (delay, grace) = (settings.server.shutdown_delay, settings.server.shutdown_grace);
         let (requests, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let signals = Signals::listen()?;
-        let server = serve(settings, listener, requests.clone(), shutdown.clone())?;
+        let upstreams = Upstreams::new(&settings)?;
+        let delivery = upstreams.hooks().map(Delivery::start);
+        let server = serve(settings, upstreams, listener, requests.clone(), shutdown.clone())?;
         tracing::info!("listening on {scheme}://{address}");
         let timeouts = ShutdownTimeouts { delay, grace };
-        Ok(Self { address, server, requests, shutdown, timeouts, signals, _sandbox: sandbox })
+        Ok(Self {
+            address,
+            server,
+            requests,
+            shutdown,
+            timeouts,
+            signals,
+            delivery,
+            _sandbox: sandbox,
+        })
     }
 
     /// The address it listens on.
@@ -86,8 +99,17 @@ impl App {
 
     /// Serves until a signal; running requests then have `server.shutdown_grace` to finish.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
-        shutdown::serve(self.server, &self.requests, &self.shutdown, self.timeouts, self.signals)
-            .await?;
+        let Self { server, requests, shutdown, timeouts, signals, delivery, _sandbox, .. } = self;
+        let hooks = async {
+            if let Some(delivery) = &delivery {
+                delivery.finish().await;
+            }
+        };
+        let ended = shutdown::serve(server, &requests, &shutdown, timeouts, signals, hooks).await;
+        if let Some(delivery) = &delivery {
+            delivery.log_undelivered();
+        }
+        ended?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -135,11 +157,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn serve(
     settings: Settings,
+    upstreams: Upstreams,
     listener: TcpListener,
     requests: TaskTracker,
     shutdown: CancellationToken,
 ) -> Result<Server, AppError> {
-    let upstreams = Upstreams::new(&settings)?;
     let server_tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
     let connection_limits = connection_limits(&settings, &upstreams.metrics);
@@ -175,6 +197,7 @@ fn serve(
             wechat: upstreams.wechat(&shared.settings),
             upstream: upstreams.cos(),
             api: upstreams.api(),
+            hooks: upstreams.hooks(),
         };
         Actix::new()
             .app_data(web::Data::new(worker))

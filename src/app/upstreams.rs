@@ -12,8 +12,14 @@ use crate::cos::error::CosError;
 use crate::cos::form::Fields;
 use crate::cos::target::Target;
 use crate::cos::upstream::{Timeouts, Upstream};
+use crate::hooks::client::HookClient;
+use crate::hooks::queue::Queue;
+use crate::hooks::sender::{HookSender, HookState};
+use crate::hooks::signature::SigningKeys;
+use crate::hooks::stream::EventStream;
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
+use crate::net::http_client::base_url::BaseUrl;
 use crate::settings::{CosRoad, CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::auth::ApiAuth;
@@ -32,6 +38,7 @@ pub(crate) struct Upstreams {
     pub wechat: Arc<api::WechatState>,
     timeouts: Timeouts,
     api: Option<ApiSettings>,
+    hooks: Option<(BaseUrl, SigningKeys, Arc<HookState>)>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -49,7 +56,8 @@ impl Upstreams {
             CosRoad::Form => None,
             CosRoad::Api => Some(cos_api::settings(&settings.cos, settings.wechat.timeout)?),
         };
-        Ok(Self { tls, wechat, timeouts, api, metrics })
+        let hooks = hook_state(settings, &metrics)?;
+        Ok(Self { tls, wechat, timeouts, api, hooks, metrics })
     }
 
     /// A client for other servers, which `doctor` asks.
@@ -81,6 +89,13 @@ impl Upstreams {
     ) -> Result<LinkClient<'a>, CosError> {
         let pool = client::pool(self.tls.clone(), self.timeouts);
         LinkClient::new(pool, target, fields, self.timeouts)
+    }
+
+    /// The way to the owner's back end, if it is told of files.
+    pub fn hooks(&self) -> Option<HookSender> {
+        let (url, keys, state) = self.hooks.clone()?;
+        let client = HookClient::new(self.tls.clone(), url, keys, state.timeout);
+        Some(HookSender { state, client })
     }
 
     pub fn cos(&self) -> Rc<Upstream> {
@@ -134,6 +149,28 @@ fn wechat_state(
         prefix,
         metrics.clone(),
     ))
+}
+
+fn hook_state(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<(BaseUrl, SigningKeys, Arc<HookState>)>, AppError> {
+    let hooks = &settings.hooks;
+    let Some(url) = &hooks.stored_url else {
+        return Ok(None);
+    };
+    let url = BaseUrl::parse(url).ok_or(AppError::HookUrl)?;
+    let redis = settings.redis.url.as_ref();
+    let stream = redis.map(|redis| EventStream::new(redis, &settings.wechat.env)).transpose()?;
+    let state = HookState {
+        include: hooks.include.clone(),
+        wait: hooks.wait,
+        timeout: hooks.timeout,
+        queue: Queue::default(),
+        stream,
+        metrics: metrics.clone(),
+    };
+    Ok(Some((url, SigningKeys::new(&hooks.secret), Arc::new(state))))
 }
 
 fn http_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {

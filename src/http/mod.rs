@@ -5,6 +5,7 @@ pub mod api;
 pub mod console;
 pub mod extract;
 pub mod middleware;
+pub mod notify;
 pub mod openapi;
 pub mod problem;
 pub mod response;

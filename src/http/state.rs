@@ -15,6 +15,7 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
+use crate::hooks::sender::HookSender;
 use crate::http::resumable::sealed_url::SealingKeys;
 use crate::http::resumable::sessions::Sessions;
 use crate::http::resumable::uploaded_file::UploadedFile;
@@ -32,6 +33,8 @@ pub struct Worker {
     pub upstream: Rc<Upstream>,
     /// COS's API, if files are sent by it.
     pub api: Option<Rc<ApiRoad>>,
+    /// The owner's back end, if it is told of files.
+    pub hooks: Option<HookSender>,
 }
 
 /// What all workers share.

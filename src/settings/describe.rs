@@ -24,6 +24,7 @@ impl Settings {
             auth,
             links,
             resumable,
+            hooks,
             redis,
             console,
             telemetry,
@@ -116,6 +117,13 @@ impl Settings {
         line("resumable.spool", text(&spool.unwrap_or_default()));
         line("resumable.spool_limit", size(resumable.spool_limit));
         line("resumable.expire_after", duration(resumable.expire_after));
+        line("hooks.stored_url", optional(hooks.stored_url.as_deref()));
+        let secrets: Vec<_> = hooks.secret.iter().map(|secret| secret.expose_secret()).collect();
+        line("hooks.secret", list(&secrets));
+        line("hooks.wait", hooks.wait.to_string());
+        line("hooks.timeout", duration(hooks.timeout));
+        let include: Vec<_> = hooks.include.iter().map(|field| field.name()).collect();
+        line("hooks.include", list(&include));
         line("redis.url", secret(redis.url.as_ref()));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));

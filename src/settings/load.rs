@@ -7,7 +7,8 @@ use super::auth::{Auth, Links};
 use super::fault::Faults;
 use super::layers::{self, Layers, Reader};
 use super::model::{
-    Console, Cors, Cos, Redis, Resumable, Sandbox, Server, Settings, Telemetry, Upload, Wechat,
+    Console, Cors, Cos, Hooks, Redis, Resumable, Sandbox, Server, Settings, Telemetry, Upload,
+    Wechat,
 };
 use super::names::Profile;
 use super::{rules, values};
@@ -93,6 +94,7 @@ impl Settings {
             auth: Auth::read(&mut reader),
             links: Links::read(&mut reader),
             resumable: Resumable::read(&mut reader),
+            hooks: Hooks::read(&mut reader),
             redis: Redis { url: reader.optional("redis.url", values::redis_url) },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),

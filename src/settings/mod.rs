@@ -27,11 +27,11 @@ mod tests;
 pub use auth::{ApiKey, Auth, Jwt, Links, Policy};
 pub use fault::{Fault, Faults};
 pub use model::{
-    Authorizer, Console, Cors, Cos, CosApi, Redis, Sandbox, Server, ServerTls, Settings, Telemetry,
-    Upload, Wechat,
+    Authorizer, Console, Cors, Cos, CosApi, Hooks, Redis, Sandbox, Server, ServerTls, Settings,
+    Telemetry, Upload, Wechat,
 };
 pub use names::{
-    Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, LogFormat,
-    Profile, ReplyProfile, Verify,
+    Action, CosKeys, CosRoad, CredentialMode, FileIds, HookField, JwtAlgorithm, LinkAccess,
+    LogFormat, Profile, ReplyProfile, Verify,
 };
 pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate};

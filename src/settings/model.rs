@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::auth::{Auth, Links};
 use super::names::{
-    CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, Profile, ReplyProfile, Verify,
+    CosKeys, CosRoad, CredentialMode, FileIds, HookField, LogFormat, Profile, ReplyProfile, Verify,
 };
 
 /// Every setting, checked. Neither `Debug` nor [`Settings::describe`] shows secrets.
@@ -26,6 +26,7 @@ pub struct Settings {
     pub auth: Auth,
     pub links: Links,
     pub resumable: Resumable,
+    pub hooks: Hooks,
     pub redis: Redis,
     pub console: Console,
     pub telemetry: Telemetry,
@@ -152,6 +153,19 @@ pub struct Resumable {
     pub spool: Option<PathBuf>,
     /// In bytes.
     pub spool_limit: u64,
+}
+
+/// Events that the owner's back end is sent.
+#[derive(Clone, Debug)]
+pub struct Hooks {
+    /// Without a query and a trailing slash. `None`: no events.
+    pub stored_url: Option<String>,
+    /// `whsec_` and base64, decodable. Not empty where `stored_url` is set.
+    pub secret: Vec<SecretString>,
+    pub wait: bool,
+    pub timeout: Duration,
+    /// The optional members that are sent.
+    pub include: Vec<HookField>,
 }
 
 #[derive(Clone, Debug)]

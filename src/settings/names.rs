@@ -115,6 +115,8 @@ named! {
         Filepond = "filepond",
         Dropzone = "dropzone",
         Text = "text",
+        /// The back end's own response to the event of the stored file.
+        Hook = "hook",
     }
 }
 
@@ -135,6 +137,20 @@ named! {
         Rs256 = "RS256",
         Es256 = "ES256",
         EdDsa = "EdDSA",
+    }
+}
+
+named! {
+    /// Optional members of the events that the back end is sent.
+    pub enum HookField {
+        /// The client's name.
+        Client = "client",
+        /// The user of a ticket or of a mini program.
+        Sub = "sub",
+        /// What the client told of the file besides.
+        Metadata = "metadata",
+        /// The stable URL.
+        Url = "url",
     }
 }
 

@@ -1,6 +1,8 @@
 //! The rules between settings, and the warnings about settings that are allowed but most likely wrong. A rule is not
 //! checked where one of its values has a fault already.
 
+use std::net::IpAddr;
+
 use secrecy::ExposeSecret;
 
 use super::auth::Policy;
@@ -8,6 +10,7 @@ use super::layers::{Reader, variable};
 use super::model::{Resumable, Settings};
 use super::names::{
     Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, Profile,
+    ReplyProfile,
 };
 use super::values::{COS_MAX_FORM, size_text};
 
@@ -24,6 +27,7 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     keys(settings, reader);
     tickets(settings, reader);
     links(settings, reader);
+    hooks(settings, reader);
 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
@@ -248,10 +252,48 @@ fn links(settings: &Settings, reader: &mut Reader) {
     }
 }
 
+fn hooks(settings: &Settings, reader: &mut Reader) {
+    let Settings { hooks, upload, .. } = settings;
+    let is_on = hooks.stored_url.is_some();
+    if is_on && hooks.secret.is_empty() && reader.is_valid(&["hooks.secret", "hooks.stored_url"]) {
+        reader.fault(
+            "hooks.secret",
+            format!("must be set where hooks.stored_url is set ({})", variable("hooks.secret")),
+        );
+    }
+    if !is_on && hooks.wait && reader.is_valid(&["hooks.wait", "hooks.stored_url"]) {
+        reader.fault("hooks.wait", "is true, but hooks.stored_url is not set");
+    }
+    if upload.reply == ReplyProfile::Hook && !hooks.wait && reader.is_valid(&["hooks.wait"]) {
+        reader.fault("upload.reply", "is \"hook\", which needs hooks.wait = true");
+    }
+}
+
+/// Whether events would be sent unencrypted over a network that others may share: the host is neither a name without a
+/// dot, as of another container, nor a private or loopback address.
+fn is_plain_and_public(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+        Ok(IpAddr::V6(ip)) => !(ip.is_loopback() || ip.is_unique_local()),
+        Err(_) => {
+            let internal = [".local", ".internal", ".localhost"];
+            host.contains('.') && !internal.iter().any(|suffix| host.ends_with(suffix))
+        }
+    }
+}
+
 impl Settings {
     /// Settings that are allowed but most likely a mistake, or that the operator should know about.
     pub fn warnings(&self) -> Vec<String> {
-        let Self { profile, server, wechat, cos, upload, auth, links, redis, sandbox, .. } = self;
+        let Self {
+            profile, server, wechat, cos, upload, auth, links, hooks, redis, sandbox, ..
+        } = self;
         let production = *profile == Profile::Production;
         let uploads = |policy: &Policy| policy.can.contains(&Action::Upload);
         let may_upload = auth.anonymous
@@ -297,11 +339,16 @@ impl Settings {
             ),
             (
                 redis.url.is_some()
+                    && hooks.stored_url.is_none()
                     && matches!(
                         wechat.credential,
                         CredentialMode::Cloudbase | CredentialMode::Open
                     ),
                 "redis.url is set but not used: with this wechat.credential there is no token to share",
+            ),
+            (
+                hooks.stored_url.as_deref().is_some_and(is_plain_and_public),
+                "hooks.stored_url is plain http: what the back end is told of each file is sent unencrypted",
             ),
             (
                 sandbox.enabled && credentials.iter().any(|text| !text.is_empty()),

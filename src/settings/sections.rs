@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::layers::Reader;
 use super::model::{
-    Authorizer, Cos, CosApi, Resumable, Sandbox, Server, ServerTls, Telemetry, Upload, Wechat,
+    Authorizer, Cos, CosApi, Hooks, Resumable, Sandbox, Server, ServerTls, Telemetry, Upload,
+    Wechat,
 };
 use super::names::{CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify};
 use super::rules;
@@ -131,6 +132,18 @@ impl Resumable {
             keys: reader.list("resumable.keys", values::sealing_key),
             spool: reader.optional("resumable.spool", values::text).map(PathBuf::from),
             spool_limit: reader.size("resumable.spool_limit", 1 << 20..=1 << 50),
+        }
+    }
+}
+
+impl Hooks {
+    pub(super) fn read(reader: &mut Reader) -> Self {
+        Self {
+            stored_url: reader.optional("hooks.stored_url", values::base_url),
+            secret: reader.list("hooks.secret", values::webhook_secret),
+            wait: reader.flag("hooks.wait"),
+            timeout: reader.duration("hooks.timeout", Duration::from_millis(100)),
+            include: reader.list("hooks.include", str::parse),
         }
     }
 }

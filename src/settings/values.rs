@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -151,6 +153,18 @@ pub(super) fn sealing_key(text: &str) -> Result<SecretString, String> {
     match text.len() < MIN_LENGTH {
         true => Err(format!("is shorter than {MIN_LENGTH} bytes: openssl rand -hex 32")),
         false => secret(text),
+    }
+}
+
+/// A secret of Standard Webhooks: `whsec_` and the base64 of 24 to 64 bytes.
+pub(super) fn webhook_secret(text: &str) -> Result<SecretString, String> {
+    let encoded = text.strip_prefix("whsec_");
+    let key = encoded.and_then(|encoded| STANDARD.decode(encoded).ok());
+    match key {
+        Some(key) if (24..=64).contains(&key.len()) => Ok(text.to_owned().into()),
+        _ => Err("is not `whsec_` and the base64 of 24 to 64 bytes: \
+                  echo whsec_$(openssl rand -base64 32)"
+            .to_owned()),
     }
 }
 

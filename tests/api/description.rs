@@ -44,6 +44,7 @@ const CODES: [(&str, u16); 45] = [
     ("not_offset_stream", 415),
     ("type_not_allowed", 415),
     ("encoding_not_supported", 415),
+    ("refused_by_hook", 422),
     ("superseded", 423),
     ("rate_limited", 429),
     ("checksum_mismatch", 460),

@@ -24,6 +24,7 @@ mod generated;
 mod guides;
 mod h2;
 mod harness;
+mod hooks;
 mod hostile;
 mod idempotency;
 mod image;

@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "cos",
             "guard",
+            "hooks",
             "http",
             "key",
             "memory",
@@ -32,6 +33,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cos",
             "file_stream",
             "guard",
+            "hooks",
             "inbound",
             "key",
             "memory",
@@ -48,6 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("guard", &["inbound", "key", "memory", "settings"]),
     ("inbound", &["file_stream", "memory", "net"]),
     ("wechat", &["metrics", "net", "settings"]),
+    ("hooks", &["metrics", "net", "settings"]),
     ("cos", &["file_stream", "memory", "net"]),
     ("server", &["memory", "metrics", "net", "settings"]),
     ("net", &["settings"]),
@@ -60,7 +63,8 @@ const TOP: &[&str] = &["app", "cli"];
 
 /// These know nothing of what an upload is.
 const BASE: &[&str] = &["server", "net", "memory"];
-const ABOUT_UPLOADS: &[&str] = &["http", "guard", "inbound", "wechat", "cos", "spool"];
+const ABOUT_UPLOADS: &[&str] =
+    &["http", "guard", "inbound", "wechat", "cos", "spool", "hooks"];
 
 const MAX_MEDIAN_LINES: usize = 150;
 const MAX_LINES: usize = 450;

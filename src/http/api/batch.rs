@@ -10,6 +10,7 @@ use crate::guard::policy::Client;
 use crate::http::extract::file_ref::{FileRef, ResolveError, id_or_path, resolve_file};
 use crate::http::extract::{client, json};
 use crate::http::middleware::request_id::RequestId;
+use crate::http::notify;
 use crate::http::problem::{Code, Document, Problem};
 use crate::http::state::Worker;
 use crate::settings::Action;
@@ -171,7 +172,12 @@ pub async fn delete(
         Err(error) if error.is_missing() => Ok(()),
         result => result,
     });
-    response(&request, &files, deleted.collect(), |()| Deleted { deleted: true })
+    let deleted: Vec<_> = deleted.collect();
+    let resolved = files.iter().filter_map(|file| file.as_ref().ok());
+    let gone = resolved.zip(&deleted).filter(|(_, result)| result.is_ok());
+    let gone = gone.map(|(file, _)| (file.file_id.as_str(), file.path.as_str()));
+    notify::deleted(&worker, &client, gone).await;
+    response(&request, &files, deleted, |()| Deleted { deleted: true })
 }
 
 impl FileName {

@@ -11,6 +11,7 @@ use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::{client, file_ref, json, query};
 use crate::http::middleware::request_id::RequestId;
+use crate::http::notify;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::profile;
 use crate::http::state::Worker;
@@ -76,6 +77,7 @@ pub async fn delete(
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let deleted = worker.wechat.delete_one(&file_id).await;
     deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
+    notify::deleted(&worker, &client, [(file_id.as_str(), key.as_str())]).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -134,7 +136,9 @@ async fn delete_named_file(
     }
     let file = file_ref::file_ref(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
-    deleted.map_err(|error| file.problem(&error))
+    deleted.map_err(|error| file.problem(&error))?;
+    notify::deleted(worker, &client, [(file.file_id.as_str(), file.path.as_str())]).await;
+    Ok(())
 }
 
 /// The query of a signed link.

@@ -116,6 +116,7 @@ export const problems = {
   not_offset_stream: "请求的类型不是 application/offset+octet-stream",
   type_not_allowed: "不接收这种类型的文件",
   encoding_not_supported: "不接收压缩或编码过的内容",
+  refused_by_hook: "后端拒绝了该文件",
   superseded: "该上传已由另一个请求继续",
   rate_limited: "请求太频繁",
   checksum_mismatch: "内容的校验和与请求所写不符",

@@ -13,7 +13,7 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The time that each stage took, summed over a request's files.
 pub struct StageTimes<'a> {
     metrics: &'a Metrics,
-    sums: [(Stage, Cell<Option<Duration>>); 3],
+    sums: [(Stage, Cell<Option<Duration>>); 4],
 }
 
 impl<'a> StageTimes<'a> {

@@ -45,6 +45,7 @@ const UPLOAD: &[Code] = &[
     Code::CosRefused,
     Code::CosUnreachable,
     Code::IntegrityMismatch,
+    Code::RefusedByHook,
     Code::CosBusy,
     Code::CosTimeout,
 ];

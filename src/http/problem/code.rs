@@ -95,6 +95,8 @@ codes! {
         "Send another type, or allow this one in `upload.allowed_types` or in the key's `types`.";
     EncodingNotSupported = "encoding_not_supported" 415 "Compressed or encoded content is not accepted",
         "Send the request without a Content-Encoding, and files without a Content-Transfer-Encoding.";
+    RefusedByHook = "refused_by_hook" 422 "The back end refused the file",
+        "Send a file that the back end accepts; `detail` is what it says. The file was deleted.";
     Superseded = "superseded" 423 "Another request continues this upload",
         "Nothing, if it is your own: clients send again what was lost. Otherwise ask for the offset with HEAD.";
     RateLimited = "rate_limited" 429 "Too many requests",

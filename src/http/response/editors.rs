@@ -70,6 +70,15 @@ pub fn response(
         ReplyProfile::Filepond => {
             text(HttpResponse::Created().insert_header((LOCATION, url)), first.file_id.clone())
         }
+        // Whatever the page and its back end agreed on.
+        ReplyProfile::Hook => {
+            let hook = |stored: &&Stored| stored.hook.clone().unwrap_or_default();
+            let body = match &stored[..] {
+                [one] => hook(one),
+                several => several.iter().map(hook).collect(),
+            };
+            HttpResponse::Created().insert_header((LOCATION, url)).json(body)
+        }
         ReplyProfile::Text => {
             let urls: Vec<_> = stored.iter().map(|stored| format!("{}\n", stored.url)).collect();
             text(HttpResponse::Created().insert_header((LOCATION, url)), urls.concat())
@@ -86,7 +95,7 @@ pub fn failure(profile: ReplyProfile, problem: &Problem, request_id: &str) -> Op
     }
     let response = match profile {
         // TinyMCE reads only the status.
-        ReplyProfile::Default | ReplyProfile::Tinymce => return None,
+        ReplyProfile::Default | ReplyProfile::Tinymce | ReplyProfile::Hook => return None,
         // CKEditor shows `message`, whatever the status.
         ReplyProfile::Ckeditor => {
             failed.json(json!({ "error": { "message": detail }, "problem": document }))

@@ -4,6 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ContentType, LOCATION};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::outcome::Outcome;
@@ -51,6 +52,11 @@ enum File<'a> {
         verified_by: Option<&'static str>,
         /// The file's stable URL.
         url: &'a str,
+        /// Only if `hooks.wait` is on: the back end's response to `file.stored`. `null` if it has no JSON, or if the
+        /// back end did not respond in time: the file is stored, and the event is delivered later.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<Object>)]
+        hook: Option<&'a Value>,
     },
     Failed {
         name: &'a str,
@@ -120,6 +126,7 @@ fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
             verified: stored.receipt.verified_by.is_some(),
             verified_by: stored.receipt.verified_by.map(VerifiedBy::name),
             url: &stored.url,
+            hook: stored.hook.as_ref(),
         },
         Outcome::Failed { name, path, problem } => File::Failed {
             name,

@@ -1,5 +1,7 @@
 //! The outcome of uploading one file.
 
+use serde_json::Value;
+
 use crate::cos::verdict::Receipt;
 use crate::http::problem::Problem;
 use crate::key::Key;
@@ -37,4 +39,6 @@ pub struct Stored {
     pub receipt: Receipt,
     /// The stable URL.
     pub url: String,
+    /// The back end's response to `file.stored`, if the gateway waits for it; null if there is none, or not yet.
+    pub hook: Option<Value>,
 }

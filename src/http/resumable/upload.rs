@@ -106,8 +106,12 @@ impl OpenUpload {
 
     /// The file, as responses have it.
     pub fn stored(&self, request: &HttpRequest, worker: &Worker, file: UploadedFile) -> Stored {
-        let base = file_url::base(request, &worker.shared);
-        let mut url = file_url::of_file(&base, &self.key);
+        self.stored_below(&file_url::base(request, &worker.shared), worker, file)
+    }
+
+    /// As [`Self::stored`], for a base of URLs.
+    pub fn stored_below(&self, base_url: &str, worker: &Worker, file: UploadedFile) -> Stored {
+        let mut url = file_url::of_file(base_url, &self.key);
         url.push_str(&worker.shared.links.query(&self.key, Timestamp::now()));
         let receipt = Receipt {
             size: file.size,
@@ -121,6 +125,7 @@ impl OpenUpload {
             content_type: self.sealed.content_type.clone(),
             receipt,
             url,
+            hook: None,
         }
     }
 }

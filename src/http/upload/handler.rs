@@ -292,7 +292,7 @@ async fn raw_file(
     let file = upload.raw(source, length).await?;
     let path = TargetPath { key, unique: false };
     let stored =
-        upload.store(path, name, content_type, file).await.map_err(|failure| failure.problem)?;
+        upload.store(path, name, content_type, file, 0).await.map_err(|failure| failure.problem)?;
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
 }
 

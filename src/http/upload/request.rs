@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::HttpRequest;
 use futures::{StreamExt, stream};
@@ -22,6 +23,7 @@ use crate::guard::types::DeclaredType;
 use crate::http::extract::schemas::Folder;
 use crate::http::extract::{file_url, query};
 use crate::http::middleware::server_timing::StageTimes;
+use crate::http::notify;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
@@ -33,6 +35,7 @@ use crate::inbound::limit::limited;
 use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Template, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
+use crate::metrics::Stage;
 use crate::settings::{self, ReplyProfile};
 use crate::spool::content::Content;
 use crate::spool::folder::SpoolFolder;
@@ -62,8 +65,14 @@ impl UploadQuery {
     }
 
     pub fn profile(&self, worker: &Worker) -> Result<ReplyProfile, Problem> {
-        let default = worker.shared.settings.upload.reply;
-        self.reply.as_deref().map_or(Ok(default), profile::parse)
+        let settings = &worker.shared.settings;
+        let profile = self.reply.as_deref().map_or(Ok(settings.upload.reply), profile::parse)?;
+        if profile == ReplyProfile::Hook && !settings.hooks.wait {
+            let detail =
+                "there is no response of a back end to send: `reply=hook` needs hooks.wait";
+            return Err(Problem::new(Code::InvalidRequest, detail));
+        }
+        Ok(profile)
     }
 }
 
@@ -144,7 +153,7 @@ impl<'a> UploadRequest<'a> {
         }
         let (path, declared) = target?;
         let content_type = self.client.types.confirm(&declared, magic)?;
-        self.store(path, name, content_type, file).await.map(Some)
+        self.store(path, name, content_type, file, seen).await.map(Some)
     }
 
     /// Where a part's file is stored, and the type that the part declares.
@@ -311,22 +320,48 @@ impl<'a> UploadRequest<'a> {
         target_path(&self.worker.shared.template, &self.client, path, dir, name, uuid)
     }
 
-    /// Sends a file to COS.
+    /// Sends a file to COS, and tells the back end of it. `index` is the file's among those of the request.
     pub async fn store(
         &self,
         path: TargetPath,
         name: String,
         content_type: String,
         file: OutgoingFile,
+        index: usize,
     ) -> Result<Stored, FileFailure> {
         match transfer(self.worker, &path, &content_type, file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
-                Ok(Stored { file_id, key: path.key, name, content_type, receipt, url })
+                let mut stored =
+                    Stored { file_id, key: path.key, name, content_type, receipt, url, hook: None };
+                if self.worker.hooks.is_some() {
+                    self.notify(&mut stored, index).await?;
+                }
+                Ok(stored)
             }
             Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
         }
+    }
+}
+
+impl UploadRequest<'_> {
+    /// Tells the back end of a stored file.
+    async fn notify(&self, stored: &mut Stored, index: usize) -> Result<(), FileFailure> {
+        // A repeat under the same `Idempotency-Key` is the same upload.
+        let uuid = self.claim.as_ref().map_or_else(Uuid::now_v7, |claim| claim.uuid(index));
+        let started = Instant::now();
+        let told = notify::stored(self.worker, &self.client, uuid.to_string(), stored).await;
+        if self.worker.shared.settings.hooks.wait {
+            self.times.add(Stage::Hook, started.elapsed());
+        }
+        match told {
+            Ok(hook) => stored.hook = hook,
+            Err(problem) => {
+                return Err(FileFailure { problem, path: Some(stored.key.clone()) });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,116 @@
+//! One attempt to send an event: a signed POST, whose response is read to a limit.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::event::Message;
+use super::signature::SigningKeys;
+use crate::net::http_client::base_url::BaseUrl;
+use crate::net::http_client::call::Call;
+use crate::net::http_client::exchange::head;
+use crate::net::http_client::response::{HeaderVisitor, Response};
+use crate::net::http_client::{Pool, SAFE_IDLE_TIME};
+
+/// Bytes of a response.
+pub const MAX_RESPONSE: usize = 64 * 1024;
+/// The longest pause that a response's `Retry-After` may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+const MAX_CONNECT: Duration = Duration::from_secs(5);
+
+/// What the back end made of an event.
+pub enum Outcome {
+    /// 2xx, with the response's body.
+    Accepted(Bytes),
+    /// 4xx, with the response's body: sending the event again is not expected to help.
+    Refused { status: u16, body: Bytes },
+    /// No response in time, a redirect, or a status that says that it may succeed later.
+    Unavailable { cause: String, retry_after: Option<Duration> },
+}
+
+/// One thread's connections to the back end.
+#[derive(Clone)]
+pub struct HookClient {
+    pool: Rc<Pool>,
+    url: BaseUrl,
+    keys: SigningKeys,
+    timeout: Duration,
+}
+
+impl HookClient {
+    /// Must be called on a thread of the actix system.
+    pub fn new(
+        tls: Arc<rustls::ClientConfig>,
+        url: BaseUrl,
+        keys: SigningKeys,
+        timeout: Duration,
+    ) -> Self {
+        let pool = Pool::new(tls, timeout.min(MAX_CONNECT), MAX_RESPONSE);
+        Self { pool, url, keys, timeout }
+    }
+
+    /// Sends an event once, within the time limit for an attempt.
+    pub async fn send(&self, message: &Message) -> Outcome {
+        self.send_within(message, self.timeout).await
+    }
+
+    /// Sends an event once, within `limit`. Redirects are not followed.
+    pub async fn send_within(&self, message: &Message, limit: Duration) -> Outcome {
+        let unavailable = |cause| Outcome::Unavailable { cause, retry_after: None };
+        let call = Call {
+            endpoint: &self.url.endpoint,
+            request: self.request(message),
+            is_head: false,
+            max_idle: SAFE_IDLE_TIME,
+            // The receiver recognizes an event by its id.
+            is_repeatable: true,
+        };
+        match tokio::time::timeout(limit, call.send::<RetryAfter>(&self.pool)).await {
+            Err(_) => unavailable(format!("no response within {limit:?}")),
+            Ok(Err(error)) => unavailable(error.to_string()),
+            Ok(Ok((response, retry_after))) => outcome(response, retry_after.0),
+        }
+    }
+
+    fn request(&self, message: &Message) -> Bytes {
+        let now = Timestamp::now().as_second();
+        let signature = self.keys.sign(&message.id, now, &message.body);
+        let fields = [
+            ("Content-Type", "application/json"),
+            ("User-Agent", concat!("tcb-upload-gateway/", env!("CARGO_PKG_VERSION"))),
+            ("webhook-id", &message.id),
+            ("webhook-timestamp", &now.to_string()),
+            ("webhook-signature", &signature),
+        ];
+        let path = if self.url.path.is_empty() { "/" } else { &self.url.path };
+        let length = Some(message.body.len() as u64);
+        let head = head("POST", path, &self.url.authority, &fields, length);
+        Bytes::from([head.as_bytes(), &message.body].concat())
+    }
+}
+
+fn outcome(response: Response, retry_after: Option<Duration>) -> Outcome {
+    let Response { status, body } = response;
+    match status {
+        200..300 => Outcome::Accepted(body),
+        // Request Timeout, Too Early, Too Many Requests: the event itself is not objected to.
+        400..500 if ![408, 425, 429].contains(&status) => Outcome::Refused { status, body },
+        _ => Outcome::Unavailable { cause: format!("status {status}"), retry_after },
+    }
+}
+
+/// A response's `Retry-After` in seconds; dates are ignored.
+#[derive(Default)]
+struct RetryAfter(Option<Duration>);
+
+impl HeaderVisitor for RetryAfter {
+    fn visit(&mut self, name: &str, value: &[u8]) {
+        if name.eq_ignore_ascii_case("retry-after") {
+            let seconds = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+            self.0 = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The events of all replicas, in a Redis stream with one consumer group: each event belongs to one gateway at a time,
+//! and the events of one that died are taken over. Needs Redis 6.2.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::event::{EventType, Message};
+use super::queue::Entry;
+
+/// Events in the stream.
+const MAX_EVENTS: usize = 100_000;
+/// Events that one call takes.
+const COUNT: usize = 100;
+/// How often a gateway says that its events are still its own, and after which silence others take them over.
+pub const RENEWAL: Duration = Duration::from_secs(5);
+const TAKEOVER: Duration = Duration::from_secs(20);
+/// The time limit of a command, and of connecting.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a failure Redis is not used for this long, so that few uploads wait for it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const GROUP: &str = "gateways";
+
+/// Adds an event; 0: the stream is full. Trimming would drop the oldest events silently.
+const ADD: &str = "
+    if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+    redis.call('XADD', KEYS[1], '*', 'id', ARGV[2], 'event', ARGV[3], 'body', ARGV[4], 'created', ARGV[5])
+    return 1";
+/// Takes over events of silent gateways, then takes new ones. Returns where the next search for silent ones goes on,
+/// and five texts for each event.
+const TAKE: &str = "
+    local found = {}
+    local function add(entries)
+        for _, entry in ipairs(entries) do
+            if entry and entry[2] then
+                found[#found + 1] = entry[1]
+                for at = 2, 8, 2 do found[#found + 1] = entry[2][at] end
+            end
+        end
+    end
+    redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+    local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
+    table.insert(found, claimed[1])
+    add(claimed[2])
+    local fresh = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[5], 'STREAMS', KEYS[1], '>')
+    if fresh then add(fresh[1][2]) end
+    return found";
+const REMOVE: &str = "
+    redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[2])
+    return redis.call('XDEL', KEYS[1], ARGV[2])";
+
+/// Redis did not respond, or cannot do this. The cause is logged here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamUnavailable;
+
+/// The stream, as one gateway uses it.
+pub struct EventStream {
+    client: redis::Client,
+    connection: Mutex<Connection>,
+    key: String,
+    /// This process among the consumers of the group.
+    consumer: String,
+    /// Where the search for silent gateways' events goes on.
+    cursor: Mutex<String>,
+    /// Only a change is logged.
+    is_up: AtomicBool,
+}
+
+#[derive(Default)]
+struct Connection {
+    open: Option<MultiplexedConnection>,
+    /// Set after a failure.
+    unused_until: Option<Instant>,
+}
+
+impl EventStream {
+    /// `owner` tells apart gateways of different environments that share a Redis. Connects with the first command.
+    pub fn new(url: &SecretString, owner: &str) -> Result<Self, RedisError> {
+        Ok(Self {
+            client: redis::Client::open(url.expose_secret())?,
+            connection: Mutex::default(),
+            key: format!("tcb-upload-gateway:{{{owner}}}:hooks"),
+            consumer: format!("{:032x}", rand::random::<u128>()),
+            cursor: Mutex::new("0-0".to_owned()),
+            is_up: AtomicBool::new(true),
+        })
+    }
+
+    /// Adds an event; `false`: the stream is full.
+    pub async fn add(&self, message: &Message) -> Result<bool, StreamUnavailable> {
+        let mut command = self.script(ADD);
+        command.arg(MAX_EVENTS).arg(&message.id).arg(message.event.name());
+        command.arg(&message.body[..]).arg(message.created.as_millisecond());
+        self.run(&command).await
+    }
+
+    /// New events, and those of silent gateways: they belong to this gateway now.
+    pub async fn take(&self) -> Result<Vec<Entry>, StreamUnavailable> {
+        let mut cursor = self.cursor.lock().await;
+        let mut command = self.script(TAKE);
+        let takeover = u64::try_from(TAKEOVER.as_millis()).unwrap_or(u64::MAX);
+        command.arg(GROUP).arg(&self.consumer).arg(takeover).arg(&*cursor).arg(COUNT);
+        let mut found: Vec<String> = self.run(&command).await?;
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        *cursor = found.remove(0);
+        Ok(found.chunks_exact(5).filter_map(entry).collect())
+    }
+
+    /// Says that these events are still this gateway's.
+    pub async fn renew(&self, stream_ids: &[String]) -> Result<(), StreamUnavailable> {
+        if stream_ids.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("XCLAIM");
+        command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(0).arg(stream_ids).arg("JUSTID");
+        self.run::<redis::Value>(&command).await.map(drop)
+    }
+
+    /// Removes an event that needs no further attempt.
+    pub async fn remove(&self, stream_id: &str) -> Result<(), StreamUnavailable> {
+        let mut command = self.script(REMOVE);
+        command.arg(GROUP).arg(stream_id);
+        self.run::<i64>(&command).await.map(drop)
+    }
+
+    /// The number of events, those of other gateways included.
+    pub async fn len(&self) -> Result<usize, StreamUnavailable> {
+        self.run(redis::cmd("XLEN").arg(&self.key)).await
+    }
+
+    fn script(&self, text: &str) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(text).arg(1).arg(&self.key);
+        command
+    }
+
+    /// Runs a command. Redis may have closed the connection since its last use: then it is repeated over a new one, so
+    /// that an event may be added twice; the back end recognizes it by its id.
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StreamUnavailable> {
+        let mut result = self.run_once(command).await;
+        if result.as_ref().is_err_and(RedisError::is_connection_dropped) {
+            result = self.run_once(command).await;
+        }
+        let is_up = result.is_ok();
+        if self.is_up.swap(is_up, Ordering::Relaxed) != is_up {
+            match &result {
+                Ok(_) => tracing::info!("Redis is available: hooks are queued in it"),
+                // Only the kind is logged: an error's text may quote values from Redis.
+                Err(error) => tracing::warn!(
+                    kind = ?error.kind(),
+                    code = error.code(),
+                    "Redis is unavailable: hooks are queued in this gateway's memory meanwhile"
+                ),
+            }
+        }
+        result.map_err(|_| StreamUnavailable)
+    }
+
+    async fn run_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        let mut connection = self.connection().await?;
+        let result = command.query_async(&mut connection).await;
+        if let Err(error) = &result {
+            let mut current = self.connection.lock().await;
+            current.open = None;
+            if !error.is_connection_dropped() {
+                current.unused_until = Some(Instant::now() + RETRY_AFTER);
+            }
+        }
+        result
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = &current.open {
+            return Ok(connection.clone());
+        }
+        if current.unused_until.is_some_and(|until| Instant::now() < until) {
+            return Err((ErrorKind::Io, "it failed a moment ago").into());
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(COMMAND_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
+        let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        current.unused_until = opened.is_err().then(|| Instant::now() + RETRY_AFTER);
+        current.open = opened.as_ref().ok().cloned();
+        opened
+    }
+}
+
+/// An event from its texts; `None` if another release wrote it in another form.
+fn entry(texts: &[String]) -> Option<Entry> {
+    let [stream_id, id, event, body, created] = texts else { return None };
+    let message = Message {
+        id: id.clone(),
+        event: EventType::ALL.into_iter().find(|known| known.name() == event)?,
+        body: body.clone().into(),
+        created: Timestamp::from_millisecond(created.parse().ok()?).ok()?,
+    };
+    Some(Entry { message: Arc::new(message), attempts: 0, stream_id: Some(stream_id.clone()) })
+}
