@@ -616,3 +616,60 @@ fn what_has_no_room_in_memory_is_logged() {
     // Uploads are served all the same.
     assert_eq!(put(&world.gateway, "x.txt", &[]).status, 201);
 }
+
+/// A request of tus.
+fn tus(world: &World, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    let octets = ("content-type", "application/offset+octet-stream");
+    let all: Vec<_> = [authorization(), ("tus-resumable", "1.0.0"), octets]
+        .into_iter()
+        .chain(headers.iter().copied())
+        .collect();
+    let mut client = world.client();
+    client.send_request(method, url, &all, body);
+    client.response()
+}
+
+fn created(response: &Response) -> String {
+    assert_eq!(response.status, 201, "{}", response.text());
+    let url = response.header("location").expect("a Location");
+    url[url.find("/v1/").expect("a path")..].to_owned()
+}
+
+#[test]
+fn a_resumable_upload_is_told_once_when_it_is_stored() {
+    let receiver = Receiver::start();
+    let world = receiver.setup().by_api().set("hooks.wait", "true").start();
+    let name = format!("filename {}", STANDARD.encode("a.txt"));
+    let metadata = ("upload-metadata", name.as_str());
+    let create = |length: &str, body: &[u8]| {
+        tus(&world, "POST", "/v1/uploads", &[("upload-length", length), metadata], body)
+    };
+    let url = created(&create("10", b"12345"));
+    assert!(receiver.received().is_empty());
+    let last = [("upload-offset", "5")];
+    assert_eq!(tus(&world, "PATCH", &url, &last, b"67890").status, 204);
+    let events = receiver.received();
+    assert_eq!(events.len(), 1);
+    let data = events[0].data();
+    assert_eq!((&data["name"], &data["size"]), (&json!("a.txt"), &json!(10)));
+    assert!(data["url"].as_str().expect("a URL").contains("/v1/files/uploads/"), "{data}");
+    // The response to the last bytes was lost; the client asks, and sends nothing more.
+    assert_eq!(tus(&world, "HEAD", &url, &[], b"").status, 200);
+    assert_eq!(tus(&world, "PATCH", &url, &[("upload-offset", "10")], b"").status, 204);
+    // In one request, and an empty file.
+    created(&create("3", b"abc"));
+    created(&create("0", b""));
+    let events = receiver.received();
+    let ids: BTreeSet<_> = events.iter().map(Received::id).collect();
+    assert_eq!((events.len(), ids.len()), (3, 3));
+
+    receiver.respond_with(response("422 No", r#"{"detail":"no room"}"#));
+    let before = world.objects().len();
+    let problem = create("3", b"abc").problem(422, "refused_by_hook");
+    assert_eq!(problem["detail"], "no room");
+    create("0", b"").problem(422, "refused_by_hook");
+    let url = created(&create("10", b"12345"));
+    tus(&world, "PATCH", &url, &last, b"67890").problem(422, "refused_by_hook");
+    tus(&world, "PATCH", &url, &last, b"67890").problem(404, "upload_not_found");
+    wait_until("nothing of them is left", || world.objects().len() == before);
+}

@@ -63,8 +63,7 @@ const TOP: &[&str] = &["app", "cli"];
 
 /// These know nothing of what an upload is.
 const BASE: &[&str] = &["server", "net", "memory"];
-const ABOUT_UPLOADS: &[&str] =
-    &["http", "guard", "inbound", "wechat", "cos", "spool", "hooks"];
+const ABOUT_UPLOADS: &[&str] = &["http", "guard", "inbound", "wechat", "cos", "spool", "hooks"];
 
 const MAX_MEDIAN_LINES: usize = 150;
 const MAX_LINES: usize = 450;

@@ -13,9 +13,11 @@ use super::by_road;
 use super::checksum::Checksum;
 use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, http_date, invalid};
 use super::sealed_url::Place;
-use super::upload::{OpenUpload, Progress};
+use super::upload::{Appended, OpenUpload, Progress};
+use super::uploaded_file::UploadedFile;
 use crate::guard::limits::Slot;
 use crate::http::extract::file_url;
+use crate::http::notify;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
@@ -86,7 +88,8 @@ pub async fn append(
     }
     let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout);
     let bytes = IncomingBytes { source: raw::content(body), announced, offset, length, checksum };
-    let task = Task { worker: worker.clone(), upload: upload.clone(), slot };
+    let base_url = file_url::base(request, shared);
+    let task = Task { worker: worker.clone(), upload: upload.clone(), slot, base_url };
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
     match rt::spawn(running.in_current_span()).await {
@@ -99,15 +102,47 @@ struct Task {
     worker: web::Data<Worker>,
     upload: Rc<OpenUpload>,
     slot: Slot,
+    /// Of the stable URL, as this request names the gateway.
+    base_url: String,
 }
 
 impl Task {
     async fn run(self, bytes: IncomingBytes) -> Result<Progress, Problem> {
-        let Self { worker, upload, slot } = self;
+        let Self { worker, upload, slot, base_url } = self;
         let guard = worker.shared.upload_sessions.begin(upload.sealed.id).await;
         let (superseded, share) = (guard.superseded(), slot.memory());
-        by_road::append(&worker, &upload, bytes, share, superseded).await
+        match by_road::append(&worker, &upload, bytes, share, superseded).await? {
+            Appended::Open { offset, length } => Ok(Progress::Open { offset, length }),
+            Appended::Stored(file) => {
+                report(&worker, &upload, &base_url, &file).await?;
+                Ok(Progress::Stored(file))
+            }
+            Appended::StoredBefore(file) => Ok(Progress::Stored(file)),
+        }
     }
+}
+
+/// Counts and logs a stored upload, and tells the back end of it, once. `Err`: the back end refused it, and it is deleted.
+pub async fn report(
+    worker: &Worker,
+    upload: &OpenUpload,
+    base_url: &str,
+    file: &UploadedFile,
+) -> Result<(), Problem> {
+    let metrics = &worker.shared.metrics;
+    metrics.resumable("stored");
+    metrics.stored(file.size);
+    tracing::info!(key = %upload.key, bytes = file.size, "a resumable upload is stored");
+    if worker.hooks.is_none() {
+        return Ok(());
+    }
+    let stored = upload.stored_below(base_url, worker, file.clone());
+    let id = hex::encode(upload.sealed.id);
+    let told = notify::stored(worker, &upload.client, id, &stored).await;
+    if told.is_err() {
+        by_road::forget(worker, upload);
+    }
+    told.map(drop)
 }
 
 /// `problem`, with a status after which clients of tus try again where a connection has failed. They take 400 and 408 for

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{IncomingBytes, Position};
 use super::sealed_url::Place;
-use super::upload::{OpenUpload, Progress};
+use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::resumable::{
@@ -74,7 +74,7 @@ pub async fn append(
     bytes: IncomingBytes,
     share: Arc<Share>,
     superseded: CancellationToken,
-) -> Result<Progress, Problem> {
+) -> Result<Appended, Problem> {
     let at_cos = of(upload)?;
     let append = with_resumable(worker, api, async |at| {
         append_at(at, worker, upload, &at_cos, bytes, share, superseded).await
@@ -90,12 +90,12 @@ async fn append_at(
     bytes: IncomingBytes,
     share: Arc<Share>,
     superseded: CancellationToken,
-) -> Result<Progress, Problem> {
+) -> Result<Appended, Problem> {
     let session = match at.open(at_cos, bytes.length, &share).await? {
         Opened::Gone => return Err(OpenUpload::unknown()),
         Opened::Stored(file) => {
             bytes.check_stored(file.size)?;
-            return Ok(Progress::Stored(uploaded(upload, file)));
+            return Ok(Appended::StoredBefore(uploaded(upload, file)));
         }
         Opened::Session(session) => session,
     };
@@ -110,12 +110,8 @@ async fn append_at(
     match (appended.error, appended.stored) {
         (Some(AppendError::Superseded), _) => Err(InboundError::Superseded.into()),
         (Some(AppendError::Cos(error)), _) => Err(error.into()),
-        (None, Some(file)) => {
-            let file = uploaded(upload, file);
-            upload.report_stored(worker, &file);
-            Ok(Progress::Stored(file))
-        }
-        (None, None) => Ok(Progress::Open { offset: appended.offset, length: position.length }),
+        (None, Some(file)) => Ok(Appended::Stored(uploaded(upload, file))),
+        (None, None) => Ok(Appended::Open { offset: appended.offset, length: position.length }),
     }
 }
 

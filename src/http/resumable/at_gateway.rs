@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{IncomingBytes, MAGIC, Position};
 use super::sealed_url::Place;
-use super::upload::{OpenUpload, Progress};
+use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::verdict::Receipt;
 use crate::http::middleware::server_timing::StageTimes;
@@ -60,11 +60,11 @@ pub async fn append(
     bytes: IncomingBytes,
     share: Arc<Share>,
     superseded: CancellationToken,
-) -> Result<Progress, Problem> {
+) -> Result<Appended, Problem> {
     let (uploads, id) = (&worker.shared.uploads, upload.sealed.id);
     if let Some(file) = uploads.stored(&id) {
         bytes.check_stored(file.size)?;
-        return Ok(Progress::Stored(UploadedFile::clone(&file)));
+        return Ok(Appended::StoredBefore(UploadedFile::clone(&file)));
     }
     let kept = uploads.get(&id).ok_or_else(OpenUpload::unknown)?;
     let mut guard = kept.content().await;
@@ -74,15 +74,14 @@ pub async fn append(
     uploads.touch(&kept);
     received?;
     if content.len() < kept.length {
-        return Ok(Progress::Open { offset: content.len(), length: Some(kept.length) });
+        return Ok(Appended::Open { offset: content.len(), length: Some(kept.length) });
     }
     match send(worker, upload, content, &share).await {
         Ok(file) => {
             uploads.set_stored(id, file.clone());
-            upload.report_stored(worker, &file);
             drop(guard);
             kept.remove_content().await;
-            Ok(Progress::Stored(file))
+            Ok(Appended::Stored(file))
         }
         Err(problem) => {
             // The client sends the last byte again, and thereby asks for another attempt.
@@ -127,6 +126,11 @@ async fn send(
     let (file_id, Receipt { size, crc64, verified_by }) =
         send_kept(worker, &path, content_type, content, share, &times).await?;
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
+}
+
+/// The file is stored no more.
+pub fn forget(worker: &Worker, id: &[u8; 16]) {
+    worker.shared.uploads.end(id);
 }
 
 /// Ends an upload; what was received is deleted.

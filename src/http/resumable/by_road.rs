@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::body::IncomingBytes;
-use super::upload::{OpenUpload, Progress, Road};
+use super::upload::{Appended, OpenUpload, Progress, Road};
 use super::{at_cos, at_gateway};
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
@@ -38,10 +38,18 @@ pub async fn append(
     bytes: IncomingBytes,
     share: Arc<Share>,
     superseded: CancellationToken,
-) -> Result<Progress, Problem> {
+) -> Result<Appended, Problem> {
     match &upload.road {
         Road::Api(api) => at_cos::append(worker, api, upload, bytes, share, superseded).await,
         Road::Form => at_gateway::append(worker, upload, bytes, share, superseded).await,
+    }
+}
+
+/// The stored file was deleted again.
+pub fn forget(worker: &Worker, upload: &OpenUpload) {
+    match upload.road {
+        Road::Api(_) => {}
+        Road::Form => at_gateway::forget(worker, &upload.sealed.id),
     }
 }
 

@@ -99,7 +99,14 @@ pub async fn create(
         .insert_header((LOCATION, format!("{base}/v1/uploads/{segment}")))
         .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
     let has_bytes = protocol::is_offset_stream(headers) && has_body(&request);
-    if has_bytes || length == Some(0) {
+    if length == Some(0) && matches!(upload.road, Road::Api(_)) {
+        // COS has it.
+        if let Progress::Stored(file) = by_road::progress(&worker, &upload, false).await? {
+            append::report(&worker, &upload, &base, &file).await?;
+            file.add_id_to(&mut response);
+        }
+        response.insert_header((UPLOAD_OFFSET, "0"));
+    } else if has_bytes || length == Some(0) {
         // A client that can send its first bytes again continues at the offset.
         let appended = append::append(&request, payload, &worker, &upload, 0, slot).await;
         let offset = match appended {

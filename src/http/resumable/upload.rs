@@ -46,6 +46,17 @@ pub enum Progress {
     Stored(UploadedFile),
 }
 
+/// What appending has led to.
+pub enum Appended {
+    Open {
+        offset: u64,
+        length: Option<u64>,
+    },
+    /// The file was stored just now.
+    Stored(UploadedFile),
+    StoredBefore(UploadedFile),
+}
+
 impl Road {
     /// Fails where there are no resumable uploads.
     pub fn of(worker: &Worker) -> Result<Self, Problem> {
@@ -94,14 +105,6 @@ impl OpenUpload {
             Code::UploadNotFound,
             "the URL names no upload of this client that can be continued",
         )
-    }
-
-    /// Counts and logs that the file is stored, once.
-    pub fn report_stored(&self, worker: &Worker, file: &UploadedFile) {
-        let metrics = &worker.shared.metrics;
-        metrics.resumable("stored");
-        metrics.stored(file.size);
-        tracing::info!(key = %self.key, bytes = file.size, "a resumable upload is stored");
     }
 
     /// The file, as responses have it.
