@@ -180,7 +180,7 @@ async fn take_from_stream(hooks: HookSender, stopping: CancellationToken) {
 async fn report_length(hooks: &HookSender, stream: &EventStream) {
     let state = &hooks.state;
     let own = state.queue.len().saturating_sub(state.queue.claimed().len());
-    if let Ok(shared) = stream.len().await {
+    if let Ok(shared) = stream.length().await {
         state.metrics.hooks_queued(own + shared);
     }
 }

@@ -46,6 +46,7 @@ struct Entries {
 }
 
 /// An entry whose attempt is running; must be given back by [`Queue::retry`] or [`Queue::done`].
+#[derive(Debug)]
 pub struct Attempt {
     number: u64,
     pub entry: Entry,
@@ -66,6 +67,17 @@ impl Queue {
         drop(entries);
         self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Adds an event that the caller sends itself, so that it is logged if the process ends meanwhile. There is always
+    /// room: the number of uploads is limited.
+    pub fn begin(&self, entry: Entry) -> Attempt {
+        let mut entries = self.lock();
+        entries.bytes += entry.weight();
+        entries.next_number += 1;
+        let number = entries.next_number;
+        entries.sending.insert(number, entry.clone());
+        Attempt { number, entry }
     }
 
     /// The number of events.
@@ -187,12 +199,12 @@ mod tests {
     async fn a_failed_event_is_due_again_later_and_nothing_is_lost() {
         let queue = Queue::default();
         assert!(queue.add(entry(1)).is_ok());
-        let attempt = queue.take_due(false).ok().expect("it is due");
+        let attempt = queue.take_due(false).expect("it is due");
         assert!(matches!(queue.take_due(false), Err(None)));
         queue.retry(attempt, Some(Duration::from_secs(100)));
         let Err(Some(deadline)) = queue.take_due(false) else { panic!("it is due at once") };
         assert!(deadline > Instant::now() + Duration::from_secs(90));
-        let attempt = queue.take_due(true).ok().expect("the last attempt");
+        let attempt = queue.take_due(true).expect("the last attempt");
         assert_eq!(attempt.entry.attempts, 1);
         assert_eq!(queue.drain().len(), 1);
     }

@@ -53,24 +53,39 @@ impl HookSender {
     pub async fn stored(&self, file: &StoredFile) -> Verdict {
         let message = Message::stored(file, &self.state.include);
         if !self.state.wait {
-            self.enqueue(message).await;
+            self.enqueue(Arc::new(message)).await;
             return Verdict::Queued;
         }
+        let message = Arc::new(message);
+        let attempt = self.state.queue.begin(Entry::new(message.clone()));
+        let verdict = self.send_while_waiting(&message).await;
+        self.state.queue.done(&attempt);
+        match verdict {
+            Some(verdict) => verdict,
+            None => {
+                self.enqueue(message).await;
+                Verdict::Queued
+            }
+        }
+    }
+
+    /// Sends an event until `hooks.timeout` is over; `None`: the back end did not take it.
+    async fn send_while_waiting(&self, message: &Message) -> Option<Verdict> {
         let deadline = Instant::now() + self.state.timeout;
         let metrics = &self.state.metrics;
         let event = message.event.name();
         let mut attempts = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (cause, retry_after) = match self.client.send_within(&message, left).await {
+            let (cause, retry_after) = match self.client.send_within(message, left).await {
                 Outcome::Accepted(body) => {
                     metrics.hook(event, "delivered");
-                    return Verdict::Accepted(json_of(&message, &body));
+                    return Some(Verdict::Accepted(json_of(message, &body)));
                 }
                 Outcome::Refused { status, body } => {
                     metrics.hook(event, "refused");
                     tracing::info!(id = message.id, status, "the back end refused a file");
-                    return Verdict::Refused { status, detail: detail_of(&body) };
+                    return Some(Verdict::Refused { status, detail: detail_of(&body) });
                 }
                 Outcome::Unavailable { cause, retry_after } => (cause, retry_after),
             };
@@ -79,8 +94,7 @@ impl HookSender {
             let pause = queue::pause(attempts).max(retry_after.unwrap_or_default());
             if Instant::now() + pause >= deadline {
                 tracing::warn!(id = message.id, attempts, cause, "a hook is delivered later");
-                self.enqueue(message).await;
-                return Verdict::Queued;
+                return None;
             }
             tokio::time::sleep(pause).await;
         }
@@ -89,11 +103,11 @@ impl HookSender {
     /// Queues the events of deleted files.
     pub async fn deleted(&self, files: &[DeletedFile]) {
         for file in files {
-            self.enqueue(Message::deleted(file, &self.state.include)).await;
+            self.enqueue(Arc::new(Message::deleted(file, &self.state.include))).await;
         }
     }
 
-    async fn enqueue(&self, message: Message) {
+    async fn enqueue(&self, message: Arc<Message>) {
         let state = &self.state;
         let event = message.event.name();
         if let Some(stream) = &state.stream {
@@ -110,7 +124,7 @@ impl HookSender {
                 Err(_) => {}
             }
         }
-        match state.queue.add(Entry::new(Arc::new(message))) {
+        match state.queue.add(Entry::new(message)) {
             Ok(()) => state.metrics.hook(event, "queued"),
             Err(entry) => state.dropped(&entry.message, "the queue in memory is full"),
         }

@@ -133,7 +133,7 @@ impl EventStream {
     }
 
     /// The number of events, those of other gateways included.
-    pub async fn len(&self) -> Result<usize, StreamUnavailable> {
+    pub async fn length(&self) -> Result<usize, StreamUnavailable> {
         self.run(redis::cmd("XLEN").arg(&self.key)).await
     }
 

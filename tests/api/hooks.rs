@@ -492,6 +492,27 @@ fn a_shutdown_delivers_what_it_can_and_logs_the_rest() {
 }
 
 #[test]
+fn an_event_that_a_client_still_waits_for_at_the_end_is_logged() {
+    let receiver = Receiver::start();
+    receiver.respond(|_| None);
+    let mut world = receiver
+        .setup()
+        .set("hooks.wait", "true")
+        .set("hooks.timeout", "60s")
+        .set("server.shutdown_grace", "1s")
+        .start();
+    let mut client = world.client();
+    client.send_request("PUT", "/v1/files/waiting.txt", &[authorization()], b"x");
+    receiver.wait_for(1);
+    world.gateway.signal("TERM");
+    world.gateway.ended();
+    let log = world.gateway.log_with("stopped");
+    let lost = log.lines().find(|line| line.contains("was not delivered")).expect("a line");
+    assert!(lost.contains("waiting.txt") && lost.contains("msg_"), "{lost}");
+    assert_eq!(world.object("waiting.txt"), b"x");
+}
+
+#[test]
 fn settings_of_hooks_are_checked() {
     let refused = |changes: &[(&str, &str)]| {
         let variables = changes.iter().map(|(key, value)| {
