@@ -365,6 +365,20 @@ fn a_refused_file_is_deleted_and_the_client_is_told() {
 }
 
 #[test]
+fn a_refused_file_that_cannot_be_deleted_is_logged() {
+    let receiver = Receiver::start();
+    receiver.respond_with(response("422 No", "{}"));
+    let world = receiver.setup().set("hooks.wait", "true").start();
+    world.faults(
+        &json!([{"stage": "delete", "fault": "errcode", "errcode": 85088, "errmsg": "no"}]),
+    );
+    world.post(&form("x.txt", b"x")).problem(422, "refused_by_hook");
+    let log = world.gateway.log_with("could not be deleted");
+    assert!(log.contains("/x.txt"), "{log}");
+    assert_eq!(world.object("x.txt"), b"x");
+}
+
+#[test]
 fn a_back_end_that_fails_at_first_is_asked_again_while_the_client_waits() {
     let receiver = Receiver::start();
     let world = receiver.setup().set("hooks.wait", "true").set("hooks.timeout", "20s").start();

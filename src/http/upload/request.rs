@@ -336,7 +336,8 @@ impl<'a> UploadRequest<'a> {
                 let mut stored =
                     Stored { file_id, key: path.key, name, content_type, receipt, url, hook: None };
                 if self.worker.hooks.is_some() {
-                    self.notify(&mut stored, index).await?;
+                    // Boxed: otherwise the future of every upload would contain it.
+                    Box::pin(self.notify(&mut stored, index)).await?;
                 }
                 Ok(stored)
             }
