@@ -15,7 +15,7 @@ use crate::harness::{Client, Form, Gateway, Response, Setup};
 const KEY: &str = "key-for-the-description";
 
 /// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
-const CODES: [(&str, u16); 45] = [
+const CODES: [(&str, u16); 47] = [
     ("malformed_form", 400),
     ("no_file", 400),
     ("field_after_file", 400),
@@ -46,6 +46,7 @@ const CODES: [(&str, u16); 45] = [
     ("encoding_not_supported", 415),
     ("refused_by_hook", 422),
     ("superseded", 423),
+    ("offset_unavailable", 423),
     ("rate_limited", 429),
     ("checksum_mismatch", 460),
     ("internal", 500),
@@ -65,12 +66,13 @@ const CODES: [(&str, u16); 45] = [
 ];
 
 /// Codes of `/v1/uploads`, which the protocol describes: tus 1.0.
-const OF_TUS: [&str; 7] = [
+const OF_TUS: [&str; 8] = [
     "upload_not_found",
     "offset_mismatch",
     "tus_version",
     "not_offset_stream",
     "superseded",
+    "offset_unavailable",
     "checksum_mismatch",
     "upload_interrupted",
 ];

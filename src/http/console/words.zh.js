@@ -118,6 +118,7 @@ export const problems = {
   encoding_not_supported: "不接收压缩或编码过的内容",
   refused_by_hook: "后端拒绝了该文件",
   superseded: "该上传已由另一个请求继续",
+  offset_unavailable: "暂时查不到该上传的偏移量",
   rate_limited: "请求太频繁",
   checksum_mismatch: "内容的校验和与请求所写不符",
   internal: "网关内部错误",

@@ -99,6 +99,8 @@ codes! {
         "Send a file that the back end accepts; `detail` is what it says. The file was deleted.";
     Superseded = "superseded" 423 "Another request continues this upload",
         "Nothing, if it is your own: clients send again what was lost. Otherwise ask for the offset with HEAD.";
+    OffsetUnavailable = "offset_unavailable" 423 "The offset of the upload cannot be told now",
+        "Ask again after `Retry-After`; clients of tus do so by themselves. What arrived is stored. The log has the cause.";
     RateLimited = "rate_limited" 429 "Too many requests",
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
     ChecksumMismatch = "checksum_mismatch" 460 "The bytes have another checksum than the request says",
@@ -143,6 +145,7 @@ impl Code {
                 | Self::UploadTooSlow
                 | Self::OffsetMismatch
                 | Self::Superseded
+                | Self::OffsetUnavailable
                 | Self::ChecksumMismatch
                 | Self::RateLimited
                 | Self::WechatUnreachable

@@ -105,6 +105,12 @@ impl Problem {
         Self::new(Code::UploadInterrupted, detail).retry_after(1)
     }
 
+    /// Where an upload is cannot be told now, because of `cause`.
+    pub fn offset_unavailable(cause: &Self) -> Self {
+        let detail = format!("{}: {}", cause.code.name(), cause.detail);
+        Self::new(Code::OffsetUnavailable, detail).retry_after(cause.retry_after.unwrap_or(1))
+    }
+
     /// The gateway is overloaded; `what` says with what.
     pub fn overloaded(what: &str) -> Self {
         Self::new(Code::Overloaded, format!("{what}; try again shortly")).retry_after(1)

@@ -133,6 +133,8 @@ pub async fn report(
     metrics.resumable("stored");
     metrics.stored(file.size);
     tracing::info!(key = %upload.key, bytes = file.size, "a resumable upload is stored");
+    // How it was verified cannot be found out later.
+    worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
     if worker.hooks.is_none() {
         return Ok(());
     }
@@ -140,7 +142,7 @@ pub async fn report(
     let id = hex::encode(upload.sealed.id);
     let told = notify::stored(worker, &upload.client, id, &stored).await;
     if told.is_err() {
-        by_road::forget(worker, upload);
+        worker.shared.uploads.end(&upload.sealed.id);
     }
     told.map(drop)
 }

@@ -62,7 +62,11 @@ pub async fn progress(
     match progress.await?? {
         resumable::Progress::Gone => Err(OpenUpload::unknown()),
         resumable::Progress::Open { offset, length } => Ok(Progress::Open { offset, length }),
-        resumable::Progress::Stored(file) => Ok(Progress::Stored(uploaded(upload, file))),
+        resumable::Progress::Stored(file) => {
+            let known = worker.shared.uploads.stored(&upload.sealed.id);
+            let file = known.map_or_else(|| uploaded(upload, file), |known| known.as_ref().clone());
+            Ok(Progress::Stored(file))
+        }
     }
 }
 

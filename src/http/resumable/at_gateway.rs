@@ -78,7 +78,6 @@ pub async fn append(
     }
     match send(worker, upload, content, &share).await {
         Ok(file) => {
-            uploads.set_stored(id, file.clone());
             drop(guard);
             kept.remove_content().await;
             Ok(Appended::Stored(file))
@@ -126,11 +125,6 @@ async fn send(
     let (file_id, Receipt { size, crc64, verified_by }) =
         send_kept(worker, &path, content_type, content, share, &times).await?;
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
-}
-
-/// The file is stored no more.
-pub fn forget(worker: &Worker, id: &[u8; 16]) {
-    worker.shared.uploads.end(id);
 }
 
 /// Ends an upload; what was received is deleted.

@@ -45,14 +45,6 @@ pub async fn append(
     }
 }
 
-/// The stored file was deleted again.
-pub fn forget(worker: &Worker, upload: &OpenUpload) {
-    match upload.road {
-        Road::Api(_) => {}
-        Road::Form => at_gateway::forget(worker, &upload.sealed.id),
-    }
-}
-
 /// Ends an upload; what was received of it is deleted.
 pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
     match &upload.road {

@@ -1,7 +1,7 @@
 //! `HEAD`, `GET` and `DELETE /v1/uploads/{id}`, and `OPTIONS`: where an upload is, its end, and what the gateway supports.
 
-use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
@@ -34,16 +34,29 @@ struct State<'a> {
 }
 
 /// `HEAD /v1/uploads/{id}`: the offset.
+///
+/// What may pass is refused with 423: after any other status that is no success, tus-js-client and Uppy take the upload
+/// for lost and begin anew.
 pub async fn head(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
+    tell_offset(&request, &worker).await.map_err(|problem| match problem.code.is_transient() {
+        true => Problem::offset_unavailable(&problem),
+        false => problem,
+    })
+}
+
+async fn tell_offset(
+    request: &HttpRequest,
+    worker: &web::Data<Worker>,
+) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
-    let upload = OpenUpload::of(&request, &worker)?;
+    let upload = OpenUpload::of(request, worker)?;
     // What a request still sends counts, once it is stored.
     worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
-    let (offset, length) = match by_road::progress(&worker, &upload, true).await? {
+    let (offset, length) = match by_road::progress(worker, &upload, true).await? {
         Progress::Open { offset, length } => (offset, length),
         Progress::Stored(file) => {
             file.add_id_to(&mut response);
@@ -52,7 +65,7 @@ pub async fn head(
     };
     response
         .insert_header((UPLOAD_OFFSET, offset.to_string()))
-        .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))))
+        .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(worker, &upload))))
         .insert_header((CACHE_CONTROL, "no-store"));
     match length {
         Some(length) => response.insert_header((UPLOAD_LENGTH, length.to_string())),
@@ -76,7 +89,10 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
             if accept.is_some_and(|accept| accept.contains("application/json")) {
                 let id = RequestId::of(&request);
                 let outcomes = [Outcome::Stored(Box::new(stored))];
-                return ReplyProfile::Default.response(&outcomes, &id);
+                let mut response = ReplyProfile::Default.response(&outcomes, &id)?;
+                // The response of the upload was 201; this one creates nothing.
+                *response.status_mut() = StatusCode::OK;
+                return Ok(response);
             }
             return Ok(HttpResponse::Found()
                 .insert_header((LOCATION, stored.url))
