@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::auth::Policy;
 use super::layers::{Reader, variable};
-use super::model::{Resumable, Settings};
+use super::model::Settings;
 use super::names::{
     Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, Profile,
     ReplyProfile,
@@ -150,15 +150,6 @@ fn cos_road(settings: &Settings, reader: &mut Reader) {
     if is_form || sandbox.enabled {
         return;
     }
-    const ABORT_AFTER: &str = "cos.api.abort_after";
-    let Resumable { enabled, expire_after, .. } = settings.resumable;
-    if enabled
-        && cos.api.abort_after.is_some_and(|age| age < expire_after)
-        && reader.is_valid(&[ABORT_AFTER, "resumable.expire_after"])
-    {
-        let problem = "is less than resumable.expire_after: uploads that can still be resumed would be aborted";
-        reader.fault(ABORT_AFTER, problem);
-    }
     let required = [
         ("cos.api.secret_id", cos.api.secret_id.is_empty()),
         ("cos.api.secret_key", cos.api.secret_key.expose_secret().is_empty()),
@@ -292,7 +283,18 @@ impl Settings {
     /// Settings that are allowed but most likely a mistake, or that the operator should know about.
     pub fn warnings(&self) -> Vec<String> {
         let Self {
-            profile, server, wechat, cos, upload, auth, links, hooks, redis, sandbox, ..
+            profile,
+            server,
+            wechat,
+            cos,
+            upload,
+            auth,
+            links,
+            hooks,
+            redis,
+            resumable,
+            sandbox,
+            ..
         } = self;
         let production = *profile == Profile::Production;
         let uploads = |policy: &Policy| policy.can.contains(&Action::Upload);
@@ -326,6 +328,12 @@ impl Settings {
                 auth.trust_wx_headers,
                 "auth.trust_wx_headers is true: a client that reaches the gateway without passing WeChat's cloud \
                  hosting can pretend to be any user",
+            ),
+            (
+                cos.via == CosRoad::Api
+                    && resumable.enabled
+                    && cos.api.abort_after.is_some_and(|age| age < resumable.expire_after),
+                "cos.api.abort_after is less than resumable.expire_after: uploads that can still be resumed are aborted",
             ),
             (
                 cos.allow_http && !sandbox.enabled,
