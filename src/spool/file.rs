@@ -53,8 +53,10 @@ impl SpoolFile {
             self.charge.grow((end - self.charged) as usize)?;
             self.charged = end;
         }
-        let (file, at) = (self.file.clone(), self.len);
-        blocking(move || file.write_all_at(&bytes, at)).await?;
+        let (file, at, written) = (self.file.clone(), self.len, bytes.clone());
+        blocking(move || file.write_all_at(&written, at)).await?;
+        // Dropped here last: the buffer goes back to the pool of the worker that took it.
+        drop(bytes);
         self.len = end;
         Ok(())
     }
@@ -114,8 +116,9 @@ impl SpoolFile {
 }
 
 async fn read(file: Arc<File>, at: u64, length: usize) -> io::Result<Bytes> {
+    // Allocated here: the allocator would retain memory for each of the threads.
+    let mut bytes = vec![0; length];
     blocking(move || {
-        let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, at)?;
         Ok(bytes.into())
     })

@@ -327,3 +327,30 @@ fn a_file_of_unknown_length_is_spooled() {
     let metrics = crate::measured::metrics(&world);
     assert_eq!(crate::measured::value(&metrics, "gateway_spool_bytes"), 0.0);
 }
+
+/// A large file takes disk space, not memory: of the gateway while it is received, nor while it is sent.
+#[test]
+fn memory_does_not_grow_with_the_file() {
+    let (setup, folder) = with_spool();
+    let world = setup.set("upload.max_file_size", "1GiB").start();
+    let pieces = if cfg!(debug_assertions) { 6 } else { 10 };
+    let piece = noise(50 * MIB, 7);
+    let upload = |path: &str, count: usize| {
+        let url = create(&world, count * piece.len(), &[("path", path)]);
+        for index in 0..count {
+            let response = patch(&world, &url, index * piece.len(), &piece);
+            assert_eq!(response.status, 204, "{}", response.text());
+        }
+    };
+    upload("warm", 4);
+    let before = world.gateway.memory("VmHWM");
+    upload("large", pieces);
+    let after = world.gateway.memory("VmHWM");
+    println!(
+        "{} MiB by the spool: RSS at most {before} KiB before, {after} KiB after",
+        50 * pieces
+    );
+    assert!(after <= before + (8 << 10), "{before} KiB, {after} KiB");
+    assert!(world.object("large") == piece.repeat(pieces));
+    assert_eq!(spooled(&folder), (Vec::new(), 0));
+}
