@@ -19,7 +19,8 @@ pub(super) fn open(settings: &Settings) -> Result<Arc<Uploads<UploadedFile>>, Ap
     let resumable = &settings.resumable;
     let path = resumable.spool.as_ref().filter(|_| settings.cos.via == CosRoad::Form);
     let folder = path.map(|path| SpoolFolder::open(path, resumable.spool_limit)).transpose()?;
-    let uploads = Uploads::new(folder.map(Arc::new), resumable.expire_after);
+    let memory = settings.upload.memory_budget as u64 / 4;
+    let uploads = Uploads::new(folder.map(Arc::new), memory, resumable.expire_after);
     // Without keys of its own, a restarted gateway cannot open the URLs that it has sealed before.
     let can_continue = resumable.enabled && !resumable.keys.is_empty();
     let restored = uploads.restore(can_continue).map_err(AppError::Spool)?;

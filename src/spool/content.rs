@@ -6,13 +6,13 @@ use futures::{StreamExt, stream};
 use super::SpoolError;
 use super::file::SpoolFile;
 use super::folder::SpoolFolder;
+use super::memory::MemoryFile;
 use crate::file_stream::{BoxError, FileEnd, FileEvent, Source};
-use crate::memory::replay_buffer::ReplayBuffer;
 
 /// The content of a file, from its beginning.
 #[derive(Debug)]
 pub enum Content {
-    Memory(ReplayBuffer),
+    Memory(MemoryFile),
     File(SpoolFile),
 }
 
@@ -34,7 +34,7 @@ impl Content {
     /// In bytes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Memory(buffer) => buffer.len() as u64,
+            Self::Memory(file) => file.len() as u64,
             Self::File(file) => file.len(),
         }
     }
@@ -66,8 +66,7 @@ impl Content {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), SpoolError> {
         match self {
-            // A part of the bytes may have been appended: they count.
-            Self::Memory(buffer) => Ok(buffer.push(&bytes)?),
+            Self::Memory(file) => file.append(&bytes),
             Self::File(file) => file.append(bytes).await,
         }
     }
@@ -75,8 +74,8 @@ impl Content {
     /// Makes the content shorter.
     pub async fn truncate(&mut self, len: u64) -> Result<(), SpoolError> {
         match self {
-            Self::Memory(buffer) => {
-                buffer.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+            Self::Memory(file) => {
+                file.truncate(usize::try_from(len).unwrap_or(usize::MAX));
                 Ok(())
             }
             Self::File(file) => file.truncate(len).await,
@@ -94,17 +93,14 @@ impl Content {
     /// The first bytes, at most `length`.
     pub async fn first_bytes(&mut self, length: usize) -> Result<Vec<Bytes>, SpoolError> {
         match self {
-            Self::Memory(buffer) => {
-                let (mut index, mut left, mut first) = (0, length, Vec::new());
-                while left > 0
-                    && let Some(bytes) = buffer.segment(index)
-                {
-                    let bytes = bytes.slice(..left.min(bytes.len()));
+            Self::Memory(file) => {
+                let mut left = length;
+                let first = file.segments().map_while(|mut bytes| {
+                    bytes.truncate(left);
                     left -= bytes.len();
-                    index += 1;
-                    first.push(bytes);
-                }
-                Ok(first)
+                    (!bytes.is_empty()).then_some(bytes)
+                });
+                Ok(first.collect())
             }
             Self::File(file) => {
                 let first = file.read(0, length).await?;
@@ -116,8 +112,8 @@ impl Content {
     /// All of it, as often as it is needed. The content must stay until the source was read.
     pub fn source(&mut self) -> Source {
         match self {
-            Self::Memory(buffer) => {
-                let segments = (0..).map_while(|index| buffer.segment(index));
+            Self::Memory(file) => {
+                let segments = file.segments();
                 let events: Vec<_> = segments.map(|bytes| Ok(FileEvent::Content(bytes))).collect();
                 let end = FileEvent::End(FileEnd { last: true, epilogue: Bytes::new() });
                 Box::pin(stream::iter(events.into_iter().chain([Ok(end)])))

@@ -1,8 +1,10 @@
 //! The folder of `resumable.spool`: one gateway uses it at a time, within its quota. A file of a resumable upload has a
 //! name, so that it outlives the gateway; that of an ordinary upload has none where the file system allows it.
 
-use std::fs::{self, File, OpenOptions};
+use std::cmp::Reverse;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +14,9 @@ use crate::memory::budget::{Budget, Charge, Share};
 
 /// Held by the gateway that uses the folder.
 const LOCK: &str = "lock";
+/// Other users of the machine read no files of clients.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +63,10 @@ impl SpoolFolder {
     /// Makes the folder if it does not exist, and takes it. `limit`: bytes of all files together.
     pub fn open(path: &Path, limit: u64) -> Result<Self, FolderError> {
         let failed = |cause| FolderError::Io { path: path.to_owned(), cause };
-        fs::create_dir_all(path).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path).map_err(failed)?;
         let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).open(path.join(LOCK));
+        let lock =
+            options.mode(FILE_MODE).create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = lock.map_err(failed)?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => FolderError::InUse(path.to_owned()),
@@ -76,9 +82,9 @@ impl SpoolFolder {
         self.quota.used()
     }
 
-    /// Bytes that one client can use, if no other does.
-    pub(super) fn most_of_one_client(&self) -> u64 {
-        self.quota.most_of_one_client()
+    /// Bytes of all files together.
+    pub(super) fn quota(&self) -> &Arc<Budget> {
+        &self.quota
     }
 
     /// A client's part of the quota.
@@ -95,7 +101,8 @@ impl SpoolFolder {
         let charge = charged(share, name.length)?;
         let path = self.path.join(name.text());
         let mut options = OpenOptions::new();
-        let file = options.create_new(true).read(true).write(true).open(&path)?;
+        options.create_new(true).read(true).write(true).mode(FILE_MODE);
+        let file = options.open(&path)?;
         Ok(SpoolFile::new(file, Some(path), charge, name.length)?)
     }
 
@@ -110,35 +117,43 @@ impl SpoolFolder {
         Ok(SpoolFile::new(file, None, charge, expected)?)
     }
 
-    /// The files of resumable uploads that an earlier process has left. Those for which `keeps` is false are deleted;
-    /// other files in the folder are not touched.
+    /// The files of resumable uploads that an earlier process has left. Those for which `keeps` is false, and those that
+    /// exceed a quota that has become smaller, are deleted; what else is in the folder is not touched.
     pub(super) fn restore(
         &self,
-        share: &Arc<Share>,
         keeps: impl Fn(&FileName) -> bool,
     ) -> io::Result<Vec<(FileName, SpoolFile)>> {
-        let mut files = Vec::new();
+        let mut left = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
-            let Some(name) = name else {
-                continue;
-            };
-            let charge = charged(share.clone(), name.length);
-            match charge {
-                Ok(charge) if keeps(&name) => {
-                    let file = OpenOptions::new().read(true).write(true).open(&path)?;
-                    let file = SpoolFile::new(file, Some(path), charge, name.length)?;
-                    files.push((name, file));
-                }
-                _ => fs::remove_file(&path)?,
+            let entry = entry?;
+            let name = entry.file_name().to_str().and_then(FileName::parse);
+            // A link, or a folder, is none of them.
+            if let Some(name) = name.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()))
+            {
+                left.push((name, entry.path()));
+            }
+        }
+        // Whose they are is not known. By length, and each with a share of its own, they fit if they fitted before,
+        // whichever clients they belong to.
+        left.sort_by_key(|(name, _)| Reverse(name.length));
+        let mut files = Vec::new();
+        for (name, path) in left {
+            if !keeps(&name) {
+                fs::remove_file(&path)?;
+            } else if let Ok(charge) = charged(self.share(), name.length) {
+                let file = OpenOptions::new().read(true).write(true).open(&path)?;
+                files.push((name, SpoolFile::new(file, Some(path), charge, name.length)?));
+            } else {
+                let shown = path.display();
+                tracing::warn!(path = %shown, "an upload exceeds resumable.spool_limit, and is deleted");
+                fs::remove_file(&path)?;
             }
         }
         Ok(files)
     }
 }
 
-fn charged(share: Arc<Share>, bytes: u64) -> Result<Charge, SpoolError> {
+pub(super) fn charged(share: Arc<Share>, bytes: u64) -> Result<Charge, SpoolError> {
     let mut charge = Charge::new(share);
     charge.grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
     Ok(charge)
@@ -175,8 +190,7 @@ mod tests {
         drop((first, second, spool));
 
         let spool = SpoolFolder::open(folder.path(), 1000).unwrap();
-        let share = spool.share();
-        let kept = spool.restore(&share, |name| name.id == [1; 16]).unwrap();
+        let kept = spool.restore(|name| name.id == [1; 16]).unwrap();
         assert_eq!(kept.iter().map(|(name, _)| *name).collect::<Vec<_>>(), [name(1)]);
         assert_eq!(spool.used(), 400);
         let mut names: Vec<_> = fs::read_dir(folder.path())
@@ -185,5 +199,51 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, [name(1).text().as_str(), LOCK, "notes.txt"]);
+    }
+    /// All that the clients had before is there again, whichever clients that were; an upload that has no room any more
+    /// is deleted.
+    #[test]
+    fn what_had_room_has_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |id, length| FileName { id: [id; 16], length, expires: 1 };
+        let names = [name(1, 700), name(2, 200), name(3, 70)];
+        let spool = SpoolFolder::open(folder.path(), 1000).unwrap();
+        let created: Vec<_> =
+            names.iter().map(|name| spool.create(name, spool.share()).unwrap()).collect();
+        drop((created, spool));
+        let restored = |limit| {
+            let spool = SpoolFolder::open(folder.path(), limit).unwrap();
+            let files = spool.restore(|_| true).unwrap();
+            let names: Vec<_> = files.iter().map(|(name, _)| *name).collect();
+            (names, spool.used())
+        };
+        assert_eq!(restored(1000), (names.to_vec(), 970));
+        assert_eq!(restored(900), ([name(2, 200), name(3, 70)].to_vec(), 270));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    /// Files that others have put there with such names; those of clients are readable by the gateway alone.
+    #[test]
+    fn only_its_own_files_are_touched_and_read() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("with spaces/spool");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let name = |id| FileName { id: [id; 16], length: 10, expires: 1 };
+        let spool = SpoolFolder::open(&path, 1000).unwrap();
+        let file = spool.create(&name(1), spool.share()).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join(name(1).text())), 0o600);
+        drop((file, spool));
+        let other = parent.path().join("other");
+        fs::write(&other, "more than ten bytes").unwrap();
+        symlink(&other, path.join(name(2).text())).unwrap();
+        fs::create_dir(path.join(name(3).text())).unwrap();
+        let spool = SpoolFolder::open(&path, 1000).unwrap();
+        assert!(spool.restore(|_| false).unwrap().is_empty());
+        assert!(spool.restore(|_| true).unwrap().is_empty());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "more than ten bytes");
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 3);
     }
 }

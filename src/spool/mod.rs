@@ -2,12 +2,14 @@
 //! before its first byte, so what comes slowly, or in several requests, is received first.
 //!
 //! - `folder`: the folder of `resumable.spool`, and its quota; `file`: a file in it
+//! - `memory`: a file in memory
 //! - `content`: what was received of a file, in memory or in the folder
 //! - `uploads`: the resumable uploads of which something is kept
 
 pub mod content;
 mod file;
 pub mod folder;
+mod memory;
 pub mod uploads;
 
 /// Why bytes could not be kept, or could not be read again.

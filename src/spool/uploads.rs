@@ -13,8 +13,8 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::SpoolError;
 use super::content::Content;
 use super::folder::{FileName, SpoolFolder};
+use super::memory::MemoryFile;
 use crate::memory::budget::{Budget, Charge, Share};
-use crate::memory::replay_buffer::ReplayBuffer;
 
 /// Uploads that are kept at most. Each takes some 300 bytes besides its content.
 const MAX_UPLOADS: u64 = 10_000;
@@ -30,6 +30,8 @@ pub struct Uploads<T> {
     expire_after: Duration,
     /// Counts uploads.
     slots: Arc<Budget>,
+    /// Bytes of all uploads together.
+    quota: Arc<Budget>,
     kept: Mutex<Kept>,
     stored: Cache<[u8; 16], Arc<T>>,
 }
@@ -58,15 +60,16 @@ pub struct Upload {
     /// `None`: it was stored, or has ended.
     content: AsyncMutex<Option<Content>>,
     _slot: Charge,
-    _quota: Option<Arc<Share>>,
 }
 
 impl<T: Send + Sync + 'static> Uploads<T> {
-    /// With a `folder`, files are kept there, otherwise in memory.
-    pub fn new(folder: Option<Arc<SpoolFolder>>, expire_after: Duration) -> Self {
+    /// With a `folder`, files are kept there, otherwise in at most `memory` bytes of memory.
+    pub fn new(folder: Option<Arc<SpoolFolder>>, memory: u64, expire_after: Duration) -> Self {
         let stored = Cache::builder().max_capacity(MAX_STORED).time_to_live(expire_after).build();
         let slots = Budget::new(MAX_UPLOADS);
-        Self { folder, expire_after, slots, kept: Mutex::default(), stored }
+        let in_folder = folder.as_ref().map(|folder| folder.quota().clone());
+        let quota = in_folder.unwrap_or_else(|| Budget::new(memory));
+        Self { folder, expire_after, slots, quota, kept: Mutex::default(), stored }
     }
 
     /// Takes up what an earlier process has left in the folder, and deletes what has expired. Unless `can_continue`, no
@@ -77,13 +80,13 @@ impl<T: Send + Sync + 'static> Uploads<T> {
         };
         let now = Timestamp::now().as_second();
         let keeps = |name: &FileName| can_continue && name.expires > now;
-        let (slots, quota) = (Share::new(self.slots.clone()), folder.share());
         let mut kept = self.lock();
-        for (FileName { id, length, expires }, file) in folder.restore(&quota, keeps)? {
-            let mut slot = Charge::new(slots.clone());
+        for (FileName { id, length, expires }, file) in folder.restore(keeps)? {
+            let mut slot = Charge::new(Share::new(self.slots.clone()));
             let mut content = Content::File(file);
             if slot.grow(1).is_err() {
-                break;
+                // More than there can be.
+                continue;
             }
             let received = content.len().min(length.saturating_sub(1));
             content.shorten_now(received)?;
@@ -94,7 +97,6 @@ impl<T: Send + Sync + 'static> Uploads<T> {
                 is_in_memory: false,
                 content: AsyncMutex::new(Some(content)),
                 _slot: slot,
-                _quota: None,
             };
             kept.uploads.insert(id, Arc::new(upload));
         }
@@ -110,9 +112,14 @@ impl<T: Send + Sync + 'static> Uploads<T> {
         self.folder.as_ref()
     }
 
-    /// Bytes of the largest file that one client can ever send; `memory`: in memory.
-    pub fn max_length(&self, memory: u64) -> u64 {
-        self.folder.as_ref().map_or(memory, |folder| folder.most_of_one_client())
+    /// Bytes of the largest file that one client can ever send.
+    pub fn max_length(&self) -> u64 {
+        self.quota.most_of_one_client()
+    }
+
+    /// Whether files are kept in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.folder.is_none()
     }
 
     /// Begins an upload of `length` bytes, for all of which there is room. `client`: its id; `memory`: its share.
@@ -125,21 +132,12 @@ impl<T: Send + Sync + 'static> Uploads<T> {
     ) -> Result<Arc<Upload>, SpoolError> {
         let expires = self.expiry();
         let mut kept = self.lock();
-        let (slots, quota) = kept.shares_of(client, &self.slots, self.folder.as_deref());
+        let (slots, quota) = kept.shares_of(client, &self.slots, &self.quota);
         let mut slot = Charge::new(slots);
         slot.grow(1)?;
-        let content = match (&self.folder, &quota) {
-            (Some(folder), Some(quota)) => {
-                Content::File(folder.create(&FileName { id, length, expires }, quota.clone())?)
-            }
-            _ => {
-                let mut buffer = ReplayBuffer::new(memory);
-                let length = usize::try_from(length).unwrap_or(usize::MAX);
-                if !buffer.reserve(length) {
-                    return Err(SpoolError::Full);
-                }
-                Content::Memory(buffer)
-            }
+        let content = match &self.folder {
+            Some(folder) => Content::File(folder.create(&FileName { id, length, expires }, quota)?),
+            None => Content::Memory(MemoryFile::new(length, quota, memory)?),
         };
         let upload = Arc::new(Upload {
             length,
@@ -148,7 +146,6 @@ impl<T: Send + Sync + 'static> Uploads<T> {
             is_in_memory: self.folder.is_none(),
             content: AsyncMutex::new(Some(content)),
             _slot: slot,
-            _quota: quota,
         });
         kept.uploads.insert(id, upload.clone());
         Ok(upload)
@@ -162,10 +159,11 @@ impl<T: Send + Sync + 'static> Uploads<T> {
         (Timestamp::now() + keep).as_second()
     }
 
-    /// An upload that has not expired.
+    /// An upload that has not expired, or that a request is writing to.
     pub fn get(&self, id: &[u8; 16]) -> Option<Arc<Upload>> {
         let now = Timestamp::now().as_second();
-        self.lock().uploads.get(id).filter(|upload| upload.expires() > now).cloned()
+        let is_alive = |upload: &&Arc<Upload>| upload.expires() > now || upload.is_in_use();
+        self.lock().uploads.get(id).filter(is_alive).cloned()
     }
 
     /// What [`Self::set_stored`] was told.
@@ -197,8 +195,7 @@ impl<T: Send + Sync + 'static> Uploads<T> {
         let now = Timestamp::now().as_second();
         let expired: Vec<_> = {
             let mut kept = self.lock();
-            let is_expired =
-                |upload: &Upload| upload.expires() <= now && upload.content.try_lock().is_ok();
+            let is_expired = |upload: &Upload| upload.expires() <= now && !upload.is_in_use();
             kept.uploads.extract_if(|_, upload| is_expired(upload)).collect()
         };
         for (_, upload) in &expired {
@@ -213,18 +210,15 @@ impl Kept {
         &mut self,
         client: &str,
         slots: &Arc<Budget>,
-        folder: Option<&SpoolFolder>,
-    ) -> (Arc<Share>, Option<Arc<Share>>) {
+        quota: &Arc<Budget>,
+    ) -> (Arc<Share>, Arc<Share>) {
         let known = self.shares.get(client);
         let known_slots = known.and_then(|shares| shares.slots.upgrade());
         let known_quota = known.and_then(|shares| shares.quota.upgrade());
         let slots = known_slots.unwrap_or_else(|| Share::new(slots.clone()));
-        let quota = folder.map(|folder| known_quota.unwrap_or_else(|| folder.share()));
+        let quota = known_quota.unwrap_or_else(|| Share::new(quota.clone()));
         self.shares.retain(|_, shares| shares.slots.strong_count() > 0);
-        let shares = Shares {
-            slots: Arc::downgrade(&slots),
-            quota: quota.as_ref().map(Arc::downgrade).unwrap_or_default(),
-        };
+        let shares = Shares { slots: Arc::downgrade(&slots), quota: Arc::downgrade(&quota) };
         self.shares.insert(client.to_owned(), shares);
         (slots, quota)
     }
@@ -239,6 +233,11 @@ impl Upload {
     /// Unix time in seconds.
     pub fn expires(&self) -> i64 {
         self.expires.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request is writing to it.
+    fn is_in_use(&self) -> bool {
+        self.content.try_lock().is_err()
     }
 
     /// The content, for one request at a time; `None` once the upload has ended.
@@ -276,23 +275,28 @@ mod tests {
     }
 
     fn uploads(folder: Option<Arc<SpoolFolder>>) -> Uploads<&'static str> {
-        Uploads::new(folder, Duration::from_secs(3600))
+        Uploads::new(folder, 1000, Duration::from_secs(3600))
     }
 
     fn memory(bytes: u64) -> Arc<Share> {
         Share::new(Budget::new(bytes))
     }
 
-    /// In memory, uploads use a quarter of the budget; a client has three quarters of the places.
+    /// In memory, uploads use a quarter of the budget; a client has three quarters of that, and of the places.
     #[tokio::test]
     async fn there_are_bounds() {
         let uploads = uploads(None);
         let budget = Budget::new(4000);
         let share = || Share::new(budget.clone());
-        assert!(uploads.create([1; 16], 1001, "a", share()).is_err());
+        assert_eq!(uploads.max_length(), 750);
+        assert!(uploads.create([1; 16], 751, "a", share()).is_err());
         let first = uploads.create([1; 16], 600, "a", share()).unwrap();
-        assert!(uploads.create([2; 16], 600, "b", share()).is_err());
+        // Its memory is the client's still, though no request of it runs.
+        assert!(uploads.create([2; 16], 151, "a", share()).is_err());
+        assert!(uploads.create([2; 16], 401, "b", share()).is_err());
+        uploads.create([2; 16], 300, "b", share()).unwrap();
         uploads.end(&[1; 16]);
+        uploads.end(&[2; 16]);
         drop(first);
         assert_eq!(budget.used(), 0);
 
@@ -320,6 +324,7 @@ mod tests {
         upload.expires.store(0, Ordering::Relaxed);
         assert!(uploads.get(&ID).is_none());
         let content = upload.content().await;
+        assert!(uploads.get(&ID).is_some());
         assert_eq!(uploads.end_expired().await, 0);
         drop(content);
         assert_eq!(uploads.end_expired().await, 1);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use actix_web::rt;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{IncomingBytes, MAGIC, Position};
@@ -22,9 +23,12 @@ use crate::spool::uploads::Upload;
 
 /// Bytes of the largest file that can be received.
 pub fn max_length(worker: &Worker) -> u64 {
-    let upload = &worker.shared.settings.upload;
-    let memory = upload.max_buffered_file.min(upload.memory_budget / 4);
-    worker.shared.uploads.max_length(memory as u64)
+    let (uploads, settings) = (&worker.shared.uploads, &worker.shared.settings);
+    let max_length = uploads.max_length();
+    match uploads.is_in_memory() {
+        true => max_length.min(settings.upload.max_buffered_file as u64),
+        false => max_length,
+    }
 }
 
 /// Begins an upload. An empty file is stored by the first [`append`].
@@ -69,6 +73,11 @@ pub async fn append(
     let kept = uploads.get(&id).ok_or_else(OpenUpload::unknown)?;
     let mut guard = kept.content().await;
     let content = guard.as_mut().ok_or_else(OpenUpload::unknown)?;
+    // What an earlier request has left beyond the offset that clients are told: the last byte of a file that was complete,
+    // and could not be sent. A client sends it again, and thereby asks for another attempt.
+    if content.len() > kept.offset() {
+        content.truncate(kept.offset()).await?;
+    }
     uploads.touch(&kept);
     let received = receive(worker, upload, &kept, content, bytes, &share, superseded).await;
     uploads.touch(&kept);
@@ -76,19 +85,10 @@ pub async fn append(
     if content.len() < kept.length {
         return Ok(Appended::Open { offset: content.len(), length: Some(kept.length) });
     }
-    match send(worker, upload, content, &share).await {
-        Ok(file) => {
-            drop(guard);
-            kept.remove_content().await;
-            Ok(Appended::Stored(file))
-        }
-        Err(problem) => {
-            // The client sends the last byte again, and thereby asks for another attempt.
-            content.truncate(kept.length.saturating_sub(1)).await?;
-            kept.set_received(content.len());
-            Err(problem)
-        }
-    }
+    let file = send(worker, upload, content, &share).await?;
+    drop(guard);
+    kept.remove_content().await;
+    Ok(Appended::Stored(file))
 }
 
 async fn receive(
@@ -127,9 +127,18 @@ async fn send(
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 
-/// Ends an upload; what was received is deleted.
-pub async fn terminate(worker: &Worker, id: &[u8; 16]) {
-    if let Some(upload) = worker.shared.uploads.end(id) {
+/// Ends an upload; what was received is deleted. No request finds it any more, and one that has found it before is ended.
+pub async fn terminate(worker: &Worker, id: [u8; 16]) {
+    let Some(upload) = worker.shared.uploads.end(&id) else {
+        return;
+    };
+    let sessions = worker.shared.upload_sessions.clone();
+    // In a task of its own: it is done also where the client does not wait for it.
+    let ended = rt::spawn(worker.shared.requests.track_future(async move {
+        sessions.end(id).await;
         upload.remove_content().await;
+    }));
+    if ended.await.is_err() {
+        tracing::error!("the task that ends an upload has failed");
     }
 }

@@ -45,12 +45,15 @@ pub async fn append(
     }
 }
 
-/// Ends an upload; what was received of it is deleted.
+/// Ends an upload, and a request that sends bytes of it; what was received of it is deleted.
 pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
     match &upload.road {
-        Road::Api(api) => at_cos::terminate(worker, api, upload).await,
+        Road::Api(api) => {
+            worker.shared.upload_sessions.end(upload.sealed.id).await;
+            at_cos::terminate(worker, api, upload).await
+        }
         Road::Form => {
-            at_gateway::terminate(worker, &upload.sealed.id).await;
+            at_gateway::terminate(worker, upload.sealed.id).await;
             Ok(())
         }
     }

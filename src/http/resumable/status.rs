@@ -117,7 +117,6 @@ pub async fn terminate(
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker)?;
-    worker.shared.upload_sessions.end(upload.sealed.id).await;
     by_road::end(&worker, &upload).await?;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
