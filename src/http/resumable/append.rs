@@ -37,7 +37,8 @@ pub async fn patch(
     let offset = protocol::number(request.headers(), &UPLOAD_OFFSET)?
         .ok_or_else(|| invalid("the request has no `Upload-Offset`"))?;
     let slot = worker.shared.limits.take_slot(&upload.client)?;
-    let progress = append(&request, payload, &worker, &upload, offset, slot).await?;
+    let progress = append(&request, payload, &worker, &upload, offset, slot).await;
+    let progress = progress.map_err(retryable)?;
     let mut response = HttpResponse::NoContent();
     response.insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
     let offset = match progress {
@@ -93,7 +94,7 @@ pub async fn append(
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
     match rt::spawn(running.in_current_span()).await {
-        Ok(result) => result.map_err(retryable),
+        Ok(result) => result,
         Err(_) => Err(Problem::new(Code::Internal, "the upload's task has failed")),
     }
 }
@@ -150,7 +151,7 @@ pub async fn report(
 /// `problem`, with a status after which clients of tus try again where a connection has failed. They take 400 and 408 for
 /// final, and a proxy that ends a request early passes such a response on to its client, as does a network that was
 /// interrupted for longer than `upload.idle_timeout`.
-fn retryable(problem: Problem) -> Problem {
+pub fn retryable(problem: Problem) -> Problem {
     let cause = match problem.code {
         Code::TruncatedBody => "the body ended before it was complete",
         Code::ClientStalled => "the client stopped sending",

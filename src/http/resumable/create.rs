@@ -115,11 +115,12 @@ pub async fn create(
                 file.add_id_to(&mut response);
                 file.size
             }
-            // More may be stored than is known here; the client then learns it by a HEAD.
-            Err(problem) if problem.code.is_transient() && has_bytes => 0,
+            // More may be stored than is known here; the client then learns it by a HEAD. One whose connection broke off
+            // does not learn the URL.
+            Err(problem) if is_continued(&problem) && has_bytes => 0,
             Err(problem) => {
                 discard(&worker, &upload).await;
-                return Err(problem);
+                return Err(append::retryable(problem));
             }
         };
         response.insert_header((UPLOAD_OFFSET, offset.to_string()));
@@ -129,6 +130,11 @@ pub async fn create(
         Some(claim) => idempotency::record(claim, response),
         None => response,
     })
+}
+
+/// Whether the client can continue its upload after `problem`.
+fn is_continued(problem: &Problem) -> bool {
+    problem.code.is_transient() && problem.code != Code::TruncatedBody
 }
 
 /// Ends an upload of which the client is not told, so that nothing would continue or end it.
