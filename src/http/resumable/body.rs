@@ -160,6 +160,7 @@ fn interrupted(
     });
     // With the error, until when the rest may arrive, and until when its next bytes must.
     let mut interrupted: Option<(InboundError, Instant, Pin<Box<Sleep>>)> = None;
+    let mut is_waiting = false;
     Box::pin(stream::poll_fn(move |cx| {
         if interrupted.is_none()
             && let Poll::Ready(error) = cause.as_mut().poll(cx)
@@ -175,10 +176,49 @@ fn interrupted(
             return failed();
         }
         if let Poll::Ready(next) = source.as_mut().poll_next(cx) {
-            idle.as_mut().reset(now + REST_IDLE);
+            is_waiting = false;
             return Poll::Ready(next);
+        }
+        // Storing the bytes before may have taken longer; that is no pause of the client's.
+        if !std::mem::replace(&mut is_waiting, true) {
+            idle.as_mut().reset(now + REST_IDLE);
         }
         ready!(idle.as_mut().poll(cx));
         failed()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The socket is read when bytes are asked for, so they are there only at the second look.
+    #[tokio::test]
+    async fn what_has_arrived_is_given_however_long_storing_takes() {
+        let mut bytes = (0..4u8).map(|byte| Bytes::copy_from_slice(&[byte])).collect::<Vec<_>>();
+        bytes.reverse();
+        let mut is_asked = false;
+        let source: Source = Box::pin(stream::poll_fn(move |cx| {
+            is_asked = !is_asked;
+            if is_asked && !bytes.is_empty() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match bytes.pop() {
+                Some(bytes) => Poll::Ready(Some(Ok(FileEvent::Content(bytes)))),
+                None => Poll::Pending,
+            }
+        }));
+        let superseded = CancellationToken::new();
+        let mut source = interrupted(source, superseded.clone(), CancellationToken::new());
+        superseded.cancel();
+        for expected in 0..4 {
+            let Some(Ok(FileEvent::Content(bytes))) = source.next().await else {
+                panic!("byte {expected} is lost");
+            };
+            assert_eq!(bytes[0], expected);
+            sleep(REST_IDLE * 2).await;
+        }
+        assert!(source.next().await.is_some_and(|event| event.is_err()));
+    }
 }
