@@ -16,7 +16,7 @@
 //!
 //! # Folders
 //!
-//! Imports go one way: cli > app > http > guard, inbound, wechat, cos, hooks > server, net, memory, settings.
+//! Imports go one way: cli > app > http > guard, inbound, wechat, cos, hooks, quota > server, net, memory, settings.
 //!
 //! | folder | what to find there |
 //! |---|---|
@@ -31,6 +31,7 @@
 //! | `cos` | upload to COS: forms whose announced length is checked (`replayable_file`), its own API (`api`), responses |
 //! | `spool` | files that are kept until they can be sent, in memory or in a folder: resumable uploads by forms |
 //! | `hooks` | events for the owner's back end: signatures, queues in memory and in Redis, delivery |
+//! | `quota` | how much clients have stored and reserved, counted in Redis or in memory |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
 //! | `net` | TLS set-up, the HTTP/1.1 client, timers |
 //! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
@@ -50,6 +51,7 @@ pub mod key;
 pub mod memory;
 pub mod metrics;
 pub mod net;
+pub mod quota;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod server;

@@ -29,6 +29,7 @@ pub struct Metrics {
     cos_responses: IntCounterVec,
     hooks: IntCounterVec,
     hooks_queued: IntGauge,
+    quotas: IntCounterVec,
     memory_budget: IntGauge,
     spool: IntGauge,
     connections: IntGauge,
@@ -155,6 +156,11 @@ impl Metrics {
                 "gateway_hooks_queued",
                 "Events that wait for the back end: those in Redis, and those in this gateway's memory",
             )?,
+            quotas: counters(
+                "gateway_quotas_total",
+                "Uploads with a quota: admitted, refused; alone: counted by this gateway alone, without Redis",
+                &["result"],
+            )?,
             memory_budget: gauge(
                 "gateway_memory_budget_bytes",
                 "Memory that replay windows and buffered files use of upload.memory_budget",
@@ -178,6 +184,9 @@ impl Metrics {
         }
         for event in ["created", "begun", "continued", "stored", "terminated"] {
             metrics.resumable.with_label_values(&[event]);
+        }
+        for result in ["admitted", "refused", "alone"] {
+            metrics.quotas.with_label_values(&[result]);
         }
         for result in ["fetched", "shared", "failed"] {
             metrics.token_refreshes.with_label_values(&[result]);
@@ -226,6 +235,11 @@ impl Metrics {
     /// Counts an event for the back end: `queued`, `delivered`, `refused`, `failed` or `dropped`.
     pub fn hook(&self, event: &'static str, result: &'static str) {
         self.hooks.with_label_values(&[event, result]).inc();
+    }
+
+    /// Counts an upload that has a quota: `admitted` or `refused`, and `alone` as well if Redis was unavailable.
+    pub fn quota(&self, result: &'static str) {
+        self.quotas.with_label_values(&[result]).inc();
     }
 
     pub fn hooks_queued(&self, events: usize) {

@@ -36,6 +36,7 @@ use crate::http::{problem, routes};
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
+use crate::quota::quotas::Quotas;
 use crate::server::connection_limit::{SPARE, WorkerLimits};
 use crate::server::fd_limit;
 use crate::server::listener::{self, ConnectionLimits};
@@ -167,6 +168,7 @@ fn serve(
     let connection_limits = connection_limits(&settings, &upstreams.metrics);
     let budget = Budget::new(settings.upload.memory_budget as u64);
     let uploads = spool::open(&settings)?;
+    let quotas = Arc::new(Quotas::new(&settings, upstreams.metrics.clone(), requests.clone())?);
     let shared = Arc::new(AppState {
         guard: Guard::new(&settings)?,
         origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
@@ -174,6 +176,7 @@ fn serve(
         template: Template::new(&settings.upload.path_template),
         limits: Limits::new(&settings, budget.clone()),
         budget,
+        quotas: quotas.clone(),
         json_budget: Budget::new(json::TOTAL_LIMIT),
         links: LinkPolicy::new(&settings.links),
         proxies: TrustedProxies::new(&settings.server.trusted_proxies),
@@ -190,6 +193,7 @@ fn serve(
 
     sweep::start(&upstreams, shared.clone());
     spool::start(uploads, shared.shutdown.clone());
+    actix_web::rt::spawn(quotas.maintain());
 
     let app = move || {
         let worker = Worker {

@@ -67,6 +67,7 @@ impl Guard {
             max_files: None,
             types: Vec::new(),
             rate: None,
+            quota: None,
         };
         let tickets = TicketVerifier::new(&auth.jwt)?;
         Ok(Self {

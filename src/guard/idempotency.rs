@@ -233,6 +233,7 @@ mod tests {
             max_files: None,
             types: Vec::new(),
             rate: None,
+            quota: None,
         };
         let client = Client::new("key", "k", &policy, &settings);
         for (length, many) in [(0, 80_000), (4000, 10_000), (1 << 20, 100)] {

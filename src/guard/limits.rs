@@ -239,6 +239,7 @@ mod tests {
             max_files: None,
             types: Vec::new(),
             rate: Some(FIVE),
+            quota: None,
         };
         let client = Client::new("user", "u", &policy, &settings);
         (Limits::new(&settings, Budget::new(1 << 20)), client)

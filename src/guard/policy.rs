@@ -1,12 +1,13 @@
 //! What one client may do: its actions, its paths, and the limits of its files.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::types::Types;
 use crate::key::{Key, KeyError};
-use crate::settings::{Action, Policy, Rate, Settings};
+use crate::settings::{Action, Policy, Quota, QuotaPer, Rate, Settings};
 
 /// The `id` of clients without a credential.
 const ANONYMOUS: &str = "anonymous:anonymous";
@@ -30,7 +31,8 @@ pub struct Client {
     pub max_files: usize,
     pub types: Types,
     pub rate: Option<Rate>,
-    /// Whether its files have limits of their own (size or type). An upload link would bypass these, since its client
+    pub quota: Option<Arc<Quota>>,
+    /// Whether its files have limits of their own (size, type, or a quota). An upload link would bypass these, since its client
     /// posts to COS directly.
     pub has_file_limits: bool,
     /// A hash of the claims of its ticket: tickets with the same `id` may allow different things.
@@ -43,7 +45,7 @@ pub enum PolicyError {
     #[error("`{client}` may not {action}")]
     Action { client: String, action: &'static str },
     #[error(
-        "`{client}` may not have upload links: its files are limited in size or type, and COS would store any file \
+        "`{client}` may not have upload links: its files are limited in size or type or by a quota, and COS would store any file \
          that is posted with a link; upload through the gateway, with `POST /v1/files`, or with `/v1/uploads` for \
          files that are to be resumed after an interruption"
     )]
@@ -117,7 +119,10 @@ impl Client {
             max_files: policy.max_files.unwrap_or(upload.max_files).min(upload.max_files),
             types: Types::new([&upload.allowed_types, &policy.types]),
             rate: policy.rate.or(settings.auth.rate),
-            has_file_limits: policy.max_file_size.is_some() || !policy.types.is_empty(),
+            quota: policy.quota.as_ref().and_then(|name| settings.quotas.get(name)).cloned(),
+            has_file_limits: policy.max_file_size.is_some()
+                || !policy.types.is_empty()
+                || policy.quota.is_some(),
             claims: None,
         }
     }
@@ -125,6 +130,19 @@ impl Client {
     /// The same permissions for the client `id`.
     pub fn with_identity(&self, name: &str, id: String) -> Self {
         Self { name: name.to_owned(), id, ..self.clone() }
+    }
+
+    /// What has a count of its own in `quota`: the quota's name, and a client or a user.
+    pub fn quota_subject(&self, quota: &Quota) -> String {
+        let (kind, _) = self.id.split_once(':').unwrap_or_default();
+        let counted = match (quota.per, kind) {
+            (QuotaPer::Client, "user" | "ticket") => "ticket",
+            (QuotaPer::Client, "wx") => "wx",
+            // A new ticket must not begin a new count.
+            (QuotaPer::Sub, "ticket") => "ticket",
+            _ => &self.id,
+        };
+        format!("{}:{counted}", quota.name)
     }
 
     /// Whether it has no credential.
@@ -236,6 +254,7 @@ mod tests {
             max_files: 5,
             types: Types::default(),
             rate: None,
+            quota: None,
             has_file_limits: false,
             claims: None,
         }

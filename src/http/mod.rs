@@ -8,6 +8,7 @@ pub mod middleware;
 pub mod notify;
 pub mod openapi;
 pub mod problem;
+pub mod quota;
 pub mod response;
 pub mod resumable;
 pub mod routes;

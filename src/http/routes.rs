@@ -179,6 +179,8 @@ pub fn cors(shared: &Arc<AppState>) -> Cors {
             "content-location",
             "idempotent-replayed",
             "location",
+            "ratelimit",
+            "ratelimit-policy",
             "retry-after",
             "server-timing",
             "tus-checksum-algorithm",

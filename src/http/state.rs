@@ -22,6 +22,7 @@ use crate::http::resumable::uploaded_file::UploadedFile;
 use crate::key::Template;
 use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
+use crate::quota::quotas::Quotas;
 use crate::settings::Settings;
 use crate::spool::uploads::Uploads;
 use crate::wechat::api::{self, Wechat};
@@ -48,6 +49,7 @@ pub struct AppState {
     /// The memory budget of all JSON bodies together.
     pub json_budget: Arc<Budget>,
     pub limits: Limits,
+    pub quotas: Arc<Quotas>,
     pub links: LinkPolicy,
     pub proxies: TrustedProxies,
     pub idempotency: Idempotency,

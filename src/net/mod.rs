@@ -1,7 +1,8 @@
-//! What connections are made of, on either side: TLS set-up, the HTTP/1.1 client for upstreams, deadlines, pauses after
-//! failures.
+//! What connections are made of, on either side: TLS set-up, the HTTP/1.1 client for upstreams, Redis, deadlines, pauses
+//! after failures.
 
 pub mod backoff;
 pub mod deadline;
 pub mod http_client;
+pub mod redis;
 pub mod tls;

@@ -62,6 +62,8 @@ pub struct Policy {
     pub types: Vec<String>,
     /// `None`: as `auth.rate`.
     pub rate: Option<Rate>,
+    /// The name of a quota.
+    pub quota: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,6 +129,7 @@ impl Policy {
             max_files: reader.optional_number(&key("max_files"), 1..=10_000).map(|n| n as usize),
             types: types.unwrap_or_default(),
             rate: reader.optional(&key("rate"), values::rate),
+            quota: reader.optional(&key("quota"), values::text),
         }
     }
 }

@@ -22,6 +22,7 @@ impl Settings {
             cos,
             upload,
             auth,
+            quotas,
             links,
             resumable,
             hooks,
@@ -105,6 +106,17 @@ impl Settings {
             line(&format!("auth.keys.{name}.sha256"), text(&hex::encode(key.sha256)));
             policy(&mut line, &format!("auth.keys.{name}"), &key.policy);
         }
+        for quota in quotas.values() {
+            let mut line = |name: &str, value| line(&format!("quota.{}.{name}", quota.name), value);
+            let optional_size = |bytes: Option<u64>| bytes.map_or_else(|| text(""), size);
+            let optional_number =
+                |files: Option<u64>| files.map_or_else(|| text(""), |files| files.to_string());
+            line("per", text(quota.per.name()));
+            line("bytes_per_day", optional_size(quota.bytes_per_day));
+            line("files_per_day", optional_number(quota.files_per_day));
+            line("bytes", optional_size(quota.bytes));
+            line("files", optional_number(quota.files));
+        }
         line("links.access", text(links.access.name()));
         let signing_keys: Vec<_> =
             links.signing_keys.iter().map(|key| key.expose_secret()).collect();
@@ -186,6 +198,7 @@ fn policy(line: &mut impl FnMut(&str, String), under: &str, policy: &Policy) {
     line("max_files", number(policy.max_files));
     line("types", list(&policy.types));
     line("rate", rate(policy.rate));
+    line("quota", optional(policy.quota.as_deref()));
 }
 
 fn number(value: Option<usize>) -> String {

@@ -11,6 +11,7 @@ use super::model::{
     Wechat,
 };
 use super::names::Profile;
+use super::quota::Quota;
 use super::{rules, values};
 
 pub(super) const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -92,6 +93,7 @@ impl Settings {
             cos: Cos::read(&mut reader),
             upload: Upload::read(&mut reader),
             auth: Auth::read(&mut reader),
+            quotas: Quota::read_all(&mut reader),
             links: Links::read(&mut reader),
             resumable: Resumable::read(&mut reader),
             hooks: Hooks::read(&mut reader),

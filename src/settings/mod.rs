@@ -1,7 +1,7 @@
 //! The settings: every key, its type and its limits. Knows nothing of how they are used.
 //!
-//! - `model`: the checked settings; `auth`: the sections of authentication and permissions; `names`: values that have
-//!   one of a few names
+//! - `model`: the checked settings; `auth`: the sections of authentication and permissions; `quota`: quotas; `names`:
+//!   values that have one of a few names
 //! - `load`: how they are loaded; `layers`: where values come from, and typed look-ups that collect every fault;
 //!   `fault`: a problem, as it is reported
 //! - `sections`: how each section is read; `values`: the syntax of single values
@@ -17,6 +17,7 @@ mod layers;
 mod load;
 mod model;
 mod names;
+mod quota;
 mod rules;
 mod sections;
 mod values;
@@ -32,6 +33,7 @@ pub use model::{
 };
 pub use names::{
     Action, CosKeys, CosRoad, CredentialMode, FileIds, HookField, JwtAlgorithm, LinkAccess,
-    LogFormat, Profile, ReplyProfile, Verify,
+    LogFormat, Profile, QuotaPer, ReplyProfile, Verify,
 };
+pub use quota::Quota;
 pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate};

@@ -1,7 +1,9 @@
 //! The checked settings: one struct for each section.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,6 +13,7 @@ use super::auth::{Auth, Links};
 use super::names::{
     CosKeys, CosRoad, CredentialMode, FileIds, HookField, LogFormat, Profile, ReplyProfile, Verify,
 };
+use super::quota::Quota;
 
 /// Every setting, checked. Neither `Debug` nor [`Settings::describe`] shows secrets.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Settings {
     pub cos: Cos,
     pub upload: Upload,
     pub auth: Auth,
+    /// By name: lower-case letters, digits, `-` and `_`.
+    pub quotas: BTreeMap<String, Arc<Quota>>,
     pub links: Links,
     pub resumable: Resumable,
     pub hooks: Hooks,

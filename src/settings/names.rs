@@ -155,6 +155,16 @@ named! {
 }
 
 named! {
+    /// What has a count of its own in a quota.
+    pub enum QuotaPer {
+        /// A key, all tickets together, all users of a mini program together.
+        Client = "client",
+        /// A user: a ticket's `sub`, a mini program's user. A key counts as one user, as do all tickets without a `sub`.
+        Sub = "sub",
+    }
+}
+
+named! {
     pub enum LogFormat {
         Text = "text",
         Json = "json",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use secrecy::ExposeSecret;
 
-use super::auth::Policy;
+use super::auth::{Auth, Policy};
 use super::layers::{Reader, variable};
 use super::model::Settings;
 use super::names::{
@@ -28,6 +28,7 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     tickets(settings, reader);
     links(settings, reader);
     hooks(settings, reader);
+    quotas(settings, reader);
 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
@@ -194,6 +195,20 @@ fn keys(settings: &Settings, reader: &mut Reader) {
     }
 }
 
+/// A policy names a quota that exists.
+fn quotas(settings: &Settings, reader: &mut Reader) {
+    let Auth { jwt, wx, keys, .. } = &settings.auth;
+    let keys = keys.iter().map(|(name, key)| (format!("auth.keys.{name}"), &key.policy));
+    let others = [("auth.jwt".to_owned(), &jwt.policy), ("auth.wx".to_owned(), wx)];
+    for (under, policy) in keys.chain(others) {
+        let unknown = policy.quota.as_ref().filter(|name| !settings.quotas.contains_key(*name));
+        if let Some(name) = unknown {
+            let problem = format!("names a quota that is not set: there is no [quota.{name}]");
+            reader.fault(&format!("{under}.quota"), problem);
+        }
+    }
+}
+
 fn tickets(settings: &Settings, reader: &mut Reader) {
     const ALGORITHM: &str = "auth.jwt.algorithm";
     const KEY: &str = "auth.jwt.key";
@@ -289,6 +304,7 @@ impl Settings {
             cos,
             upload,
             auth,
+            quotas,
             links,
             hooks,
             redis,
@@ -348,6 +364,7 @@ impl Settings {
             (
                 redis.url.is_some()
                     && hooks.stored_url.is_none()
+                    && quotas.is_empty()
                     && matches!(
                         wechat.credential,
                         CredentialMode::Cloudbase | CredentialMode::Open
@@ -357,6 +374,11 @@ impl Settings {
             (
                 hooks.stored_url.as_deref().is_some_and(is_plain_and_public),
                 "hooks.stored_url is plain http: what the back end is told of each file is sent unencrypted",
+            ),
+            (
+                redis.url.is_none() && quotas.values().any(|quota| quota.has_total()),
+                "quota.*.bytes or .files is set, and redis.url is not: what was stored is forgotten when the gateway \
+                 restarts",
             ),
             (
                 sandbox.enabled && credentials.iter().any(|text| !text.is_empty()),

@@ -15,7 +15,7 @@ use crate::harness::{Client, Form, Gateway, Response, Setup};
 const KEY: &str = "key-for-the-description";
 
 /// Every code with its status: what clients and dashboards were built on. A line may be added, none may change.
-const CODES: [(&str, u16); 47] = [
+const CODES: [(&str, u16); 49] = [
     ("malformed_form", 400),
     ("no_file", 400),
     ("field_after_file", 400),
@@ -40,6 +40,7 @@ const CODES: [(&str, u16); 47] = [
     ("file_too_large", 413),
     ("too_many_files", 413),
     ("fields_too_large", 413),
+    ("total_quota_exceeded", 413),
     ("not_multipart", 415),
     ("not_offset_stream", 415),
     ("type_not_allowed", 415),
@@ -48,6 +49,7 @@ const CODES: [(&str, u16); 47] = [
     ("superseded", 423),
     ("offset_unavailable", 423),
     ("rate_limited", 429),
+    ("daily_quota_exceeded", 429),
     ("checksum_mismatch", 460),
     ("internal", 500),
     ("wechat_refused", 502),

@@ -33,12 +33,15 @@ fn rows() -> Vec<Row> {
     let (mut section, mut above, mut comment, mut first) =
         (String::new(), Vec::new(), Vec::new(), true);
     let (_, lines) = DEFAULTS.split_once("\n\n").expect("a head");
+    let mut table = String::new();
     for line in lines.lines() {
-        if line == "# [auth.keys.panel]" {
-            rows.push(row("auth.keys.NAME".to_owned(), "", &mut comment));
+        let named = line.strip_prefix("# [").and_then(|rest| rest.strip_suffix(']'));
+        if let Some((section, _)) = named.and_then(|name| name.rsplit_once('.')) {
+            table = format!("{section}.NAME");
+            rows.push(row(table.clone(), "", &mut comment));
         } else if let Some((name, rest)) = line.strip_prefix("# ").and_then(example) {
             let (value, text) = rest.split_once("  ").expect("a meaning");
-            rows.push(row(format!("auth.keys.NAME.{name}"), value, &mut vec![text]));
+            rows.push(row(format!("{table}.{name}"), value, &mut vec![text]));
         } else if let Some(text) = line.strip_prefix('#') {
             comment.push(text);
         } else if let Some(name) = line.strip_prefix('[') {

@@ -35,6 +35,7 @@ mod overload;
 mod pages;
 mod policy;
 mod profiles;
+mod quotas;
 mod readme;
 mod relay;
 mod replicas;

@@ -41,12 +41,12 @@ impl Redis {
         format!("redis://:hunter2@127.0.0.1:{}/1", self.port)
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it has ended");
     }
 
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.child = Self::run(self.port, &self.folder);
     }
 }

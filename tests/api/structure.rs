@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "memory",
             "metrics",
             "net",
+            "quota",
             "sandbox",
             "server",
             "settings",
@@ -39,6 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "memory",
             "metrics",
             "net",
+            "quota",
             "server",
             "settings",
             "spool",
@@ -46,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "wechat",
         ],
     ),
+    ("quota", &["file_stream", "metrics", "net", "settings"]),
     ("spool", &["file_stream", "memory"]),
     ("guard", &["inbound", "key", "memory", "settings"]),
     ("inbound", &["file_stream", "memory", "net"]),
@@ -63,7 +66,8 @@ const TOP: &[&str] = &["app", "cli"];
 
 /// These know nothing of what an upload is.
 const BASE: &[&str] = &["server", "net", "memory"];
-const ABOUT_UPLOADS: &[&str] = &["http", "guard", "inbound", "wechat", "cos", "spool", "hooks"];
+const ABOUT_UPLOADS: &[&str] =
+    &["http", "guard", "inbound", "wechat", "cos", "spool", "hooks", "quota"];
 
 const MAX_MEDIAN_LINES: usize = 150;
 const MAX_LINES: usize = 450;

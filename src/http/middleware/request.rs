@@ -22,6 +22,7 @@ use super::request_id::RequestId;
 use super::server_timing::{SERVER_TIMING, ServerTiming};
 use crate::http::extract::client::ClientName;
 use crate::http::problem::{Code, Problem};
+use crate::http::quota::RateLimitHeaders;
 use crate::http::state::Worker;
 use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
@@ -197,6 +198,10 @@ fn add_headers(response: &mut ServiceResponse<BoxBody>, id: &RequestId) {
     let timing = response.request().extensions().get::<ServerTiming>().cloned();
     if let Some(ServerTiming(value)) = timing {
         response.headers_mut().insert(SERVER_TIMING, value);
+    }
+    let quota = response.request().extensions_mut().remove::<RateLimitHeaders>();
+    if let Some(quota) = quota {
+        quota.add_to(response.headers_mut());
     }
     id.insert_into(response.headers_mut());
 }

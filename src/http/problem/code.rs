@@ -87,6 +87,8 @@ codes! {
         "Send several requests, or raise `upload.max_files`; a list names at most 1000 files.";
     FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large",
         "Send fewer and shorter fields; a JSON request is at most 4 MiB long.";
+    TotalQuotaExceeded = "total_quota_exceeded" 413 "The quota is used up",
+        "Ask the operator for more: the limits are those of `quota.NAME`. Deleting files does not give anything back by itself.";
     NotMultipart = "not_multipart" 415 "The request is not multipart/form-data",
         "Post `multipart/form-data`, or PUT the file itself to `/v1/files/{path}`.";
     NotOffsetStream = "not_offset_stream" 415 "The request's type is not application/offset+octet-stream",
@@ -103,6 +105,8 @@ codes! {
         "Ask again after `Retry-After`; clients of tus do so by themselves. What arrived is stored. The log has the cause.";
     RateLimited = "rate_limited" 429 "Too many requests",
         "Try again after `Retry-After`; if it recurs, ask for a higher `rate`.";
+    DailyQuotaExceeded = "daily_quota_exceeded" 429 "The day's quota is used up",
+        "Try again after `Retry-After`, when the day ends at midnight in China; `RateLimit` tells what is left. The operator can raise the limits of `quota.NAME`.";
     ChecksumMismatch = "checksum_mismatch" 460 "The bytes have another checksum than the request says",
         "Send them again; none of them were stored.";
     Internal = "internal" 500 "The gateway failed",
@@ -148,6 +152,7 @@ impl Code {
                 | Self::OffsetUnavailable
                 | Self::ChecksumMismatch
                 | Self::RateLimited
+                | Self::DailyQuotaExceeded
                 | Self::WechatUnreachable
                 | Self::CosUnreachable
                 | Self::IntegrityMismatch

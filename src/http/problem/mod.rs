@@ -143,7 +143,7 @@ impl Problem {
             .body(serde_json::to_string(&self.document(request_id)).unwrap_or_default())
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds.max(1));
         self
     }

@@ -19,6 +19,7 @@ use crate::guard::limits::Slot;
 use crate::http::extract::file_url;
 use crate::http::notify;
 use crate::http::problem::{Code, Problem};
+use crate::http::quota;
 use crate::http::state::Worker;
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::error::InboundError;
@@ -123,7 +124,7 @@ impl Task {
     }
 }
 
-/// Counts and logs a stored upload, and tells the back end of it, once. `Err`: the back end refused it, and it is deleted.
+/// Counts and logs a stored upload, and tells the back end of it, once. It then counts for the quota. `Err`: the back end refused it, and it is deleted.
 pub async fn report(
     worker: &Worker,
     upload: &OpenUpload,
@@ -136,6 +137,18 @@ pub async fn report(
     tracing::info!(key = %upload.key, bytes = file.size, "a resumable upload is stored");
     // How it was verified cannot be found out later.
     worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
+    let told = tell(worker, upload, base_url, file).await;
+    let counted = told.is_ok().then_some(file.size);
+    quota::settle_resumable(worker, &upload.client, &upload.sealed.id, counted).await;
+    told
+}
+
+async fn tell(
+    worker: &Worker,
+    upload: &OpenUpload,
+    base_url: &str,
+    file: &UploadedFile,
+) -> Result<(), Problem> {
     if worker.hooks.is_none() {
         return Ok(());
     }

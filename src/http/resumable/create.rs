@@ -14,10 +14,12 @@ use super::{append, at_cos, at_gateway, by_road};
 use crate::http::extract::{client, file_url};
 use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::problem::{Code, Problem};
+use crate::http::quota;
 use crate::http::state::Worker;
 use crate::http::upload::request::target_path;
 use crate::inbound::body::refuse_encoding;
 use crate::inbound::error::InboundError;
+use crate::quota::quotas::Lifetime;
 use crate::settings::Action;
 
 /// `POST /v1/uploads`: creates an upload.
@@ -57,6 +59,13 @@ pub async fn create(
     let id: [u8; 16] = rand::random();
     log_id(&id);
     let slot = shared.limits.take_slot(&client)?;
+    let expires = Timestamp::now() + shared.settings.resumable.expire_after;
+    let lifetime = Lifetime::Until(id, expires.as_second());
+    let wanted = quota::one_file(length, max_length);
+    let reservation = quota::reserve(&request, &worker, &client, wanted, lifetime).await?;
+    // A length that is told later is limited to what was reserved.
+    let max_length =
+        reservation.as_ref().map_or(max_length, |quota| max_length.min(quota.granted().bytes));
     let place = match (&road, length) {
         (Road::Api(api), _) => {
             let content_type = &content_type;
@@ -71,7 +80,6 @@ pub async fn create(
             return Err(invalid("`Upload-Defer-Length` needs COS's API: cos.via = \"api\""));
         }
     };
-    let expires = Timestamp::now() + shared.settings.resumable.expire_after;
     let sealed = SealedUpload {
         id,
         key: target.key.as_str().to_owned(),
@@ -124,6 +132,9 @@ pub async fn create(
             }
         };
         response.insert_header((UPLOAD_OFFSET, offset.to_string()));
+    }
+    if let Some(reservation) = reservation {
+        reservation.detach();
     }
     let response = response.finish();
     Ok(match claim {

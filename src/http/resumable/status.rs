@@ -15,6 +15,7 @@ use crate::http::api::fallback::method_not_allowed;
 use crate::http::extract::client;
 use crate::http::middleware::request_id::RequestId;
 use crate::http::problem::Problem;
+use crate::http::quota;
 use crate::http::response::outcome::Outcome;
 use crate::http::state::Worker;
 use crate::settings::ReplyProfile;
@@ -118,6 +119,7 @@ pub async fn terminate(
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker)?;
     by_road::end(&worker, &upload).await?;
+    quota::settle_resumable(&worker, &upload.client, &upload.sealed.id, None).await;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
 }

@@ -23,6 +23,7 @@ use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::middleware::request_id::RequestId;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
+use crate::http::quota;
 use crate::http::response::json;
 use crate::http::response::outcome::Outcome;
 use crate::http::state::Worker;
@@ -212,14 +213,19 @@ async fn form_files(
         KeyCheck::Proceed(claim) => claim,
         KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),
     };
-    let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
-    let (settings, client) = (upload.settings(), &upload.client);
-    let max_length = (client.max_files as u64)
-        .saturating_mul(client.max_file_size)
-        .saturating_add(FORM_OVERHEAD);
-    if announced_length(request.headers()).is_some_and(|length| length > max_length) {
-        return Err(InboundError::FileTooLarge(client.max_file_size).into());
+    let mut upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
+    let (max_size, max_files) = (upload.client.max_file_size, upload.client.max_files);
+    let max_length = (max_files as u64).saturating_mul(max_size).saturating_add(FORM_OVERHEAD);
+    let length = announced_length(request.headers());
+    if length.is_some_and(|length| length > max_length) {
+        return Err(InboundError::FileTooLarge(max_size).into());
     }
+    if upload.client.quota.is_some() {
+        let wanted = quota::form(length, FORM_OVERHEAD, max_size, max_files);
+        // Boxed, as is the end: otherwise the future of every upload would contain it.
+        Box::pin(upload.reserve(request, wanted)).await?;
+    }
+    let settings = upload.settings();
     let body = Body::new(payload.into_inner(), settings.idle_timeout);
     let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
 
@@ -247,6 +253,9 @@ async fn form_files(
         }
         next = Form::next_file(&form).await?;
     }
+    if let Some(reservation) = upload.quota.take() {
+        Box::pin(quota::settle(request, reservation)).await;
+    }
     if outcomes.is_empty() {
         return Err(form.borrow().no_file().into());
     }
@@ -270,17 +279,22 @@ async fn raw_file(
         KeyCheck::Proceed(claim) => claim,
         KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),
     };
-    let upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
+    let mut upload = UploadRequest::admit(request, worker, client, query, profile, claim, times)?;
     let settings = upload.settings();
     let name = key.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-    let types = &upload.client.types;
-    let declared = types.admit(declared_type(request.headers()), [&name, key.as_str()])?;
+    let declared =
+        upload.client.types.admit(declared_type(request.headers()), [&name, key.as_str()])?;
 
     let max = upload.client.max_file_size;
     let length = announced_length(request.headers());
     if length.is_some_and(|length| length > max) {
         return Err(InboundError::FileTooLarge(max).into());
     }
+    if upload.client.quota.is_some() {
+        let wanted = quota::one_file(length, max);
+        Box::pin(upload.reserve(request, wanted)).await?;
+    }
+    let types = &upload.client.types;
     let source = raw::content(Body::new(payload.into_inner(), settings.idle_timeout));
     let source = match digests {
         Some(digests) => verified(source, digests),
@@ -288,11 +302,15 @@ async fn raw_file(
     };
     let (source, magic) = sniffed(source, types.look(&declared)).await?;
     let content_type = types.confirm(&declared, magic)?;
-    let source = limited(source, max);
-    let file = upload.raw(source, length).await?;
+    let source = limited(source, upload.max_file_size());
+    let file = upload.raw(source, length).await.map_err(|problem| upload.of_quota(problem))?;
     let path = TargetPath { key, unique: false };
-    let stored =
-        upload.store(path, name, content_type, file, 0).await.map_err(|failure| failure.problem)?;
+    let stored = upload.store(path, name, content_type, file, 0).await;
+    let stored = stored.map_err(|failure| upload.of_quota(failure.problem));
+    if let Some(reservation) = upload.quota.take() {
+        Box::pin(quota::settle(request, reservation)).await;
+    }
+    let stored = stored?;
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
 }
 

@@ -25,6 +25,7 @@ use crate::http::extract::{file_url, query};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::notify;
 use crate::http::problem::{Code, Problem};
+use crate::http::quota;
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
 use crate::http::state::Worker;
@@ -36,6 +37,9 @@ use crate::inbound::sniff::{Magic, SniffDepth, peek};
 use crate::key::{self, Key, Template, Values};
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::metrics::Stage;
+use crate::quota::amount::{Amount, Wanted};
+use crate::quota::quotas::Lifetime;
+use crate::quota::reservation::Reservation;
 use crate::settings::{self, ReplyProfile};
 use crate::spool::content::Content;
 use crate::spool::folder::SpoolFolder;
@@ -86,6 +90,8 @@ pub struct UploadRequest<'a> {
     pub claim: Option<IdempotencyGuard>,
     times: &'a StageTimes<'a>,
     slot: Slot,
+    /// What it has reserved of the client's quota, if there is one.
+    pub quota: Option<Reservation>,
 }
 
 /// Why a file was not stored.
@@ -117,7 +123,34 @@ impl<'a> UploadRequest<'a> {
         }
         let slot = shared.limits.take_slot(&client)?;
         let base_url = file_url::base(request, shared);
-        Ok(Self { worker, client, query, profile, base_url, claim, times, slot })
+        let quota = None;
+        Ok(Self { worker, client, query, profile, base_url, claim, times, slot, quota })
+    }
+
+    /// Reserves a part of the client's quota.
+    pub async fn reserve(&mut self, request: &HttpRequest, wanted: Wanted) -> Result<(), Problem> {
+        let (worker, client) = (self.worker, &self.client);
+        self.quota = quota::reserve(request, worker, client, wanted, Lifetime::Running).await?;
+        Ok(())
+    }
+
+    /// Bytes of the largest file that may be stored now.
+    pub fn max_file_size(&self) -> u64 {
+        let max = self.client.max_file_size;
+        self.quota.as_ref().map_or(max, |quota| max.min(quota.left().bytes))
+    }
+
+    /// `problem`, or that the quota is exceeded, where a file is too large for the rest of it only.
+    pub fn of_quota(&self, problem: Problem) -> Problem {
+        match &self.quota {
+            Some(quota)
+                if problem.code == Code::FileTooLarge
+                    && self.max_file_size() < self.client.max_file_size =>
+            {
+                quota::exceeded(quota, Amount { bytes: 1, files: 0 })
+            }
+            _ => problem,
+        }
     }
 
     pub fn settings(&self) -> &'a settings::Upload {
@@ -139,8 +172,25 @@ impl<'a> UploadRequest<'a> {
         first: bool,
         seen: usize,
     ) -> Result<Option<Stored>, FileFailure> {
+        let stored = self.store_file_part(form, part, first, seen).await;
+        stored.map_err(|FileFailure { problem, path }| FileFailure {
+            problem: self.of_quota(problem),
+            path,
+        })
+    }
+
+    async fn store_file_part(
+        &self,
+        form: &Rc<RefCell<Form>>,
+        part: FilePart,
+        first: bool,
+        seen: usize,
+    ) -> Result<Option<Stored>, FileFailure> {
         if seen >= self.client.max_files {
             return Err(InboundError::TooManyFiles(self.client.max_files).into());
+        }
+        if let Some(quota) = self.quota.as_ref().filter(|quota| quota.left().files == 0) {
+            return Err(quota::exceeded(quota, Amount { bytes: 0, files: 1 }).into());
         }
         let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
@@ -179,7 +229,7 @@ impl<'a> UploadRequest<'a> {
         nameless: bool,
     ) -> Result<OutgoingFile, Problem> {
         let settings = self.settings();
-        let max = self.client.max_file_size;
+        let max = self.max_file_size();
         let source = limited(source, max);
         if let Some(length) = part.head.length {
             if length > max {
@@ -322,6 +372,32 @@ impl<'a> UploadRequest<'a> {
 
     /// Sends a file to COS, and tells the back end of it. `index` is the file's among those of the request.
     pub async fn store(
+        &self,
+        path: TargetPath,
+        name: String,
+        content_type: String,
+        file: OutgoingFile,
+        index: usize,
+    ) -> Result<Stored, FileFailure> {
+        let file = match &self.quota {
+            Some(quota) => self.followed(quota, file),
+            None => file,
+        };
+        let stored = self.transfer(path, name, content_type, file, index).await;
+        if let Some(quota) = &self.quota {
+            quota.sent(stored.as_ref().ok().map(|stored| stored.receipt.size));
+        }
+        stored
+    }
+
+    /// A file whose end is noticed, so that it counts even if the client disconnects then.
+    fn followed(&self, quota: &Reservation, file: OutgoingFile) -> OutgoingFile {
+        let OutgoingFile { buffer, end, source, length, share } = file;
+        let source = quota.follow(source, buffer.len() as u64, end.is_some());
+        OutgoingFile { buffer, end, source, length, share }
+    }
+
+    async fn transfer(
         &self,
         path: TargetPath,
         name: String,

@@ -1,0 +1,216 @@
+//! The counters of all quotas: in Redis where it is set, otherwise in memory. While Redis is unavailable this gateway
+//! counts in its own memory, and tells Redis later what was stored meanwhile.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::RedisError;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::amount::{Amount, Refusal, Usage, Wanted};
+use super::counter::{Granted, ReservationId};
+use super::memory::MemoryCounters;
+use super::redis::RedisCounters;
+use super::reservation::Reservation;
+use crate::metrics::Metrics;
+use crate::settings::{Quota, Settings};
+
+/// How long the reservation of a running upload stays in Redis after its gateway was killed.
+const LIFE: Duration = Duration::from_secs(300);
+/// How often a gateway prolongs the reservations of its running uploads.
+const RENEWAL: Duration = Duration::from_secs(60);
+/// Clients whose stored files Redis is still to be told of.
+const MAX_UNSENT: usize = 10_000;
+
+/// Shared by all workers.
+pub struct Quotas {
+    memory: MemoryCounters,
+    redis: Option<RedisCounters>,
+    /// The reservations that are prolonged, with their subjects: one for each running upload.
+    running: Mutex<HashMap<ReservationId, Arc<str>>>,
+    /// By subject, what was stored and is not counted in Redis.
+    unsent: Mutex<HashMap<Arc<str>, (Arc<Quota>, Amount)>>,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+/// How long a reservation lives.
+#[derive(Debug, Clone, Copy)]
+pub enum Lifetime {
+    /// As long as its [`Reservation`].
+    Running,
+    /// Of a resumable upload, until this time in seconds since 1970.
+    Until(ReservationId, i64),
+}
+
+impl Quotas {
+    /// `tasks` are waited for at shutdown.
+    pub fn new(
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Result<Self, RedisError> {
+        let max_life = settings.resumable.expire_after.max(LIFE);
+        let url = settings.redis.url.as_ref().filter(|_| !settings.quotas.is_empty());
+        let redis = url.map(|url| RedisCounters::new(url, &settings.wechat.env, max_life));
+        Ok(Self {
+            memory: MemoryCounters::default(),
+            redis: redis.transpose()?,
+            running: Mutex::default(),
+            unsent: Mutex::default(),
+            metrics,
+            tasks,
+        })
+    }
+
+    /// Prolongs reservations, and tells Redis what it was not told. Runs forever; returns at once without Redis.
+    pub async fn maintain(self: Arc<Self>) {
+        let Some(redis) = &self.redis else { return };
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            let running: Vec<_> = {
+                let running = lock(&self.running);
+                running.iter().map(|(id, subject)| (*id, subject.clone())).collect()
+            };
+            for (id, subject) in running {
+                // The next round tries again: a reservation outlives several.
+                let _ = redis.renew(&subject, &id, LIFE).await;
+            }
+            let unsent: Vec<_> = lock(&self.unsent).keys().cloned().collect();
+            for subject in unsent {
+                self.send(redis, &subject).await;
+            }
+        }
+    }
+
+    /// Reserves what `wanted` asks for, or what is left of it. `subject` identifies quota and client.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        quota: &Arc<Quota>,
+        subject: String,
+        wanted: Wanted,
+        lifetime: Lifetime,
+    ) -> Result<Reservation, (Refusal, Usage)> {
+        let subject: Arc<str> = subject.into();
+        let id = match lifetime {
+            Lifetime::Running => rand::random(),
+            Lifetime::Until(id, _) => id,
+        };
+        let granted = self.granted(quota, &subject, id, wanted, lifetime).await;
+        self.metrics.quota(if granted.is_ok() { "admitted" } else { "refused" });
+        let granted = granted?;
+        if self.redis.is_some() && matches!(lifetime, Lifetime::Running) {
+            lock(&self.running).insert(id, subject.clone());
+        }
+        Ok(Reservation::new(self.clone(), quota.clone(), subject, id, granted))
+    }
+
+    async fn granted(
+        &self,
+        quota: &Arc<Quota>,
+        subject: &Arc<str>,
+        id: ReservationId,
+        wanted: Wanted,
+        lifetime: Lifetime,
+    ) -> Result<Granted, (Refusal, Usage)> {
+        let expires = match lifetime {
+            Lifetime::Running => i64::MAX,
+            Lifetime::Until(_, expires) => expires,
+        };
+        if let Some(redis) = &self.redis {
+            self.send(redis, subject).await;
+            let life = match lifetime {
+                Lifetime::Running => LIFE,
+                Lifetime::Until(..) => {
+                    let left = expires.saturating_sub(Timestamp::now().as_second());
+                    Duration::from_secs(u64::try_from(left).unwrap_or_default())
+                }
+            };
+            match redis.reserve(quota, subject, id, wanted, life).await {
+                Ok(granted) => return granted,
+                // Logged by the connection.
+                Err(_) => self.metrics.quota("alone"),
+            }
+        }
+        self.memory.reserve(quota, subject, id, wanted, expires)
+    }
+
+    /// Ends a reservation, which may have been made by another gateway, and counts what was stored.
+    pub async fn settle(
+        &self,
+        quota: &Arc<Quota>,
+        subject: &Arc<str>,
+        id: &ReservationId,
+        stored: Amount,
+    ) -> Usage {
+        let Some(redis) = &self.redis else {
+            return self.memory.settle(subject, id, stored);
+        };
+        lock(&self.running).remove(id);
+        match redis.settle(quota, subject, id, stored).await {
+            Ok(usage) => {
+                // Made while Redis was unavailable.
+                self.memory.settle(subject, id, Amount::NONE);
+                usage
+            }
+            Err(_) => {
+                self.add_unsent(quota, subject, stored);
+                self.memory.settle(subject, id, stored)
+            }
+        }
+    }
+
+    /// As [`Self::settle`], where there is no time to wait for Redis.
+    pub(super) fn settle_later(
+        self: Arc<Self>,
+        quota: Arc<Quota>,
+        subject: Arc<str>,
+        id: ReservationId,
+        stored: Amount,
+    ) {
+        match (&self.redis, Handle::try_current()) {
+            (Some(_), Ok(runtime)) => {
+                let quotas = self.clone();
+                let settled = async move {
+                    quotas.settle(&quota, &subject, &id, stored).await;
+                };
+                runtime.spawn(self.tasks.track_future(settled));
+            }
+            _ => {
+                self.memory.settle(&subject, &id, stored);
+            }
+        }
+    }
+
+    fn add_unsent(&self, quota: &Arc<Quota>, subject: &Arc<str>, stored: Amount) {
+        if stored == Amount::NONE {
+            return;
+        }
+        let mut unsent = lock(&self.unsent);
+        if let Some((_, amount)) = unsent.get_mut(subject) {
+            *amount = amount.plus(stored);
+        } else if unsent.len() < MAX_UNSENT {
+            unsent.insert(subject.clone(), (quota.clone(), stored));
+        } else {
+            let (bytes, files) = (stored.bytes, stored.files);
+            tracing::error!(%subject, bytes, files, "what was stored is not counted in Redis");
+        }
+    }
+
+    /// Tells Redis what it was not told of one client.
+    async fn send(&self, redis: &RedisCounters, subject: &Arc<str>) {
+        let unsent = lock(&self.unsent).remove(subject);
+        let Some((quota, amount)) = unsent else { return };
+        if redis.settle(&quota, subject, &rand::random(), amount).await.is_err() {
+            self.add_unsent(&quota, subject, amount);
+        }
+    }
+}
+
+/// A poisoned lock is still used: no panic leaves a map inconsistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,123 @@
+//! What one upload has reserved of its client's quota, from its admission to its end.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use super::amount::{Amount, Refusal, Usage};
+use super::counter::{Granted, ReservationId};
+use super::quotas::Quotas;
+use crate::file_stream::{FileEvent, Source};
+use crate::settings::Quota;
+
+/// A reservation. If it is dropped, it ends: what was stored is counted, the rest is given back.
+pub struct Reservation {
+    quotas: Arc<Quotas>,
+    quota: Arc<Quota>,
+    subject: Arc<str>,
+    id: ReservationId,
+    granted: Granted,
+    stored: Cell<Amount>,
+    sending: Rc<Cell<Sending>>,
+    has_ended: bool,
+}
+
+/// The file that is being sent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sending {
+    bytes: u64,
+    /// Its end was read, so that it may be stored although no response has arrived.
+    is_complete: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(
+        quotas: Arc<Quotas>,
+        quota: Arc<Quota>,
+        subject: Arc<str>,
+        id: ReservationId,
+        granted: Granted,
+    ) -> Self {
+        let (stored, sending) = (Cell::default(), Rc::default());
+        Self { quotas, quota, subject, id, granted, stored, sending, has_ended: false }
+    }
+
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// What was granted at the beginning.
+    pub fn granted(&self) -> Amount {
+        self.granted.amount
+    }
+
+    /// The client's usage, with this reservation.
+    pub fn usage(&self) -> Usage {
+        let usage = self.granted.usage;
+        Usage { reserved: usage.reserved.plus(self.granted.amount), ..usage }
+    }
+
+    /// What may still be stored.
+    pub fn left(&self) -> Amount {
+        self.granted.amount.minus(self.stored.get())
+    }
+
+    /// Why no more than what was granted can be stored.
+    pub fn refusal(&self, more: Amount) -> (Refusal, Usage) {
+        let usage = self.granted.usage;
+        (usage.refusal(&self.quota, self.granted.amount.plus(more)), usage)
+    }
+
+    /// Follows a file to its end; `buffered` bytes of it were read before. A client that disconnects before COS responds
+    /// could otherwise store files that are not counted.
+    pub fn follow(&self, source: Source, buffered: u64, is_complete: bool) -> Source {
+        let sending = self.sending.clone();
+        sending.set(Sending { bytes: buffered, is_complete });
+        Box::pin(source.inspect(move |event| {
+            let Sending { bytes, is_complete } = sending.get();
+            sending.set(match event {
+                Ok(FileEvent::Content(more)) => {
+                    Sending { bytes: bytes + more.len() as u64, is_complete }
+                }
+                Ok(FileEvent::End(_)) => Sending { bytes, is_complete: true },
+                Err(_) => Sending::default(),
+            });
+        }))
+    }
+
+    /// The outcome of the file that was sent: its bytes, if it is stored.
+    pub fn sent(&self, stored: Option<u64>) {
+        self.sending.set(Sending::default());
+        if let Some(bytes) = stored {
+            self.stored.set(self.stored.get().plus(Amount { bytes, files: 1 }));
+        }
+    }
+
+    /// Ends the reservation; returns the client's usage.
+    pub async fn settle(mut self) -> Usage {
+        self.has_ended = true;
+        self.quotas.settle(&self.quota, &self.subject, &self.id, self.stored.get()).await
+    }
+
+    /// The reservation stays until it expires, or [`Quotas::settle`] ends it by its id.
+    pub fn detach(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let mut stored = self.stored.get();
+        let Sending { bytes, is_complete } = self.sending.get();
+        if is_complete {
+            stored = stored.plus(Amount { bytes, files: 1 });
+        }
+        let (quotas, quota) = (self.quotas.clone(), self.quota.clone());
+        quotas.settle_later(quota, self.subject.clone(), self.id, stored);
+    }
+}
