@@ -64,10 +64,12 @@ impl Reservation {
         self.granted.amount.minus(self.stored.get())
     }
 
-    /// Why no more than what was granted can be stored.
+    /// Why `more` than what is left cannot be stored.
     pub fn refusal(&self, more: Amount) -> (Refusal, Usage) {
-        let usage = self.granted.usage;
-        (usage.refusal(&self.quota, self.granted.amount.plus(more)), usage)
+        let (stored, before) = (self.stored.get(), self.granted.usage);
+        let (day, total) = (before.day.plus(stored), before.total.plus(stored));
+        let usage = Usage { day, total, ..before };
+        (usage.refusal(&self.quota, self.left().plus(more)), usage)
     }
 
     /// Follows a file to its end; `buffered` bytes of it were read before. A client that disconnects before COS responds

@@ -38,6 +38,8 @@ const UPLOAD: &[Code] = &[
     Code::LengthMismatch,
     Code::LengthRequired,
     Code::FileTooLarge,
+    Code::DailyQuotaExceeded,
+    Code::TotalQuotaExceeded,
     Code::TypeNotAllowed,
     Code::Overloaded,
     Code::Draining,

@@ -4,6 +4,7 @@ mod auth;
 mod describe;
 mod layers;
 mod profiles;
+mod quota;
 mod rules;
 mod values;
 
