@@ -6,6 +6,7 @@ use super::conn::{AfterRequest, Conn};
 use super::cos_response::{Refusal, apply_fault, bucket_and_key, key_of, request_id};
 use super::fault::{self, Stage};
 use super::http::{ConnError, Content, Head, Response};
+use super::picture;
 use super::state::SandboxState;
 use super::store::Object;
 
@@ -18,7 +19,7 @@ pub async fn handle(
     let rule =
         sandbox.faults.borrow_mut().hit(Stage::Object, bucket_and_key(head).1.unwrap_or_default());
     while conn.next_bytes().await?.is_some() {}
-    let mut response = match object_response(sandbox, head) {
+    let mut response = match processed_response(sandbox, head).await {
         Ok(response) => response,
         Err(refusal) => {
             refusal.record(sandbox, bucket_and_key(head).1);
@@ -27,6 +28,15 @@ pub async fn handle(
     };
     apply_fault(&mut response, rule.as_ref(), &head.path);
     fault::send_with_fault(conn, rule.as_ref(), response, &sandbox.faults_cleared).await
+}
+
+/// The object, or what the URL makes of it.
+async fn processed_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refusal> {
+    let response = object_response(sandbox, head)?;
+    match picture::requested(head) {
+        Some(operation) if response.status == 200 => picture::processed(&operation, response).await,
+        _ => Ok(response),
+    }
 }
 
 fn object_response(sandbox: &SandboxState, head: &Head) -> Result<Response, Refusal> {
@@ -64,6 +74,13 @@ pub fn stored_object(
     metadata.retain(|(name, value)| {
         is_stored(&name.to_ascii_lowercase()) && !value.chars().any(char::is_control)
     });
+    if let Some(disposition) = head.parameter("response-content-disposition") {
+        if disposition.chars().any(char::is_control) {
+            return Err(Refusal::new(400, "InvalidArgument", "Invalid Argument."));
+        }
+        metadata.retain(|(name, _)| !name.eq_ignore_ascii_case("content-disposition"));
+        metadata.push(("Content-Disposition".to_owned(), disposition.to_owned()));
+    }
     let has_disposition =
         metadata.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-disposition"));
     match &object.content_type {
@@ -76,23 +93,24 @@ pub fn stored_object(
             }
         }
     }
-    let (status, length) =
-        match head.header("range").and_then(|range| requested_range(range, object.size)) {
-            None => (200, object.size),
-            Some(None) => {
-                return Err(Refusal::new(
-                    416,
-                    "InvalidRange",
-                    "The requested range is not satisfiable.",
-                ));
-            }
-            Some(Some((first, last))) => {
-                std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(first))
-                    .map_err(|error| Refusal::internal(&error))?;
-                headers.push(("Content-Range", format!("bytes {first}-{last}/{}", object.size)));
-                (206, last - first + 1)
-            }
-        };
+    // A range is one of the stored bytes, so a processed picture is always whole.
+    let range = head.header("range").filter(|_| picture::requested(head).is_none());
+    let (status, length) = match range.and_then(|range| requested_range(range, object.size)) {
+        None => (200, object.size),
+        Some(None) => {
+            return Err(Refusal::new(
+                416,
+                "InvalidRange",
+                "The requested range is not satisfiable.",
+            ));
+        }
+        Some(Some((first, last))) => {
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(first))
+                .map_err(|error| Refusal::internal(&error))?;
+            headers.push(("Content-Range", format!("bytes {first}-{last}/{}", object.size)));
+            (206, last - first + 1)
+        }
+    };
     let mut response = Response::with_headers(status, headers, Content::File(file, length));
     response.metadata = metadata;
     Ok(response)

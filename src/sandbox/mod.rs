@@ -4,8 +4,8 @@
 //! - `server`: accepts connections; `conn`, `http`: read requests and send responses
 //! - `wechat`, `wechat_cos`, `errcode`: WeChat's calls, with `token` (access tokens) and `link` (upload and download
 //!   links)
-//! - `cos`: the operations of COS: `post_object` (with `form`, `part_head`, `fields`, `sign`), `get_object`,
-//!   `cos_response`, `upload_clock`; `cos_api`: the operations of its API, with `keys`
+//! - `cos`: the operations of COS: `post_object` (with `form`, `part_head`, `fields`, `sign`), `get_object`
+//!   (with `picture`, `picture_geometry`), `cos_response`, `upload_clock`; `cos_api`: the operations of its API, with `keys`
 //! - `store`: the objects; `multipart`: the unfinished multipart uploads; `crc64`; `record`: what has happened; `state`:
 //!   everything that the two sides share
 //! - `fault`: faults on demand; `control`: the control calls
@@ -26,6 +26,8 @@ mod keys;
 mod link;
 mod multipart;
 mod part_head;
+mod picture;
+mod picture_geometry;
 mod post_object;
 mod record;
 mod server;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::layers::Reader;
-use super::names::{Action, JwtAlgorithm, LinkAccess};
+use super::names::{Action, JwtAlgorithm, LinkAccess, PassQuery};
+use super::preset;
 use super::values::{self, COS_MAX_FILE_SIZE, MIN_DURATION, Rate};
 
 #[derive(Clone, Debug)]
@@ -72,16 +73,16 @@ pub struct Links {
     /// The first key signs, all of them verify. Each has at least 16 characters.
     pub signing_keys: Vec<SecretString>,
     pub max_age: Duration,
+    /// By name: one parameter each, as it is appended to a temporary URL.
+    pub presets: BTreeMap<String, String>,
+    pub pass_query: Vec<PassQuery>,
 }
 
 impl Auth {
     pub(super) fn read(reader: &mut Reader) -> Self {
         let mut keys = BTreeMap::new();
         for name in reader.tables("auth.keys") {
-            let allowed =
-                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
-            if name.is_empty() || !name.bytes().all(allowed) {
-                // Names from environment variables are in lower case; a name must not have two spellings.
+            if !is_name(&name) {
                 reader.fault(
                     &format!("auth.keys.{name}"),
                     "is not a name for a key: lower-case letters, digits, `-` and `_`",
@@ -134,9 +135,30 @@ impl Policy {
     }
 }
 
+/// Whether a text can name a key or a preset. Names from environment variables are in lower case; a name must not have
+/// two spellings.
+fn is_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
 impl Links {
     pub(super) fn read(reader: &mut Reader) -> Self {
+        let mut presets = BTreeMap::new();
+        for name in reader.names("links.presets") {
+            let key = format!("links.presets.{name}");
+            let value = reader.optional(&key, preset::parse);
+            if !is_name(&name) {
+                reader.fault(
+                    &key,
+                    "is not a name for a preset: lower-case letters, digits, `-` and `_`",
+                );
+            }
+            presets.extend(value.map(|value| (name, value)));
+        }
         Self {
+            presets,
+            pass_query: reader.list("links.pass_query", str::parse),
             access: reader.required("links.access", str::parse).unwrap_or(LinkAccess::Public),
             signing_keys: reader.list("links.signing_keys", values::signing_key),
             max_age: reader.duration("links.max_age", MIN_DURATION),

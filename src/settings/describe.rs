@@ -122,6 +122,11 @@ impl Settings {
             links.signing_keys.iter().map(|key| key.expose_secret()).collect();
         line("links.signing_keys", list(&signing_keys));
         line("links.max_age", duration(links.max_age));
+        for (name, preset) in &links.presets {
+            line(&format!("links.presets.{name}"), text(preset));
+        }
+        let passed: Vec<_> = links.pass_query.iter().map(|passed| passed.name()).collect();
+        line("links.pass_query", list(&passed));
         let keys: Vec<_> = resumable.keys.iter().map(|key| key.expose_secret()).collect();
         line("resumable.keys", list(&keys));
         line("resumable.enabled", resumable.enabled.to_string());

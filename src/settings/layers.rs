@@ -287,6 +287,12 @@ impl Reader {
         names
     }
 
+    /// The names of the settings under a key; those of a table in it have a dot.
+    pub fn names(&self, under: &str) -> BTreeSet<String> {
+        let below = |key: &String| Some(key.strip_prefix(under)?.strip_prefix('.')?.to_owned());
+        self.entries.keys().filter_map(below).collect()
+    }
+
     /// Records a fault of a key, such as a conflict with another setting.
     pub fn fault(&mut self, key: &str, problem: impl Into<String>) {
         self.faults.push(Fault::new(key, problem));

@@ -17,6 +17,7 @@ mod layers;
 mod load;
 mod model;
 mod names;
+mod preset;
 mod quota;
 mod rules;
 mod sections;
@@ -33,7 +34,7 @@ pub use model::{
 };
 pub use names::{
     Action, CosKeys, CosRoad, CredentialMode, FileIds, HookField, JwtAlgorithm, LinkAccess,
-    LogFormat, Profile, QuotaPer, ReplyProfile, Verify,
+    LogFormat, PassQuery, Profile, QuotaPer, ReplyProfile, Verify,
 };
 pub use quota::Quota;
 pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate};

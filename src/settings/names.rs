@@ -103,6 +103,18 @@ named! {
 }
 
 named! {
+    /// What of a request's query may be passed on to COS.
+    pub enum PassQuery {
+        /// Parameters whose name begins with `imageMogr2/`.
+        ImageMogr2 = "imageMogr2/*",
+        /// Parameters whose name begins with `imageView2/`.
+        ImageView2 = "imageView2/*",
+        CiProcess = "ci-process=*",
+        ResponseContentDisposition = "response-content-disposition",
+    }
+}
+
+named! {
     /// The shape of an upload's response, by the client that reads it; `http::response` has the shapes.
     pub enum ReplyProfile {
         Default = "default",

@@ -341,6 +341,11 @@ impl Settings {
                  quota, since each GET of a path that is not cached makes a call",
             ),
             (
+                production && links.access == LinkAccess::Public && !links.pass_query.is_empty(),
+                "links.pass_query is set and links.access is public: a client without a key can have COS process \
+                 pictures in any number of variants, which COS charges for; links.presets has no such risk",
+            ),
+            (
                 auth.trust_wx_headers,
                 "auth.trust_wx_headers is true: a client that reaches the gateway without passing WeChat's cloud \
                  hosting can pretend to be any user",

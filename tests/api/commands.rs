@@ -243,6 +243,8 @@ const OPEN: &[(&str, &str, &str)] = &[
         "note ",
         "commands::the_results_of_the_doctor_s_options_are_what_stands_in_the_guide",
     ),
+    ("clients-web", "[links]", "pictures::the_guide_s_presets_make_the_thumbnails_that_it_shows"),
+    ("clients-web", "<img", "pictures::the_guide_s_presets_make_the_thumbnails_that_it_shows"),
     ("migrate", "export", "readme::a_back_end_that_speaks_tcb_changes_its_address_and_its_token"),
     ("errors", "{", "generated::a_problem_document_is_as_the_guide_shows_it"),
     ("performance", "cargo bench", "commands::commands_that_take_long_are_those_there_are"),

@@ -48,8 +48,13 @@ struct Package {
 }
 
 fn packages() -> BTreeSet<Package> {
+    packages_with(&["--all-features"])
+}
+
+fn packages_with(options: &[&str]) -> BTreeSet<Package> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--all-features", "--no-dedupe"])
+        .args(["tree", "--offline", "--locked", "--no-dedupe"])
+        .args(options)
         .args(["--prefix", "none", "--format", "{p}|{l}|"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -104,4 +109,15 @@ fn every_crate_has_one_version_or_a_reason() {
         versions.is_empty(),
         "in several versions, without a reason in deny.toml: {versions:#?}"
     );
+}
+
+#[test]
+fn what_only_the_sandbox_needs_is_not_in_the_image() {
+    let has_any = |options: &[&str]| {
+        let packages = packages_with(&[&["--edges", "normal"], options].concat());
+        assert!(packages.iter().any(|package| package.name == "actix-web"));
+        packages.into_iter().any(|package| ["crc", "image", "png"].contains(&&*package.name))
+    };
+    assert!(has_any(&["--all-features"]));
+    assert!(!has_any(&["--no-default-features"]));
 }

@@ -33,6 +33,7 @@ mod links;
 mod measured;
 mod overload;
 mod pages;
+mod pictures;
 mod policy;
 mod profiles;
 mod quotas;

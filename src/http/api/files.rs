@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
+use crate::http::extract::variant::{self, Preset};
 use crate::http::extract::{client, file_ref, json, query};
 use crate::http::middleware::request_id::RequestId;
 use crate::http::notify;
@@ -28,8 +29,10 @@ const MAX_REDIRECT_AGE: u64 = 300;
     method(get, head), path = "/v1/files/{path}", operation_id = "file", tag = "one file",
     summary = "A file's stable URL",
     description = "Redirects to a temporary download URL, so that it can be used in an `<img src>`. (Swagger UI does \
-                   not follow the redirect: its page may connect to the gateway only.)",
-    params(PathParameter, Signature),
+                   not follow the redirect: its page may connect to the gateway only.) With `preset`, the picture is \
+                   processed by COS. Parameters of COS itself (`imageMogr2/…`) are passed on as far as \
+                   `links.pass_query` lists them.",
+    params(PathParameter, Preset, Signature),
     responses((status = 302, description = "Redirect to the file's content", headers(
         ("location", description = "A temporary download URL"),
         ("cache-control", description = "How long the redirect may be cached"),
@@ -41,6 +44,8 @@ pub async fn redirect(
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&file_url::path(&request)?)?;
     let is_cacheable = authorize(&request, &worker, &key)?;
+    // The temporary URL of all variants is the same; browsers cache the redirect of each by its own URL.
+    let variant = variant::parameters(&request, &worker.shared.settings.links)?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let wanted = LinkRequest { file_id, max_age: DEFAULT_LINK_MAX_AGE };
     let link = worker
@@ -53,8 +58,12 @@ pub async fn redirect(
         true => format!("private, max-age={}", left.min(MAX_REDIRECT_AGE)),
         false => "no-store".to_owned(),
     };
+    let target = match variant {
+        Some(parameters) => variant::append(&link.url, &parameters),
+        None => link.url,
+    };
     Ok(HttpResponse::Found()
-        .insert_header((LOCATION, link.url))
+        .insert_header((LOCATION, target))
         .insert_header((CACHE_CONTROL, cache_control))
         .finish())
 }

@@ -6,3 +6,4 @@ pub mod file_url;
 pub mod json;
 pub mod query;
 pub mod schemas;
+pub mod variant;

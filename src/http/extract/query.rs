@@ -95,7 +95,7 @@ pub fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Decodes a part of a query, where `+` is a blank, unlike in a path.
-fn decode_form(text: &str) -> Result<Cow<'_, str>, Fault> {
+pub fn decode_form(text: &str) -> Result<Cow<'_, str>, Fault> {
     match text.contains('+') {
         true => decode(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned())),
         false => decode(text),

@@ -1,7 +1,7 @@
 //! API keys and the key for tickets.
 
 use super::{DIGITS, keys, production, with_file};
-use crate::settings::Action;
+use crate::settings::{Action, PassQuery};
 
 #[test]
 fn keys_have_all_rights_by_default() {
@@ -50,6 +50,42 @@ fn contradictory_and_malformed_keys_are_refused() {
         !report.contains("the-key-itself") && report.contains("\"fly\" is not one of upload"),
         "{report}"
     );
+}
+
+#[test]
+fn presets_have_plain_names_and_one_parameter() {
+    let toml = "[links]\npass_query = ['imageView2/*', 'response-content-disposition']\n\
+                presets.large = 'imageMogr2/thumbnail/1200x'\n";
+    let variable = ("GATEWAY__LINKS__PRESETS__THUMB_2", "imageMogr2/thumbnail/200x");
+    let links = with_file(toml, &[variable]).expect("no faults").links;
+    // `thumb` is the sandbox's own.
+    assert_eq!(links.presets.keys().collect::<Vec<_>>(), ["large", "thumb", "thumb_2"]);
+    assert_eq!(links.presets["thumb_2"], "imageMogr2/thumbnail/200x");
+    assert_eq!(links.pass_query, [PassQuery::ImageView2, PassQuery::ResponseContentDisposition]);
+
+    let toml = "[links.presets]\nThumb = 'imageMogr2/strip'\n'a b' = 'imageMogr2/strip'\nx = 200\n\
+                y = 'imageMogr2/strip&sign=0'\n'a.b' = 'imageMogr2/strip'\n'' = 'imageMogr2/strip'\n\
+                [links]\npass_query = ['response-content-type', '*', 'imageMogr2/']\n";
+    let result = with_file(
+        &toml.replace(
+            "[links.presets]",
+            "[links.presets.z]\nq = 'imageMogr2/strip'\n[links.presets]",
+        ),
+        &[],
+    );
+    let expected = [
+        "links.pass_query",
+        "links.pass_query",
+        "links.pass_query",
+        "links.presets.",
+        "links.presets.Thumb",
+        "links.presets.a b",
+        "links.presets.a.b",
+        "links.presets.x",
+        "links.presets.y",
+        "links.presets.z.q",
+    ];
+    assert_eq!(keys(&result), expected);
 }
 
 #[test]

@@ -75,6 +75,19 @@ fn public_links_without_an_address_rate_cause_a_warning() {
 }
 
 #[test]
+fn parameters_that_strangers_choose_cause_a_warning() {
+    let warned = |pairs: &[(&str, &str)]| {
+        let warnings = production(pairs).expect("no faults").warnings();
+        warnings.iter().any(|warning| warning.contains("links.pass_query"))
+    };
+    let passed = ("GATEWAY__LINKS__PASS_QUERY", "imageMogr2/*");
+    assert!(!warned(&[]));
+    assert!(!warned(&[("GATEWAY__LINKS__PRESETS__THUMB", "imageMogr2/thumbnail/200x")]));
+    assert!(warned(&[passed]));
+    assert!(!warned(&[passed, ("GATEWAY__LINKS__ACCESS", "authenticated")]));
+}
+
+#[test]
 fn the_api_of_cos_needs_keys_and_allows_larger_files() {
     let api = ("GATEWAY__COS__VIA", "api");
     let large = ("GATEWAY__UPLOAD__MAX_FILE_SIZE", "20GiB");
