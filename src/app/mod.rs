@@ -27,6 +27,7 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
+use crate::guard::receipts::ReceiptSigner;
 use crate::hooks::delivery::Delivery;
 use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
@@ -179,6 +180,7 @@ fn serve(
         quotas: quotas.clone(),
         json_budget: Budget::new(json::TOTAL_LIMIT),
         links: LinkPolicy::new(&settings.links),
+        receipts: settings.receipts.key.as_ref().map(ReceiptSigner::new),
         proxies: TrustedProxies::new(&settings.server.trusted_proxies),
         idempotency: Idempotency::new(&settings),
         sealing_keys: SealingKeys::new(&settings.resumable.keys),

@@ -12,5 +12,6 @@ pub mod limits;
 pub mod links;
 pub mod origin;
 pub mod policy;
+pub mod receipts;
 pub mod ticket;
 pub mod types;

@@ -150,6 +150,11 @@ impl Client {
         self.id == ANONYMOUS
     }
 
+    /// The user: a ticket's `sub`, or a mini program user's openid. Keys have none.
+    pub fn user(&self) -> Option<&str> {
+        ["user:", "wx:"].iter().find_map(|kind| self.id.strip_prefix(kind))
+    }
+
     /// Whether it may use only a part of the storage.
     pub fn is_scoped(&self) -> bool {
         self.prefix.is_some() || self.path.is_some()

@@ -83,8 +83,5 @@ pub async fn deleted<'a>(
 }
 
 fn actor(client: &Client) -> Actor {
-    // Of tickets with a `sub`, and of mini programs' users; keys have no user.
-    let kinds = ["user:", "wx:"];
-    let sub = kinds.iter().find_map(|kind| client.id.strip_prefix(kind));
-    Actor { client: client.name.clone(), sub: sub.map(str::to_owned) }
+    Actor { client: client.name.clone(), sub: client.user().map(str::to_owned) }
 }

@@ -15,6 +15,7 @@ use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
 use crate::guard::links::LinkPolicy;
 use crate::guard::origin::Origins;
+use crate::guard::receipts::ReceiptSigner;
 use crate::hooks::sender::HookSender;
 use crate::http::resumable::sealed_url::SealingKeys;
 use crate::http::resumable::sessions::Sessions;
@@ -51,6 +52,8 @@ pub struct AppState {
     pub limits: Limits,
     pub quotas: Arc<Quotas>,
     pub links: LinkPolicy,
+    /// `None`: no receipts.
+    pub receipts: Option<ReceiptSigner>,
     pub proxies: TrustedProxies,
     pub idempotency: Idempotency,
     /// Of the URLs of resumable uploads.

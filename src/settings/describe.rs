@@ -26,6 +26,7 @@ impl Settings {
             links,
             resumable,
             hooks,
+            receipts,
             redis,
             console,
             telemetry,
@@ -141,6 +142,7 @@ impl Settings {
         line("hooks.timeout", duration(hooks.timeout));
         let include: Vec<_> = hooks.include.iter().map(|field| field.name()).collect();
         line("hooks.include", list(&include));
+        line("receipts.key", secret(receipts.key.as_ref()));
         line("redis.url", secret(redis.url.as_ref()));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));

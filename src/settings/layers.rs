@@ -412,8 +412,15 @@ pub(super) fn is_secret(key: &str) -> bool {
     [".secret", ".secret_key", ".sha256", ".refresh_token"]
         .iter()
         .any(|secret| key.ends_with(secret))
-        || ["redis.url", "auth.jwt.key", "links.signing_keys", "resumable.keys", "cos.api.token"]
-            .contains(&key)
+        || [
+            "redis.url",
+            "auth.jwt.key",
+            "links.signing_keys",
+            "resumable.keys",
+            "receipts.key",
+            "cos.api.token",
+        ]
+        .contains(&key)
 }
 
 /// Where a value was set, as it is appended to a message.

@@ -7,8 +7,8 @@ use super::auth::{Auth, Links};
 use super::fault::Faults;
 use super::layers::{self, Layers, Reader};
 use super::model::{
-    Console, Cors, Cos, Hooks, Redis, Resumable, Sandbox, Server, Settings, Telemetry, Upload,
-    Wechat,
+    Console, Cors, Cos, Hooks, Receipts, Redis, Resumable, Sandbox, Server, Settings, Telemetry,
+    Upload, Wechat,
 };
 use super::names::Profile;
 use super::quota::Quota;
@@ -97,6 +97,7 @@ impl Settings {
             links: Links::read(&mut reader),
             resumable: Resumable::read(&mut reader),
             hooks: Hooks::read(&mut reader),
+            receipts: Receipts { key: reader.optional("receipts.key", values::sealing_key) },
             redis: Redis { url: reader.optional("redis.url", values::redis_url) },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),

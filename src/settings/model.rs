@@ -32,6 +32,7 @@ pub struct Settings {
     pub links: Links,
     pub resumable: Resumable,
     pub hooks: Hooks,
+    pub receipts: Receipts,
     pub redis: Redis,
     pub console: Console,
     pub telemetry: Telemetry,
@@ -171,6 +172,13 @@ pub struct Hooks {
     pub timeout: Duration,
     /// The optional members that are sent.
     pub include: Vec<HookField>,
+}
+
+/// Signed statements of what was stored.
+#[derive(Clone, Debug)]
+pub struct Receipts {
+    /// HS256's secret, of at least 32 bytes, and another one than `auth.jwt.key`. `None`: no receipts.
+    pub key: Option<SecretString>,
 }
 
 #[derive(Clone, Debug)]

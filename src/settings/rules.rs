@@ -29,6 +29,7 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     links(settings, reader);
     hooks(settings, reader);
     quotas(settings, reader);
+    receipts(settings, reader);
 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
@@ -272,6 +273,16 @@ fn hooks(settings: &Settings, reader: &mut Reader) {
     }
     if upload.reply == ReplyProfile::Hook && !hooks.wait && reader.is_valid(&["hooks.wait"]) {
         reader.fault("upload.reply", "is \"hook\", which needs hooks.wait = true");
+    }
+}
+
+fn receipts(settings: &Settings, reader: &mut Reader) {
+    const KEY: &str = "receipts.key";
+    let key = settings.receipts.key.as_ref().map(ExposeSecret::expose_secret);
+    // The holder of either could sign the other.
+    if key == Some(settings.auth.jwt.key.expose_secret()) && reader.is_valid(&[KEY, "auth.jwt.key"])
+    {
+        reader.fault(KEY, "is the same as auth.jwt.key: receipts need a key of their own");
     }
 }
 

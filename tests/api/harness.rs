@@ -423,8 +423,15 @@ impl Gateway {
 
 /// Whether a variable of the gateway's environment is a secret.
 fn is_secret(name: &OsStr) -> bool {
-    const ENDINGS: [&str; 6] =
-        ["__SECRET", "__SHA256", "__JWT__KEY", "__SIGNING_KEYS", "__REFRESH_TOKEN", "__REDIS__URL"];
+    const ENDINGS: [&str; 7] = [
+        "__SECRET",
+        "__SHA256",
+        "__JWT__KEY",
+        "__SIGNING_KEYS",
+        "__REFRESH_TOKEN",
+        "__REDIS__URL",
+        "__RECEIPTS__KEY",
+    ];
     name.to_str().is_some_and(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)))
 }
 

@@ -38,6 +38,7 @@ mod policy;
 mod profiles;
 mod quotas;
 mod readme;
+mod receipts;
 mod relay;
 mod replicas;
 mod requests;

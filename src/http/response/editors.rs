@@ -46,16 +46,22 @@ pub fn response(
             with_files(outcomes, UploadResponse::new(outcomes, request_id))
         }
         // tinymce 8: a string `location`, any 2xx.
-        ReplyProfile::Tinymce => HttpResponse::Ok().json(json!({ "location": url })),
+        ReplyProfile::Tinymce => {
+            HttpResponse::Ok().json(with_receipt(json!({ "location": url }), &stored))
+        }
         // @ckeditor/ckeditor5-upload 48, SimpleUploadAdapter: `url`, or `urls`.
-        ReplyProfile::Ckeditor => HttpResponse::Ok().json(json!({ "url": url })),
+        ReplyProfile::Ckeditor => {
+            HttpResponse::Ok().json(with_receipt(json!({ "url": url }), &stored))
+        }
         ReplyProfile::Wangeditor => {
-            HttpResponse::Ok().json(json!({ "errno": 0, "data": wangeditor(&stored) }))
+            let body = json!({ "errno": 0, "data": wangeditor(&stored) });
+            HttpResponse::Ok().json(with_receipt(body, &stored))
         }
         // @editorjs/image 2: the editor saves all of `file` in the document.
         ReplyProfile::Editorjs => {
             let file = json!({ "url": url, "name": first.name, "size": first.receipt.size });
-            HttpResponse::Ok().json(json!({ "success": 1, "file": file }))
+            let body = json!({ "success": 1, "file": file });
+            HttpResponse::Ok().json(with_receipt(body, &stored))
         }
         ReplyProfile::Ueditor => json_as_text(&json!({
             "state": "SUCCESS",
@@ -84,6 +90,14 @@ pub fn response(
             text(HttpResponse::Created().insert_header((LOCATION, url)), urls.concat())
         }
     })
+}
+
+/// Adds the receipt of the only file. The editors ignore an additional member; the page's own code can read it.
+fn with_receipt(mut body: Value, stored: &[&Stored]) -> Value {
+    if let [Stored { signed_receipt: Some(receipt), .. }] = stored {
+        body["receipt"] = receipt.as_str().into();
+    }
+    body
 }
 
 /// The response to a request that failed as a whole; `None`: the problem document.

@@ -57,6 +57,11 @@ enum File<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         #[schema(value_type = Option<Object>)]
         hook: Option<&'a Value>,
+        /// Only if `receipts.key` is set: a JSON Web Token (HS256) with `file_id`, `path`, `size`, `crc64`, `iat`, and
+        /// `sub` if the client is a user. A back end verifies it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        receipt: Option<&'a str>,
     },
     Failed {
         name: &'a str,
@@ -127,6 +132,7 @@ fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
             verified_by: stored.receipt.verified_by.map(VerifiedBy::name),
             url: &stored.url,
             hook: stored.hook.as_ref(),
+            receipt: stored.signed_receipt.as_deref(),
         },
         Outcome::Failed { name, path, problem } => File::Failed {
             name,

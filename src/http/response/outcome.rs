@@ -39,6 +39,8 @@ pub struct Stored {
     pub receipt: Receipt,
     /// The stable URL.
     pub url: String,
+    /// The signed receipt, where `receipts.key` is set.
+    pub signed_receipt: Option<String>,
     /// The back end's response to `file.stored`, if the gateway waits for it; null if there is none, or not yet.
     pub hook: Option<Value>,
 }

@@ -121,6 +121,10 @@ impl OpenUpload {
             crc64: file.crc64.unwrap_or_default(),
             verified_by: file.verified_by,
         };
+        let signer = worker.shared.receipts.as_ref();
+        let signed_receipt = signer.and_then(|signer| {
+            signer.sign(&self.client, &file.file_id, self.key.as_str(), file.size, file.crc64)
+        });
         Stored {
             file_id: file.file_id,
             key: self.key.clone(),
@@ -128,6 +132,7 @@ impl OpenUpload {
             content_type: self.sealed.content_type.clone(),
             receipt,
             url,
+            signed_receipt,
             hook: None,
         }
     }

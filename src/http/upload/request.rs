@@ -409,8 +409,21 @@ impl<'a> UploadRequest<'a> {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
-                let mut stored =
-                    Stored { file_id, key: path.key, name, content_type, receipt, url, hook: None };
+                let signer = self.worker.shared.receipts.as_ref();
+                let signed_receipt = signer.and_then(|signer| {
+                    let (path, crc64) = (path.key.as_str(), Some(receipt.crc64));
+                    signer.sign(&self.client, &file_id, path, receipt.size, crc64)
+                });
+                let mut stored = Stored {
+                    file_id,
+                    key: path.key,
+                    name,
+                    content_type,
+                    receipt,
+                    url,
+                    signed_receipt,
+                    hook: None,
+                };
                 if self.worker.hooks.is_some() {
                     // Boxed: otherwise the future of every upload would contain it.
                     Box::pin(self.notify(&mut stored, index)).await?;

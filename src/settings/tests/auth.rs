@@ -121,3 +121,24 @@ fn a_key_for_tickets_that_does_not_fit_its_algorithm_is_refused() {
         assert!(!result.expect_err("faults").to_string().contains(&SECRET[1..]));
     }
 }
+
+#[test]
+fn a_key_for_receipts_is_long_and_of_its_own() {
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+    let with = |key: &str, tickets: &str| {
+        production(&[
+            ("GATEWAY__RECEIPTS__KEY", key),
+            ("GATEWAY__AUTH__JWT__ALGORITHM", "HS256"),
+            ("GATEWAY__AUTH__JWT__KEY", tickets),
+        ])
+    };
+    let other = KEY.replace('0', "x");
+    assert!(with(KEY, &other).is_ok());
+    for wrong in [&KEY[1..], other.as_str(), "with a space 6789abcdef0123456789"] {
+        let result = with(wrong, &other);
+        assert_eq!(keys(&result), ["receipts.key"], "{wrong}");
+        assert!(!result.expect_err("faults").to_string().contains(wrong));
+    }
+    let settings = with(KEY, &other).expect("no faults");
+    assert!(!settings.describe().contains(KEY) && !format!("{settings:?}").contains(KEY));
+}
