@@ -8,6 +8,7 @@ use rand::RngExt;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::minting::TicketMinter;
 use super::policy::{Client, PolicyError};
 use super::ticket::{JwtKeyError, TicketError, TicketVerifier};
 use crate::settings::{Action, Policy, Settings};
@@ -46,6 +47,7 @@ pub enum UrlCredential<'a> {
 pub struct Guard {
     keys: Vec<([u8; 32], Arc<Client>)>,
     tickets: Option<(TicketVerifier, Client)>,
+    minter: Option<TicketMinter>,
     wx: Option<Client>,
     anonymous: Option<Arc<Client>>,
 }
@@ -60,7 +62,7 @@ impl Guard {
             .iter()
             .map(|(name, key)| (key.sha256, Arc::new(client("key", name, &key.policy))));
         let all_actions = Policy {
-            can: Action::ALL.iter().copied().collect(),
+            can: Action::ON_FILES.into(),
             prefix: None,
             client_paths: None,
             max_file_size: None,
@@ -73,11 +75,17 @@ impl Guard {
         Ok(Self {
             keys: keys.collect(),
             tickets: tickets.map(|tickets| (tickets, client("ticket", "ticket", &auth.jwt.policy))),
+            minter: TicketMinter::new(settings)?,
             wx: auth.trust_wx_headers.then(|| client("wx", "wx", &auth.wx)),
             anonymous: auth
                 .anonymous
                 .then(|| Arc::new(client("anonymous", "anonymous", &all_actions))),
         })
+    }
+
+    /// What mints tickets, if the gateway has the secret that they are signed with.
+    pub fn minter(&self) -> Option<&TicketMinter> {
+        self.minter.as_ref()
     }
 
     /// The client of a request. A wrong credential is refused even where none is needed; the `Authorization` header

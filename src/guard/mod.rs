@@ -1,7 +1,7 @@
 //! Authentication, permissions, limits and allowed types: all that is decided before a byte of a body is read, and what
 //! a file's first bytes must confirm.
 //!
-//! - `auth`, `ticket`: credentials; `policy`: what a client may do; `limits`: rates, slots, memory
+//! - `auth`, `ticket`: credentials; `minting`, `receipts`: what the gateway signs; `policy`: what a client may do; `limits`: rates, slots, memory
 //! - `origin`: pages that may call; `forwarded`: what trusted proxies report; `links`: signed URLs of files
 //! - `types`: media types, the declared and the real; `idempotency`: repeated uploads
 
@@ -10,6 +10,7 @@ pub mod forwarded;
 pub mod idempotency;
 pub mod limits;
 pub mod links;
+pub mod minting;
 pub mod origin;
 pub mod policy;
 pub mod receipts;

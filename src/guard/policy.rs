@@ -67,12 +67,14 @@ pub enum PolicyError {
 }
 
 /// A ticket's claims, as limits of what `auth.jwt` allows.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct ClaimLimits {
     pub can: Option<BTreeSet<Action>>,
     /// A folder ending with `/`.
     pub prefix: Option<String>,
     pub path: Option<Key>,
+    /// `true` allows nothing more.
+    pub client_paths: Option<bool>,
     pub max_file_size: Option<u64>,
     pub max_files: Option<usize>,
     pub types: Option<Vec<String>>,
@@ -95,6 +97,7 @@ impl ClaimLimits {
         part("can", self.can.as_ref().map(|can| can.iter().map(|action| action.name()).collect()));
         part("prefix", self.prefix.as_deref().map(|prefix| vec![prefix]));
         part("path", self.path.as_ref().map(|path| vec![path.as_str()]));
+        part("client_paths", self.client_paths.filter(|may| !may).map(|_| vec!["false"]));
         part("max_file_size", size.as_deref().map(|size| vec![size]));
         part("max_files", files.as_deref().map(|files| vec![files]));
         part("types", self.types.as_ref().map(|types| types.iter().map(String::as_str).collect()));
@@ -180,6 +183,7 @@ impl Client {
             self.may_reach(path.as_str())?;
             self.path = Some(path);
         }
+        self.client_paths &= claims.client_paths != Some(false);
         if let Some(size) = claims.max_file_size {
             self.max_file_size = self.max_file_size.min(size);
             self.has_file_limits = true;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
 use super::policy::ClaimLimits;
-use crate::key::Key;
+use crate::key::{Key, KeyError};
 use crate::settings::{Action, Jwt, JwtAlgorithm};
 
 /// Seconds that the issuer's clock may be ahead of the gateway's, for `nbf`. `exp` has no such leeway: the issuer can
@@ -78,12 +78,8 @@ impl TicketVerifier {
         let Some(algorithm) = jwt.algorithm else {
             return Ok(None);
         };
-        let text = match &jwt.key_file {
-            None => jwt.key.expose_secret().to_owned(),
-            Some(path) => fs::read_to_string(path)
-                .map_err(|cause| JwtKeyError::File { path: path.clone(), cause })?,
-        };
-        let text = text.trim();
+        let text = key_text(jwt)?;
+        let text = text.as_str();
         let public = |key: jsonwebtoken::errors::Result<DecodingKey>| {
             key.map_err(|_| JwtKeyError::Public(algorithm.name()))
         };
@@ -159,6 +155,16 @@ impl TicketVerifier {
     }
 }
 
+/// The key, from the settings or from `key_file`.
+pub(super) fn key_text(jwt: &Jwt) -> Result<String, JwtKeyError> {
+    let text = match &jwt.key_file {
+        None => return Ok(jwt.key.expose_secret().trim().to_owned()),
+        Some(path) => fs::read_to_string(path)
+            .map_err(|cause| JwtKeyError::File { path: path.clone(), cause })?,
+    };
+    Ok(text.trim().to_owned())
+}
+
 /// The claims that the gateway reads. A claim that is present must have a value: `null`, from an issuer that forgot
 /// one, would otherwise mean no limit.
 #[derive(Deserialize)]
@@ -173,6 +179,8 @@ struct Claims {
     prefix: Option<String>,
     #[serde(default, deserialize_with = "not_null")]
     path: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    client_paths: Option<bool>,
     #[serde(default, deserialize_with = "not_null")]
     max_file_size: Option<Size>,
     #[serde(default, deserialize_with = "not_null")]
@@ -190,14 +198,35 @@ enum Names {
 }
 
 /// In bytes, or as text with a unit as in the settings: `"20MiB"`.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Size {
+pub enum Size {
     Bytes(u64),
     Text(String),
 }
 
-fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+impl Size {
+    /// `Err`: the text is no size.
+    pub fn bytes(self) -> Result<u64, String> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Text(text) => text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()),
+        }
+    }
+}
+
+/// Whether `sub` may be this name.
+pub(super) fn is_user_name(name: &str) -> bool {
+    (1..=MAX_NAME_LENGTH).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// A folder, which may end with `/`; the result does.
+pub fn folder(text: &str) -> Result<String, KeyError> {
+    Key::parse(text.strip_suffix('/').unwrap_or(text)).map(|folder| format!("{folder}/"))
+}
+
+/// A value that must not be `null`.
+pub fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -219,25 +248,14 @@ impl Claims {
     fn limits(self) -> Result<ClaimLimits, TicketError> {
         let wrong = |claim: &str| TicketError::Claim(claim.to_owned());
         if let Some(name) = &self.sub {
-            let valid =
-                (1..=MAX_NAME_LENGTH).contains(&name.len()) && !name.contains(char::is_control);
-            valid.then_some(()).ok_or_else(|| wrong("sub"))?;
+            is_user_name(name).then_some(()).ok_or_else(|| wrong("sub"))?;
         }
         // Unknown actions allow nothing.
         let actions = |names: Names| -> BTreeSet<Action> {
             names.list().iter().filter_map(|name| name.parse().ok()).collect()
         };
-        let folder = |text: String| {
-            let folder = Key::parse(text.strip_suffix('/').unwrap_or(&text));
-            folder.map(|folder| format!("{folder}/")).map_err(|_| wrong("prefix"))
-        };
-        let size = |size: Size| match size {
-            Size::Bytes(bytes) => Ok(bytes),
-            Size::Text(text) => text
-                .parse::<bytesize::ByteSize>()
-                .map(|size| size.as_u64())
-                .map_err(|_| wrong("max_file_size")),
-        };
+        let folder = |text: String| folder(&text).map_err(|_| wrong("prefix"));
+        let size = |size: Size| size.bytes().map_err(|_| wrong("max_file_size"));
         let types = |names: Names| {
             let list: Vec<String> =
                 names.list().into_iter().map(|name| name.to_ascii_lowercase()).collect();
@@ -249,6 +267,7 @@ impl Claims {
             can: self.can.map(actions),
             prefix: self.prefix.map(folder).transpose()?,
             path: self.path.map(|path| Key::parse(&path)).transpose().map_err(|_| wrong("path"))?,
+            client_paths: self.client_paths,
             max_file_size: self.max_file_size.map(size).transpose()?,
             max_files: self.max_files,
             types: self.types.map(types).transpose()?,

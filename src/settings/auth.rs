@@ -37,6 +37,8 @@ pub struct Jwt {
     pub key_file: Option<PathBuf>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
+    /// Of tickets that the gateway mints; at least 1 s.
+    pub max_ttl: Duration,
     /// The permissions of every ticket; a ticket's claims can only restrict them.
     pub policy: Policy,
 }
@@ -90,7 +92,7 @@ impl Auth {
             }
             let under = format!("auth.keys.{name}");
             let sha256 = reader.required(&format!("{under}.sha256"), values::digest);
-            let policy = Policy::read(reader, &under);
+            let policy = Policy::read(reader, &under, Action::ALL);
             keys.insert(name, ApiKey { sha256: sha256.unwrap_or_default(), policy });
         }
         Self {
@@ -98,14 +100,15 @@ impl Auth {
             trust_wx_headers: reader.flag("auth.trust_wx_headers"),
             rate: reader.optional("auth.rate", values::rate),
             address_rate: reader.optional("auth.address_rate", values::rate),
-            wx: Policy::read(reader, "auth.wx"),
+            wx: Policy::read(reader, "auth.wx", &Action::ON_FILES),
             jwt: Jwt {
                 algorithm: reader.optional("auth.jwt.algorithm", str::parse),
                 key: reader.optional("auth.jwt.key", values::jwt_key).unwrap_or_default(),
                 key_file: reader.optional("auth.jwt.key_file", |text| Ok(PathBuf::from(text))),
                 issuer: reader.optional("auth.jwt.issuer", values::text),
                 audience: reader.optional("auth.jwt.audience", values::text),
-                policy: Policy::read(reader, "auth.jwt"),
+                max_ttl: reader.duration("auth.jwt.max_ttl", Duration::from_secs(1)),
+                policy: Policy::read(reader, "auth.jwt", &Action::ON_FILES),
             },
             keys,
         }
@@ -113,7 +116,8 @@ impl Auth {
 }
 
 impl Policy {
-    fn read(reader: &mut Reader, under: &str) -> Self {
+    /// `all`: the actions that this kind of client can be permitted.
+    fn read(reader: &mut Reader, under: &str, all: &[Action]) -> Self {
         let key = |name: &str| format!("{under}.{name}");
         let can = key("can");
         let actions = reader.optional_list(&can, str::parse);
@@ -121,9 +125,12 @@ impl Policy {
         if actions.as_ref().is_some_and(Vec::is_empty) && reader.is_valid(&[&can]) {
             reader.fault(&can, "is empty; leave it out to allow everything");
         }
+        if actions.as_ref().is_some_and(|actions| !actions.iter().all(|one| all.contains(one))) {
+            reader.fault(&can, "has \"mint\", which only keys can be permitted");
+        }
         let types = reader.optional_list(&key("types"), values::media_type);
         Self {
-            can: actions.unwrap_or_else(|| Action::ALL.to_vec()).into_iter().collect(),
+            can: actions.unwrap_or_else(|| all.to_vec()).into_iter().collect(),
             prefix: reader.optional(&key("prefix"), values::folder),
             client_paths: reader.optional_flag(&key("client_paths")),
             max_file_size: reader.optional_size(&key("max_file_size"), 1..=COS_MAX_FILE_SIZE),

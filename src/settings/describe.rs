@@ -101,6 +101,7 @@ impl Settings {
         line("auth.jwt.key_file", optional(key_file.as_deref()));
         line("auth.jwt.issuer", optional(jwt.issuer.as_deref()));
         line("auth.jwt.audience", optional(jwt.audience.as_deref()));
+        line("auth.jwt.max_ttl", duration(jwt.max_ttl));
         policy(&mut line, "auth.jwt", &jwt.policy);
         policy(&mut line, "auth.wx", &auth.wx);
         for (name, key) in &auth.keys {

@@ -37,4 +37,4 @@ pub use names::{
     LogFormat, PassQuery, Profile, QuotaPer, ReplyProfile, Verify,
 };
 pub use quota::Quota;
-pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate};
+pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate, media_type};

@@ -139,7 +139,14 @@ named! {
         Download = "download",
         Delete = "delete",
         Link = "link",
+        /// To sign tickets; of keys only.
+        Mint = "mint",
     }
+}
+
+impl Action {
+    /// Those that any client may be permitted.
+    pub const ON_FILES: [Self; 4] = [Self::Upload, Self::Download, Self::Delete, Self::Link];
 }
 
 named! {

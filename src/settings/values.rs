@@ -208,7 +208,8 @@ pub(super) fn rate_text(rate: Rate) -> String {
 }
 
 /// `image/png`, `image/*` or `*/*`, lower case.
-pub(super) fn media_type(text: &str) -> Result<String, String> {
+/// A media type or `image/*`, in lower case.
+pub fn media_type(text: &str) -> Result<String, String> {
     let token = |part: &str| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b);
         part == "*" || (!part.is_empty() && part.bytes().all(plain))

@@ -31,6 +31,7 @@ mod image;
 mod limits;
 mod links;
 mod measured;
+mod minting;
 mod overload;
 mod pages;
 mod pictures;

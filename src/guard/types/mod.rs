@@ -146,6 +146,20 @@ impl Types {
         Ok(stored_form(&declared.mime))
     }
 
+    /// Whether every type of `list` is on each of these lists. A wildcard is, if the whole kind is.
+    pub fn cover(&self, list: &[String]) -> bool {
+        let is_covered = |asked: &Pattern, by: &Pattern| match (asked, by) {
+            (Pattern::Name(name), by) => by.covers(name),
+            (_, Pattern::Any) => true,
+            (asked, by) => asked == by,
+        };
+        let asked = patterns(list);
+        self.configured
+            .iter()
+            .chain(&self.claimed)
+            .all(|known| asked.iter().all(|asked| known.iter().any(|by| is_covered(asked, by))))
+    }
+
     fn is_unrestricted(&self) -> bool {
         self.configured.is_empty() && self.claimed.is_none()
     }

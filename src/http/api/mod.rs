@@ -4,5 +4,6 @@ pub mod batch;
 pub mod fallback;
 pub mod files;
 pub mod health;
+pub mod tickets;
 pub mod ueditor_config;
 pub mod upload_links;

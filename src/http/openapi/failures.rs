@@ -74,6 +74,7 @@ pub fn failures(id: &str) -> Vec<Code> {
             &[CLIENT, BODY, &[Code::TooManyFiles, Code::Overloaded], WECHAT]
         }
         "upload_link" => &[CLIENT, PATH, BODY, &[Code::TooManyFiles, Code::LinkNotAllowed], WECHAT],
+        "mint_ticket" => &[CLIENT, PATH, BODY, &[Code::NotFound, Code::TooManyFiles]],
         // `/` without `cloudid`, unless the console is there.
         "sample" => &[&[Code::NotFound]],
         "ready" | "ready_head" => &[&[Code::Draining], WECHAT],

@@ -22,7 +22,7 @@ use utoipa::{Modify, OpenApi};
 
 use self::examples::Examples;
 use self::failures::{Failures, failures};
-use super::api::{batch, files, health, ueditor_config, upload_links};
+use super::api::{batch, files, health, tickets, ueditor_config, upload_links};
 pub use super::extract::schemas::{Folder, IdOrPath};
 use super::problem::{Code, Problem};
 use super::tcb;
@@ -108,6 +108,7 @@ pub fn document() -> openapi::OpenApi {
         batch::download,
         batch::delete,
         upload_links::create,
+        tickets::mint,
         tcb::files::upload_file,
         tcb::files::batch_download_file,
         tcb::files::batch_delete_file,
@@ -126,6 +127,7 @@ pub fn document() -> openapi::OpenApi {
         (name = "one file", description = "A stored file by its path"),
         (name = "many files", description = "Up to 1000 stored files by id or path; 50 of them in one call to WeChat"),
         (name = "links to COS", description = "For clients that post to COS themselves"),
+        (name = "tickets", description = "For back ends that give their users tickets"),
         (name = "WeChat's own API", description = "WeChat's requests and responses, HTTP 200 and `errcode` included: \
             back ends change only the base URL. `access_token` is an API key of the gateway"),
         (name = "operation", description = "For probes, Prometheus and tools"),
@@ -198,6 +200,7 @@ impl Modify for Security {
                 "file" | "file_head" => Some(
                     [one_of(&["key", "ticket"]), vec![SecurityRequirement::default()]].concat(),
                 ),
+                "mint_ticket" => Some(one_of(&["key"])),
                 _ if id.starts_with("tcb_") => Some(one_of(&["key", "ticket", "access_token"])),
                 _ if failures(id).contains(&Code::Unauthenticated) => {
                     Some(one_of(&["key", "ticket"]))

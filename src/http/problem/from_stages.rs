@@ -7,6 +7,7 @@ use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
 use crate::guard::limits::LimitError;
 use crate::guard::links::LinkError;
+use crate::guard::minting::MintError;
 use crate::guard::policy::PolicyError;
 use crate::guard::types::TypeError;
 use crate::inbound::error::InboundError;
@@ -138,6 +139,17 @@ impl From<AuthError> for Problem {
             }
         };
         Self::new(Code::Unauthenticated, format!("{error}; {advice}"))
+    }
+}
+
+impl From<MintError> for Problem {
+    fn from(error: MintError) -> Self {
+        let code = match error {
+            MintError::User | MintError::Lifetime(_) | MintError::TooLong => Code::InvalidRequest,
+            MintError::Beyond { .. } | MintError::Nothing(_) => Code::NotAllowed,
+            MintError::Policy(error) => return error.into(),
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -13,7 +13,12 @@ fn keys_have_all_rights_by_default() {
     let settings = with_file(&toml, &[("GATEWAY__AUTH__KEYS__PANEL__CLIENT_PATHS", "true")])
         .expect("no faults");
     let panel = &settings.auth.keys["panel"];
-    assert_eq!(panel.policy.can.len(), 4);
+    assert_eq!(panel.policy.can.len(), 5);
+    // Only keys mint tickets.
+    assert!(panel.policy.can.contains(&Action::Mint));
+    for policy in [&settings.auth.jwt.policy, &settings.auth.wx] {
+        assert!(!policy.can.contains(&Action::Mint));
+    }
     assert_eq!((panel.policy.prefix.as_deref(), panel.policy.client_paths), (None, Some(true)));
     let app = &settings.auth.keys["mini-app_2"];
     assert_eq!(app.sha256, [0xab; 32]);
