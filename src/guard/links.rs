@@ -21,7 +21,16 @@ pub enum LinkError {
 pub struct LinkPolicy {
     access: LinkAccess,
     keys: Vec<SecretString>,
-    max_age: i64,
+    /// In seconds.
+    max_age: u64,
+}
+
+/// How a stable URL is signed.
+pub struct SignedQuery {
+    /// To append to the URL; empty where links are not signed.
+    pub query: String,
+    /// `None` where links are not signed.
+    pub expires: Option<Timestamp>,
 }
 
 impl LinkPolicy {
@@ -29,7 +38,7 @@ impl LinkPolicy {
         Self {
             access: links.access,
             keys: links.signing_keys.clone(),
-            max_age: links.max_age.as_secs().max(1).cast_signed(),
+            max_age: links.max_age.as_secs().max(1),
         }
     }
 
@@ -41,13 +50,24 @@ impl LinkPolicy {
     /// The query to append to a file's URL: `?expires=…&signature=…` where links are signed, otherwise empty. `expires`
     /// is in Unix seconds.
     pub fn query(&self, key: &Key, now: Timestamp) -> String {
+        self.query_for(key, now, self.max_age).query
+    }
+
+    /// The longest lifetime of a signed URL, in seconds.
+    pub fn max_age(&self) -> u64 {
+        self.max_age
+    }
+
+    /// As [`Self::query`], with a lifetime of `seconds`.
+    pub fn query_for(&self, key: &Key, now: Timestamp, seconds: u64) -> SignedQuery {
         match (self.access, self.keys.first()) {
             (LinkAccess::Signed, Some(signing_key)) => {
-                let expires = now.as_second() + self.max_age;
+                let expires = now.as_second().saturating_add_unsigned(seconds);
                 let signature = hex::encode(mac(signing_key, key, expires).finalize().into_bytes());
-                format!("?expires={expires}&signature={signature}")
+                let query = format!("?expires={expires}&signature={signature}");
+                SignedQuery { query, expires: Timestamp::from_second(expires).ok() }
             }
-            _ => String::new(),
+            _ => SignedQuery { query: String::new(), expires: None },
         }
     }
 

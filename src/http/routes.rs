@@ -10,7 +10,7 @@ use actix_web::http::{Method, Uri};
 use actix_web::middleware::DefaultHeaders;
 use actix_web::{guard, web};
 
-use super::api::{batch, fallback, files, health, tickets, ueditor_config, upload_links};
+use super::api::{batch, fallback, files, health, links, tickets, ueditor_config, upload_links};
 use super::extract::{file_url, query};
 use super::state::AppState;
 use super::upload::handler;
@@ -44,6 +44,7 @@ pub fn add_all(
         )
         .service(resource("/v1/download-links", "POST").route(web::post().to(batch::download)))
         .service(resource("/v1/delete", "POST").route(web::post().to(batch::delete)))
+        .service(resource("/v1/links", "POST").route(web::post().to(links::sign)))
         .service(resource("/v1/tickets", "POST").route(web::post().to(tickets::mint)))
         .service(resource("/v1/upload-links", "POST").route(web::post().to(upload_links::create)))
         .service(
@@ -118,6 +119,7 @@ const API_PATHS: &[&str] = &[
     "/v1/files",
     "/v1/download-links",
     "/v1/delete",
+    "/v1/links",
     "/v1/tickets",
     "/v1/upload-links",
     "/tcb/uploadfile",

@@ -80,11 +80,12 @@ const OF_TUS: [&str; 8] = [
 ];
 
 /// The examples' calls in an order in which they work: a file is there before it is asked for, and goes last.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "upload_raw",
     "upload",
     "upload_link",
     "mint_ticket",
+    "stable_links",
     "file",
     "file_head",
     "download_links",

@@ -30,6 +30,7 @@ mod idempotency;
 mod image;
 mod limits;
 mod links;
+mod links_again;
 mod measured;
 mod minting;
 mod overload;

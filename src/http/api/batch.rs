@@ -71,13 +71,13 @@ struct DeleteRequest {
 /// The files in the order of the request.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Files)]
-struct BatchResponse<'a, T> {
+pub(super) struct BatchResponse<'a, T> {
     files: Vec<File<'a, T>>,
 }
 
 /// One file's result.
 #[derive(Serialize, ToSchema)]
-struct File<'a, T> {
+pub(super) struct File<'a, T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     file_id: Option<&'a str>,
@@ -92,7 +92,7 @@ struct File<'a, T> {
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = Outcome)]
-enum FileResult<'a, T> {
+pub(super) enum FileResult<'a, T> {
     Ok(T),
     Failed { error: Document<'a> },
 }
@@ -131,12 +131,12 @@ pub async fn download(
     let client = client::identify(&request, &worker)?;
     client.may(Action::Download)?;
     let wanted: LinksRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
-    let default_max_age = max_age(wanted.max_age)?;
-    let files = resolve(&worker, &client, &wanted.files).await?;
+    let default_max_age = max_age(wanted.max_age, MAX_MAX_AGE)?.unwrap_or(DEFAULT_LINK_MAX_AGE);
+    let files = resolve(&worker, &client, &wanted.files, MAX_MAX_AGE).await?;
     let mut links = Vec::new();
     for (file, name) in files.iter().zip(&wanted.files) {
         if let Ok(file) = file {
-            let max_age = name.max_age()?.unwrap_or(default_max_age);
+            let max_age = name.max_age(MAX_MAX_AGE)?.unwrap_or(default_max_age);
             links.push(LinkRequest { file_id: file.file_id.clone(), max_age });
         }
     }
@@ -163,7 +163,7 @@ pub async fn delete(
     let client = client::identify(&request, &worker)?;
     client.may(Action::Delete)?;
     let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
-    let files = resolve(&worker, &client, &wanted.files).await?;
+    let files = resolve(&worker, &client, &wanted.files, MAX_MAX_AGE).await?;
     let resolved = files.iter().filter_map(|file| file.as_ref().ok());
     let ids: Vec<_> = resolved.map(|file| file.file_id.clone()).collect();
     let deleted = worker.wechat.delete(worker.wechat.env(), &ids).await;
@@ -181,43 +181,43 @@ pub async fn delete(
 }
 
 impl FileName {
-    /// The lifetime that the request sets for this file's link.
-    fn max_age(&self) -> Result<Option<Duration>, Problem> {
+    /// The lifetime that the request sets for this file's link, of at most `most` seconds.
+    pub(super) fn max_age(&self, most: f64) -> Result<Option<Duration>, Problem> {
         match self {
-            Self::Object(NamedFile { max_age: Some(seconds), .. }) => {
-                max_age(Some(*seconds)).map(Some)
-            }
-            Self::Object(_) | Self::Text(_) => Ok(None),
+            Self::Object(NamedFile { max_age: seconds, .. }) => max_age(*seconds, most),
+            Self::Text(_) => Ok(None),
         }
     }
 }
 
-/// The lifetime of a link. A whole number of seconds, but parsed as a float because some languages write `60.0`.
-fn max_age(seconds: Option<f64>) -> Result<Duration, Problem> {
+/// The lifetime of a link, of at most `most` seconds. A whole number of seconds, but parsed as a float because some
+/// languages write `60.0`.
+pub(super) fn max_age(seconds: Option<f64>, most: f64) -> Result<Option<Duration>, Problem> {
     match seconds {
-        None => Ok(DEFAULT_LINK_MAX_AGE),
-        Some(seconds) if seconds.fract() == 0.0 && (1.0..=MAX_MAX_AGE).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
+        None => Ok(None),
+        Some(seconds) if seconds.fract() == 0.0 && (1.0..=most).contains(&seconds) => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
         }
         Some(_) => {
-            let detail = format!("max_age is a number of seconds from 1 to {MAX_MAX_AGE}");
+            let detail = format!("max_age is a number of seconds from 1 to {most}");
             Err(Problem::new(Code::InvalidRequest, detail))
         }
     }
 }
 
 /// A file name that could not be resolved, as the request has it.
-struct Unresolved {
-    file_id: Option<String>,
-    path: Option<String>,
-    problem: Problem,
+pub(super) struct Unresolved {
+    pub file_id: Option<String>,
+    pub path: Option<String>,
+    pub problem: Problem,
 }
 
-/// Resolves each file's id and path. A name that cannot be resolved fails its own file only.
-async fn resolve(
+/// Resolves each file's id and path. A name that cannot be resolved fails its own file only. `most`: of `max_age`.
+pub(super) async fn resolve(
     worker: &Worker,
     client: &Client,
     files: &[FileName],
+    most: f64,
 ) -> Result<Vec<Result<FileRef, Unresolved>>, Problem> {
     if files.is_empty() {
         return Err(Problem::new(Code::InvalidRequest, "`files` names no file"));
@@ -230,7 +230,7 @@ async fn resolve(
     let mut resolved = Vec::with_capacity(files.len());
     for name in files {
         // An invalid `max_age` fails the request, even if the file cannot be resolved.
-        name.max_age()?;
+        name.max_age(most)?;
         let (file_id, path) = match name {
             FileName::Text(text) => id_or_path(text),
             FileName::Object(file) => (file.file_id.as_deref(), file.path.as_deref()),
@@ -251,7 +251,7 @@ async fn resolve(
 }
 
 /// The files' results in the order of the request. If every call to WeChat failed, so does the request.
-fn response<T, U: Serialize>(
+pub(super) fn response<T, U: Serialize>(
     request: &HttpRequest,
     files: &[Result<FileRef, Unresolved>],
     results: Vec<Result<T, FileError>>,

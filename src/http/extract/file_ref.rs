@@ -122,7 +122,7 @@ pub async fn check_scope(
 
 /// Whether a file id, whose path is `path`, is in the gateway's own environment and bucket. Ids of another environment
 /// are recognised without a call to WeChat; the bucket's name is requested once.
-async fn own_bucket(worker: &Worker, file_id: &str, path: &str) -> Result<(), ResolveError> {
+pub async fn own_bucket(worker: &Worker, file_id: &str, path: &str) -> Result<(), ResolveError> {
     let foreign = || {
         let detail = "the file id is of another environment";
         ResolveError::Reference(Problem::new(Code::PathNotAllowed, detail))

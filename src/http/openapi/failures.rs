@@ -70,7 +70,7 @@ pub fn failures(id: &str) -> Vec<Code> {
         "revert" => &[CLIENT, PATH, BODY, WECHAT],
         "ueditor" => &[&[Code::InvalidRequest, Code::MethodNotAllowed]],
         "delete_file" => &[CLIENT, PATH, WECHAT],
-        "download_links" | "delete_files" => {
+        "download_links" | "delete_files" | "stable_links" => {
             &[CLIENT, BODY, &[Code::TooManyFiles, Code::Overloaded], WECHAT]
         }
         "upload_link" => &[CLIENT, PATH, BODY, &[Code::TooManyFiles, Code::LinkNotAllowed], WECHAT],

@@ -22,7 +22,7 @@ use utoipa::{Modify, OpenApi};
 
 use self::examples::Examples;
 use self::failures::{Failures, failures};
-use super::api::{batch, files, health, tickets, ueditor_config, upload_links};
+use super::api::{batch, files, health, links, tickets, ueditor_config, upload_links};
 pub use super::extract::schemas::{Folder, IdOrPath};
 use super::problem::{Code, Problem};
 use super::tcb;
@@ -109,6 +109,7 @@ pub fn document() -> openapi::OpenApi {
         batch::delete,
         upload_links::create,
         tickets::mint,
+        links::sign,
         tcb::files::upload_file,
         tcb::files::batch_download_file,
         tcb::files::batch_delete_file,
