@@ -28,6 +28,7 @@ mod hooks;
 mod hostile;
 mod idempotency;
 mod image;
+mod info;
 mod limits;
 mod links;
 mod links_again;

@@ -66,7 +66,8 @@ impl ObjectInfo {
         self.metadata.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    fn of(headers: ObjectHeaders) -> Result<Self, CosError> {
+    /// From the headers of a response to HEAD or GET.
+    pub fn of(headers: ObjectHeaders) -> Result<Self, CosError> {
         let ObjectHeaders {
             content_length,
             etag,

@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 use utoipa::IntoParams;
 
+use super::info::{self, FileInfo};
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::variant::{self, Preset};
@@ -24,16 +26,17 @@ use crate::wechat::links::LinkRequest;
 /// Seconds that a browser may cache a redirect: a replaced file should appear soon.
 const MAX_REDIRECT_AGE: u64 = 300;
 
-/// `GET` and `HEAD /v1/files/{path}`: 302 to a temporary URL.
+/// `GET` and `HEAD /v1/files/{path}`: 302 to a temporary URL, or with `?info=1` what is stored.
 #[utoipa::path(
     method(get, head), path = "/v1/files/{path}", operation_id = "file", tag = "one file",
     summary = "A file's stable URL",
     description = "Redirects to a temporary download URL, so that it can be used in an `<img src>`. (Swagger UI does \
                    not follow the redirect: its page may connect to the gateway only.) With `preset`, the picture is \
                    processed by COS. Parameters of COS itself (`imageMogr2/…`) are passed on as far as \
-                   `links.pass_query` lists them.",
-    params(PathParameter, Preset, Signature),
-    responses((status = 302, description = "Redirect to the file's content", headers(
+                   `links.pass_query` lists them. With `?info=1`, GET responds with the file's size, type and checksum \
+                   instead.",
+    params(PathParameter, Preset, Signature, InfoQuery),
+    responses((status = 200, description = "With `?info=1`: what is stored", body = FileInfo), (status = 302, description = "Redirect to the file's content", headers(
         ("location", description = "A temporary download URL"),
         ("cache-control", description = "How long the redirect may be cached"),
     )))
@@ -44,6 +47,10 @@ pub async fn redirect(
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&file_url::path(&request)?)?;
     let is_cacheable = authorize(&request, &worker, &key)?;
+    let [info] = query::parameters(&request, ["info"])?;
+    if request.method() == Method::GET && info.is_some_and(|info| info != "0") {
+        return info::respond(&worker, &key).await;
+    }
     // The temporary URL of all variants is the same; browsers cache the redirect of each by its own URL.
     let variant = variant::parameters(&request, &worker.shared.settings.links)?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
@@ -148,6 +155,16 @@ async fn delete_named_file(
     deleted.map_err(|error| file.problem(&error))?;
     notify::deleted(worker, &client, [(file.file_id.as_str(), file.path.as_str())]).await;
     Ok(())
+}
+
+/// The query for a file's properties.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "a schema; `redirect` reads the query")]
+struct InfoQuery {
+    /// `1`: the response is JSON about the file instead of a redirect to it.
+    #[param(required = false, nullable = false, pattern = "^[01]$")]
+    info: Option<String>,
 }
 
 /// The query of a signed link.

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod fallback;
 pub mod files;
 pub mod health;
+pub mod info;
 pub mod links;
 pub mod tickets;
 pub mod ueditor_config;

@@ -51,6 +51,14 @@ const UPLOAD: &[Code] = &[
     Code::CosBusy,
     Code::CosTimeout,
 ];
+/// A HEAD request to COS.
+const INFO: &[Code] = &[
+    Code::LinkNotAllowed,
+    Code::CosRefused,
+    Code::CosUnreachable,
+    Code::CosBusy,
+    Code::CosTimeout,
+];
 /// A multipart form.
 const FORM: &[Code] = &[
     Code::MalformedForm,
@@ -66,7 +74,8 @@ pub fn failures(id: &str) -> Vec<Code> {
     let groups: &[&[Code]] = match id {
         "upload" => &[CLIENT, PATH, BODY, FORM, UPLOAD, WECHAT],
         "upload_raw" => &[CLIENT, PATH, BODY, &[Code::TooManyFiles], UPLOAD, WECHAT],
-        "file" | "file_head" => &[CLIENT, PATH, &[Code::FileNotFound], WECHAT],
+        "file" => &[CLIENT, PATH, &[Code::FileNotFound], WECHAT, INFO],
+        "file_head" => &[CLIENT, PATH, &[Code::FileNotFound], WECHAT],
         "revert" => &[CLIENT, PATH, BODY, WECHAT],
         "ueditor" => &[&[Code::InvalidRequest, Code::MethodNotAllowed]],
         "delete_file" => &[CLIENT, PATH, WECHAT],

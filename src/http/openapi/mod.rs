@@ -16,6 +16,7 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
+use utoipa::openapi::path::Parameter;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
 use utoipa::{Modify, OpenApi};
@@ -152,9 +153,16 @@ struct HeadOperations;
 
 impl Modify for HeadOperations {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
-        for operation in openapi.paths.paths.values_mut().filter_map(|item| item.head.as_mut()) {
+        for (path, item) in &mut openapi.paths.paths {
+            let Some(operation) = &mut item.head else { continue };
             if let Some(id) = &mut operation.operation_id {
                 id.push_str("_head");
+            }
+            // `?info=1` is for GET.
+            if path == "/v1/files/{path}" {
+                operation.responses.responses.remove("200");
+                let is_info = |parameter: &RefOr<Parameter>| matches!(parameter, RefOr::T(parameter) if parameter.name == "info");
+                operation.parameters.iter_mut().for_each(|all| all.retain(|one| !is_info(one)));
             }
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {

@@ -238,18 +238,22 @@ impl Problem {
     /// The failure of one file of a call to WeChat; `file` is its path or id.
     pub fn of_file(error: &FileError, file: &str) -> Self {
         match error {
-            missing if missing.is_missing() => Self::new(
-                Code::FileNotFound,
-                format!(
-                    "`{file}` does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
-                     downloaded, only deleted and sent again"
-                ),
-            ),
+            missing if missing.is_missing() => Self::missing_file(file),
             FileError::File { status, message, hint } => {
                 Self::wechat_file(*status, message, hint.as_deref(), file)
             }
             FileError::Call(error) => error.clone().into(),
         }
+    }
+
+    pub fn missing_file(file: &str) -> Self {
+        Self::new(
+            Code::FileNotFound,
+            format!(
+                "`{file}` does not exist, or was stored without its x-cos-meta-fileid: such a file can never be \
+                 downloaded, only deleted and sent again"
+            ),
+        )
     }
 
     /// WeChat refused one file of a batch call.
