@@ -106,21 +106,6 @@ impl ReplayBuffer {
         (0..).map_while(move |index| self.segment(index))
     }
 
-    /// Drops all bytes but the first `len`. They stay charged, until all are dropped.
-    pub fn truncate(&mut self, len: usize) {
-        self.seal();
-        while self.len > len
-            && let Some(last) = self.full.last_mut()
-        {
-            let dropped = last.len().min(self.len - len);
-            last.truncate(last.len() - dropped);
-            self.len -= dropped;
-            if last.is_empty() {
-                self.full.pop();
-            }
-        }
-    }
-
     /// Drops all bytes and releases their charge.
     pub fn clear(&mut self) {
         self.full = Vec::new();

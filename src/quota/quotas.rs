@@ -25,6 +25,9 @@ const RENEWAL: Duration = Duration::from_secs(60);
 /// Clients whose stored files Redis is still to be told of.
 const MAX_UNSENT: usize = 10_000;
 
+/// What was stored and not counted in Redis yet, by the counter's name.
+type Unsent = HashMap<Arc<str>, (Arc<Quota>, Amount)>;
+
 /// Shared by all workers.
 pub struct Quotas {
     memory: MemoryCounters,
@@ -32,7 +35,7 @@ pub struct Quotas {
     /// The reservations that are prolonged, with their subjects: one for each running upload.
     running: Mutex<HashMap<ReservationId, Arc<str>>>,
     /// By subject, what was stored and is not counted in Redis.
-    unsent: Mutex<HashMap<Arc<str>, (Arc<Quota>, Amount)>>,
+    unsent: Mutex<Unsent>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }

@@ -32,10 +32,10 @@ impl Content {
     }
 
     /// In bytes.
-    pub fn len(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         match self {
             Self::Memory(file) => file.len() as u64,
-            Self::File(file) => file.len(),
+            Self::File(file) => file.length(),
         }
     }
 
@@ -51,7 +51,7 @@ impl Content {
                     if let Err(error) = self.append(bytes).await {
                         break Err(ReceiveError::Spool(error));
                     }
-                    observe(self.len());
+                    observe(self.length());
                 }
                 Some(Ok(FileEvent::End(_))) | None => break Ok(()),
                 Some(Err(error)) => break Err(ReceiveError::Source(error)),

@@ -42,7 +42,7 @@ impl SpoolFile {
         Ok(Self { file: Arc::new(file), len, path, charge, charged })
     }
 
-    pub fn len(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         self.len
     }
 

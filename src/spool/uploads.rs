@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Uploads<T> {
                 // More than there can be.
                 continue;
             }
-            let received = content.len().min(length.saturating_sub(1));
+            let received = content.length().min(length.saturating_sub(1));
             content.shorten_now(received)?;
             let upload = Upload {
                 length,

@@ -75,15 +75,15 @@ pub async fn append(
     let content = guard.as_mut().ok_or_else(OpenUpload::unknown)?;
     // What an earlier request has left beyond the offset that clients are told: the last byte of a file that was complete,
     // and could not be sent. A client sends it again, and thereby asks for another attempt.
-    if content.len() > kept.offset() {
+    if content.length() > kept.offset() {
         content.truncate(kept.offset()).await?;
     }
     uploads.touch(&kept);
     let received = receive(worker, upload, &kept, content, bytes, &share, superseded).await;
     uploads.touch(&kept);
     received?;
-    if content.len() < kept.length {
-        return Ok(Appended::Open { offset: content.len(), length: Some(kept.length) });
+    if content.length() < kept.length {
+        return Ok(Appended::Open { offset: content.length(), length: Some(kept.length) });
     }
     let file = send(worker, upload, content, &share).await?;
     drop(guard);
@@ -100,7 +100,7 @@ async fn receive(
     share: &Arc<Share>,
     superseded: CancellationToken,
 ) -> Result<(), Problem> {
-    let offset = content.len();
+    let offset = content.length();
     let start = match offset < MAGIC {
         true => content.first_bytes(MAGIC as usize).await?,
         false => Vec::new(),

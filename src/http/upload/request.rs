@@ -346,7 +346,7 @@ impl<'a> UploadRequest<'a> {
         let mut content = Content::unnamed(folder, buffer.len() as u64)?;
         let buffered = buffer.into_segments().map(|bytes| Ok(FileEvent::Content(bytes)));
         kept::receive(&mut content, Box::pin(stream::iter(buffered).chain(rest))).await?;
-        let length = FileLength::Known(content.len());
+        let length = FileLength::Known(content.length());
         Ok(self.streamed(content.into_source(), Some(length)))
     }
 

@@ -59,8 +59,8 @@ async fn receive_first(
     let SlowFile { source, length, share, mut content } = file;
     kept::receive(&mut content, source).await?;
     match length {
-        FileLength::Known(declared) if declared != content.len() => {
-            Err(CosError::LengthMismatch { declared, got: content.len() }.into())
+        FileLength::Known(declared) if declared != content.length() => {
+            Err(CosError::LengthMismatch { declared, got: content.length() }.into())
         }
         _ => send_kept(worker, path, content_type, &mut content, &share, times).await,
     }
@@ -77,7 +77,7 @@ pub fn send_kept<'a>(
     times: &'a StageTimes<'_>,
 ) -> LocalBoxFuture<'a, Result<(String, Receipt), Problem>> {
     Box::pin(async move {
-        let length = content.len();
+        let length = content.length();
         let mut attempt = 1;
         loop {
             let file = outgoing(content.source(), length, share);
