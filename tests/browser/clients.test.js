@@ -143,6 +143,8 @@ function road(via) {
       const run = (label, body, options) => {
         if (!client.roads.includes(via)) return;
         if (via !== client.roads[0] && !SENDING.includes(label)) return;
+        // By a form, nothing of a resumable upload is at COS before all of it has left the browser.
+        if (client.isResumable && via === "form" && label === "cancelled") return matrix.skip(client.title, label);
         const cell = overApi.includes(label) ? column(label, via) : label;
         test(label, () => matrix.cell(client.title, cell, () => visit(client, label, body, options)));
       };
@@ -234,6 +236,7 @@ function road(via) {
     };
 
     for (const name of ["uppy-tus", "tus-js-client"]) {
+      if (via === "form") continue;
       only(name, "continues with a new ticket when the browser is online again", async (page, client) => {
         await failing(streaming, { fault: "slow", bytes_per_second: 8 * MiB });
         const given = await picture("large.png", 48 * MiB);

@@ -93,7 +93,7 @@ describe("a large file", () => {
     assert.equal(page.sent.filter(({ method }) => method === "OPTIONS").length, 1);
     assert.ok(!page.sent.some(({ pathname }) => pathname === "/v1/files"));
 
-    assert.match(await row(page).locator(".state").innerText(), /^Stored · 38\.\d MiB/);
+    assert.match(await row(page).locator(".state").innerText(), /^Stored · 38\.3 MiB · CRC-64 verified/);
     await row(page).locator("details").first().evaluate((details) => (details.open = true));
     const facts = await row(page).locator(".facts").innerText();
     for (const fact of [object.key, "cloud://", String(object.crc64), "image/png"]) assert.ok(facts.includes(fact), fact);

@@ -24,10 +24,10 @@ export const keyed = {
   "auth.jwt.key": SECRET,
 };
 
-/** A ticket that is valid for a few minutes. */
-export function ticket() {
+/** A ticket that is valid for a few minutes; `narrowed` are further claims. */
+export function ticket(narrowed = {}) {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600 };
+  const claims = { sub: "author", exp: Math.floor(Date.now() / 1000) + 600, ...narrowed };
   const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
   return `${signed}.${createHmac("sha256", SECRET).update(signed).digest("base64url")}`;
 }
@@ -54,6 +54,8 @@ export async function start(settings = {}) {
     });
   });
   gateway.log = log;
+  /** Tells it to shut down. */
+  gateway.terminate = () => child.kill("SIGTERM");
   gateway.stop = async () => {
     child.kill("SIGKILL");
     await ended;
