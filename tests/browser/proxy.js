@@ -7,6 +7,9 @@ export async function proxy(upstream) {
   const { hostname, port } = new URL(upstream);
   const connections = new Set();
   let [cutAt, passed, refusing, refusals] = [Infinity, 0, false, 0];
+  // How far it is from one cut to the next, if there are several.
+  let distance = () => Infinity;
+  const counted = { bytes: 0, cuts: 0 };
   const cut = () => connections.forEach(({ client, server }) => [client, server].forEach((socket) => socket.resetAndDestroy()));
 
   const listener = createServer((client) => {
@@ -19,10 +22,20 @@ export async function proxy(upstream) {
     const connection = { client, server };
     connections.add(connection);
     client.on("data", (bytes) => {
+      counted.bytes += bytes.length;
       passed += bytes.length;
       if (passed < cutAt) return;
-      cutAt = Infinity;
-      cut();
+      [passed, cutAt] = [0, distance()];
+      counted.cuts += 1;
+      if (cutAt === Infinity) return cut();
+      // What has passed the browser's side of the network arrives still; otherwise the sizes of buffers would be measured.
+      setImmediate(() => {
+        connections.forEach((connection) => {
+          connection.delivers = true;
+          connection.server.end();
+          connection.client.resetAndDestroy();
+        });
+      });
     });
     client.pipe(server).pipe(client);
     for (const socket of [client, server]) {
@@ -30,7 +43,7 @@ export async function proxy(upstream) {
       socket.on("close", () => {
         connections.delete(connection);
         client.destroy();
-        server.destroy();
+        if (!connection.delivers) server.destroy();
       });
     }
   });
@@ -44,6 +57,14 @@ export async function proxy(upstream) {
     cutAfter(bytes) {
       [passed, cutAt] = [0, bytes];
     },
+
+    /** Resets the browser's connections after so many bytes to the gateway as `next` says, again and again. */
+    cutOften(next) {
+      [passed, cutAt, distance] = [0, next(), next];
+    },
+
+    /** How many bytes came from the browser, and how often connections were cut. */
+    counted,
 
     /** Resets all connections, and each new one. Returns a function that waits until `count` were reset. */
     refuse() {
@@ -70,7 +91,7 @@ export async function proxy(upstream) {
     /** Ends all connections, and what was asked for. */
     reset() {
       cut();
-      [cutAt, refusing] = [Infinity, false];
+      [cutAt, refusing, distance] = [Infinity, false, () => Infinity];
     },
 
     close() {
