@@ -1,0 +1,185 @@
+//! Resumable uploads together with what the gateway has for other uploads: idempotency, verification, limits, failures.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Response, Setup, World, noise, wait_until};
+use crate::resumable::{
+    MIB, OCTETS, TUS, create, metadata, number, offset, patch, path_of, request, send, setup,
+};
+use crate::tickets;
+
+/// By forms, and by COS's API.
+fn roads() -> [Setup; 2] {
+    [Setup::new(), setup()]
+}
+
+fn get(world: &World, url: &str) -> Response {
+    request(world, "GET", url, &[("accept", "application/json")], b"")
+}
+
+/// Its file, as the response of a finished upload has it.
+fn stored_file(world: &World, url: &str) -> Value {
+    let response = get(world, url);
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()["files"][0].clone()
+}
+
+#[test]
+fn a_creation_that_is_repeated_under_its_key_is_one_upload() {
+    for setup in roads() {
+        let world = setup.start();
+        let content = noise(MIB + 5, 1);
+        let length = content.len().to_string();
+        let created = |key: &str, path: &str, body: &[u8]| {
+            let path = metadata(&[("path", path)]);
+            let mut headers = vec![
+                ("idempotency-key", key),
+                ("upload-length", length.as_str()),
+                ("upload-metadata", path.as_str()),
+            ];
+            headers.extend(if body.is_empty() { None } else { Some(OCTETS) });
+            let response = request(&world, "POST", "/v1/uploads", &headers, body);
+            assert_eq!(response.status, 201, "{}", response.text());
+            response
+        };
+        let is_replayed = |response: &Response| response.header("idempotent-replayed").is_some();
+        let first = created("one", "pieces", b"");
+        let url = path_of(&first);
+        assert_eq!(patch(&world, &url, 0, &content[..1000]).status, 204);
+        let again = created("one", "pieces", b"");
+        assert!(!is_replayed(&first) && is_replayed(&again));
+        assert_eq!(path_of(&again), url);
+        assert_eq!(offset(&world, &url), 1000);
+        assert_ne!(path_of(&created("two", "another", b"")), url);
+        // Also once it is stored: the client is told so at its URL.
+        assert_eq!(patch(&world, &url, 1000, &content[1000..]).status, 204);
+        assert_eq!(path_of(&created("one", "pieces", b"")), url);
+        assert_eq!(offset(&world, &url), content.len());
+        assert!(world.object("pieces") == content);
+        // With its bytes.
+        let first = created("three", "at once", &content);
+        let again = created("three", "at once", &content);
+        assert!(is_replayed(&again));
+        for response in [&first, &again] {
+            assert_eq!(number(response, "upload-offset"), content.len());
+            assert!(response.header("x-file-id").is_some());
+        }
+        assert_eq!(path_of(&first), path_of(&again));
+        assert!(world.object("at once") == content);
+    }
+}
+
+/// COS returns no CRC-64: a HEAD request over the stored file has it.
+#[test]
+fn a_file_is_verified_by_a_head_request() {
+    for (is_api, stages) in [(false, vec![]), (true, vec!["part", "complete"])] {
+        for (verify, expected) in [("head", json!("head")), ("reply", Value::Null)] {
+            let without_crc = match is_api {
+                false => Setup::new().sandbox(|options| options.post_crc = false),
+                true => setup(),
+            };
+            let world = without_crc.set("cos.verify", verify).start();
+            let rules = stages.iter().map(|stage| json!({"stage": stage, "fault": "no_crc"}));
+            world.faults(&Value::Array(rules.collect()));
+            for length in [1, MIB, 2 * MIB + 7] {
+                let content = noise(length, 2);
+                let url = create(&world, length, &[]);
+                assert_eq!(patch(&world, &url, 0, &content).status, 204);
+                let file = stored_file(&world, &url);
+                assert_eq!(file["verified"], json!(verify == "head"), "{verify}: {file}");
+                assert_eq!(file["verified_by"], expected, "{verify}: {file}");
+                assert!(world.object(file["path"].as_str().expect("a path")) == content);
+            }
+        }
+    }
+}
+
+/// A client is told by GET what the response of an upload says.
+#[test]
+fn a_stored_upload_is_told_with_its_verification() {
+    for setup in roads() {
+        let world = setup.start();
+        for length in [0, 5, MIB + 1] {
+            let content = noise(length, 3);
+            let url = create(&world, length, &[("filename", "a.bin")]);
+            if length > 0 {
+                let state = get(&world, &url);
+                assert_eq!((state.status, &state.json()["offset"]), (200, &json!(0)));
+                assert_eq!(patch(&world, &url, 0, &content).status, 204);
+                let file = stored_file(&world, &url);
+                assert_eq!(file["verified"], json!(true), "{file}");
+                assert_eq!(file["verified_by"], json!("reply"), "{file}");
+            }
+            let file = stored_file(&world, &url);
+            assert_eq!((&file["size"], &file["name"]), (&json!(length), &json!("a.bin")));
+        }
+    }
+}
+
+/// Parts that are larger than the smallest one: what is less than a part is the tail, which is read and written again.
+#[test]
+fn tails_of_large_parts() {
+    let world = setup().set("cos.api.part_size", "3MiB").start();
+    let content = noise(10 * MIB + 11, 4);
+    let url = create(&world, content.len(), &[("path", "large parts")]);
+    let ends = [MIB, 2 * MIB + 5, 3 * MIB - 1, 3 * MIB, 7 * MIB, 9 * MIB - 1, content.len()];
+    let mut at = 0;
+    for end in ends {
+        let response = patch(&world, &url, at, &content[at..end]);
+        assert_eq!(response.status, 204, "{end}: {}", response.text());
+        assert_eq!(offset(&world, &url), end);
+        at = end;
+    }
+    assert!(world.object("large parts") == content);
+    wait_until("its tail is deleted", || world.objects().len() == 1);
+}
+
+/// A file that is refused for its first bytes is refused before any of them is kept.
+#[test]
+fn the_right_bytes_after_wrong_ones() {
+    for setup in [tickets::setup(), tickets::setup().by_api()] {
+        let world = setup.start();
+        let ticket = tickets::ticket(json!({"sub": "one", "types": ["image/png"]}));
+        let token = format!("Bearer {ticket}");
+        let call = |method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]| {
+            let headers = [headers, &[("authorization", token.as_str()), TUS]].concat();
+            send(world.client(), method, target, &headers, body)
+        };
+        let name = metadata(&[("filename", "a.png")]);
+        let headers = [("upload-length", "5000"), ("upload-metadata", name.as_str())];
+        let url = path_of(&call("POST", "/v1/uploads", &headers, b""));
+        let bytes = |start: &[u8]| {
+            let mut bytes = start.to_vec();
+            bytes.resize(5000, b'0');
+            bytes
+        };
+        let at_start = [("upload-offset", "0"), OCTETS];
+        for wrong in [&b"<html>"[..], b"%PDF-1.7", b"GIF89a"] {
+            call("PATCH", &url, &at_start, &bytes(wrong)).problem(415, "type_not_allowed");
+            let at = call("HEAD", &url, &[], b"");
+            assert_eq!((at.status, number(&at, "upload-offset")), (200, 0));
+        }
+        assert_eq!(call("PATCH", &url, &at_start, &bytes(b"\x89PNG\r\n\x1a\n")).status, 204);
+        let at = call("HEAD", &url, &[], b"");
+        assert_eq!(number(&at, "upload-offset"), 5000);
+    }
+}
+
+/// A client that asks too often is told by HEAD in the same way.
+#[test]
+fn a_rate_that_is_exceeded_is_not_a_lost_upload() {
+    for setup in roads() {
+        let world = setup.set("auth.keys.panel.rate", "5/h").start();
+        let url = create(&world, 5, &[("path", "often")]);
+        for _ in 0..4 {
+            assert_eq!(offset(&world, &url), 0);
+        }
+        for _ in 0..3 {
+            let head = request(&world, "HEAD", &url, &[], b"");
+            assert_eq!(head.status, 423, "{head:?}");
+            assert!(head.header("retry-after").is_some());
+        }
+        patch(&world, &url, 0, b"12345").problem(429, "rate_limited");
+        get(&world, &url).problem(429, "rate_limited");
+    }
+}
