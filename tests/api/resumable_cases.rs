@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Response, Setup, World, noise, wait_until};
+use crate::harness::{Response, Setup, World, authorization, noise, wait_until};
 use crate::resumable::{
     MIB, OCTETS, TUS, create, metadata, number, offset, patch, path_of, request, send, setup,
 };
@@ -134,6 +134,76 @@ fn tails_of_large_parts() {
     wait_until("its tail is deleted", || world.objects().len() == 1);
 }
 
+/// Without memory for a part whose length is unknown, nothing is lost, and an announced one is sent as it comes.
+#[test]
+fn a_body_of_unknown_length_without_memory() {
+    let small = setup().set("upload.memory_budget", "1MiB").set("upload.max_buffered_file", "1MiB");
+    let world = small.set("upload.replay_window_max", "256KiB").start();
+    for (index, length) in [MIB + 5, 2 * MIB, 3 * MIB + 1].into_iter().enumerate() {
+        let content = noise(length, index as u64);
+        let key = index.to_string();
+        let url = create(&world, length, &[("path", &key)]);
+        let mut client = world.client();
+        let chunked = ("transfer-encoding", "chunked");
+        let headers = [authorization(), TUS, OCTETS, ("upload-offset", "0"), chunked];
+        client.send_head("PATCH", &url, &headers);
+        for chunk in content.chunks(100_000) {
+            let mut bytes = format!("{:x}\r\n", chunk.len()).into_bytes();
+            bytes.extend_from_slice(chunk);
+            bytes.extend_from_slice(b"\r\n");
+            if client.try_send(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = client.try_send(b"0\r\n\r\n");
+        client.response().problem(503, "overloaded");
+        let at = offset(&world, &url);
+        assert!(at < length, "{at}");
+        let response = patch(&world, &url, at, &content[at..]);
+        assert_eq!(response.status, 204, "{at} of {length}: {}", response.text());
+        assert!(world.object(&key) == content);
+    }
+}
+
+/// COS fails while the first bytes are taken: the client has the URL, and continues.
+#[test]
+fn a_creation_with_bytes_outlives_a_failure_of_cos() {
+    let stages: [&[&str]; 2] = [&["cos"], &["part", "complete"]];
+    for (setup, stages) in roads().into_iter().zip(stages) {
+        let world = setup.set("cos.reply_timeout", "1s").start();
+        for (index, fault) in [
+            json!({"fault": "status", "status": 503}),
+            json!({"fault": "reset_before"}),
+            json!({"fault": "stall"}),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let rules = stages.iter().map(|stage| {
+                let mut rule = fault.clone();
+                rule["stage"] = json!(stage);
+                rule
+            });
+            world.faults(&Value::Array(rules.collect()));
+            let content = noise(2 * MIB + 3, index as u64);
+            let (length, key) = (content.len().to_string(), index.to_string());
+            let path = metadata(&[("path", &key)]);
+            let headers = [("upload-length", length.as_str()), ("upload-metadata", &path), OCTETS];
+            let response = request(&world, "POST", "/v1/uploads", &headers, &content);
+            assert_eq!(response.status, 201, "{fault}: {}", response.text());
+            assert!(response.header("x-file-id").is_none());
+            assert!(number(&response, "upload-offset") < content.len());
+            let url = path_of(&response);
+            world.control("DELETE", "faults", "");
+            let at = offset(&world, &url);
+            assert!(at < content.len(), "{fault}");
+            let response = patch(&world, &url, at, &content[at..]);
+            assert_eq!(response.status, 204, "{fault}: {}", response.text());
+            assert!(world.object(&key) == content, "{fault}");
+        }
+    }
+}
+
 /// A file that is refused for its first bytes is refused before any of them is kept.
 #[test]
 fn the_right_bytes_after_wrong_ones() {
@@ -163,6 +233,38 @@ fn the_right_bytes_after_wrong_ones() {
         let at = call("HEAD", &url, &[], b"");
         assert_eq!(number(&at, "upload-offset"), 5000);
     }
+}
+
+/// A HEAD that is refused for what may pass must not make clients begin anew: 423, and when to ask again.
+#[test]
+fn an_offset_that_cannot_be_told_now_is_not_a_lost_upload() {
+    let world = setup().set("cos.reply_timeout", "500ms").start();
+    let content = noise(MIB + 5, 6);
+    let url = create(&world, content.len(), &[("path", "later")]);
+    assert_eq!(patch(&world, &url, 0, &content[..MIB]).status, 204);
+    for fault in [
+        json!({"fault": "status", "status": 503, "code": "SlowDown"}),
+        json!({"fault": "status", "status": 500}),
+        json!({"fault": "reset_before"}),
+        json!({"fault": "stall"}),
+    ] {
+        let rules = ["list_parts", "object", "head"].map(|stage| {
+            let mut rule = fault.clone();
+            rule["stage"] = json!(stage);
+            rule
+        });
+        world.faults(&json!(rules));
+        let head = request(&world, "HEAD", &url, &[], b"");
+        assert_eq!(head.status, 423, "{fault}: {head:?}");
+        assert!(head.header("retry-after").is_some(), "{fault}");
+        let overridden = [("x-http-method-override", "HEAD")];
+        let response = request(&world, "POST", &url, &overridden, b"");
+        response.problem(423, "offset_unavailable");
+        world.control("DELETE", "faults", "");
+        assert_eq!(offset(&world, &url), MIB, "{fault}");
+    }
+    assert_eq!(patch(&world, &url, MIB, &content[MIB..]).status, 204);
+    assert!(world.object("later") == content);
 }
 
 /// A client that asks too often is told by HEAD in the same way.

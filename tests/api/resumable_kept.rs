@@ -2,10 +2,102 @@
 
 use serde_json::json;
 
-use crate::harness::{Setup, authorization, noise, wait_until, within};
+use crate::harness::{Client, Setup, World, authorization, noise, wait_until, within};
 use crate::measured::{metrics, value};
-use crate::resumable::{MIB, TUS, create, offset, patch, request};
+use crate::resumable::{
+    MIB, OCTETS, TUS, create, metadata, number, offset, patch, path_of, request, setup,
+};
 use crate::resumable_forms::{spooled, try_create, with_spool};
+
+/// A request whose body has no announced length.
+fn chunked(world: &World, url: &str, content: &[u8]) -> Client {
+    let mut client = world.client();
+    let chunked = ("transfer-encoding", "chunked");
+    let headers = [authorization(), TUS, OCTETS, ("upload-offset", "0"), chunked];
+    client.send_head("PATCH", url, &headers);
+    content.chunks(100_000).for_each(|chunk| client.send_chunk(chunk));
+    client
+}
+
+/// All bytes of the file have come, and the request fails nevertheless: the next byte goes where the offset says.
+#[test]
+fn a_request_that_fails_after_the_last_byte_can_be_continued() {
+    let (with_spool, _folder) = with_spool();
+    for (way, setup) in [("memory", Setup::new()), ("spool", with_spool), ("COS", setup())] {
+        let world = setup.start();
+        for (name, length) in [("cut", MIB + 5), ("superseded", 2 * MIB), ("a byte more", 70_000)] {
+            let content = noise(length, 1);
+            let url = create(&world, length, &[("path", name)]);
+            let mut client = chunked(&world, &url, &content);
+            match name {
+                "cut" => client.finish(),
+                "a byte more" => client.send_chunk(b"1"),
+                _ => {}
+            }
+            if name == "superseded" {
+                let looked = || request(&world, "GET", &url, &[], b"").json()["offset"].as_u64();
+                wait_until("some bytes are received", || looked() > Some(0));
+                assert!(offset(&world, &url) >= MIB, "{way}");
+            }
+            match name {
+                "cut" => client.response().problem(503, "upload_interrupted"),
+                "superseded" => client.response().problem(423, "superseded"),
+                _ => client.response().problem(413, "file_too_large"),
+            };
+            let at = offset(&world, &url);
+            assert!(at < length, "{way}, {name}: {at}");
+            let response = patch(&world, &url, at, &content[at..]);
+            assert_eq!(response.status, 204, "{way}, {name}: {}", response.text());
+            assert!(world.object(name) == content, "{way}, {name}");
+        }
+    }
+}
+
+/// A client that breaks off while it creates an upload does not learn its URL: nothing is kept of it.
+#[test]
+fn a_creation_that_breaks_off_leaves_nothing() {
+    let (with_spool, folder) = with_spool();
+    let content = noise(2 * MIB, 2);
+    let length = content.len().to_string();
+    for (way, setup) in [("memory", Setup::new()), ("spool", with_spool), ("COS", setup())] {
+        let world = setup.set("upload.idle_timeout", "1s").start();
+        let begin = |name: &str| {
+            let path = metadata(&[("path", name)]);
+            let headers = [
+                authorization(),
+                TUS,
+                OCTETS,
+                ("upload-length", length.as_str()),
+                ("content-length", length.as_str()),
+                ("upload-metadata", path.as_str()),
+            ];
+            let mut client = world.client();
+            client.send_head("POST", "/v1/uploads", &headers);
+            client.send(&content[..MIB + 10]);
+            client
+        };
+        begin("closed").finish();
+        let mut half_closed = begin("half-closed");
+        half_closed.finish();
+        half_closed.response().problem(503, "upload_interrupted");
+        begin("reset").reset();
+        let is_nothing_left = || {
+            (way != "spool" || spooled(&folder).0.is_empty())
+                && world.multipart_uploads().is_empty()
+                && value(&metrics(&world), "gateway_memory_budget_bytes") == 0.0
+        };
+        wait_until(way, is_nothing_left);
+        // One that only stops is told where to continue.
+        let mut silent = begin("silent");
+        let response = silent.response();
+        assert_eq!((response.status, number(&response, "upload-offset")), (201, 0), "{way}");
+        let url = path_of(&response);
+        let at = offset(&world, &url);
+        assert_eq!(at, MIB + 10, "{way}");
+        assert_eq!(patch(&world, &url, at, &content[at..]).status, 204, "{way}");
+        assert!(world.object("silent") == content, "{way}");
+    }
+}
 
 /// The client of a DELETE goes while an earlier request still waits for COS.
 #[test]
