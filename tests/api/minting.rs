@@ -257,6 +257,7 @@ fn malformed_requests_mint_nothing() {
         json!({"sub": null}),
         json!({"can": null}),
         json!([]),
+        json!(["alice", ["upload"]]),
     ] {
         mint(&world, &panel(), &body).problem(400, "invalid_request");
     }

@@ -103,7 +103,7 @@ fn count_values(text: &[u8]) -> usize {
     values
 }
 
-/// The body as a `T`; at most `limit` bytes.
+/// The body, which is a JSON object, as a `T`; at most `limit` bytes.
 pub async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
@@ -111,6 +111,11 @@ pub async fn read<T: DeserializeOwned>(
     limit: usize,
 ) -> Result<T, Problem> {
     let bytes = bytes(request, payload, worker, limit).await?;
+    // serde would read the values of a list as members by their position.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let detail = "the body is not the expected JSON: it is a list, and not an object";
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         Problem::new(Code::InvalidRequest, format!("the body is not the expected JSON: {error}"))
     })
