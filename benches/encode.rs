@@ -58,6 +58,8 @@ fn head() -> Case {
             security_token: &token,
             file_id: &file_id,
             content_type: Some("image/jpeg"),
+            content_disposition: None,
+            cache_control: None,
         };
         drop(black_box(FormEnvelope::new(black_box(&fields))));
     };

@@ -14,6 +14,9 @@ pub struct Fields<'a> {
     pub file_id: &'a str,
     /// COS ignores the file part's own type; without this field an image downloads instead of showing (doc 14690).
     pub content_type: Option<&'a str>,
+    /// Sent with each download, as is `cache_control` (doc 14690).
+    pub content_disposition: Option<&'a str>,
+    pub cache_control: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -25,6 +28,8 @@ impl<'a> Fields<'a> {
             ("x-cos-security-token", Some(self.security_token)),
             ("x-cos-meta-fileid", Some(self.file_id)),
             ("Content-Type", self.content_type),
+            ("Content-Disposition", self.content_disposition),
+            ("Cache-Control", self.cache_control),
         ];
         fields.into_iter().filter_map(|(name, value)| Some((name, value?)))
     }
@@ -87,6 +92,8 @@ mod tests {
             security_token: "token",
             file_id: "ab+c/d==",
             content_type,
+            content_disposition: None,
+            cache_control: None,
         }
     }
 
@@ -114,8 +121,13 @@ mod tests {
 
     #[test]
     fn a_value_that_could_end_its_part_is_refused() {
-        let with_break = Fields { signature: "a\r\n--x", ..fields(None) };
-        assert!(matches!(FormEnvelope::new(&with_break), Err(CosError::Link(_))));
+        for with_break in [
+            Fields { signature: "a\r\n--x", ..fields(None) },
+            Fields { content_disposition: Some("inline\n--x"), ..fields(None) },
+            Fields { cache_control: Some("no-store\r"), ..fields(None) },
+        ] {
+            assert!(matches!(FormEnvelope::new(&with_break), Err(CosError::Link(_))));
+        }
     }
 
     #[test]

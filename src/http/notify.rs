@@ -1,7 +1,5 @@
 //! Tells the owner's back end of files: what handlers call after COS's verdict, and after a deletion.
 
-use std::collections::BTreeMap;
-
 use actix_web::rt;
 use serde_json::Value;
 
@@ -36,8 +34,7 @@ pub async fn stored(
         crc64: stored.receipt.crc64,
         verified: stored.receipt.verified_by.is_some(),
         by: actor(client),
-        // Fields of forms and metadata of resumable uploads belong here.
-        metadata: BTreeMap::new(),
+        metadata: stored.metadata.clone(),
         url: stored.url.clone(),
     };
     let waits = hooks.state.wait;

@@ -24,6 +24,8 @@ pub struct PathFields {
 #[derive(Debug, Default)]
 pub struct FormFields {
     pub path_fields: PathFields,
+    /// The other fields with text, in the order of the form. Bounded by [`MAX_FIELDS`] and [`MAX_FIELD_BYTES`].
+    pub others: Vec<(String, String)>,
     count: usize,
     bytes: usize,
     /// The field that was most likely meant to be the file, and a description of its text.
@@ -73,7 +75,11 @@ impl FormFields {
             "dir" => &mut self.path_fields.dir,
             _ => {
                 match sniff::file_type(&value) {
-                    None => self.note_text_field(head.field, &value),
+                    None => {
+                        self.note_text_field(&head.field, &value);
+                        let text = String::from_utf8_lossy(&value).into_owned();
+                        self.others.push((head.field, text));
+                    }
                     // The page may send other bytes in a field, such as a digest or text in UTF-16.
                     Some("application/octet-stream") if !head.is_binary() => {
                         self.binary_field.get_or_insert(head.field);
@@ -92,12 +98,12 @@ impl FormFields {
     }
 
     /// Notes the field that was most likely meant to be the file, for the error of a form without one.
-    fn note_text_field(&mut self, field: String, value: &[u8]) {
+    fn note_text_field(&mut self, field: &str, value: &[u8]) {
         let what = describe_text(value);
         let likelihood = |field: &str, what: &str| (field == "file", !what.is_empty());
         let known = self.text_field.as_ref().map(|(field, what)| likelihood(field, what));
-        if known.is_none_or(|known| known < likelihood(&field, what)) {
-            self.text_field = Some((field, what));
+        if known.is_none_or(|known| known < likelihood(field, what)) {
+            self.text_field = Some((field.to_owned(), what));
         }
     }
 

@@ -119,6 +119,11 @@ impl Form {
         &self.fields.path_fields
     }
 
+    /// The other fields with text that came so far: names and values.
+    pub fn other_fields(&self) -> &[(String, String)] {
+        &self.fields.others
+    }
+
     /// Reads up to the next file part; `None` at the form's valid end. The content of the previous file must have been
     /// read to its end.
     pub async fn next_file(form: &Rc<RefCell<Self>>) -> Result<Option<FilePart>, InboundError> {

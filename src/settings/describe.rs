@@ -89,6 +89,8 @@ impl Settings {
         line("upload.memory_budget", size(upload.memory_budget as u64));
         line("upload.max_concurrent", upload.max_concurrent.to_string());
         line("upload.reply", text(upload.reply.name()));
+        line("upload.content_disposition", text(upload.content_disposition.name()));
+        line("upload.cache_control", optional(upload.cache_control.as_deref()));
         line("upload.max_concurrent_per_client", number(upload.max_concurrent_per_client));
         line("auth.anonymous", auth.anonymous.to_string());
         line("auth.trust_wx_headers", auth.trust_wx_headers.to_string());

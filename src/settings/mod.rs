@@ -33,8 +33,8 @@ pub use model::{
     Telemetry, Upload, Wechat,
 };
 pub use names::{
-    Action, CosKeys, CosRoad, CredentialMode, FileIds, HookField, JwtAlgorithm, LinkAccess,
-    LogFormat, PassQuery, Profile, QuotaPer, ReplyProfile, Verify,
+    Action, ContentDisposition, CosKeys, CosRoad, CredentialMode, FileIds, HookField, JwtAlgorithm,
+    LinkAccess, LogFormat, PassQuery, Profile, QuotaPer, ReplyProfile, Verify,
 };
 pub use quota::Quota;
 pub use values::{COS_MAX_FILE_SIZE, COS_MAX_PARTS, Rate, media_type};

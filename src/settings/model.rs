@@ -11,7 +11,8 @@ use secrecy::SecretString;
 
 use super::auth::{Auth, Links};
 use super::names::{
-    CosKeys, CosRoad, CredentialMode, FileIds, HookField, LogFormat, Profile, ReplyProfile, Verify,
+    ContentDisposition, CosKeys, CosRoad, CredentialMode, FileIds, HookField, LogFormat, Profile,
+    ReplyProfile, Verify,
 };
 use super::quota::Quota;
 
@@ -205,6 +206,9 @@ pub struct Upload {
     pub max_concurrent_per_client: Option<usize>,
     /// For requests that do not name one.
     pub reply: ReplyProfile,
+    pub content_disposition: ContentDisposition,
+    /// Printable ASCII. `None`: no header.
+    pub cache_control: Option<String>,
 }
 
 #[derive(Clone, Debug)]

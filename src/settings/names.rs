@@ -133,6 +133,18 @@ named! {
 }
 
 named! {
+    /// Whether downloads of a file have a `Content-Disposition`, and which.
+    pub enum ContentDisposition {
+        /// Without the header.
+        None = "none",
+        /// Browsers show the file, and save it under its name.
+        Inline = "inline",
+        /// Browsers save the file under its name.
+        Attachment = "attachment",
+    }
+}
+
+named! {
     /// What a client may be permitted to do.
     pub enum Action {
         Upload = "upload",

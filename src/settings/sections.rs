@@ -9,7 +9,9 @@ use super::model::{
     Authorizer, Cos, CosApi, Hooks, Resumable, Sandbox, Server, ServerTls, Telemetry, Upload,
     Wechat,
 };
-use super::names::{CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify};
+use super::names::{
+    ContentDisposition, CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify,
+};
 use super::rules;
 use super::values::{
     self, COS_MAX_FILE_SIZE, COS_MAX_FORM, COS_MAX_PART, COS_MIN_PART, MIN_DURATION,
@@ -170,6 +172,10 @@ impl Upload {
                 .optional_number("upload.max_concurrent_per_client", 1..=1_000_000)
                 .map(|n| n as usize),
             reply: reader.required("upload.reply", str::parse).unwrap_or(ReplyProfile::Default),
+            content_disposition: reader
+                .required("upload.content_disposition", str::parse)
+                .unwrap_or(ContentDisposition::None),
+            cache_control: reader.optional("upload.cache_control", values::header_value),
         }
     }
 }

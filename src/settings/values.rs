@@ -92,6 +92,18 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     }
 }
 
+/// The value of a header that COS stores with each file.
+pub(super) fn header_value(text: &str) -> Result<String, String> {
+    const MAX_LENGTH: usize = 256;
+    let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    match is_printable && text.len() <= MAX_LENGTH {
+        true => Ok(text.to_owned()),
+        false => {
+            Err(format!("is not a header's value: at most {MAX_LENGTH} printable ASCII characters"))
+        }
+    }
+}
+
 /// An id that becomes part of the vendor's URLs and JSON.
 pub(super) fn id(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -242,8 +242,11 @@ fn every_call_is_signed_and_understood() {
     });
     System::new().block_on(async {
         let client = client(&upstream);
-        let fields =
-            ObjectFields { content_type: Some("image/png"), file_id: Some(FILE_ID), metadata: &[] };
+        let fields = ObjectFields {
+            content_type: Some("image/png"),
+            file_id: Some(FILE_ID),
+            ..ObjectFields::default()
+        };
         let upload_id = client.initiate(KEY, fields).await.expect("an upload");
         assert_eq!(upload_id, "u/1");
 

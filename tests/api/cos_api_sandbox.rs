@@ -112,8 +112,11 @@ fn an_upload_in_parts_is_stored_and_deleted() {
             let url = cos.url("/_/cos/metaid/encode");
             let id = file_id::fetch(client.pool(), &url, limit, BUCKET, KEY).await;
             let id = id.expect("a file id");
-            let fields =
-                ObjectFields { content_type: Some("image/png"), file_id: Some(&id), metadata: &[] };
+            let fields = ObjectFields {
+                content_type: Some("image/png"),
+                file_id: Some(&id),
+                ..ObjectFields::default()
+            };
             let upload = client.initiate(KEY, fields).await.expect("an upload");
             let mut etags = Vec::new();
             for (number, piece) in (1..).zip(content.chunks(PART)) {
@@ -166,7 +169,7 @@ fn a_single_put_is_stored() {
         let credentials = client.credentials().await.expect("keys");
         for content in [&b""[..], b"x", &noise(100_000, 3)] {
             let fields =
-                ObjectFields { content_type: Some("text/plain"), file_id: None, metadata: &[] };
+                ObjectFields { content_type: Some("text/plain"), ..ObjectFields::default() };
             let head = client.put_head(&credentials, KEY, fields, content.len() as u64);
             let stored = send_content(&client, &head.expect("a head"), content).await;
             assert_eq!(stored.expect("stored").crc64, Some(crc64(content)));

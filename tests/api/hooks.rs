@@ -23,7 +23,7 @@ const OLD_SECRET: &str = "whsec_dGhlLW9sZC1rZXktb2YtdGhlLWhvb2tzLW9mLXRoZS10ZXN0
 
 /// A request that the receiver got.
 #[derive(Clone, Debug)]
-struct Received {
+pub struct Received {
     head: String,
     body: Vec<u8>,
 }
@@ -45,7 +45,7 @@ impl Received {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
-    fn data(&self) -> Value {
+    pub fn data(&self) -> Value {
         self.json()["data"].clone()
     }
 
@@ -64,14 +64,14 @@ impl Received {
 type Respond = Arc<dyn Fn(&Received) -> Option<String> + Send + Sync>;
 
 /// A back end that records what it is sent.
-struct Receiver {
+pub struct Receiver {
     address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
     respond: Arc<Mutex<Respond>>,
 }
 
 impl Receiver {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").expect("a socket"))
     }
 
@@ -98,17 +98,17 @@ impl Receiver {
         self.respond(move |_| Some(text.clone()));
     }
 
-    fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<Received> {
         self.received.lock().expect("the requests").clone()
     }
 
     /// The requests, once there are so many.
-    fn wait_for(&self, count: usize) -> Vec<Received> {
+    pub fn wait_for(&self, count: usize) -> Vec<Received> {
         wait_until("the receiver has the events", || self.received().len() >= count);
         self.received()
     }
 
-    fn setup(&self) -> Setup {
+    pub fn setup(&self) -> Setup {
         setup(self.address)
     }
 }

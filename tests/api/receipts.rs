@@ -8,7 +8,7 @@ use crate::harness::{Form, Response, Setup, World, authorization, crc64, noise};
 use crate::resumable::{self, create, metadata};
 use crate::tickets::{self, now, post, send, signed, small, ticket};
 
-const RECEIPT_KEY: &str = "a-key-for-receipts-of-32-bytes-or-more";
+pub const RECEIPT_KEY: &str = "a-key-for-receipts-of-32-bytes-or-more";
 
 fn setup() -> Setup {
     tickets::setup().set("receipts.key", RECEIPT_KEY)
@@ -133,7 +133,9 @@ fn a_resumable_upload_has_its_receipt_once_it_is_stored() {
         assert_eq!(get(&url).json().get("files"), None, "it is not stored");
         let sent = appended(&world, &alice, &url, &content);
         assert_eq!(sent.status, 204, "{}", sent.text());
-        let file = get(&url).json()["files"][0].clone();
+        let response = get(&url);
+        assert_eq!(response.header("cache-control"), Some("no-store"));
+        let file = response.json()["files"][0].clone();
         assert_eq!((&file["size"], &file["crc64"]), (&json!(10_000), &json!(crc64(&content))));
         assert_receipt(&file, Some("alice"));
 

@@ -52,8 +52,11 @@ impl Replica {
     pub async fn create(&self, length: Option<u64>) -> ResumableUpload {
         let id = fastrand::u128(..).to_be_bytes();
         let metadata = [("x-cos-meta-other", "1")];
-        let fields =
-            ObjectFields { content_type: Some("image/png"), file_id: None, metadata: &metadata };
+        let fields = ObjectFields {
+            content_type: Some("image/png"),
+            metadata: &metadata,
+            ..ObjectFields::default()
+        };
         let upload_id = self.resumable().create(KEY, &id, fields, length).await.expect("an upload");
         ResumableUpload { key: KEY.to_owned(), upload_id, id, part_size: PART as u64, length }
     }

@@ -155,6 +155,6 @@ fn fields<'a>(checks: &Checks<'_>, object: &'a Object) -> ObjectFields<'a> {
     ObjectFields {
         content_type: checks.settings.cos.send_content_type.then_some(CONTENT_TYPE),
         file_id: Some(&object.metadata),
-        metadata: &[],
+        ..ObjectFields::default()
     }
 }

@@ -117,6 +117,8 @@ pub(super) async fn post(
         security_token: link.token.expose_secret(),
         file_id: link.cos_file_id.expose_secret(),
         content_type: cos.send_content_type.then_some(CONTENT_TYPE),
+        content_disposition: None,
+        cache_control: None,
     });
     let envelope = match envelope {
         Ok(envelope) => envelope,

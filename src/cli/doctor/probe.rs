@@ -24,6 +24,8 @@ pub(super) async fn check(checks: &Checks<'_>, report: &mut Report) {
         security_token: link.token.expose_secret(),
         file_id: link.cos_file_id.expose_secret(),
         content_type: None,
+        content_disposition: None,
+        cache_control: None,
     };
     let client = match checks.upstreams.with_link(&target, fields) {
         Ok(client) => client,

@@ -28,6 +28,8 @@ pub const MAX_RESPONSE: usize = 1024 * 1024;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ObjectFields<'a> {
     pub content_type: Option<&'a str>,
+    pub content_disposition: Option<&'a str>,
+    pub cache_control: Option<&'a str>,
     /// `x-cos-meta-fileid`, byte for byte; an object stored without it can never be downloaded.
     pub file_id: Option<&'a str>,
     /// Further headers `x-cos-meta-*`, names in lower case.
@@ -36,7 +38,12 @@ pub struct ObjectFields<'a> {
 
 impl<'a> ObjectFields<'a> {
     pub(super) fn headers(self) -> Vec<(&'static str, &'a str)> {
-        let headers = [("Content-Type", self.content_type), ("x-cos-meta-fileid", self.file_id)];
+        let headers = [
+            ("Content-Type", self.content_type),
+            ("Content-Disposition", self.content_disposition),
+            ("Cache-Control", self.cache_control),
+            ("x-cos-meta-fileid", self.file_id),
+        ];
         let headers = headers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         headers.chain(self.metadata.iter().copied()).collect()
     }

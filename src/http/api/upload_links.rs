@@ -12,6 +12,7 @@ use crate::http::extract::schemas::Folder;
 use crate::http::extract::{client, json};
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
+use crate::http::upload::disposition;
 use crate::key::{self, Key, Values};
 use crate::settings::Action;
 use crate::wechat::wire::UploadLink;
@@ -99,12 +100,15 @@ pub async fn create(
     // The client may post only to the hosts that the gateway itself may post to.
     worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
     worker.wechat.invalidate_links(&link.file_id).await;
+    let disposition = disposition::header(settings.upload.content_disposition, name);
     let fields = Fields {
         key: key.as_str(),
         signature: link.authorization.expose_secret(),
         security_token: link.token.expose_secret(),
         file_id: link.cos_file_id.expose_secret(),
         content_type: settings.cos.send_content_type.then_some(&content_type),
+        content_disposition: disposition.as_deref(),
+        cache_control: settings.upload.cache_control.as_deref(),
     };
     Ok(HttpResponse::Ok().json(UploadLinkResponse {
         url: &link.url,

@@ -1,5 +1,7 @@
 //! The outcome of uploading one file.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::cos::verdict::Receipt;
@@ -39,6 +41,8 @@ pub struct Stored {
     pub receipt: Receipt,
     /// The stable URL.
     pub url: String,
+    /// What the client told of the file besides.
+    pub metadata: BTreeMap<String, String>,
     /// The signed receipt, where `receipts.key` is set.
     pub signed_receipt: Option<String>,
     /// The back end's response to `file.stored`, if the gateway waits for it; null if there is none, or not yet.

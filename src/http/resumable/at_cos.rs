@@ -17,6 +17,7 @@ use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::http::upload::by_api::{self, count};
+use crate::http::upload::disposition;
 use crate::inbound::error::InboundError;
 use crate::key::Key;
 use crate::memory::budget::Share;
@@ -26,19 +27,25 @@ pub struct NewUpload<'a> {
     pub id: &'a [u8; 16],
     pub key: &'a Key,
     pub content_type: &'a str,
+    /// The file's name at the client; may be empty.
+    pub name: &'a str,
     pub length: Option<u64>,
     pub max_length: u64,
 }
 
 pub async fn create(worker: &Worker, api: &ApiRoad, new: NewUpload<'_>) -> Result<Place, Problem> {
-    let NewUpload { id, key, content_type, length, max_length } = new;
+    let NewUpload { id, key, content_type, name, length, max_length } = new;
     let shared = &worker.shared;
     let times = StageTimes::new(&shared.metrics);
     let ids = by_api::object_id(worker, api, key, &times).await?;
     // Makes the client of the bucket, which the link names.
     api.client(ids.target.as_ref().map(|target| (target, key.as_str())))?;
+    let upload = &shared.settings.upload;
+    let disposition = disposition::header(upload.content_disposition, name);
     let fields = ObjectFields {
         content_type: shared.settings.cos.send_content_type.then_some(content_type),
+        content_disposition: disposition.as_deref(),
+        cache_control: upload.cache_control.as_deref(),
         file_id: Some(&ids.metadata),
         ..ObjectFields::default()
     };

@@ -14,8 +14,9 @@ use crate::cos::verdict::Receipt;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
+use crate::http::upload::disposition;
 use crate::http::upload::kept::problem_of;
-use crate::http::upload::outgoing::TargetPath;
+use crate::http::upload::outgoing::{ContentHeaders, TargetPath};
 use crate::http::upload::transfer::send_kept;
 use crate::memory::budget::Share;
 use crate::spool::content::Content;
@@ -121,9 +122,12 @@ async fn send(
     let unique = matches!(upload.sealed.place, Place::Gateway { is_key_unique: true });
     let path = TargetPath { key: upload.key.clone(), unique };
     let content_type = &upload.sealed.content_type;
+    let setting = worker.shared.settings.upload.content_disposition;
+    let disposition = disposition::header(setting, &upload.sealed.name);
+    let headers = ContentHeaders { content_type, disposition: disposition.as_deref() };
     let times = StageTimes::new(&worker.shared.metrics);
     let (file_id, Receipt { size, crc64, verified_by }) =
-        send_kept(worker, &path, content_type, content, share, &times).await?;
+        send_kept(worker, &path, headers, content, share, &times).await?;
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 

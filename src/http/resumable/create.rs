@@ -16,6 +16,7 @@ use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::problem::{Code, Problem};
 use crate::http::quota;
 use crate::http::state::Worker;
+use crate::http::upload::metadata;
 use crate::http::upload::request::target_path;
 use crate::inbound::body::refuse_encoding;
 use crate::inbound::error::InboundError;
@@ -35,7 +36,7 @@ pub async fn create(
     client.may(Action::Upload)?;
     refuse_encoding(headers)?;
     let length = protocol::length_at_creation(headers)?;
-    let metadata = Metadata::of(headers)?;
+    let told = Metadata::of(headers)?;
     let max_length = by_road::max_length(&worker, &road, client.max_file_size);
     if length.is_some_and(|length| length > max_length) {
         return Err(InboundError::FileTooLarge(max_length).into());
@@ -48,9 +49,11 @@ pub async fn create(
         KeyCheck::Proceed(claim) => claim,
         KeyCheck::Replay(response) => return Ok(response),
     };
-    let name = metadata.get(&["filename", "name"]).unwrap_or_default();
-    let declared_type = metadata.get(&["filetype", "type"]);
-    let (path, dir) = (metadata.get(&["path"]), metadata.get(&["dir"]));
+    let name = told.get(&["filename", "name"]).unwrap_or_default();
+    let declared_type = told.get(&["filetype", "type"]);
+    let (path, dir) = (told.get(&["path"]), told.get(&["dir"]));
+    // Checked here, since it is sent to the back end when the file is stored.
+    metadata::of(shared, told.others())?;
     let uuid = claim.as_ref().map(|claim| claim.uuid(0));
     let target = target_path(&shared.template, &client, path, dir, name, uuid)?;
     let declared = client.types.admit(declared_type, [name, target.key.as_str()])?;
@@ -69,7 +72,8 @@ pub async fn create(
     let place = match (&road, length) {
         (Road::Api(api), _) => {
             let content_type = &content_type;
-            let new = NewUpload { id: &id, key: &target.key, content_type, length, max_length };
+            let key = &target.key;
+            let new = NewUpload { id: &id, key, content_type, name, length, max_length };
             at_cos::create(&worker, api, new).await?
         }
         (Road::Form, Some(length)) => {
@@ -90,7 +94,7 @@ pub async fn create(
         name: name.to_owned(),
         declared_type: declared_type.map(ToOwned::to_owned),
         content_type,
-        metadata: metadata.raw.clone(),
+        metadata: told.raw.clone(),
         expires: expires.as_second(),
     };
     shared.metrics.resumable("created");

@@ -24,6 +24,8 @@ const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-overr
 
 /// Bytes of `Upload-Metadata` at most: it is part of the upload's URL.
 const MAX_METADATA: usize = 2 * 1024;
+/// The metadata that the gateway uses: what a file is called, its type, where it is stored.
+const USED: [&str; 6] = ["filename", "name", "filetype", "type", "path", "dir"];
 /// COS's limit of an object, 48.8 TB, is far below; sums do not overflow.
 const MAX_NUMBER: u64 = 1 << 60;
 
@@ -115,6 +117,11 @@ impl Metadata {
         let Some(raw) = single(headers, &UPLOAD_METADATA)? else {
             return Ok(Self::default());
         };
+        Self::parse(raw)
+    }
+
+    /// The value of the header.
+    pub fn parse(raw: &str) -> Result<Self, Problem> {
         if raw.len() > MAX_METADATA {
             return Err(Problem::new(
                 Code::FieldsTooLarge,
@@ -139,6 +146,12 @@ impl Metadata {
             pairs.push((name.to_owned(), value));
         }
         Ok(Self { raw: raw.to_owned(), pairs })
+    }
+
+    /// Names and values that say nothing that the gateway itself uses.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        pairs.filter(|(name, _)| !USED.contains(name))
     }
 
     /// The value of the first of `names` that has one, and is not empty.

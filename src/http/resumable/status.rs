@@ -1,6 +1,6 @@
 //! `HEAD`, `GET` and `DELETE /v1/uploads/{id}`, and `OPTIONS`: where an upload is, its end, and what the gateway supports.
 
-use actix_web::http::header::{ACCEPT, CACHE_CONTROL, LOCATION};
+use actix_web::http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, LOCATION};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -93,6 +93,8 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
                 let mut response = ReplyProfile::Default.response(&outcomes, &id)?;
                 // The response of the upload was 201; this one creates nothing.
                 *response.status_mut() = StatusCode::OK;
+                let no_store = HeaderValue::from_static("no-store");
+                response.headers_mut().insert(CACHE_CONTROL, no_store);
                 return Ok(response);
             }
             return Ok(HttpResponse::Found()

@@ -7,6 +7,7 @@ use actix_web::HttpRequest;
 use jiff::Timestamp;
 use tracing::Span;
 
+use super::protocol::Metadata;
 use super::sealed_url::{Place, SealedUpload};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::road::ApiRoad;
@@ -16,6 +17,7 @@ use crate::http::extract::{client, file_url};
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::state::Worker;
+use crate::http::upload::metadata;
 use crate::key::Key;
 use crate::settings::Action;
 
@@ -121,9 +123,13 @@ impl OpenUpload {
             crc64: file.crc64.unwrap_or_default(),
             verified_by: file.verified_by,
         };
+        // It was checked when the upload was created.
+        let told = Metadata::parse(&self.sealed.metadata).unwrap_or_default();
+        let metadata = metadata::of(&worker.shared, told.others()).unwrap_or_default();
         let signer = worker.shared.receipts.as_ref();
         let signed_receipt = signer.and_then(|signer| {
-            signer.sign(&self.client, &file.file_id, self.key.as_str(), file.size, file.crc64)
+            let path = self.key.as_str();
+            signer.sign(&self.client, &file.file_id, path, file.size, file.crc64, &metadata)
         });
         Stored {
             file_id: file.file_id,
@@ -132,6 +138,7 @@ impl OpenUpload {
             content_type: self.sealed.content_type.clone(),
             receipt,
             url,
+            metadata,
             signed_receipt,
             hook: None,
         }

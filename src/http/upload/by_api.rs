@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::{StreamExt, stream};
 use secrecy::ExposeSecret;
 
-use super::outgoing::{OutgoingFile, TargetPath, poll_while, upload_link};
+use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath, poll_while, upload_link};
 use crate::cos::api::client::{Client, ObjectFields};
 use crate::cos::api::road::ApiRoad;
 use crate::cos::api::sent_part::{ObjectState, StoreError, UploadEvent};
@@ -41,7 +41,7 @@ pub(super) async fn store(
     worker: &Worker,
     api: &ApiRoad,
     path: &TargetPath,
-    content_type: &str,
+    headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
@@ -57,7 +57,9 @@ pub(super) async fn store(
         upstream: api.upstream(),
         key,
         fields: ObjectFields {
-            content_type: settings.cos.send_content_type.then_some(content_type),
+            content_type: settings.cos.send_content_type.then_some(headers.content_type),
+            content_disposition: headers.disposition,
+            cache_control: settings.upload.cache_control.as_deref(),
             file_id: Some(&id.metadata),
             metadata: &[],
         },

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::outgoing::{OutgoingFile, TargetPath, delete_object, poll_while, upload_link};
+use super::outgoing::{
+    ContentHeaders, OutgoingFile, TargetPath, delete_object, poll_while, upload_link,
+};
 use crate::cos::error::CosError;
 use crate::cos::form::{Fields, FormEnvelope};
 use crate::cos::relay::Relay;
@@ -91,7 +93,7 @@ pub(super) struct SlowFile {
 pub(super) async fn store(
     worker: &Worker,
     path: &TargetPath,
-    content_type: &str,
+    headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<Sent, Problem> {
@@ -101,7 +103,7 @@ pub(super) async fn store(
     // The file is read ahead while the link is fetched.
     let link = pin!(upload_link(worker, &path.key, times));
     let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
-    let mut sent = send(worker, &path.key, content_type, &file, &mut link, times).await;
+    let mut sent = send(worker, &path.key, headers, &file, &mut link, times).await;
     if let (Err(SendError::MustSpool), Some(folder)) = (&sent, spool) {
         match Content::unnamed(folder, file.length.length()) {
             Ok(content) => {
@@ -111,7 +113,7 @@ pub(super) async fn store(
             Err(error) => {
                 tracing::warn!(key = %path.key, %error, "a slow upload cannot be spooled");
                 file.relay.stream_slow();
-                let again = send(worker, &path.key, content_type, &file, &mut link, times);
+                let again = send(worker, &path.key, headers, &file, &mut link, times);
                 sent = Box::pin(again).await;
             }
         }
@@ -202,13 +204,13 @@ impl From<SendError> for Problem {
 async fn send(
     worker: &Worker,
     key: &Key,
-    content_type: &str,
+    headers: ContentHeaders<'_>,
     file: &FormFile,
     link: &mut UploadLink,
     times: &StageTimes<'_>,
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
-    let content_type = shared.settings.cos.send_content_type.then_some(content_type);
+    let content_type = shared.settings.cos.send_content_type.then_some(headers.content_type);
     // A declared length is checked against the file; an assumed one is replaced once the real one is known.
     let mut length = match (file.length, file.relay.known_length()) {
         (FileLength::Assumed(_), Some(known)) => FileLength::Known(known),
@@ -224,6 +226,8 @@ async fn send(
             security_token: link.token.expose_secret(),
             file_id: link.cos_file_id.expose_secret(),
             content_type,
+            content_disposition: headers.disposition,
+            cache_control: shared.settings.upload.cache_control.as_deref(),
         })?;
         let result = {
             let mut post = pin!(file.relay.post(&worker.upstream, &target, envelope, length));

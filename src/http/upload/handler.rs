@@ -11,6 +11,7 @@ use actix_web::http::header::{
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
+use super::metadata::{FileAbout, Metadata};
 use super::outgoing::TargetPath;
 use super::partial;
 use super::request::{FileFailure, UploadQuery, UploadRequest, sniffed};
@@ -305,7 +306,8 @@ async fn raw_file(
     let source = limited(source, upload.max_file_size());
     let file = upload.raw(source, length).await.map_err(|problem| upload.of_quota(problem))?;
     let path = TargetPath { key, unique: false };
-    let stored = upload.store(path, name, content_type, file, 0).await;
+    let about = FileAbout { name, content_type, metadata: Metadata::new() };
+    let stored = upload.store(path, about, file, 0).await;
     let stored = stored.map_err(|failure| upload.of_quota(failure.problem));
     if let Some(reservation) = upload.quota.take() {
         Box::pin(quota::settle(request, reservation)).await;

@@ -3,8 +3,10 @@
 
 pub mod by_api;
 mod by_form;
+pub mod disposition;
 pub mod handler;
 pub mod kept;
+pub mod metadata;
 pub mod outgoing;
 pub mod partial;
 pub mod request;

@@ -30,6 +30,13 @@ pub struct OutgoingFile {
     pub share: Arc<Share>,
 }
 
+/// The headers that each download of the object has.
+#[derive(Clone, Copy)]
+pub struct ContentHeaders<'a> {
+    pub content_type: &'a str,
+    pub disposition: Option<&'a str>,
+}
+
 /// Where a file is stored.
 pub struct TargetPath {
     pub key: Key,

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::kept;
-use super::outgoing::{OutgoingFile, TargetPath};
+use super::metadata::FileAbout;
+use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath};
 use super::transfer::transfer;
+use super::{disposition, kept, metadata};
 use crate::cos::error::CosError;
 use crate::file_stream::{FileEvent, FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
@@ -195,6 +196,8 @@ impl<'a> UploadRequest<'a> {
         let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
         let target = self.resolve_target(&form.borrow(), &part, first, seen);
+        // Before the file is read: its end may be known only after the fields behind it.
+        let metadata = metadata::of_form(&self.worker.shared, form.borrow().other_fields());
         let look = target.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
         let (source, magic) = sniffed(Form::content(form), look).await?;
         let file = self.resolve_length(source, &part, nameless).await?;
@@ -203,7 +206,8 @@ impl<'a> UploadRequest<'a> {
         }
         let (path, declared) = target?;
         let content_type = self.client.types.confirm(&declared, magic)?;
-        self.store(path, name, content_type, file, seen).await.map(Some)
+        let about = FileAbout { name, content_type, metadata: metadata? };
+        self.store(path, about, file, seen).await.map(Some)
     }
 
     /// Where a part's file is stored, and the type that the part declares.
@@ -374,8 +378,7 @@ impl<'a> UploadRequest<'a> {
     pub async fn store(
         &self,
         path: TargetPath,
-        name: String,
-        content_type: String,
+        about: FileAbout,
         file: OutgoingFile,
         index: usize,
     ) -> Result<Stored, FileFailure> {
@@ -383,7 +386,7 @@ impl<'a> UploadRequest<'a> {
             Some(quota) => self.followed(quota, file),
             None => file,
         };
-        let stored = self.transfer(path, name, content_type, file, index).await;
+        let stored = self.transfer(path, about, file, index).await;
         if let Some(quota) = &self.quota {
             quota.sent(stored.as_ref().ok().map(|stored| stored.receipt.size));
         }
@@ -400,19 +403,22 @@ impl<'a> UploadRequest<'a> {
     async fn transfer(
         &self,
         path: TargetPath,
-        name: String,
-        content_type: String,
+        about: FileAbout,
         file: OutgoingFile,
         index: usize,
     ) -> Result<Stored, FileFailure> {
-        match transfer(self.worker, &path, &content_type, file, self.times).await {
+        let FileAbout { name, content_type, metadata } = about;
+        let disposition = disposition::header(self.settings().content_disposition, &name);
+        let disposition = disposition.as_deref();
+        let headers = ContentHeaders { content_type: &content_type, disposition };
+        match transfer(self.worker, &path, headers, file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
                 let signer = self.worker.shared.receipts.as_ref();
                 let signed_receipt = signer.and_then(|signer| {
                     let (path, crc64) = (path.key.as_str(), Some(receipt.crc64));
-                    signer.sign(&self.client, &file_id, path, receipt.size, crc64)
+                    signer.sign(&self.client, &file_id, path, receipt.size, crc64, &metadata)
                 });
                 let mut stored = Stored {
                     file_id,
@@ -421,6 +427,7 @@ impl<'a> UploadRequest<'a> {
                     content_type,
                     receipt,
                     url,
+                    metadata,
                     signed_receipt,
                     hook: None,
                 };

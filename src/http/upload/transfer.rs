@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::LocalBoxFuture;
 
 use super::by_form::{Sent, SlowFile};
-use super::outgoing::{OutgoingFile, TargetPath};
+use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath};
 use super::{by_api, by_form, kept};
 use crate::cos::error::CosError;
 use crate::cos::verdict::Receipt;
@@ -27,17 +27,17 @@ const MAX_PAUSE: u64 = 2;
 pub async fn transfer(
     worker: &Worker,
     path: &TargetPath,
-    content_type: &str,
+    headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
     let stored = match &worker.api {
         // Boxed: otherwise the future of every form would be as large as that of a file in parts.
-        Some(api) => Box::pin(by_api::store(worker, api, path, content_type, file, times)).await?,
-        None => match by_form::store(worker, path, content_type, file, times).await? {
+        Some(api) => Box::pin(by_api::store(worker, api, path, headers, file, times)).await?,
+        None => match by_form::store(worker, path, headers, file, times).await? {
             Sent::Stored(file_id, receipt) => (file_id, receipt),
             Sent::Slow(file) => {
-                return Box::pin(receive_first(worker, path, content_type, *file, times)).await;
+                return Box::pin(receive_first(worker, path, headers, *file, times)).await;
             }
         },
     };
@@ -52,7 +52,7 @@ pub async fn transfer(
 async fn receive_first(
     worker: &Worker,
     path: &TargetPath,
-    content_type: &str,
+    headers: ContentHeaders<'_>,
     file: SlowFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
@@ -62,7 +62,7 @@ async fn receive_first(
         FileLength::Known(declared) if declared != content.length() => {
             Err(CosError::LengthMismatch { declared, got: content.length() }.into())
         }
-        _ => send_kept(worker, path, content_type, &mut content, &share, times).await,
+        _ => send_kept(worker, path, headers, &mut content, &share, times).await,
     }
 }
 
@@ -71,7 +71,7 @@ async fn receive_first(
 pub fn send_kept<'a>(
     worker: &'a Worker,
     path: &'a TargetPath,
-    content_type: &'a str,
+    headers: ContentHeaders<'a>,
     content: &'a mut Content,
     share: &'a Arc<Share>,
     times: &'a StageTimes<'_>,
@@ -81,7 +81,7 @@ pub fn send_kept<'a>(
         let mut attempt = 1;
         loop {
             let file = outgoing(content.source(), length, share);
-            let problem = match transfer(worker, path, content_type, file, times).await {
+            let problem = match transfer(worker, path, headers, file, times).await {
                 Ok(stored) => return Ok(stored),
                 Err(problem) => problem,
             };
