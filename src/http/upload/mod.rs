@@ -6,6 +6,7 @@ mod by_form;
 pub mod disposition;
 pub mod handler;
 pub mod kept;
+mod length;
 pub mod metadata;
 pub mod outgoing;
 pub mod partial;
