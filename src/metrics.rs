@@ -27,6 +27,7 @@ pub struct Metrics {
     redis_up: IntGaugeVec,
     wechat_requests: IntCounterVec,
     cos_responses: IntCounterVec,
+    forward_auth: IntCounterVec,
     hooks: IntCounterVec,
     hooks_queued: IntGauge,
     quotas: IntCounterVec,
@@ -147,6 +148,11 @@ impl Metrics {
                 "Forms posted to COS by the response: a class of statuses, or none",
                 &["class"],
             )?,
+            forward_auth: counters(
+                "gateway_forward_auth_total",
+                "Calls to the auth server by result: allowed, refused, failed",
+                &["result"],
+            )?,
             hooks: counters(
                 "gateway_hooks_total",
                 "Events for the back end by what happened: queued, delivered, refused, failed (one attempt), dropped",
@@ -187,6 +193,9 @@ impl Metrics {
         }
         for result in ["admitted", "refused", "alone"] {
             metrics.quotas.with_label_values(&[result]);
+        }
+        for result in ["allowed", "refused", "failed"] {
+            metrics.forward_auth.with_label_values(&[result]);
         }
         for result in ["fetched", "shared", "failed"] {
             metrics.token_refreshes.with_label_values(&[result]);
@@ -230,6 +239,11 @@ impl Metrics {
     /// Counts an event of a resumable upload; `begun` and `continued` are requests with its first or further bytes.
     pub fn resumable(&self, event: &'static str) {
         self.resumable.with_label_values(&[event]).inc();
+    }
+
+    /// Counts a call to the auth server: `allowed`, `refused` or `failed`.
+    pub fn forward_auth(&self, result: &'static str) {
+        self.forward_auth.with_label_values(&[result]).inc();
     }
 
     /// Counts an event for the back end: `queued`, `delivered`, `refused`, `failed` or `dropped`.

@@ -28,6 +28,8 @@ pub enum AppError {
     Folder(#[from] FolderError),
     #[error("resumable.spool: {0}")]
     Spool(io::Error),
+    #[error("auth.forward_url is not a URL that requests can be sent to")]
+    ForwardUrl,
     #[error("hooks.stored_url is not a URL that requests can be sent to")]
     HookUrl,
     #[error("redis.url: {0}")]

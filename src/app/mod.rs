@@ -204,6 +204,7 @@ fn serve(
             upstream: upstreams.cos(),
             api: upstreams.api(),
             hooks: upstreams.hooks(),
+            auth_server: upstreams.auth_server(),
         };
         Actix::new()
             .app_data(web::Data::new(worker))

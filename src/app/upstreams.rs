@@ -12,6 +12,7 @@ use crate::cos::error::CosError;
 use crate::cos::form::Fields;
 use crate::cos::target::Target;
 use crate::cos::upstream::{Timeouts, Upstream};
+use crate::guard::forward_auth::server::{AuthServer, ForwardState};
 use crate::hooks::client::HookClient;
 use crate::hooks::queue::Queue;
 use crate::hooks::sender::{HookSender, HookState};
@@ -39,6 +40,7 @@ pub(crate) struct Upstreams {
     timeouts: Timeouts,
     api: Option<ApiSettings>,
     hooks: Option<(BaseUrl, SigningKeys, Arc<HookState>)>,
+    forward: Option<Arc<ForwardState>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -57,7 +59,8 @@ impl Upstreams {
             CosRoad::Api => Some(cos_api::settings(&settings.cos, settings.wechat.timeout)?),
         };
         let hooks = hook_state(settings, &metrics)?;
-        Ok(Self { tls, wechat, timeouts, api, hooks, metrics })
+        let forward = forward_state(settings, &metrics)?;
+        Ok(Self { tls, wechat, timeouts, api, hooks, forward, metrics })
     }
 
     /// A client for other servers, which `doctor` asks.
@@ -96,6 +99,11 @@ impl Upstreams {
         let (url, keys, state) = self.hooks.clone()?;
         let client = HookClient::new(self.tls.clone(), url, keys, state.timeout);
         Some(HookSender { state, client })
+    }
+
+    /// The way to the owner's auth server, if it decides about requests without a key or ticket.
+    pub fn auth_server(&self) -> Option<AuthServer> {
+        Some(AuthServer::new(self.tls.clone(), self.forward.clone()?))
     }
 
     pub fn cos(&self) -> Rc<Upstream> {
@@ -171,6 +179,17 @@ fn hook_state(
         metrics: metrics.clone(),
     };
     Ok(Some((url, SigningKeys::new(&hooks.secret), Arc::new(state))))
+}
+
+fn forward_state(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<ForwardState>>, AppError> {
+    let Some(url) = &settings.auth.forward.url else {
+        return Ok(None);
+    };
+    let url = BaseUrl::parse(url).ok_or(AppError::ForwardUrl)?;
+    Ok(Some(Arc::new(ForwardState::new(url, settings, metrics.clone()))))
 }
 
 fn http_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {

@@ -1,9 +1,10 @@
 //! Authentication: identifies the client of a request by its API key (hashes compared in constant time), by its ticket,
-//! or by the openid that WeChat's cloud hosting adds.
+//! or by the openid that WeChat's cloud hosting adds. A request with none of them is left to the auth server, if there
+//! is one; otherwise it is anonymous.
 
 use std::sync::Arc;
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -49,6 +50,8 @@ pub struct Guard {
     tickets: Option<(TicketVerifier, Client)>,
     minter: Option<TicketMinter>,
     wx: Option<Client>,
+    /// The auth server of `auth.forward_url` decides about requests without one of these.
+    forwards: bool,
     anonymous: Option<Arc<Client>>,
 }
 
@@ -77,6 +80,7 @@ impl Guard {
             tickets: tickets.map(|tickets| (tickets, client("ticket", "ticket", &auth.jwt.policy))),
             minter: TicketMinter::new(settings)?,
             wx: auth.trust_wx_headers.then(|| client("wx", "wx", &auth.wx)),
+            forwards: auth.forward.url.is_some(),
             anonymous: auth
                 .anonymous
                 .then(|| Arc::new(client("anonymous", "anonymous", &all_actions))),
@@ -88,38 +92,56 @@ impl Guard {
         self.minter.as_ref()
     }
 
-    /// The client of a request. A wrong credential is refused even where none is needed; the `Authorization` header
-    /// takes precedence over the URL.
+    /// The client of a request; `None`: the auth server decides. A wrong credential is refused even where none is
+    /// needed; the `Authorization` header takes precedence over the URL. Where there is an auth server, an
+    /// `Authorization` without a valid key or ticket is for that server to judge.
     pub fn identify(
         &self,
         headers: &HeaderMap,
         url_credential: Option<UrlCredential<'_>>,
-    ) -> Result<Arc<Client>, AuthError> {
+    ) -> Result<Option<Arc<Client>>, AuthError> {
         if let Some(value) = headers.get(AUTHORIZATION) {
-            let text = value.to_str().map_err(|_| AuthError::Scheme)?;
-            let (scheme, credential) = text.split_once(' ').ok_or(AuthError::Scheme)?;
-            if !scheme.eq_ignore_ascii_case("bearer") {
-                return Err(AuthError::Scheme);
+            match self.client_of_header(value) {
+                Err(AuthError::Scheme | AuthError::Unknown | AuthError::Ticket(_))
+                    if self.forwards => {}
+                client => return client.map(Some),
             }
-            return self.client_of(credential.trim(), true);
         }
         match url_credential {
-            Some(UrlCredential::Ticket(text)) => return self.client_of(text, false),
-            Some(UrlCredential::KeyOrTicket(text)) => return self.client_of(text, true),
+            Some(UrlCredential::Ticket(text)) => return self.client_of(text, false).map(Some),
+            Some(UrlCredential::KeyOrTicket(text)) => return self.client_of(text, true).map(Some),
             None => {}
         }
         if let Some(wx) = &self.wx
             && let Some(openid) = headers.get(OPENID).and_then(|value| value.to_str().ok())
             && is_openid(openid)
         {
-            return Ok(Arc::new(wx.with_identity(openid, format!("wx:{openid}"))));
+            return Ok(Some(Arc::new(wx.with_identity(openid, format!("wx:{openid}")))));
         }
-        self.anonymous.clone().ok_or(AuthError::Missing)
+        match &self.anonymous {
+            _ if self.forwards => Ok(None),
+            None => Err(AuthError::Missing),
+            anonymous => Ok(anonymous.clone()),
+        }
+    }
+
+    /// The client of a key or ticket in a request's body or parameters.
+    pub fn identify_by_text(&self, key_or_ticket: &str) -> Result<Arc<Client>, AuthError> {
+        self.client_of(key_or_ticket, true)
     }
 
     /// Whether a request's headers have a credential, valid or not.
     pub fn has_credential(&self, headers: &HeaderMap) -> bool {
         headers.contains_key(AUTHORIZATION) || (self.wx.is_some() && headers.contains_key(OPENID))
+    }
+
+    fn client_of_header(&self, value: &HeaderValue) -> Result<Arc<Client>, AuthError> {
+        let text = value.to_str().map_err(|_| AuthError::Scheme)?;
+        let (scheme, credential) = text.split_once(' ').ok_or(AuthError::Scheme)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(AuthError::Scheme);
+        }
+        self.client_of(credential.trim(), true)
     }
 
     fn client_of(&self, credential: &str, may_be_key: bool) -> Result<Arc<Client>, AuthError> {

@@ -155,7 +155,7 @@ impl Client {
 
     /// The user: a ticket's `sub`, or a mini program user's openid. Keys have none.
     pub fn user(&self) -> Option<&str> {
-        ["user:", "wx:"].iter().find_map(|kind| self.id.strip_prefix(kind))
+        ["user:", "wx:", "forward:"].iter().find_map(|kind| self.id.strip_prefix(kind))
     }
 
     /// Whether it may use only a part of the storage.

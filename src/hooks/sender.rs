@@ -11,10 +11,8 @@ use super::event::{DeletedFile, Message, StoredFile};
 use super::queue::{self, Entry, Queue};
 use super::stream::EventStream;
 use crate::metrics::Metrics;
+use crate::net::refusal::detail_of;
 use crate::settings::HookField;
-
-/// Characters of a refusal's text.
-const MAX_DETAIL: usize = 300;
 
 /// What all threads share.
 pub struct HookState {
@@ -158,12 +156,4 @@ fn json_of(message: &Message, body: &[u8]) -> Value {
         tracing::warn!(id = message.id, "the back end's response to a hook is not JSON");
         Value::Null
     })
-}
-
-/// What a refusal says: `detail`, `message` or `error` of its JSON, without control characters and not too long.
-fn detail_of(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let text = ["detail", "message", "error"].iter().find_map(|name| body.get(name)?.as_str())?;
-    let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_DETAIL).collect();
-    (!text.trim().is_empty()).then_some(text)
 }

@@ -10,6 +10,7 @@ use crate::cos::api::road::ApiRoad;
 use crate::cos::target::AllowedHosts;
 use crate::cos::upstream::Upstream;
 use crate::guard::auth::Guard;
+use crate::guard::forward_auth::server::AuthServer;
 use crate::guard::forwarded::TrustedProxies;
 use crate::guard::idempotency::Idempotency;
 use crate::guard::limits::Limits;
@@ -37,6 +38,8 @@ pub struct Worker {
     pub api: Option<Rc<ApiRoad>>,
     /// The owner's back end, if it is told of files.
     pub hooks: Option<HookSender>,
+    /// The owner's auth server, if it decides about requests without a key or ticket.
+    pub auth_server: Option<AuthServer>,
 }
 
 /// What all workers share.

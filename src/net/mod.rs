@@ -1,8 +1,9 @@
 //! What connections are made of, on either side: TLS set-up, the HTTP/1.1 client for upstreams, Redis, deadlines, pauses
-//! after failures.
+//! after failures, and what a server says that refuses something.
 
 pub mod backoff;
 pub mod deadline;
 pub mod http_client;
 pub mod redis;
+pub mod refusal;
 pub mod tls;

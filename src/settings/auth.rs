@@ -1,10 +1,12 @@
-//! The settings of authentication and permissions: API keys, tickets (JWTs), mini program users, links to files.
+//! The settings of authentication and permissions: API keys, tickets (JWTs), mini program users, forward-auth, links to
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actix_web::http::header::HeaderName;
 use secrecy::SecretString;
 
 use super::layers::Reader;
@@ -23,6 +25,7 @@ pub struct Auth {
     /// The permissions of a mini program's user, where `trust_wx_headers` is on.
     pub wx: Policy,
     pub jwt: Jwt,
+    pub forward: Forward,
     /// By name: lower-case letters, digits, `-` and `_`. No two have the same hash.
     pub keys: BTreeMap<String, ApiKey>,
 }
@@ -40,6 +43,20 @@ pub struct Jwt {
     /// Of tickets that the gateway mints; at least 1 s.
     pub max_ttl: Duration,
     /// The permissions of every ticket; a ticket's claims can only restrict them.
+    pub policy: Policy,
+}
+
+/// The owner's auth server, which decides about requests without a key or ticket.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Without a query and a trailing slash. `None`: no auth server.
+    pub url: Option<String>,
+    /// Sent besides `Authorization` and `Cookie`.
+    pub headers: Vec<HeaderName>,
+    pub timeout: Duration,
+    /// Zero: each request is a call, unless an equal one is running.
+    pub cache: Duration,
+    /// The permissions of every client that it lets in; its claims can only restrict them.
     pub policy: Policy,
 }
 
@@ -110,8 +127,39 @@ impl Auth {
                 max_ttl: reader.duration("auth.jwt.max_ttl", Duration::from_secs(1)),
                 policy: Policy::read(reader, "auth.jwt", &Action::ON_FILES),
             },
+            forward: Forward {
+                url: reader.optional("auth.forward_url", values::base_url),
+                headers: reader.list("auth.forward_headers", forwarded_header),
+                timeout: reader.duration("auth.forward_timeout", Duration::from_millis(100)),
+                cache: reader.duration("auth.forward_cache", Duration::ZERO),
+                policy: Policy::read(reader, "auth.forward", &Action::ON_FILES),
+            },
             keys,
         }
+    }
+}
+
+/// The name of a header that is sent on to the auth server. Those that the gateway writes itself, or that belong to one
+/// connection or to the body, cannot be.
+fn forwarded_header(text: &str) -> Result<HeaderName, String> {
+    const OWN: [&str; 11] = [
+        "accept",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let name = HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| "is not the name of a header".to_owned())?;
+    match OWN.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-") {
+        true => Err("is a header that the gateway writes itself".to_owned()),
+        false => Ok(name),
     }
 }
 

@@ -106,6 +106,13 @@ impl Settings {
         line("auth.jwt.max_ttl", duration(jwt.max_ttl));
         policy(&mut line, "auth.jwt", &jwt.policy);
         policy(&mut line, "auth.wx", &auth.wx);
+        let forward = &auth.forward;
+        line("auth.forward_url", optional(forward.url.as_deref()));
+        let headers: Vec<_> = forward.headers.iter().map(|name| name.as_str()).collect();
+        line("auth.forward_headers", list(&headers));
+        line("auth.forward_timeout", duration(forward.timeout));
+        line("auth.forward_cache", duration(forward.cache));
+        policy(&mut line, "auth.forward", &forward.policy);
         for (name, key) in &auth.keys {
             line(&format!("auth.keys.{name}.sha256"), text(&hex::encode(key.sha256)));
             policy(&mut line, &format!("auth.keys.{name}"), &key.policy);

@@ -26,7 +26,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use auth::{ApiKey, Auth, Jwt, Links, Policy};
+pub use auth::{ApiKey, Auth, Forward, Jwt, Links, Policy};
 pub use fault::{Fault, Faults};
 pub use model::{
     Authorizer, Console, Cors, Cos, CosApi, Hooks, Redis, Sandbox, Server, ServerTls, Settings,

@@ -311,6 +311,7 @@ impl Settings {
         let Self {
             profile,
             server,
+            cors,
             wechat,
             cos,
             upload,
@@ -328,7 +329,8 @@ impl Settings {
         let may_upload = auth.anonymous
             || auth.keys.values().any(|key| uploads(&key.policy))
             || (auth.jwt.algorithm.is_some() && uploads(&auth.jwt.policy))
-            || (auth.trust_wx_headers && uploads(&auth.wx));
+            || (auth.trust_wx_headers && uploads(&auth.wx))
+            || (auth.forward.url.is_some() && uploads(&auth.forward.policy));
         let credentials =
             [wechat.env.as_str(), wechat.appid.as_str(), wechat.secret.expose_secret()];
 
@@ -339,11 +341,25 @@ impl Settings {
             ),
             (
                 !may_upload,
-                "no client may upload: no key in auth.keys can, there are no tickets (auth.jwt), and auth.anonymous \
-                 is false",
+                "no client may upload: no key in auth.keys can, there are no tickets (auth.jwt), there is no \
+                 auth.forward_url, and auth.anonymous is false",
             ),
             (
-                production && auth.anonymous,
+                production && auth.anonymous && auth.forward.url.is_some(),
+                "auth.anonymous is true, but auth.forward_url is set: its server decides about every request without \
+                 a key or ticket",
+            ),
+            (
+                auth.forward.url.is_some() && cors.origins.iter().any(|origin| origin == "null"),
+                "cors.origins has \"null\", which any page can have, and auth.forward_url is set: any page may act \
+                 for a user that is logged in",
+            ),
+            (
+                auth.forward.url.as_deref().is_some_and(is_plain_and_public),
+                "auth.forward_url is plain http: cookies and other credentials are sent unencrypted",
+            ),
+            (
+                production && auth.anonymous && auth.forward.url.is_none(),
                 "auth.anonymous is true: every client that reaches the gateway may upload, download and delete",
             ),
             (

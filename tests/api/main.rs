@@ -18,6 +18,7 @@ mod description;
 mod doctor;
 mod documents;
 mod faults;
+mod forward_auth;
 mod frames;
 mod framing;
 mod generated;

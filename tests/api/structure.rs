@@ -50,7 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("quota", &["file_stream", "metrics", "net", "settings"]),
     ("spool", &["file_stream", "memory"]),
-    ("guard", &["inbound", "key", "memory", "settings"]),
+    ("guard", &["inbound", "key", "memory", "metrics", "net", "settings"]),
     ("inbound", &["file_stream", "memory", "net"]),
     ("wechat", &["metrics", "net", "settings"]),
     ("hooks", &["metrics", "net", "settings"]),

@@ -128,7 +128,7 @@ pub async fn download(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Download)?;
     let wanted: LinksRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let default_max_age = max_age(wanted.max_age, MAX_MAX_AGE)?.unwrap_or(DEFAULT_LINK_MAX_AGE);
@@ -160,7 +160,7 @@ pub async fn delete(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Delete)?;
     let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let files = resolve(&worker, &client, &wanted.files, MAX_MAX_AGE).await?;

@@ -46,7 +46,7 @@ pub async fn redirect(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let key = Key::parse(&file_url::path(&request)?)?;
-    let is_cacheable = authorize(&request, &worker, &key)?;
+    let is_cacheable = authorize(&request, &worker, &key).await?;
     let [info] = query::parameters(&request, ["info"])?;
     if request.method() == Method::GET && info.is_some_and(|info| info != "0") {
         return info::respond(&worker, &key).await;
@@ -86,7 +86,7 @@ pub async fn delete(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Delete)?;
     let key = Key::parse(&file_url::path(&request)?)?;
     client.may_reach(key.as_str())?;
@@ -138,7 +138,7 @@ async fn delete_named_file(
     payload: web::Payload,
     worker: &Worker,
 ) -> Result<(), Problem> {
-    let client = client::identify(request, worker)?;
+    let client = client::identify(request, worker).await?;
     client.may(Action::Delete)?;
     let body = json::bytes(request, payload, worker, json::SHORT_LIMIT).await?;
     let name = std::str::from_utf8(&body).map_err(|_| {
@@ -181,7 +181,7 @@ struct Signature {
 }
 
 /// Checks access to the file as `links.access` requires. Returns whether the redirect may be cached.
-fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
+async fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, Problem> {
     let links = &worker.shared.links;
     let signature = query::parameters(request, ["expires", "signature"])?;
     if let (LinkAccess::Signed, [Some(expires), Some(signature)]) = (links.access(), signature) {
@@ -193,7 +193,7 @@ fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<bool, 
         client::identify_if_given(request, worker)?;
         return Ok(true);
     }
-    let client = client::identify(request, worker)?;
+    let client = client::identify(request, worker).await?;
     client.may(Action::Download)?;
     client.may_reach(key.as_str())?;
     Ok(false)

@@ -53,7 +53,7 @@ pub async fn sign(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Download)?;
     let wanted: StableLinksRequest =
         json::read(&request, payload, &worker, json::LONG_LIMIT).await?;

@@ -89,7 +89,7 @@ pub async fn mint(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Mint)?;
     let (guard, auth) = (&worker.shared.guard, &worker.shared.settings.auth);
     let minter = guard.minter().ok_or_else(|| {

@@ -70,7 +70,7 @@ pub async fn create(
     payload: web::Payload,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Link)?;
     let settings = &worker.shared.settings;
     let wanted: UploadLinkRequest =

@@ -133,7 +133,7 @@ export const problems = {
   overloaded: "网关负载过高",
   upload_interrupted: "请求提前结束",
   draining: "网关正在停机",
-  credential_unavailable: "取不到 access token",
+  credential_unavailable: "暂时无法取得或核验凭证",
   cos_busy: "COS 繁忙",
   wechat_timeout: "微信响应太慢",
   cos_timeout: "COS 响应太慢",

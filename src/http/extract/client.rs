@@ -1,18 +1,20 @@
-//! Identifies the client of a request by its credential and its IP address, and counts the request against the client's
-//! and the address's rate.
+//! Identifies the client of a request by its credential and its IP address, or by the auth server's decision, and counts
+//! the request against the client's and the address's rate.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest};
 
 use super::query::{self, QueryError};
 use crate::guard::auth::{AuthError, UrlCredential};
+use crate::guard::forward_auth::request::ClientRequest;
+use crate::guard::forward_auth::server::ForwardError;
 use crate::guard::limits::{LimitError, rate_limit_key};
 use crate::guard::policy::Client;
 use crate::http::problem::Problem;
+use crate::http::resumable::protocol;
 use crate::http::state::Worker;
 use crate::server::connection_limit;
 
@@ -25,6 +27,8 @@ pub enum ClientError {
     /// The credential in the URL's query cannot be decoded.
     Query(QueryError),
     Auth(AuthError),
+    /// The auth server has not let it in.
+    Forward(ForwardError),
     Limit(LimitError),
 }
 
@@ -33,6 +37,7 @@ impl From<ClientError> for Problem {
         match error {
             ClientError::Query(error) => error.into(),
             ClientError::Auth(error) => error.into(),
+            ClientError::Forward(error) => error.into(),
             ClientError::Limit(error) => error.into(),
         }
     }
@@ -88,14 +93,17 @@ impl QueryCredentials {
 }
 
 /// The client of one of the gateway's own endpoints.
-pub fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, ClientError> {
-    identify_by(request, worker, QueryCredentials::of(request)?.ticket())
+pub async fn identify(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, ClientError> {
+    identify_by(request, worker, QueryCredentials::of(request)?.ticket()).await
 }
 
 /// The client of one of WeChat's endpoints, to which clients send a key or a ticket as `access_token`.
-pub fn identify_wechat(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, ClientError> {
+pub async fn identify_wechat(
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<Arc<Client>, ClientError> {
     let credentials = QueryCredentials::of(request)?;
-    identify_by(request, worker, credentials.wechat_token().or(credentials.ticket()))
+    identify_by(request, worker, credentials.wechat_token().or(credentials.ticket())).await
 }
 
 /// Counts a request whose credential is in its body, before the first byte of the body is read. A wrong credential in
@@ -112,12 +120,12 @@ pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), C
 /// Verifies an API key or ticket from a request's body or parameters, and counts the request of its client. The request
 /// must have passed [`count_before_body`].
 pub fn verify_key(worker: &Worker, key: &str) -> Result<(), ClientError> {
-    let credential = UrlCredential::KeyOrTicket(key);
-    let client = worker.shared.guard.identify(&HeaderMap::new(), Some(credential))?;
+    let client = worker.shared.guard.identify_by_text(key)?;
     Ok(worker.shared.limits.count(&client)?)
 }
 
-/// The client of a public endpoint: `None` for a request without a credential. A wrong credential is refused.
+/// The client of a public endpoint: `None` for a request without a key or ticket. A wrong one is refused. The auth server
+/// is not asked, since its decision would not matter.
 pub fn identify_if_given(
     request: &HttpRequest,
     worker: &Worker,
@@ -140,20 +148,60 @@ fn identify_if_given_by(
     worker: &Worker,
     url_credential: Option<UrlCredential<'_>>,
 ) -> Result<Option<Arc<Client>>, ClientError> {
-    if url_credential.is_some() || worker.shared.guard.has_credential(request.headers()) {
-        return identify_by(request, worker, url_credential).map(Some);
+    let address = count_address(request, worker)?;
+    let guard = &worker.shared.guard;
+    if url_credential.is_none() && !guard.has_credential(request.headers()) {
+        return Ok(None);
     }
-    count_address(request, worker)?;
-    Ok(None)
+    let client = guard.identify(request.headers(), url_credential)?;
+    client.map(|client| admit(request, worker, client, address)).transpose()
 }
 
-fn identify_by(
+async fn identify_by(
     request: &HttpRequest,
     worker: &Worker,
     url_credential: Option<UrlCredential<'_>>,
 ) -> Result<Arc<Client>, ClientError> {
     let address = count_address(request, worker)?;
-    let mut client = worker.shared.guard.identify(request.headers(), url_credential)?;
+    let client = match worker.shared.guard.identify(request.headers(), url_credential)? {
+        Some(client) => client,
+        // Boxed, so that requests with a key do not pay for its size.
+        None => Box::pin(ask_auth_server(request, worker)).await?,
+    };
+    admit(request, worker, client, address)
+}
+
+/// The client that the auth server lets in. Its credentials are in the headers, so nothing of the query is sent.
+async fn ask_auth_server(
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<Arc<Client>, ClientError> {
+    let Some(server) = &worker.auth_server else {
+        return Err(AuthError::Missing.into());
+    };
+    let (headers, proxies) = (request.headers(), &worker.shared.proxies);
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let own_scheme = if worker.shared.settings.server.tls.is_some() { "https" } else { "http" };
+    let authority = request.uri().authority().map(|host| host.as_str());
+    let method = protocol::meant_method(request);
+    let request = ClientRequest {
+        method: method.as_str(),
+        path: request.path(),
+        scheme: proxies.scheme(peer, headers, own_scheme),
+        host: proxies.host(peer, headers, authority),
+        address: peer.map(|peer| proxies.client_ip(peer, headers)),
+        headers,
+    };
+    server.client_of(&request).await.map_err(ClientError::Forward)
+}
+
+/// Counts the request of a client, which has shown what it may do.
+fn admit(
+    request: &HttpRequest,
+    worker: &Worker,
+    mut client: Arc<Client>,
+    address: Option<IpAddr>,
+) -> Result<Arc<Client>, ClientError> {
     if client.is_anonymous() {
         // Anonymous clients differ only in their IP address.
         let id = address.map_or_else(|| "anonymous".to_owned(), |ip| format!("anonymous:{ip}"));

@@ -129,8 +129,8 @@ codes! {
         "Ask for the offset with HEAD and send the rest from there; clients of tus do so by themselves. What arrived is stored.";
     Draining = "draining" 503 "The gateway is shutting down",
         "Try again after `Retry-After`: another gateway, or this one after its restart, will respond.";
-    CredentialUnavailable = "credential_unavailable" 503 "No access token is available",
-        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials.";
+    CredentialUnavailable = "credential_unavailable" 503 "Credentials cannot be obtained or checked now",
+        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials for WeChat or COS, or that the server of `auth.forward_url` gives no usable response; the log has the cause.";
     CosBusy = "cos_busy" 503 "COS is busy",
         "Try again after `Retry-After`.";
     WechatTimeout = "wechat_timeout" 504 "WeChat took too long",

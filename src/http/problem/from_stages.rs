@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{Code, Problem, Upstream};
 use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
+use crate::guard::forward_auth::response::Refusal;
+use crate::guard::forward_auth::server::ForwardError;
 use crate::guard::limits::LimitError;
 use crate::guard::links::LinkError;
 use crate::guard::minting::MintError;
@@ -150,6 +152,24 @@ impl From<MintError> for Problem {
             MintError::Policy(error) => return error.into(),
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<ForwardError> for Problem {
+    fn from(error: ForwardError) -> Self {
+        let Refusal { is_forbidden, detail } = match error {
+            ForwardError::Refused(refusal) => refusal,
+            ForwardError::Unavailable => {
+                let detail = "the auth server that decides about this request cannot be asked now; this is no fault of \
+                              the request; try again later";
+                return Self::new(Code::CredentialUnavailable, detail).retry_after(5);
+            }
+        };
+        let (code, otherwise) = match is_forbidden {
+            true => (Code::NotAllowed, "the auth server does not allow this"),
+            false => (Code::Unauthenticated, "the auth server does not know this session; log in"),
+        };
+        Self::new(code, detail.unwrap_or_else(|| otherwise.to_owned()))
     }
 }
 

@@ -32,7 +32,7 @@ pub async fn patch(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
-    let upload = Rc::new(OpenUpload::of(&request, &worker)?);
+    let upload = Rc::new(OpenUpload::of(&request, &worker).await?);
     protocol::check_content_type(request.headers())?;
     refuse_encoding(request.headers())?;
     let offset = protocol::number(request.headers(), &UPLOAD_OFFSET)?

@@ -32,7 +32,7 @@ pub async fn create(
     let headers = request.headers();
     protocol::check_version(headers)?;
     let road = Road::of(&worker)?;
-    let client = client::identify(&request, &worker)?;
+    let client = client::identify(&request, &worker).await?;
     client.may(Action::Upload)?;
     refuse_encoding(headers)?;
     let length = protocol::length_at_creation(headers)?;

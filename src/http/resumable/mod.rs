@@ -14,7 +14,7 @@ mod body;
 mod by_road;
 mod checksum;
 pub mod create;
-mod protocol;
+pub mod protocol;
 pub mod sealed_url;
 pub mod sessions;
 pub mod status;

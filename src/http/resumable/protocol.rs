@@ -1,5 +1,6 @@
 //! The headers of tus 1.0 (<https://tus.io/protocols/resumable-upload>).
 
+use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use base64::Engine;
@@ -37,6 +38,15 @@ pub fn method(method: &Method, headers: &HeaderMap) -> Result<Method, Problem> {
             upper.parse().map_err(|_| invalid(format!("`{METHOD_OVERRIDE}` is not a method")))
         }
         _ => Ok(method.clone()),
+    }
+}
+
+/// The method of a request as its handler takes it: only an upload's URL can have an override, which is then valid.
+pub fn meant_method(request: &HttpRequest) -> Method {
+    let own = request.method();
+    match request.path().starts_with("/v1/uploads/") {
+        true => method(own, request.headers()).unwrap_or_else(|_| own.clone()),
+        false => own.clone(),
     }
 }
 

@@ -53,7 +53,7 @@ async fn tell_offset(
     worker: &web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
-    let upload = OpenUpload::of(request, worker)?;
+    let upload = OpenUpload::of(request, worker).await?;
     // What a request still sends counts, once it is stored.
     worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
@@ -80,7 +80,7 @@ async fn tell_offset(
 
 /// `GET /v1/uploads/{id}`: the state as JSON, or the file.
 pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
-    let upload = OpenUpload::of(&request, &worker)?;
+    let upload = OpenUpload::of(&request, &worker).await?;
     // A look at an upload does not disturb it.
     let (offset, length) = match by_road::progress(&worker, &upload, false).await? {
         Progress::Open { offset, length } => (offset, length),
@@ -119,7 +119,7 @@ pub async fn terminate(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
-    let upload = OpenUpload::of(&request, &worker)?;
+    let upload = OpenUpload::of(&request, &worker).await?;
     by_road::end(&worker, &upload).await?;
     quota::settle_resumable(&worker, &upload.client, &upload.sealed.id, None).await;
     worker.shared.metrics.resumable("terminated");
@@ -146,7 +146,7 @@ pub async fn options(
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     let road = Road::of(&worker)?;
-    let max_size = match client::identify(&request, &worker) {
+    let max_size = match client::identify(&request, &worker).await {
         Ok(client) => client.max_file_size,
         Err(_) => worker.shared.settings.upload.max_file_size,
     };

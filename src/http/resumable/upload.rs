@@ -84,9 +84,9 @@ impl Road {
 impl OpenUpload {
     /// Opens the request's URL. Another client's upload is as unknown as one that does not exist. What the credential
     /// allows must allow the upload, too: tickets of one client may differ.
-    pub fn of(request: &HttpRequest, worker: &Worker) -> Result<Self, Problem> {
+    pub async fn of(request: &HttpRequest, worker: &Worker) -> Result<Self, Problem> {
         let road = Road::of(worker)?;
-        let client = client::identify(request, worker)?;
+        let client = client::identify(request, worker).await?;
         client.may(Action::Upload)?;
         let segment = request.match_info().get("id").unwrap_or_default();
         let sealed = worker.shared.sealing_keys.open(segment);

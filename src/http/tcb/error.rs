@@ -59,6 +59,7 @@ impl From<WechatError> for TcbError {
 impl From<Problem> for TcbError {
     fn from(problem: Problem) -> Self {
         let errcode = match problem.code {
+            Code::Unauthenticated => 40001,
             Code::NotAllowed => 48001,
             Code::PathNotAllowed | Code::InvalidPath => -501007,
             Code::RateLimited => 45011,

@@ -34,7 +34,7 @@ impl Call {
         if request.method() != Method::POST {
             return Err(TcbError::new(43002, "require POST method"));
         }
-        let client = client_for(request, worker, action)?;
+        let client = client_for(request, worker, action).await?;
         let bytes = body::bytes(request, payload, worker, limit).await?;
         if bytes.is_empty() {
             return Err(TcbError::new(44002, "empty post data"));
@@ -79,12 +79,12 @@ impl Call {
 }
 
 /// The client of a request, if it may do `action`.
-pub fn client_for(
+pub async fn client_for(
     request: &HttpRequest,
     worker: &Worker,
     action: Action,
 ) -> Result<Arc<Client>, TcbError> {
-    let client = client::identify_wechat(request, worker)?;
+    let client = client::identify_wechat(request, worker).await?;
     client.may(action).map_err(Problem::from)?;
     Ok(client)
 }

@@ -54,7 +54,7 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
             client::identify_wechat_if_given(request, worker)?.filter(|client| !client.is_scoped())
         }
         LinkAccess::Signed | LinkAccess::Authenticated => {
-            Some(client_for(request, worker, Action::Download)?)
+            Some(client_for(request, worker, Action::Download).await?)
         }
     };
     let path = path_of(&file_id)?;

@@ -209,7 +209,7 @@ async fn form_files(
     profile: ReplyProfile,
     times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
-    let client = authorize(request, worker)?;
+    let client = authorize(request, worker).await?;
     let claim = match idempotency::check(request, worker, &client).await? {
         KeyCheck::Proceed(claim) => claim,
         KeyCheck::Replay(response) => return Ok(UploadResult::Replayed(response)),
@@ -271,7 +271,7 @@ async fn raw_file(
     profile: ReplyProfile,
     times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
-    let client = authorize(request, worker)?;
+    let client = authorize(request, worker).await?;
     let key = client.upload_key(&file_url::path(request)?)?;
     refuse_form(request.headers())?;
     refuse_unframed(request)?;
@@ -317,8 +317,8 @@ async fn raw_file(
 }
 
 /// Identifies the client, and refuses what can be refused before the body is read.
-fn authorize(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
-    let client = client::identify(request, worker)?;
+async fn authorize(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>, Problem> {
+    let client = client::identify(request, worker).await?;
     client.may(Action::Upload)?;
     partial::refuse(request)?;
     refuse_encoding(request.headers())?;

@@ -147,3 +147,41 @@ fn a_key_for_receipts_is_long_and_of_its_own() {
     let settings = with(KEY, &other).expect("no faults");
     assert!(!settings.describe().contains(KEY) && !format!("{settings:?}").contains(KEY));
 }
+
+#[test]
+fn headers_that_the_gateway_writes_itself_are_not_forwarded() {
+    let with = |headers: &str| {
+        production(&[
+            ("GATEWAY__AUTH__FORWARD_URL", "https://panel.example.com/auth/"),
+            ("GATEWAY__AUTH__FORWARD_HEADERS", headers),
+        ])
+    };
+    let settings = with("X-CSRF-Token, user-agent").expect("no faults");
+    let forward = &settings.auth.forward;
+    assert_eq!(forward.url.as_deref(), Some("https://panel.example.com/auth"));
+    assert_eq!(forward.headers, ["x-csrf-token", "user-agent"]);
+    for header in ["Host", "X-Forwarded-For", "x-forwarded-any", "content-length", "a b", "é:"] {
+        assert_eq!(keys(&with(header)), ["auth.forward_headers"], "{header}");
+    }
+}
+
+#[test]
+fn what_makes_forward_auth_unsafe_is_warned_about() {
+    let with = |url: &str, origins: &str| {
+        let pairs = [
+            ("GATEWAY__AUTH__FORWARD_URL", url),
+            ("GATEWAY__CORS__ORIGINS", origins),
+            ("GATEWAY__AUTH__ANONYMOUS", "true"),
+        ];
+        production(&pairs).expect("no faults").warnings().join("\n")
+    };
+    let warnings = with("http://panel.example.com", "null");
+    for part in
+        ["any page may act", "auth.forward_url is plain http", "decides about every request"]
+    {
+        assert!(warnings.contains(part), "{part}: {warnings}");
+    }
+    let warnings = with("http://10.0.0.7:3000", "https://panel.example.com");
+    assert!(!warnings.contains("plain http") && !warnings.contains("null"), "{warnings}");
+    assert!(!with("", "null").contains("forward_url"));
+}
