@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
-use actix_web::http::header::{ALLOW, VARY};
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, VARY,
+};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, web};
 use bytes::Bytes;
@@ -204,6 +206,10 @@ fn add_headers(response: &mut ServiceResponse<BoxBody>, id: &RequestId) {
         quota.add_to(response.headers_mut());
     }
     id.insert_into(response.headers_mut());
+    // The CORS middleware adds it for pages of every origin.
+    if !response.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+        response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+    }
 }
 
 /// A response is sent in chunks of at most this many bytes. Each chunk that the client takes counts as progress,
