@@ -25,16 +25,14 @@
 //! | `http` | API and upload handlers, the table of problems (`problem`), routes, OpenAPI, the console |
 //! | `http/middleware` | refusal of a foreign Origin (`origin`), lingering close (`request`, `request_body`) |
 //! | `http/response` | response shapes of editors: wangEditor and others (`editors`), profiles (`profile`) |
-//! | `guard` | API keys, tickets, rate limits, idempotency, signed file URLs |
+//! | `guard`, `quota` | API keys, tickets, rates, idempotency, signed file URLs; what clients have stored and reserved |
 //! | `inbound` | multipart and raw bodies: Content-Length (`body`), parts of a form (`form`), size limit (`limit`) |
 //! | `wechat` | calls to WeChat; access tokens: `token/cache`, the lease between replicas (`token/redis`) |
 //! | `cos` | upload to COS: forms whose announced length is checked (`replayable_file`), its own API (`api`), responses |
 //! | `spool` | files that are kept until they can be sent, in memory or in a folder: resumable uploads by forms |
 //! | `hooks` | events for the owner's back end: signatures, queues in memory and in Redis, delivery |
-//! | `quota` | how much clients have stored and reserved, counted in Redis or in memory |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
-//! | `net` | TLS set-up, the HTTP/1.1 client, timers |
-//! | `memory` | the memory budget, replay buffers, the buffer pool, malloc |
+//! | `net`, `memory` | TLS set-up, the HTTP/1.1 client, timers; the memory budget, replay buffers, the buffer pool, malloc |
 //! | `settings` | files and environment, checks, defaults |
 //! | `sandbox` | stand-ins for WeChat and COS |
 //! | files | `file_stream`: what `inbound` gives and `cos` takes; `key`: object paths; `metrics`; `telemetry`: the log |

@@ -82,7 +82,7 @@ pub async fn reserve(
 ) -> Result<Option<Reservation>, Problem> {
     let Some(quota) = &client.quota else { return Ok(None) };
     let subject = client.quota_subject(quota);
-    match worker.shared.quotas.reserve(quota, subject, wanted, lifetime).await {
+    match Reservation::new(&worker.shared.quotas, quota, subject, wanted, lifetime).await {
         Ok(reservation) => {
             show(request, quota, &reservation.usage());
             Ok(Some(reservation))
@@ -95,14 +95,14 @@ pub async fn reserve(
 }
 
 /// Ends a reservation. The response tells what is left.
-pub async fn settle(request: &HttpRequest, reservation: Reservation) {
+pub async fn conclude(request: &HttpRequest, reservation: Reservation) {
     let quota = reservation.quota().clone();
-    let usage = reservation.settle().await;
+    let usage = reservation.conclude().await;
     show(request, &quota, &usage);
 }
 
 /// Ends the reservation of a resumable upload, of which so many bytes are stored; `None`: it is not stored.
-pub async fn settle_resumable(
+pub async fn conclude_resumable(
     worker: &Worker,
     client: &Client,
     id: &[u8; 16],
@@ -111,7 +111,7 @@ pub async fn settle_resumable(
     if let Some(quota) = &client.quota {
         let subject = client.quota_subject(quota).into();
         let stored = stored.map_or(Amount::NONE, |bytes| Amount { bytes, files: 1 });
-        worker.shared.quotas.settle(quota, &subject, id, stored).await;
+        worker.shared.quotas.conclude(quota, &subject, id, stored).await;
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use super::amount::{Amount, Refusal, Usage, Wanted, day_of, resets_in};
-use super::redis::MAX_RESERVATIONS;
 use crate::settings::Quota;
+
+/// Reservations of one client.
+pub(super) const MAX_RESERVATIONS: usize = 10_000;
 
 /// Identifies a reservation.
 pub type ReservationId = [u8; 16];
@@ -56,7 +58,7 @@ impl Counter {
     }
 
     /// Ends a reservation, and counts what was stored.
-    pub fn settle(&mut self, id: &ReservationId, stored: Amount, now: i64) -> Usage {
+    pub fn conclude(&mut self, id: &ReservationId, stored: Amount, now: i64) -> Usage {
         self.reservations.remove(id);
         self.advance(now);
         self.stored_today = self.stored_today.plus(stored);
@@ -120,7 +122,7 @@ mod tests {
         counter
             .reserve(&quota(), id, exactly(bytes), now, NEVER)
             .map_err(|(refusal, _)| refusal)?;
-        Ok(counter.settle(&id, Amount { bytes, files: 1 }, now))
+        Ok(counter.conclude(&id, Amount { bytes, files: 1 }, now))
     }
 
     #[test]
@@ -144,7 +146,7 @@ mod tests {
         let mut counter = Counter::default();
         counter.reserve(&quota(), [1; 16], exactly(80), MIDNIGHT - 5, NEVER).unwrap();
         assert_eq!(store(&mut counter, 21, MIDNIGHT), Err(Refusal::Reserved));
-        let usage = counter.settle(&[1; 16], Amount { bytes: 80, files: 1 }, MIDNIGHT + 5);
+        let usage = counter.conclude(&[1; 16], Amount { bytes: 80, files: 1 }, MIDNIGHT + 5);
         assert_eq!((usage.day.bytes, usage.reserved), (80, Amount::NONE));
     }
 
@@ -154,7 +156,7 @@ mod tests {
         counter.reserve(&quota(), [1; 16], exactly(80), MIDNIGHT, MIDNIGHT + 10).unwrap();
         counter.reserve(&quota(), [2; 16], exactly(20), MIDNIGHT, NEVER).unwrap();
         assert_eq!(store(&mut counter, 21, MIDNIGHT + 9), Err(Refusal::Reserved));
-        counter.settle(&[2; 16], Amount::NONE, MIDNIGHT + 9);
+        counter.conclude(&[2; 16], Amount::NONE, MIDNIGHT + 9);
         assert!(!counter.is_blank(&quota(), MIDNIGHT + 9));
         assert!(counter.is_blank(&quota(), MIDNIGHT + 10));
         assert!(store(&mut counter, 100, MIDNIGHT + 10).is_ok());

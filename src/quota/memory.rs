@@ -38,17 +38,17 @@ impl MemoryCounters {
         counter.reserve(quota, id, wanted, now, expires)
     }
 
-    pub fn settle(&self, subject: &str, id: &ReservationId, stored: Amount) -> Usage {
+    pub fn conclude(&self, subject: &str, id: &ReservationId, stored: Amount) -> Usage {
         let now = Timestamp::now().as_second();
         let mut counters = self.lock();
         if let Some(counter) = counters.get_mut(subject) {
-            return counter.settle(id, stored, now);
+            return counter.conclude(id, stored, now);
         }
         if stored == Amount::NONE || counters.len() >= MAX_COUNTERS {
             return Usage::default();
         }
         // A resumable upload that was created before a restart.
-        counters.entry(subject.to_owned()).or_default().settle(id, stored, now)
+        counters.entry(subject.to_owned()).or_default().conclude(id, stored, now)
     }
 
     /// A poisoned lock is still used: no panic leaves the counters inconsistent.
@@ -90,7 +90,7 @@ mod tests {
             counters.reserve(&quota, &subject(n), [1; 16], wanted, i64::MAX).unwrap();
             // One of two has stored its file.
             let stored = if n % 2 == 0 { one } else { Amount::NONE };
-            counters.settle(&subject(n), &[1; 16], stored);
+            counters.conclude(&subject(n), &[1; 16], stored);
         }
         counters.reserve(&quota, "q:user:new", [1; 16], wanted, i64::MAX).unwrap();
         assert_eq!(counters.lock().len(), MAX_COUNTERS / 2 + 1);

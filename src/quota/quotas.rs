@@ -14,7 +14,6 @@ use super::amount::{Amount, Refusal, Usage, Wanted};
 use super::counter::{Granted, ReservationId};
 use super::memory::MemoryCounters;
 use super::redis::RedisCounters;
-use super::reservation::Reservation;
 use crate::metrics::Metrics;
 use crate::settings::{Quota, Settings};
 
@@ -43,7 +42,7 @@ pub struct Quotas {
 /// How long a reservation lives.
 #[derive(Debug, Clone, Copy)]
 pub enum Lifetime {
-    /// As long as its [`Reservation`].
+    /// As long as its reservation.
     Running,
     /// Of a resumable upload, until this time in seconds since 1970.
     Until(ReservationId, i64),
@@ -89,26 +88,25 @@ impl Quotas {
         }
     }
 
-    /// Reserves what `wanted` asks for, or what is left of it. `subject` identifies quota and client.
-    pub async fn reserve(
-        self: &Arc<Self>,
+    /// Grants what `wanted` asks for, or what is left of it. `subject` identifies quota and client.
+    pub(super) async fn grant(
+        &self,
         quota: &Arc<Quota>,
-        subject: String,
+        subject: &Arc<str>,
         wanted: Wanted,
         lifetime: Lifetime,
-    ) -> Result<Reservation, (Refusal, Usage)> {
-        let subject: Arc<str> = subject.into();
+    ) -> Result<(ReservationId, Granted), (Refusal, Usage)> {
         let id = match lifetime {
             Lifetime::Running => rand::random(),
             Lifetime::Until(id, _) => id,
         };
-        let granted = self.granted(quota, &subject, id, wanted, lifetime).await;
+        let granted = self.granted(quota, subject, id, wanted, lifetime).await;
         self.metrics.quota(if granted.is_ok() { "admitted" } else { "refused" });
         let granted = granted?;
         if self.redis.is_some() && matches!(lifetime, Lifetime::Running) {
             lock(&self.running).insert(id, subject.clone());
         }
-        Ok(Reservation::new(self.clone(), quota.clone(), subject, id, granted))
+        Ok((id, granted))
     }
 
     async fn granted(
@@ -142,7 +140,7 @@ impl Quotas {
     }
 
     /// Ends a reservation, which may have been made by another gateway, and counts what was stored.
-    pub async fn settle(
+    pub async fn conclude(
         &self,
         quota: &Arc<Quota>,
         subject: &Arc<str>,
@@ -150,23 +148,23 @@ impl Quotas {
         stored: Amount,
     ) -> Usage {
         let Some(redis) = &self.redis else {
-            return self.memory.settle(subject, id, stored);
+            return self.memory.conclude(subject, id, stored);
         };
         lock(&self.running).remove(id);
-        match redis.settle(quota, subject, id, stored).await {
+        match redis.conclude(quota, subject, id, stored).await {
             Ok(usage) => {
                 // Made while Redis was unavailable.
-                self.memory.settle(subject, id, Amount::NONE);
+                self.memory.conclude(subject, id, Amount::NONE);
                 usage
             }
             Err(_) => {
                 self.add_unsent(quota, subject, stored);
-                self.memory.settle(subject, id, stored)
+                self.memory.conclude(subject, id, stored)
             }
         }
     }
 
-    /// As [`Self::settle`], where there is no time to wait for Redis.
+    /// As [`Self::conclude`], where there is no time to wait for Redis.
     pub(super) fn settle_later(
         self: Arc<Self>,
         quota: Arc<Quota>,
@@ -177,13 +175,13 @@ impl Quotas {
         match (&self.redis, Handle::try_current()) {
             (Some(_), Ok(runtime)) => {
                 let quotas = self.clone();
-                let settled = async move {
-                    quotas.settle(&quota, &subject, &id, stored).await;
+                let concluded = async move {
+                    quotas.conclude(&quota, &subject, &id, stored).await;
                 };
-                runtime.spawn(self.tasks.track_future(settled));
+                runtime.spawn(self.tasks.track_future(concluded));
             }
             _ => {
-                self.memory.settle(&subject, &id, stored);
+                self.memory.conclude(&subject, &id, stored);
             }
         }
     }
@@ -207,7 +205,7 @@ impl Quotas {
     async fn send(&self, redis: &RedisCounters, subject: &Arc<str>) {
         let unsent = lock(&self.unsent).remove(subject);
         let Some((quota, amount)) = unsent else { return };
-        if redis.settle(&quota, subject, &rand::random(), amount).await.is_err() {
+        if redis.conclude(&quota, subject, &rand::random(), amount).await.is_err() {
             self.add_unsent(&quota, subject, amount);
         }
     }

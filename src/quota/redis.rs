@@ -10,12 +10,10 @@ use redis::{Cmd, RedisError};
 use secrecy::SecretString;
 
 use super::amount::{Amount, DAY, DAY_OFFSET, Refusal, Usage, Wanted};
-use super::counter::{Granted, ReservationId};
+use super::counter::{Granted, MAX_RESERVATIONS, ReservationId};
 use crate::net::redis::RedisConnection;
 use crate::settings::Quota;
 
-/// Reservations of one client.
-pub(super) const MAX_RESERVATIONS: usize = 10_000;
 /// More than any limit, and exact in Lua's numbers.
 const NO_LIMIT: u64 = 1 << 53;
 
@@ -146,7 +144,7 @@ impl RedisCounters {
         })
     }
 
-    pub async fn settle(
+    pub async fn conclude(
         &self,
         quota: &Quota,
         subject: &str,

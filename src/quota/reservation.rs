@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
-use super::amount::{Amount, Refusal, Usage};
+use super::amount::{Amount, Refusal, Usage, Wanted};
 use super::counter::{Granted, ReservationId};
-use super::quotas::Quotas;
+use super::quotas::{Lifetime, Quotas};
 use crate::file_stream::{FileEvent, Source};
 use crate::settings::Quota;
 
@@ -33,15 +33,19 @@ struct Sending {
 }
 
 impl Reservation {
-    pub(super) fn new(
-        quotas: Arc<Quotas>,
-        quota: Arc<Quota>,
-        subject: Arc<str>,
-        id: ReservationId,
-        granted: Granted,
-    ) -> Self {
+    /// Reserves what `wanted` asks for, or what is left of it. `subject` identifies quota and client.
+    pub async fn new(
+        quotas: &Arc<Quotas>,
+        quota: &Arc<Quota>,
+        subject: String,
+        wanted: Wanted,
+        lifetime: Lifetime,
+    ) -> Result<Self, (Refusal, Usage)> {
+        let subject: Arc<str> = subject.into();
+        let (id, granted) = quotas.grant(quota, &subject, wanted, lifetime).await?;
+        let (quotas, quota) = (quotas.clone(), quota.clone());
         let (stored, sending) = (Cell::default(), Rc::default());
-        Self { quotas, quota, subject, id, granted, stored, sending, has_ended: false }
+        Ok(Self { quotas, quota, subject, id, granted, stored, sending, has_ended: false })
     }
 
     pub fn quota(&self) -> &Quota {
@@ -98,12 +102,12 @@ impl Reservation {
     }
 
     /// Ends the reservation; returns the client's usage.
-    pub async fn settle(mut self) -> Usage {
+    pub async fn conclude(mut self) -> Usage {
         self.has_ended = true;
-        self.quotas.settle(&self.quota, &self.subject, &self.id, self.stored.get()).await
+        self.quotas.conclude(&self.quota, &self.subject, &self.id, self.stored.get()).await
     }
 
-    /// The reservation stays until it expires, or [`Quotas::settle`] ends it by its id.
+    /// The reservation stays until it expires, or [`Quotas::conclude`] ends it by its id.
     pub fn detach(mut self) {
         self.has_ended = true;
     }

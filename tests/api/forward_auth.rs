@@ -563,8 +563,8 @@ fn a_foreign_page_cannot_use_a_session() {
     let override_patch: &[(&str, &str)] =
         &[TUS, OCTETS, ("upload-offset", "0"), ("x-http-method-override", "PATCH")];
     let override_delete: &[(&str, &str)] = &[TUS, ("x-http-method-override", "DELETE")];
-    type Headers<'a> = &'a [(&'a str, &'a str)];
-    let requests: [(&str, &str, Headers, &str); 13] = [
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+    let requests: [(&str, &str, Lines, &str); 13] = [
         ("POST", "/v1/files", multipart, &form),
         ("POST", "/v1/files?reply=wangeditor", multipart, &form),
         ("PUT", "/v1/files/a.txt", plain, "other"),

@@ -289,3 +289,13 @@ fn a_gateway_without_the_secret_mints_nothing() {
     let token = minted(&mint(&world, &panel(), &json!({"sub": "u", "ttl": 60})));
     assert_eq!(post(&world, &token, &small()).status, 201);
 }
+
+#[test]
+fn the_request_of_the_guide_is_understood() {
+    let world = tickets::setup().start();
+    let request = crate::pages::page("tickets").open_blocks("json").remove(0);
+    let request: Value = serde_json::from_str(&request).expect("JSON");
+    let claims = claims(&minted(&mint(&world, &panel(), &request)));
+    assert_eq!((&claims["sub"], &claims["can"]), (&request["sub"], &request["can"]));
+    assert_eq!(claims["prefix"], json!("users/user-17/"));
+}

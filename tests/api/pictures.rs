@@ -191,7 +191,7 @@ fn nothing_of_the_query_is_passed_on_unless_it_is_listed() {
         "xpreset=thumb",
         "%ff/imageView2/2/w/100",
         "Response-Content-Disposition=attachment",
-        "info=1&utm_source=x",
+        "info=0&utm_source=x",
     ] {
         assert_eq!(location(&get(&world, &format!("/v1/files/x.png?{query}"))), plain, "{query}");
     }

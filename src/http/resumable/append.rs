@@ -139,7 +139,7 @@ pub async fn report(
     worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
     let told = tell(worker, upload, base_url, file).await;
     let counted = told.is_ok().then_some(file.size);
-    quota::settle_resumable(worker, &upload.client, &upload.sealed.id, counted).await;
+    quota::conclude_resumable(worker, &upload.client, &upload.sealed.id, counted).await;
     told
 }
 

@@ -36,15 +36,18 @@ struct State<'a> {
 
 /// `HEAD /v1/uploads/{id}`: the offset.
 ///
-/// What may pass is refused with 423: after any other status that is no success, tus-js-client and Uppy take the upload
-/// for lost and begin anew.
+/// What may pass, and every failure that is not the client's, is refused with 423: after any other status that is no
+/// success, tus-js-client and Uppy take the upload for lost and begin anew.
 pub async fn head(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
-    tell_offset(&request, &worker).await.map_err(|problem| match problem.code.is_transient() {
-        true => Problem::offset_unavailable(&problem),
-        false => problem,
+    tell_offset(&request, &worker).await.map_err(|problem| {
+        let code = problem.code;
+        match code.is_transient() || code.status().is_server_error() {
+            true => Problem::offset_unavailable(&problem),
+            false => problem,
+        }
     })
 }
 
@@ -121,7 +124,7 @@ pub async fn terminate(
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker).await?;
     by_road::end(&worker, &upload).await?;
-    quota::settle_resumable(&worker, &upload.client, &upload.sealed.id, None).await;
+    quota::conclude_resumable(&worker, &upload.client, &upload.sealed.id, None).await;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
 }

@@ -255,7 +255,7 @@ async fn form_files(
         next = Form::next_file(&form).await?;
     }
     if let Some(reservation) = upload.quota.take() {
-        Box::pin(quota::settle(request, reservation)).await;
+        Box::pin(quota::conclude(request, reservation)).await;
     }
     if outcomes.is_empty() {
         return Err(form.borrow().no_file().into());
@@ -310,7 +310,7 @@ async fn raw_file(
     let stored = upload.store(path, about, file, 0).await;
     let stored = stored.map_err(|failure| upload.of_quota(failure.problem));
     if let Some(reservation) = upload.quota.take() {
-        Box::pin(quota::settle(request, reservation)).await;
+        Box::pin(quota::conclude(request, reservation)).await;
     }
     let stored = stored?;
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
