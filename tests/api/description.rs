@@ -454,6 +454,8 @@ fn schemathesis_finds_nothing_to_object_to() {
     let sandbox = Sandbox::start(&[
         ("GATEWAY__AUTH__ANONYMOUS", "false"),
         ("GATEWAY__AUTH__KEYS__TEST__SHA256", &hash),
+        ("GATEWAY__AUTH__JWT__ALGORITHM", "HS256"),
+        ("GATEWAY__AUTH__JWT__KEY", crate::tickets::SECRET),
     ]);
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tool = |name: &str| Command::new(project.join("target/python/bin").join(name));

@@ -140,16 +140,16 @@ fn the_guide_s_presets_make_the_thumbnails_that_it_shows() {
 fn an_unknown_preset_is_refused_with_the_names_that_there_are() {
     let world = setup().start();
     store(&world, "x.png", "image/png", &picture(ImageFormat::Png));
-    let detail = |query: &str| {
+    let refused = |query: &str, status, code| {
         let response = get(&world, &format!("/v1/files/x.png?{query}"));
         assert_eq!(response.header("location"), None, "{query}");
-        let problem = response.problem(400, "invalid_request");
+        let problem = response.problem(status, code);
         problem["detail"].as_str().expect("a text").to_owned()
     };
     for name in
         ["small", "Thumb", "", "thumb%20", "links.presets.thumb", "%2e%2e/thumb", &"x".repeat(5000)]
     {
-        let detail = detail(&format!("preset={name}"));
+        let detail = refused(&format!("preset={name}"), 404, "not_found");
         assert_eq!(detail, "there is no such preset; there are `square`, `thumb`", "{name}");
     }
     for query in [
@@ -160,12 +160,13 @@ fn an_unknown_preset_is_refused_with_the_names_that_there_are() {
         "preset=%u0041",
         "preset=100%",
     ] {
-        assert!(detail(query).contains("`preset` in the query"), "{query}");
+        let detail = refused(query, 400, "invalid_request");
+        assert!(detail.contains("`preset` in the query"), "{query}");
     }
     assert_eq!(world.count("batchdownloadfile"), 0);
 
     let world = Setup::new().start();
-    let problem = get(&world, "/v1/files/x.png?preset=thumb").problem(400, "invalid_request");
+    let problem = get(&world, "/v1/files/x.png?preset=thumb").problem(404, "not_found");
     assert!(problem["detail"].as_str().expect("a text").contains("links.presets"), "{problem}");
 }
 
@@ -327,7 +328,7 @@ fn a_variant_needs_the_same_access_as_the_file() {
         assert_eq!(redirect.header("cache-control"), Some("no-store"));
         assert_eq!(seen(&signed, &format!("{target}&{variant}")), (ImageFormat::Png, 200, 150));
     }
-    get(&signed, &format!("{target}&preset=none")).problem(400, "invalid_request");
+    get(&signed, &format!("{target}&preset=none")).problem(404, "not_found");
     get(&signed, &format!("{target}&imageView2/2/w/1")).problem(400, "invalid_request");
     let forged = target.replacen("signature=", "signature=0", 1);
     get(&signed, &format!("{forged}&preset=thumb")).problem(403, "not_allowed");

@@ -21,7 +21,7 @@ use crate::wechat::links::LinkRequest;
 /// Files in one request.
 const MAX_FILES: usize = 1000;
 /// The longest lifetime of a link that a request may set, in seconds.
-const MAX_MAX_AGE: f64 = 366.0 * 24.0 * 3600.0;
+pub(super) const MAX_MAX_AGE: f64 = 366.0 * 24.0 * 3600.0;
 
 /// A file as a request names it: its id (`cloud://…`) or its path, as a string or in an object.
 #[derive(Debug, Deserialize, ToSchema)]

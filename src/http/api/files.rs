@@ -48,7 +48,12 @@ pub async fn redirect(
     let key = Key::parse(&file_url::path(&request)?)?;
     let is_cacheable = authorize(&request, &worker, &key).await?;
     let [info] = query::parameters(&request, ["info"])?;
-    if request.method() == Method::GET && info.is_some_and(|info| info != "0") {
+    let wants_info = match info.as_deref() {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(_) => return Err(Problem::new(Code::InvalidRequest, "`info` is 0 or 1")),
+    };
+    if wants_info && request.method() == Method::GET {
         return info::respond(&worker, &key).await;
     }
     // The temporary URL of all variants is the same; browsers cache the redirect of each by its own URL.

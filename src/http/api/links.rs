@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::batch::{BatchResponse, FileName, Unresolved, max_age, resolve, response};
+use super::batch::{BatchResponse, FileName, MAX_MAX_AGE, Unresolved, max_age, resolve, response};
 use crate::http::extract::file_ref::{FileRef, ResolveError, own_bucket};
 use crate::http::extract::{client, file_url, json};
 use crate::http::problem::{Code, Problem};
@@ -21,9 +21,9 @@ use crate::settings::Action;
 struct StableLinksRequest {
     #[schema(min_items = 1, max_items = 1000)]
     files: Vec<FileName>,
-    /// Lifetime of signed URLs, in seconds, at most `links.max_age`, which is the default; a file's own `max_age` takes
-    /// precedence.
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    /// Lifetime of signed URLs, in seconds. A longer one than `links.max_age`, which is the default, is shortened to that; a
+    /// file's own `max_age` takes precedence.
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_622_400)]
     max_age: Option<f64>,
 }
 
@@ -58,9 +58,10 @@ pub async fn sign(
     let wanted: StableLinksRequest =
         json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let links = &worker.shared.links;
-    let most = links.max_age() as f64;
-    let common = max_age(wanted.max_age, most)?.unwrap_or(Duration::from_secs(links.max_age()));
-    let resolved = resolve(&worker, &client, &wanted.files, most).await?;
+    // A longer lifetime is shortened; `expires_at` tells.
+    let longest = Duration::from_secs(links.max_age());
+    let common = max_age(wanted.max_age, MAX_MAX_AGE)?.unwrap_or(longest);
+    let resolved = resolve(&worker, &client, &wanted.files, MAX_MAX_AGE).await?;
     let (base, now) = (file_url::base(&request, &worker.shared), Timestamp::now());
     let mut files = Vec::with_capacity(resolved.len());
     let mut urls = Vec::with_capacity(resolved.len());
@@ -68,7 +69,7 @@ pub async fn sign(
         let file = match file {
             Ok(file) => match stable_key(&worker, &file).await {
                 Ok(key) => {
-                    let age = name.max_age(most)?.unwrap_or(common);
+                    let age = name.max_age(MAX_MAX_AGE)?.unwrap_or(common).min(longest);
                     let signed = links.query_for(&key, now, age.as_secs());
                     let url = file_url::of_file(&base, &key) + &signed.query;
                     let expires_at = signed.expires.map(json::timestamp);

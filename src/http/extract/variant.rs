@@ -61,10 +61,11 @@ pub fn append(url: &str, parameters: &str) -> String {
 fn preset(name: &str, links: &Links) -> Result<String, Problem> {
     links.presets.get(name).cloned().ok_or_else(|| {
         let names: Vec<_> = links.presets.keys().map(|name| format!("`{name}`")).collect();
-        invalid(match names.is_empty() {
+        let detail = match names.is_empty() {
             true => "there are no presets; the operator can set them in links.presets".to_owned(),
             false => format!("there is no such preset; there are {}", names.join(", ")),
-        })
+        };
+        Problem::new(Code::NotFound, detail)
     })
 }
 

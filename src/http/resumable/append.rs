@@ -124,7 +124,8 @@ impl Task {
     }
 }
 
-/// Counts and logs a stored upload, and tells the back end of it, once. It then counts for the quota. `Err`: the back end refused it, and it is deleted.
+/// Counts and logs a stored upload, and tells the back end of it, once. It then counts for the quota. `Err`: the back end
+/// refused it, and it is deleted.
 pub async fn report(
     worker: &Worker,
     upload: &OpenUpload,
