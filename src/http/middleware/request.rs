@@ -77,9 +77,11 @@ pub async fn track(
     let error_as_200 = problem.is_some() && response.status().is_success() && caller.is_some();
     let lingering_timeout =
         lingering_timeout * if error_as_200 { ERROR_AS_200_LINGER_FACTOR } else { 1 };
-    // The sooner the client of a resumable upload notices, the fewer bytes it sends again.
-    let is_interrupted =
-        problem.as_ref().is_some_and(|problem| problem.code == Code::UploadInterrupted);
+    // The sooner the client of a resumable upload notices, the fewer bytes it sends again. Browsers repeat a request by
+    // themselves when a reused connection breaks, from the old offset, and read no response before they have sent it all.
+    let is_interrupted = problem.as_ref().is_some_and(|problem| {
+        matches!(problem.code, Code::UploadInterrupted | Code::OffsetMismatch)
+    });
     let (mut must_close, mut lingers) = (closes, false);
     if let Some(body) = body {
         must_close |= body.skip_continue();
