@@ -43,7 +43,7 @@ fn a_file_in_pieces_of_any_size() {
     let (setup, folder) = with_spool();
     for world in [Setup::new().start(), setup.start()] {
         for (name, length, piece) in
-            [("one", 3 * MIB + 5, 4 * MIB), ("small", 10_000, 4_000), ("a byte", 1, 1)]
+            [("one", 20 * MIB + 5, 4 * MIB), ("small", 10_000, 4_000), ("a byte", 1, 1)]
         {
             let content = noise(length, 1);
             let url = create(&world, length, &[("path", name), ("filename", "a.bin")]);

@@ -11,12 +11,12 @@ import { bundle, serve } from "./pages.js";
 import { proxy } from "./proxy.js";
 
 const NAMES = ["uppy-tus"];
-const SIZE = 100 * MiB;
+const SIZE = 300 * MiB;
 /**
- * What may be sent again for each cut. 2.1 to 2.8 MiB were measured over loopback, with what the browser sends until it
- * reads a response; the aim is 2 MiB.
+ * What may be sent again for each cut, on average. The aim is 2 MiB, and 0.7 to 2.0 MiB were measured over loopback: most
+ * of it is what the browser sends when it repeats a request by itself, until it notices that the gateway has refused it.
  */
-const AGAIN = 4 * MiB;
+const AGAIN = 2.5 * MiB;
 
 let browser, pages;
 
@@ -38,17 +38,18 @@ function distances(seed) {
 
 describe("Uppy over a network that is cut every 1 to 8 MiB", { concurrency: 1 }, () => {
   for (const [seed, via] of ["api", "form"].entries()) {
-    test(`over cos.via = "${via}": the file is stored, and little is sent again`, { timeout: 60_000 }, async () => {
+    test(`over cos.via = "${via}": the file is stored, and little is sent again`, { timeout: 150_000 }, async () => {
       const settings = { "cors.origins": pages.origin, "cos.via": via, "upload.max_file_size": SIZE + MiB, ...keyed };
       const gateway = await start(via === "form" ? { ...settings, "resumable.spool": "spool" } : settings);
       const network = await proxy(gateway.url);
       const page = await browser.open();
       try {
         network.cutOften(distances(7 + seed));
-        const given = await picture("large.png", SIZE, 3);
+        // By its name it is no picture: the widget would make a thumbnail of it first.
+        const given = await picture("large.bin", SIZE, 3);
         await page.goto(`${pages.origin}/uppy-tus?${new URLSearchParams({ gateway: network.url, ticket: ticket(), chunk: 0 })}`);
         await uppy.give(page, given.path);
-        await page.locator("#stored[src*='/v1/files/']").waitFor({ state: "attached", timeout: 50_000 });
+        await page.locator("#stored[src*='/v1/files/']").waitFor({ state: "attached", timeout: 140_000 });
         const { bytes, cuts } = network.counted;
         network.reset();
         await gateway.aborted();
