@@ -2,18 +2,16 @@
 //! and the events of one that died are taken over. Needs Redis 6.2.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError};
-use secrecy::{ExposeSecret, SecretString};
+use redis::{Cmd, FromRedisValue, RedisError};
+use secrecy::SecretString;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::event::{EventType, Message};
 use super::queue::Entry;
+use crate::net::redis::RedisConnection;
 
 /// Events in the stream.
 const MAX_EVENTS: usize = 100_000;
@@ -24,8 +22,6 @@ pub const RENEWAL: Duration = Duration::from_secs(5);
 const TAKEOVER: Duration = Duration::from_secs(20);
 /// The time limit of a command, and of connecting.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
-/// After a failure Redis is not used for this long, so that few uploads wait for it.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 const GROUP: &str = "gateways";
 
 /// Adds an event; 0: the stream is full. Trimming would drop the oldest events silently.
@@ -62,34 +58,28 @@ pub struct StreamUnavailable;
 
 /// The stream, as one gateway uses it.
 pub struct EventStream {
-    client: redis::Client,
-    connection: Mutex<Connection>,
+    connection: RedisConnection,
     key: String,
     /// This process among the consumers of the group.
     consumer: String,
     /// Where the search for silent gateways' events goes on.
     cursor: Mutex<String>,
-    /// Only a change is logged.
-    is_up: AtomicBool,
-}
-
-#[derive(Default)]
-struct Connection {
-    open: Option<MultiplexedConnection>,
-    /// Set after a failure.
-    unused_until: Option<Instant>,
 }
 
 impl EventStream {
     /// `owner` tells apart gateways of different environments that share a Redis. Connects with the first command.
     pub fn new(url: &SecretString, owner: &str) -> Result<Self, RedisError> {
+        let connection = RedisConnection::new(
+            url,
+            COMMAND_TIMEOUT,
+            "hooks are queued in it",
+            "hooks are queued in this gateway's memory meanwhile",
+        )?;
         Ok(Self {
-            client: redis::Client::open(url.expose_secret())?,
-            connection: Mutex::default(),
+            connection,
             key: format!("tcb-upload-gateway:{{{owner}}}:hooks"),
             consumer: format!("{:032x}", rand::random::<u128>()),
             cursor: Mutex::new("0-0".to_owned()),
-            is_up: AtomicBool::new(true),
         })
     }
 
@@ -143,56 +133,9 @@ impl EventStream {
         command
     }
 
-    /// Runs a command. Redis may have closed the connection since its last use: then it is repeated over a new one, so
-    /// that an event may be added twice; the back end recognizes it by its id.
+    /// Runs a command, perhaps twice: an event may then be added twice, and the back end recognizes it by its id.
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StreamUnavailable> {
-        let mut result = self.run_once(command).await;
-        if result.as_ref().is_err_and(RedisError::is_connection_dropped) {
-            result = self.run_once(command).await;
-        }
-        let is_up = result.is_ok();
-        if self.is_up.swap(is_up, Ordering::Relaxed) != is_up {
-            match &result {
-                Ok(_) => tracing::info!("Redis is available: hooks are queued in it"),
-                // Only the kind is logged: an error's text may quote values from Redis.
-                Err(error) => tracing::warn!(
-                    kind = ?error.kind(),
-                    code = error.code(),
-                    "Redis is unavailable: hooks are queued in this gateway's memory meanwhile"
-                ),
-            }
-        }
-        result.map_err(|_| StreamUnavailable)
-    }
-
-    async fn run_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
-        let result = command.query_async(&mut connection).await;
-        if let Err(error) = &result {
-            let mut current = self.connection.lock().await;
-            current.open = None;
-            if !error.is_connection_dropped() {
-                current.unused_until = Some(Instant::now() + RETRY_AFTER);
-            }
-        }
-        result
-    }
-
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut current = self.connection.lock().await;
-        if let Some(connection) = &current.open {
-            return Ok(connection.clone());
-        }
-        if current.unused_until.is_some_and(|until| Instant::now() < until) {
-            return Err((ErrorKind::Io, "it failed a moment ago").into());
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        current.unused_until = opened.is_err().then(|| Instant::now() + RETRY_AFTER);
-        current.open = opened.as_ref().ok().cloned();
-        opened
+        self.connection.run(command, command).await.map_err(|_| StreamUnavailable)
     }
 }
 

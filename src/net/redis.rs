@@ -8,14 +8,14 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-/// The time limit of a command, and of connecting: Redis is close to the gateway, and requests wait for it.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
 /// After a failure Redis is not used for this long, so that few requests wait for it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// One connection for all threads, for one purpose.
 pub struct RedisConnection {
     client: redis::Client,
+    /// Of a command, and of connecting.
+    timeout: Duration,
     current: Mutex<Current>,
     /// Only a change is logged.
     is_up: AtomicBool,
@@ -34,11 +34,19 @@ impl RedisConnection {
     /// Connects with the first command. `up` and `down` are logged when Redis becomes available and unavailable.
     pub fn new(
         url: &SecretString,
+        timeout: Duration,
         up: &'static str,
         down: &'static str,
     ) -> Result<Self, RedisError> {
         let client = redis::Client::open(url.expose_secret())?;
-        Ok(Self { client, current: Mutex::default(), is_up: AtomicBool::new(true), up, down })
+        Ok(Self {
+            client,
+            timeout,
+            current: Mutex::default(),
+            is_up: AtomicBool::new(true),
+            up,
+            down,
+        })
     }
 
     /// Runs a command. Redis may have closed the connection since its last use: then `again` runs over a new one, which
@@ -89,8 +97,8 @@ impl RedisConnection {
             return Err((ErrorKind::Io, "it failed a moment ago").into());
         }
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
         let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
         current.unused_until = opened.is_err().then(|| Instant::now() + RETRY_AFTER);
         current.open = opened.as_ref().ok().cloned();

@@ -14,6 +14,8 @@ use super::counter::{Granted, MAX_RESERVATIONS, ReservationId};
 use crate::net::redis::RedisConnection;
 use crate::settings::Quota;
 
+/// The time limit of a command: Redis is close to the gateway, and requests wait for it.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
 /// More than any limit, and exact in Lua's numbers.
 const NO_LIMIT: u64 = 1 << 53;
 
@@ -111,6 +113,7 @@ impl RedisCounters {
     pub fn new(url: &SecretString, owner: &str, max_life: Duration) -> Result<Self, RedisError> {
         let connection = RedisConnection::new(
             url,
+            COMMAND_TIMEOUT,
             "quotas are shared",
             "quotas are counted in this gateway's memory meanwhile",
         )?;

@@ -186,7 +186,7 @@ mod tests {
         let second = spool.create(&name(2), spool.share()).unwrap();
         assert!(matches!(spool.create(&name(3), spool.share()), Err(SpoolError::Full)));
         assert_eq!(spool.used(), 800);
-        fs::write(folder.path().join("notes.txt"), "of somebody else").unwrap();
+        fs::write(folder.path().join("notes.txt"), "notes").unwrap();
         drop((first, second, spool));
 
         let spool = SpoolFolder::open(folder.path(), 1000).unwrap();
