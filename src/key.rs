@@ -143,6 +143,14 @@ impl Template {
         self.0.contains("{uuid}")
     }
 
+    /// Until when, in Unix time in seconds, keys made at `now` have their date: the end of the day, or `None` without a
+    /// date.
+    pub fn date_until(&self, now: Timestamp) -> Option<i64> {
+        const DAY: i64 = 24 * 60 * 60;
+        let is_dated = ["{yyyy}", "{mm}", "{dd}"].iter().any(|date| self.0.contains(date));
+        is_dated.then(|| (now.as_second().div_euclid(DAY) + 1) * DAY)
+    }
+
     /// Makes a key under `prefix` (a folder ending with `/`, or nothing). The client's folder replaces `{dir}`; a
     /// template without `{dir}` has it before the file's name. The key never leaves the template's own folder.
     pub fn render(&self, values: &Values<'_>, prefix: &str) -> Result<Key, KeyError> {
@@ -183,6 +191,39 @@ impl Template {
             path = path.replace("//", "/");
         }
         Key::parse(path.trim_start_matches('/'))
+    }
+}
+
+/// How a template has made a key that no other upload has.
+#[derive(Debug, Clone, Copy)]
+pub struct Generated {
+    /// In the key.
+    pub uuid: Uuid,
+    /// [`Template::date_until`] of the time it was made.
+    pub until: Option<i64>,
+}
+
+/// Stands for the UUID in a [`KeyShape`]; no key contains it.
+const UUID_MARK: &str = "\0";
+
+/// What generated keys have in common that differ only in their UUID: the folder with the client's part and the date, the
+/// extension, and so on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeyShape(Box<str>);
+
+impl KeyShape {
+    /// The shape of a key that was made with `uuid`, which must be random: the file's name could contain another one.
+    /// `None` where normalization has changed the UUID, together with a mark behind it.
+    pub fn of(key: &Key, uuid: Uuid) -> Option<Self> {
+        let mut buffer = Uuid::encode_buffer();
+        let shape = key.0.replace(&*uuid.hyphenated().encode_lower(&mut buffer), UUID_MARK);
+        shape.contains(UUID_MARK).then(|| Self(shape.into()))
+    }
+
+    /// The key that the template makes from the same values with this UUID.
+    pub fn key(&self, uuid: Uuid) -> Result<Key, KeyError> {
+        let mut buffer = Uuid::encode_buffer();
+        Key::parse(&self.0.replace(UUID_MARK, uuid.hyphenated().encode_lower(&mut buffer)))
     }
 }
 
@@ -306,6 +347,41 @@ mod tests {
             Ok("d/a_b_.tar.gz".into())
         );
         assert_eq!(rendered(default, Some("../x"), "a.b", ""), Err(KeyError::DotSegment));
+    }
+
+    #[test]
+    fn keys_of_a_shape_are_those_of_the_template() {
+        let now: Timestamp = "2026-03-04T23:59:59Z".parse().unwrap();
+        for template in
+            ["uploads/{yyyy}/{uuid}{ext}", "{client}/{name}-{uuid}-{uuid}", "{uuid}{name}"]
+        {
+            for name in ["a.PNG", "00000000-0000-0000-0000-000000000000.x", "\u{301}a", "e\u{301}"]
+            {
+                let made = |uuid| {
+                    let values = Values { client: "Panel 1", dir: Some("d"), name, now, uuid };
+                    Template::new(template).render(&values, "team/").unwrap()
+                };
+                for _ in 0..50 {
+                    let (uuid, other) = (Uuid::now_v7(), Uuid::now_v7());
+                    match KeyShape::of(&made(uuid), uuid) {
+                        Some(shape) => assert_eq!(shape.key(other).unwrap(), made(other)),
+                        None => assert!(name.starts_with('\u{301}'), "{template} {name}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_date_lasts_until_midnight() {
+        let until = |template, now: &str| {
+            let until = Template::new(template).date_until(now.parse().unwrap());
+            until.map(|second| Timestamp::from_second(second).unwrap().to_string())
+        };
+        assert_eq!(until("a/{uuid}", "2026-03-04T23:59:59Z"), None);
+        for now in ["2026-03-04T00:00:00Z", "2026-03-04T23:59:59.9Z"] {
+            assert_eq!(until("{mm}/{uuid}", now).as_deref(), Some("2026-03-05T00:00:00Z"));
+        }
     }
 
     proptest! {

@@ -35,7 +35,7 @@
 //! | `net`, `memory` | TLS set-up, the HTTP/1.1 client, timers; the memory budget, replay buffers, the buffer pool, malloc |
 //! | `settings` | files and environment, checks, defaults |
 //! | `sandbox` | stand-ins for WeChat and COS |
-//! | files | `file_stream`: what `inbound` gives and `cos` takes; `key`: object paths; `metrics`; `telemetry`: the log |
+//! | files | `file_stream`: what `inbound` gives and `cos` takes; `key`: object paths; `metrics`; `telemetry`: the log, spans |
 
 pub mod app;
 pub mod cli;

@@ -6,7 +6,7 @@ use clap::Parser;
 use tcb_upload_gateway::app::{self, App};
 use tcb_upload_gateway::cli::{self, Arguments, Command};
 use tcb_upload_gateway::memory::malloc;
-use tcb_upload_gateway::settings::Settings;
+use tcb_upload_gateway::settings::Source;
 use tcb_upload_gateway::telemetry;
 
 /// Of sysexits.h: the arguments or settings cannot be used.
@@ -26,7 +26,8 @@ fn main() -> ExitCode {
         Some(Command::HashKey(hash_key)) => return cli::hash_key::run(hash_key),
         Some(Command::Doctor(_)) | None => {}
     }
-    let settings = match Settings::load(arguments.profile.as_deref(), arguments.config.as_deref()) {
+    let source = Source { profile: arguments.profile, file: arguments.config };
+    let settings = match source.load() {
         Ok(settings) => settings,
         Err(faults) => {
             eprintln!("the settings cannot be used:\n{faults}");
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     }
     settings.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
 
-    let run = async { App::build(settings)?.run_until_stopped().await };
+    let run = async { App::build(settings, source)?.run_until_stopped().await };
     match actix_web::rt::System::new().block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

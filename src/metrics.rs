@@ -1,5 +1,8 @@
 //! The metrics: the name, labels and help text of each. No label has values that grow in number with traffic.
 
+pub mod routes;
+pub mod warm_links;
+
 use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
@@ -7,6 +10,9 @@ use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use routes::RouteMetrics;
+use warm_links::WarmLinkMetrics;
 
 /// Upper bounds in seconds: an upload link takes milliseconds, a large file over a phone's uplink an hour.
 const SECONDS: [f64; 14] =
@@ -28,13 +34,22 @@ pub struct Metrics {
     wechat_requests: IntCounterVec,
     cos_responses: IntCounterVec,
     forward_auth: IntCounterVec,
+    jwks: IntCounterVec,
     hooks: IntCounterVec,
     hooks_queued: IntGauge,
     quotas: IntCounterVec,
+    reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
+    spans: IntCounterVec,
     memory_budget: IntGauge,
+    memory_budget_limit: IntGauge,
     spool: IntGauge,
+    spool_limit: IntGauge,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
     connections: IntGauge,
     connections_shed: IntCounter,
+    pub warm_links: WarmLinkMetrics,
 }
 
 /// A part of an upload whose duration another party determines: WeChat, the client or COS.
@@ -91,6 +106,21 @@ impl Metrics {
             &["stage"],
         )?;
         registry.register(Box::new(upload_seconds.clone()))?;
+        let request_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "gateway_request_seconds",
+                "Time until a response began, by route; uploads take as long as their clients and COS",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["route"],
+        )?;
+        registry.register(Box::new(request_seconds.clone()))?;
+        let build = IntGaugeVec::new(
+            Opts::new("gateway_build_info", "1; the version is a label"),
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
         // Vectors without labels are not shown until they have a value.
         let token_age = GaugeVec::new(
             Opts::new(
@@ -153,6 +183,11 @@ impl Metrics {
                 "Calls to the auth server by result: allowed, refused, failed",
                 &["result"],
             )?,
+            jwks: counters(
+                "gateway_jwks_fetches_total",
+                "Fetches of the issuer's key set by result: fetched, failed",
+                &["result"],
+            )?,
             hooks: counters(
                 "gateway_hooks_total",
                 "Events for the back end by what happened: queued, delivered, refused, failed (one attempt), dropped",
@@ -167,16 +202,45 @@ impl Metrics {
                 "Uploads with a quota: admitted, refused; alone: counted by this gateway alone, without Redis",
                 &["result"],
             )?,
+            reloads: counters(
+                "gateway_reloads_total",
+                "Reloads of the settings: applied, or failed, which changed nothing",
+                &["result"],
+            )?,
+            last_reload_successful: gauge(
+                "gateway_last_reload_successful",
+                "1 unless the last reload has failed: the files then differ from the settings in use",
+            )?,
+            spans: counters(
+                "gateway_spans_total",
+                "Spans of traced requests by result: exported, failed, dropped for lack of room",
+                &["result"],
+            )?,
             memory_budget: gauge(
                 "gateway_memory_budget_bytes",
                 "Memory that replay windows and buffered files use of upload.memory_budget",
+            )?,
+            memory_budget_limit: gauge(
+                "gateway_memory_budget_limit_bytes",
+                "upload.memory_budget",
+            )?,
+            spool_limit: gauge(
+                "gateway_spool_limit_bytes",
+                "resumable.spool_limit; 0 without a spool",
             )?,
             spool: gauge(
                 "gateway_spool_bytes",
                 "Bytes of files in the spool, with those that are reserved, of resumable.spool_limit",
             )?,
+            requests: counters(
+                "gateway_requests_total",
+                "Requests by route, method and class of the response's status",
+                &["route", "method", "class"],
+            )?,
+            request_seconds,
             connections: gauge("gateway_connections", "Connections of clients")?,
             connections_shed,
+            warm_links: WarmLinkMetrics::new(&registry)?,
             registry,
         };
         for result in results.chain(["stored"]) {
@@ -194,13 +258,43 @@ impl Metrics {
         for result in ["admitted", "refused", "alone"] {
             metrics.quotas.with_label_values(&[result]);
         }
+        for result in ["applied", "failed"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
+        metrics.last_reload_successful.set(1);
+        for result in ["exported", "failed", "dropped"] {
+            metrics.spans.with_label_values(&[result]);
+        }
         for result in ["allowed", "refused", "failed"] {
             metrics.forward_auth.with_label_values(&[result]);
+        }
+        for result in ["fetched", "failed"] {
+            metrics.jwks.with_label_values(&[result]);
+        }
+        // Prometheus sees no increase in a counter that begins with 1.
+        for event in ["file.stored", "file.deleted"] {
+            for result in ["queued", "delivered", "refused", "failed", "dropped"] {
+                metrics.hooks.with_label_values(&[event, result]);
+            }
+        }
+        for call in ["uploadfile", "batchdownloadfile", "batchdeletefile"] {
+            for class in ["ok", "quota"] {
+                metrics.wechat_requests.with_label_values(&[call, class]);
+            }
+        }
+        for class in ["2xx", "5xx", "none"] {
+            metrics.cos_responses.with_label_values(&[class]);
         }
         for result in ["fetched", "shared", "failed"] {
             metrics.token_refreshes.with_label_values(&[result]);
         }
         Ok(metrics)
+    }
+
+    /// Tells the limits of what [`text`](Self::text) is given: bytes of the memory budget, and of the spool.
+    pub fn limits(&self, memory_budget: u64, spool: u64) {
+        self.memory_budget_limit.set(i64::try_from(memory_budget).unwrap_or(i64::MAX));
+        self.spool_limit.set(i64::try_from(spool).unwrap_or(i64::MAX));
     }
 
     /// Counts a file's upload by its result: `stored` or a problem's code.
@@ -246,6 +340,11 @@ impl Metrics {
         self.forward_auth.with_label_values(&[result]).inc();
     }
 
+    /// Counts a fetch of the issuer's key set: `fetched` or `failed`.
+    pub fn jwks(&self, result: &'static str) {
+        self.jwks.with_label_values(&[result]).inc();
+    }
+
     /// Counts an event for the back end: `queued`, `delivered`, `refused`, `failed` or `dropped`.
     pub fn hook(&self, event: &'static str, result: &'static str) {
         self.hooks.with_label_values(&[event, result]).inc();
@@ -254,6 +353,17 @@ impl Metrics {
     /// Counts an upload that has a quota: `admitted` or `refused`, and `alone` as well if Redis was unavailable.
     pub fn quota(&self, result: &'static str) {
         self.quotas.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a reload of the settings: `applied` or `failed`.
+    pub fn reload(&self, result: &'static str) {
+        self.reloads.with_label_values(&[result]).inc();
+        self.last_reload_successful.set(i64::from(result == "applied"));
+    }
+
+    /// Counts spans: `exported`, `failed` or `dropped`.
+    pub fn spans(&self, result: &'static str, spans: usize) {
+        self.spans.with_label_values(&[result]).inc_by(spans as u64);
     }
 
     pub fn hooks_queued(&self, events: usize) {
@@ -276,6 +386,11 @@ impl Metrics {
     /// Counts COS's response to a form: `2xx` and so on, or `none`.
     pub fn cos(&self, class: &'static str) {
         self.cos_responses.with_label_values(&[class]).inc();
+    }
+
+    /// The figures of a route, of which `methods` are served: `"GET, HEAD"`.
+    pub fn route(&self, route: &'static str, methods: &'static str) -> RouteMetrics {
+        RouteMetrics::new(route, methods, &self.requests, &self.request_seconds)
     }
 
     /// Counts a client's connection as open.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpListener;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,25 +14,38 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::server::closing;
+
 /// How long connections have to close once no request runs: an h2 client cannot be told to close its connection.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long a shutdown may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownTimeouts {
-    /// Requests are served for at least this long, so that a load balancer sees in time that the gateway is not ready.
+    /// Connections and uploads are accepted for this long, until a load balancer has seen that the gateway is not ready.
     pub delay: Duration,
-    /// Running requests have this long to finish.
+    /// Running requests have this long to finish, `delay` included.
     pub grace: Duration,
 }
 
-/// Serves until a signal, then until no request runs. On the signal `requests` is closed, so that new uploads are
-/// refused, and `shutdown` is cancelled. Once no request runs, `last` has the rest of the time. A second signal ends the
-/// process at once.
+/// The stages of a shutdown, as the rest of the gateway learns of them.
+#[derive(Debug, Clone, Default)]
+pub struct Stages {
+    /// Cancelled on the signal: `/readyz` fails, and connections are closed after their responses.
+    pub draining: CancellationToken,
+    /// Cancelled when no more connections are accepted: requests that can continue elsewhere end.
+    pub shutdown: CancellationToken,
+    /// The running requests. Closed together with `shutdown`: new uploads are refused.
+    pub requests: TaskTracker,
+}
+
+/// Serves until a signal, then until no request runs. After `timeouts.delay` the server's socket, of which `listener` is
+/// a duplicate, is closed. Once no request runs, `last` has the rest of the time. A second signal ends the process at
+/// once.
 pub async fn serve(
     server: Server,
-    requests: &TaskTracker,
-    shutdown: &CancellationToken,
+    listener: TcpListener,
+    stages: &Stages,
     timeouts: ShutdownTimeouts,
     mut signals: Signals,
     last: impl Future<Output = ()>,
@@ -42,41 +56,52 @@ pub async fn serve(
         ended = &mut server => return ended,
         signal = signals.next() => signal,
     };
-    requests.close();
-    shutdown.cancel();
-    tracing::info!(signal, requests = requests.len(), "shutting down; new uploads are refused");
+    let Stages { draining, shutdown, requests } = stages;
+    draining.cancel();
+    tracing::info!(signal, requests = requests.len(), "shutting down; /readyz fails");
 
     let stop = async {
         let deadline = Instant::now() + timeouts.grace;
+        sleep(timeouts.delay).await;
+        closing::ignore_attempts(&listener).await;
+        drop(listener);
+        let stopped = handle.stop(true);
+        requests.close();
+        shutdown.cancel();
+        tracing::info!(requests = requests.len(), "no more connections are accepted");
         let work = async {
             requests.wait().await;
             last.await;
         };
-        let finished = async { tokio::join!(sleep(timeouts.delay), work) };
-        if timeout_at(deadline, finished).await.is_err() && !requests.is_empty() {
+        if timeout_at(deadline, work).await.is_err() && !requests.is_empty() {
             tracing::warn!(
                 requests = requests.len(),
                 "server.shutdown_grace is over; running requests are cut off"
             );
             return;
         }
-        let _ = timeout(CLOSING, handle.stop(true)).await;
+        let _ = timeout(CLOSING, stopped).await;
     };
-    select! {
-        ended = &mut server => ended?,
-        () = stop => {}
-        signal = signals.next() => {
-            tracing::warn!(signal, requests = requests.len(), "second signal; running requests are cut off");
+    let (mut stop, mut serving) = (pin!(stop), true);
+    loop {
+        select! {
+            // The connections may all be closed before the rest is done.
+            ended = &mut server, if serving => {
+                ended?;
+                serving = false;
+            }
+            () = &mut stop => return Ok(()),
+            signal = signals.next() => {
+                tracing::warn!(signal, requests = requests.len(), "second signal; running requests are cut off");
+                return Ok(());
+            }
         }
     }
-    Ok(())
 }
 
-/// The signals that shut the gateway down, and SIGHUP, which is only logged. By default SIGHUP would end the process: a
-/// closing terminal sends it, and so do service managers that want a reload.
+/// The signals that shut the gateway down.
 pub struct Signals {
     terminating: [(&'static str, Signal); 3],
-    hangup: Signal,
 }
 
 impl Signals {
@@ -88,19 +113,12 @@ impl Signals {
                 ("SIGINT", signal(SignalKind::interrupt())?),
                 ("SIGQUIT", signal(SignalKind::quit())?),
             ],
-            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for a signal that shuts the gateway down, and returns its name. Each SIGHUP before it is logged.
+    /// Waits for a signal that shuts the gateway down, and returns its name.
     async fn next(&mut self) -> &'static str {
         poll_fn(|cx| {
-            while let Poll::Ready(Some(())) = self.hangup.poll_recv(cx) {
-                tracing::info!(
-                    "SIGHUP: the gateway keeps running; settings are read at its start only, so restart it to change \
-                     them"
-                );
-            }
             let mut signals = self.terminating.iter_mut();
             let received =
                 signals.find_map(|(name, signal)| signal.poll_recv(cx).is_ready().then_some(*name));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::cos_api::CosApiError;
 use crate::guard::ticket::JwtKeyError;
+use crate::net::redis::RedisServerError;
 use crate::spool::folder::FolderError;
 
 /// Why the gateway cannot run.
@@ -22,6 +23,8 @@ pub enum AppError {
     Sandbox(io::Error),
     #[error("this build has no sandbox; set sandbox.enabled=false and the wechat.* credentials")]
     NoSandbox,
+    #[error("telemetry.audit: {0}")]
+    Audit(io::Error),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("resumable.spool: {0}")]
@@ -30,10 +33,14 @@ pub enum AppError {
     Spool(io::Error),
     #[error("auth.forward_url is not a URL that requests can be sent to")]
     ForwardUrl,
+    #[error("auth.jwt.jwks_url is not a URL that requests can be sent to")]
+    JwksUrl,
     #[error("hooks.stored_url is not a URL that requests can be sent to")]
     HookUrl,
-    #[error("redis.url: {0}")]
-    Redis(#[from] redis::RedisError),
+    #[error("telemetry.otlp_endpoint is not a URL that requests can be sent to")]
+    OtlpUrl,
+    #[error("{0}")]
+    Redis(#[from] RedisServerError),
     #[error("{0}")]
     Run(#[from] io::Error),
 }

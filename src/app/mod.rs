@@ -2,51 +2,50 @@
 
 mod cos_api;
 mod error;
+mod metrics;
+mod reload;
 mod sandbox;
+mod snapshot;
 mod spool;
+mod state;
 mod sweep;
+mod traces;
 mod upstreams;
+mod warm_links;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_server::ServerBuilder;
+use actix_web::App as Actix;
 use actix_web::dev::{Server, Service};
 use actix_web::middleware::from_fn;
-use actix_web::{App as Actix, web};
 use tokio::net::TcpSocket;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
-use crate::cos::target::AllowedHosts;
 use crate::guard::auth::Guard;
-use crate::guard::forwarded::TrustedProxies;
-use crate::guard::idempotency::Idempotency;
-use crate::guard::limits::Limits;
-use crate::guard::links::LinkPolicy;
-use crate::guard::origin::Origins;
-use crate::guard::receipts::ReceiptSigner;
 use crate::hooks::delivery::Delivery;
-use crate::http::extract::json;
 use crate::http::middleware::{origin, request};
-use crate::http::resumable::sealed_url::SealingKeys;
-use crate::http::state::{AppState, Worker};
 use crate::http::{problem, routes};
-use crate::key::Template;
-use crate::memory::budget::Budget;
 use crate::metrics::Metrics;
-use crate::quota::quotas::Quotas;
+use crate::metrics::routes::OTHER;
+use crate::net::redis::RedisServer;
 use crate::server::connection_limit::{SPARE, WorkerLimits};
 use crate::server::fd_limit;
 use crate::server::listener::{self, ConnectionLimits};
 use crate::server::load_shed_log::LoadShedLog;
-use crate::settings::Settings;
-use crate::shutdown::{self, ShutdownTimeouts, Signals};
+use crate::settings::{Settings, Source};
+use crate::shutdown::{self, ShutdownTimeouts, Signals, Stages};
 
 pub use error::AppError;
+use reload::Reloader;
 pub(crate) use sandbox::{Sandbox, with_sandbox};
+use snapshot::{Snapshot, WorkerSnapshot};
+use traces::Export;
 pub(crate) use upstreams::Upstreams;
 
 /// Connections waiting to be accepted, over all workers.
@@ -56,40 +55,65 @@ const BACKLOG: u32 = 2048;
 pub struct App {
     address: SocketAddr,
     server: Server,
-    requests: TaskTracker,
-    shutdown: CancellationToken,
+    /// A duplicate of the server's.
+    listener: TcpListener,
+    stages: Stages,
     timeouts: ShutdownTimeouts,
     signals: Signals,
-    delivery: Option<Delivery>,
+    /// Asks for a reload of the settings. By default it would end the process: a closing terminal sends it.
+    hangup: Signal,
+    reloader: Reloader,
+    delivery: Option<Rc<Delivery>>,
+    export: Export,
     /// The sandbox runs until it is dropped.
     _sandbox: Option<Sandbox>,
 }
 
 impl App {
-    /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system.
-    pub fn build(settings: Settings) -> Result<Self, AppError> {
+    /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system. `settings` were
+    /// loaded from `source`, which is read again on SIGHUP.
+    pub fn build(settings: Settings, source: Source) -> Result<Self, AppError> {
+        let loaded = settings.clone();
         let (settings, sandbox) = with_sandbox(settings)?;
         problem::set_errors_url(&settings.server.errors_url);
-        let bind = |cause| AppError::Bind { address: settings.server.bind, cause };
-        let listener = listen(settings.server.bind).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
+        let (listener, address) = listen(settings.server.bind)?;
+        let metrics = settings.metrics.bind.map(listen).transpose()?.map(|(listener, _)| listener);
         let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
         let (delay, grace) = (settings.server.shutdown_delay, settings.server.shutdown_grace);
-        let (requests, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let signals = Signals::listen()?;
+        let stages = Stages::default();
+        let (signals, hangup) = (Signals::listen()?, signal(SignalKind::hangup())?);
         let upstreams = Upstreams::new(&settings)?;
-        let delivery = upstreams.hooks().map(Delivery::start);
-        let server = serve(settings, upstreams, listener, requests.clone(), shutdown.clone())?;
+        let delivery = upstreams.hooks().map(|hooks| Rc::new(Delivery::start(hooks)));
+        let tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
+        let tls = tls.map(watch::Sender::new);
+        let uploads = spool::open(&settings)?;
+        let state = state::new(settings, &upstreams, uploads, &stages)?;
+        let export = Export::start(&state.settings, &upstreams, state.tracer.as_ref())?;
+        let snapshots = watch::Sender::new(Snapshot { shared: Arc::new(state), upstreams });
+        let duplicate = listener.try_clone()?;
+        let server =
+            serve(&snapshots, listener, metrics, tls.as_ref().map(watch::Sender::subscribe))?;
+        let reloader = Reloader {
+            source,
+            started: loaded.clone(),
+            loaded,
+            snapshots,
+            tls,
+            delivery: delivery.clone(),
+        };
         tracing::info!("listening on {scheme}://{address}");
         let timeouts = ShutdownTimeouts { delay, grace };
         Ok(Self {
             address,
             server,
-            requests,
-            shutdown,
+            listener: duplicate,
+            stages,
             timeouts,
             signals,
+            hangup,
+            reloader,
             delivery,
+            export,
             _sandbox: sandbox,
         })
     }
@@ -101,13 +125,18 @@ impl App {
 
     /// Serves until a signal; running requests then have `server.shutdown_grace` to finish.
     pub async fn run_until_stopped(self) -> Result<(), AppError> {
-        let Self { server, requests, shutdown, timeouts, signals, delivery, _sandbox, .. } = self;
-        let hooks = async {
-            if let Some(delivery) = &delivery {
-                delivery.finish().await;
-            }
+        let Self { server, listener, stages, timeouts, signals, delivery, export, .. } = self;
+        let _sandbox = self._sandbox;
+        actix_web::rt::spawn(self.reloader.run(self.hangup));
+        let last = async {
+            let hooks = async {
+                if let Some(delivery) = &delivery {
+                    delivery.finish().await;
+                }
+            };
+            tokio::join!(hooks, export.finish());
         };
-        let ended = shutdown::serve(server, &requests, &shutdown, timeouts, signals, hooks).await;
+        let ended = shutdown::serve(server, listener, &stages, timeouts, signals, last).await;
         if let Some(delivery) = &delivery {
             delivery.log_undelivered();
         }
@@ -119,8 +148,9 @@ impl App {
 
 /// Reads the files that `settings` name, as [`App::build`] does.
 pub fn check(settings: &Settings) -> Result<(), AppError> {
-    Guard::new(settings)?;
+    Guard::new(settings, None)?;
     settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
+    RedisServer::new(&settings.redis)?;
     Ok(())
 }
 
@@ -148,8 +178,17 @@ pub fn probe(settings: &Settings) -> io::Result<()> {
     }
 }
 
-/// Listens with a queue of [`BACKLOG`]: the standard library's is 128, and the connections of a larger burst are reset.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens, and says on which address.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let listening = bind(address).and_then(|listener| {
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    });
+    listening.map_err(|cause| AppError::Bind { address, cause })
+}
+
+/// A listener with a queue of [`BACKLOG`]: the standard library's is 128, and the connections of a larger burst are reset.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Otherwise a restarted gateway finds its port taken.
     socket.set_reuseaddr(true)?;
@@ -158,69 +197,53 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn serve(
-    settings: Settings,
-    upstreams: Upstreams,
+    snapshots: &watch::Sender<Snapshot>,
     listener: TcpListener,
-    requests: TaskTracker,
-    shutdown: CancellationToken,
+    metrics_listener: Option<TcpListener>,
+    server_tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
 ) -> Result<Server, AppError> {
-    let server_tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
+    let Snapshot { shared, upstreams } = snapshots.borrow().clone();
+    let settings = &shared.settings;
     let (workers, grace) = (settings.server.workers, settings.server.shutdown_grace);
-    let connection_limits = connection_limits(&settings, &upstreams.metrics);
-    let budget = Budget::new(settings.upload.memory_budget as u64);
-    let uploads = spool::open(&settings)?;
-    let quotas = Arc::new(Quotas::new(&settings, upstreams.metrics.clone(), requests.clone())?);
-    let shared = Arc::new(AppState {
-        guard: Guard::new(&settings)?,
-        origins: Origins::new(&settings.cors.origins, settings.server.public_url.as_deref()),
-        allowed_hosts: AllowedHosts::new(&settings.cos.allowed_hosts, settings.cos.allow_http),
-        template: Template::new(&settings.upload.path_template),
-        limits: Limits::new(&settings, budget.clone()),
-        budget,
-        quotas: quotas.clone(),
-        json_budget: Budget::new(json::TOTAL_LIMIT),
-        links: LinkPolicy::new(&settings.links),
-        receipts: settings.receipts.key.as_ref().map(ReceiptSigner::new),
-        proxies: TrustedProxies::new(&settings.server.trusted_proxies),
-        idempotency: Idempotency::new(&settings),
-        sealing_keys: SealingKeys::new(&settings.resumable.keys),
-        upload_sessions: Arc::default(),
-        uploads: uploads.clone(),
-        requests,
-        shutdown,
-        metrics: upstreams.metrics.clone(),
-        wechat: upstreams.wechat.clone(),
-        settings,
-    });
+    let connection_limits = connection_limits(settings, &shared.metrics);
+    let spool_limit = shared.uploads.folder().map_or(0, |_| settings.resumable.spool_limit);
+    shared.metrics.limits(settings.upload.memory_budget as u64, spool_limit);
 
+    if let Some(listener) = metrics_listener {
+        metrics::serve(listener, shared.clone())?;
+    }
     sweep::start(&upstreams, shared.clone());
-    spool::start(uploads, shared.shutdown.clone());
-    actix_web::rt::spawn(quotas.maintain());
+    warm_links::start(&upstreams, &shared);
+    upstreams.start_jwks(None);
+    spool::start(shared.uploads.clone(), shared.shutdown.clone());
+    actix_web::rt::spawn(shared.quotas.clone().maintain());
 
+    let newest = snapshots.subscribe();
     let app = move || {
-        let worker = Worker {
-            shared: shared.clone(),
-            wechat: upstreams.wechat(&shared.settings),
-            upstream: upstreams.cos(),
-            api: upstreams.api(),
-            hooks: upstreams.hooks(),
-            auth_server: upstreams.auth_server(),
-        };
+        let snapshot = WorkerSnapshot::new(newest.clone());
+        let (cors, worker) = (snapshot.clone(), snapshot.worker());
+        let shared = &worker.shared;
         Actix::new()
-            .app_data(web::Data::new(worker))
-            .configure(|config| drop(routes::add_all(config, &shared.settings)))
+            // Of requests that no route has.
+            .app_data(shared.metrics.route(OTHER, ""))
+            .configure(|config| drop(routes::add_all(config, &shared.settings, &shared.metrics)))
             .wrap_fn(|mut request, service| {
                 routes::trim_slash(&mut request);
                 service.call(request)
             })
             .wrap(from_fn(origin::check))
-            .wrap(routes::cors(&shared))
+            .wrap(routes::cors(move |origin| cors.lists_origin(origin)))
             .wrap(from_fn(request::track))
+            .wrap_fn(move |mut request, service| {
+                snapshot.attach(&mut request);
+                service.call(request)
+            })
     };
     let server = ServerBuilder::default()
         .workers(workers)
         .disable_signals()
-        .shutdown_timeout(grace.as_secs());
+        // Not before the gateway's own deadline.
+        .shutdown_timeout(grace.as_secs().saturating_add(60));
     Ok(listener::serve(server, listener, server_tls, connection_limits, app)?)
 }
 

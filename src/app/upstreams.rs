@@ -13,14 +13,16 @@ use crate::cos::form::Fields;
 use crate::cos::target::Target;
 use crate::cos::upstream::{Timeouts, Upstream};
 use crate::guard::forward_auth::server::{AuthServer, ForwardState};
+use crate::guard::jwks::Jwks;
+use crate::guard::jwks::fetch::{self as jwks_fetch, Fetcher};
 use crate::hooks::client::HookClient;
-use crate::hooks::queue::Queue;
 use crate::hooks::sender::{HookSender, HookState};
 use crate::hooks::signature::SigningKeys;
 use crate::hooks::stream::EventStream;
 use crate::http::problem::Code;
 use crate::metrics::Metrics;
 use crate::net::http_client::base_url::BaseUrl;
+use crate::net::redis::RedisServer;
 use crate::settings::{CosRoad, CredentialMode, Settings};
 use crate::wechat::api::{self, Wechat};
 use crate::wechat::auth::ApiAuth;
@@ -41,6 +43,10 @@ pub(crate) struct Upstreams {
     api: Option<ApiSettings>,
     hooks: Option<(BaseUrl, SigningKeys, Arc<HookState>)>,
     forward: Option<Arc<ForwardState>>,
+    /// `None`: `redis.url` is not set.
+    pub redis: Option<RedisServer>,
+    /// The keys of tickets that their issuer publishes.
+    pub jwks: Option<Arc<Jwks>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -48,7 +54,8 @@ impl Upstreams {
     pub fn new(settings: &Settings) -> Result<Self, AppError> {
         let tls = crate::net::tls::client()?;
         let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
-        let wechat = wechat_state(settings, &metrics)?;
+        let redis = RedisServer::new(&settings.redis)?;
+        let wechat = wechat_state(settings, redis.as_ref(), &metrics);
         let timeouts = Timeouts {
             connect: settings.cos.connect_timeout,
             write: settings.cos.write_timeout,
@@ -58,9 +65,29 @@ impl Upstreams {
             CosRoad::Form => None,
             CosRoad::Api => Some(cos_api::settings(&settings.cos, settings.wechat.timeout)?),
         };
-        let hooks = hook_state(settings, &metrics)?;
+        let hooks = hook_state(settings, redis.as_ref(), None, &metrics)?;
         let forward = forward_state(settings, &metrics)?;
-        Ok(Self { tls, wechat, timeouts, api, hooks, forward, metrics })
+        let jwks = jwks(settings, None, &metrics)?;
+        Ok(Self { tls, wechat, timeouts, api, hooks, forward, redis, jwks, metrics })
+    }
+
+    /// With the back end, the auth server and the issuer of `settings`; everything else, and the queue of events, stays.
+    /// `keeps_forward`: nothing that the auth server's cached decisions depend on has changed.
+    pub fn reloaded(&self, settings: &Settings, keeps_forward: bool) -> Result<Self, AppError> {
+        let before = self.hooks.as_ref().map(|(_, _, state)| state.as_ref());
+        let hooks = hook_state(settings, self.redis.as_ref(), before, &self.metrics)?;
+        let forward = match keeps_forward {
+            true => self.forward.clone(),
+            false => forward_state(settings, &self.metrics)?,
+        };
+        let jwks = jwks(settings, self.jwks.as_ref(), &self.metrics)?;
+        Ok(Self { hooks, forward, jwks, ..self.clone() })
+    }
+
+    /// For connections to further servers.
+    #[cfg(feature = "otlp")]
+    pub fn tls(&self) -> Arc<rustls::ClientConfig> {
+        self.tls.clone()
     }
 
     /// A client for other servers, which `doctor` asks.
@@ -106,6 +133,31 @@ impl Upstreams {
         Some(AuthServer::new(self.tls.clone(), self.forward.clone()?))
     }
 
+    /// As [`Self::auth_server`], and with the connections of `before` where nothing has changed.
+    pub fn auth_server_after(&self, before: Option<&AuthServer>) -> Option<AuthServer> {
+        let state = self.forward.as_ref()?;
+        match before.filter(|before| before.has_state(state)) {
+            Some(before) => Some(before.clone()),
+            None => self.auth_server(),
+        }
+    }
+
+    /// Begins to fetch the keys of tickets, if their issuer publishes them, and `before` does not do so already. Must be
+    /// called on a thread of the actix system.
+    pub fn start_jwks(&self, before: Option<&Arc<Jwks>>) {
+        let jwks = self.jwks.as_ref();
+        if let Some(jwks) =
+            jwks.filter(|jwks| !before.is_some_and(|before| Arc::ptr_eq(jwks, before)))
+        {
+            jwks_fetch::start(self.tls.clone(), jwks);
+        }
+    }
+
+    /// For one fetch of these keys, which `doctor` makes.
+    pub fn jwks_fetcher(&self) -> Option<Fetcher> {
+        Some(Fetcher::new(self.tls.clone(), self.jwks.as_ref()?))
+    }
+
     pub fn cos(&self) -> Rc<Upstream> {
         Upstream::new(self.tls.clone(), self.timeouts)
     }
@@ -113,8 +165,9 @@ impl Upstreams {
 
 fn wechat_state(
     settings: &Settings,
+    redis: Option<&RedisServer>,
     metrics: &Arc<Metrics>,
-) -> Result<Arc<api::WechatState>, AppError> {
+) -> Arc<api::WechatState> {
     let wechat = &settings.wechat;
     let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
     let call = match wechat.credential {
@@ -133,10 +186,8 @@ fn wechat_state(
         Some(call) => {
             let base_url = wechat.base_url.clone();
             let credential = TokenFetcher { call, base_url, timeout: wechat.timeout };
-            let url = settings.redis.url.as_ref();
-            let replicas = url
-                .map(|url| RedisTokenStore::new(url, &credential, metrics.clone()))
-                .transpose()?;
+            let replicas =
+                redis.map(|server| RedisTokenStore::new(server, &credential, metrics.clone()));
             ApiAuth::Fetched(TokenCache::new(credential, replicas, metrics.clone()))
         }
         None if wechat.credential == CredentialMode::Open => ApiAuth::Open,
@@ -149,18 +200,14 @@ fn wechat_state(
         (None, Some(bucket)) => Some(format!("cloud://{}.{bucket}/", wechat.env)),
         (None, None) => None,
     };
-    Ok(api::WechatState::new(
-        &wechat.base_url,
-        wechat.env.clone(),
-        wechat.timeout,
-        auth,
-        prefix,
-        metrics.clone(),
-    ))
+    api::WechatState::new(wechat, auth, prefix, redis, metrics.clone())
 }
 
+/// The queue and the stream are those of `before`, if there is one.
 fn hook_state(
     settings: &Settings,
+    redis: Option<&RedisServer>,
+    before: Option<&HookState>,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<(BaseUrl, SigningKeys, Arc<HookState>)>, AppError> {
     let hooks = &settings.hooks;
@@ -168,13 +215,18 @@ fn hook_state(
         return Ok(None);
     };
     let url = BaseUrl::parse(url).ok_or(AppError::HookUrl)?;
-    let redis = settings.redis.url.as_ref();
-    let stream = redis.map(|redis| EventStream::new(redis, &settings.wechat.env)).transpose()?;
+    let (queue, stream) = match before {
+        Some(before) => (before.queue.clone(), before.stream.clone()),
+        None => {
+            let stream = redis.map(|server| EventStream::new(server, &settings.wechat.env));
+            (Arc::default(), stream.map(Arc::new))
+        }
+    };
     let state = HookState {
         include: hooks.include.clone(),
         wait: hooks.wait,
         timeout: hooks.timeout,
-        queue: Queue::default(),
+        queue,
         stream,
         metrics: metrics.clone(),
     };
@@ -190,6 +242,24 @@ fn forward_state(
     };
     let url = BaseUrl::parse(url).ok_or(AppError::ForwardUrl)?;
     Ok(Some(Arc::new(ForwardState::new(url, settings, metrics.clone()))))
+}
+
+/// That of `before`, with its keys, where its URL and algorithm have not changed.
+fn jwks(
+    settings: &Settings,
+    before: Option<&Arc<Jwks>>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Jwks>>, AppError> {
+    let jwt = &settings.auth.jwt;
+    let (Some(url), Some(algorithm)) = (&jwt.jwks_url, jwt.algorithm) else {
+        return Ok(None);
+    };
+    let url = BaseUrl::parse(url).ok_or(AppError::JwksUrl)?;
+    let jwks = match before.filter(|before| before.is_of(&url, algorithm)) {
+        Some(before) => before.clone(),
+        None => Arc::new(Jwks::new(url, algorithm, metrics.clone())),
+    };
+    Ok(Some(jwks))
 }
 
 fn http_client(settings: &Settings, tls: &Arc<rustls::ClientConfig>) -> awc::Client {

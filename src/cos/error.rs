@@ -116,6 +116,11 @@ impl CosError {
         matches!(self, Self::Refused { code, .. } if code == wanted)
     }
 
+    /// Whether COS refused what the request was signed with, for whatever reason.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { status: 403, .. }) || self.wants_fresh_link()
+    }
+
     /// Whether the link has expired, so that a new one may help.
     pub fn wants_fresh_link(&self) -> bool {
         match self {

@@ -9,6 +9,7 @@ use rand::RngExt;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::jwks::{Jwks, JwksError};
 use super::minting::TicketMinter;
 use super::policy::{Client, PolicyError};
 use super::ticket::{JwtKeyError, TicketError, TicketVerifier};
@@ -29,10 +30,22 @@ pub enum AuthError {
     #[error("an API key is in the URL, where only tickets may be: URLs are logged and passed on")]
     KeyInUrl,
     #[error("the ticket is refused: {0}")]
-    Ticket(#[from] TicketError),
+    Ticket(TicketError),
+    /// The ticket cannot be verified now.
+    #[error(transparent)]
+    Jwks(JwksError),
     /// The ticket is valid, but claims only a folder or path outside those of `auth.jwt`.
     #[error(transparent)]
     OutOfScope(#[from] PolicyError),
+}
+
+impl From<TicketError> for AuthError {
+    fn from(error: TicketError) -> Self {
+        match error {
+            TicketError::Jwks(error) => Self::Jwks(error),
+            error => Self::Ticket(error),
+        }
+    }
 }
 
 /// A credential in the URL's query instead of a header.
@@ -56,8 +69,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Reads `auth.jwt.key_file` if it is set.
-    pub fn new(settings: &Settings) -> Result<Self, JwtKeyError> {
+    /// Reads `auth.jwt.key_file` if it is set. `jwks`: the keys of `auth.jwt.jwks_url`.
+    pub fn new(settings: &Settings, jwks: Option<Arc<Jwks>>) -> Result<Self, JwtKeyError> {
         let auth = &settings.auth;
         let client = |kind, name, policy| Client::new(kind, name, policy, settings);
         let keys = auth
@@ -74,7 +87,7 @@ impl Guard {
             rate: None,
             quota: None,
         };
-        let tickets = TicketVerifier::new(&auth.jwt)?;
+        let tickets = TicketVerifier::new(&auth.jwt, jwks)?;
         Ok(Self {
             keys: keys.collect(),
             tickets: tickets.map(|tickets| (tickets, client("ticket", "ticket", &auth.jwt.policy))),
@@ -90,6 +103,14 @@ impl Guard {
     /// What mints tickets, if the gateway has the secret that they are signed with.
     pub fn minter(&self) -> Option<&TicketMinter> {
         self.minter.as_ref()
+    }
+
+    /// Waits for the keys of tickets where identifying a client failed with [`JwksError::NotFetched`]. Another attempt may
+    /// then succeed.
+    pub async fn fetched_keys(&self) {
+        if let Some((tickets, _)) = &self.tickets {
+            tickets.fetched_keys().await;
+        }
     }
 
     /// The client of a request; `None`: the auth server decides. A wrong credential is refused even where none is

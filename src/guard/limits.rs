@@ -39,12 +39,15 @@ pub enum LimitError {
 /// Counts running uploads and requests; shared by all workers.
 pub struct Limits {
     slots: Arc<Slots>,
+    max_concurrent: usize,
     per_client: usize,
     budget: Arc<Budget>,
     running: Arc<RunningUploads>,
-    address_rate: Option<Quota>,
-    clients: Cache<String, Arc<DefaultDirectRateLimiter>>,
-    addresses: Cache<IpAddr, Arc<DefaultDirectRateLimiter>>,
+    address_rate: Option<Rate>,
+    /// A client, or an IP address, has a limiter for each rate: a reload may change it, and requests that began before
+    /// are counted with the old one.
+    clients: Cache<(String, Rate), Arc<DefaultDirectRateLimiter>>,
+    addresses: Cache<(IpAddr, Rate), Arc<DefaultDirectRateLimiter>>,
 }
 
 /// The clients with running uploads, by their id: at most as many as there are uploads.
@@ -73,44 +76,55 @@ impl Limits {
                 .build()
         }
         Self {
-            slots: Slots::new(settings.upload.max_concurrent),
+            slots: Arc::default(),
+            max_concurrent: settings.upload.max_concurrent,
             per_client: settings.upload.max_concurrent_per_client.unwrap_or(usize::MAX),
             budget,
             running: Arc::default(),
-            address_rate: settings.auth.address_rate.and_then(quota),
+            address_rate: settings.auth.address_rate,
             clients: lru(),
             addresses: lru(),
         }
     }
 
+    /// The limits of `settings`, with the same counts.
+    pub fn reloaded(&self, settings: &Settings) -> Self {
+        Self {
+            slots: self.slots.clone(),
+            max_concurrent: settings.upload.max_concurrent,
+            per_client: settings.upload.max_concurrent_per_client.unwrap_or(usize::MAX),
+            budget: self.budget.clone(),
+            running: self.running.clone(),
+            address_rate: settings.auth.address_rate,
+            clients: self.clients.clone(),
+            addresses: self.addresses.clone(),
+        }
+    }
+
     /// Counts a request from an IP address.
     pub fn count_address(&self, address: IpAddr) -> Result<(), LimitError> {
-        let Some(quota) = self.address_rate else {
+        let Some((rate, quota)) = self.address_rate.and_then(with_quota) else {
             return Ok(());
         };
         let limiter = self
             .addresses
-            .get_with(rate_limit_key(address), || Arc::new(RateLimiter::direct(quota)));
+            .get_with((rate_limit_key(address), rate), || Arc::new(RateLimiter::direct(quota)));
         check(&limiter)
     }
 
     /// Counts a request of a client.
     pub fn count(&self, client: &Client) -> Result<(), LimitError> {
-        let Some(quota) = client.rate.and_then(quota) else {
+        let Some((rate, quota)) = client.rate.and_then(with_quota) else {
             return Ok(());
         };
-        match self.clients.get(&client.id) {
-            Some(limiter) => check(&limiter),
-            None => {
-                let new = || Arc::new(RateLimiter::direct(quota));
-                check(&self.clients.get_with(client.id.clone(), new))
-            }
-        }
+        let new = || Arc::new(RateLimiter::direct(quota));
+        check(&self.clients.get_with((client.id.clone(), rate), new))
     }
 
     /// Takes an upload slot: one of all slots, and one of the client's.
     pub fn take_slot(&self, client: &Client) -> Result<Slot, LimitError> {
-        let permit = Slots::take(&self.slots).map_err(LimitError::Overloaded)?;
+        let permit =
+            Slots::take(&self.slots, self.max_concurrent).map_err(LimitError::Overloaded)?;
         let mut running = self.running.lock();
         let memory = match running.get_mut(&client.id) {
             Some(uploads) if uploads.count >= self.per_client => {
@@ -139,8 +153,9 @@ impl RunningUploads {
     }
 }
 
-fn quota(rate: Rate) -> Option<Quota> {
-    Quota::with_period(rate.per / rate.requests.get()).map(|quota| quota.allow_burst(rate.requests))
+fn with_quota(rate: Rate) -> Option<(Rate, Quota)> {
+    let quota = Quota::with_period(rate.per / rate.requests.get())?;
+    Some((rate, quota.allow_burst(rate.requests)))
 }
 
 fn check(limiter: &DefaultDirectRateLimiter) -> Result<(), LimitError> {
@@ -159,9 +174,8 @@ pub fn rate_limit_key(address: IpAddr) -> IpAddr {
 }
 
 /// Counts the upload slots in use.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slots {
-    max: usize,
     used: AtomicUsize,
 }
 
@@ -198,19 +212,15 @@ impl Drop for Slot {
 struct Permit(Arc<Slots>);
 
 impl Slots {
-    fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, used: AtomicUsize::new(0) })
-    }
-
-    /// Takes a slot; `Err` is the number of slots if all are in use.
-    fn take(slots: &Arc<Self>) -> Result<Permit, usize> {
+    /// Takes one of `max` slots; `Err` is `max` if all are in use.
+    fn take(slots: &Arc<Self>, max: usize) -> Result<Permit, usize> {
         slots
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                (used < slots.max).then_some(used + 1)
+                (used < max).then_some(used + 1)
             })
             .map(|_| Permit(slots.clone()))
-            .map_err(|_| slots.max)
+            .map_err(|_| max)
     }
 }
 

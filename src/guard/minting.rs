@@ -87,14 +87,15 @@ struct LimitClaims<'a> {
 }
 
 impl TicketMinter {
-    /// `None` unless tickets are signed with a secret that the gateway has: HS256. Reads `auth.jwt.key_file`.
+    /// `None` unless `auth.jwt.key` or `key_file` is a secret that signs tickets: HS256. Reads that file.
     pub fn new(settings: &Settings) -> Result<Option<Self>, JwtKeyError> {
         let jwt = &settings.auth.jwt;
         if jwt.algorithm != Some(JwtAlgorithm::Hs256) {
             return Ok(None);
         }
+        let Some(key) = key_text(jwt)? else { return Ok(None) };
         Ok(Some(Self {
-            key: EncodingKey::from_secret(key_text(jwt)?.as_bytes()),
+            key: EncodingKey::from_secret(key.as_bytes()),
             issuer: jwt.issuer.clone(),
             audience: jwt.audience.clone(),
             max_ttl: jwt.max_ttl,

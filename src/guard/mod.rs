@@ -1,8 +1,9 @@
 //! Authentication, permissions, limits and allowed types: all that is decided before a byte of a body is read, and what
 //! a file's first bytes must confirm.
 //!
-//! - `auth`, `ticket`: credentials; `forward_auth`: the owner's auth server decides where a request has none; `minting`,
-//!   `receipts`: what the gateway signs; `policy`: what a client may do; `limits`: rates, slots, memory
+//! - `auth`, `ticket`: credentials; `jwks`: the keys of tickets that an issuer publishes; `forward_auth`: the owner's auth
+//!   server decides where a request has none; `minting`, `receipts`: what the gateway signs; `policy`: what a client may
+//!   do; `limits`: rates, slots, memory
 //! - `origin`: pages that may call; `forwarded`: what trusted proxies report; `links`: signed URLs of files
 //! - `types`: media types, the declared and the real; `idempotency`: repeated uploads
 
@@ -10,6 +11,7 @@ pub mod auth;
 pub mod forward_auth;
 pub mod forwarded;
 pub mod idempotency;
+pub mod jwks;
 pub mod limits;
 pub mod links;
 pub mod minting;

@@ -137,12 +137,17 @@ impl Client {
 
     /// What has a count of its own in `quota`: the quota's name, and a client or a user.
     pub fn quota_subject(&self, quota: &Quota) -> String {
-        let (kind, _) = self.id.split_once(':').unwrap_or_default();
+        let (kind, user) = self.id.split_once(':').unwrap_or_default();
         let counted = match (quota.per, kind) {
             (QuotaPer::Client, "user" | "ticket") => "ticket",
             (QuotaPer::Client, "wx") => "wx",
+            (QuotaPer::Client, "forward" | "session") => "forward",
             // A new ticket must not begin a new count.
             (QuotaPer::Sub, "ticket") => "ticket",
+            // Likewise a new session whose user the auth server does not name.
+            (QuotaPer::Sub, "session") => "forward",
+            // The same user as that of a ticket: the owner's back end names both.
+            (QuotaPer::Sub, "forward") => return format!("{}:user:{user}", quota.name),
             _ => &self.id,
         };
         format!("{}:{counted}", quota.name)

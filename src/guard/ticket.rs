@@ -1,20 +1,23 @@
 //! Tickets: JSON Web Tokens (RFC 7519) that a back end signs for its users. This file verifies them and reads their
 //! claims as limits of a policy.
 //!
-//! The settings name one algorithm and one key. A ticket whose header names another algorithm is refused, and a key
-//! that it names is ignored.
+//! The settings name one algorithm and its keys, or the URL of the issuer's key set. A ticket whose header names another
+//! algorithm is refused. A key that it names (`kid`) is looked for among those, and never anywhere else: a key or a URL
+//! in the header (`jwk`, `jku`, `x5c`, `x5u`) is ignored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, TokenData, Validation};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
+use super::jwks::{Jwks, JwksError};
 use super::policy::ClaimLimits;
 use crate::key::{Key, KeyError};
 use crate::settings::{Action, Jwt, JwtAlgorithm};
@@ -32,8 +35,8 @@ pub enum JwtKeyError {
     File { path: PathBuf, cause: io::Error },
     #[error("auth.jwt.key: HS256 needs a secret of at least 32 bytes that is not a key in PEM")]
     Secret,
-    #[error("auth.jwt.key: not a public key in PEM for {0}")]
-    Public(&'static str),
+    #[error("auth.jwt.{name}: not a public key in PEM for {algorithm}")]
+    Public { name: String, algorithm: &'static str },
 }
 
 /// Why a ticket is refused.
@@ -45,6 +48,11 @@ pub enum TicketError {
     Algorithm(&'static str),
     #[error("its header requires extensions (`crit`), and none is supported")]
     Critical,
+    #[error("its header names a key (`kid`) that is not known")]
+    UnknownKey,
+    /// No fault of the ticket, as far as is known.
+    #[error(transparent)]
+    Jwks(#[from] JwksError),
     #[error("its signature is wrong")]
     Signature,
     #[error("it has expired")]
@@ -68,37 +76,29 @@ pub struct Ticket {
 /// Verifies tickets.
 pub struct TicketVerifier {
     algorithm: JwtAlgorithm,
-    key: DecodingKey,
+    /// `auth.jwt.key`: of tickets that name no key, or one that is not known.
+    key: Option<DecodingKey>,
+    /// By the names of `kid`. A ticket that names no key may be signed by any of them.
+    named: BTreeMap<String, DecodingKey>,
+    /// `auth.jwt.jwks_url`: the issuer's, which are looked at after those of the settings.
+    jwks: Option<Arc<Jwks>>,
     validation: Validation,
 }
 
 impl TicketVerifier {
     /// `None` where no algorithm is set. Reads `key_file`.
-    pub fn new(jwt: &Jwt) -> Result<Option<Self>, JwtKeyError> {
+    pub fn new(jwt: &Jwt, jwks: Option<Arc<Jwks>>) -> Result<Option<Self>, JwtKeyError> {
         let Some(algorithm) = jwt.algorithm else {
             return Ok(None);
         };
-        let text = key_text(jwt)?;
-        let text = text.as_str();
-        let public = |key: jsonwebtoken::errors::Result<DecodingKey>| {
-            key.map_err(|_| JwtKeyError::Public(algorithm.name()))
-        };
-        let (named, key) = match algorithm {
-            JwtAlgorithm::Hs256 if text.len() < 32 || text.starts_with("-----BEGIN ") => {
-                return Err(JwtKeyError::Secret);
-            }
-            JwtAlgorithm::Hs256 => (Algorithm::HS256, DecodingKey::from_secret(text.as_bytes())),
-            JwtAlgorithm::Rs256 => {
-                (Algorithm::RS256, public(DecodingKey::from_rsa_pem(text.as_bytes()))?)
-            }
-            JwtAlgorithm::Es256 => {
-                (Algorithm::ES256, public(DecodingKey::from_ec_pem(text.as_bytes()))?)
-            }
-            JwtAlgorithm::EdDsa => {
-                (Algorithm::EdDSA, public(DecodingKey::from_ed_pem(text.as_bytes()))?)
-            }
-        };
-        let mut validation = Validation::new(named);
+        let key = key_text(jwt)?.map(|text| decoding_key(algorithm, "key", &text)).transpose()?;
+        let named = jwt.keys.iter().map(|(name, text)| {
+            let key =
+                decoding_key(algorithm, &format!("keys.{name}"), text.expose_secret().trim())?;
+            Ok((name.clone(), key))
+        });
+        let named = named.collect::<Result<_, JwtKeyError>>()?;
+        let mut validation = Validation::new(algorithm_of(algorithm));
         validation.leeway = 0;
         // Issuer and audience are required once the settings name them.
         let mut required = vec!["exp"];
@@ -114,13 +114,12 @@ impl TicketVerifier {
             None => validation.validate_aud = false,
         }
         validation.set_required_spec_claims(&required);
-        Ok(Some(Self { algorithm, key, validation }))
+        Ok(Some(Self { algorithm, key, named, jwks, validation }))
     }
 
     /// A ticket's user and limits, if it is valid now.
     pub fn verify(&self, token: &str) -> Result<Ticket, TicketError> {
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation);
-        let decoded = decoded.map_err(|error| self.error(error.kind()))?;
+        let decoded = self.decode(token)?;
         // Extensions in `crit` must be understood (RFC 7515 4.1.11), and the gateway supports none.
         if decoded.header.crit.is_some() || decoded.header.extras.inner().contains_key("b64") {
             return Err(TicketError::Critical);
@@ -140,6 +139,53 @@ impl TicketVerifier {
         })
     }
 
+    /// Waits for a fetch of the issuer's keys: see [`JwksError::NotFetched`].
+    pub async fn fetched_keys(&self) {
+        if let Some(jwks) = &self.jwks {
+            jwks.fetched().await;
+        }
+    }
+
+    /// Verifies a ticket with the key that it names, if that is known; otherwise with each key that may be meant.
+    fn decode(&self, token: &str) -> Result<TokenData<Claims>, TicketError> {
+        let decode = |key: &DecodingKey| {
+            let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
+            decoded.map_err(|error| self.error(error.kind()))
+        };
+        let kid = match self.named.is_empty() && self.jwks.is_none() {
+            true => None,
+            false => self.kid(token)?,
+        };
+        if let Some(key) = kid.as_ref().and_then(|kid| self.named.get(kid)) {
+            return decode(key);
+        }
+        let named = self.named.values().filter(|_| kid.is_none());
+        let fetched = self.jwks.as_ref().map(|jwks| jwks.keys());
+        let of_issuer = fetched.iter().flat_map(|keys| keys.meant_by(kid.as_deref()));
+        let mut result = Err(TicketError::UnknownKey);
+        for key in self.key.iter().chain(named).chain(of_issuer) {
+            result = decode(key);
+            if !matches!(result, Err(TicketError::Signature)) {
+                return result;
+            }
+        }
+        let is_known = kid.zip(fetched).is_some_and(|(kid, keys)| keys.has(&kid));
+        match self.jwks.as_ref().filter(|_| !is_known).map(|jwks| jwks.missing()) {
+            Some(Some(error)) => Err(error.into()),
+            _ => result,
+        }
+    }
+
+    /// The key that a ticket names. A ticket of another algorithm is refused: no key could verify it.
+    fn kid(&self, token: &str) -> Result<Option<String>, TicketError> {
+        let header = jsonwebtoken::decode_header(token);
+        let header = header.map_err(|error| self.error(error.kind()))?;
+        match header.alg == algorithm_of(self.algorithm) {
+            true => Ok(header.kid),
+            false => Err(TicketError::Algorithm(self.algorithm.name())),
+        }
+    }
+
     fn error(&self, kind: &ErrorKind) -> TicketError {
         match kind {
             ErrorKind::ExpiredSignature => TicketError::Expired,
@@ -155,14 +201,42 @@ impl TicketVerifier {
     }
 }
 
-/// The key, from the settings or from `key_file`.
-pub(super) fn key_text(jwt: &Jwt) -> Result<String, JwtKeyError> {
+fn algorithm_of(algorithm: JwtAlgorithm) -> Algorithm {
+    match algorithm {
+        JwtAlgorithm::Hs256 => Algorithm::HS256,
+        JwtAlgorithm::Rs256 => Algorithm::RS256,
+        JwtAlgorithm::Es256 => Algorithm::ES256,
+        JwtAlgorithm::EdDsa => Algorithm::EdDSA,
+    }
+}
+
+/// `name`: of the setting, below `auth.jwt`.
+fn decoding_key(
+    algorithm: JwtAlgorithm,
+    name: &str,
+    text: &str,
+) -> Result<DecodingKey, JwtKeyError> {
+    let key = match algorithm {
+        JwtAlgorithm::Hs256 if text.len() < 32 || text.starts_with("-----BEGIN ") => {
+            return Err(JwtKeyError::Secret);
+        }
+        JwtAlgorithm::Hs256 => Ok(DecodingKey::from_secret(text.as_bytes())),
+        JwtAlgorithm::Rs256 => DecodingKey::from_rsa_pem(text.as_bytes()),
+        JwtAlgorithm::Es256 => DecodingKey::from_ec_pem(text.as_bytes()),
+        JwtAlgorithm::EdDsa => DecodingKey::from_ed_pem(text.as_bytes()),
+    };
+    key.map_err(|_| JwtKeyError::Public { name: name.to_owned(), algorithm: algorithm.name() })
+}
+
+/// The key of `auth.jwt.key` or of `key_file`, if one of them is set.
+pub(super) fn key_text(jwt: &Jwt) -> Result<Option<String>, JwtKeyError> {
     let text = match &jwt.key_file {
-        None => return Ok(jwt.key.expose_secret().trim().to_owned()),
+        None => jwt.key.expose_secret().to_owned(),
         Some(path) => fs::read_to_string(path)
             .map_err(|cause| JwtKeyError::File { path: path.clone(), cause })?,
     };
-    Ok(text.trim().to_owned())
+    let is_set = jwt.key_file.is_some() || !text.trim().is_empty();
+    Ok(is_set.then(|| text.trim().to_owned()))
 }
 
 /// Reads claims that are not signed, since the auth server itself sends them: the user's name and its limits. `exp` and

@@ -10,10 +10,12 @@ use jiff::Timestamp;
 use super::event::Message;
 use super::signature::SigningKeys;
 use crate::net::http_client::base_url::BaseUrl;
-use crate::net::http_client::call::Call;
+use crate::net::http_client::call::{Call, CallError};
 use crate::net::http_client::exchange::head;
-use crate::net::http_client::response::{HeaderVisitor, Response};
+use crate::net::http_client::response::Response;
+use crate::net::http_client::retry_after::RetryAfter;
 use crate::net::http_client::{Pool, SAFE_IDLE_TIME};
+use crate::net::trace_context::TRACEPARENT;
 
 /// Bytes of a response.
 pub const MAX_RESPONSE: usize = 64 * 1024;
@@ -70,21 +72,29 @@ impl HookClient {
         };
         match tokio::time::timeout(limit, call.send::<RetryAfter>(&self.pool)).await {
             Err(_) => unavailable(format!("no response within {limit:?}")),
+            // A refusal is one by its status, whatever its body.
+            Ok(Err(CallError::BadBody { status, .. })) if is_refusal(status) => {
+                Outcome::Refused { status, body: Bytes::new() }
+            }
             Ok(Err(error)) => unavailable(error.to_string()),
-            Ok(Ok((response, retry_after))) => outcome(response, retry_after.0),
+            Ok(Ok((response, RetryAfter(retry_after)))) => {
+                outcome(response, retry_after.map(|pause| pause.min(MAX_RETRY_AFTER)))
+            }
         }
     }
 
     fn request(&self, message: &Message) -> Bytes {
         let now = Timestamp::now().as_second();
         let signature = self.keys.sign(&message.id, now, &message.body);
-        let fields = [
+        let (now, trace) = (now.to_string(), message.trace.map(|trace| trace.to_string()));
+        let mut fields = vec![
             ("Content-Type", "application/json"),
             ("User-Agent", concat!("tcb-upload-gateway/", env!("CARGO_PKG_VERSION"))),
-            ("webhook-id", &message.id),
-            ("webhook-timestamp", &now.to_string()),
+            ("webhook-id", message.id.as_str()),
+            ("webhook-timestamp", &now),
             ("webhook-signature", &signature),
         ];
+        fields.extend(trace.as_deref().map(|trace| (TRACEPARENT, trace)));
         let path = if self.url.path.is_empty() { "/" } else { &self.url.path };
         let length = Some(message.body.len() as u64);
         let head = head("POST", path, &self.url.authority, &fields, length);
@@ -92,25 +102,16 @@ impl HookClient {
     }
 }
 
+/// Not Request Timeout, Too Early and Too Many Requests: they do not object to the event itself.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && ![408, 425, 429].contains(&status)
+}
+
 fn outcome(response: Response, retry_after: Option<Duration>) -> Outcome {
     let Response { status, body } = response;
     match status {
         200..300 => Outcome::Accepted(body),
-        // Request Timeout, Too Early, Too Many Requests: the event itself is not objected to.
-        400..500 if ![408, 425, 429].contains(&status) => Outcome::Refused { status, body },
+        _ if is_refusal(status) => Outcome::Refused { status, body },
         _ => Outcome::Unavailable { cause: format!("status {status}"), retry_after },
-    }
-}
-
-/// A response's `Retry-After` in seconds; dates are ignored.
-#[derive(Default)]
-struct RetryAfter(Option<Duration>);
-
-impl HeaderVisitor for RetryAfter {
-    fn visit(&mut self, name: &str, value: &[u8]) {
-        if name.eq_ignore_ascii_case("retry-after") {
-            let seconds = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-            self.0 = seconds.map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-        }
     }
 }

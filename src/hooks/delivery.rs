@@ -1,5 +1,7 @@
 //! The delivery of queued events: at least once, in no particular order, for up to a day.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -24,9 +26,18 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// The running delivery.
 pub struct Delivery {
-    hooks: HookSender,
+    hooks: Rc<Current>,
     stopping: CancellationToken,
     stopped: CancellationToken,
+}
+
+/// The sender of each next attempt: a reload replaces it. All of them have the same queue and stream.
+struct Current(RefCell<HookSender>);
+
+impl Current {
+    fn get(&self) -> HookSender {
+        self.0.borrow().clone()
+    }
 }
 
 impl Delivery {
@@ -36,6 +47,7 @@ impl Delivery {
         if hooks.state.stream.is_some() {
             actix_web::rt::spawn(take_from_stream(hooks.clone(), stopping.clone()));
         }
+        let hooks = Rc::new(Current(RefCell::new(hooks)));
         let running = deliver_until(hooks.clone(), stopping.clone());
         let on_stop = stopped.clone();
         actix_web::rt::spawn(async move {
@@ -43,6 +55,11 @@ impl Delivery {
             on_stop.cancel();
         });
         Self { hooks, stopping, stopped }
+    }
+
+    /// Sends with `hooks` from now on: another URL, key or time limit, and the same queue.
+    pub fn replace(&self, hooks: HookSender) {
+        self.hooks.0.replace(hooks);
     }
 
     /// Tries every event once more, also those that are not due. The caller limits the time.
@@ -53,12 +70,13 @@ impl Delivery {
 
     /// Logs what was not delivered; the last thing to be done.
     pub fn log_undelivered(&self) {
-        self.hooks.state.log_undelivered();
+        self.hooks.get().state.log_undelivered();
     }
 }
 
-async fn deliver_until(hooks: HookSender, stopping: CancellationToken) {
-    let queue = &hooks.state.queue;
+async fn deliver_until(hooks: Rc<Current>, stopping: CancellationToken) {
+    let state = hooks.get().state;
+    let queue = &state.queue;
     let mut running = FuturesUnordered::new();
     loop {
         let is_last = stopping.is_cancelled();
@@ -66,7 +84,7 @@ async fn deliver_until(hooks: HookSender, stopping: CancellationToken) {
         let changed = queue.changed.notified();
         while running.len() < MAX_CONCURRENT {
             match queue.take_due(is_last) {
-                Ok(attempt) => running.push(attempt_once(&hooks, attempt, is_last)),
+                Ok(attempt) => running.push(attempt_once(hooks.get(), attempt, is_last)),
                 Err(deadline) => {
                     next_due = deadline.unwrap_or(next_due);
                     break;
@@ -76,8 +94,8 @@ async fn deliver_until(hooks: HookSender, stopping: CancellationToken) {
         if is_last && running.is_empty() {
             return;
         }
-        if hooks.state.stream.is_none() {
-            hooks.state.metrics.hooks_queued(queue.len());
+        if state.stream.is_none() {
+            state.metrics.hooks_queued(queue.len());
         }
         tokio::select! {
             Some(()) = running.next() => {}
@@ -89,19 +107,19 @@ async fn deliver_until(hooks: HookSender, stopping: CancellationToken) {
 }
 
 /// One attempt. After a last attempt that failed, the event stays in the queue, to be logged.
-async fn attempt_once(hooks: &HookSender, attempt: Attempt, is_last: bool) {
+async fn attempt_once(hooks: HookSender, attempt: Attempt, is_last: bool) {
     let state = &hooks.state;
     let message = attempt.entry.message.clone();
     let event = message.event.name();
     let retry_after = match hooks.client.send(&message).await {
         Outcome::Accepted(_) => {
             state.metrics.hook(event, "delivered");
-            return remove(hooks, &attempt).await;
+            return remove(&hooks, &attempt).await;
         }
         // The back end wants no more of it.
         Outcome::Refused { status: 410, .. } => {
             state.dropped(&message, "the back end responded with 410");
-            return remove(hooks, &attempt).await;
+            return remove(&hooks, &attempt).await;
         }
         // The client was told that the file is stored, so it stays. The cause may be a fault of the back end that is
         // being mended: a wrong secret (401), a missing route (404).
@@ -117,7 +135,7 @@ async fn attempt_once(hooks: &HookSender, attempt: Attempt, is_last: bool) {
     state.metrics.hook(event, "failed");
     if message.age() > MAX_AGE {
         state.dropped(&message, "it could not be delivered for a day");
-        remove(hooks, &attempt).await;
+        remove(&hooks, &attempt).await;
     } else if !is_last {
         state.queue.retry(attempt, retry_after);
     }
@@ -147,8 +165,12 @@ async fn take_from_stream(hooks: HookSender, stopping: CancellationToken) {
     loop {
         let changed = hooks.state.queue.changed.notified();
         let mut claimed = hooks.state.queue.claimed();
-        if renewed.elapsed() >= RENEWAL && stream.renew(&claimed).await.is_ok() {
+        if renewed.elapsed() >= RENEWAL
+            && let Ok(lost) = stream.renew(&claimed).await
+        {
             renewed = Instant::now();
+            hooks.state.queue.release(&lost);
+            claimed.retain(|id| !lost.contains(id));
         }
         let mut is_more = false;
         if claimed.len() < MAX_CLAIMED

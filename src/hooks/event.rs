@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::net::trace_context::TraceContext;
 use crate::settings::HookField;
 
 /// A stored file.
@@ -24,8 +25,8 @@ pub struct StoredFile {
     /// In bytes.
     pub size: u64,
     pub content_type: String,
-    /// CRC-64/XZ of its bytes.
-    pub crc64: u64,
+    /// CRC-64/XZ of its bytes, where it is known.
+    pub crc64: Option<u64>,
     /// Whether COS reported the same CRC-64.
     pub verified: bool,
     pub by: Actor,
@@ -33,6 +34,8 @@ pub struct StoredFile {
     pub metadata: BTreeMap<String, String>,
     /// The stable URL.
     pub url: String,
+    /// Of the request that stored it.
+    pub trace: Option<TraceContext>,
 }
 
 /// A deleted file.
@@ -42,6 +45,8 @@ pub struct DeletedFile {
     pub file_id: String,
     pub path: String,
     pub by: Actor,
+    /// Of the request that deleted it.
+    pub trace: Option<TraceContext>,
 }
 
 /// The client whose request stored or deleted the file.
@@ -63,6 +68,8 @@ pub struct Message {
     pub body: Bytes,
     /// When the event occurred, to the millisecond.
     pub created: Timestamp,
+    /// The `traceparent` that its requests have. Not a part of the event.
+    pub trace: Option<TraceContext>,
 }
 
 /// `type` in the JSON.
@@ -99,7 +106,8 @@ struct StoredData<'a> {
     size: u64,
     content_type: &'a str,
     // A string, because it does not fit a JavaScript number.
-    crc64: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc64: Option<String>,
     verified: bool,
     #[serde(flatten)]
     by: ActorData<'a>,
@@ -145,7 +153,7 @@ impl Message {
             hash.update(part);
         }
         hash.update(file.size.to_be_bytes());
-        hash.update(file.crc64.to_be_bytes());
+        hash.update(file.crc64.unwrap_or_default().to_be_bytes());
         let id = format!("msg_{}", hex::encode(&hash.finalize()[..16]));
         let has = |field| include.contains(&field);
         let data = StoredData {
@@ -155,13 +163,13 @@ impl Message {
             name: &file.name,
             size: file.size,
             content_type: &file.content_type,
-            crc64: file.crc64.to_string(),
+            crc64: file.crc64.map(|crc64| crc64.to_string()),
             verified: file.verified,
             by: file.by.data(include),
             metadata: has(HookField::Metadata).then_some(&file.metadata),
             url: has(HookField::Url).then_some(&file.url),
         };
-        Self::new(id, EventType::FileStored, data)
+        Self::new(id, EventType::FileStored, data, file.trace)
     }
 
     /// `file.deleted`. Each deletion is an event of its own.
@@ -169,17 +177,22 @@ impl Message {
         let id = format!("msg_{}", uuid::Uuid::now_v7().simple());
         let by = file.by.data(include);
         let data = DeletedData { file_id: &file.file_id, path: &file.path, by };
-        Self::new(id, EventType::FileDeleted, data)
+        Self::new(id, EventType::FileDeleted, data, file.trace)
     }
 
-    fn new(id: String, event: EventType, data: impl Serialize) -> Self {
+    fn new(
+        id: String,
+        event: EventType,
+        data: impl Serialize,
+        trace: Option<TraceContext>,
+    ) -> Self {
         let created = Timestamp::now();
         // To the millisecond, which is what a queue in Redis stores.
         let created = Timestamp::from_millisecond(created.as_millisecond()).unwrap_or(created);
         let envelope = Envelope { r#type: event.name(), timestamp: created.to_string(), data };
         // Only strings, numbers and maps with string keys: it cannot fail.
         let body = serde_json::to_vec(&envelope).unwrap_or_default();
-        Self { id, event, body: body.into(), created }
+        Self { id, event, body: body.into(), created, trace }
     }
 
     /// Time since the event.

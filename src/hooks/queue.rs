@@ -1,6 +1,6 @@
 //! The events that this process delivers, in memory: bounded in entries and bytes, and ordered by when they are due.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -96,6 +96,20 @@ impl Queue {
         all.filter_map(|entry| entry.stream_id.clone()).collect()
     }
 
+    /// The stream no longer has these events: they are only in this process's memory.
+    pub fn release(&self, stream_ids: &HashSet<String>) {
+        if stream_ids.is_empty() {
+            return;
+        }
+        let mut entries = self.lock();
+        let Entries { waiting, sending, .. } = &mut *entries;
+        for entry in waiting.values_mut().chain(sending.values_mut()) {
+            if entry.stream_id.as_ref().is_some_and(|id| stream_ids.contains(id)) {
+                entry.stream_id = None;
+            }
+        }
+    }
+
     /// Takes the event that is due first. Otherwise returns when the next one is due, if there is one. With `is_last`,
     /// every event is due that has not failed since.
     pub fn take_due(&self, is_last: bool) -> Result<Attempt, Option<Instant>> {
@@ -176,6 +190,7 @@ mod tests {
             event: EventType::FileStored,
             body: vec![b'x'; bytes].into(),
             created: jiff::Timestamp::now(),
+            trace: None,
         }))
     }
 
@@ -207,6 +222,19 @@ mod tests {
         let attempt = queue.take_due(true).expect("the last attempt");
         assert_eq!(attempt.entry.attempts, 1);
         assert_eq!(queue.drain().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_has_lost_is_only_in_memory() {
+        let queue = Queue::default();
+        for id in ["1", "2", "3"] {
+            assert!(queue.add(Entry { stream_id: Some(id.to_owned()), ..entry(1) }).is_ok());
+        }
+        let attempt = queue.take_due(false).expect("it is due");
+        assert_eq!(attempt.entry.stream_id.as_deref(), Some("1"));
+        queue.release(&["1", "2"].map(str::to_owned).into());
+        queue.retry(attempt, None);
+        assert_eq!((queue.claimed(), queue.len()), (vec!["3".to_owned()], 3));
     }
 
     #[test]

@@ -14,15 +14,15 @@ use crate::metrics::Metrics;
 use crate::net::refusal::detail_of;
 use crate::settings::HookField;
 
-/// What all threads share.
+/// What all threads share. A reload makes another one with the same queue and stream.
 pub struct HookState {
     pub include: Vec<HookField>,
     /// Whether [`HookSender::stored`] waits for the back end's response.
     pub wait: bool,
     /// Of one attempt; where [`Self::wait`] is set, of all attempts that a client waits for.
     pub timeout: Duration,
-    pub queue: Queue,
-    pub stream: Option<EventStream>,
+    pub queue: Arc<Queue>,
+    pub stream: Option<Arc<EventStream>>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -137,11 +137,20 @@ impl HookState {
         tracing::error!(id = message.id, reason, body, "a hook was not delivered");
     }
 
-    /// Logs every event that only this process has, since it ends now.
+    /// Logs every event that only this process is known to have, since it ends now: those of the stream, too, where
+    /// Redis does not respond, since it may have lost them.
     pub fn log_undelivered(&self) {
+        let has_stream = self.stream.as_ref().is_some_and(|stream| stream.is_up());
         for entry in self.queue.drain() {
-            if entry.stream_id.is_none() {
-                self.dropped(&entry.message, "the gateway has stopped");
+            match entry.stream_id {
+                None => self.dropped(&entry.message, "the gateway has stopped"),
+                Some(_) if has_stream => {}
+                Some(_) => {
+                    self.dropped(
+                        &entry.message,
+                        "the gateway has stopped, and Redis is unavailable",
+                    );
+                }
             }
         }
     }

@@ -1,17 +1,18 @@
 //! The events of all replicas, in a Redis stream with one consumer group: each event belongs to one gateway at a time,
 //! and the events of one that died are taken over. Needs Redis 6.2.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::{Cmd, FromRedisValue, RedisError};
-use secrecy::SecretString;
+use redis::{Cmd, FromRedisValue};
 use tokio::sync::Mutex;
 
 use super::event::{EventType, Message};
 use super::queue::Entry;
-use crate::net::redis::RedisConnection;
+use crate::net::redis::{RedisConnection, RedisServer};
+use crate::net::trace_context::TraceContext;
 
 /// Events in the stream.
 const MAX_EVENTS: usize = 100_000;
@@ -27,17 +28,18 @@ const GROUP: &str = "gateways";
 /// Adds an event; 0: the stream is full. Trimming would drop the oldest events silently.
 const ADD: &str = "
     if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
-    redis.call('XADD', KEYS[1], '*', 'id', ARGV[2], 'event', ARGV[3], 'body', ARGV[4], 'created', ARGV[5])
+    redis.call('XADD', KEYS[1], '*', 'id', ARGV[2], 'event', ARGV[3], 'body', ARGV[4], 'created', ARGV[5],
+        'trace', ARGV[6])
     return 1";
 /// Takes over events of silent gateways, then takes new ones. Returns where the next search for silent ones goes on,
-/// and five texts for each event.
+/// and six texts for each event. Events of earlier releases have no trace.
 const TAKE: &str = "
     local found = {}
     local function add(entries)
         for _, entry in ipairs(entries) do
             if entry and entry[2] then
                 found[#found + 1] = entry[1]
-                for at = 2, 8, 2 do found[#found + 1] = entry[2][at] end
+                for at = 2, 10, 2 do found[#found + 1] = entry[2][at] or '' end
             end
         end
     end
@@ -48,6 +50,13 @@ const TAKE: &str = "
     local fresh = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[5], 'STREAMS', KEYS[1], '>')
     if fresh then add(fresh[1][2]) end
     return found";
+/// Returns the ids that this gateway still has. A Redis that lost its data has no group: then it has none of them.
+const RENEW: &str = "
+    redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+    local claim = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0}
+    for at = 3, #ARGV do claim[#claim + 1] = ARGV[at] end
+    claim[#claim + 1] = 'JUSTID'
+    return redis.call(unpack(claim))";
 const REMOVE: &str = "
     redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[2])
     return redis.call('XDEL', KEYS[1], ARGV[2])";
@@ -68,19 +77,19 @@ pub struct EventStream {
 
 impl EventStream {
     /// `owner` tells apart gateways of different environments that share a Redis. Connects with the first command.
-    pub fn new(url: &SecretString, owner: &str) -> Result<Self, RedisError> {
+    pub fn new(server: &RedisServer, owner: &str) -> Self {
         let connection = RedisConnection::new(
-            url,
+            server,
             COMMAND_TIMEOUT,
             "hooks are queued in it",
             "hooks are queued in this gateway's memory meanwhile",
-        )?;
-        Ok(Self {
+        );
+        Self {
             connection,
             key: format!("tcb-upload-gateway:{{{owner}}}:hooks"),
             consumer: format!("{:032x}", rand::random::<u128>()),
             cursor: Mutex::new("0-0".to_owned()),
-        })
+        }
     }
 
     /// Adds an event; `false`: the stream is full.
@@ -88,6 +97,7 @@ impl EventStream {
         let mut command = self.script(ADD);
         command.arg(MAX_EVENTS).arg(&message.id).arg(message.event.name());
         command.arg(&message.body[..]).arg(message.created.as_millisecond());
+        command.arg(message.trace.map(|trace| trace.to_string()).unwrap_or_default());
         self.run(&command).await
     }
 
@@ -102,17 +112,24 @@ impl EventStream {
             return Ok(Vec::new());
         }
         *cursor = found.remove(0);
-        Ok(found.chunks_exact(5).filter_map(entry).collect())
+        Ok(found.chunks_exact(6).filter_map(entry).collect())
     }
 
-    /// Says that these events are still this gateway's.
-    pub async fn renew(&self, stream_ids: &[String]) -> Result<(), StreamUnavailable> {
+    /// Says that these events are still this gateway's. Returns those that the stream no longer has: Redis has lost
+    /// them, or another gateway has taken them over and delivered them.
+    pub async fn renew(&self, stream_ids: &[String]) -> Result<HashSet<String>, StreamUnavailable> {
         if stream_ids.is_empty() {
-            return Ok(());
+            return Ok(HashSet::new());
         }
-        let mut command = redis::cmd("XCLAIM");
-        command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(0).arg(stream_ids).arg("JUSTID");
-        self.run::<redis::Value>(&command).await.map(drop)
+        let mut command = self.script(RENEW);
+        command.arg(GROUP).arg(&self.consumer).arg(stream_ids);
+        let present: HashSet<String> = self.run(&command).await?;
+        Ok(stream_ids.iter().filter(|id| !present.contains(*id)).cloned().collect())
+    }
+
+    /// Whether Redis responded to the last command.
+    pub fn is_up(&self) -> bool {
+        self.connection.is_up()
     }
 
     /// Removes an event that needs no further attempt.
@@ -141,12 +158,13 @@ impl EventStream {
 
 /// An event from its texts; `None` if another release wrote it in another form.
 fn entry(texts: &[String]) -> Option<Entry> {
-    let [stream_id, id, event, body, created] = texts else { return None };
+    let [stream_id, id, event, body, created, trace] = texts else { return None };
     let message = Message {
         id: id.clone(),
         event: EventType::ALL.into_iter().find(|known| known.name() == event)?,
         body: body.clone().into(),
         created: Timestamp::from_millisecond(created.parse().ok()?).ok()?,
+        trace: TraceContext::parse(trace.as_bytes()),
     };
     Some(Entry { message: Arc::new(message), attempts: 0, stream_id: Some(stream_id.clone()) })
 }

@@ -2,6 +2,7 @@
 //! statuses.
 
 pub mod api;
+pub mod audit;
 pub mod console;
 pub mod extract;
 pub mod middleware;

@@ -2,10 +2,12 @@
 
 use actix_web::rt;
 use serde_json::Value;
+use tracing::Instrument;
 
 use crate::guard::policy::Client;
 use crate::hooks::event::{Actor, DeletedFile, StoredFile};
 use crate::hooks::sender::Verdict;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::state::Worker;
@@ -17,6 +19,7 @@ use crate::http::state::Worker;
 /// refused the file, and it was deleted. Runs to its end even if the client disconnects meanwhile.
 pub async fn stored(
     worker: &Worker,
+    context: &RequestContext,
     client: &Client,
     upload_id: String,
     stored: &Stored,
@@ -29,13 +32,14 @@ pub async fn stored(
         file_id: stored.file_id.clone(),
         path: stored.key.as_str().to_owned(),
         name: stored.name.clone(),
-        size: stored.receipt.size,
+        size: stored.size,
         content_type: stored.content_type.clone(),
-        crc64: stored.receipt.crc64,
-        verified: stored.receipt.verified_by.is_some(),
+        crc64: stored.crc64,
+        verified: stored.verified_by.is_some(),
         by: actor(client),
         metadata: stored.metadata.clone(),
         url: stored.url.clone(),
+        trace: context.trace,
     };
     let waits = hooks.state.wait;
     let wechat = worker.wechat.clone();
@@ -56,7 +60,7 @@ pub async fn stored(
         }
     };
     // Tracked, so that a shutdown waits for it.
-    let running = rt::spawn(worker.shared.requests.track_future(told));
+    let running = rt::spawn(worker.shared.requests.track_future(told).in_current_span());
     running.await.unwrap_or_else(|_| {
         Err(Problem::new(Code::Internal, "the task that tells the back end has failed"))
     })
@@ -65,18 +69,21 @@ pub async fn stored(
 /// Tells the back end of deleted files, by their ids and paths. Its response does not matter to the client.
 pub async fn deleted<'a>(
     worker: &Worker,
+    context: &RequestContext,
     client: &Client,
     files: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) {
     let Some(hooks) = worker.hooks.clone() else { return };
+    let trace = context.trace;
     let files = files.into_iter().map(|(file_id, path)| DeletedFile {
         file_id: file_id.to_owned(),
         path: path.to_owned(),
         by: actor(client),
+        trace,
     });
     let files: Vec<_> = files.collect();
     let told = async move { hooks.deleted(&files).await };
-    let _ = rt::spawn(worker.shared.requests.track_future(told)).await;
+    let _ = rt::spawn(worker.shared.requests.track_future(told).in_current_span()).await;
 }
 
 fn actor(client: &Client) -> Actor {

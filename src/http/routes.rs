@@ -1,7 +1,6 @@
 //! Every route, and which web pages may call it (CORS).
 
 use std::future::ready;
-use std::sync::Arc;
 
 use actix_cors::Cors;
 use actix_web::dev::{RequestHead, ServiceRequest};
@@ -12,21 +11,23 @@ use actix_web::{guard, web};
 
 use super::api::{batch, fallback, files, health, links, tickets, ueditor_config, upload_links};
 use super::extract::{file_url, query};
-use super::state::AppState;
 use super::upload::handler;
 use super::{console, openapi, resumable, tcb};
+use crate::metrics::Metrics;
 use crate::settings::Settings;
 
-/// Adds all routes. Returns each path with its methods, for the test that compares them with the API's description.
+/// Adds all routes, each with its figures. Returns each path with its methods, for the test that compares them with the
+/// API's description.
 pub fn add_all(
     routes: &mut web::ServiceConfig,
     settings: &Settings,
+    metrics: &Metrics,
 ) -> Vec<(&'static str, &'static str)> {
     let mut added = Vec::new();
     let mut resource = |path: &'static str, methods: &'static str| {
         added.push((path, methods));
         let refuse = web::to(move || ready(fallback::method_not_allowed(methods)));
-        web::resource(path).default_service(refuse)
+        web::resource(path).app_data(metrics.route(path, methods)).default_service(refuse)
     };
     routes
         .service(
@@ -74,7 +75,6 @@ pub fn add_all(
                 .guard(guard::fn_guard(tcb::sample::has_cloudid))
                 .to(tcb::sample::sample),
         )
-        .service(resource("/metrics", "GET").route(web::get().to(health::metrics)))
         .service(
             resource("/healthz", "GET, HEAD")
                 .route(web::get().to(health::health))
@@ -86,8 +86,11 @@ pub fn add_all(
                 .route(web::head().to(health::ready)),
         )
         .service(resource("/openapi.json", "GET").route(web::get().to(openapi::description)))
-        .service(resource("/docs", "GET").route(web::get().to(openapi::pages)))
-        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(openapi::page)));
+        .service(resource("/docs", "GET").route(web::get().to(openapi::pages::without_slash)))
+        .service(resource("/docs/{file:.*}", "GET").route(web::get().to(openapi::pages::page)));
+    if settings.metrics.bind.is_none() {
+        routes.service(resource("/metrics", "GET").route(web::get().to(health::metrics)));
+    }
     if settings.console.enabled {
         let mut page = |path: &'static str| {
             resource(path, "GET, HEAD")
@@ -100,6 +103,7 @@ pub fn add_all(
         routes
             .service(page("/console"))
             .service(resource("/console/", "GET").route(web::get().to(console::without_slash)))
+            .service(resource("/console/info", "GET").route(web::get().to(console::info::info)))
             .service(resource("/console/{file}", "GET").route(web::get().to(console::file)));
     }
     routes.default_service(web::to(fallback::not_found));
@@ -169,13 +173,10 @@ fn is_file_without_path(head: &RequestHead) -> bool {
         }
 }
 
-/// The CORS middleware. Pages of the listed origins may send any header, since upload widgets add different ones.
-pub fn cors(shared: &Arc<AppState>) -> Cors {
-    let shared = shared.clone();
+/// The CORS middleware; `is_listed` looks into `cors.origins`. Pages of the listed origins may send any header, since upload widgets add different ones.
+pub fn cors(is_listed: impl Fn(&[u8]) -> bool + 'static) -> Cors {
     Cors::default()
-        .allowed_origin_fn(move |origin: &HeaderValue, _| {
-            shared.origins.is_listed(origin.as_bytes())
-        })
+        .allowed_origin_fn(move |origin: &HeaderValue, _| is_listed(origin.as_bytes()))
         .allowed_methods(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
         .allow_any_header()
         .supports_credentials()
@@ -224,7 +225,8 @@ mod tests {
         let mut added = Vec::new();
         let settings =
             Settings::from_layers(None, None, Default::default()).expect("the sandbox's");
-        let _app = App::new().configure(|routes| added = add_all(routes, &settings));
+        let metrics = Metrics::new([].into_iter()).expect("names");
+        let _app = App::new().configure(|routes| added = add_all(routes, &settings, &metrics));
         let calls = added.iter().map(|(path, _)| *path);
         let calls: BTreeSet<_> =
             calls.filter(|path| !is_page(path) && !path.ends_with(['/', '}'])).collect();

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,9 +28,12 @@ use crate::metrics::Metrics;
 use crate::quota::quotas::Quotas;
 use crate::settings::Settings;
 use crate::spool::uploads::Uploads;
+use crate::telemetry::audit::Audit;
+use crate::telemetry::spans::Tracer;
 use crate::wechat::api::{self, Wechat};
 
-/// One worker's state; `app` makes it.
+/// One worker's state; `app` makes it, and another one after each reload of the settings. A request keeps the one that
+/// it began with.
 pub struct Worker {
     pub shared: Arc<AppState>,
     pub wechat: Wechat,
@@ -42,7 +46,8 @@ pub struct Worker {
     pub auth_server: Option<AuthServer>,
 }
 
-/// What all workers share.
+/// What all workers share. After a reload of the settings there is another one, with the same counts, caches and
+/// budgets.
 pub struct AppState {
     pub settings: Settings,
     pub guard: Guard,
@@ -58,18 +63,25 @@ pub struct AppState {
     /// `None`: no receipts.
     pub receipts: Option<ReceiptSigner>,
     pub proxies: TrustedProxies,
-    pub idempotency: Idempotency,
+    pub idempotency: Arc<Idempotency>,
     /// Of the URLs of resumable uploads.
-    pub sealing_keys: SealingKeys,
+    pub sealing_keys: Arc<SealingKeys>,
     /// The requests that send bytes of resumable uploads.
     pub upload_sessions: Arc<Sessions>,
     /// The resumable uploads that are kept here until they are complete: those by forms.
     pub uploads: Arc<Uploads<UploadedFile>>,
-    /// The running requests; closed when the gateway begins to shut down.
+    /// The running requests; closed when the gateway accepts no more connections: new uploads are refused.
     pub requests: TaskTracker,
     /// Cancelled when the gateway begins to shut down.
+    pub draining: CancellationToken,
+    /// Cancelled when the gateway accepts no more connections.
     pub shutdown: CancellationToken,
     pub metrics: Arc<Metrics>,
+    /// `None`: no request is traced.
+    pub tracer: Option<Arc<Tracer>>,
+    pub audit: Arc<Audit>,
+    /// The last reload failed: the settings' files say something else than the gateway does.
+    pub reload_failed: Arc<AtomicBool>,
     /// Settings, credentials and caches of calls to WeChat.
     pub wechat: Arc<api::WechatState>,
 }

@@ -1,4 +1,4 @@
-//! A request's body as a stream of chunks: counts the bytes read and limits how long the client may send nothing.
+//! A request's body as a stream of chunks: counts the bytes read, and limits how long the client may send nothing or little.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,6 +12,7 @@ use futures::Stream;
 use tokio::time::Instant;
 
 use super::error::InboundError;
+use super::min_rate::MinRate;
 use crate::net::deadline::DeadlineTimer;
 
 /// A request's body. A byte is counted when its chunk is returned.
@@ -19,6 +20,8 @@ pub struct Body {
     payload: Payload,
     read: u64,
     idle_timeout: Duration,
+    /// `None`: the client may be as slow as it is.
+    min_rate: Option<MinRate>,
     /// Since when the client has sent nothing while a byte is asked for.
     idle_since: Option<Instant>,
     timer: DeadlineTimer,
@@ -27,7 +30,14 @@ pub struct Body {
 impl Body {
     /// `idle_timeout` is how long the client may send nothing while a byte is asked for; the whole body has no time limit.
     pub fn new(payload: Payload, idle_timeout: Duration) -> Self {
-        Self { payload, read: 0, idle_timeout, idle_since: None, timer: DeadlineTimer::default() }
+        let timer = DeadlineTimer::default();
+        Self { payload, read: 0, idle_timeout, min_rate: None, idle_since: None, timer }
+    }
+
+    /// With a least rate in bytes per second, over the last seconds in which the gateway waited for the client.
+    pub fn with_min_rate(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.min_rate = bytes_per_second.map(MinRate::new);
+        self
     }
 
     /// Bytes returned so far.
@@ -44,7 +54,11 @@ impl Body {
             match Pin::new(&mut self.payload).poll_next(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.idle_since = None;
+                    let waited = self.idle_since.take();
+                    if let Some(min_rate) = &mut self.min_rate {
+                        min_rate
+                            .sent(chunk.len(), waited.map_or(Duration::ZERO, |at| at.elapsed()));
+                    }
                     self.read += chunk.len() as u64;
                     return Poll::Ready(Ok(Some(chunk)));
                 }
@@ -52,11 +66,22 @@ impl Body {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Pending => {
                     let since = *self.idle_since.get_or_insert_with(Instant::now);
-                    ready!(self.timer.poll(cx, since + self.idle_timeout));
-                    return Poll::Ready(Err(InboundError::Stalled(self.idle_timeout)));
+                    let (limit, error) = self.limit();
+                    ready!(self.timer.poll(cx, since + limit));
+                    return Poll::Ready(Err(error));
                 }
             }
         }
+    }
+
+    /// How long the client may now be waited for, and what it is after that.
+    fn limit(&self) -> (Duration, InboundError) {
+        if let Some(min_rate) = &self.min_rate
+            && let Some(limit) = min_rate.limit().filter(|limit| *limit < self.idle_timeout)
+        {
+            return (limit, InboundError::TooSlow(min_rate.bytes_per_second()));
+        }
+        (self.idle_timeout, InboundError::Stalled(self.idle_timeout))
     }
 }
 

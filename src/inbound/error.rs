@@ -91,6 +91,9 @@ pub enum InboundError {
     DigestMismatch { header: String, algorithm: &'static str, got: String },
     #[error("the client sent nothing for {0:?}")]
     Stalled(Duration),
+    /// In bytes per second.
+    #[error("the client sent less than {} per second over the last seconds", ByteSize(*.0))]
+    TooSlow(u64),
     #[error("not enough memory to buffer a file of unknown length")]
     OutOfMemory,
 }

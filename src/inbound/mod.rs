@@ -24,6 +24,7 @@ mod fields;
 pub mod form;
 pub mod head;
 pub mod limit;
+mod min_rate;
 mod misplaced_boundary;
 pub mod raw;
 pub mod scan;

@@ -54,6 +54,11 @@ impl<E: Clone> Backoff<E> {
         *self.lock() = None;
     }
 
+    /// Whether no success has followed the last failure, if there was one.
+    pub fn is_failing(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// The time until a fetch is allowed.
     pub fn left(&self) -> Duration {
         let until = self.lock().as_ref().map(|failure| failure.until);

@@ -1,19 +1,103 @@
-//! A connection to Redis that is opened when it is needed, and again after a failure.
+//! A connection to Redis that is opened when it is needed, and again after a failure; with TLS where the URL says so.
 
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError};
-use secrecy::{ExposeSecret, SecretString};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, RedisError};
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+
+use super::tls::{self, TlsError};
+use crate::settings;
 
 /// After a failure Redis is not used for this long, so that few requests wait for it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Why `redis.*` leads to no server.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisServerError {
+    #[error("redis.url: {0}")]
+    Url(#[from] RedisError),
+    #[error("redis.url: its host cannot have a certificate: {0}")]
+    Host(#[from] InvalidDnsNameError),
+    #[error("redis.ca_file: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// The server of `redis.url`, with the credentials there.
+#[derive(Clone)]
+pub struct RedisServer {
+    client: redis::Client,
+    /// `None`: plain TCP, or a socket of this machine.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl RedisServer {
+    /// Reads `redis.ca_file`; connects to nothing. `None`: `redis.url` is not set.
+    pub fn new(settings: &settings::Redis) -> Result<Option<Self>, RedisServerError> {
+        let Some(url) = &settings.url else { return Ok(None) };
+        // The client crate's own TLS reads the system's roots for each connection, and fails where one is unreadable.
+        let Some(rest) = settings.behind_tls() else {
+            return Ok(Some(Self { client: redis::Client::open(url.expose_secret())?, tls: None }));
+        };
+        let client = redis::Client::open(format!("redis://{rest}"))?;
+        let ConnectionAddr::Tcp(host, _) = client.get_connection_info().addr() else {
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "it has no host")).into());
+        };
+        let name = ServerName::try_from(host.clone())?;
+        let connector = TlsConnector::from(tls::redis(settings.ca_file.as_deref())?);
+        Ok(Some(Self { client, tls: Some((connector, name)) }))
+    }
+
+    async fn open(&self, config: AsyncConnectionConfig, timeout: Duration) -> Opened {
+        let Some((connector, name)) = &self.tls else {
+            return self.client.get_multiplexed_async_connection_with_config(&config).await;
+        };
+        let info = self.client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else {
+            return Err((ErrorKind::InvalidClientConfig, "it has no host").into());
+        };
+        let opened = within(timeout, async {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            let stream = connector.connect(name.clone(), stream).await?;
+            MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await
+        });
+        let (connection, driver) = opened.await?;
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+}
+
+type Opened = Result<MultiplexedConnection, RedisError>;
+
+async fn within<T>(
+    limit: Duration,
+    result: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
+    match tokio::time::timeout(limit, result).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    }
+}
+
+/// Why the network or TLS failed, if it was they.
+fn network_cause(error: &RedisError) -> Option<&io::Error> {
+    let cause: &Arc<dyn Error + Send + Sync> = error.source()?.downcast_ref()?;
+    cause.downcast_ref()
+}
+
 /// One connection for all threads, for one purpose.
 pub struct RedisConnection {
-    client: redis::Client,
+    server: RedisServer,
     /// Of a command, and of connecting.
     timeout: Duration,
     current: Mutex<Current>,
@@ -26,6 +110,8 @@ pub struct RedisConnection {
 #[derive(Default)]
 struct Current {
     open: Option<MultiplexedConnection>,
+    /// The number of connections opened so far.
+    generation: u64,
     /// Set after a failure.
     unused_until: Option<Instant>,
 }
@@ -33,20 +119,19 @@ struct Current {
 impl RedisConnection {
     /// Connects with the first command. `up` and `down` are logged when Redis becomes available and unavailable.
     pub fn new(
-        url: &SecretString,
+        server: &RedisServer,
         timeout: Duration,
         up: &'static str,
         down: &'static str,
-    ) -> Result<Self, RedisError> {
-        let client = redis::Client::open(url.expose_secret())?;
-        Ok(Self {
-            client,
+    ) -> Self {
+        Self {
+            server: server.clone(),
             timeout,
             current: Mutex::default(),
             is_up: AtomicBool::new(true),
             up,
             down,
-        })
+        }
     }
 
     /// Runs a command. Redis may have closed the connection since its last use: then `again` runs over a new one, which
@@ -64,10 +149,11 @@ impl RedisConnection {
         if self.is_up.swap(is_up, Ordering::Relaxed) != is_up {
             match &result {
                 Ok(_) => tracing::info!("Redis is available: {}", self.up),
-                // Only the kind is logged: an error's text may quote values from Redis.
+                // Of a response, only the kind is logged: its text may quote values from Redis.
                 Err(error) => tracing::warn!(
                     kind = ?error.kind(),
                     code = error.code(),
+                    cause = network_cause(error).map(tracing::field::display),
                     "Redis is unavailable: {}", self.down
                 ),
             }
@@ -75,23 +161,31 @@ impl RedisConnection {
         result
     }
 
+    /// Whether the last command succeeded; true before the first one.
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
     async fn run_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection().await?;
+        let (mut connection, generation) = self.connection().await?;
         let result = command.query_async(&mut connection).await;
         if let Err(error) = &result {
             let mut current = self.current.lock().await;
-            current.open = None;
-            if !error.is_connection_dropped() {
-                current.unused_until = Some(Instant::now() + RETRY_AFTER);
+            // Another task may have opened a new connection since; that one stays.
+            if current.generation == generation {
+                current.open = None;
+                if !error.is_connection_dropped() {
+                    current.unused_until = Some(Instant::now() + RETRY_AFTER);
+                }
             }
         }
         result
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
         let mut current = self.current.lock().await;
         if let Some(connection) = &current.open {
-            return Ok(connection.clone());
+            return Ok((connection.clone(), current.generation));
         }
         if current.unused_until.is_some_and(|until| Instant::now() < until) {
             return Err((ErrorKind::Io, "it failed a moment ago").into());
@@ -99,9 +193,11 @@ impl RedisConnection {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
-        let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let opened = self.server.open(config, self.timeout).await;
         current.unused_until = opened.is_err().then(|| Instant::now() + RETRY_AFTER);
-        current.open = opened.as_ref().ok().cloned();
-        opened
+        let opened = opened?;
+        current.generation += 1;
+        current.open = Some(opened.clone());
+        Ok((opened, current.generation))
     }
 }

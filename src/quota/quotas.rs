@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::RedisError;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +14,7 @@ use super::counter::{Granted, ReservationId};
 use super::memory::MemoryCounters;
 use super::redis::RedisCounters;
 use crate::metrics::Metrics;
+use crate::net::redis::RedisServer;
 use crate::settings::{Quota, Settings};
 
 /// How long the reservation of a running upload stays in Redis after its gateway was killed.
@@ -52,20 +52,20 @@ impl Quotas {
     /// `tasks` are waited for at shutdown.
     pub fn new(
         settings: &Settings,
+        redis: Option<&RedisServer>,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
-    ) -> Result<Self, RedisError> {
+    ) -> Self {
         let max_life = settings.resumable.expire_after.max(LIFE);
-        let url = settings.redis.url.as_ref().filter(|_| !settings.quotas.is_empty());
-        let redis = url.map(|url| RedisCounters::new(url, &settings.wechat.env, max_life));
-        Ok(Self {
+        Self {
             memory: MemoryCounters::default(),
-            redis: redis.transpose()?,
+            // Quotas may be added by a reload. The connection is opened for the first of them.
+            redis: redis.map(|server| RedisCounters::new(server, &settings.wechat.env, max_life)),
             running: Mutex::default(),
             unsent: Mutex::default(),
             metrics,
             tasks,
-        })
+        }
     }
 
     /// Prolongs reservations, and tells Redis what it was not told. Runs forever; returns at once without Redis.

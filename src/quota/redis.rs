@@ -7,11 +7,10 @@
 use std::time::Duration;
 
 use redis::{Cmd, RedisError};
-use secrecy::SecretString;
 
 use super::amount::{Amount, DAY, DAY_OFFSET, Refusal, Usage, Wanted};
 use super::counter::{Granted, MAX_RESERVATIONS, ReservationId};
-use crate::net::redis::RedisConnection;
+use crate::net::redis::{RedisConnection, RedisServer};
 use crate::settings::Quota;
 
 /// The time limit of a command: Redis is close to the gateway, and requests wait for it.
@@ -110,16 +109,16 @@ pub(super) struct RedisCounters {
 impl RedisCounters {
     /// `owner` tells apart gateways of different environments that share a Redis; no reservation lives longer than
     /// `max_life`.
-    pub fn new(url: &SecretString, owner: &str, max_life: Duration) -> Result<Self, RedisError> {
+    pub fn new(server: &RedisServer, owner: &str, max_life: Duration) -> Self {
         let connection = RedisConnection::new(
-            url,
+            server,
             COMMAND_TIMEOUT,
             "quotas are shared",
             "quotas are counted in this gateway's memory meanwhile",
-        )?;
+        );
         let prefix = format!("tcb-upload-gateway:{{{owner}:quota:");
         let life = max_life + Duration::from_secs(2 * DAY.unsigned_abs());
-        Ok(Self { connection, prefix, life })
+        Self { connection, prefix, life }
     }
 
     pub async fn reserve(

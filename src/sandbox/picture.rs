@@ -132,7 +132,7 @@ impl Steps {
         }
         if let Some(geometry) = self.geometry {
             let (width, height) = geometry.size(picture.width(), picture.height());
-            let bytes = u64::from(width) * u64::from(height) * 4;
+            let bytes = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4);
             if width.max(height) > MAX_SIDE || bytes > MAX_DECODED {
                 return Err(refused("the result would be too large"));
             }

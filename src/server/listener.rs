@@ -21,6 +21,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -68,11 +69,11 @@ impl ConnectionLimits {
     }
 }
 
-/// Serves the application that `app` builds once on every worker of `server`.
+/// Serves the application that `app` builds once on every worker of `server`. A new connection gets the newest `tls`.
 pub fn serve<F, I, S, B>(
     server: ServerBuilder,
     listener: TcpListener,
-    tls: Option<rustls::ServerConfig>,
+    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
     connection_limits: ConnectionLimits,
     app: F,
 ) -> io::Result<Server>
@@ -102,18 +103,15 @@ where
             })
             .and_then(http(app(), stopping.clone()))
         })?,
-        Some(mut tls) => {
-            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            let acceptor = TlsAcceptor::from(Arc::new(tls));
-            server.listen("https", listener, move || {
-                let (acceptor, connections) =
-                    (acceptor.clone(), connection_limits.worker_connections(stopping.clone()));
-                fn_service(move |stream: TcpStream| {
-                    encrypted(acceptor.clone(), ClientTcpStream::new(stream, connections.admit()))
-                })
-                .and_then(http(app(), stopping.clone()))
-            })?
-        }
+        Some(tls) => server.listen("https", listener, move || {
+            let (tls, connections) =
+                (tls.clone(), connection_limits.worker_connections(stopping.clone()));
+            fn_service(move |stream: TcpStream| {
+                let acceptor = TlsAcceptor::from(tls.borrow().clone());
+                encrypted(acceptor, ClientTcpStream::new(stream, connections.admit()))
+            })
+            .and_then(http(app(), stopping.clone()))
+        })?,
     };
     Ok(server.run())
 }

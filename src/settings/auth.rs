@@ -30,14 +30,18 @@ pub struct Auth {
     pub keys: BTreeMap<String, ApiKey>,
 }
 
-/// Tickets (JWTs). Without an `algorithm` tickets are off, and neither `key` nor `key_file` is set; with one, exactly
-/// one of the two is set.
+/// Tickets (JWTs). Without an `algorithm` tickets are off, and no key is set; with one, at least one is, or `jwks_url`,
+/// and not both `key` and `key_file`.
 #[derive(Clone, Debug)]
 pub struct Jwt {
     pub algorithm: Option<JwtAlgorithm>,
     /// HS256's secret, of at least 32 bytes; otherwise a public key in PEM.
     pub key: SecretString,
     pub key_file: Option<PathBuf>,
+    /// Further keys by the names that tickets give in their header (`kid`); each is written as `key`.
+    pub keys: BTreeMap<String, SecretString>,
+    /// The issuer's JSON Web Key Set. Not set for HS256. Without a query and a trailing slash.
+    pub jwks_url: Option<String>,
     pub issuer: Option<String>,
     pub audience: Option<String>,
     /// Of tickets that the gateway mints; at least 1 s.
@@ -122,6 +126,8 @@ impl Auth {
                 algorithm: reader.optional("auth.jwt.algorithm", str::parse),
                 key: reader.optional("auth.jwt.key", values::jwt_key).unwrap_or_default(),
                 key_file: reader.optional("auth.jwt.key_file", |text| Ok(PathBuf::from(text))),
+                keys: ticket_keys(reader),
+                jwks_url: reader.optional("auth.jwt.jwks_url", values::base_url),
                 issuer: reader.optional("auth.jwt.issuer", values::text),
                 audience: reader.optional("auth.jwt.audience", values::text),
                 max_ttl: reader.duration("auth.jwt.max_ttl", Duration::from_secs(1)),
@@ -137,6 +143,15 @@ impl Auth {
             keys,
         }
     }
+}
+
+fn ticket_keys(reader: &mut Reader) -> BTreeMap<String, SecretString> {
+    let names = reader.names("auth.jwt.keys");
+    let read = |name: String| {
+        let value = reader.optional(&format!("auth.jwt.keys.{name}"), values::jwt_key)?;
+        Some((name, value))
+    };
+    names.into_iter().filter_map(read).collect()
 }
 
 /// The name of a header that is sent on to the auth server. Those that the gateway writes itself, or that belong to one

@@ -6,16 +6,30 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::auth::Policy;
 use super::layers::is_secret;
-use super::model::{CosApi, ServerTls, Settings};
+use super::model::{AuditOutput, CosApi, ServerTls, Settings, WarmLinks};
 use super::names::Action;
 use super::values::{self, Rate, size_text};
 
 impl Settings {
     /// Every setting as a line `key = value`, sorted; a secret is `"***"`, and a setting that is not set is `""`.
     pub fn describe(&self) -> String {
+        let mut printed = format!("# profile: {}\n", self.profile.name());
+        for (key, value) in self.lines() {
+            let value = if is_secret(&key) && !["\"\"", "[]"].contains(&value.as_str()) {
+                text("***")
+            } else {
+                value
+            };
+            printed.push_str(&format!("{key} = {value}\n"));
+        }
+        printed
+    }
+
+    /// Every setting and its value, sorted; with the secrets, so for comparisons only.
+    pub(super) fn lines(&self) -> Vec<(String, String)> {
         let Self {
             renamed: _,
-            profile,
+            profile: _,
             server,
             cors,
             wechat,
@@ -30,6 +44,7 @@ impl Settings {
             redis,
             console,
             telemetry,
+            metrics,
             sandbox,
         } = self;
         let mut lines = vec![
@@ -67,6 +82,12 @@ impl Settings {
         line("wechat.authorizer.component_token_file", path(&authorizer.component_token_file));
         line("wechat.timeout", duration(wechat.timeout));
         line("wechat.connect_timeout", duration(wechat.connect_timeout));
+        let warm_links = match wechat.warm_links {
+            WarmLinks::Off => text("off"),
+            WarmLinks::Auto => text("auto"),
+            WarmLinks::UpTo(links) => text(&links.to_string()),
+        };
+        line("wechat.warm_links", warm_links);
         line("cos.allowed_hosts", list(&cos.allowed_hosts));
         line("cos.allow_http", cos.allow_http.to_string());
         line("cos.send_content_type", cos.send_content_type.to_string());
@@ -83,6 +104,7 @@ impl Settings {
         line("upload.path_template", text(&upload.path_template));
         line("upload.client_paths", upload.client_paths.to_string());
         line("upload.idle_timeout", duration(upload.idle_timeout));
+        line("upload.min_rate", size(upload.min_rate.unwrap_or_default()));
         line("upload.replay_window", size(upload.replay_window as u64));
         line("upload.replay_window_max", size(upload.replay_window_max as u64));
         line("upload.max_buffered_file", size(upload.max_buffered_file as u64));
@@ -101,6 +123,10 @@ impl Settings {
         line("auth.jwt.key", text(jwt.key.expose_secret()));
         let key_file = jwt.key_file.as_ref().map(|path| path.display().to_string());
         line("auth.jwt.key_file", optional(key_file.as_deref()));
+        for (name, key) in &jwt.keys {
+            line(&format!("auth.jwt.keys.{name}"), text(key.expose_secret()));
+        }
+        line("auth.jwt.jwks_url", optional(jwt.jwks_url.as_deref()));
         line("auth.jwt.issuer", optional(jwt.issuer.as_deref()));
         line("auth.jwt.audience", optional(jwt.audience.as_deref()));
         line("auth.jwt.max_ttl", duration(jwt.max_ttl));
@@ -154,9 +180,22 @@ impl Settings {
         line("hooks.include", list(&include));
         line("receipts.key", secret(receipts.key.as_ref()));
         line("redis.url", secret(redis.url.as_ref()));
+        let ca_file = redis.ca_file.as_ref().map(|file| file.display().to_string());
+        line("redis.ca_file", text(&ca_file.unwrap_or_default()));
         line("console.enabled", console.enabled.to_string());
         line("telemetry.log", text(&telemetry.log));
         line("telemetry.format", text(telemetry.format.name()));
+        let audit = match &telemetry.audit {
+            AuditOutput::Off => "off".to_owned(),
+            AuditOutput::Stdout => "stdout".to_owned(),
+            AuditOutput::File(path) => path.display().to_string(),
+        };
+        line("telemetry.audit", text(&audit));
+        let otlp = &telemetry.otlp;
+        line("telemetry.otlp_endpoint", optional(otlp.endpoint.as_deref()));
+        line("telemetry.otlp_headers", secret(otlp.headers.as_ref()));
+        line("telemetry.otlp_ratio", otlp.ratio.to_string());
+        line("metrics.bind", optional(metrics.bind.map(|bind| bind.to_string()).as_deref()));
         line("sandbox.enabled", sandbox.enabled.to_string());
         line(
             "sandbox.data",
@@ -175,16 +214,7 @@ impl Settings {
         line("sandbox.secret_key", secret(sandbox.secret_key.as_ref()));
 
         lines.sort();
-        let mut printed = format!("# profile: {}\n", profile.name());
-        for (key, value) in lines {
-            let value = if is_secret(&key) && !["\"\"", "[]"].contains(&value.as_str()) {
-                text("***")
-            } else {
-                value
-            };
-            printed.push_str(&format!("{key} = {value}\n"));
-        }
-        printed
+        lines
     }
 }
 

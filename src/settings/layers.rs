@@ -185,9 +185,18 @@ impl Reader {
         self.require(key, value)
     }
 
-    pub fn optional_flag(&mut self, key: &str) -> Option<bool> {
+    /// A string, a number or a boolean as text; `None` where it is absent or empty.
+    pub fn scalar<T>(
+        &mut self,
+        key: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let text = self.text(key, false)?;
-        self.checked(key, text.parse().map_err(|_| "is neither true nor false".to_owned()))
+        self.checked(key, check(&text))
+    }
+
+    pub fn optional_flag(&mut self, key: &str) -> Option<bool> {
+        self.scalar(key, |text| text.parse().map_err(|_| "is neither true nor false".to_owned()))
     }
 
     pub fn flag(&mut self, key: &str) -> bool {
@@ -196,8 +205,7 @@ impl Reader {
     }
 
     pub fn optional_number(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let text = self.text(key, false)?;
-        self.checked(key, values::number(&text, range))
+        self.scalar(key, |text| values::number(text, range))
     }
 
     pub fn number(&mut self, key: &str, range: RangeInclusive<u64>) -> u64 {
@@ -207,8 +215,7 @@ impl Reader {
 
     /// In bytes.
     pub fn optional_size(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let text = self.text(key, false)?;
-        self.checked(key, values::size(&text, range))
+        self.scalar(key, |text| values::size(text, range))
     }
 
     /// In bytes.
@@ -218,9 +225,7 @@ impl Reader {
     }
 
     pub fn duration(&mut self, key: &str, least: Duration) -> Duration {
-        let value = self
-            .text(key, false)
-            .and_then(|text| self.checked(key, values::duration(&text, least)));
+        let value = self.scalar(key, |text| values::duration(text, least));
         self.require(key, value).unwrap_or_default()
     }
 
@@ -384,7 +389,7 @@ impl Reader {
             .ok()
     }
 
-    fn require<T>(&mut self, key: &str, value: Option<T>) -> Option<T> {
+    pub fn require<T>(&mut self, key: &str, value: Option<T>) -> Option<T> {
         if value.is_none() && self.is_valid(&[key]) {
             self.reject(key, None, "must be set");
         }
@@ -409,9 +414,10 @@ impl Reader {
 /// Whether the value of a key must never be printed. The hash of an API key is secret, because an operator may paste
 /// the key itself there by mistake.
 pub(super) fn is_secret(key: &str) -> bool {
-    [".secret", ".secret_key", ".sha256", ".refresh_token"]
+    [".secret", ".secret_key", ".sha256", ".refresh_token", ".otlp_headers"]
         .iter()
         .any(|secret| key.ends_with(secret))
+        || key.starts_with("auth.jwt.keys.")
         || [
             "redis.url",
             "auth.jwt.key",

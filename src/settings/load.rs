@@ -1,14 +1,14 @@
 //! How the settings are loaded: the layers are read in their order, then the sections, then the rules are checked.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::auth::{Auth, Links};
 use super::fault::Faults;
 use super::layers::{self, Layers, Reader};
 use super::model::{
-    Console, Cors, Cos, Hooks, Receipts, Redis, Resumable, Sandbox, Server, Settings, Telemetry,
-    Upload, Wechat,
+    Console, Cors, Cos, Hooks, MetricsListener, Receipts, Redis, Resumable, Sandbox, Server,
+    Settings, Telemetry, Upload, Wechat,
 };
 use super::names::Profile;
 use super::quota::Quota;
@@ -46,6 +46,16 @@ impl Settings {
         env: HashMap<String, String>,
     ) -> Result<Self, Faults> {
         Self::read(profile, config_file, env, Layers::default())
+    }
+
+    /// Checks the rules between settings of which a reload has taken over only a part.
+    pub fn check_reloaded(&self) -> Result<(), Faults> {
+        let mut reader = Reader::from(Layers::default());
+        rules::check(self, Some(self.profile), &mut reader);
+        match reader.finish() {
+            faults if faults.is_empty() => Ok(()),
+            faults => Err(Faults(faults)),
+        }
     }
 
     fn read(
@@ -98,9 +108,15 @@ impl Settings {
             resumable: Resumable::read(&mut reader),
             hooks: Hooks::read(&mut reader),
             receipts: Receipts { key: reader.optional("receipts.key", values::sealing_key) },
-            redis: Redis { url: reader.optional("redis.url", values::redis_url) },
+            redis: Redis {
+                url: reader.optional("redis.url", values::redis_url),
+                ca_file: reader.optional("redis.ca_file", values::text).map(PathBuf::from),
+            },
             console: Console { enabled: reader.flag("console.enabled") },
             telemetry: Telemetry::read(&mut reader),
+            metrics: MetricsListener {
+                bind: reader.optional("metrics.bind", values::socket_address),
+            },
             sandbox: Sandbox::read(&mut reader),
         };
         rules::check(&settings, profile, &mut reader);

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::auth::{Auth, Links};
 use super::names::{
     ContentDisposition, CosKeys, CosRoad, CredentialMode, FileIds, HookField, LogFormat, Profile,
     ReplyProfile, Verify,
 };
+use super::otlp::Otlp;
 use super::quota::Quota;
 
 /// Every setting, checked. Neither `Debug` nor [`Settings::describe`] shows secrets.
@@ -37,6 +38,7 @@ pub struct Settings {
     pub redis: Redis,
     pub console: Console,
     pub telemetry: Telemetry,
+    pub metrics: MetricsListener,
     pub sandbox: Sandbox,
 }
 
@@ -63,7 +65,7 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// PEM files, which are read at the start.
+/// PEM files, which are read at the start and at each reload.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     /// The certificate, followed by the intermediate ones.
@@ -92,6 +94,22 @@ pub struct Wechat {
     pub authorizer: Authorizer,
     pub timeout: Duration,
     pub connect_timeout: Duration,
+    pub warm_links: WarmLinks,
+}
+
+/// How many upload links may be asked for in advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmLinks {
+    Off,
+    /// As many as recent uploads justify.
+    Auto,
+    /// At most this many for each folder and extension.
+    UpTo(usize),
+}
+
+impl WarmLinks {
+    /// The most links of one folder and extension.
+    pub const MAX: usize = 256;
 }
 
 /// A third-party platform and the app that authorized it; complete where `wechat.credential` is `authorizer`.
@@ -107,6 +125,16 @@ pub struct Authorizer {
 pub struct Redis {
     /// The whole URL is secret, because it may contain a password.
     pub url: Option<SecretString>,
+    /// PEM, which is read at the start. `None`: the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Redis {
+    /// What follows `rediss://`: Redis is reached by TLS.
+    pub fn behind_tls(&self) -> Option<&str> {
+        let (scheme, rest) = self.url.as_ref()?.expose_secret().split_once("://")?;
+        scheme.eq_ignore_ascii_case("rediss").then_some(rest)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -182,6 +210,13 @@ pub struct Receipts {
     pub key: Option<SecretString>,
 }
 
+/// Where `/metrics` is served.
+#[derive(Clone, Debug)]
+pub struct MetricsListener {
+    /// `None`: on the gateway's own port.
+    pub bind: Option<SocketAddr>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Upload {
     /// In bytes.
@@ -193,6 +228,8 @@ pub struct Upload {
     pub path_template: String,
     pub client_paths: bool,
     pub idle_timeout: Duration,
+    /// In bytes per second. `None`: clients may be as slow as they are.
+    pub min_rate: Option<u64>,
     /// In bytes; zero: nothing can be sent again. At most `memory_budget`, as is `max_buffered_file`.
     pub replay_window: usize,
     /// In bytes; smaller than `replay_window`: the window does not grow.
@@ -218,9 +255,20 @@ pub struct Console {
 
 #[derive(Clone, Debug)]
 pub struct Telemetry {
-    /// In the syntax of tracing's `EnvFilter`; not checked here.
+    /// In the syntax of tracing's `Targets`; not checked here.
     pub log: String,
     pub format: LogFormat,
+    pub audit: AuditOutput,
+    pub otlp: Otlp,
+}
+
+/// Where the audit log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditOutput {
+    Off,
+    Stdout,
+    /// Appended to.
+    File(PathBuf),
 }
 
 #[derive(Clone, Debug)]

@@ -9,9 +9,9 @@ use super::auth::{Auth, Policy};
 use super::layers::{Reader, variable};
 use super::model::Settings;
 use super::names::{
-    Action, CosKeys, CosRoad, CredentialMode, FileIds, JwtAlgorithm, LinkAccess, Profile,
-    ReplyProfile,
+    Action, CosKeys, CosRoad, CredentialMode, FileIds, LinkAccess, Profile, ReplyProfile,
 };
+use super::tickets;
 use super::values::{COS_MAX_FORM, size_text};
 
 /// The default of `wechat.base_url`, as in `default.toml` (a test compares the two).
@@ -25,11 +25,12 @@ pub(super) fn check(settings: &Settings, profile: Option<Profile>, reader: &mut 
     memory(settings, reader);
     cos_road(settings, reader);
     keys(settings, reader);
-    tickets(settings, reader);
+    tickets::check(settings, reader);
     links(settings, reader);
     hooks(settings, reader);
     quotas(settings, reader);
     receipts(settings, reader);
+    settings.telemetry.otlp.check(cfg!(feature = "otlp"), reader);
 
     let Settings { server, sandbox, .. } = settings;
     if profile == Some(Profile::Sandbox)
@@ -210,44 +211,6 @@ fn quotas(settings: &Settings, reader: &mut Reader) {
     }
 }
 
-fn tickets(settings: &Settings, reader: &mut Reader) {
-    const ALGORITHM: &str = "auth.jwt.algorithm";
-    const KEY: &str = "auth.jwt.key";
-    /// RFC 7518 3.2: at least as long as the hash.
-    const MIN_LENGTH: usize = 32;
-    let jwt = &settings.auth.jwt;
-    let key = jwt.key.expose_secret();
-    if !reader.is_valid(&[ALGORITHM, KEY]) {
-        return;
-    }
-    let pem = key.starts_with("-----BEGIN ");
-    match (jwt.algorithm, key.is_empty(), &jwt.key_file) {
-        (None, true, None) => {}
-        (None, ..) => reader.fault(ALGORITHM, "must be set where a key for tickets is set"),
-        (Some(_), true, None) => {
-            reader.fault(KEY, "must be set (or auth.jwt.key_file) where auth.jwt.algorithm is set");
-        }
-        (Some(_), false, Some(_)) => {
-            reader.fault("auth.jwt.key_file", "is set as well as auth.jwt.key: set one of the two");
-        }
-        (Some(_), true, Some(_)) => {}
-        // A public key is not secret: any client that has it could sign tickets.
-        (Some(JwtAlgorithm::Hs256), ..) if pem => {
-            reader.fault(KEY, "is a key in PEM, and HS256 needs a secret: openssl rand -hex 32");
-        }
-        (Some(JwtAlgorithm::Hs256), ..) if key.len() < MIN_LENGTH => reader.fault(
-            KEY,
-            format!(
-                "is shorter than the {MIN_LENGTH} bytes that HS256 needs: openssl rand -hex 32"
-            ),
-        ),
-        (Some(JwtAlgorithm::Hs256), ..) => {}
-        (Some(algorithm), ..) if !pem => reader
-            .fault(KEY, format!("is not a public key in PEM, which {} needs", algorithm.name())),
-        (Some(_), ..) => {}
-    }
-}
-
 fn links(settings: &Settings, reader: &mut Reader) {
     const KEYS: &str = "links.signing_keys";
     let links = &settings.links;
@@ -280,9 +243,13 @@ fn receipts(settings: &Settings, reader: &mut Reader) {
     const KEY: &str = "receipts.key";
     let key = settings.receipts.key.as_ref().map(ExposeSecret::expose_secret);
     // The holder of either could sign the other.
-    if key == Some(settings.auth.jwt.key.expose_secret()) && reader.is_valid(&[KEY, "auth.jwt.key"])
+    let jwt = &settings.auth.jwt;
+    let mut of_tickets =
+        [&jwt.key].into_iter().chain(jwt.keys.values()).map(ExposeSecret::expose_secret);
+    if of_tickets.any(|of_tickets| key == Some(of_tickets))
+        && reader.is_valid(&[KEY, "auth.jwt.key"])
     {
-        reader.fault(KEY, "is the same as auth.jwt.key: receipts need a key of their own");
+        reader.fault(KEY, "is the same as a key of auth.jwt: receipts need a key of their own");
     }
 }
 
@@ -321,6 +288,7 @@ impl Settings {
             hooks,
             redis,
             resumable,
+            telemetry,
             sandbox,
             ..
         } = self;
@@ -359,6 +327,10 @@ impl Settings {
                 "auth.forward_url is plain http: cookies and other credentials are sent unencrypted",
             ),
             (
+                auth.jwt.jwks_url.as_deref().is_some_and(is_plain_and_public),
+                "auth.jwt.jwks_url is plain http: a stranger in the network between can replace the keys, and sign tickets",
+            ),
+            (
                 production && auth.anonymous && auth.forward.url.is_none(),
                 "auth.anonymous is true: every client that reaches the gateway may upload, download and delete",
             ),
@@ -394,18 +366,16 @@ impl Settings {
                 "wechat.base_url is plain http: the app's secret and tokens are sent unencrypted",
             ),
             (
-                redis.url.is_some()
-                    && hooks.stored_url.is_none()
-                    && quotas.is_empty()
-                    && matches!(
-                        wechat.credential,
-                        CredentialMode::Cloudbase | CredentialMode::Open
-                    ),
-                "redis.url is set but not used: with this wechat.credential there is no token to share",
+                redis.ca_file.is_some() && redis.behind_tls().is_none(),
+                "redis.ca_file is set but not used: redis.url does not begin with rediss://",
             ),
             (
                 hooks.stored_url.as_deref().is_some_and(is_plain_and_public),
                 "hooks.stored_url is plain http: what the back end is told of each file is sent unencrypted",
+            ),
+            (
+                telemetry.otlp.endpoint.as_deref().is_some_and(is_plain_and_public),
+                "telemetry.otlp_endpoint is plain http: spans, and telemetry.otlp_headers, are sent unencrypted",
             ),
             (
                 redis.url.is_none() && quotas.values().any(|quota| quota.has_total()),

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::layers::Reader;
 use super::model::{
-    Authorizer, Cos, CosApi, Hooks, Resumable, Sandbox, Server, ServerTls, Telemetry, Upload,
-    Wechat,
+    AuditOutput, Authorizer, Cos, CosApi, Hooks, Resumable, Sandbox, Server, ServerTls, Telemetry,
+    Upload, WarmLinks, Wechat,
 };
 use super::names::{
     ContentDisposition, CosKeys, CosRoad, CredentialMode, FileIds, LogFormat, ReplyProfile, Verify,
 };
+use super::otlp::Otlp;
 use super::rules;
 use super::values::{
     self, COS_MAX_FILE_SIZE, COS_MAX_FORM, COS_MAX_PART, COS_MIN_PART, MIN_DURATION,
@@ -52,6 +53,8 @@ impl Wechat {
             reader.required("wechat.credential", str::parse).unwrap_or(CredentialMode::Stable);
         let base_url = reader.required("wechat.base_url", values::base_url).unwrap_or_default();
         let file = |text: &str| Ok(PathBuf::from(text));
+        let warm_links = reader.scalar("wechat.warm_links", WarmLinks::parse);
+        let warm_links = reader.require("wechat.warm_links", warm_links).unwrap_or(WarmLinks::Off);
         Self {
             // The platform's sidecar accepts plain HTTP only.
             base_url: match (credential, base_url.as_str()) {
@@ -82,6 +85,21 @@ impl Wechat {
             },
             timeout: reader.duration("wechat.timeout", MIN_DURATION),
             connect_timeout: reader.duration("wechat.connect_timeout", MIN_DURATION),
+            warm_links,
+        }
+    }
+}
+
+impl WarmLinks {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            _ => match text.parse() {
+                Ok(0) => Ok(Self::Off),
+                Ok(links @ 1..=Self::MAX) => Ok(Self::UpTo(links)),
+                _ => Err(format!("is not off, auto or a number from 0 to {}", Self::MAX)),
+            },
         }
     }
 }
@@ -154,6 +172,8 @@ impl Upload {
     pub(super) fn read(reader: &mut Reader) -> Self {
         // More than any machine's memory, and small enough that sums of several such values do not overflow.
         const MEMORY: u64 = 1 << 40;
+        // Per second: more than a client's line can be expected to have.
+        const MAX_MIN_RATE: u64 = 1 << 30;
         Self {
             max_file_size: reader.size("upload.max_file_size", 1..=COS_MAX_FILE_SIZE),
             max_files: reader.number("upload.max_files", 1..=10_000) as usize,
@@ -163,6 +183,8 @@ impl Upload {
                 .unwrap_or_default(),
             client_paths: reader.flag("upload.client_paths"),
             idle_timeout: reader.duration("upload.idle_timeout", MIN_DURATION),
+            min_rate: Some(reader.size("upload.min_rate", 0..=MAX_MIN_RATE))
+                .filter(|rate| *rate > 0),
             replay_window: reader.size("upload.replay_window", 0..=MEMORY) as usize,
             replay_window_max: reader.size("upload.replay_window_max", 0..=MEMORY) as usize,
             max_buffered_file: reader.size("upload.max_buffered_file", 0..=MEMORY) as usize,
@@ -185,6 +207,12 @@ impl Telemetry {
         Self {
             log: reader.required("telemetry.log", values::text).unwrap_or_default(),
             format: reader.required("telemetry.format", str::parse).unwrap_or(LogFormat::Text),
+            audit: match reader.required("telemetry.audit", values::text).as_deref() {
+                None | Some("off") => AuditOutput::Off,
+                Some("stdout") => AuditOutput::Stdout,
+                Some(path) => AuditOutput::File(PathBuf::from(path)),
+            },
+            otlp: Otlp::read(reader),
         }
     }
 }

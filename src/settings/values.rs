@@ -36,7 +36,7 @@ const RATE_UNITS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 const PLACEHOLDERS: [&str; 8] = ["yyyy", "mm", "dd", "uuid", "ext", "client", "dir", "name"];
 
 /// A number of requests per period. All of them may come at once where none came for a whole period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     pub requests: NonZeroU32,
     /// A second, a minute or an hour.
@@ -132,10 +132,13 @@ pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     }
 }
 
-/// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, or `unix:///PATH`.
+/// `redis[s]://[[USER]:PASSWORD@]HOST[:PORT][/DB]`, or `unix:///PATH`. No `#insecure`: certificates are verified.
 pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     match redis::parse_redis_url(text) {
-        Some(url) if ["redis", "redis+unix", "unix"].contains(&url.scheme()) => {
+        Some(url)
+            if url.fragment().is_none()
+                && ["redis", "rediss", "redis+unix", "unix"].contains(&url.scheme()) =>
+        {
             Ok(text.to_owned().into())
         }
         _ => Err("is not a Redis URL such as redis://:PASSWORD@HOST:6379/0".to_owned()),

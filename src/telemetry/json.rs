@@ -1,7 +1,7 @@
-//! A log line as JSON, in the format of tracing-subscriber's own formatter: `timestamp`, `level`, the event's fields,
-//! and the `span` it is in. That formatter parses the span's fields back from their text for every line, and writes a
-//! line in about eighty parts, each checked to be UTF-8: a twelfth of the computing for a small upload
-//! (`benches/runs/NOTES.md`).
+//! A log line as a flat JSON object: `time`, `level`, the fields of the span it is in, and the event's own. The formatter
+//! of tracing-subscriber nests the span. It also sorts the span's fields into a map of their own, parses them back from
+//! their text for every line, and writes a line in about eighty parts, each checked to be UTF-8: a twelfth of the
+//! computing for a small upload (`benches/runs/NOTES.md`).
 
 use std::fmt::{self, Debug};
 use std::io::Write;
@@ -9,57 +9,77 @@ use std::io::Write;
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
+use tracing::span::Record;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Bytes that suffice for most lines.
 const LINE_CAPACITY: usize = 512;
+/// Bytes that suffice for the fields of most spans.
+const SPAN_CAPACITY: usize = 256;
 
-/// Formats lines. The fields of spans must be JSON already, as `JsonFields` writes them.
+/// Formats the fields of spans as they stand in lines: `,"name":value` for each.
+pub struct SpanFields;
+
+impl<'w> FormatFields<'w> for SpanFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut formatted = Line(Vec::with_capacity(SPAN_CAPACITY));
+        fields.record(&mut formatted);
+        writer.write_str(formatted.text()?)
+    }
+
+    /// A field must be recorded once: it would stand in the line twice.
+    fn add_fields(
+        &self,
+        current: &'w mut FormattedFields<Self>,
+        fields: &Record<'_>,
+    ) -> fmt::Result {
+        self.format_fields(current.as_writer(), fields)
+    }
+}
+
+/// Formats lines. The fields of spans must be formatted by [`SpanFields`].
 pub struct Lines;
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S> FormatEvent<S, SpanFields> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'w> FormatFields<'w> + 'static,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, SpanFields>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = Line(Vec::with_capacity(LINE_CAPACITY));
-        line.raw("{\"timestamp\":");
+        line.raw("{\"time\":");
         line.quoted(format_args!("{:.6}", Timestamp::now()));
         line.raw(",\"level\":");
         line.value(event.metadata().level().as_str());
-        event.record(&mut line);
         let span =
             event.parent().and_then(|id| context.span(id)).or_else(|| context.lookup_current());
         if let Some(span) = span {
             let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<N>>().map(|fields| fields.as_str());
-            let fields = fields.and_then(|fields| fields.strip_prefix('{')?.strip_suffix('}'));
-            line.raw(",\"span\":{");
-            if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
-                line.raw(fields);
-                line.raw(",");
+            if let Some(fields) = extensions.get::<FormattedFields<SpanFields>>() {
+                line.raw(fields.as_str());
             }
-            line.raw("\"name\":");
-            line.value(span.name());
-            line.raw("}");
         }
+        event.record(&mut line);
         line.raw("}\n");
-        writer.write_str(std::str::from_utf8(&line.0).map_err(|_| fmt::Error)?)
+        writer.write_str(line.text()?)
     }
 }
 
 struct Line(Vec<u8>);
 
 impl Line {
+    fn text(&self) -> Result<&str, fmt::Error> {
+        std::str::from_utf8(&self.0).map_err(|_| fmt::Error)
+    }
+
     fn raw(&mut self, json: &str) {
         self.0.extend_from_slice(json.as_bytes());
     }
@@ -74,10 +94,11 @@ impl Line {
         let _ = write!(self.0, "\"{text}\"");
     }
 
+    /// Names of fields are in the source, and need no escapes.
     fn field(&mut self, field: &Field, value: impl Serialize) {
-        self.raw(",");
-        self.value(field.name());
-        self.raw(":");
+        self.raw(",\"");
+        self.raw(field.name());
+        self.raw("\":");
         self.value(value);
     }
 }
@@ -114,7 +135,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use serde_json::Value;
-    use tracing_subscriber::fmt::format::JsonFields;
 
     use super::*;
 
@@ -135,7 +155,10 @@ mod tests {
     fn events() {
         tracing::info!("no span");
         tracing::info_span!("bare").in_scope(|| tracing::warn!(number = -1, "in a span"));
-        let outer = tracing::info_span!("outer", id = "a\"b\n中\u{1}", count = 7, ratio = 0.5);
+        let later = tracing::field::Empty;
+        let outer =
+            tracing::info_span!("outer", id = "a\"b\n中\u{1}", count = 7, ratio = 0.5, later);
+        outer.record("later", "\"now\"");
         let _entered = outer.enter();
         tracing::info_span!("inner", last = true).in_scope(|| {
             let nothing: Option<&str> = None;
@@ -145,14 +168,14 @@ mod tests {
         });
     }
 
-    /// The lines without their timestamps.
-    fn lines(subscriber: impl FnOnce(Log) -> tracing::Dispatch) -> Vec<Value> {
+    /// The lines without their times.
+    fn lines(time: &str, subscriber: impl FnOnce(Log) -> tracing::Dispatch) -> Vec<Value> {
         let log = Log::default();
         tracing::dispatcher::with_default(&subscriber(log.clone()), events);
         let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         let line = |line: &str| {
             let mut line: Value = serde_json::from_str(line).unwrap();
-            let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
+            let timestamp = line.as_object_mut().unwrap().remove(time).unwrap();
             let timestamp = timestamp.as_str().unwrap();
             assert!(timestamp.parse::<Timestamp>().is_ok(), "{timestamp}");
             assert_eq!(timestamp.len(), "2026-11-26T18:00:00.000001Z".len());
@@ -162,17 +185,26 @@ mod tests {
     }
 
     #[test]
-    fn lines_equal_those_of_the_library() {
+    fn lines_equal_those_of_the_library_with_the_spans_fields_beside_their_own() {
         let all =
             || tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_target(false);
-        let theirs = lines(|log| {
+        let theirs = lines("timestamp", |log| {
             let subscriber = all().json().flatten_event(true).with_span_list(false);
             subscriber.with_writer(move || log.clone()).finish().into()
         });
-        let ours = lines(|log| {
-            let subscriber = all().event_format(Lines).fmt_fields(JsonFields::new());
+        let ours = lines("time", |log| {
+            let subscriber = all().fmt_fields(SpanFields).event_format(Lines);
             subscriber.with_writer(move || log.clone()).finish().into()
         });
+        let flat = |mut line: Value| {
+            let fields = line.as_object_mut().unwrap();
+            if let Some(Value::Object(mut span)) = fields.remove("span") {
+                span.remove("name");
+                fields.append(&mut span);
+            }
+            line
+        };
+        let theirs: Vec<_> = theirs.into_iter().map(flat).collect();
         assert_eq!(ours.len(), 4);
         assert_eq!(ours, theirs);
     }

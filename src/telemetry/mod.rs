@@ -1,12 +1,17 @@
-//! The log: lines on standard output, as text for people or as JSON for machines.
+//! The log: lines on standard output, as text for people or as JSON for machines. The audit log is apart from it, and so
+//! are the spans of requests (`spans`) and their export (`otlp`).
 
+pub mod audit;
 mod json;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 mod output;
+pub mod spans;
 
 pub use output::batch_lines;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 use crate::settings::{LogFormat, Telemetry};
 
@@ -16,7 +21,7 @@ pub enum TelemetryError {
     #[error("telemetry.log: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("telemetry: {0}")]
-    Set(#[from] Box<dyn std::error::Error + Send + Sync>),
+    Set(#[from] tracing_subscriber::util::TryInitError),
 }
 
 /// Checks the settings as [`start`] does.
@@ -26,22 +31,22 @@ pub fn check(settings: &Telemetry) -> Result<(), TelemetryError> {
 
 /// Some lines of the server libraries are left out unless `telemetry.log` names them: the start-up lines, which repeat
 /// the gateway's, and an error per non-HTTP connection, with which a flood could fill the log.
-fn filter(settings: &Telemetry) -> Result<EnvFilter, TelemetryError> {
-    Ok(EnvFilter::try_new(format!("actix_server=warn,actix_http=off,{}", settings.log))?)
+fn filter(settings: &Telemetry) -> Result<Targets, TelemetryError> {
+    Ok(format!("actix_server=warn,actix_http=off,{}", settings.log).parse()?)
 }
 
 /// Starts the log for the whole process.
 pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(settings)?)
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_writer(|| output::Output)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
+    let log = tracing_subscriber::registry().with(filter(settings)?);
     match settings.format {
-        LogFormat::Text => lines.try_init()?,
+        LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => {
-            lines.fmt_fields(JsonFields::new()).event_format(json::Lines).try_init()?
+            log.with(lines.fmt_fields(json::SpanFields).event_format(json::Lines)).try_init()
         }
     }
-    Ok(())
+    .map_err(TelemetryError::from)
 }

@@ -11,22 +11,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::auth::ApiAuth;
+use super::by_file::by_file;
 use super::call_quota::{self, CallQuotas};
 use super::error::{FileError, WechatError};
-use super::links::{DownloadLink, LinkCache, LinkRequest};
+use super::links::{self, DownloadLink, LinkCache, LinkRequest};
 use super::response::receive;
+use super::shared_links::SharedLinks;
 use super::transport::{Transport, with_query};
+use super::warm_links::WarmLinks;
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
 use crate::net::http_client::base_url::BaseUrl;
+use crate::net::redis::RedisServer;
+use crate::settings;
 
 /// The most files that WeChat accepts in one call (the vendor's documentation of both batch calls).
 const FILES_PER_CALL: usize = 50;
 /// The lifetime of a download link where the request does not name one.
 pub const DEFAULT_LINK_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
-
-/// In bytes, of a download URL: it becomes the value of a `Location` header.
-const MAX_URL: usize = 8 * 1024;
 
 /// The call that every upload makes.
 const UPLOAD_LINK: &str = "uploadfile";
@@ -48,28 +50,30 @@ pub struct WechatState {
     learned_prefix: Cache<(), Arc<str>>,
     links: LinkCache,
     quotas: CallQuotas,
+    warm_links: WarmLinks,
     metrics: Arc<Metrics>,
 }
 
 impl WechatState {
-    /// `base_url` without a trailing slash; `timeout` for one call.
     pub fn new(
-        base_url: &str,
-        env: String,
-        timeout: Duration,
+        settings: &settings::Wechat,
         auth: ApiAuth,
         file_id_prefix: Option<String>,
+        redis: Option<&RedisServer>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let settings::Wechat { base_url, env, timeout, warm_links, .. } = settings;
+        let shared_links = redis.map(|server| SharedLinks::new(server, env, base_url));
         Arc::new(Self {
             base_url: BaseUrl::parse(base_url),
-            env,
-            timeout,
+            env: env.clone(),
+            timeout: *timeout,
             auth,
             file_id_prefix,
             learned_prefix: Cache::new(1),
-            links: LinkCache::new(),
+            links: LinkCache::new(shared_links),
             quotas: CallQuotas::default(),
+            warm_links: WarmLinks::new(*warm_links, metrics.warm_links.clone()),
             metrics,
         })
     }
@@ -77,6 +81,10 @@ impl WechatState {
     /// How calls authenticate.
     pub fn auth(&self) -> &ApiAuth {
         &self.auth
+    }
+
+    pub fn warm_links(&self) -> &WarmLinks {
+        &self.warm_links
     }
 }
 
@@ -121,18 +129,40 @@ impl Wechat {
         self.upload_link_in(self.env(), path).await
     }
 
+    /// The links for generated paths that were asked for in advance.
+    pub fn warm_links(&self) -> &WarmLinks {
+        &self.shared.warm_links
+    }
+
+    /// As [`Self::upload_link`], but a failure that is not the token's is not retried.
+    pub(super) async fn upload_link_once(&self, path: &str) -> Result<UploadLink, WechatError> {
+        let request = wire::UploadFileRequest { env: self.env(), path };
+        let link = self.call_up_to(1, UPLOAD_LINK, &request).await?;
+        self.learn_prefix(&link, path).await;
+        Ok(link)
+    }
+
+    pub(super) fn is_link_quota_used_up(&self, now: Instant) -> bool {
+        self.shared.quotas.is_used_up(UPLOAD_LINK, now)
+    }
+
     /// As [`Self::upload_link`], in another environment of the app.
     pub async fn upload_link_in(&self, env: &str, path: &str) -> Result<UploadLink, WechatError> {
         let link: UploadLink =
             self.call(UPLOAD_LINK, &wire::UploadFileRequest { env, path }).await?;
-        if env == self.shared.env
-            && self.shared.file_id_prefix.is_none()
+        if env == self.shared.env {
+            self.learn_prefix(&link, path).await;
+        }
+        Ok(link)
+    }
+
+    async fn learn_prefix(&self, link: &UploadLink, path: &str) {
+        if self.shared.file_id_prefix.is_none()
             && !self.shared.learned_prefix.contains_key(&())
-            && let Some(prefix) = prefix_of(&link, path)
+            && let Some(prefix) = prefix_of(link, path)
         {
             self.shared.learned_prefix.insert((), prefix).await;
         }
-        Ok(link)
     }
 
     /// A download link for one file: cached, or from a call that concurrent requests for the same link share.
@@ -165,14 +195,29 @@ impl Wechat {
             links.insert(request, link.map(Ok));
         }
         let _guard = self.shared.links.begin_fetch();
+        let mut shared = Vec::new();
+        if !fresh {
+            let found = self.shared.links.shared_by_others(&missing).await;
+            let asked = std::mem::take(&mut missing);
+            for (request, link) in asked.into_iter().zip(found) {
+                match link {
+                    Some(link) => shared.push((request, link)),
+                    None => missing.push(request),
+                }
+            }
+        }
+        links.extend(shared.iter().map(|(request, link)| (request, Some(Ok(link.clone())))));
         let calls = missing.chunks(FILES_PER_CALL).map(|files| self.fetch_links(env, files));
         let fetched: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+        let mut new = Vec::new();
         for (request, link) in missing.iter().zip(fetched) {
             if let Ok(link) = &link {
                 self.shared.links.insert(&request.file_id, link.clone()).await;
+                new.push((request.file_id.clone(), link.clone()));
             }
             links.insert(request, Some(link));
         }
+        self.shared.links.share(new);
         let link = |request| links.get(request).cloned().flatten();
         let none = || Err(no_result("batchdownloadfile").into());
         requests.iter().map(|request| link(request).unwrap_or_else(none)).collect()
@@ -205,10 +250,7 @@ impl Wechat {
             }
             // The URL becomes the target of a redirect.
             let url = result.download_url;
-            if !url.starts_with("http")
-                || url.len() > MAX_URL
-                || url.contains(|c: char| c.is_control() || c == ' ')
-            {
+            if !links::is_url(&url) {
                 let cause = "a download_url is not a URL";
                 return Err(WechatError::Unusable { call: CALL, cause }.into());
             }
@@ -311,6 +353,15 @@ impl Wechat {
         call: &'static str,
         body: &impl Serialize,
     ) -> Result<R, WechatError> {
+        self.call_up_to(wire::MAX_ATTEMPTS, call, body).await
+    }
+
+    async fn call_up_to<R: DeserializeOwned>(
+        &self,
+        max_attempts: u32,
+        call: &'static str,
+        body: &impl Serialize,
+    ) -> Result<R, WechatError> {
         let WechatState { base_url, auth, quotas, metrics, .. } = &*self.shared;
         let unusable = |cause| WechatError::Unusable { call, cause };
         let body = serde_json::to_vec(body).map_err(|_| unusable("the request is not JSON"))?;
@@ -342,7 +393,7 @@ impl Wechat {
                     tracing::info!(call, errcode, "access token refused, trying another one");
                     token_refused = true;
                 }
-                Err(error) if attempt < error.max_attempts() => {
+                Err(error) if attempt < error.max_attempts().min(max_attempts) => {
                     let pause =
                         Duration::from_millis(100 << attempt).mul_f64(0.5 + fastrand::f64());
                     tracing::info!(call, %error, ?pause, "trying again");
@@ -381,42 +432,6 @@ fn prefix_of(link: &UploadLink, path: &str) -> Option<Arc<str>> {
     (!env_and_bucket.contains('/')).then(|| Arc::from(prefix))
 }
 
-/// The result of each of `file_ids`: by position where every result there has the same id or none, otherwise by id.
-fn by_file<R>(file_ids: &[&str], results: Vec<R>, id: impl Fn(&R) -> &str) -> Vec<Option<R>> {
-    let in_order = file_ids.len() == results.len()
-        && file_ids
-            .iter()
-            .zip(&results)
-            .all(|(file_id, result)| matches!(id(result), i if i.is_empty() || i == *file_id));
-    if in_order {
-        return results.into_iter().map(Some).collect();
-    }
-    let mut by_id: HashMap<String, R> =
-        results.into_iter().map(|result| (id(&result).to_owned(), result)).collect();
-    file_ids.iter().map(|file_id| by_id.remove(*file_id)).collect()
-}
-
 fn no_result(call: &'static str) -> WechatError {
     WechatError::Unusable { call, cause: "it has no result for one of the requested files" }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::by_file;
-
-    #[test]
-    fn results_are_matched_to_files_in_any_order_and_without_ids() {
-        let matched = |results: &[(&'static str, u32)]| {
-            by_file(&["a", "b"], results.to_vec(), |result| result.0)
-                .into_iter()
-                .map(|result| result.map(|result| result.1))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(matched(&[("a", 1), ("b", 2)]), [Some(1), Some(2)]);
-        assert_eq!(matched(&[("", 1), ("", 2)]), [Some(1), Some(2)]);
-        assert_eq!(matched(&[("b", 2), ("a", 1)]), [Some(1), Some(2)]);
-        assert_eq!(matched(&[("b", 2)]), [None, Some(2)]);
-        assert_eq!(matched(&[("c", 3), ("b", 2)]), [None, Some(2)]);
-        assert_eq!(matched(&[]), [None, None]);
-    }
 }

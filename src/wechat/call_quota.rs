@@ -42,6 +42,15 @@ impl CallQuotas {
         now.saturating_duration_since(first).clamp(MIN_PAUSE, MAX_PAUSE)
     }
 
+    /// Whether `call` was refused so recently that another attempt is not yet worthwhile.
+    pub fn is_used_up(&self, call: &'static str, now: Instant) -> bool {
+        let all = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|quota| quota.call == call).any(|quota| {
+            let lasted = quota.last_refusal.saturating_duration_since(quota.first_refusal);
+            now < quota.last_refusal + lasted.clamp(MIN_PAUSE, MAX_PAUSE)
+        })
+    }
+
     /// `call` was not refused.
     pub fn available(&self, call: &'static str) {
         let mut all = self.used_up.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +74,8 @@ mod tests {
             [0, 1, 30, 60, 120, 500, 900].map(|after| refused("uploadfile", after)),
             [30, 30, 30, 60, 120, 500, 600]
         );
+        let used_up = |after| quotas.is_used_up("uploadfile", began + Duration::from_secs(after));
+        assert_eq!([901, 1499, 1500].map(used_up), [true, true, false]);
         assert_eq!(refused("batchdeletefile", 900), 30);
         quotas.available("uploadfile");
         assert_eq!(refused("uploadfile", 901), 30);

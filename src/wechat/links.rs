@@ -1,4 +1,5 @@
-//! The cache of download links: by file, and by the lifetime that was requested for them.
+//! The cache of download links: by file, and by the lifetime that was requested for them; in this gateway's memory, and in
+//! Redis where it is set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,6 +10,7 @@ use moka::Expiry;
 use moka::future::Cache;
 
 use super::error::FileError;
+use super::shared_links::{NewLink, SharedLinks};
 
 /// A link is not given out in its last minutes, or in the last tenth of a short lifetime.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -22,6 +24,8 @@ const BOOKKEEPING_CAPACITY: u64 = 8 * 1024 * 1024;
 const OVERHEAD: usize = 256;
 /// At most this many links of one file are cached, each with another lifetime.
 const LIFETIMES_PER_FILE: usize = 4;
+/// In bytes, of a download URL: it becomes the value of a `Location` header.
+const MAX_URL: usize = 8 * 1024;
 /// No call for links takes longer than this.
 const MAX_CALL: Duration = Duration::from_secs(5 * 60);
 
@@ -56,9 +60,25 @@ impl DownloadLink {
         Self { url, max_age, expires_at, usable_until, requested }
     }
 
+    /// A link that another gateway has fetched, and that may be given out for `usable`. `None`: it is no link, or Redis has
+    /// kept it too long.
+    fn from_shared(url: String, max_age: Duration, usable: Duration) -> Option<Self> {
+        let cached = max_age.min(MAX_CACHED);
+        let elapsed = (cached - MARGIN.min(cached / 10)).checked_sub(usable)?;
+        let requested = Instant::now().checked_sub(elapsed)?;
+        is_url(&url).then(|| Self::new(url, max_age, requested))
+    }
+
     fn is_usable(&self) -> bool {
         Instant::now() < self.usable_until
     }
+}
+
+/// Whether a `download_url` can be the target of a redirect.
+pub(super) fn is_url(url: &str) -> bool {
+    url.starts_with("http")
+        && url.len() <= MAX_URL
+        && !url.contains(|c: char| c.is_control() || c == ' ')
 }
 
 /// The bytes of an entry with `content` bytes in it.
@@ -78,6 +98,8 @@ pub(super) struct LinkCache {
     invalidated: Cache<String, Instant>,
     /// The number of calls in flight for links of any file.
     fetches: AtomicUsize,
+    /// `None`: links are not shared with other gateways.
+    shared: Option<SharedLinks>,
 }
 
 /// A call for links is in flight: exists from before the call until after [`LinkCache::insert`] of its links.
@@ -116,7 +138,7 @@ impl Expiry<String, FileLinks> for LastUsable {
 }
 
 impl LinkCache {
-    pub fn new() -> Self {
+    pub fn new(shared: Option<SharedLinks>) -> Self {
         let size = |file_id: &String, links: &FileLinks| {
             let urls: usize = links.iter().map(|link| link.url.len() + size_of_val(link)).sum();
             weight(file_id.len() + urls)
@@ -140,6 +162,7 @@ impl LinkCache {
                 .time_to_live(MAX_CALL)
                 .build(),
             fetches: AtomicUsize::new(0),
+            shared,
         }
     }
 
@@ -154,7 +177,44 @@ impl LinkCache {
         links.iter().find(|link| link.max_age == request.max_age && link.is_usable()).cloned()
     }
 
-    /// The cached link, or the result of `fetch`, which concurrent calls for the same link share.
+    /// The links of `requests` that other gateways share, in their order; they are cached here, too. The [`FetchGuard`] of
+    /// the call that would otherwise fetch them must exist.
+    pub async fn shared_by_others(&self, requests: &[LinkRequest]) -> Vec<Option<DownloadLink>> {
+        let (Some(shared), false) = (&self.shared, requests.is_empty()) else {
+            return vec![None; requests.len()];
+        };
+        let files: Vec<_> =
+            requests.iter().map(|request| (request.file_id.as_str(), request.max_age)).collect();
+        let mut links = Vec::with_capacity(files.len());
+        for (request, found) in requests.iter().zip(shared.read(&files).await) {
+            let link = found
+                .and_then(|link| DownloadLink::from_shared(link.url, request.max_age, link.usable));
+            if let Some(link) = &link {
+                self.insert(&request.file_id, link.clone()).await;
+            }
+            links.push(link);
+        }
+        links
+    }
+
+    /// Tells the other gateways of links that were fetched. Nothing waits for it.
+    pub fn share(&self, links: Vec<(String, DownloadLink)>) {
+        let Some(shared) = self.shared.clone().filter(|_| !links.is_empty()) else { return };
+        tokio::spawn(async move {
+            let now = Instant::now();
+            let links = links.iter().map(|(file_id, link)| NewLink {
+                file_id,
+                url: &link.url,
+                max_age: link.max_age,
+                age: now - link.requested,
+                usable: link.usable_until.saturating_duration_since(now),
+            });
+            shared.share(&links.collect::<Vec<_>>()).await;
+        });
+    }
+
+    /// The cached link, the one that other gateways share, or the result of `fetch`. Concurrent calls for the same link
+    /// share one call.
     pub async fn get_or_fetch(
         &self,
         request: &LinkRequest,
@@ -165,8 +225,14 @@ impl LinkCache {
         }
         let fetch_and_insert = async {
             let _guard = self.begin_fetch();
+            if let Some(link) =
+                self.shared_by_others(std::slice::from_ref(request)).await.pop().flatten()
+            {
+                return Ok(link);
+            }
             let link = fetch().await?;
             self.insert(&request.file_id, link.clone()).await;
+            self.share(vec![(request.file_id.clone(), link.clone())]);
             Ok(link)
         };
         let link = self.in_flight.try_get_with_by_ref(request, fetch_and_insert).await;
@@ -204,6 +270,9 @@ impl LinkCache {
             self.invalidated.insert(file_id.to_owned(), Instant::now()).await;
         }
         self.links.invalidate(file_id).await;
+        if let Some(shared) = &self.shared {
+            shared.invalidate(file_id).await;
+        }
     }
 }
 
@@ -213,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn invalidations_and_links_have_a_bound_in_bytes() {
-        let links = LinkCache::new();
+        let links = LinkCache::new(None);
         let guard = links.begin_fetch();
         let long = "x".repeat(800);
         for n in 0..20_000 {

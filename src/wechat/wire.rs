@@ -1,6 +1,6 @@
 //! The JSON objects of WeChat's requests and responses, and the classes of its error codes.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::{call_quota, lenient};
@@ -66,6 +66,17 @@ pub struct UploadLink {
     pub file_id: String,
     /// The form's `x-cos-meta-fileid`.
     pub cos_file_id: SecretString,
+}
+
+impl UploadLink {
+    /// From when and until when the signature is valid, in Unix time: `q-sign-time=START;END`.
+    pub fn signed_for(&self) -> Option<(i64, i64)> {
+        let pairs =
+            self.authorization.expose_secret().split('&').filter_map(|pair| pair.split_once('='));
+        let (_, times) = pairs.into_iter().find(|(name, _)| *name == "q-sign-time")?;
+        let (start, end) = times.split_once(';')?;
+        Some((start.parse().ok()?, end.parse().ok()?))
+    }
 }
 
 #[derive(Serialize)]

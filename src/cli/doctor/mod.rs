@@ -2,11 +2,13 @@
 //! that they name. For a step that fails it says what to change and where. It needs no running gateway.
 //!
 //! - `report`: what is printed, and the exit code; `advice`: what to change for an error
+//! - `back_end`: the owner's back end, which is not sent anything
 //! - `checks`: the steps of both roads to COS; `form`, `api`: those of one
 //! - `slow`, `probe`: what is tried only if asked for
 
 mod advice;
 mod api;
+mod back_end;
 mod checks;
 mod form;
 mod probe;
@@ -66,6 +68,17 @@ async fn check(settings: Settings, args: &DoctorArgs, report: &mut Report) -> Re
     }
     if settings.redis.url.is_some() {
         report.step("redis", checks.redis().await);
+    }
+    if let Some(url) = &settings.hooks.stored_url {
+        report.step("hooks", checks.hooks(url).await);
+    }
+    if let Some(url) = &settings.auth.forward.url {
+        checks.forward_auth(url, report).await;
+    }
+    if let (Some(url), Some(fetcher)) =
+        (&settings.auth.jwt.jwks_url, checks.upstreams.jwks_fetcher())
+    {
+        report.step("jwks", back_end::jwks(url, &fetcher).await);
     }
     let has_token = report.step("token", checks.token().await).is_some();
     let is_working = match settings.cos.via {

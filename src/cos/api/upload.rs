@@ -68,6 +68,8 @@ pub struct Uploaded {
     pub send: Duration,
     /// From then until COS had put the parts together.
     pub verdict: Option<Duration>,
+    /// The end of both.
+    pub ended: Instant,
 }
 
 /// A file of which the first part is being read.
@@ -132,15 +134,17 @@ impl ApiUpload<'_> {
             let is_verified = self.agrees(crc64, &stored)?;
             let verified_by = is_verified.then_some(VerifiedBy::Reply);
             let receipt = Receipt { size: length, crc64, verified_by };
-            return Ok(Uploaded { receipt, send: began.elapsed(), verdict: None });
+            let ended = Instant::now();
+            return Ok(Uploaded { receipt, send: ended - began, verdict: None, ended });
         }
         let upload_id = self.initiate().await?;
         // Dropped before it is completed, it aborts the upload.
         let pending = PendingParts::new(self.client.clone(), self.key, upload_id);
         let sent = self.send_parts(file, &pending).await?;
-        let send = began.elapsed();
+        let sent_at = Instant::now();
         let receipt = pending.complete(&sent, self.verify, self.observe).await?;
-        Ok(Uploaded { receipt, send, verdict: Some(began.elapsed() - send) })
+        let ended = Instant::now();
+        Ok(Uploaded { receipt, send: sent_at - began, verdict: Some(ended - sent_at), ended })
     }
 
     async fn initiate(&self) -> Result<String, CosError> {

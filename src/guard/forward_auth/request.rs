@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::net::http_client::base_url::BaseUrl;
+use crate::net::trace_context::{TRACEPARENT, TraceContext};
 
 const OWN_USER_AGENT: &str = concat!("tcb-upload-gateway/", env!("CARGO_PKG_VERSION"));
 
@@ -19,6 +20,7 @@ pub struct ClientRequest<'a> {
     pub host: Option<&'a str>,
     pub address: Option<IpAddr>,
     pub headers: &'a HeaderMap,
+    pub trace: Option<TraceContext>,
 }
 
 /// A request to the auth server. It has secrets, so it is dropped once it is sent; only its hashes are cached.
@@ -26,6 +28,8 @@ pub struct ForwardedRequest {
     pub bytes: Bytes,
     /// Where the lines begin that tell one client from another.
     credentials: usize,
+    /// Where they end. What follows is no part of the hashes: the trace differs from request to request.
+    end: usize,
 }
 
 impl ForwardedRequest {
@@ -64,25 +68,33 @@ impl ForwardedRequest {
             end = line("Cookie", &cookies.join(&b"; "[..]));
         }
         let named = named.iter().filter(|name| ![AUTHORIZATION, COOKIE].contains(name));
-        for name in named {
+        for name in named.clone() {
             for value in of.headers.get_all(name) {
                 end = line(name.as_str(), value.as_bytes());
             }
         }
         // Clients without any credential differ only in their IP address.
         let credentials = if end == after_address { before_address } else { after_address };
+        if let Some(trace) = of.trace.filter(|_| !named.clone().any(|name| name == TRACEPARENT)) {
+            line(TRACEPARENT, trace.to_string().as_bytes());
+        }
         bytes.extend_from_slice(b"\r\n");
-        Self { bytes: bytes.into(), credentials }
+        Self { bytes: bytes.into(), credentials, end }
     }
 
-    /// Equal for requests that are equal in all that the auth server is sent.
+    /// Equal for requests that are equal in all that the auth server is sent, apart from their traces.
     pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(&self.bytes).into()
+        self.hash_from(0)
     }
 
     /// Identifies the client by its credentials without revealing them: half of their SHA-256, in hex.
     pub fn fingerprint(&self) -> String {
-        hex::encode(&Sha256::digest(&self.bytes[self.credentials..])[..16])
+        hex::encode(&self.hash_from(self.credentials)[..16])
+    }
+
+    fn hash_from(&self, begin: usize) -> [u8; 32] {
+        let hashed = &self.bytes[begin..self.end];
+        Sha256::new().chain_update(hashed).chain_update(b"\r\n").finalize().into()
     }
 }
 
@@ -108,6 +120,7 @@ mod tests {
             host: Some("files.test"),
             address: Some(address.into()),
             headers: &headers,
+            trace: None,
         };
         let named = [HeaderName::from_static("x-session"), COOKIE];
         ForwardedRequest::new(&server, &named, &of)

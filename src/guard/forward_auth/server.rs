@@ -129,6 +129,11 @@ impl AuthServer {
         Self { state, pool }
     }
 
+    /// Whether it asks by these settings.
+    pub fn has_state(&self, state: &Arc<ForwardState>) -> bool {
+        Arc::ptr_eq(&self.state, state)
+    }
+
     /// The client of a request, if the auth server lets it in.
     pub async fn client_of(
         &self,

@@ -9,6 +9,8 @@ mod content;
 mod declared;
 mod names;
 
+use std::fmt;
+
 use mime_guess::{Mime, mime};
 
 use self::active::{SAFE_TYPE, is_active, is_plain_text};
@@ -160,6 +162,12 @@ impl Types {
             .all(|known| asked.iter().all(|asked| known.iter().any(|by| is_covered(asked, by))))
     }
 
+    /// The lists, each entry as in the settings; canonical names stand for their synonyms.
+    pub fn lists(&self) -> Vec<Vec<String>> {
+        let list = |list: &Vec<Pattern>| list.iter().map(ToString::to_string).collect();
+        self.configured.iter().chain(&self.claimed).map(list).collect()
+    }
+
     fn is_unrestricted(&self) -> bool {
         self.configured.is_empty() && self.claimed.is_none()
     }
@@ -198,6 +206,16 @@ impl Pattern {
 
     fn names(&self, essence: &str) -> bool {
         matches!(self, Self::Name(name) if name == essence)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => formatter.write_str("*/*"),
+            Self::Kind(kind) => write!(formatter, "{kind}*"),
+            Self::Name(name) => formatter.write_str(name),
+        }
     }
 }
 

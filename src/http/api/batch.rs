@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use crate::guard::policy::Client;
 use crate::http::extract::file_ref::{FileRef, ResolveError, id_or_path, resolve_file};
 use crate::http::extract::{client, json};
-use crate::http::middleware::request_id::RequestId;
-use crate::http::notify;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Document, Problem};
 use crate::http::state::Worker;
+use crate::http::{audit, notify};
 use crate::settings::Action;
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
@@ -176,7 +176,9 @@ pub async fn delete(
     let resolved = files.iter().filter_map(|file| file.as_ref().ok());
     let gone = resolved.zip(&deleted).filter(|(_, result)| result.is_ok());
     let gone = gone.map(|(file, _)| (file.file_id.as_str(), file.path.as_str()));
-    notify::deleted(&worker, &client, gone).await;
+    let gone: Vec<_> = gone.collect();
+    audit::deleted(&worker, &RequestContext::of(&request), &client, &gone);
+    notify::deleted(&worker, &RequestContext::of(&request), &client, gone).await;
     response(&request, &files, deleted, |()| Deleted { deleted: true })
 }
 
@@ -262,7 +264,7 @@ pub(super) fn response<T, U: Serialize>(
     {
         return Err(error.clone().into());
     }
-    let id = RequestId::of(request);
+    let id = RequestContext::id_of(request);
     let mut results = results.into_iter();
     let outcomes: Vec<Result<U, Problem>> = files
         .iter()

@@ -13,11 +13,11 @@ use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::variant::{self, Preset};
 use crate::http::extract::{client, file_ref, json, query};
-use crate::http::middleware::request_id::RequestId;
-use crate::http::notify;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::profile;
 use crate::http::state::Worker;
+use crate::http::{audit, notify};
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
@@ -98,7 +98,10 @@ pub async fn delete(
     let file_id = worker.wechat.file_id(key.as_str()).await?;
     let deleted = worker.wechat.delete_one(&file_id).await;
     deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
-    notify::deleted(&worker, &client, [(file_id.as_str(), key.as_str())]).await;
+    let context = RequestContext::of(&request);
+    context.upload.set_object(key.as_str());
+    audit::deleted(&worker, &context, &client, &[(file_id.as_str(), key.as_str())]);
+    notify::deleted(&worker, &context, &client, [(file_id.as_str(), key.as_str())]).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -133,7 +136,7 @@ pub async fn revert(
     let profile = profile.as_deref().map(profile::parse).transpose()?;
     let deleted = delete_named_file(&request, payload, &worker).await;
     deleted.map(|()| HttpResponse::NoContent().finish()).or_else(|problem| {
-        let id = RequestId::of(&request);
+        let id = RequestContext::id_of(&request);
         profile.and_then(|profile| profile.failure(&problem, &id)).ok_or(problem)
     })
 }
@@ -158,7 +161,11 @@ async fn delete_named_file(
     let file = file_ref::file_ref(worker, &client, name).await?;
     let deleted = worker.wechat.delete_one(&file.file_id).await;
     deleted.map_err(|error| file.problem(&error))?;
-    notify::deleted(worker, &client, [(file.file_id.as_str(), file.path.as_str())]).await;
+    let context = RequestContext::of(request);
+    context.upload.set_object(&file.path);
+    let deleted = [(file.file_id.as_str(), file.path.as_str())];
+    audit::deleted(worker, &context, &client, &deleted);
+    notify::deleted(worker, &context, &client, deleted).await;
     Ok(())
 }
 
@@ -190,12 +197,12 @@ async fn authorize(request: &HttpRequest, worker: &Worker, key: &Key) -> Result<
     let links = &worker.shared.links;
     let signature = query::parameters(request, ["expires", "signature"])?;
     if let (LinkAccess::Signed, [Some(expires), Some(signature)]) = (links.access(), signature) {
-        client::identify_if_given(request, worker)?;
+        client::identify_if_given(request, worker).await?;
         links.verify(key, &expires, &signature, Timestamp::now())?;
         return Ok(false);
     }
     if links.access() == LinkAccess::Public {
-        client::identify_if_given(request, worker)?;
+        client::identify_if_given(request, worker).await?;
         return Ok(true);
     }
     let client = client::identify(request, worker).await?;

@@ -1,11 +1,13 @@
 //! Health probes and metrics.
 
+use std::sync::atomic::Ordering;
+
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::problem::{Code, Problem};
-use crate::http::state::Worker;
+use crate::http::state::{AppState, Worker};
 use crate::wechat::auth::ApiAuth;
 
 /// The gateway's state.
@@ -17,7 +19,7 @@ enum Health {
     Ok,
     /// Uploads are accepted, and an access token is available.
     Ready,
-    /// As `ready`, but the access token is not shared with the other replicas.
+    /// As `ready`, but the access token is not shared with the other replicas, or changed settings cannot be used.
     Degraded {
         /// The reason.
         detail: String,
@@ -43,11 +45,15 @@ pub async fn health() -> HttpResponse {
     responses((status = 200, description = "The gateway can serve", body = Health))
 )]
 pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
-    if worker.shared.requests.is_closed() {
+    if worker.shared.draining.is_cancelled() {
         return Err(Problem::draining());
     }
     worker.wechat.ready().await?;
     Ok(HttpResponse::Ok().json(match worker.shared.wechat.auth().check_sharing().await {
+        Ok(()) if worker.shared.reload_failed.load(Ordering::Relaxed) => Health::Degraded {
+            detail: "the changed settings cannot be used, so the ones before are; see the log"
+                .to_owned(),
+        },
         Ok(()) => Health::Ready,
         Err(error) => Health::Degraded { detail: error.to_string() },
     }))
@@ -60,7 +66,15 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
     responses((status = 200, description = "Prometheus's text format", body = String, content_type = "text/plain"))
 )]
 pub async fn metrics(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
-    let shared = &worker.shared;
+    metrics_of(&worker.shared).await
+}
+
+/// `GET /metrics` on the listener of `metrics.bind`.
+pub async fn metrics_alone(shared: web::Data<AppState>) -> Result<HttpResponse, Problem> {
+    metrics_of(&shared).await
+}
+
+async fn metrics_of(shared: &AppState) -> Result<HttpResponse, Problem> {
     let token_age = match shared.wechat.auth() {
         ApiAuth::Fetched(tokens) => tokens.age().await,
         ApiAuth::File(_) | ApiAuth::Open => None,

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 
 use crate::guard::policy::ClaimLimits;
 use crate::guard::ticket::{self, Size, not_null};
+use crate::http::audit;
 use crate::http::extract::{client, json};
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::key::Key;
@@ -103,6 +105,7 @@ pub async fn mint(
     // Only keys have the action.
     let own_types = auth.keys.get(&client.name).map_or(&[][..], |key| key.policy.types.as_slice());
     let minted = minter.mint(&client, own_types, sub.as_deref(), ttl, limits)?;
+    audit::minted_ticket(&worker, &RequestContext::of(&request), &client, sub.as_deref());
     tracing::info!(sub, seconds = ttl, "a ticket is minted");
     let expires_at = Timestamp::from_second(minted.expires_at.cast_signed());
     let expires_at = json::timestamp(expires_at.unwrap_or(Timestamp::MAX));

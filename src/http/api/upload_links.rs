@@ -8,14 +8,15 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::cos::form::Fields;
+use crate::http::audit;
 use crate::http::extract::schemas::Folder;
 use crate::http::extract::{client, json};
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::http::upload::disposition;
 use crate::key::{self, Key, Values};
 use crate::settings::Action;
-use crate::wechat::wire::UploadLink;
 
 /// A file that the client will post to COS.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -100,6 +101,9 @@ pub async fn create(
     // The client may post only to the hosts that the gateway itself may post to.
     worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
     worker.wechat.invalidate_links(&link.file_id).await;
+    let context = RequestContext::of(&request);
+    context.upload.set_object(key.as_str());
+    audit::minted_link(&worker, &context, &client, key.as_str(), &link.file_id);
     let disposition = disposition::header(settings.upload.content_disposition, name);
     let fields = Fields {
         key: key.as_str(),
@@ -110,6 +114,7 @@ pub async fn create(
         content_disposition: disposition.as_deref(),
         cache_control: settings.upload.cache_control.as_deref(),
     };
+    let expires_at = link.signed_for().and_then(|(_, end)| Timestamp::from_second(end).ok());
     Ok(HttpResponse::Ok().json(UploadLinkResponse {
         url: &link.url,
         method: "POST",
@@ -117,15 +122,6 @@ pub async fn create(
         file_field: "file",
         file_id: &link.file_id,
         path: key.as_str(),
-        expires_at: expiry(&link).map(json::timestamp),
+        expires_at: expires_at.map(json::timestamp),
     }))
-}
-
-/// When the signature expires: END of `q-sign-time=START;END`.
-fn expiry(link: &UploadLink) -> Option<Timestamp> {
-    let pairs =
-        link.authorization.expose_secret().split('&').filter_map(|pair| pair.split_once('='));
-    let (_, times) = pairs.into_iter().find(|(name, _)| *name == "q-sign-time")?;
-    let (_, end) = times.split_once(';')?;
-    Timestamp::from_second(end.parse().ok()?).ok()
 }

@@ -7,10 +7,15 @@ export async function copy(text, button) {
   if (navigator.clipboard) await navigator.clipboard.writeText(text);
   else copyBySelection(text);
   const label = button.querySelector("span") ?? button;
-  const original = (button.dataset.label ??= label.textContent);
-  label.textContent = translated("copied");
+  const shown = translated("copied");
+  if (!button.timer) button.original = label.textContent;
+  label.textContent = shown;
   clearTimeout(button.timer);
-  button.timer = setTimeout(() => (label.textContent = original), 1500);
+  button.timer = setTimeout(() => {
+    button.timer = undefined;
+    // Unless the page's language was changed meanwhile.
+    if (label.textContent === shown) label.textContent = button.original;
+  }, 1500);
 }
 
 function copyBySelection(text) {

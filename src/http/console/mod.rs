@@ -1,6 +1,8 @@
 //! The upload page: static files that are embedded in the binary. They load nothing from other hosts, and their links
 //! are relative, so that the gateway may be mounted under a path.
 
+pub mod info;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::LazyLock;
@@ -30,8 +32,9 @@ macro_rules! assets {
 }
 
 assets! {
-    "app.js" "clipboard.js" "exchange.js" "figures.js" "file_input.js" "icon.svg" "index.html" "queue.js" "response.js"
-    "row.js" "snippets.js" "style.css" "tus.js" "unfinished.js" "upload.js" "words.js" "words.en.js" "words.zh.js"
+    "app.js" "clipboard.js" "connection.js" "deletion.js" "exchange.js" "figures.js" "file_input.js" "finished.js"
+    "folds.js" "icon.svg" "index.html" "limits.js" "problems.js" "queue.js" "response.js" "row.js" "snippets.js"
+    "style.css" "thumbnail.js" "tus.js" "unfinished.js" "upload.js" "words.js" "words.en.js" "words.zh.js"
 }
 
 const PAGE: &str = "index.html";

@@ -1,13 +1,17 @@
 // The queue of uploads: a few run at a time, each file in a request of its own, so that a failure affects one file.
-// An item's `state` is waiting, sending, finishing, then stored, failed or cancelled; a stored item may become deleting
-// and deleted. A large file's upload is resumable: it may be paused, or reconnecting, which sends again by itself.
-// Unfinished is one of an earlier visit, whose file is not known yet.
+// An item's `state` is waiting, sending, finishing, then stored, failed or cancelled; a stored item may become undoable
+// (its deletion can be undone), then deleting and deleted. A large file's upload is resumable: it may be paused, or
+// reconnecting, which sends again by itself. Unfinished is one of an earlier visit, whose file is not known yet. While
+// the gateway cannot be reached, nothing is started.
 
+import { check, isLost } from "./connection.js";
+import { schedule, undo } from "./deletion.js";
+import { checkFile } from "./limits.js";
+import { canRetry, ownProblem } from "./problems.js";
 import { problem, read } from "./response.js";
 import { Upload, isOffered, terminate } from "./tus.js";
 import { forget, isSame, remember } from "./unfinished.js";
-import { SpeedMeter, deleteFile, send } from "./upload.js";
-import { text } from "./words.js";
+import { SpeedMeter, deleteFile, newId, send } from "./upload.js";
 
 /** Browsers open six connections to one server; the page itself needs some. */
 const CONCURRENCY = 3;
@@ -38,7 +42,16 @@ export class Queue {
     if (unfinished) return this.continue(unfinished, file);
     const item = { file, state: "waiting", sent: 0 };
     this.items.push(item);
-    this.#setState(item, "waiting");
+    this.#enqueue(item);
+  }
+
+  /** Adds the items of the list before a reload. */
+  addFinished(items) {
+    this.items.unshift(...items);
+    for (const item of items) {
+      this.#changed(item);
+      if (item.state === "deleting") this.#delete(item);
+    }
   }
 
   /** Adds an upload of an earlier visit. */
@@ -78,14 +91,31 @@ export class Queue {
   }
 
   retry(item) {
-    if (item.state !== "failed" && item.state !== "cancelled") return;
+    if (!isRetriable(item)) return;
     Object.assign(item, { sent: 0, problem: undefined });
-    this.#setState(item, "waiting");
+    this.#enqueue(item);
   }
 
-  async delete(item) {
+  /** Deletes a stored file in a few seconds, unless `undoDelete` is called before. */
+  delete(item) {
+    if (item.state !== "stored") return;
+    item.problem = undefined;
+    schedule(item, () => this.#delete(item));
+    this.#setState(item, "undoable");
+  }
+
+  undoDelete(item) {
+    if (undo(item)) this.#setState(item, "stored");
+  }
+
+  /** Starts what waits, after the connection is back. */
+  continueAll() {
+    this.#startNext();
+  }
+
+  async #delete(item) {
     this.#setState(item, "deleting");
-    const response = await deleteFile(item.stored.path, item.request);
+    const response = await deleteFile(item.stored.path, item.request ?? this.#request());
     item.problem = response?.status < 300 ? undefined : response ? problem(response) : ownProblem("broken");
     this.#setState(item, item.problem ? "stored" : "deleted");
   }
@@ -110,6 +140,12 @@ export class Queue {
     return this.inState(...FINISHED);
   }
 
+  /** Lets the item wait for its turn, unless the gateway would refuse its file. */
+  #enqueue(item) {
+    item.problem = checkFile(item.file, this.#request().key);
+    this.#setState(item, item.problem ? "failed" : "waiting");
+  }
+
   #setState(item, state) {
     item.state = state;
     this.#changed(item);
@@ -117,6 +153,7 @@ export class Queue {
   }
 
   #startNext() {
+    if (isLost()) return;
     const waiting = this.inState("waiting").slice(0, Math.max(0, CONCURRENCY - this.running.length));
     waiting.forEach((item) => this.#start(item));
   }
@@ -136,11 +173,23 @@ export class Queue {
   }
 
   #startForm(item) {
-    item.stop = send(item.file, item.request, {
+    const to = JSON.stringify(item.request);
+    if (item.attempt?.to !== to) item.attempt = { to, id: newId() };
+    const stop = send(item.file, item.attempt.id, item.request, {
       sent: (bytes) => this.#sent(item, bytes),
-      response: (response) => this.#responded(item, response),
-      error: () => this.#fail(item, ownProblem("broken")),
+      response: (response) => {
+        item.attempt = undefined;
+        this.#responded(item, response);
+      },
+      error: async () => {
+        const reached = await check();
+        if (item.stop !== stop || !RUNNING.includes(item.state)) return;
+        if (reached) return this.#fail(item, ownProblem("broken"));
+        item.sent = 0;
+        this.#setState(item, "waiting");
+      },
     });
+    item.stop = stop;
   }
 
   #startResumable(item) {
@@ -150,6 +199,7 @@ export class Queue {
         if (item.upload !== upload) return terminate(url, item.request.key);
         item.url = url;
         remember(item.file, url, expires);
+        this.#changed(item);
       },
       lost: forget,
       offset: (bytes) => {
@@ -158,6 +208,7 @@ export class Queue {
       },
       sent: (bytes) => this.#sent(item, bytes),
       waiting: (problem) => {
+        if (!problem) check();
         item.problem = problem;
         item.state = "reconnecting";
         this.#changed(item);
@@ -204,5 +255,6 @@ export class Queue {
   }
 }
 
-/** A problem that the page finds, by the names of its words. */
-const ownProblem = (name) => ({ title: text(name), advice: text(`${name}_advice`), ids: {} });
+/** Whether the item's file can be sent again, and that can help. */
+export const isRetriable = ({ file, state, problem }) =>
+  file instanceof Blob && (state === "cancelled" || (state === "failed" && canRetry(problem)));

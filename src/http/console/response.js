@@ -13,16 +13,20 @@ export function read(response) {
 
 /** The problem in a response. */
 export function problem({ status, text, requestId, retryAfter }, body = parse(text)) {
-  const message = body.detail ?? body.message ?? body.error?.message ?? body.error ?? body.msg ?? body.state;
+  // Editors' formats have the problem document as a member; some are sent with HTTP 200.
+  const document = body.problem ?? body;
+  const message = document.detail ?? body.message ?? body.error?.message ?? body.error ?? body.msg ?? body.state;
   return {
-    code: body.code && typeof body.code === "string" ? body.code : undefined,
-    title: body.title ?? `HTTP ${status}`,
+    code: typeof document.code === "string" ? document.code : text.match(/^([a-z_]+): .*\n$/s)?.[1],
+    title: document.title ?? `HTTP ${status}`,
     detail: typeof message === "string" ? message : text.slice(0, 400),
-    ids: { errcode: body.errcode, rid: body.rid, cos_code: body.cos_code, cos_request_id: body.cos_request_id },
-    requestId: body.request_id ?? requestId,
-    status,
+    ids: {
+      errcode: document.errcode, rid: document.rid,
+      cos_code: document.cos_code, cos_request_id: document.cos_request_id,
+    },
+    requestId: document.request_id ?? requestId,
+    status: typeof document.status === "number" ? document.status : status,
     retryAfter,
-    raw: text,
   };
 }
 

@@ -1,7 +1,14 @@
 // One file on the page: draws an item of the queue, and reports which of its buttons is pressed.
 
 import { copy, forms } from "./clipboard.js";
-import { count, duration, problemTexts, rate, size, text, translate } from "./words.js";
+import { isLost } from "./connection.js";
+import { UNDO_TIME } from "./deletion.js";
+import { fold } from "./folds.js";
+import { mayDelete } from "./limits.js";
+import { problemTexts } from "./problems.js";
+import { isRetriable } from "./queue.js";
+import { ofFile, ofStored } from "./thumbnail.js";
+import { count, duration, rate, size, text, translate } from "./words.js";
 
 /** The buttons, by the item's state. */
 const TOOLS = {
@@ -12,6 +19,7 @@ const TOOLS = {
   paused: ["resume", "cancel"],
   unfinished: ["file", "discard"],
   stored: ["delete"],
+  undoable: ["undo"],
   failed: ["retry", "remove"],
   cancelled: ["retry", "remove"],
   deleting: [],
@@ -21,9 +29,6 @@ const TOOLS = {
 /** The states in which a part of the file may have been sent. */
 const STARTED = ["sending", "finishing", "reconnecting", "paused"];
 
-/** In bytes: a larger stored picture is not downloaded for its thumbnail. */
-const MAX_DOWNLOADED = 8 << 20;
-
 export class Row {
   /** The state, the problem and the resumable upload that are shown. */
   drawn = [];
@@ -31,24 +36,39 @@ export class Row {
   /** `action(name)` is called for the buttons that do more than copy. */
   constructor(item, action) {
     this.item = item;
-    const template = document.getElementById("row").content.cloneNode(true);
-    translate(template);
-    this.element = template.querySelector("li");
+    this.element = document.getElementById("row").content.cloneNode(true).querySelector("li");
     const name = item.file.name;
     this.#text(".name", name);
     this.#one(".name").title = name;
     this.#text(".kind", (name.match(/\.(\w{1,5})$/)?.[1] ?? "file").slice(0, 5));
-    this.#one("progress").setAttribute("aria-label", text("progress_of", name));
-    this.#one(".raw pre").setAttribute("aria-label", text("response_of", name));
     for (const button of this.element.querySelectorAll("[data-do]")) {
-      button.setAttribute("aria-label", text("of_file", button.textContent, name));
       button.addEventListener("click", () => action(button.dataset.do));
     }
-    this.#one(".copies").setAttribute("aria-label", text("of_file", text("copy_as"), name));
     this.element.addEventListener("click", (event) => {
       const kind = event.target.dataset.copy;
       if (kind) copy(forms(this.item.stored, name)[kind], event.target);
     });
+    fold(this.element);
+    this.translate();
+  }
+
+  /** Sets the texts that do not depend on the state, in the page's language. `draw` sets the others. */
+  translate() {
+    const { name } = this.item.file;
+    translate(this.element);
+    this.#one("progress").setAttribute("aria-label", text("progress_of", name));
+    this.#one(".raw pre").setAttribute("aria-label", text("response_of", name));
+    for (const button of this.element.querySelectorAll("[data-do]")) {
+      button.setAttribute("aria-label", text("of_file", button.textContent, name));
+    }
+    this.#one(".copies").setAttribute("aria-label", text("of_file", text("copy_as"), name));
+    this.#one(".open").setAttribute("aria-label", text("of_file", text("open"), name));
+  }
+
+  /** Draws everything anew. */
+  redraw() {
+    [this.drawn, this.result] = [[], undefined];
+    this.draw();
   }
 
   /** Draws the item's current state. */
@@ -57,17 +77,19 @@ export class Row {
     const { file, state, problem, upload } = item;
     if (this.file !== file) {
       this.file = file;
-      thumbnail(file).then((url) => url && this.#picture(url));
+      ofFile(file).then((picture) => !this.isFromStorage && this.#picture(picture));
     }
     const drawn = [state, problem, upload];
     if (drawn.some((value, index) => value !== this.drawn[index])) {
       this.drawn = drawn;
       element.dataset.state = state;
-      const possible = { delete: item.stored?.path, pause: upload };
+      const possible = { delete: item.stored?.path && mayDelete(), pause: upload, retry: isRetriable(item) };
       const tools = TOOLS[state].filter((tool) => !(tool in possible) || possible[tool]);
+      const focused = element.querySelector(".tools :focus");
       for (const button of element.querySelectorAll(".tools [data-do]")) {
         button.hidden = !tools.includes(button.dataset.do);
       }
+      if (focused?.hidden) this.#one(".name").focus();
       this.#one("progress").hidden = !STARTED.includes(state);
       this.#failure();
       this.#result();
@@ -79,7 +101,7 @@ export class Row {
   #state() {
     const { file, state, sent, meter, stored } = this.item;
     const strong = document.createElement("strong");
-    strong.textContent = text(state === "reconnecting" && !navigator.onLine ? "offline" : state);
+    strong.textContent = this.stateText();
     if (state === "stored" && stored.verified !== undefined) {
       return [strong, ` · ${size(file.size)} · ${text(stored.verified ? "verified" : "not_verified")}`];
     }
@@ -89,9 +111,17 @@ export class Row {
     const speed = meter.speed();
     if (speed === undefined) return [amount];
     const progress = document.createElement("span");
-    const parts = speed < 1 ? [text("stalled")] : [rate(speed), text("left", duration((file.size - sent) / speed))];
+    const parts = speed < 1 ? [text("stalled")] : [rate(speed), text("time_left", duration((file.size - sent) / speed))];
     progress.textContent = parts.join(" · ");
     return [`${amount} `, progress];
+  }
+
+  /** The state in words. */
+  stateText() {
+    const { state } = this.item;
+    if (state === "reconnecting" && !navigator.onLine) return text("offline");
+    if (state === "waiting" && isLost()) return text("waiting_offline");
+    return state === "undoable" ? text("undoable", UNDO_TIME / 1000) : text(state);
   }
 
   #failure() {
@@ -99,21 +129,23 @@ export class Row {
     const shown = Boolean(problem) && state !== "waiting" && state !== "sending";
     this.#one(".failure").hidden = !shown;
     if (!shown) return;
-    const { title, detail } = problemTexts(problem);
+    const { title, advice, original } = problemTexts(problem);
     this.#text(".detail", state === "stored" ? `${text("delete_failed")} ${title}` : title);
     const wait = problem.retryAfter && text("retry_after", problem.retryAfter);
-    const advice = [detail, problem.advice, wait].filter(Boolean).join(" ");
-    this.#text(".advice", advice);
-    this.#one(".advice").hidden = !advice;
+    this.#text(".advice", [advice, wait].filter(Boolean).join(" "));
+    this.#one(".advice").hidden = !advice && !wait;
+    this.#text(".original", original ?? "");
+    this.#one(".original").hidden = !original;
     this.#one("[data-do=key]").hidden = problem.code !== "unauthenticated";
     const ids = { code: problem.code ?? problem.status, ...problem.ids, request_id: problem.requestId };
     const shownIds = Object.entries(ids).filter(([, value]) => value !== undefined && value !== null);
     this.#one(".ids").replaceChildren(...shownIds.map(([name, value]) => idButton(name, String(value))));
+    this.#one(".technical").hidden = !original && !shownIds.length;
   }
 
   #result() {
     const { stored, state } = this.item;
-    this.#one(".result").hidden = state !== "stored" && state !== "deleting";
+    this.#one(".result").hidden = !["stored", "undoable", "deleting"].includes(state);
     if (this.#one(".result").hidden || this.result === stored) return;
     this.result = stored;
     const { url, type, raw } = stored;
@@ -121,26 +153,26 @@ export class Row {
     if (url) {
       const open = this.#one(".open");
       open.href = url;
-      open.setAttribute("aria-label", text("of_file", text("open"), this.item.file.name));
-      const picture = (type ?? this.item.file.type).startsWith("image/");
-      if (picture && this.item.file.size <= MAX_DOWNLOADED) this.#picture(url);
+      const isPicture = (type ?? this.item.file.type).startsWith("image/");
+      if (isPicture && this.pictured !== url) {
+        this.pictured = url;
+        ofStored(url, this.item.file.size).then((picture) => {
+          this.isFromStorage ||= Boolean(picture);
+          this.#picture(picture);
+        });
+      }
     }
     this.#one(".facts").replaceChildren(...facts(stored).flatMap(fact));
-    this.#text(".raw pre", pretty(raw));
+    // Not stored over a reload.
+    this.#one(".raw").hidden = !raw;
+    this.#text(".raw pre", pretty(raw ?? ""));
     // The format of an editor has few facts, so the whole response is shown.
     this.#one(".raw").open = !stored.fileId;
   }
 
-  /** Shows the picture at `url`. If it is not a picture, the previous one remains. */
-  #picture(url) {
-    const picture = new Image();
-    picture.alt = "";
-    picture.addEventListener("load", () => {
-      if (this.fromStorage && url.startsWith("blob:")) return;
-      this.fromStorage = !url.startsWith("blob:");
-      this.#one(".thumbnail img").replaceWith(picture);
-    });
-    picture.src = url;
+  /** Shows `picture`; without one, the previous one remains. */
+  #picture(picture) {
+    if (picture) this.#one(".thumbnail img").replaceWith(picture);
   }
 
   #one(selector) {
@@ -204,30 +236,3 @@ function pretty(json) {
     return json;
   }
 }
-
-/** The shorter edge of a thumbnail, in pixels. */
-const EDGE = 112;
-let lastThumbnail = Promise.resolve();
-
-/** The URL of a thumbnail of `file`; undefined if it is not a picture. They are made one after the other: decoding many
- * large photos at once crashes browsers on phones. */
-function thumbnail(file) {
-  if (!file.type.startsWith("image/")) return Promise.resolve();
-  lastThumbnail = lastThumbnail.then(() => scaledDown(file)).catch(() => unscaled(file));
-  return lastThumbnail;
-}
-
-async function scaledDown(file) {
-  const picture = await createImageBitmap(file);
-  const scale = EDGE / Math.min(picture.width, picture.height);
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(picture.width * Math.min(1, scale)));
-  canvas.height = Math.max(1, Math.round(picture.height * Math.min(1, scale)));
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  picture.close();
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve));
-  return URL.createObjectURL(blob);
-}
-
-/** A picture that cannot be scaled (SVG) is shown itself, if it is smaller than 1 MiB. */
-const unscaled = (file) => (file.size < 1 << 20 ? URL.createObjectURL(file) : undefined);

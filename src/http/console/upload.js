@@ -13,12 +13,13 @@ export function uploadUrl({ dir, profile }) {
 }
 
 /** Sends `file`; returns a function that aborts it. Calls `on.sent(bytes)` repeatedly, then `on.response(response)` or
- * `on.error()`, unless aborted. */
-export function send(file, request, on) {
+ * `on.error()`, unless aborted. A repeat with the same `id` stores nothing twice. */
+export function send(file, id, request, on) {
   const form = new FormData();
   form.append("file", file, file.name);
   const xhr = new XMLHttpRequest();
   xhr.open("POST", uploadUrl(request));
+  xhr.setRequestHeader("Idempotency-Key", id);
   if (request.key) xhr.setRequestHeader("Authorization", `Bearer ${request.key}`);
   xhr.upload.addEventListener("progress", ({ loaded, total }) => {
     // The total includes the form's own bytes.
@@ -30,16 +31,22 @@ export function send(file, request, on) {
   return () => xhr.abort();
 }
 
-/** Deletes the file at `path`; resolves to the response, or to undefined if the connection broke. */
-export function deleteFile(path, { key }) {
-  return new Promise((resolve) => {
-    const xhr = new XMLHttpRequest();
-    xhr.open("DELETE", new URL(`v1/files/${path.split("/").map(encodeURIComponent).join("/")}`, base));
-    if (key) xhr.setRequestHeader("Authorization", `Bearer ${key}`);
-    xhr.addEventListener("load", () => resolve(response(xhr)));
-    xhr.addEventListener("error", () => resolve());
-    xhr.send();
-  });
+/** An id for `send`. */
+export const newId = () => [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");
+
+/** Deletes the file at `path`, also if the page is left meanwhile; resolves to the response, or to undefined if the
+ * connection broke. */
+export async function deleteFile(path, { key }) {
+  const url = new URL(`v1/files/${path.split("/").map(encodeURIComponent).join("/")}`, base);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  try {
+    const deleted = await fetch(url, { method: "DELETE", headers, keepalive: true });
+    const header = (name) => deleted.headers.get(name);
+    const text = await deleted.text();
+    return { status: deleted.status, text, requestId: header("x-request-id"), retryAfter: header("retry-after") };
+  } catch {
+    return undefined;
+  }
 }
 
 /** What the page reads of a response. */

@@ -8,19 +8,21 @@ use std::sync::Arc;
 use actix_web::{HttpMessage, HttpRequest};
 
 use super::query::{self, QueryError};
-use crate::guard::auth::{AuthError, UrlCredential};
+use crate::guard::auth::{AuthError, Guard, UrlCredential};
 use crate::guard::forward_auth::request::ClientRequest;
 use crate::guard::forward_auth::server::ForwardError;
+use crate::guard::jwks::JwksError;
 use crate::guard::limits::{LimitError, rate_limit_key};
 use crate::guard::policy::Client;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::resumable::protocol;
 use crate::http::state::Worker;
 use crate::server::connection_limit;
 
-/// The client's name, for the access log.
+/// The request's client, for the access log: in the request's extensions once its credential is known to be valid.
 #[derive(Debug, Clone)]
-pub struct ClientName(pub String);
+pub struct KnownClient(pub Arc<Client>);
 
 /// Why a request is refused before its handler runs.
 pub enum ClientError {
@@ -108,42 +110,42 @@ pub async fn identify_wechat(
 
 /// Counts a request whose credential is in its body, before the first byte of the body is read. A wrong credential in
 /// the headers is refused here, too.
-pub fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), ClientError> {
+pub async fn count_before_body(request: &HttpRequest, worker: &Worker) -> Result<(), ClientError> {
     count_address(request, worker)?;
     let headers = request.headers();
     if worker.shared.guard.has_credential(headers) {
-        worker.shared.guard.identify(headers, None)?;
+        ask_guard(worker, |guard| guard.identify(headers, None)).await?;
     }
     Ok(())
 }
 
 /// Verifies an API key or ticket from a request's body or parameters, and counts the request of its client. The request
 /// must have passed [`count_before_body`].
-pub fn verify_key(worker: &Worker, key: &str) -> Result<(), ClientError> {
-    let client = worker.shared.guard.identify_by_text(key)?;
+pub async fn verify_key(worker: &Worker, key: &str) -> Result<(), ClientError> {
+    let client = ask_guard(worker, |guard| guard.identify_by_text(key)).await?;
     Ok(worker.shared.limits.count(&client)?)
 }
 
 /// The client of a public endpoint: `None` for a request without a key or ticket. A wrong one is refused. The auth server
 /// is not asked, since its decision would not matter.
-pub fn identify_if_given(
+pub async fn identify_if_given(
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<Option<Arc<Client>>, ClientError> {
     let credentials = QueryCredentials::of(request)?;
-    identify_if_given_by(request, worker, credentials.ticket())
+    identify_if_given_by(request, worker, credentials.ticket()).await
 }
 
 /// As [`identify_if_given`], for one of WeChat's endpoints.
-pub fn identify_wechat_if_given(
+pub async fn identify_wechat_if_given(
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<Option<Arc<Client>>, ClientError> {
     let credentials = QueryCredentials::of(request)?;
-    identify_if_given_by(request, worker, credentials.wechat_token().or(credentials.ticket()))
+    identify_if_given_by(request, worker, credentials.wechat_token().or(credentials.ticket())).await
 }
 
-fn identify_if_given_by(
+async fn identify_if_given_by(
     request: &HttpRequest,
     worker: &Worker,
     url_credential: Option<UrlCredential<'_>>,
@@ -153,7 +155,8 @@ fn identify_if_given_by(
     if url_credential.is_none() && !guard.has_credential(request.headers()) {
         return Ok(None);
     }
-    let client = guard.identify(request.headers(), url_credential)?;
+    let identify = |guard: &Guard| guard.identify(request.headers(), url_credential);
+    let client = ask_guard(worker, identify).await?;
     client.map(|client| admit(request, worker, client, address)).transpose()
 }
 
@@ -163,12 +166,33 @@ async fn identify_by(
     url_credential: Option<UrlCredential<'_>>,
 ) -> Result<Arc<Client>, ClientError> {
     let address = count_address(request, worker)?;
-    let client = match worker.shared.guard.identify(request.headers(), url_credential)? {
+    let identify = |guard: &Guard| guard.identify(request.headers(), url_credential);
+    let client = match ask_guard(worker, identify).await? {
         Some(client) => client,
         // Boxed, so that requests with a key do not pay for its size.
         None => Box::pin(ask_auth_server(request, worker)).await?,
     };
     admit(request, worker, client, address)
+}
+
+/// Identifies a client. A ticket whose key has to be fetched from its issuer waits for that, and is verified again.
+async fn ask_guard<T>(
+    worker: &Worker,
+    identify: impl Fn(&Guard) -> Result<T, AuthError>,
+) -> Result<T, AuthError> {
+    /// The first one may have begun before the issuer published the key.
+    const FETCHES: usize = 2;
+    let guard = &worker.shared.guard;
+    let mut result = identify(guard);
+    for _ in 0..FETCHES {
+        if !matches!(result, Err(AuthError::Jwks(JwksError::NotFetched))) {
+            break;
+        }
+        // Boxed, so that other requests do not pay for its size.
+        Box::pin(guard.fetched_keys()).await;
+        result = identify(guard);
+    }
+    result
 }
 
 /// The client that the auth server lets in. Its credentials are in the headers, so nothing of the query is sent.
@@ -191,6 +215,7 @@ async fn ask_auth_server(
         host: proxies.host(peer, headers, authority),
         address: peer.map(|peer| proxies.client_ip(peer, headers)),
         headers,
+        trace: RequestContext::of(request).trace,
     };
     server.client_of(&request).await.map_err(ClientError::Forward)
 }
@@ -207,7 +232,7 @@ fn admit(
         let id = address.map_or_else(|| "anonymous".to_owned(), |ip| format!("anonymous:{ip}"));
         client = Arc::new(client.with_identity(&client.name, id));
     }
-    request.extensions_mut().insert(ClientName(client.name.clone()));
+    request.extensions_mut().insert(KnownClient(client.clone()));
     worker.shared.limits.count(&client)?;
     if let Some(caller) = request.extensions().get::<Rc<connection_limit::Caller>>() {
         caller.set_authenticated();

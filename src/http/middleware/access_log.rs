@@ -1,14 +1,22 @@
 //! The access log: one line per request, and the limit on lines for requests of unknown callers.
 
 use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::rt;
 use tracing::Span;
 
+use super::request_context::{RequestContext, milliseconds};
+use super::request_span::Ended;
+use crate::guard::policy::Client;
+use crate::http::audit;
 use crate::http::problem::Problem;
-use crate::telemetry;
+use crate::metrics::Stage;
+use crate::telemetry::audit::Audit;
+use crate::telemetry::batch_lines;
 
 /// A longer path is cut to this many characters in the log.
 const MAX_LOGGED_PATH: usize = 1024;
@@ -26,14 +34,21 @@ pub fn logged_path(path: &str) -> String {
 /// One request's line in the access log.
 pub struct AccessLine {
     pub span: Span,
+    pub context: Rc<RequestContext>,
     pub method: Method,
     pub path: String,
-    pub client: Option<String>,
+    /// The route's pattern.
+    pub route: Option<&'static str>,
+    pub client: Option<Arc<Client>>,
     pub status: u16,
     pub took: Duration,
     pub problem: Option<Problem>,
     /// The request was refused because too many connections were open.
     pub refused: bool,
+    /// A health check or a scrape of the metrics.
+    pub is_probe: bool,
+    /// `None` where the audit log is off.
+    pub audit: Option<Arc<Audit>>,
 }
 
 thread_local! {
@@ -90,36 +105,79 @@ impl AccessLine {
     /// Queues the line. A task writes it soon, in one batch with the lines of other requests, so that no response waits
     /// for the log.
     pub fn enqueue(self) {
+        if let Some(span) = &self.context.span {
+            span.end(&self.ended());
+        }
         let is_first = QUEUE.with_borrow_mut(|lines| {
             lines.push(self);
             lines.len() == 1
         });
         if is_first {
-            rt::spawn(async {
-                telemetry::batch_lines(|| QUEUE.take().iter().for_each(Self::write))
-            });
+            rt::spawn(async { batch_lines(|| QUEUE.take().iter().for_each(Self::write)) });
         }
     }
 
+    fn ended(&self) -> Ended<'_> {
+        let upload = &self.context.upload;
+        let stored = upload.stored();
+        Ended {
+            route: self.route,
+            status: Some(self.status),
+            error: self.problem.as_ref().map(|problem| problem.code),
+            request_id: self.context.id.as_str(),
+            client: self.client.as_ref().map(|client| client.name.as_str()),
+            road: upload.road(),
+            attempts: upload.attempts(),
+            bytes: stored.map(|stored| stored.bytes),
+            files: stored.map(|stored| stored.files).filter(|files| *files > 1),
+        }
+    }
+
+    /// Numbers are recorded as they are, and formatted only if the line is enabled.
     fn write(&self) {
-        let Self { span, method, path, client, status, took, problem, refused } = self;
-        let (client, _entered) = (client.as_deref(), span.enter());
-        match problem {
-            // The flood has its own warning, once; see `connection_limit::LoadShedLog`.
-            Some(problem) if *refused => {
-                tracing::debug!(%method, path, status, ?took, code = problem.code.name());
-            }
-            _ if client.is_none()
-                && !UNKNOWN_CALLERS.with_borrow_mut(UnknownCallerLines::admit) => {}
-            Some(problem) if problem.code.status().is_server_error() => {
-                let (code, detail) = (problem.code.name(), problem.detail.as_str());
-                tracing::warn!(%method, path, client, status, ?took, code, detail);
-            }
-            Some(problem) => {
-                let (code, detail) = (problem.code.name(), problem.detail.as_str());
-                tracing::info!(%method, path, client, status, ?took, code, detail);
-            }
-            None => tracing::info!(%method, path, client, status, ?took),
+        let Self { span, context, method, path, route, client, problem, .. } = self;
+        let _entered = span.enter();
+        let (upload, problem) = (&context.upload, problem.as_ref());
+        let (object, stored) = (upload.object(), upload.stored());
+        // A macro, since the level is a part of a line's static description.
+        macro_rules! write_at {
+            ($level:ident) => {
+                tracing::$level!(
+                    client = client.as_ref().map(|client| client.name.as_str()),
+                    remote = context.remote.map(tracing::field::display),
+                    method = method.as_str(),
+                    route,
+                    path,
+                    status = self.status,
+                    code = problem.map(|problem| problem.code.name()),
+                    detail = problem.map(|problem| problem.detail.as_str()),
+                    took_ms = milliseconds(self.took),
+                    bytes = stored.map(|stored| stored.bytes),
+                    files = stored.map(|stored| stored.files).filter(|files| *files > 1),
+                    object = object.as_deref(),
+                    road = upload.road(),
+                    attempts = upload.attempts(),
+                    link_ms = upload.stage(Stage::Link),
+                    send_ms = upload.stage(Stage::Send),
+                    verdict_ms = upload.stage(Stage::Verdict),
+                    hook_ms = upload.stage(Stage::Hook),
+                )
+            };
+        }
+        // The flood of refused connections has its own warning, once; see `connection_limit::LoadShedLog`.
+        if self.is_probe || (self.refused && problem.is_some()) {
+            write_at!(debug);
+        } else if client.is_none() && !UNKNOWN_CALLERS.with_borrow_mut(UnknownCallerLines::admit) {
+            // Counted there. The audit log has no more lines than this one, so that it has the same bound.
+            return;
+        } else if problem.is_some_and(|problem| problem.code.status().is_server_error()) {
+            write_at!(warn);
+        } else {
+            write_at!(info);
+        }
+        if let (Some(audit), Some(problem)) = (&self.audit, problem) {
+            let target = (method.as_str(), *route);
+            audit::refused(audit, context, client.as_deref(), target, problem);
         }
     }
 }

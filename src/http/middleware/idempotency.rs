@@ -13,6 +13,9 @@ use crate::http::state::Worker;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// What the creation of a resumable upload says of the file.
+static OF_UPLOAD: [HeaderName; 2] =
+    [HeaderName::from_static("upload-length"), HeaderName::from_static("upload-metadata")];
 /// Bytes.
 const MAX_KEY: usize = 255;
 
@@ -47,6 +50,8 @@ pub async fn check(
     let query = query.filter(|pair| !pair.is_empty() && !pair.starts_with("ticket="));
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
+    let of_upload = OF_UPLOAD.iter().filter_map(|name| request.headers().get(name)?.to_str().ok());
+    parts.extend(of_upload);
     match worker.shared.idempotency.claim(client, key, &parts).await {
         Claim::First(claim) => Ok(KeyCheck::Proceed(Some(claim))),
         Claim::Completed(answer) => Ok(KeyCheck::Replay(replayed(&answer))),

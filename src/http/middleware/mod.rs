@@ -7,5 +7,7 @@ pub mod idempotency;
 pub mod origin;
 pub mod request;
 pub mod request_body;
+pub mod request_context;
 pub mod request_id;
+pub mod request_span;
 pub mod server_timing;

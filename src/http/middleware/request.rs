@@ -20,12 +20,15 @@ use super::access_log::{self, AccessLine};
 use super::h2_limits;
 use super::origin::Refusal;
 use super::request_body::RequestBody;
+use super::request_context::RequestContext;
 use super::request_id::RequestId;
 use super::server_timing::{SERVER_TIMING, ServerTiming};
-use crate::http::extract::client::ClientName;
+use crate::http::extract::client::KnownClient;
 use crate::http::problem::{Code, Problem};
 use crate::http::quota::RateLimitHeaders;
 use crate::http::state::Worker;
+use crate::metrics::routes::RouteMetrics;
+use crate::net::trace_context::TraceContext;
 use crate::server::connection_limit::{ConnectionHandle, RunningRequest, SendingResponse};
 use crate::server::h1::body_reader::{BodyReader, ResponseInProgress};
 use crate::server::h1::head_error::HeadError;
@@ -42,20 +45,30 @@ pub async fn track(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let id = RequestId::assign(&request);
+    let context = RequestContext::assign(&request);
+    let id = &context.id;
     // The upload's id is known once the URL of a resumable upload was opened.
-    let span = tracing::info_span!("request", id = id.as_str(), upload = field::Empty);
+    // The level is the highest, so that the ids are in warnings and errors also where those alone are logged.
+    let span = tracing::error_span!(
+        "request",
+        request_id = id.as_str(),
+        trace_id = context.trace.map(TraceContext::trace_id_text),
+        upload = field::Empty
+    );
     let method = request.method().clone();
     let path = access_log::logged_path(request.path());
-    request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(context.clone());
     let lingering_timeout = request
         .app_data::<web::Data<Worker>>()
         .map(|worker| worker.shared.settings.server.lingering_timeout)
         .unwrap_or_default();
-    let shutdown_token =
-        request.app_data::<web::Data<Worker>>().map(|worker| worker.shared.requests.token());
+    let shared = request.app_data::<web::Data<Worker>>().map(|worker| &worker.shared);
+    // A shutdown waits for it.
+    let _counted = shared.map(|shared| shared.requests.token());
+    let draining = shared.map(|shared| shared.draining.clone());
     let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
-    let running = handle.map(|handle| handle.begin_request(HEALTH.contains(&request.path())));
+    let is_probe = HEALTH.contains(&request.path());
+    let running = handle.map(|handle| handle.begin_request(is_probe));
     let Received { body, closes, bad_head, in_progress } = receive(&mut request);
     let admitted = admit(&request, bad_head, running.as_ref());
     if let Some(running) = &running {
@@ -67,14 +80,14 @@ pub async fn track(
 
     let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
 
-    let (mut response, problem) = with_document(response, &id);
+    let (mut response, problem) = with_document(response, id);
     let refused = running.as_ref().is_some_and(RunningRequest::is_refused);
     let is_last = running.as_ref().is_some_and(RunningRequest::is_last);
-    let caller = response.request().extensions().get::<ClientName>().cloned();
+    let client = response.request().extensions().get::<KnownClient>().cloned();
     // Browsers discard a 2xx that arrives before they have sent their request, while they keep an early 4xx. So the
     // rest of such a request must be read. Any caller can choose these profiles in the query, hence only callers with a
     // valid credential get the longer timeout.
-    let error_as_200 = problem.is_some() && response.status().is_success() && caller.is_some();
+    let error_as_200 = problem.is_some() && response.status().is_success() && client.is_some();
     let lingering_timeout =
         lingering_timeout * if error_as_200 { ERROR_AS_200_LINGER_FACTOR } else { 1 };
     // The sooner the client of a resumable upload notices, the fewer bytes it sends again. Browsers repeat a request by
@@ -86,6 +99,9 @@ pub async fn track(
     if let Some(body) = body {
         must_close |= body.skip_continue();
         body.discard_buffered().await;
+        if is_interrupted {
+            body.limit_linger();
+        }
         lingers = !is_last && !is_interrupted && must_linger(&body, &response, lingering_timeout);
         if lingers {
             response = response.map_body(|_, sent| body.linger_after(sent, lingering_timeout));
@@ -93,8 +109,7 @@ pub async fn track(
             must_close |= body.must_close();
         }
     }
-    let shutting_down =
-        shutdown_token.as_ref().is_some_and(|token| token.task_tracker().is_closed());
+    let shutting_down = draining.is_some_and(|draining| draining.is_cancelled());
     let sending = running.map(|running| running.into_sending(lingers));
     response = response.map_body(|_, body| {
         let rest = Bytes::new();
@@ -104,17 +119,28 @@ pub async fn track(
         // While the gateway shuts down, a client then opens its next connection elsewhere.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    add_headers(&mut response, &id);
+    add_headers(&mut response, id);
 
+    let audit = response.request().app_data::<web::Data<Worker>>();
+    let audit = audit.map(|worker| &worker.shared.audit).filter(|audit| audit.is_on()).cloned();
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    let route = response.request().app_data::<RouteMetrics>().map(|route| {
+        route.respond(method.as_str(), status, took);
+        route.name()
+    });
     let line = AccessLine {
         span,
+        context,
         method,
         path,
-        client: caller.map(|ClientName(name)| name),
-        status: response.status().as_u16(),
-        took: started.elapsed(),
+        route,
+        client: client.map(|KnownClient(client)| client),
+        status,
+        took,
         problem,
         refused,
+        is_probe,
+        audit,
     };
     line.enqueue();
     Ok(response)

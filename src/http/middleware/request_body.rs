@@ -28,7 +28,8 @@ use crate::server::h1::head_parse::BodyFraming;
 /// Lingering ends when the client sends nothing for this long: it has read its response or never will.
 const MAX_IDLE: Duration = Duration::from_secs(5);
 
-/// A rest of at most this many bytes is read in order to reuse the connection.
+/// A rest of at most this many bytes is read in order to reuse the connection, or to get a response to a client that is to
+/// stop.
 const SMALL_REST: u64 = 64 * 1024;
 
 /// A request's body. Clones share it.
@@ -143,6 +144,13 @@ impl RequestBody {
         match &self.0.body {
             Body::Http1(reader) => !self.is_finished() || reader.is_closed(),
             Body::Http2(..) => false,
+        }
+    }
+
+    /// The client is to notice soon that its request has ended: little of the rest is read. A response may be lost by that.
+    pub fn limit_linger(&self) {
+        if let Body::Http1(reader) = &self.0.body {
+            reader.limit_linger(SMALL_REST);
         }
     }
 

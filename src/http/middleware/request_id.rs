@@ -2,13 +2,12 @@
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::{HttpMessage, HttpRequest};
 use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request's id, in its response and in each of its log lines.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RequestId(String);
 
 impl RequestId {
@@ -24,12 +23,6 @@ impl RequestId {
                 .filter(is_valid)
                 .map_or_else(|| Uuid::now_v7().to_string(), ToOwned::to_owned),
         )
-    }
-
-    /// The id that [`super::request::track`] assigned; empty before that.
-    pub fn of(request: &HttpRequest) -> String {
-        let id = request.extensions().get::<Self>().map(|id| id.as_str().to_owned());
-        id.unwrap_or_default()
     }
 
     /// The id's text.

@@ -22,6 +22,7 @@ const BODY: &[Code] = &[
     Code::InvalidRequest,
     Code::TruncatedBody,
     Code::ClientStalled,
+    Code::ClientTooSlow,
     Code::UploadTooSlow,
     Code::FieldsTooLarge,
     Code::EncodingNotSupported,

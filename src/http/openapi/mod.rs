@@ -1,21 +1,22 @@
-//! The API's description (OpenAPI 3.1), assembled from the handlers' attributes, and the pages that display it.
+//! The API's description (OpenAPI 3.1), assembled from the handlers' attributes, and the pages that display it, both in
+//! English and in Chinese.
 //!
-//! The handlers describe their requests and successful responses; the error responses and the examples are added here.
-//! Description and pages are served by every gateway: they contain no secret and nothing of its settings.
+//! The handlers describe their requests and successful responses; the error responses and the examples are added here,
+//! and the Chinese texts in `chinese`. Description and pages are served by every gateway: they contain no secret and
+//! nothing of its settings.
 
+mod chinese;
 pub mod examples;
 pub mod failures;
+mod language;
 mod operations;
+pub mod pages;
 pub mod schemas;
 
-use std::borrow::Cow;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
-};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
 use actix_web::{HttpRequest, HttpResponse};
-use bytes::Bytes;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{self, RefOr, SecurityRequirement, ServerBuilder};
@@ -23,76 +24,35 @@ use utoipa::{Modify, OpenApi};
 
 use self::examples::Examples;
 use self::failures::{Failures, failures};
+use self::language::Language;
 use super::api::{batch, files, health, links, tickets, ueditor_config, upload_links};
 pub use super::extract::schemas::{Folder, IdOrPath};
-use super::problem::{Code, Problem};
+use super::problem::Code;
 use super::tcb;
 use super::upload::handler;
-
-/// Scripts and styles come from the binary, and the pages send requests to this gateway only. Swagger UI's icons are
-/// `data:` images.
-const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
-                   form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// `GET /openapi.json`
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "description", tag = "operation",
     summary = "This description",
+    params(("lang" = Option<String>, Query, description = "`zh` or `en`; default: by `Accept-Language`")),
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-pub async fn description() -> HttpResponse {
-    static DESCRIPTION: LazyLock<String> =
-        LazyLock::new(|| document().to_json().unwrap_or_default());
+pub async fn description(request: HttpRequest) -> HttpResponse {
+    static ENGLISH: LazyLock<String> = LazyLock::new(|| document().to_json().unwrap_or_default());
+    static CHINESE: LazyLock<String> = LazyLock::new(|| chinese::translated(&ENGLISH));
+    let description = match Language::of(&request) {
+        Language::English => &ENGLISH,
+        Language::Chinese => &CHINESE,
+    };
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/json"))
         .insert_header((CACHE_CONTROL, "no-cache"))
-        .body(DESCRIPTION.as_str())
+        .insert_header((VARY, "accept-language"))
+        .body(description.as_str())
 }
 
-/// `GET /docs`: redirects, since the page's links are relative to `/docs/`.
-pub async fn pages() -> HttpResponse {
-    HttpResponse::PermanentRedirect().insert_header((LOCATION, "docs/")).finish()
-}
-
-/// `GET /docs/{file}`: Swagger UI.
-pub async fn page(request: HttpRequest) -> Result<HttpResponse, Problem> {
-    static CONFIG: LazyLock<Arc<utoipa_swagger_ui::Config<'_>>> = LazyLock::new(|| {
-        let config = utoipa_swagger_ui::Config::new(["../openapi.json"])
-            // The default validator is another host, which the page would send the description to.
-            .validator_url("none")
-            .use_base_layout()
-            .try_it_out_enabled(true)
-            .display_request_duration(true);
-        Arc::new(config)
-    });
-    let file = request.match_info().query("file");
-    match utoipa_swagger_ui::serve(file, CONFIG.clone()) {
-        Ok(Some(file)) => {
-            let mut page = HttpResponse::Ok();
-            page.insert_header((CONTENT_TYPE, file.content_type))
-                .insert_header((CONTENT_SECURITY_POLICY, CSP))
-                .insert_header((CACHE_CONTROL, "max-age=3600"))
-                .insert_header(("x-content-type-options", "nosniff"));
-            // Compressed at build time; every browser that can show the page accepts gzip.
-            if file.gzpipped {
-                page.insert_header((CONTENT_ENCODING, "gzip"));
-            }
-            // Not copied for each response, since a client may request many at once and read none.
-            let body = match file.bytes {
-                Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-                Cow::Owned(bytes) => bytes.into(),
-            };
-            Ok(page.body(body))
-        }
-        Ok(None) => Err(Problem::new(Code::NotFound, "there is no page at this URL")),
-        Err(error) => {
-            tracing::error!(%error, "a page of the documentation cannot be served");
-            Err(Problem::new(Code::Internal, "the page cannot be served"))
-        }
-    }
-}
-
-/// The document of `GET /openapi.json`.
+/// The document of `GET /openapi.json`, in English.
 pub fn document() -> openapi::OpenApi {
     Description::openapi()
 }
@@ -180,7 +140,10 @@ impl Modify for Security {
     fn modify(&self, openapi: &mut openapi::OpenApi) {
         let header = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("An API key of `auth.keys`, or a ticket"));
+            .description(Some(
+                "An API key of `auth.keys`, or a ticket. With `auth.forward_url`, a request without either is let in by \
+                 what the owner's back end accepts, usually the cookie of its session",
+            ));
         let parameter = |name, description| {
             let value = ApiKeyValue::with_description(name, description);
             SecurityScheme::ApiKey(ApiKey::Query(value))

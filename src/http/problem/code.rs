@@ -77,6 +77,8 @@ codes! {
         "Send `Tus-Resumable: 1.0.0`.";
     ClientStalled = "client_stalled" 408 "The client stopped sending",
         "Send the request again over a better connection, or raise `upload.idle_timeout`.";
+    ClientTooSlow = "client_too_slow" 408 "The client sends too slowly",
+        "Send it over a faster connection, or as a resumable upload (`/v1/uploads`), which keeps what arrived. The operator can lower `upload.min_rate`.";
     UploadTooSlow = "upload_too_slow" 408 "The upload took too long for COS",
         "Send the file again over a faster connection, or a smaller one. The operator can raise `upload.max_buffered_file` and `upload.memory_budget`, so that slow uploads are buffered first, or set `cos.via = \"api\"`, which sends files in parts.";
     LengthRequired = "length_required" 411 "The file's length cannot be determined",
@@ -130,7 +132,7 @@ codes! {
     Draining = "draining" 503 "The gateway is shutting down",
         "Try again after `Retry-After`: another gateway, or this one after its restart, will respond.";
     CredentialUnavailable = "credential_unavailable" 503 "Credentials cannot be obtained or checked now",
-        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials for WeChat or COS, or that the server of `auth.forward_url` gives no usable response; the log has the cause.";
+        "Try again after `Retry-After`; if it persists, `detail` says what is wrong with the credentials for WeChat or COS, or that the server of `auth.forward_url` or `auth.jwt.jwks_url` gives no usable response; the log has the cause.";
     CosBusy = "cos_busy" 503 "COS is busy",
         "Try again after `Retry-After`.";
     WechatTimeout = "wechat_timeout" 504 "WeChat took too long",
@@ -146,6 +148,7 @@ impl Code {
             self,
             Self::TruncatedBody
                 | Self::ClientStalled
+                | Self::ClientTooSlow
                 | Self::UploadTooSlow
                 | Self::OffsetMismatch
                 | Self::Superseded

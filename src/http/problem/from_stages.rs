@@ -7,6 +7,7 @@ use crate::cos::error::CosError;
 use crate::guard::auth::AuthError;
 use crate::guard::forward_auth::response::Refusal;
 use crate::guard::forward_auth::server::ForwardError;
+use crate::guard::jwks::JwksError;
 use crate::guard::limits::LimitError;
 use crate::guard::links::LinkError;
 use crate::guard::minting::MintError;
@@ -50,6 +51,7 @@ impl From<InboundError> for Problem {
             E::TooManyFiles(_) => Code::TooManyFiles,
             E::FileTooLarge(_) => Code::FileTooLarge,
             E::Stalled(_) => Code::ClientStalled,
+            E::TooSlow(_) => Code::ClientTooSlow,
             E::OutOfMemory => Code::Overloaded,
             E::Digest(_) | E::DigestMismatch { .. } => Code::InvalidRequest,
         };
@@ -94,6 +96,7 @@ impl From<InboundError> for Problem {
             }
             E::OutOfMemory => "; send a Content-Length, or try again later",
             E::Truncated | E::Unclosed(_) => "; nothing was stored",
+            E::TooSlow(_) => "; send it over a faster connection, or as a resumable upload",
             E::DigestMismatch { .. } => {
                 "; nothing was stored: the file changed while it was read, or was damaged on its way; send it again"
             }
@@ -135,12 +138,25 @@ impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let advice = match error {
             AuthError::OutOfScope(error) => return error.into(),
+            AuthError::Jwks(error) => return error.into(),
             AuthError::Ticket(_) => "get a new ticket",
             AuthError::KeyInUrl | AuthError::Missing | AuthError::Scheme | AuthError::Unknown => {
                 "send `Authorization: Bearer KEY`"
             }
         };
         Self::new(Code::Unauthenticated, format!("{error}; {advice}"))
+    }
+}
+
+impl From<JwksError> for Problem {
+    fn from(error: JwksError) -> Self {
+        let pause = match error {
+            JwksError::NotFetched => Duration::from_secs(5),
+            JwksError::Unavailable { retry_after } => retry_after,
+        };
+        let detail = "the issuer's keys, which tickets are verified with, cannot be fetched now; this is no fault of the \
+                      request; try again later";
+        Self::new(Code::CredentialUnavailable, detail).retry_after(whole_seconds(pause).max(1))
     }
 }
 

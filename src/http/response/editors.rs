@@ -59,7 +59,7 @@ pub fn response(
         }
         // @editorjs/image 2: the editor saves all of `file` in the document.
         ReplyProfile::Editorjs => {
-            let file = json!({ "url": url, "name": first.name, "size": first.receipt.size });
+            let file = json!({ "url": url, "name": first.name, "size": first.size });
             let body = json!({ "success": 1, "file": file });
             HttpResponse::Ok().json(with_receipt(body, &stored))
         }
@@ -69,7 +69,7 @@ pub fn response(
             "title": first.key.as_str().rsplit('/').next(),
             "original": first.name,
             "type": extension(&first.name),
-            "size": first.receipt.size,
+            "size": first.size,
         })),
         // filepond 4: the whole text is the file's id, which it later sends as the body of the DELETE that reverts the
         // upload.

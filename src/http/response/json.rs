@@ -41,8 +41,11 @@ enum File<'a> {
         /// Bytes.
         size: u64,
         content_type: &'a str,
-        /// CRC-64/XZ of the file, decimal as COS writes it. A string, because it does not fit a JavaScript number.
-        crc64: String,
+        /// CRC-64/XZ of the file, decimal as COS writes it. A string, because it does not fit a JavaScript number. Absent
+        /// if it is not known: a resumable upload that another gateway completed, and COS told none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(nullable = false)]
+        crc64: Option<String>,
         /// Whether COS reported the same CRC-64 for the stored object; `false` if it reported none.
         verified: bool,
         /// Where COS reported it: `reply` (its response to the file), `parts` (its responses to the file's parts), `head`
@@ -125,11 +128,11 @@ fn file<'a>(outcome: &'a Outcome, request_id: &'a str) -> File<'a> {
             file_id: &stored.file_id,
             path: stored.key.as_str(),
             name: &stored.name,
-            size: stored.receipt.size,
+            size: stored.size,
             content_type: &stored.content_type,
-            crc64: stored.receipt.crc64.to_string(),
-            verified: stored.receipt.verified_by.is_some(),
-            verified_by: stored.receipt.verified_by.map(VerifiedBy::name),
+            crc64: stored.crc64.map(|crc64| crc64.to_string()),
+            verified: stored.verified_by.is_some(),
+            verified_by: stored.verified_by.map(VerifiedBy::name),
             url: &stored.url,
             hook: stored.hook.as_ref(),
             receipt: stored.signed_receipt.as_deref(),

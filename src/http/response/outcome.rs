@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::cos::verdict::Receipt;
+use crate::cos::verdict::VerifiedBy;
 use crate::http::problem::Problem;
 use crate::key::Key;
 
@@ -38,7 +38,12 @@ pub struct Stored {
     pub key: Key,
     pub name: String,
     pub content_type: String,
-    pub receipt: Receipt,
+    /// Bytes.
+    pub size: u64,
+    /// CRC-64/XZ of its bytes. `None`: a resumable upload that another gateway completed, at a COS that told none.
+    pub crc64: Option<u64>,
+    /// `None`: COS told no CRC-64 to compare.
+    pub verified_by: Option<VerifiedBy>,
     /// The stable URL.
     pub url: String,
     /// What the client told of the file besides.

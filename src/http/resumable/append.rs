@@ -3,6 +3,7 @@
 //! The bytes are taken by a task of its own: where the client goes, what it has sent is stored all the same.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use actix_web::http::header::CONTENT_LOCATION;
 use actix_web::{HttpRequest, HttpResponse, rt, web};
@@ -17,13 +18,15 @@ use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::guard::limits::Slot;
 use crate::http::extract::file_url;
-use crate::http::notify;
+use crate::http::middleware::request_context::RequestContext;
+use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
-use crate::http::quota;
 use crate::http::state::Worker;
+use crate::http::{audit, notify, quota};
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::error::InboundError;
 use crate::inbound::raw;
+use crate::metrics::Stage;
 
 /// `PATCH /v1/uploads/{id}`: appends bytes.
 pub async fn patch(
@@ -88,10 +91,22 @@ pub async fn append(
     if length.is_some_and(|length| length > upload.sealed.max_length) {
         return Err(InboundError::FileTooLarge(upload.sealed.max_length).into());
     }
-    let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout);
+    // Browsers repeat a request by themselves when its connection breaks, and send all of it before they read a response.
+    // If the first one were waited for, they would meanwhile send again what it has brought.
+    if let Some(reached) = shared.upload_sessions.end_beyond(upload.sealed.id, offset) {
+        let detail = format!(
+            "`Upload-Offset` is {offset}, and another request has come to {reached}; a HEAD tells how much of it is stored"
+        );
+        return Err(Problem::new(Code::OffsetMismatch, detail));
+    }
+    let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout)
+        .with_min_rate(shared.settings.upload.min_rate);
     let bytes = IncomingBytes { source: raw::content(body), announced, offset, length, checksum };
     let base_url = file_url::base(request, shared);
-    let task = Task { worker: worker.clone(), upload: upload.clone(), slot, base_url };
+    let context = RequestContext::of(request);
+    context.is_upload(request);
+    let (worker, upload) = (worker.clone(), upload.clone());
+    let task = Task { worker, context, upload, slot, base_url };
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
     match rt::spawn(running.in_current_span()).await {
@@ -102,6 +117,7 @@ pub async fn append(
 
 struct Task {
     worker: web::Data<Worker>,
+    context: Rc<RequestContext>,
     upload: Rc<OpenUpload>,
     slot: Slot,
     /// Of the stable URL, as this request names the gateway.
@@ -110,13 +126,25 @@ struct Task {
 
 impl Task {
     async fn run(self, bytes: IncomingBytes) -> Result<Progress, Problem> {
-        let Self { worker, upload, slot, base_url } = self;
-        let guard = worker.shared.upload_sessions.begin(upload.sealed.id).await;
-        let (superseded, share) = (guard.superseded(), slot.memory());
-        match by_road::append(&worker, &upload, bytes, share, superseded).await? {
+        let times = self.context.stage_times(&self.worker.shared.metrics);
+        let progress = self.append(bytes, &times).await;
+        self.context.upload.add_times(&times);
+        progress
+    }
+
+    async fn append(
+        &self,
+        bytes: IncomingBytes,
+        times: &StageTimes<'_>,
+    ) -> Result<Progress, Problem> {
+        let Self { worker, context, upload, slot, base_url } = self;
+        // Until the file is reported: the next request then finds it stored.
+        let running = Rc::new(worker.shared.upload_sessions.begin(upload.sealed.id).await);
+        let share = slot.memory();
+        match by_road::append(worker, upload, bytes, share, running.clone(), times).await? {
             Appended::Open { offset, length } => Ok(Progress::Open { offset, length }),
             Appended::Stored(file) => {
-                report(&worker, &upload, &base_url, &file).await?;
+                report(worker, context, upload, base_url, &file, times).await?;
                 Ok(Progress::Stored(file))
             }
             Appended::StoredBefore(file) => Ok(Progress::Stored(file)),
@@ -128,17 +156,22 @@ impl Task {
 /// refused it, and it is deleted.
 pub async fn report(
     worker: &Worker,
+    context: &RequestContext,
     upload: &OpenUpload,
     base_url: &str,
     file: &UploadedFile,
+    times: &StageTimes<'_>,
 ) -> Result<(), Problem> {
     let metrics = &worker.shared.metrics;
     metrics.resumable("stored");
     metrics.stored(file.size);
-    tracing::info!(key = %upload.key, bytes = file.size, "a resumable upload is stored");
+    context.upload.add_stored(upload.key.as_str(), file.size);
+    context.upload.set_road(upload.road.name());
+    // The request's own line has the same at INFO; its `bytes` must be in no other.
+    tracing::debug!(object = %upload.key, size = file.size, "a resumable upload is stored");
     // How it was verified cannot be found out later.
     worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
-    let told = tell(worker, upload, base_url, file).await;
+    let told = tell(worker, context, upload, base_url, file, times).await;
     let counted = told.is_ok().then_some(file.size);
     quota::conclude_resumable(worker, &upload.client, &upload.sealed.id, counted).await;
     told
@@ -146,16 +179,23 @@ pub async fn report(
 
 async fn tell(
     worker: &Worker,
+    context: &RequestContext,
     upload: &OpenUpload,
     base_url: &str,
     file: &UploadedFile,
+    times: &StageTimes<'_>,
 ) -> Result<(), Problem> {
-    if worker.hooks.is_none() {
+    if worker.hooks.is_none() && !worker.shared.audit.is_on() {
         return Ok(());
     }
     let stored = upload.stored_below(base_url, worker, file.clone());
+    audit::stored(worker, context, &upload.client, &stored);
     let id = hex::encode(upload.sealed.id);
-    let told = notify::stored(worker, &upload.client, id, &stored).await;
+    let began = Instant::now();
+    let told = notify::stored(worker, context, &upload.client, id, &stored).await;
+    if worker.hooks.is_some() && worker.shared.settings.hooks.wait {
+        times.add_since(Stage::Hook, began);
+    }
     if told.is_err() {
         worker.shared.uploads.end(&upload.sealed.id);
     }
@@ -169,6 +209,7 @@ pub fn retryable(problem: Problem) -> Problem {
     let cause = match problem.code {
         Code::TruncatedBody => "the body ended before it was complete",
         Code::ClientStalled => "the client stopped sending",
+        Code::ClientTooSlow => "the client sent too slowly",
         _ => return problem,
     };
     let detail = format!("{cause}; a HEAD tells how much of it is stored");

@@ -1,11 +1,12 @@
 //! Uploads by COS's API: their bytes are at COS.
 
+use std::rc::Rc;
 use std::sync::Arc;
-
-use tokio_util::sync::CancellationToken;
+use std::time::Instant;
 
 use super::body::{IncomingBytes, Position};
 use super::sealed_url::Place;
+use super::sessions::SessionGuard;
 use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::client::ObjectFields;
@@ -18,14 +19,16 @@ use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::http::upload::by_api::{self, count};
 use crate::http::upload::disposition;
+use crate::http::upload::outgoing::TargetPath;
 use crate::inbound::error::InboundError;
-use crate::key::Key;
 use crate::memory::budget::Share;
+use crate::metrics::Stage;
 
 /// A file that is to be uploaded.
 pub struct NewUpload<'a> {
     pub id: &'a [u8; 16],
-    pub key: &'a Key,
+    /// A generated one may become another one.
+    pub path: &'a mut TargetPath,
     pub content_type: &'a str,
     /// The file's name at the client; may be empty.
     pub name: &'a str,
@@ -33,11 +36,16 @@ pub struct NewUpload<'a> {
     pub max_length: u64,
 }
 
-pub async fn create(worker: &Worker, api: &ApiRoad, new: NewUpload<'_>) -> Result<Place, Problem> {
-    let NewUpload { id, key, content_type, name, length, max_length } = new;
+pub async fn create(
+    worker: &Worker,
+    api: &ApiRoad,
+    new: NewUpload<'_>,
+    times: &StageTimes<'_>,
+) -> Result<Place, Problem> {
+    let NewUpload { id, path, content_type, name, length, max_length } = new;
     let shared = &worker.shared;
-    let times = StageTimes::new(&shared.metrics);
-    let ids = by_api::object_id(worker, api, key, &times).await?;
+    let ids = by_api::object_id(worker, api, path, times).await?;
+    let key = &path.key;
     // Makes the client of the bucket, which the link names.
     api.client(ids.target.as_ref().map(|target| (target, key.as_str())))?;
     let upload = &shared.settings.upload;
@@ -84,11 +92,11 @@ pub async fn append(
     upload: &OpenUpload,
     bytes: IncomingBytes,
     share: Arc<Share>,
-    superseded: CancellationToken,
+    running: Rc<SessionGuard>,
+    times: &StageTimes<'_>,
 ) -> Result<Appended, Problem> {
-    let at_cos = of(upload)?;
     let append = with_resumable(worker, api, async |at| {
-        append_at(at, worker, upload, &at_cos, bytes, share, superseded).await
+        append_at(at, worker, upload, bytes, share, running, times).await
     });
     append.await?
 }
@@ -97,12 +105,13 @@ async fn append_at(
     at: &Resumable<'_>,
     worker: &Worker,
     upload: &OpenUpload,
-    at_cos: &ResumableUpload,
     bytes: IncomingBytes,
     share: Arc<Share>,
-    superseded: CancellationToken,
+    running: Rc<SessionGuard>,
+    times: &StageTimes<'_>,
 ) -> Result<Appended, Problem> {
-    let session = match at.open(at_cos, bytes.length, &share).await? {
+    let at_cos = of(upload)?;
+    let session = match at.open(&at_cos, bytes.length, &share).await? {
         Opened::Gone => return Err(OpenUpload::unknown()),
         Opened::Stored(file) => {
             bytes.check_stored(file.size)?;
@@ -116,8 +125,10 @@ async fn append_at(
         start: session.tail().to_vec(),
     };
     let announced = bytes.announced;
-    let source = bytes.checked(worker, upload, &position, &share, superseded).await?;
-    let appended = at.append(at_cos, session, source, announced, share).await;
+    let source = bytes.checked(worker, upload, &position, &share, running).await?;
+    let began = Instant::now();
+    let appended = at.append(&at_cos, session, source, announced, share).await;
+    times.add_since(Stage::Send, began);
     match (appended.error, appended.stored) {
         (Some(AppendError::Superseded), _) => Err(InboundError::Superseded.into()),
         (Some(AppendError::Cos(error)), _) => Err(error.into()),

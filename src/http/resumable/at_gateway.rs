@@ -1,13 +1,14 @@
 //! Uploads by forms: their bytes are at this gateway, in memory or in its spool, until the file is complete. Then it is
 //! sent at full speed, with its true length, and again where that may help.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::rt;
-use tokio_util::sync::CancellationToken;
 
 use super::body::{IncomingBytes, MAGIC, Position};
 use super::sealed_url::Place;
+use super::sessions::SessionGuard;
 use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::verdict::Receipt;
@@ -64,7 +65,8 @@ pub async fn append(
     upload: &OpenUpload,
     bytes: IncomingBytes,
     share: Arc<Share>,
-    superseded: CancellationToken,
+    running: Rc<SessionGuard>,
+    times: &StageTimes<'_>,
 ) -> Result<Appended, Problem> {
     let (uploads, id) = (&worker.shared.uploads, upload.sealed.id);
     if let Some(file) = uploads.stored(&id) {
@@ -80,13 +82,13 @@ pub async fn append(
         content.truncate(kept.offset()).await?;
     }
     uploads.touch(&kept);
-    let received = receive(worker, upload, &kept, content, bytes, &share, superseded).await;
+    let received = receive(worker, upload, &kept, content, bytes, &share, running).await;
     uploads.touch(&kept);
     received?;
     if content.length() < kept.length {
         return Ok(Appended::Open { offset: content.length(), length: Some(kept.length) });
     }
-    let file = send(worker, upload, content, &share).await?;
+    let file = send(worker, upload, content, &share, times).await?;
     drop(guard);
     kept.remove_content().await;
     Ok(Appended::Stored(file))
@@ -99,7 +101,7 @@ async fn receive(
     content: &mut Content,
     bytes: IncomingBytes,
     share: &Arc<Share>,
-    superseded: CancellationToken,
+    running: Rc<SessionGuard>,
 ) -> Result<(), Problem> {
     let offset = content.length();
     let start = match offset < MAGIC {
@@ -107,7 +109,7 @@ async fn receive(
         false => Vec::new(),
     };
     let position = Position { offset, length: Some(kept.length), start };
-    let source = bytes.checked(worker, upload, &position, share, superseded).await?;
+    let source = bytes.checked(worker, upload, &position, share, running).await?;
     let received = content.receive(source, |received| kept.set_received(received)).await;
     received.map_err(problem_of)
 }
@@ -118,16 +120,17 @@ async fn send(
     upload: &OpenUpload,
     content: &mut Content,
     share: &Arc<Share>,
+    times: &StageTimes<'_>,
 ) -> Result<UploadedFile, Problem> {
     let unique = matches!(upload.sealed.place, Place::Gateway { is_key_unique: true });
-    let path = TargetPath { key: upload.key.clone(), unique };
+    // The client was told the key when it created the upload.
+    let mut path = TargetPath { key: upload.key.clone(), unique, generated: None };
     let content_type = &upload.sealed.content_type;
     let setting = worker.shared.settings.upload.content_disposition;
     let disposition = disposition::header(setting, &upload.sealed.name);
     let headers = ContentHeaders { content_type, disposition: disposition.as_deref() };
-    let times = StageTimes::new(&worker.shared.metrics);
     let (file_id, Receipt { size, crc64, verified_by }) =
-        send_kept(worker, &path, headers, content, share, &times).await?;
+        send_kept(worker, &mut path, headers, content, share, times).await?;
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 

@@ -2,6 +2,7 @@
 //! and the file's type by its first bytes.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checksum::Checksum;
 use super::protocol::invalid;
+use super::sessions::SessionGuard;
 use super::upload::OpenUpload;
 use crate::cos::error::CosError;
 use crate::file_stream::{FileEvent, Source};
@@ -23,7 +25,8 @@ use crate::inbound::error::InboundError;
 use crate::inbound::limit::limited;
 use crate::memory::budget::Share;
 
-/// How long a request that is to end may give what has arrived, and how long it may pause.
+/// How long a request that is to end may give what has arrived, and how long it may pause. Up to some megabytes wait in
+/// its socket. A client that still sends is to learn soon that its request has ended.
 const REST_LIMIT: Duration = Duration::from_secs(2);
 const REST_IDLE: Duration = Duration::from_millis(100);
 /// A file's type is checked once so many of its bytes are there, or all.
@@ -65,7 +68,7 @@ impl IncomingBytes {
         upload: &OpenUpload,
         at: &Position,
         share: &Arc<Share>,
-        superseded: CancellationToken,
+        running: Rc<SessionGuard>,
     ) -> Result<Source, Problem> {
         let Self { source, announced, offset, length, checksum } = self;
         let max_length = upload.sealed.max_length;
@@ -83,7 +86,7 @@ impl IncomingBytes {
                 None => InboundError::FileTooLarge(max_length).into(),
             });
         }
-        let source = interrupted(source, superseded, worker.shared.shutdown.clone());
+        let source = interrupted(source, running.superseded(), worker.shared.shutdown.clone());
         let source = match checksum {
             Some(checksum) => checksum.verified(source, share).await?,
             None => source,
@@ -95,7 +98,7 @@ impl IncomingBytes {
             false => source,
         };
         worker.shared.metrics.resumable(if offset == 0 { "begun" } else { "continued" });
-        Ok(source)
+        Ok(followed(source, offset, running))
     }
 }
 
@@ -122,6 +125,16 @@ async fn check_type(
         return Err(Problem::new(Code::TypeNotAllowed, detail));
     }
     Ok(skipped(whole, length))
+}
+
+/// `source`, which tells its session how far it has come.
+fn followed(source: Source, mut offset: u64, running: Rc<SessionGuard>) -> Source {
+    Box::pin(source.inspect(move |event| {
+        if let Ok(FileEvent::Content(bytes)) = event {
+            offset += bytes.len() as u64;
+            running.set_offset(offset);
+        }
+    }))
 }
 
 fn mismatch(asked: u64, stored: u64) -> Problem {

@@ -1,12 +1,13 @@
 //! What is done in one way by COS's API and in another by forms.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use super::body::IncomingBytes;
+use super::sessions::SessionGuard;
 use super::upload::{Appended, OpenUpload, Progress, Road};
 use super::{at_cos, at_gateway};
+use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::memory::budget::Share;
@@ -37,11 +38,12 @@ pub async fn append(
     upload: &OpenUpload,
     bytes: IncomingBytes,
     share: Arc<Share>,
-    superseded: CancellationToken,
+    running: Rc<SessionGuard>,
+    times: &StageTimes<'_>,
 ) -> Result<Appended, Problem> {
     match &upload.road {
-        Road::Api(api) => at_cos::append(worker, api, upload, bytes, share, superseded).await,
-        Road::Form => at_gateway::append(worker, upload, bytes, share, superseded).await,
+        Road::Api(api) => at_cos::append(worker, api, upload, bytes, share, running, times).await,
+        Road::Form => at_gateway::append(worker, upload, bytes, share, running, times).await,
     }
 }
 

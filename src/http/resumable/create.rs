@@ -13,6 +13,7 @@ use super::upload::{OpenUpload, Progress, Road, log_id};
 use super::{append, at_cos, at_gateway, by_road};
 use crate::http::extract::{client, file_url};
 use crate::http::middleware::idempotency::{self, KeyCheck};
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::quota;
 use crate::http::state::Worker;
@@ -42,6 +43,8 @@ pub async fn create(
         return Err(InboundError::FileTooLarge(max_length).into());
     }
     let shared = &worker.shared;
+    let context = RequestContext::of(&request);
+    context.is_upload(&request);
     if shared.requests.is_closed() {
         return Err(Problem::draining());
     }
@@ -54,8 +57,8 @@ pub async fn create(
     let (path, dir) = (told.get(&["path"]), told.get(&["dir"]));
     // Checked here, since it is sent to the back end when the file is stored.
     metadata::of(shared, told.others())?;
-    let uuid = claim.as_ref().map(|claim| claim.uuid(0));
-    let target = target_path(&shared.template, &client, path, dir, name, uuid)?;
+    let named = claim.as_ref().map(|claim| (claim.uuid(0), claim.first_used()));
+    let mut target = target_path(&shared.template, &client, path, dir, name, named)?;
     let declared = client.types.admit(declared_type, [name, target.key.as_str()])?;
     let content_type = client.types.without_content(&declared);
 
@@ -72,9 +75,12 @@ pub async fn create(
     let place = match (&road, length) {
         (Road::Api(api), _) => {
             let content_type = &content_type;
-            let key = &target.key;
-            let new = NewUpload { id: &id, key, content_type, name, length, max_length };
-            at_cos::create(&worker, api, new).await?
+            let path = &mut target;
+            let new = NewUpload { id: &id, path, content_type, name, length, max_length };
+            let times = context.stage_times(&shared.metrics);
+            let created = at_cos::create(&worker, api, new, &times).await;
+            context.upload.add_times(&times);
+            created?
         }
         (Road::Form, Some(length)) => {
             at_gateway::create(&worker, id, length, &client.id, slot.memory())?;
@@ -114,7 +120,10 @@ pub async fn create(
     if length == Some(0) && matches!(upload.road, Road::Api(_)) {
         // COS has it.
         if let Progress::Stored(file) = by_road::progress(&worker, &upload, false).await? {
-            append::report(&worker, &upload, &base, &file).await?;
+            let times = context.stage_times(&shared.metrics);
+            let told = append::report(&worker, &context, &upload, &base, &file, &times).await;
+            context.upload.add_times(&times);
+            told?;
             file.add_id_to(&mut response);
         }
         response.insert_header((UPLOAD_OFFSET, "0"));

@@ -1,8 +1,9 @@
 //! The requests that send bytes of an upload, one at a time in this process: a later one ends the earlier and waits
-//! until its bytes are at COS, so that none of them are sent twice.
+//! until its bytes are stored, so that none of them are sent twice.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -13,12 +14,14 @@ type Running = HashMap<[u8; 16], Session>;
 #[derive(Debug, Default)]
 pub struct Sessions(Mutex<Running>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Session {
     /// Asks the request to end.
     superseded: CancellationToken,
     /// The request has ended.
     ended: CancellationToken,
+    /// Where in the file the request's next byte belongs; 0 until its first byte is taken.
+    offset: Arc<AtomicU64>,
 }
 
 /// A request that sends bytes. When it is dropped, the next one begins.
@@ -43,10 +46,21 @@ impl Sessions {
         }
     }
 
+    /// The offset that the running request has come to, if that is beyond `offset`; it is asked to end, and is not waited
+    /// for.
+    pub fn end_beyond(&self, id: [u8; 16], offset: u64) -> Option<u64> {
+        let running = self.lock();
+        let session = running.get(&id)?;
+        let reached = session.offset.load(Ordering::Relaxed);
+        (reached > offset).then(|| {
+            session.superseded.cancel();
+            reached
+        })
+    }
+
     /// Begins to send bytes of this upload, after the request before has ended.
     pub async fn begin(self: &Arc<Self>, id: [u8; 16]) -> SessionGuard {
-        let session =
-            Session { superseded: CancellationToken::new(), ended: CancellationToken::new() };
+        let session = Session::default();
         loop {
             self.end(id).await;
             let mut running = self.lock();
@@ -63,6 +77,11 @@ impl SessionGuard {
     /// Cancelled when a later request continues the upload.
     pub fn superseded(&self) -> CancellationToken {
         self.session.superseded.clone()
+    }
+
+    /// The request's next byte belongs at `offset`.
+    pub fn set_offset(&self, offset: u64) {
+        self.session.offset.store(offset, Ordering::Relaxed);
     }
 }
 

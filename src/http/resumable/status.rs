@@ -13,7 +13,7 @@ use super::upload::{OpenUpload, Progress, Road};
 use super::{append, by_road, checksum};
 use crate::http::api::fallback::method_not_allowed;
 use crate::http::extract::client;
-use crate::http::middleware::request_id::RequestId;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::quota;
 use crate::http::response::outcome::Outcome;
@@ -91,7 +91,7 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
             let stored = upload.stored(&request, &worker, file);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             if accept.is_some_and(|accept| accept.contains("application/json")) {
-                let id = RequestId::of(&request);
+                let id = RequestContext::id_of(&request);
                 let outcomes = [Outcome::Stored(Box::new(stored))];
                 let mut response = ReplyProfile::Default.response(&outcomes, &id)?;
                 // The response of the upload was 201; this one creates nothing.

@@ -11,7 +11,6 @@ use super::protocol::Metadata;
 use super::sealed_url::{Place, SealedUpload};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::road::ApiRoad;
-use crate::cos::verdict::Receipt;
 use crate::guard::policy::Client;
 use crate::http::extract::{client, file_url};
 use crate::http::problem::{Code, Problem};
@@ -36,6 +35,16 @@ pub enum Road {
     Api(Rc<ApiRoad>),
     /// By a form: at the gateway.
     Form,
+}
+
+impl Road {
+    /// As the access log has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Api(_) => "api",
+            Self::Form => "form",
+        }
+    }
 }
 
 /// How far an upload is.
@@ -118,11 +127,6 @@ impl OpenUpload {
     pub fn stored_below(&self, base_url: &str, worker: &Worker, file: UploadedFile) -> Stored {
         let mut url = file_url::of_file(base_url, &self.key);
         url.push_str(&worker.shared.links.query(&self.key, Timestamp::now()));
-        let receipt = Receipt {
-            size: file.size,
-            crc64: file.crc64.unwrap_or_default(),
-            verified_by: file.verified_by,
-        };
         // It was checked when the upload was created.
         let told = Metadata::parse(&self.sealed.metadata).unwrap_or_default();
         let metadata = metadata::of(&worker.shared, told.others()).unwrap_or_default();
@@ -136,7 +140,9 @@ impl OpenUpload {
             key: self.key.clone(),
             name: self.sealed.name.clone(),
             content_type: self.sealed.content_type.clone(),
-            receipt,
+            size: file.size,
+            crc64: file.crc64,
+            verified_by: file.verified_by,
             url,
             metadata,
             signed_receipt,

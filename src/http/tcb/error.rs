@@ -76,7 +76,7 @@ impl From<AuthError> for TcbError {
         let (errcode, errmsg) = match &error {
             AuthError::Missing => (41001, "access_token missing"),
             AuthError::Ticket(TicketError::Expired) => (42001, "access_token expired"),
-            AuthError::OutOfScope(_) => return Problem::from(error).into(),
+            AuthError::OutOfScope(_) | AuthError::Jwks(_) => return Problem::from(error).into(),
             AuthError::Scheme | AuthError::Unknown | AuthError::KeyInUrl | AuthError::Ticket(_) => {
                 (40001, "invalid credential, access_token is invalid or not latest")
             }

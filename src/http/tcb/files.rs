@@ -13,7 +13,9 @@ use super::wire::{
     BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest, DeletedFile,
     LinkedFile, OK, Status, TcbResponse, UploadFileReply, UploadFileRequest,
 };
+use crate::http::audit;
 use crate::http::extract::json as body;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
 use crate::settings::Action;
@@ -91,6 +93,9 @@ async fn upload_link(
     let hosts = &worker.shared.allowed_hosts;
     hosts.check(&link.url, &link.file_id, &path).map_err(Problem::from)?;
     worker.wechat.invalidate_links(&link.file_id).await;
+    let context = RequestContext::of(request);
+    context.upload.set_object(&path);
+    audit::minted_link(worker, &context, &call.client, &path, &link.file_id);
     Ok(HttpResponse::Ok().json(UploadFileReply {
         errcode: 0,
         errmsg: OK,
@@ -172,9 +177,13 @@ async fn delete_files(
     }
     let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
     let admitted: Vec<_> = admitted.map(|(file_id, _)| file_id.clone()).collect();
+    let context = RequestContext::of(request);
     let mut deleted = statuses(worker.wechat.delete(env, &admitted).await)?.into_iter();
     let files = files.iter().map(|(file_id, admitted)| {
         let result = admitted.clone().and_then(|()| deleted.next().unwrap_or_else(missing));
+        if result.is_ok() {
+            audit::deleted(worker, &context, &call.client, &[(file_id, "")]);
+        }
         let (status, errmsg) = result.err().unwrap_or((0, OK.to_owned()));
         DeletedFile { fileid: file_id, status, errmsg }
     });

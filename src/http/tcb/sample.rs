@@ -51,7 +51,8 @@ async fn sample_link(request: &HttpRequest, worker: &Worker) -> Result<HttpRespo
     let client = match worker.shared.settings.links.access {
         // Public access is not reduced by a key that is restricted to a folder.
         LinkAccess::Public => {
-            client::identify_wechat_if_given(request, worker)?.filter(|client| !client.is_scoped())
+            let client = client::identify_wechat_if_given(request, worker).await?;
+            client.filter(|client| !client.is_scoped())
         }
         LinkAccess::Signed | LinkAccess::Authenticated => {
             Some(client_for(request, worker, Action::Download).await?)

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::error::TcbError;
 use super::wire::{TcbResponse, TokenReply, TokenRequest};
+use crate::guard::auth::AuthError;
 use crate::http::extract::client::{self, ClientError};
 use crate::http::extract::{json as body, query};
 use crate::http::problem::Problem;
@@ -23,11 +24,11 @@ pub async fn token(request: HttpRequest, worker: web::Data<Worker>) -> HttpRespo
     if request.method() != Method::GET {
         return TcbError::new(43001, "require GET method").response();
     }
-    if let Err(error) = client::count_before_body(&request, &worker) {
+    if let Err(error) = client::count_before_body(&request, &worker).await {
         return TcbError::from(error).response();
     }
     match query::parameters(&request, ["grant_type", "appid", "secret"]) {
-        Ok([grant_type, appid, secret]) => grant(&worker, grant_type, appid, secret),
+        Ok([grant_type, appid, secret]) => grant(&worker, grant_type, appid, secret).await,
         Err(error) => TcbError::from(Problem::from(error)).response(),
     }
 }
@@ -47,7 +48,7 @@ pub async fn stable_token(
     if request.method() != Method::POST {
         return TcbError::new(43002, "require POST method").response();
     }
-    if let Err(error) = client::count_before_body(&request, &worker) {
+    if let Err(error) = client::count_before_body(&request, &worker).await {
         return TcbError::from(error).response();
     }
     let bytes = match body::bytes(&request, payload, &worker, body::SHORT_LIMIT).await {
@@ -58,10 +59,10 @@ pub async fn stable_token(
         return TcbError::new(47001, "data format error").response();
     };
     let member = |name| object.get(name).and_then(Value::as_str).map(str::to_owned);
-    grant(&worker, member("grant_type"), member("appid"), member("secret"))
+    grant(&worker, member("grant_type"), member("appid"), member("secret")).await
 }
 
-fn grant(
+async fn grant(
     worker: &Worker,
     grant_type: Option<String>,
     appid: Option<String>,
@@ -77,11 +78,11 @@ fn grant(
     let Some(key) = secret.filter(|secret| !secret.is_empty()) else {
         return error(41004, "appsecret missing");
     };
-    match client::verify_key(worker, &key) {
+    match client::verify_key(worker, &key).await {
         Ok(()) => {
             HttpResponse::Ok().json(TokenReply { access_token: &key, expires_in: TOKEN_LIFE })
         }
-        Err(ClientError::Auth(error)) => {
+        Err(ClientError::Auth(error)) if !matches!(error, AuthError::Jwks(_)) => {
             let problem = Some(error.into());
             TcbError { errcode: 40125, errmsg: "invalid appsecret".to_owned(), problem }.response()
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures::{StreamExt, stream};
 use secrecy::ExposeSecret;
 
-use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath, poll_while, upload_link};
+use super::outgoing::{ContentHeaders, OutgoingFile, PathLink, TargetPath, path_link, poll_while};
 use crate::cos::api::client::{Client, ObjectFields};
 use crate::cos::api::road::ApiRoad;
 use crate::cos::api::sent_part::{ObjectState, StoreError, UploadEvent};
@@ -18,7 +18,6 @@ use crate::file_stream::{FileEvent, FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
-use crate::key::Key;
 use crate::metrics::{Metrics, Stage};
 use crate::settings::Verify;
 use crate::wechat::api::Wechat;
@@ -40,17 +39,19 @@ pub struct ObjectId {
 pub(super) async fn store(
     worker: &Worker,
     api: &ApiRoad,
-    path: &TargetPath,
+    path: &mut TargetPath,
     headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
     let (settings, metrics) = (&worker.shared.settings, &worker.shared.metrics);
-    let key = path.key.as_str();
     let file = incoming(file, api, settings.upload.max_file_size);
     // The file is read while its id is fetched.
-    let id = pin!(object_id(worker, api, &path.key, times));
-    let id = poll_while(id, pin!(file.collect_ahead())).await?;
+    let id = {
+        let id = pin!(object_id(worker, api, path, times));
+        poll_while(id, pin!(file.collect_ahead())).await?
+    };
+    let key = path.key.as_str();
     let client = api.client(id.target.as_ref().map(|target| (target, key)))?;
     let upload = ApiUpload {
         client: client.clone(),
@@ -69,10 +70,7 @@ pub(super) async fn store(
     };
     match upload.store(file).await {
         Ok(uploaded) => {
-            times.add(Stage::Send, uploaded.send);
-            if let Some(verdict) = uploaded.verdict {
-                times.add(Stage::Verdict, verdict);
-            }
+            times.add_attempt(uploaded.send, uploaded.verdict, uploaded.ended.into_std());
             Ok((id.file_id, uploaded.receipt))
         }
         Err(StoreError { cause, object }) => {
@@ -133,24 +131,26 @@ pub fn count(metrics: &Metrics, event: UploadEvent) {
     }
 }
 
-/// Asks for the ids of an object at `key`.
+/// Asks for the ids of an object. A generated path may become another one, of which they are known.
 pub async fn object_id(
     worker: &Worker,
     api: &ApiRoad,
-    key: &Key,
+    path: &mut TargetPath,
     times: &StageTimes<'_>,
 ) -> Result<ObjectId, Problem> {
     if !api.needs_link() {
         let started = Instant::now();
         let metrics = &worker.shared.metrics;
-        let id = api.file_id(key.as_str(), &|event| count(metrics, event)).await;
-        times.add(Stage::Link, started.elapsed());
+        let key = path.key.as_str();
+        let id = api.file_id(key, &|event| count(metrics, event)).await;
+        times.add_since(Stage::Link, started);
         let (metadata, bucket) = id?;
-        let file_id = worker.wechat.file_id_in(bucket, key.as_str());
+        let file_id = worker.wechat.file_id_in(bucket, key);
         return Ok(ObjectId { file_id, metadata, target: None });
     }
-    let link = upload_link(worker, key, times).await?;
-    let target = worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
+    let PathLink { link, .. } = path_link(worker, path, true, times).await?;
+    let key = path.key.as_str();
+    let target = worker.shared.allowed_hosts.check(&link.url, &link.file_id, key)?;
     let metadata = link.cos_file_id.expose_secret().to_owned();
     Ok(ObjectId { file_id: link.file_id, metadata, target: Some(target) })
 }

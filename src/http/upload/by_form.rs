@@ -5,12 +5,13 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
 
 use super::outgoing::{
-    ContentHeaders, OutgoingFile, TargetPath, delete_object, poll_while, upload_link,
+    ContentHeaders, OutgoingFile, PathLink, TargetPath, delete_object, path_link, poll_while,
+    upload_link,
 };
 use crate::cos::error::CosError;
 use crate::cos::form::{Fields, FormEnvelope};
@@ -23,14 +24,15 @@ use crate::http::problem::Problem;
 use crate::http::state::{AppState, Worker};
 use crate::key::Key;
 use crate::memory::budget::Share;
-use crate::metrics::Stage;
 use crate::settings::{Settings, Verify};
 use crate::spool::content::Content;
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::links::LinkRequest;
-use crate::wechat::wire::UploadLink;
 
 const MAX_ATTEMPTS: u32 = 3;
+/// A link that was asked for in advance has lost up to half of its life. A larger file may need all of it, and the time
+/// of one call is nothing to it. In bytes.
+const LARGEST_WITH_WARM_LINK: u64 = 64 * 1024 * 1024;
 
 /// A file whose length is known as well as it can be.
 struct FormFile {
@@ -92,7 +94,7 @@ pub(super) struct SlowFile {
 /// Stores a file, or says that it is to be received first.
 pub(super) async fn store(
     worker: &Worker,
-    path: &TargetPath,
+    path: &mut TargetPath,
     headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
@@ -101,8 +103,11 @@ pub(super) async fn store(
     let spool = worker.shared.uploads.folder();
     let file = FormFile::new(file, &worker.shared.settings, spool.is_some())?;
     // The file is read ahead while the link is fetched.
-    let link = pin!(upload_link(worker, &path.key, times));
-    let mut link = poll_while(link, pin!(file.relay.read_ahead())).await?;
+    let may_be_warm = file.length.length() <= LARGEST_WITH_WARM_LINK;
+    let mut link = {
+        let link = pin!(path_link(worker, path, may_be_warm, times));
+        poll_while(link, pin!(file.relay.read_ahead())).await?
+    };
     let mut sent = send(worker, &path.key, headers, &file, &mut link, times).await;
     if let (Err(SendError::MustSpool), Some(folder)) = (&sent, spool) {
         match Content::unnamed(folder, file.length.length()) {
@@ -121,21 +126,21 @@ pub(super) async fn store(
     match sent {
         Ok(receipt) if receipt.verified_by.is_none() && verify == Verify::Head => {
             // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
-            let checked = Box::pin(check_by_head(worker, path, &link.file_id, receipt)).await;
+            let checked = Box::pin(check_by_head(worker, path, &link.link.file_id, receipt)).await;
             match checked {
-                Ok(receipt) => Ok(Sent::Stored(link.file_id, receipt)),
+                Ok(receipt) => Ok(Sent::Stored(link.link.file_id, receipt)),
                 Err(error) => {
-                    delete_object(worker, &link).await;
+                    delete_object(worker, &link.link).await;
                     Err(error.into())
                 }
             }
         }
-        Ok(receipt) => Ok(Sent::Stored(link.file_id, receipt)),
+        Ok(receipt) => Ok(Sent::Stored(link.link.file_id, receipt)),
         Err(problem) => {
             // The client is told that the file is not stored, so an object that may have been stored is deleted.
             let is_corrupt = matches!(problem, SendError::Cos(CosError::Integrity { .. }));
             if is_corrupt || (file.relay.is_outcome_unknown() && path.unique) {
-                delete_object(worker, &link).await;
+                delete_object(worker, &link.link).await;
             }
             Err(problem.into())
         }
@@ -206,7 +211,7 @@ async fn send(
     key: &Key,
     headers: ContentHeaders<'_>,
     file: &FormFile,
-    link: &mut UploadLink,
+    PathLink { link, is_warm }: &mut PathLink,
     times: &StageTimes<'_>,
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
@@ -239,16 +244,19 @@ async fn send(
             .await
         };
         let attempt_times = file.relay.attempt_times();
-        times.add(Stage::Send, attempt_times.send);
-        if let Some(verdict) = attempt_times.verdict {
-            times.add(Stage::Verdict, verdict);
-        }
+        times.add_attempt(attempt_times.send, attempt_times.verdict, Instant::now());
         let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
         class.into_iter().for_each(|class| shared.metrics.cos(class));
         let error = match result {
             Ok(receipt) => return Ok(receipt),
             Err(error) => error,
         };
+        let is_refused_warm = *is_warm && error.is_forbidden();
+        if is_refused_warm {
+            *is_warm = false;
+            tracing::info!(%key, %error, "COS has refused a link that was asked for in advance");
+            worker.wechat.warm_links().refused();
+        }
         if !file.relay.is_replayable() {
             return Err(error.into());
         }
@@ -273,6 +281,12 @@ async fn send(
             CosError::NotLast { content } => {
                 shared.metrics.replay(error.cause());
                 length = FileLength::Known(content);
+            }
+            // An own link would have been fetched just now.
+            error if is_refused_warm => {
+                shared.metrics.replay(error.cause());
+                let fresh = Box::pin(upload_link(worker, key, times)).await;
+                *link = fresh.map_err(SendError::Problem)?;
             }
             error if error.is_transient() && attempt < MAX_ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());

@@ -21,7 +21,7 @@ use crate::http::extract::client;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::Folder;
 use crate::http::middleware::idempotency::{self, KeyCheck};
-use crate::http::middleware::request_id::RequestId;
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
 use crate::http::quota;
@@ -144,6 +144,7 @@ enum UploadResult {
 /// Counts an upload request from its first stage to its response.
 struct UploadMetricsGuard<'a> {
     request: &'a HttpRequest,
+    context: Rc<RequestContext>,
     metrics: &'a Metrics,
     times: StageTimes<'a>,
     finished: bool,
@@ -153,8 +154,11 @@ struct UploadMetricsGuard<'a> {
 impl<'a> UploadMetricsGuard<'a> {
     fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
-        let (times, in_flight) = (StageTimes::new(metrics), metrics.in_flight());
-        Self { request, metrics, times, finished: false, _in_flight: in_flight }
+        let context = RequestContext::of(request);
+        context.is_upload(request);
+        let (times, in_flight) = (context.stage_times(metrics), metrics.in_flight());
+        context.upload.set_road(if worker.api.is_some() { "api" } else { "form" });
+        Self { request, context, metrics, times, finished: false, _in_flight: in_flight }
     }
 
     /// Makes the response in the profile's format.
@@ -169,26 +173,33 @@ impl<'a> UploadMetricsGuard<'a> {
             Ok(UploadResult::Files(outcomes, claim)) => (Ok(outcomes), claim),
             Err(problem) => (Err(problem), None),
         };
+        self.context.upload.add_times(&self.times);
         match &files {
             Err(problem) => self.metrics.upload(problem.code.name()),
             Ok(outcomes) => outcomes.iter().for_each(|outcome| match outcome {
-                Outcome::Stored(stored) => self.metrics.stored(stored.receipt.size),
-                Outcome::Failed { problem, .. } => self.metrics.upload(problem.code.name()),
+                Outcome::Stored(stored) => {
+                    self.metrics.stored(stored.size);
+                    self.context.upload.add_stored(stored.key.as_str(), stored.size);
+                }
+                Outcome::Failed { problem, path, .. } => {
+                    self.metrics.upload(problem.code.name());
+                    path.iter().for_each(|path| self.context.upload.set_object(path.as_str()));
+                }
             }),
         }
         if let Some(timing) = self.times.header() {
             self.request.extensions_mut().insert(timing);
         }
-        let id = RequestId::of(self.request);
+        let id = self.context.id.as_str();
         let response = files.and_then(|outcomes| {
-            let response = profile.response(&outcomes, &id)?;
+            let response = profile.response(&outcomes, id)?;
             let all_stored = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Stored(_)));
             Ok(match claim.filter(|_| all_stored) {
                 Some(claim) => idempotency::record(claim, response),
                 None => response,
             })
         });
-        response.or_else(|problem| profile.failure(&problem, &id).ok_or(problem))
+        response.or_else(|problem| profile.failure(&problem, id).ok_or(problem))
     }
 }
 
@@ -228,6 +239,7 @@ async fn form_files(
     }
     let settings = upload.settings();
     let body = Body::new(payload.into_inner(), settings.idle_timeout);
+    let body = body.with_min_rate(settings.min_rate);
     let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
 
     let mut outcomes = Vec::new();
@@ -296,7 +308,8 @@ async fn raw_file(
         Box::pin(upload.reserve(request, wanted)).await?;
     }
     let types = &upload.client.types;
-    let source = raw::content(Body::new(payload.into_inner(), settings.idle_timeout));
+    let body = Body::new(payload.into_inner(), settings.idle_timeout);
+    let source = raw::content(body.with_min_rate(settings.min_rate));
     let source = match digests {
         Some(digests) => verified(source, digests),
         None => source,
@@ -305,7 +318,7 @@ async fn raw_file(
     let content_type = types.confirm(&declared, magic)?;
     let source = limited(source, upload.max_file_size());
     let file = upload.raw(source, length).await.map_err(|problem| upload.of_quota(problem))?;
-    let path = TargetPath { key, unique: false };
+    let path = TargetPath { key, unique: false, generated: None };
     let about = FileAbout { name, content_type, metadata: Metadata::new() };
     let stored = upload.store(path, about, file, 0).await;
     let stored = stored.map_err(|failure| upload.of_quota(failure.problem));

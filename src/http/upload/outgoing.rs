@@ -11,7 +11,7 @@ use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
-use crate::key::Key;
+use crate::key::{Generated, Key};
 use crate::memory::budget::Share;
 use crate::memory::replay_buffer::ReplayBuffer;
 use crate::metrics::Stage;
@@ -42,6 +42,15 @@ pub struct TargetPath {
     pub key: Key,
     /// No other file was ever stored at this key, so that a failed upload may delete the object.
     pub unique: bool,
+    /// How the gateway has made the key, as long as it may be replaced: no response, and no call, has named it yet.
+    pub generated: Option<Generated>,
+}
+
+/// An upload link for a file's path.
+pub(super) struct PathLink {
+    pub link: UploadLink,
+    /// It was asked for before the upload came.
+    pub is_warm: bool,
 }
 
 /// Polls `background` until `main` is ready. Takes both by reference: by value, the future of every upload would
@@ -61,6 +70,29 @@ pub(super) async fn poll_while<T>(
     .await
 }
 
+/// A link for the file's path: one that was asked for in advance where there is one and `may_be_warm`, and then the path
+/// becomes the link's.
+pub(super) async fn path_link(
+    worker: &Worker,
+    path: &mut TargetPath,
+    may_be_warm: bool,
+    times: &StageTimes<'_>,
+) -> Result<PathLink, Problem> {
+    let started = Instant::now();
+    if let Some(generated) = path.generated.take()
+        && may_be_warm
+        && let Some((key, link)) = worker.wechat.warm_links().take(&path.key, generated)
+        // One that must not be used is not worse than none.
+        && worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str()).is_ok()
+    {
+        path.key = key;
+        times.add_since(Stage::Link, started);
+        return Ok(PathLink { link, is_warm: true });
+    }
+    let link = upload_link(worker, &path.key, times).await?;
+    Ok(PathLink { link, is_warm: false })
+}
+
 pub(super) async fn upload_link(
     worker: &Worker,
     key: &Key,
@@ -68,7 +100,7 @@ pub(super) async fn upload_link(
 ) -> Result<UploadLink, Problem> {
     let started = Instant::now();
     let link = worker.wechat.upload_link(key.as_str()).await;
-    times.add(Stage::Link, started.elapsed());
+    times.add_since(Stage::Link, started);
     link.map_err(|error| Problem::from(error).with_path(key.as_str()))
 }
 

@@ -22,17 +22,18 @@ use crate::guard::policy::Client;
 use crate::guard::types::DeclaredType;
 use crate::http::extract::schemas::Folder;
 use crate::http::extract::{file_url, query};
+use crate::http::middleware::request_context::RequestContext;
 use crate::http::middleware::server_timing::StageTimes;
-use crate::http::notify;
 use crate::http::problem::{Code, Problem};
 use crate::http::quota;
 use crate::http::response::outcome::Stored;
 use crate::http::response::profile;
 use crate::http::state::Worker;
+use crate::http::{audit, notify};
 use crate::inbound::error::InboundError;
 use crate::inbound::form::{FilePart, Form};
 use crate::inbound::sniff::{Magic, SniffDepth, peek};
-use crate::key::{self, Key, Template, Values};
+use crate::key::{self, Generated, Key, Template, Values};
 use crate::metrics::Stage;
 use crate::quota::amount::{Amount, Wanted};
 use crate::quota::quotas::Lifetime;
@@ -78,6 +79,7 @@ impl UploadQuery {
 /// One admitted upload request. It occupies an upload slot.
 pub struct UploadRequest<'a> {
     pub(super) worker: &'a Worker,
+    context: Rc<RequestContext>,
     pub client: Arc<Client>,
     query: UploadQuery,
     profile: ReplyProfile,
@@ -119,7 +121,8 @@ impl<'a> UploadRequest<'a> {
         let slot = shared.limits.take_slot(&client)?;
         let base_url = file_url::base(request, shared);
         let quota = None;
-        Ok(Self { worker, client, query, profile, base_url, claim, times, slot, quota })
+        let context = RequestContext::of(request);
+        Ok(Self { worker, context, client, query, profile, base_url, claim, times, slot, quota })
     }
 
     /// Reserves a part of the client's quota.
@@ -235,8 +238,8 @@ impl<'a> UploadRequest<'a> {
             let detail = "a path names one file, and the form has several; name a `dir` instead";
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        let uuid = self.claim.as_ref().map(|claim| claim.uuid(index));
-        target_path(&self.worker.shared.template, &self.client, path, dir, name, uuid)
+        let named = self.claim.as_ref().map(|claim| (claim.uuid(index), claim.first_used()));
+        target_path(&self.worker.shared.template, &self.client, path, dir, name, named)
     }
 
     /// Sends a file to COS, and tells the back end of it. `index` is the file's among those of the request.
@@ -253,7 +256,7 @@ impl<'a> UploadRequest<'a> {
         };
         let stored = self.transfer(path, about, file, index).await;
         if let Some(quota) = &self.quota {
-            quota.sent(stored.as_ref().ok().map(|stored| stored.receipt.size));
+            quota.sent(stored.as_ref().ok().map(|stored| stored.size));
         }
         stored
     }
@@ -267,7 +270,7 @@ impl<'a> UploadRequest<'a> {
 
     async fn transfer(
         &self,
-        path: TargetPath,
+        mut path: TargetPath,
         about: FileAbout,
         file: OutgoingFile,
         index: usize,
@@ -276,7 +279,7 @@ impl<'a> UploadRequest<'a> {
         let disposition = disposition::header(self.settings().content_disposition, &name);
         let disposition = disposition.as_deref();
         let headers = ContentHeaders { content_type: &content_type, disposition };
-        match transfer(self.worker, &path, headers, file, self.times).await {
+        match transfer(self.worker, &mut path, headers, file, self.times).await {
             Ok((file_id, receipt)) => {
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
@@ -290,12 +293,15 @@ impl<'a> UploadRequest<'a> {
                     key: path.key,
                     name,
                     content_type,
-                    receipt,
+                    size: receipt.size,
+                    crc64: Some(receipt.crc64),
+                    verified_by: receipt.verified_by,
                     url,
                     metadata,
                     signed_receipt,
                     hook: None,
                 };
+                audit::stored(self.worker, &self.context, &self.client, &stored);
                 if self.worker.hooks.is_some() {
                     // Boxed: otherwise the future of every upload would contain it.
                     Box::pin(self.notify(&mut stored, index)).await?;
@@ -313,9 +319,11 @@ impl UploadRequest<'_> {
         // A repeat under the same `Idempotency-Key` is the same upload.
         let uuid = self.claim.as_ref().map_or_else(Uuid::now_v7, |claim| claim.uuid(index));
         let started = Instant::now();
-        let told = notify::stored(self.worker, &self.client, uuid.to_string(), stored).await;
+        let told =
+            notify::stored(self.worker, &self.context, &self.client, uuid.to_string(), stored)
+                .await;
         if self.worker.shared.settings.hooks.wait {
-            self.times.add(Stage::Hook, started.elapsed());
+            self.times.add_since(Stage::Hook, started);
         }
         match told {
             Ok(hook) => stored.hook = hook,
@@ -328,31 +336,27 @@ impl UploadRequest<'_> {
 }
 
 /// The object's key: the path that the request or the ticket names, otherwise from the template. With an
-/// `Idempotency-Key`, `uuid` is made from it.
+/// `Idempotency-Key`, `named` is its UUID and when it was first used.
 pub fn target_path(
     template: &Template,
     client: &Client,
     path: Option<&str>,
     dir: Option<&str>,
     name: &str,
-    uuid: Option<Uuid>,
+    named: Option<(Uuid, Timestamp)>,
 ) -> Result<TargetPath, Problem> {
     // Checked even if a path overrides it.
     dir.map(key::folder).transpose()?;
     if let Some(path) = path.or(client.path.as_ref().map(Key::as_str)) {
-        return Ok(TargetPath { key: client.upload_key(path)?, unique: false });
+        return Ok(TargetPath { key: client.upload_key(path)?, unique: false, generated: None });
     }
-    let values = Values {
-        client: &client.name,
-        dir,
-        name,
-        now: Timestamp::now(),
-        uuid: uuid.unwrap_or_else(Uuid::now_v7),
-    };
+    let (uuid, now) = named.unwrap_or_else(|| (Uuid::now_v7(), Timestamp::now()));
+    let values = Values { client: &client.name, dir, name, now, uuid };
     let prefix = client.prefix.as_deref().unwrap_or_default();
     // With an `Idempotency-Key`, an earlier request may have stored its file there.
-    let unique = template.is_unique() && uuid.is_none();
-    Ok(TargetPath { key: template.render(&values, prefix)?, unique })
+    let unique = template.is_unique() && named.is_none();
+    let generated = unique.then(|| Generated { uuid, until: template.date_until(now) });
+    Ok(TargetPath { key: template.render(&values, prefix)?, unique, generated })
 }
 
 /// A value from the query or from a form field. Two different values are an error.

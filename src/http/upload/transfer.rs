@@ -26,7 +26,7 @@ const MAX_PAUSE: u64 = 2;
 /// Stores a file. Returns its id and COS's receipt.
 pub async fn transfer(
     worker: &Worker,
-    path: &TargetPath,
+    path: &mut TargetPath,
     headers: ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
@@ -51,7 +51,7 @@ pub async fn transfer(
 /// Receives a slow client's file to its end, then sends it.
 async fn receive_first(
     worker: &Worker,
-    path: &TargetPath,
+    path: &mut TargetPath,
     headers: ContentHeaders<'_>,
     file: SlowFile,
     times: &StageTimes<'_>,
@@ -70,7 +70,7 @@ async fn receive_first(
 /// receive its file first.
 pub fn send_kept<'a>(
     worker: &'a Worker,
-    path: &'a TargetPath,
+    path: &'a mut TargetPath,
     headers: ContentHeaders<'a>,
     content: &'a mut Content,
     share: &'a Arc<Share>,

@@ -5,7 +5,7 @@ use hyper::Uri;
 use super::Endpoint;
 
 /// A parsed http or https URL, below which the paths of calls lie.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     pub endpoint: Endpoint,
     /// The `Host` header.

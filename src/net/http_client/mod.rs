@@ -7,6 +7,7 @@ pub mod call;
 pub mod chunked;
 pub mod exchange;
 pub mod response;
+pub mod retry_after;
 pub mod stream;
 pub mod write_queue;
 

@@ -92,6 +92,8 @@ pub struct ConnReader<S: ?Sized> {
     pub(super) timer: RefCell<DeadlineTimer>,
     /// Runs once the connection is shut down.
     pub(super) linger_timer: RefCell<Option<Pin<Box<Sleep>>>>,
+    /// Bytes that are still discarded then.
+    pub(super) linger_limit: Cell<u64>,
     pub(super) stream: RefCell<S>,
 }
 
@@ -126,6 +128,11 @@ impl BodyReader {
     pub fn close(&self) {
         self.state.set(ReadState::Closed);
         self.wake();
+    }
+
+    /// Once the connection is shut down, `bytes` at most are read and discarded: a client that goes on sending gets a reset.
+    pub fn limit_linger(&self, bytes: u64) {
+        self.linger_limit.set(bytes);
     }
 
     /// Bytes left of a body whose length is known.

@@ -191,6 +191,7 @@ impl<S: Socket + 'static> ReaderIo<S> {
             deadline: Cell::new(Some(Instant::now() + FIRST_BYTE_TIMEOUT)),
             timer: RefCell::default(),
             linger_timer: RefCell::default(),
+            linger_limit: Cell::new(u64::MAX),
             stream: RefCell::new(stream),
         });
         Self { reader, handle }
@@ -271,14 +272,17 @@ impl<S: Socket> AsyncWrite for ReaderIo<S> {
 
     /// Lingering close: what still arrives, be it the rest of a body or pipelined requests after the last response, is
     /// read and discarded for [`LINGER`]. A reset could otherwise take the last response from the client (RFC 9112,
-    /// 9.6).
+    /// 9.6). It ends sooner where the sender of a body is to notice soon.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let reader = &self.reader;
         ready!(Pin::new(&mut *reader.stream.borrow_mut()).poll_shutdown(cx))?;
         while let Poll::Ready(read) = reader.poll_read(cx, Buffer::take(0), usize::MAX) {
-            if read.map_or(true, |bytes| bytes.is_empty()) {
+            let read = read.map_or(0, |bytes| bytes.len() as u64);
+            let left = reader.linger_limit.get().saturating_sub(read);
+            if read == 0 || left == 0 {
                 return Poll::Ready(Ok(()));
             }
+            reader.linger_limit.set(left);
         }
         let mut timer = reader.linger_timer.borrow_mut();
         timer.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx).map(Ok)

@@ -128,6 +128,38 @@ fn a_key_for_tickets_that_does_not_fit_its_algorithm_is_refused() {
 }
 
 #[test]
+fn the_url_of_a_key_set_needs_an_algorithm_with_public_keys() {
+    let with = |algorithm: &str, url: &str, key: &str| {
+        production(&[
+            ("GATEWAY__AUTH__JWT__ALGORITHM", algorithm),
+            ("GATEWAY__AUTH__JWT__JWKS_URL", url),
+            ("GATEWAY__AUTH__JWT__KEY", key),
+        ])
+    };
+    const URL: &str = "https://login.example.com/keys";
+    const PEM: &str = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+    for algorithm in ["RS256", "ES256", "EdDSA"] {
+        for key in ["", PEM] {
+            let settings = with(algorithm, URL, key).expect("no faults");
+            assert_eq!(settings.auth.jwt.jwks_url.as_deref(), Some(URL));
+            assert!(!settings.warnings().join("\n").contains("jwks_url"));
+        }
+    }
+    let secret = "0123456789abcdef0123456789abcdef";
+    for key in ["", secret] {
+        let result = with("HS256", URL, key);
+        assert_eq!(keys(&result), ["auth.jwt.jwks_url"]);
+        assert!(result.expect_err("a fault").to_string().contains("\"HS256\""));
+    }
+    assert_eq!(keys(&with("", URL, "")), ["auth.jwt.algorithm"]);
+    for url in ["login.example.com", "ftp://login.example.com/", "https://a@b.example.com/"] {
+        assert_eq!(keys(&with("ES256", url, "")), ["auth.jwt.jwks_url"], "{url}");
+    }
+    let plain = with("ES256", "http://login.example.com/keys", "").expect("no faults");
+    assert!(plain.warnings().join("\n").contains("auth.jwt.jwks_url is plain http"));
+}
+
+#[test]
 fn a_key_for_receipts_is_long_and_of_its_own() {
     const KEY: &str = "0123456789abcdef0123456789abcdef";
     let with = |key: &str, tickets: &str| {

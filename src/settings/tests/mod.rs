@@ -3,8 +3,10 @@
 mod auth;
 mod describe;
 mod layers;
+mod otlp;
 mod profiles;
 mod quota;
+mod reload;
 mod rules;
 mod values;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{problem, production, sandbox, with_file};
+use crate::settings::WarmLinks;
 
 #[test]
 fn sizes_are_bytes_or_have_a_unit() {
@@ -22,6 +23,28 @@ fn sizes_are_bytes_or_have_a_unit() {
     let none =
         [("GATEWAY__UPLOAD__REPLAY_WINDOW", "0"), ("GATEWAY__UPLOAD__MAX_BUFFERED_FILE", "0")];
     assert_eq!(sandbox(&none).expect("both may be off").upload.replay_window, 0);
+}
+
+#[test]
+fn links_in_advance_are_a_word_or_a_number() {
+    let of =
+        |text: &str| sandbox(&[("GATEWAY__WECHAT__WARM_LINKS", text)]).map(|s| s.wechat.warm_links);
+    assert_eq!(sandbox(&[]).expect("the default").wechat.warm_links, WarmLinks::Auto);
+    for (text, links) in [
+        ("off", WarmLinks::Off),
+        ("0", WarmLinks::Off),
+        ("auto", WarmLinks::Auto),
+        ("1", WarmLinks::UpTo(1)),
+        ("256", WarmLinks::UpTo(256)),
+    ] {
+        assert_eq!(of(text).expect("a value"), links, "{text}");
+    }
+    let number = with_file("wechat.warm_links = 8", &[]).expect("a TOML integer");
+    assert_eq!(number.wechat.warm_links, WarmLinks::UpTo(8));
+    assert!(number.describe().contains("wechat.warm_links = \"8\"\n"));
+    for wrong in ["", "on", "true", "-1", "257", "1.5"] {
+        assert!(of(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]
@@ -180,12 +203,19 @@ fn rates_networks_and_types_are_checked() {
 
 #[test]
 fn a_redis_url_is_checked_and_never_shown() {
-    for right in ["redis://h", "redis://:hunter2@10.0.0.1:6379/2", "unix:///run/redis.sock"] {
+    for right in [
+        "redis://h",
+        "redis://:hunter2@10.0.0.1:6379/2",
+        "rediss://user:hunter2@h",
+        "unix:///run/redis.sock",
+    ] {
         let settings = production(&[("GATEWAY__REDIS__URL", right)]).expect("no faults");
         let shown = format!("{}{settings:?}", settings.describe());
         assert!(!shown.contains("hunter2") && !shown.contains(right), "{shown}");
     }
-    for wrong in ["h:6379", "http://:hunter2@h", "redis//:hunter2@h"] {
+    for wrong in
+        ["h:6379", "http://:hunter2@h", "redis//:hunter2@h", "rediss://:hunter2@h#insecure"]
+    {
         let result = production(&[("GATEWAY__REDIS__URL", wrong)]);
         assert!(problem(&result, "redis.url").contains("is not a Redis URL"));
         assert!(!result.expect_err("faults").to_string().contains("hunter2"));

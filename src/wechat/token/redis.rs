@@ -6,24 +6,20 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, RedisError};
+use redis::FromRedisValue;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 
 use super::fetch::{IssuedToken, TokenFetcher};
 use crate::metrics::Metrics;
+use crate::net::redis::{RedisConnection, RedisServer};
 use crate::wechat::error::WechatError;
 
 /// The time limit of a command, and of connecting. Redis is close to the gateway, and a health check allows one second in
 /// all.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
-/// After a failure Redis is not used for this long, so that requests that wait for a token do not wait for Redis, too.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A lease is valid this much longer than the fetch may take.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// How often a gateway without the lease checks whether the token is there.
@@ -62,26 +58,10 @@ pub struct RedisUnavailable;
 
 /// The token as all gateways share it in Redis; one for all workers.
 pub struct RedisTokenStore {
-    client: redis::Client,
-    connection: Mutex<Connection>,
+    connection: RedisConnection,
     keys: Keys,
     lease: Duration,
-    /// [`UNKNOWN`], [`UP`] or [`DOWN`]; only a change is logged.
-    state: AtomicU8,
     metrics: Arc<Metrics>,
-}
-
-const UNKNOWN: u8 = 0;
-const UP: u8 = 1;
-const DOWN: u8 = 2;
-
-#[derive(Default)]
-struct Connection {
-    open: Option<MultiplexedConnection>,
-    /// The number of connections opened so far.
-    generation: u64,
-    /// Set after a failure.
-    unused_until: Option<Instant>,
 }
 
 /// Named by app and mode, and all in one hash slot.
@@ -107,19 +87,15 @@ impl Keys {
 
 impl RedisTokenStore {
     /// Connects with the first command.
-    pub fn new(
-        url: &SecretString,
-        fetcher: &TokenFetcher,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, RedisError> {
-        Ok(Self {
-            client: redis::Client::open(url.expose_secret())?,
-            connection: Mutex::default(),
-            keys: Keys::new(fetcher),
-            lease: fetcher.timeout + LEASE_MARGIN,
-            state: AtomicU8::new(UNKNOWN),
-            metrics,
-        })
+    pub fn new(server: &RedisServer, fetcher: &TokenFetcher, metrics: Arc<Metrics>) -> Self {
+        let connection = RedisConnection::new(
+            server,
+            COMMAND_TIMEOUT,
+            "tokens are shared",
+            "tokens are not shared meanwhile",
+        );
+        let lease = fetcher.timeout + LEASE_MARGIN;
+        Self { connection, keys: Keys::new(fetcher), lease, metrics }
     }
 
     /// Whether tokens can be shared at the moment.
@@ -236,85 +212,15 @@ impl RedisTokenStore {
         self.command(&script(DELETE, &[key], &[value])).await
     }
 
-    /// Runs a command. Redis may have closed the connection since its last use: then the command is repeated over a new
-    /// one.
     async fn command<T: FromRedisValue>(
         &self,
         command: &redis::Cmd,
     ) -> Result<T, RedisUnavailable> {
-        let mut result = self.command_once(command).await;
-        let closed = |error: &CommandError| matches!(error, CommandError::Redis(e) if e.is_connection_dropped());
-        if result.as_ref().is_err_and(closed) {
-            result = self.command_once(command).await;
-        }
-        let state = if result.is_ok() { UP } else { DOWN };
-        if self.state.swap(state, Ordering::Relaxed) != state {
-            self.metrics.redis(state == UP);
-            match &result {
-                Ok(_) => tracing::info!("Redis is available: tokens are shared"),
-                // Only the kind is logged: an error's text may quote values from Redis.
-                Err(CommandError::Redis(error)) => tracing::warn!(
-                    kind = ?error.kind(),
-                    code = error.code(),
-                    "Redis is unavailable: tokens are not shared meanwhile"
-                ),
-                Err(CommandError::RecentFailure) => {
-                    tracing::warn!("Redis is unavailable: tokens are not shared");
-                }
-            }
-        }
+        // Each command is right also where it is carried out twice.
+        let result = self.connection.run(command, command).await;
+        self.metrics.redis(result.is_ok());
         result.map_err(|_| RedisUnavailable)
     }
-
-    async fn command_once<T: FromRedisValue>(
-        &self,
-        command: &redis::Cmd,
-    ) -> Result<T, CommandError> {
-        let (mut connection, generation) = self.connection().await?;
-        let result = command.query_async(&mut connection).await;
-        if let Err(error) = &result {
-            let mut current = self.connection.lock().await;
-            // Another task may have opened a new connection since; that one stays.
-            if current.generation == generation {
-                current.open = None;
-                if !error.is_connection_dropped() {
-                    current.unused_until = Some(Instant::now() + RETRY_AFTER);
-                }
-            }
-        }
-        result.map_err(CommandError::Redis)
-    }
-
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
-        let mut current = self.connection.lock().await;
-        if let Some(connection) = &current.open {
-            return Ok((connection.clone(), current.generation));
-        }
-        if current.unused_until.is_some_and(|until| Instant::now() < until) {
-            return Err(CommandError::RecentFailure);
-        }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(COMMAND_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => {
-                current.generation += 1;
-                current.open = Some(connection.clone());
-                current.unused_until = None;
-                Ok((connection, current.generation))
-            }
-            Err(error) => {
-                current.unused_until = Some(Instant::now() + RETRY_AFTER);
-                Err(CommandError::Redis(error))
-            }
-        }
-    }
-}
-
-enum CommandError {
-    /// A command or connecting failed less than [`RETRY_AFTER`] ago.
-    RecentFailure,
-    Redis(RedisError),
 }
 
 /// Where a token came from.
