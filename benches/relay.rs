@@ -6,7 +6,9 @@
 //! cargo bench --bench relay -- --quick http-small latency # some scenarios, short and rough
 //! cargo bench --bench relay -- --check                    # the scenarios of the bars; fails when a bar is missed
 //! cargo bench --bench relay -- --check --record           # and records the result: benches/runs/, docs/
+//! cargo bench --bench relay -- --target https://files.example.com # a deployment of your own: support/deployment
 //! cargo bench --bench relay -- --binary before=/tmp/before --peers gateway,before https-small
+//! cargo bench --bench relay -- --polling http-small       # what an upload costs where no client and no upstream sleeps
 //! ```
 //!
 //! Within each round the peers run one after the other, and the median of the rounds' ratios is compared: on a shared
@@ -22,10 +24,10 @@ use std::sync::Arc;
 
 use clap::Parser;
 use hdrhistogram::Histogram;
-use rcgen::{CertificateParams, KeyPair};
 use support::BoxError;
-use support::load::{self, Plan};
+use support::load::{self, Outcome, Plan, Target};
 use support::peers::{Field, Peer, Running};
+use support::polling::Polling;
 use support::request::Request;
 use support::results::{Figures, Measured, Results, Round};
 use support::scenarios::{self, Scenario};
@@ -40,10 +42,13 @@ struct Arguments {
     /// Short and rough: smaller files, two rounds
     #[arg(long)]
     quick: bool,
-    /// Only the scenarios of the bars; exit code 1 when a bar is missed
+    /// Only the scenarios of the bars, seven rounds; exit code 1 when a bar is missed
     #[arg(long)]
     check: bool,
-    /// Rounds of each scenario
+    /// Clients and upstream are a thread that polls, on the first processor; the relays have the last one
+    #[arg(long, conflicts_with = "check")]
+    polling: bool,
+    /// Rounds of each scenario [default: 5]
     #[arg(long)]
     rounds: Option<usize>,
     /// Only these peers, separated by commas
@@ -64,6 +69,8 @@ struct Arguments {
     /// List the scenarios and exit
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    deployment: support::deployment::arguments::TargetArguments,
     /// The flag that cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -90,6 +97,10 @@ fn main() -> ExitCode {
 /// Runs the bench; false if a bar of `--check` was missed.
 fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if arguments.deployment.target.is_some() {
+        let json = arguments.json.as_deref();
+        return support::deployment::run_in_terminal(&arguments.deployment, json);
+    }
     if let Some(file) = &arguments.guides {
         let results: Results = serde_json::from_slice(&fs::read(file)?)?;
         support::record::guides(root, &results)?;
@@ -98,17 +109,8 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     let scale = if arguments.quick { 0.3 } else { 1.0 };
     let mut chosen = scenarios::all(scale);
     chosen.retain(|scenario| scenario.barred || !arguments.check);
-    let filters = &arguments.filters;
-    if !filters.is_empty() {
-        // A complete name selects only that scenario, not others that contain it.
-        let whole: Vec<_> = chosen.iter().map(|scenario| scenario.name.clone()).collect();
-        chosen.retain(|scenario| {
-            filters.iter().any(|filter| {
-                *filter == scenario.name
-                    || !whole.contains(filter) && scenario.name.contains(filter)
-            })
-        });
-    }
+    chosen.retain(|scenario| scenario.is_polled() || !arguments.polling);
+    scenarios::keep_named(&mut chosen, &arguments.filters);
     if arguments.list {
         chosen.iter().for_each(|scenario| println!("{:24} {}", scenario.name, scenario.what));
         return Ok(true);
@@ -119,15 +121,28 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     while let Some(first) = rest.first() {
         let batch = rest.iter().take_while(|scenario| scenario.batch == first.batch).count();
         let (now, later) = rest.split_at(batch);
+        for scenario in now.iter().filter(|scenario| scenario.descriptors() > bench.descriptors) {
+            let (name, needed) = (&scenario.name, scenario.descriptors());
+            let limit = bench.descriptors;
+            eprintln!(
+                "{name}: the limit of {limit} file descriptors is too low, {needed} are needed"
+            );
+        }
         for measured in bench.measure(now)? {
-            println!("\n{}\n\n{}", measured.title(), measured.table("gateway"));
+            let reference = bench.reference();
+            let table = if arguments.polling {
+                measured.costs(reference)
+            } else {
+                measured.table(reference)
+            };
+            println!("\n{}\n\n{table}", measured.title());
             results.scenarios.push(measured);
         }
         rest = later;
     }
 
     let bars = bars::all(&results);
-    if arguments.check || arguments.filters.is_empty() {
+    if arguments.check || arguments.filters.is_empty() && !arguments.polling {
         println!("{}", bars::table(&bars, bars::Language::English));
     }
     let json = serde_json::to_vec_pretty(&results)?;
@@ -141,15 +156,19 @@ fn bench(arguments: &Arguments) -> Result<bool, BoxError> {
     if arguments.record {
         println!("recorded: {}", support::record::run(root, &results)?.display());
     }
-    Ok(!arguments.check || bars.iter().all(bars::Bar::is_reached))
+    Ok(!arguments.check || bars::are_reached(&bars))
 }
 
 struct Bench {
     folder: PathBuf,
     upstream: Upstream,
+    /// What sends the uploads, if no thread for each connection does.
+    polling: Option<Polling>,
     peers: Vec<Peer>,
     versions: BTreeMap<String, String>,
     rounds: usize,
+    /// The limit of them, of this process and of the peers.
+    descriptors: usize,
 }
 
 /// A running scenario of a batch.
@@ -173,17 +192,9 @@ impl Bench {
     fn prepare(arguments: &Arguments, folder: &Path) -> Result<Self, BoxError> {
         fs::create_dir_all(folder.join("logs"))?;
         // For thousands of connections at both ends; peers inherit the limit.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-        rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
+        let descriptors = support::process::raise_nofile_limit()?;
 
-        // A self-signed certificate that is not marked as a CA (CA:FALSE), as private roots often are.
-        let key = KeyPair::generate()?;
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names)?.self_signed(&key)?;
-        fs::write(folder.join("cert.pem"), certificate.pem())?;
-        fs::write(folder.join("key.pem"), key.serialize_pem())?;
-
+        upstream::write_certificate(folder)?;
         let gateway = PathBuf::from(env!("CARGO_BIN_EXE_tcb-upload-gateway"));
         let mut binaries = vec![("gateway".to_owned(), gateway)];
         for binary in &arguments.binary {
@@ -192,9 +203,22 @@ impl Bench {
         }
         let Field { mut peers, versions } = Field::survey(&binaries, folder);
         peers.retain(|peer| arguments.peers.is_empty() || arguments.peers.contains(&peer.name));
-        let rounds = arguments.rounds.unwrap_or(if arguments.quick { 2 } else { 5 });
-        let upstream = Upstream::start(folder)?;
-        Ok(Self { folder: folder.to_owned(), upstream, peers, versions, rounds })
+        let rounds = match arguments {
+            Arguments { check: true, .. } => 7,
+            Arguments { quick: true, .. } => 2,
+            _ => 5,
+        };
+        let rounds = arguments.rounds.unwrap_or(rounds);
+        let (upstream, polling) = if arguments.polling {
+            // Without a relay there is nothing but the thread itself.
+            peers.retain(|peer| !peer.is_direct());
+            let (polling, upstream) = Polling::start(folder)?;
+            (upstream, Some(polling))
+        } else {
+            (Upstream::start(folder)?, None)
+        };
+        let folder = folder.to_owned();
+        Ok(Self { folder, upstream, polling, peers, versions, rounds, descriptors })
     }
 
     fn results(&self, root: &Path) -> Results {
@@ -213,7 +237,21 @@ impl Bench {
             commit: said("git", &["describe", "--always", "--dirty"]),
             machine: support::process::machine(),
             versions,
+            polling: self.polling.is_some(),
             scenarios: Vec::new(),
+        }
+    }
+
+    /// The peer that the others are compared with: the first gateway.
+    fn reference(&self) -> &str {
+        let gateway = self.peers.iter().find(|peer| peer.is_gateway());
+        gateway.map_or("gateway", |peer| &peer.name)
+    }
+
+    fn load(&self, target: &Target, request: &Arc<Request>, plan: Plan) -> Outcome {
+        match &self.polling {
+            Some(polling) => polling.run(target, request, plan),
+            None => load::run(target, request, plan),
         }
     }
 
@@ -252,7 +290,8 @@ impl Bench {
 
     /// Starts a peer and lets it warm up: connections made, token fetched, buffers grown.
     fn start(&self, scenario: &Scenario, peer: &Peer) -> Result<Running, BoxError> {
-        let running = peer.start(&scenario.name, scenario.setup, &self.upstream, &self.folder)?;
+        let mut running =
+            peer.start(&scenario.name, scenario.setup, &self.upstream, &self.folder)?;
         let request = if peer.is_direct() {
             Request::direct(4096)
         } else {
@@ -261,20 +300,27 @@ impl Bench {
         // Memory is measured from a process that has done almost nothing.
         let connections = if scenario.fresh { 1 } else { scenario.plan.connections() };
         let plan = Plan::Counted { connections, each: 5 };
-        let outcome = load::run(&running.target, &Arc::new(request), plan);
+        let mut outcome = self.load(&running.target, &Arc::new(request), plan);
+        if scenario.warmed && !peer.is_direct() && outcome.errors == 0 {
+            let request = Request::upload(scenario.shape, scenario.content, scenario.size);
+            outcome = self.load(&running.target, &Arc::new(request), scenario.plan);
+        }
+        running.survey();
         match outcome.first_error {
             Some(error) => Err(format!("{} fails: {error}", peer.name).into()),
             None => Ok(running),
         }
     }
 
-    /// Sets an open loop's rate: half the throughput of the slowest peer.
+    /// Sets the rate of an open loop that has none: half the throughput of the slowest peer.
     fn calibrate(&self, lane: &mut Lane<'_>) -> Result<(), BoxError> {
-        if let Plan::Open { connections, rate, .. } = &mut lane.plan {
+        if let Plan::Open { connections, rate, .. } = &mut lane.plan
+            && *rate == 0.0
+        {
             let closed = Plan::Closed { connections: *connections, seconds: 1.0 };
             let carried = lane.runs.iter().filter_map(|run| {
                 let target = &run.running.as_ref()?.target;
-                let outcome = load::run(target, &lane.request, closed);
+                let outcome = self.load(target, &lane.request, closed);
                 Some(outcome.uploads as f64 / outcome.seconds)
             });
             let slowest = carried.fold(f64::INFINITY, f64::min);
@@ -299,24 +345,13 @@ impl Bench {
             running.tree.forget_peak();
             let (idle, cpu) = (running.tree.rss(), running.tree.cpu());
             let before = self.upstream.counts()?;
-            let outcome = load::run(&running.target, request, lane.plan);
+            let outcome = self.load(&running.target, request, lane.plan);
             let stored = self.upstream.counts()?.uploads - before.uploads;
-            let ms = |quantile| outcome.latency.value_at_quantile(quantile) as f64 / 1e6;
-            let mut measured = Round {
-                uploads: outcome.uploads,
-                errors: outcome.errors,
-                bytes: outcome.uploads * request.size,
-                seconds: outcome.seconds,
-                cpu_seconds: running.tree.cpu() - cpu,
-                idle_rss_kib: idle,
-                peak_rss_kib: running.tree.peak_rss(),
-                p50_ms: ms(0.5),
-                p90_ms: ms(0.9),
-                p99_ms: ms(0.99),
-                p999_ms: ms(0.999),
-            };
+            let cpu_seconds = running.tree.cpu() - cpu;
+            let rss = (idle, running.tree.peak_rss());
+            let mut measured = Round::of(&outcome, request.size, cpu_seconds, rss);
             // A success without an upload at COS counts as an error.
-            let promised = outcome.uploads * lane.scenario.files();
+            let promised = (outcome.uploads + outcome.idle_uploads) * lane.scenario.files();
             let lost = promised.saturating_sub(stored);
             measured.errors += lost;
             eprintln!(

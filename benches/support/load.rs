@@ -14,14 +14,15 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
-use super::request::Request;
+use super::request::{Content, Request, Shape};
+use super::upstream::content_length;
 
 /// The socket timeout; an upload that takes longer counts as an error.
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
+pub const SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
 /// Large enough for a whole small upload, so that sending one takes one system call.
-const SEND_BUFFER: usize = 512 * 1024;
+pub const SEND_BUFFER: usize = 512 * 1024;
 /// A connection's thread stops after this many errors.
-const ERRORS: u64 = 20;
+pub const ERRORS: u64 = 20;
 /// A slow upload is sent in this many pieces.
 const PIECES: usize = 16;
 
@@ -35,8 +36,9 @@ pub enum Plan {
     /// Uploads are scheduled at a fixed rate, independent of earlier ones. An upload without a free connection waits,
     /// and its wait counts: there is no coordinated omission.
     Open { connections: usize, rate: f64, seconds: f64 },
-    /// Each connection sends one upload in pieces over `seconds`; none is finished before all have begun.
-    Slow { connections: usize, seconds: f64 },
+    /// Each connection sends one upload in pieces over `seconds`; none is finished before all have begun. Meanwhile,
+    /// `idle` connections, each after a small upload, send nothing; in the end, each sends another one.
+    Slow { connections: usize, idle: usize, seconds: f64 },
 }
 
 impl Plan {
@@ -62,6 +64,8 @@ pub struct Target {
 /// The result of a run.
 pub struct Outcome {
     pub uploads: u64,
+    /// Of connections that are idle otherwise; they are no part of the other figures.
+    pub idle_uploads: u64,
     pub errors: u64,
     pub first_error: Option<String>,
     pub seconds: f64,
@@ -75,11 +79,24 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 impl Outcome {
-    fn new() -> Self {
-        Self { uploads: 0, errors: 0, first_error: None, seconds: 0.0, latency: histogram() }
+    pub fn new() -> Self {
+        Self {
+            uploads: 0,
+            idle_uploads: 0,
+            errors: 0,
+            first_error: None,
+            seconds: 0.0,
+            latency: histogram(),
+        }
     }
 
-    fn count(&mut self, result: Result<(), String>, since: Instant) -> bool {
+    /// The outcome of a run that could not begin.
+    pub fn failed(reason: &str) -> Self {
+        Self { errors: 1, first_error: Some(reason.to_owned()), ..Self::new() }
+    }
+
+    /// Counts an upload that began at `since`; whether it was a success.
+    pub fn count(&mut self, result: Result<(), String>, since: Instant) -> bool {
         match result {
             Ok(()) => {
                 self.uploads += 1;
@@ -106,8 +123,12 @@ impl Outcome {
 
 /// Sends uploads as `plan` says.
 pub fn run(target: &Target, request: &Arc<Request>, plan: Plan) -> Outcome {
-    if let Plan::Slow { connections, seconds } = plan {
-        return slow(target, request, connections, seconds);
+    if let Plan::Slow { connections, idle, seconds } = plan {
+        let mut waiting = Idle::open(target, idle);
+        let mut outcome = slow(target, request, connections, seconds);
+        waiting.upload();
+        waiting.add_to(&mut outcome);
+        return outcome;
     }
     let connections = plan.connections();
     let ready = Arc::new(Barrier::new(connections + 1));
@@ -189,11 +210,48 @@ fn slow(target: &Target, request: &Arc<Request>, connections: usize, seconds: f6
         }
     }
     for client in clients {
-        let result = client.and_then(|mut client| client.response(&request.proof));
+        let result = client.and_then(|mut client| client.response(request));
         outcome.count(result.map_err(|error| error.to_string()), began);
     }
     outcome.seconds = began.elapsed().as_secs_f64();
     outcome
+}
+
+/// Connections that send a small upload at first and in the end, and are idle between.
+struct Idle {
+    clients: Vec<io::Result<Client>>,
+    request: Request,
+    uploads: u64,
+}
+
+impl Idle {
+    fn open(target: &Target, count: usize) -> Self {
+        let request = Request::upload(Shape::Form, Content::Random, 4096);
+        let clients = (0..count).map(|_| Client::connect(target)).collect();
+        let mut idle = Self { clients, request, uploads: 0 };
+        idle.upload();
+        idle
+    }
+
+    /// An upload on each connection that had no error.
+    fn upload(&mut self) {
+        for slot in &mut self.clients {
+            if let Ok(client) = slot {
+                match client.upload(&self.request) {
+                    Ok(()) => self.uploads += 1,
+                    Err(error) => *slot = Err(error),
+                }
+            }
+        }
+    }
+
+    fn add_to(self, outcome: &mut Outcome) {
+        outcome.idle_uploads += self.uploads;
+        for error in self.clients.into_iter().filter_map(Result::err) {
+            outcome.errors += 1;
+            outcome.first_error.get_or_insert(format!("an idle connection: {error}"));
+        }
+    }
 }
 
 enum Stream {
@@ -219,7 +277,7 @@ impl Stream {
 
 struct Client {
     stream: Stream,
-    proof: bool,
+    target: Target,
     buffer: Vec<u8>,
 }
 
@@ -238,18 +296,18 @@ impl Client {
                 Stream::Tls(Box::new(StreamOwned::new(session, stream)))
             }
         };
-        Ok(Self { stream, proof: target.proof, buffer: vec![0; 16 * 1024] })
+        Ok(Self { stream, target: target.clone(), buffer: vec![0; 16 * 1024] })
     }
 
     fn upload(&mut self, request: &Request) -> io::Result<()> {
         for run in &request.runs {
             self.stream.write_all(run)?;
         }
-        self.response(&request.proof)
+        self.response(request)
     }
 
     /// Reads a response to its end; it must be a success.
-    fn response(&mut self, proof: &str) -> io::Result<()> {
+    fn response(&mut self, request: &Request) -> io::Result<()> {
         let (mut filled, mut end) = (0, None);
         loop {
             if let Some((head, length)) = end
@@ -267,19 +325,16 @@ impl Client {
             filled += read;
             if end.is_none() {
                 end = memmem::find(&self.buffer[..filled], b"\r\n\r\n")
-                    .map(|at| (at + 4, content_length(&self.buffer[..at])));
+                    .map(|at| (at + 4, content_length(&self.buffer[..at]).unwrap_or(0)));
             }
         }
-        let response = &self.buffer[..filled];
-        let stored = response.starts_with(b"HTTP/1.1 2")
-            && (!self.proof || memmem::find(response, proof.as_bytes()).is_some());
-        if stored { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(response))) }
+        check(&self.buffer[..filled], &self.target, request)
     }
 }
 
-fn content_length(head: &[u8]) -> usize {
-    let head = std::str::from_utf8(head).unwrap_or_default();
-    let value = head.lines().filter_map(|line| line.split_once(':'));
-    let mut lengths = value.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    lengths.next().and_then(|(_, length)| length.trim().parse().ok()).unwrap_or(0)
+/// Whether a whole response is a success.
+pub fn check(response: &[u8], target: &Target, request: &Request) -> io::Result<()> {
+    let stored = response.starts_with(b"HTTP/1.1 2")
+        && (!target.proof || memmem::find(response, request.proof.as_bytes()).is_some());
+    if stored { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(response))) }
 }

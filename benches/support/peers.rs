@@ -1,5 +1,5 @@
-//! The measured peers: the gateway (by forms and by COS's API), no relay at all (`direct`), and nginx, HAProxy and a Node relay if they are
-//! installed. The bench starts each with its own configuration and the same number of workers.
+//! The measured peers: the gateway (by forms and by COS's API), no relay at all (`direct`), and what is installed of nginx,
+//! HAProxy, and relays in Node and in Go. The bench starts each with its own configuration and the same number of workers.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::BoxError;
 use super::load::Target;
 use super::process::Tree;
+use super::relays::{build_go_relay, install_node_relay};
 use super::request::KEY;
 use super::upstream::Upstream;
 
@@ -44,10 +45,12 @@ enum Kind {
     Haproxy,
     /// The folder the relay was installed in.
     Node(PathBuf),
+    /// Its binary.
+    Go(PathBuf),
 }
 
 /// A scenario's configuration of its peers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Setup {
     pub workers: usize,
     /// HTTPS to COS.
@@ -56,6 +59,10 @@ pub struct Setup {
     pub link_delay: u64,
     /// `upload.replay_window`, if not the default.
     pub window: Option<&'static str>,
+    /// `wechat.warm_links`, if not the default.
+    pub warm_links: Option<&'static str>,
+    /// Client connections and uploads that are accepted at once, if not 10,000 and 4,096.
+    pub at_once: Option<(usize, usize)>,
 }
 
 /// The peers that are installed on this machine, with their versions.
@@ -92,6 +99,15 @@ impl Field {
                 Err(error) => eprintln!("no Node relay: {error}"),
             }
         }
+        if let Some(version) = version("go", "version") {
+            match build_go_relay(folder) {
+                Ok(binary) => {
+                    versions.insert("go".to_owned(), version);
+                    peers.push(peer("go", Kind::Go(binary)));
+                }
+                Err(error) => eprintln!("no Go relay: {error}"),
+            }
+        }
         Self { peers, versions }
     }
 }
@@ -102,33 +118,20 @@ fn version(program: &str, argument: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&text).lines().next()?.trim().to_owned())
 }
 
-fn install_node_relay(folder: &Path) -> Result<PathBuf, BoxError> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/node-relay");
-    let folder = folder.join("node-relay");
-    fs::create_dir_all(&folder)?;
-    let mut changed = !folder.join("node_modules").exists();
-    for name in ["package.json", "relay.mjs"] {
-        let text = fs::read(source.join(name))?;
-        changed |= fs::read(folder.join(name)).ok().as_ref() != Some(&text);
-        fs::write(folder.join(name), text)?;
-    }
-    if changed {
-        let npm = Command::new("npm")
-            .args(["install", "--silent", "--no-audit", "--no-fund"])
-            .current_dir(&folder)
-            .status()?;
-        if !npm.success() {
-            return Err("npm could not install its packages".into());
-        }
-    }
-    Ok(folder)
-}
-
 /// A running peer; it is stopped when this is dropped.
 pub struct Running {
     child: Option<Child>,
     pub target: Target,
     pub tree: Tree,
+}
+
+impl Running {
+    /// Looks for the peer's processes again: nginx starts its workers after it listens.
+    pub fn survey(&mut self) {
+        if let Some(child) = &self.child {
+            self.tree = Tree::of(child.id());
+        }
+    }
 }
 
 impl Drop for Running {
@@ -199,7 +202,17 @@ impl Peer {
             }
             Kind::Nginx(buffer) => nginx(*buffer, address, cos, setup, &self.name, folder)?,
             Kind::Haproxy => haproxy(address, cos, setup, folder)?,
-            Kind::Node(installed) => node(installed, address, setup, upstream, folder),
+            Kind::Node(installed) => {
+                let mut command = Command::new("node");
+                command.arg("relay.mjs").current_dir(installed).env("NODE_ENV", "production");
+                command.env("WORKERS", setup.workers.to_string());
+                relay(command, address, setup, upstream, folder)
+            }
+            Kind::Go(binary) => {
+                let mut command = Command::new(binary);
+                command.env("GOMAXPROCS", setup.workers.to_string());
+                relay(command, address, setup, upstream, folder)
+            }
         };
         let mut command = command;
         // Each request is logged, as in production.
@@ -275,6 +288,13 @@ fn gateway(
     }
     if let Some(window) = setup.window {
         command.env("GATEWAY__UPLOAD__REPLAY_WINDOW", window);
+    }
+    if let Some(links) = setup.warm_links {
+        command.env("GATEWAY__WECHAT__WARM_LINKS", links);
+    }
+    if let Some((connections, uploads)) = setup.at_once {
+        command.env("GATEWAY__SERVER__MAX_CONNECTIONS", connections.to_string());
+        command.env("GATEWAY__UPLOAD__MAX_CONCURRENT", uploads.to_string());
     }
     command
 }
@@ -355,21 +375,17 @@ fn haproxy(
     Ok(command)
 }
 
-fn node(
-    installed: &Path,
+/// What the relays are told by their environment.
+fn relay(
+    mut command: Command,
     address: SocketAddr,
     setup: Setup,
     upstream: &Upstream,
     folder: &Path,
 ) -> Command {
-    let mut command = Command::new("node");
     command
-        .arg("relay.mjs")
-        .current_dir(installed)
-        .env("NODE_ENV", "production")
         .env("PORT", address.port().to_string())
         .env("WECHAT", upstream.wechat_url(setup.https, setup.link_delay))
-        .env("CA", folder.join("cert.pem"))
-        .env("WORKERS", setup.workers.to_string());
+        .env("CA", folder.join("cert.pem"));
     command
 }

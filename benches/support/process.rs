@@ -1,6 +1,11 @@
 //! The CPU seconds and resident memory of a process and its descendants, from `/proc`.
 
 use std::fs;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::BoxError;
 
 /// A process with its descendants.
 pub struct Tree(Vec<u32>);
@@ -71,7 +76,33 @@ fn stat(process: u32) -> Option<Stat> {
     Some(Stat { parent: fields.get(1)?.parse().ok()?, cpu: (ticks(11)? + ticks(12)?) / TICKS })
 }
 
-/// This machine in one line: processor, cores, memory, kernel, and how TCP is paced, on loopback too.
+/// Raises this process's limit of file descriptors, which its children inherit, as far as the system allows; gives it.
+pub fn raise_nofile_limit() -> Result<usize, BoxError> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX))
+}
+
+/// The sizes of the first processor's caches, `L1d 32K, L1i 32K, L2 1024K, L3 36608K`; empty where the system does not
+/// tell them. `folder`: of the system's files on them.
+pub fn caches(folder: &Path) -> String {
+    let read = |index: usize, file: &str| {
+        let text = fs::read_to_string(folder.join(format!("index{index}/{file}"))).ok()?;
+        Some(text.trim().to_owned())
+    };
+    let cache = |index| {
+        let (level, size) = (read(index, "level")?, read(index, "size")?);
+        let kind = match read(index, "type").as_deref() {
+            Some("Data") => "d",
+            Some("Instruction") => "i",
+            _ => "",
+        };
+        Some(format!("L{level}{kind} {size}"))
+    };
+    (0..).map_while(cache).collect::<Vec<_>>().join(", ")
+}
+
+/// This machine in one line: processor, cores, caches, memory, kernel, and how TCP is paced, on loopback too.
 pub fn machine() -> String {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let value = |text: &str, name: &str| {
@@ -86,5 +117,8 @@ pub fn machine() -> String {
     // Text after the third number is the distribution's.
     let kernel = kernel.split(['-', '+']).next().unwrap_or_default().trim();
     let congestion = read("/proc/sys/net/ipv4/tcp_congestion_control");
-    format!("{model}, {cores} cores, {memory} GiB, Linux {kernel}, TCP {}", congestion.trim())
+    let caches = caches(Path::new("/sys/devices/system/cpu/cpu0/cache"));
+    let caches = if caches.is_empty() { caches } else { format!(" ({caches})") };
+    let congestion = congestion.trim();
+    format!("{model}, {cores} cores{caches}, {memory} GiB, Linux {kernel}, TCP {congestion}")
 }

@@ -14,14 +14,18 @@ use super::scenarios::{Group, size};
 const BEGIN: &str = "<!-- benches/runs: begin -->\n";
 const END: &str = "<!-- benches/runs: end -->";
 
-/// Writes `benches/runs/DATE.json` and `.md`, the charts, and the tables of docs/*/performance.md. Gives the Markdown file's path.
+/// Writes `benches/runs/DATE.json` and `.md`, the charts, and the tables of docs/*/performance.md. Of a run by a thread that
+/// polls, only `DATE-polling.json` and `.md`. Gives the Markdown file's path.
 pub fn run(root: &Path, results: &Results) -> Result<PathBuf, BoxError> {
     let folder = root.join("benches/runs");
     fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("{}.md", results.date));
+    let kind = if results.polling { "-polling" } else { "" };
+    let file = folder.join(format!("{}{kind}.md", results.date));
     fs::write(file.with_extension("json"), serde_json::to_vec(results)?)?;
     fs::write(&file, page(results))?;
-    guides(root, results)?;
+    if !results.polling {
+        guides(root, results)?;
+    }
     Ok(file)
 }
 
@@ -83,12 +87,14 @@ fn charts(results: &Results) -> Vec<(&'static str, String)> {
         .iter()
         .filter(|scenario| scenario.group == Group::Sizes && scenario.name.starts_with("https-"))
         .collect();
+    // Records of before links in advance have only the second.
+    let latency = results.scenario("latency-warm").or_else(|| results.scenario("latency"));
     let over_size = report::over(&sweep, |scenario| scenario.size as f64, Figure::CpuPerGib);
     [
         ("cost", (!panels.is_empty()).then(|| chart::bars(&panels, "gateway"))),
         (
             "latency",
-            results.scenario("latency").and_then(|scenario| {
+            latency.and_then(|scenario| {
                 report::latency(scenario, &format!("Latency (ms): {}", scenario.what))
             }),
         ),
@@ -209,6 +215,9 @@ fn capacity(results: &Results, language: Language) -> String {
 }
 
 fn page(results: &Results) -> String {
+    if results.polling {
+        return polling_page(results);
+    }
     let mut page = format!(
         "# Load test of {}\n\n{}\n\nMedians over the rounds; CPU ratio: each peer's CPU per GiB against the gateway's \
          in the same round.\n\n{}\n{}\n",
@@ -219,6 +228,20 @@ fn page(results: &Results) -> String {
     );
     for scenario in &results.scenarios {
         let _ = write!(page, "\n## {}\n\n{}", scenario.title(), scenario.table("gateway"));
+    }
+    page
+}
+
+fn polling_page(results: &Results) -> String {
+    let mut page = format!(
+        "# Peers that never sleep, {}\n\n{}\n\nClients, WeChat and COS are one thread that polls, on a processor of \
+         its own; each relay has one worker on another. Medians over the rounds, and of the rounds' ratios.\n",
+        results.date,
+        origin(results, Language::English),
+    );
+    for scenario in &results.scenarios {
+        let reference = scenario.peers.first().map_or("gateway", |first| &first.name);
+        let _ = write!(page, "\n## {}\n\n{}", scenario.title(), scenario.costs(reference));
     }
     page
 }

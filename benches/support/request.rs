@@ -102,7 +102,7 @@ fn with_head(target: &str, kind: &str, body: Vec<Bytes>) -> Vec<Bytes> {
 }
 
 /// A file's bytes and their CRC-64/XZ.
-fn file(content: Content, size: u64) -> (Vec<Bytes>, u64) {
+pub fn file(content: Content, size: u64) -> (Vec<Bytes>, u64) {
     let mut block = vec![0; BLOCK.min(usize::try_from(size).unwrap_or(BLOCK))];
     let mut repeat = |pattern: &[u8]| {
         block.iter_mut().zip(pattern.iter().cycle()).for_each(|(byte, next)| *byte = *next);

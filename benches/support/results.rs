@@ -6,6 +6,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::load::Outcome;
 use super::scenarios::Group;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -19,6 +20,9 @@ pub struct Results {
     pub commit: String,
     pub machine: String,
     pub versions: BTreeMap<String, String>,
+    /// Whether clients and upstream were a thread that polls (`polling`).
+    #[serde(default)]
+    pub polling: bool,
     pub scenarios: Vec<Measured>,
 }
 
@@ -78,6 +82,24 @@ pub enum Figure {
 }
 
 impl Round {
+    /// Of uploads of `size` bytes each; `rss`: idle and peak, in KiB.
+    pub fn of(outcome: &Outcome, size: u64, cpu_seconds: f64, rss: (u64, u64)) -> Self {
+        let ms = |quantile| outcome.latency.value_at_quantile(quantile) as f64 / 1e6;
+        Self {
+            uploads: outcome.uploads,
+            errors: outcome.errors,
+            bytes: outcome.uploads * size,
+            seconds: outcome.seconds,
+            cpu_seconds,
+            idle_rss_kib: rss.0,
+            peak_rss_kib: rss.1,
+            p50_ms: ms(0.5),
+            p90_ms: ms(0.9),
+            p99_ms: ms(0.99),
+            p999_ms: ms(0.999),
+        }
+    }
+
     pub fn figure(&self, figure: Figure) -> f64 {
         match figure {
             Figure::UploadsPerSecond => self.uploads as f64 / self.seconds,
@@ -122,11 +144,16 @@ impl Measured {
         self.peers.iter().find(|peer| peer.name == name)
     }
 
-    /// The median over the rounds of one peer's figure against another's in the same round.
-    pub fn ratio(&self, peer: &str, against: &str, figure: Figure) -> Option<f64> {
+    /// One peer's figure against another's in the same round, for each round.
+    fn ratios(&self, peer: &str, against: &str, figure: Figure) -> Option<Vec<f64>> {
         let (ours, theirs) = (self.peer(peer)?, self.peer(against)?);
         let pairs = ours.rounds.iter().zip(&theirs.rounds);
-        Some(median(pairs.map(|(ours, theirs)| ours.figure(figure) / theirs.figure(figure))))
+        Some(pairs.map(|(ours, theirs)| ours.figure(figure) / theirs.figure(figure)).collect())
+    }
+
+    /// The median of these ratios.
+    pub fn ratio(&self, peer: &str, against: &str, figure: Figure) -> Option<f64> {
+        Some(median(self.ratios(peer, against, figure)?.into_iter()))
     }
 
     pub fn rss_per_upload(&self, peer: &str) -> Option<f64> {
@@ -188,6 +215,28 @@ impl Measured {
                 peer.errors(),
                 number(ratio.unwrap_or(f64::NAN)),
             );
+        }
+        table
+    }
+
+    /// A Markdown table of what an upload costs each peer, and of how many it carries, with the medians of the rounds'
+    /// ratios to `reference` and the lowest and the highest of them.
+    pub fn costs(&self, reference: &str) -> String {
+        let mut table = format!(
+            "| | CPU µs/upload | of {reference} | lowest-highest | uploads/s | of {reference} | lowest-highest | errors |\n|---|{}\n",
+            "---:|".repeat(7)
+        );
+        for peer in &self.peers {
+            let _ = write!(table, "| {} |", peer.name);
+            for (figure, unit) in [(Figure::CpuPer1000, 1000.0), (Figure::UploadsPerSecond, 1.0)] {
+                let mut ratios = self.ratios(&peer.name, reference, figure).unwrap_or_default();
+                ratios.sort_by(f64::total_cmp);
+                let [low, high] = [ratios.first(), ratios.last()]
+                    .map(|ratio| number(ratio.copied().unwrap_or(f64::NAN)));
+                let (value, ratio) = (peer.median(figure) * unit, median(ratios.into_iter()));
+                let _ = write!(table, " {} | {} | {low}-{high} |", number(value), number(ratio));
+            }
+            let _ = writeln!(table, " {} |", peer.errors());
         }
         table
     }

@@ -28,9 +28,12 @@ pub struct Scenario {
     pub batch: String,
     /// Whether each round starts new peers, because memory is measured.
     pub fresh: bool,
+    /// Whether the peers carry the plan once before the first round, so that links are there in advance.
+    pub warmed: bool,
     /// Whether COS's API is compared with forms.
-    by_api: bool,
-    field: &'static [&'static str],
+    pub by_api: bool,
+    /// The peers that are no gateways.
+    pub field: &'static [&'static str],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,13 +55,26 @@ impl Scenario {
         }
     }
 
+    /// Whether the load can come from a thread that polls: from a fixed number of clients, to one worker, which has a
+    /// processor of its own, and without a delay of the upstream.
+    pub fn is_polled(&self) -> bool {
+        let closed = matches!(self.plan, Plan::Closed { .. } | Plan::Counted { .. });
+        closed && self.setup.workers == 1 && self.setup.link_delay == 0
+    }
+
+    /// The limit of file descriptors that a gateway needs: it takes half of them for clients.
+    pub fn descriptors(&self) -> usize {
+        let idle = if let Plan::Slow { idle, .. } = self.plan { idle } else { 0 };
+        2 * (self.plan.connections() + idle + 64)
+    }
+
     /// The number of objects that one upload stores.
     pub fn files(&self) -> u64 {
         if self.shape == Shape::TwoFiles { 2 } else { 1 }
     }
 
     fn form(name: impl Into<String>, group: Group, size: u64, plan: Plan) -> Self {
-        let setup = Setup { workers: 1, https: false, link_delay: 0, window: None };
+        let setup = Setup { workers: 1, ..Setup::default() };
         let name = name.into();
         Self {
             batch: name.clone(),
@@ -72,6 +88,7 @@ impl Scenario {
             plan,
             setup,
             fresh: false,
+            warmed: false,
             by_api: false,
             field: &[],
         }
@@ -97,8 +114,25 @@ impl Scenario {
         self
     }
 
+    fn at_once(mut self, connections: usize, uploads: usize) -> Self {
+        self.setup.at_once = Some((connections, uploads));
+        self
+    }
+
     fn link_delay(mut self, milliseconds: u64) -> Self {
         self.setup.link_delay = milliseconds;
+        self
+    }
+
+    /// With links in advance, and peers that have asked for them.
+    fn warmed(mut self) -> Self {
+        self.setup.warm_links = Some("auto");
+        self.warmed = true;
+        self
+    }
+
+    fn without_warm_links(mut self) -> Self {
+        self.setup.warm_links = Some("off");
         self
     }
 
@@ -141,9 +175,10 @@ impl Scenario {
             Shape::TwoFiles => "form of two files",
         };
         let how = match self.plan {
-            Plan::Open { .. } => ", at a fixed rate",
-            Plan::Slow { .. } => ", slow senders",
-            _ => "",
+            Plan::Open { .. } => ", at a fixed rate".to_owned(),
+            Plan::Slow { idle: 0, .. } => ", slow senders".to_owned(),
+            Plan::Slow { idle, .. } => format!(", slow senders beside {idle} idle connections"),
+            _ => String::new(),
         };
         let content = match self.content {
             Content::Random => "",
@@ -154,6 +189,9 @@ impl Scenario {
         let mut what = format!("{scheme} to COS, {connections} × {size}, {shape}{how}{content}");
         if self.setup.link_delay > 0 {
             what.push_str(&format!(", link call {} ms", self.setup.link_delay));
+        }
+        if let Some(links) = self.setup.warm_links {
+            what.push_str(&format!(", links in advance {links}"));
         }
         if let Some(window) = self.setup.window {
             what.push_str(&format!(", replay_window={window}"));
@@ -175,17 +213,30 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// Keeps the scenarios whose names contain one of `filters`, if there are any. A complete name selects only that scenario,
+/// not others that contain it.
+pub fn keep_named(scenarios: &mut Vec<Scenario>, filters: &[String]) {
+    let whole: Vec<_> = scenarios.iter().map(|scenario| scenario.name.clone()).collect();
+    let is_chosen = |name: &String| {
+        filters
+            .iter()
+            .any(|filter| filter == name || !whole.contains(filter) && name.contains(filter))
+    };
+    scenarios.retain(|scenario| filters.is_empty() || is_chosen(&scenario.name));
+}
+
 /// All scenarios in the order in which they run. `scale` shortens those with a duration (1 is the full length).
 pub fn all(scale: f64) -> Vec<Scenario> {
     let seconds = (3.0 * scale).max(0.5);
     let closed = |connections| Plan::Closed { connections, seconds };
     let each = |connections, each| Plan::Counted { connections, each };
     let large = if scale < 1.0 { 128 * MIB } else { 512 * MIB };
-    let slowly = |connections| Plan::Slow { connections, seconds: (6.0 * scale).max(2.0) };
+    let slow_seconds = (6.0 * scale).max(2.0);
+    let slowly = |connections| Plan::Slow { connections, idle: 0, seconds: slow_seconds };
     let mut all = Vec::new();
 
     // The bars.
-    let relays: &[&str] = &["nginx", "nginx-default", "haproxy", "node"];
+    let relays: &[&str] = &["nginx", "nginx-default", "haproxy", "node", "go"];
     let few: &[&str] = &["nginx", "haproxy"];
     for (https, scheme) in [(true, "https"), (false, "http")] {
         for workers in [1, 2] {
@@ -211,10 +262,16 @@ pub fn all(scale: f64) -> Vec<Scenario> {
         }
     }
     let latency = |name: &str, plan| Scenario::form(name, Group::Latency, 64 * KIB, plan);
-    all.push(latency("latency", closed(1)).against(&["direct", "nginx", "haproxy"]).barred());
+    let relayed: &[&str] = &["direct", "nginx", "haproxy"];
+    all.push(latency("latency-warm", closed(1)).warmed().against(relayed).barred());
+    // At a fixed rate: one connection that is always busy would use links up sooner than they come in 60 ms.
+    let steady = Plan::Open { connections: 1, rate: 100.0, seconds };
+    let far = latency("latency-wechat-60ms", steady).link_delay(60).warmed();
+    all.push(far.against(&["direct"]).barred());
+    all.push(latency("latency", closed(1)).without_warm_links().against(relayed));
     let direct: &[&str] = &["direct", "nginx"];
     all.push(latency("latency-https", closed(1)).https(true).against(direct));
-    all.push(latency("latency-link-30ms", closed(1)).link_delay(30));
+    all.push(latency("latency-link-30ms", closed(1)).link_delay(30).without_warm_links());
     for (https, scheme) in [(true, "https"), (false, "http")] {
         // The rate is set by the throughput of the slowest peer.
         let open = Plan::Open { connections: 64, rate: 0.0, seconds };
@@ -225,6 +282,9 @@ pub fn all(scale: f64) -> Vec<Scenario> {
     all.push(burst("memory-200-window-0").window("0").barred());
     all.push(burst("memory-200").against(few).barred());
     let slow = |name, plan| Scenario::form(name, Group::Memory, 512 * KIB, plan).fresh();
+    let crowded = Plan::Slow { connections: 2000, idle: 10_000, seconds: slow_seconds };
+    let crowded = slow("idle-10000-slow-2000".to_owned(), crowded).at_once(12_500, 2100);
+    all.push(crowded.barred());
     all.push(slow("slow-2000-window-0".to_owned(), slowly(2000)).window("0").barred());
     for connections in [1, 10, 100, 500, 1000, 2000] {
         all.push(slow(format!("slow-{connections}"), slowly(connections)).against(&["nginx"]));

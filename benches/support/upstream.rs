@@ -1,7 +1,9 @@
-//! The upstream of the bench, in a separate process: WeChat's link call and a COS that discards uploads. It is as cheap
+//! The upstream of the bench, in a separate process: WeChat (`wechat`) and a COS that discards uploads. It is as cheap
 //! per upload as possible, so that it is never the bottleneck: a thread for each connection, no allocation per upload,
 //! and unencrypted bodies are discarded inside the kernel without a copy.
 
+use std::borrow::Cow;
+use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,29 +15,27 @@ use std::thread;
 use std::time::Duration;
 
 use memchr::memmem;
+use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConnection, StreamOwned};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::BoxError;
+use super::wechat::Links;
 
 /// With this flag `recv(2)` discards TCP's bytes without copying them (Linux).
 const MSG_TRUNC: i32 = 0x20;
 /// With this flag it waits for all of them.
 const MSG_WAITALL: i32 = 0x100;
 
-/// Lengths of the fields in real links.
-const SIGNATURE: usize = 340;
-const SECURITY_TOKEN: usize = 900;
-const FILE_ID: usize = 220;
-
 /// The argument with which this binary runs as the upstream.
 pub const ARGUMENT: &str = "upstream";
 
 /// A running upstream.
 pub struct Upstream {
-    child: Child,
+    /// None if it is a thread of this process.
+    child: Option<Child>,
     pub wechat: SocketAddr,
     pub cos: SocketAddr,
     pub cos_tls: SocketAddr,
@@ -65,7 +65,12 @@ impl Upstream {
         let (Some(wechat), Some(cos), Some(cos_tls)) = (wechat, cos, cos_tls) else {
             return Err("the upstream's addresses cannot be read".into());
         };
-        Ok(Self { child, wechat, cos, cos_tls })
+        Ok(Self { child: Some(child), wechat, cos, cos_tls })
+    }
+
+    /// An upstream in this process that listens at the addresses of WeChat, COS, and COS with TLS.
+    pub fn here([wechat, cos, cos_tls]: [SocketAddr; 3]) -> Self {
+        Self { child: None, wechat, cos, cos_tls }
     }
 
     /// `wechat.base_url` for links to COS over HTTP or HTTPS, each returned after `delay` milliseconds.
@@ -78,7 +83,7 @@ impl Upstream {
     }
 
     pub fn process(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().map_or_else(std::process::id, Child::id)
     }
 
     pub fn counts(&self) -> Result<Counts, BoxError> {
@@ -95,15 +100,17 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 #[derive(Default)]
-struct Seen {
-    links: AtomicU64,
-    uploads: AtomicU64,
+pub struct Seen {
+    pub links: AtomicU64,
+    pub uploads: AtomicU64,
 }
 
 /// Runs as the upstream until the bench exits.
@@ -130,11 +137,22 @@ pub fn run(folder: &Path) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn listen() -> io::Result<TcpListener> {
+pub fn listen() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
     socket.listen(4096)?;
     Ok(socket.into())
+}
+
+/// Writes the certificate of COS and its key. It is self-signed and not marked as a CA (CA:FALSE), as private roots often
+/// are.
+pub fn write_certificate(folder: &Path) -> Result<(), BoxError> {
+    let key = KeyPair::generate()?;
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+    fs::write(folder.join("cert.pem"), certificate.pem())?;
+    fs::write(folder.join("key.pem"), key.serialize_pem())?;
+    Ok(())
 }
 
 fn accept(
@@ -155,7 +173,7 @@ fn accept(
     });
 }
 
-fn tls(folder: &Path) -> Result<rustls::ServerConfig, BoxError> {
+pub fn tls(folder: &Path) -> Result<rustls::ServerConfig, BoxError> {
     let chain =
         CertificateDer::pem_file_iter(folder.join("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"))?;
@@ -188,7 +206,7 @@ fn head(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<Head>> {
     }
 }
 
-fn content_length(head: &[u8]) -> Option<usize> {
+pub fn content_length(head: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b"content-length:";
     head.split(|byte| *byte == b'\n').find_map(|line| {
         let (name, value) = line.split_at_checked(NAME.len())?;
@@ -198,7 +216,7 @@ fn content_length(head: &[u8]) -> Option<usize> {
 }
 
 /// A connection to COS.
-enum Conn {
+pub enum Conn {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
@@ -213,30 +231,25 @@ impl Read for Conn {
 }
 
 impl Conn {
-    /// Reads `left` bytes and discards them. Without TLS nothing is written to `nowhere`: only its length is used.
-    fn discard(&mut self, mut left: usize, nowhere: &mut [MaybeUninit<u8>]) -> io::Result<()> {
-        while left > 0 {
-            let taken = match self {
-                Self::Plain(stream) => {
-                    let most = left.min(nowhere.len());
-                    let flags = MSG_TRUNC | MSG_WAITALL;
-                    SockRef::from(&*stream).recv_with_flags(&mut nowhere[..most], flags)?
-                }
-                Self::Tls(stream) => {
-                    let there = stream.fill_buf()?.len().min(left);
-                    stream.consume(there);
-                    there
-                }
-            };
-            if taken == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+    /// Reads up to `most` bytes, all of them where the socket blocks, and discards them; gives how many. Without TLS
+    /// nothing is written to `nowhere`: only its length is used.
+    pub fn discard(&mut self, most: usize, nowhere: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        let taken = match self {
+            Self::Plain(stream) => {
+                let most = most.min(nowhere.len());
+                let flags = MSG_TRUNC | MSG_WAITALL;
+                SockRef::from(&*stream).recv_with_flags(&mut nowhere[..most], flags)?
             }
-            left -= taken;
-        }
-        Ok(())
+            Self::Tls(stream) => {
+                let there = stream.fill_buf()?.len().min(most);
+                stream.consume(there);
+                there
+            }
+        };
+        if taken == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(taken) }
     }
 
-    fn answer(&mut self, response: &[u8]) -> io::Result<()> {
+    pub fn answer(&mut self, response: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.write_all(response),
             Self::Tls(stream) => stream.write_all(response).and_then(|()| stream.flush()),
@@ -245,27 +258,21 @@ impl Conn {
 }
 
 fn serve_cos(mut conn: Conn, seen: &Seen) -> io::Result<()> {
-    const STORED: &[u8] =
-        b"HTTP/1.1 204 No Content\r\nx-cos-request-id: NWE5ZDNkMzRfYjI4NTNfMTA\r\n\
-        ETag: \"ee8de918d05640145b18f70f4c3aa602\"\r\n\r\n";
     let mut buffer = vec![0; 16 * 1024];
     let mut nowhere = Vec::<u8>::with_capacity(1024 * 1024);
     while let Some(head) = head(&mut conn, &mut buffer)? {
         let call = ApiCall::of(&buffer);
-        conn.discard(head.length - head.begun.min(head.length), nowhere.spare_capacity_mut())?;
-        if !matches!(call, ApiCall::Initiate | ApiCall::Part | ApiCall::Other) {
-            seen.uploads.fetch_add(1, Ordering::Relaxed);
+        let mut left = head.length - head.begun.min(head.length);
+        while left > 0 {
+            left -= conn.discard(left, nowhere.spare_capacity_mut())?;
         }
-        match call.response() {
-            Some(response) => conn.answer(response.as_bytes())?,
-            None => conn.answer(STORED)?,
-        }
+        conn.answer(&call.response(seen))?;
     }
     Ok(())
 }
 
 /// A request to COS: a form, or a call of COS's API.
-enum ApiCall {
+pub enum ApiCall {
     Form,
     Put,
     Initiate,
@@ -277,7 +284,7 @@ enum ApiCall {
 
 impl ApiCall {
     /// By the request line.
-    fn of(head: &[u8]) -> Self {
+    pub fn of(head: &[u8]) -> Self {
         let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
         let has = |text: &[u8]| memmem::find(line, text).is_some();
         match line.first() {
@@ -290,51 +297,29 @@ impl ApiCall {
         }
     }
 
-    /// `None`: as to a form.
-    fn response(&self) -> Option<String> {
+    /// What is sent after the request's last byte; counts the objects that are complete then.
+    pub fn response(&self, seen: &Seen) -> Cow<'static, [u8]> {
+        const STORED: &[u8] =
+            b"HTTP/1.1 204 No Content\r\nx-cos-request-id: NWE5ZDNkMzRfYjI4NTNfMTA\r\n\
+            ETag: \"ee8de918d05640145b18f70f4c3aa602\"\r\n\r\n";
+        if !matches!(self, Self::Initiate | Self::Part | Self::Other) {
+            seen.uploads.fetch_add(1, Ordering::Relaxed);
+        }
         let root = match self {
-            Self::Form => return None,
+            Self::Form => return STORED.into(),
             Self::Put | Self::Part => {
                 let etag = "ETag: \"ee8de918d05640145b18f70f4c3aa602\"";
-                return Some(format!("HTTP/1.1 200 OK\r\n{etag}\r\nContent-Length: 0\r\n\r\n"));
+                let response = format!("HTTP/1.1 200 OK\r\n{etag}\r\nContent-Length: 0\r\n\r\n");
+                return response.into_bytes().into();
             }
             Self::Initiate => "InitiateMultipartUploadResult",
             Self::Complete => "CompleteMultipartUploadResult",
             Self::Other => "ListMultipartUploadsResult",
         };
         let body = format!("<{root}><UploadId>1</UploadId><ETag>\"e-1\"</ETag></{root}>");
-        Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
-    }
-}
-
-/// The parts of a link call's response before and after the path.
-struct Links {
-    bases: [String; 2],
-    before: String,
-    after: String,
-}
-
-impl Links {
-    fn new(cos: SocketAddr, cos_tls: SocketAddr) -> Self {
-        // By IP address, so that no name look-up is measured.
-        let bases = [format!("http://{cos}"), format!("https://{cos_tls}")];
-        let filler = |length| "q-sign-algorithm=sha1&q-ak=".chars().cycle().take(length);
-        let before = format!(
-            "{{\"errcode\":0,\"errmsg\":\"ok\",\"token\":\"{}\",\"authorization\":\"{}\",\"cos_file_id\":\"{}\"",
-            filler(SECURITY_TOKEN).collect::<String>(),
-            filler(SIGNATURE).collect::<String>(),
-            filler(FILE_ID).collect::<String>(),
-        );
-        Self { bases, before, after: "bench.6265-bench-1250000000".to_owned() }
-    }
-
-    /// The response's JSON for `path`.
-    fn response(&self, https: bool, path: &str) -> String {
-        let (before, bucket) = (&self.before, &self.after);
-        let base = &self.bases[usize::from(https)];
-        format!(
-            "{before},\"url\":\"{base}/6265-bench-1250000000/{path}\",\"file_id\":\"cloud://{bucket}/{path}\"}}"
-        )
+        let length = body.len();
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        response.into_bytes().into()
     }
 }
 
@@ -348,37 +333,12 @@ fn serve_wechat(mut stream: TcpStream, links: &Links, seen: &Seen) -> io::Result
         if begun < length {
             stream.read_exact(&mut buffer[start + begun..start + length])?;
         }
-        let request = std::str::from_utf8(&buffer[..start + length]).map_err(io::Error::other)?;
-        // `/https/30/tcb/uploadfile?access_token=…`
-        let target = request.split(' ').nth(1).unwrap_or_default();
-        let mut steps = target.trim_start_matches('/').splitn(3, '/');
-        let scheme = steps.next().unwrap_or_default();
-        let delay = steps.next().and_then(|delay| delay.parse().ok()).unwrap_or(0);
-        let call = steps.next().unwrap_or_default();
-        let body = if scheme == "counts" {
-            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-            format!("{} {}", count(&seen.links), count(&seen.uploads))
-        } else if call.starts_with("tcb/uploadfile") {
-            let path = request[start..].split("\"path\":\"").nth(1).unwrap_or_default();
-            let path = path.split('"').next().unwrap_or_default();
-            let response = links.response(scheme == "https", path);
-            seen.links.fetch_add(1, Ordering::Relaxed);
-            if delay > 0 {
-                thread::sleep(Duration::from_millis(delay));
-            }
-            response
-        } else if call.starts_with("cgi-bin/") {
-            format!("{{\"access_token\":\"{}\",\"expires_in\":7200}}", "t".repeat(200))
-        } else {
-            "{\"errcode\":40066,\"errmsg\":\"invalid url\"}".to_owned()
-        };
-        let last = request[..start].contains("connection: close");
-        let response = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=UTF-8\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(response.as_bytes())?;
-        if last {
+        let answer = links.answer(&buffer[..start + length], start, seen)?;
+        if answer.delay > 0 {
+            thread::sleep(Duration::from_millis(answer.delay));
+        }
+        stream.write_all(answer.response.as_bytes())?;
+        if answer.is_last {
             return Ok(());
         }
     }
