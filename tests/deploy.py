@@ -1,4 +1,4 @@
-"""Checks config/deploy/ against the formats' schemas, and its settings against the gateway itself.
+"""Checks config/deploy/ against the formats' schemas and the gateway itself, and the size of the image.
 
     target/python/bin/python tests/deploy.py BINARY
 """
@@ -15,6 +15,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "config" / "deploy"
 KUBERNETES = sorted(DEPLOY.glob("kubernetes/*.yaml"))
+MONITORING = DEPLOY / "kubernetes" / "monitoring"
+# Bytes of the image's files; docs/en/deploy-kubernetes.md says so.
+IMAGE_LIMIT = 40_000_000
 # Seconds that a gateway may need to close connections after its grace period (src/shutdown.rs).
 CLOSING = 5
 # Installed in this Python's environment.
@@ -67,10 +70,11 @@ def kubernetes(binary):
     environment |= {name: value or "0" * 32 for name, value in kinds["Secret"]["stringData"].items()}
     understood = settings(binary, environment)
 
-    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    grace = seconds(understood["server.shutdown_grace"])
-    assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING, "a pod ends before its uploads"
-    assert pause >= 5 and seconds(understood["server.shutdown_delay"]) == 0, "what preStop is for"
+    # The image has no shell and no `sleep`.
+    assert "lifecycle" not in container
+    delay, grace = (seconds(understood[f"server.shutdown_{name}"]) for name in ("delay", "grace"))
+    assert pod["terminationGracePeriodSeconds"] > grace + CLOSING, "a pod ends before its uploads"
+    assert delay >= 5 and grace - delay >= 30, "uploads have no time"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -80,10 +84,79 @@ def kubernetes(binary):
         kinds["Deployment"]["spec"]["selector"]["matchLabels"],
         kinds["Service"]["spec"]["selector"],
         kinds["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        kinds["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= labels.items(), selector
-    assert kinds["HorizontalPodAutoscaler"]["spec"]["minReplicas"] > 1
+    autoscaler = kinds["HorizontalPodAutoscaler"]
+    # The budget lets one pod at a time be removed, so another has to be there.
+    assert autoscaler["spec"]["minReplicas"] > 1 and kinds["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 300
+    image_in(container, pod)
     ingress(kinds["Ingress"])
+    network(kinds["NetworkPolicy"], container)
+    monitoring(kinds, understood, labels)
+
+
+def image_in(container, pod):
+    """Checks what the manifest says of the image against the Dockerfile and Cargo.toml."""
+    manifest = (ROOT / "Cargo.toml").read_text()
+    version = re.search(r'^version = "(.+)"$', manifest, re.MULTILINE)[1]
+    repository = re.search(r'^repository = "https://github.com/(.+)"$', manifest, re.MULTILINE)[1]
+    assert container["image"] == f"ghcr.io/{repository}:{version}", "the image of the release"
+    user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    context = pod["securityContext"]
+    assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user.groups()
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def network(policy, container):
+    """Checks that the policy lets in what the port serves, and lets out what the settings may name."""
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"], "either one open to all"
+    (port,) = container["ports"]
+    for rule in spec["ingress"]:
+        assert rule["from"] and [one["port"] for one in rule["ports"]] == [port["name"]], rule
+    out = {(one["port"], one["protocol"]) for rule in spec["egress"] for one in rule["ports"]}
+    assert out == {(53, "UDP"), (53, "TCP"), (443, "TCP"), (6379, "TCP")}, "DNS, WeChat and COS, Redis"
+
+
+def monitoring(kinds, understood, labels):
+    """Checks what is for the Prometheus operator and prometheus-adapter against the metrics and the alerts."""
+    monitor = yaml.safe_load((MONITORING / "service-monitor.yaml").read_text())
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "ServiceMonitor")
+    service = kinds["Service"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]] and endpoint["path"] == "/metrics"
+    (job,) = (one["replacement"] for one in endpoint["relabelings"] if one["targetLabel"] == "job")
+    assert f'job="{job}"' in (DEPLOY / "alerts.yaml").read_text(), "GatewayDown would never fire"
+
+    usual, scaler = kinds["HorizontalPodAutoscaler"], yaml.safe_load((MONITORING / "autoscaler.yaml").read_text())
+    cpu, uploads = scaler["spec"]["metrics"]
+    assert cpu in usual["spec"]["metrics"]
+    same = {**scaler, "spec": {**scaler["spec"], "metrics": usual["spec"]["metrics"]}}
+    assert same == usual, "it replaces the other one, and differs in its metrics only"
+    metric, target = uploads["pods"]["metric"]["name"], int(uploads["pods"]["target"]["averageValue"])
+    assert 0 < target <= int(understood["upload.max_concurrent"]) // 2, "gateways are full before it scales"
+    (rule,) = yaml.safe_load((DEPLOY / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    assert rule["name"]["as"] == metric and rule["seriesQuery"].startswith(f"{metric}{{")
+    assert f'"{metric}{{' in (DEPLOY / "grafana.json").read_text(), "no metric of the gateway"
+
+
+def image(binary):
+    """Assembles the image's files as the Dockerfile does, and checks their size."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    (assemble,) = (line.removeprefix("RUN ") for line in lines if line.startswith("RUN ") and "ldd" in line)
+    with tempfile.TemporaryDirectory() as folder:
+        dist, root = Path(folder) / "target" / "dist", Path(folder) / "image"
+        dist.mkdir(parents=True)
+        run("strip", "-o", dist / "tcb-upload-gateway", binary)
+        run("sh", "-ec", assemble.replace("/image", str(root)), cwd=folder)
+        sizes = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    total = sum(sizes.values())
+    print(f"the image's {len(sizes)} files have {total / 1e6:.1f} MB")
+    assert total <= IMAGE_LIMIT, sizes
 
 
 def ingress(document):
@@ -118,11 +191,13 @@ def ingress(document):
 def main():
     binary = Path(sys.argv[1]).resolve()
     run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
-    run(TOOLS / "kubernetes-validate", "--strict", *KUBERNETES)
+    # It does not know the kind ServiceMonitor.
+    run(TOOLS / "kubernetes-validate", "--strict", *KUBERNETES, MONITORING / "autoscaler.yaml")
     with tempfile.TemporaryDirectory() as folder:
         run("nginx", "-t", "-p", folder, "-c", DEPLOY / "nginx.conf")
     compose(binary)
     kubernetes(binary)
+    image(binary)
 
 
 if __name__ == "__main__":
