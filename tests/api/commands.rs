@@ -56,7 +56,8 @@ fn variables(block: &str) -> BTreeMap<String, String> {
     let lines = block.lines().map(|line| line.trim().trim_start_matches("export "));
     let set = lines
         .filter_map(|line| line.split_once('='))
-        .filter(|(name, _)| name.starts_with("GATEWAY"));
+        // Others are those of the guides' programs.
+        .filter(|(name, _)| name.starts_with("GATEWAY__") || *name == "GATEWAY_PROFILE");
     set.map(|(name, value)| {
         let (value, _) = value.split_once("  ").unwrap_or((value, ""));
         let value = match name {
@@ -104,7 +105,7 @@ fn what_the_guides_set_is_understood() {
 /// The example of permissions, as a file given by `--config`.
 #[test]
 fn the_policies_of_the_tickets_guide_are_understood() {
-    let toml = page("tickets").open_blocks("toml").concat();
+    let toml = page("tickets").open_blocks("toml").remove(0);
     let toml = toml.replace("sha256 = \"…\"", &format!("sha256 = \"{}\"", "0".repeat(64)));
     let toml = toml.replacen("0\"", "1\"", 1).replace('…', &"0123456789abcdef".repeat(2));
     let folder = tempfile::tempdir().expect("a folder");
@@ -122,6 +123,25 @@ fn the_policies_of_the_tickets_guide_are_understood() {
         "auth.jwt.prefix = \"users/\"",
         "upload.allowed_types = [\"image/*\", \"application/pdf\"]",
         "links.access = \"signed\"",
+    ] {
+        assert!(printed.contains(line), "no {line} in\n{printed}");
+    }
+}
+
+/// The tickets of an identity provider.
+#[test]
+fn the_key_set_of_the_tickets_guide_is_understood() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, page("tickets").open_blocks("toml").remove(1)).expect("written");
+    let mut all = variables(&page("README").open_blocks("sh")[3]);
+    all.retain(|name, _| !name.contains("JWT"));
+    let file = file.display().to_string();
+    let printed = checked(&all, &["--check", "--profile", "production", "--config", &file]);
+    for line in [
+        "auth.jwt.algorithm = \"RS256\"",
+        "auth.jwt.jwks_url = \"https://login.example.com/oauth2/keys\"",
+        "auth.jwt.audience = \"files\"",
     ] {
         assert!(printed.contains(line), "no {line} in\n{printed}");
     }
@@ -147,9 +167,20 @@ fn the_settings_of_the_guides_are_understood() {
         "cors.origins = [\"https://panel.example.com\"]",
         "quota.daily.files_per_day = 500",
         "auth.jwt.quota = \"daily\"",
+        "telemetry.otlp_endpoint = \"http://collector:4318\"",
+        "telemetry.otlp_ratio = 0.1",
     ] {
         assert!(printed.contains(line), "no {line} in\n{printed}");
     }
+}
+
+#[test]
+fn the_readme_s_excerpt_is_that_of_the_upload_button_s_page() {
+    let excerpt = page("README").open_blocks("js").concat();
+    let code = page("upload-button").code("Node");
+    let functions: Vec<_> = excerpt.split("\n\n").collect();
+    assert_eq!(functions.len(), 2);
+    assert!(functions.iter().all(|function| code.contains(function.trim_end())), "{excerpt}");
 }
 
 /// Cloud hosting permits the listed calls, and the gateway makes these and no other.
@@ -249,7 +280,23 @@ const OPEN: &[(&str, &str, &str)] = &[
         "commands::the_doctor_s_output_is_what_stands_in_the_guide",
     ),
     ("README", "export GATEWAY__AUTH__JWT", "commands::what_the_guides_set_is_understood"),
+    (
+        "README",
+        "function ticket(user)",
+        "commands::the_readme_s_excerpt_is_that_of_the_upload_button_s_page",
+    ),
+    (
+        "upload-button",
+        "[auth]",
+        "upload_button::a_file_gets_a_row_of_its_user_and_both_are_deleted",
+    ),
+    (
+        "upload-button",
+        "npm install",
+        "upload_button::the_commands_of_the_page_are_those_of_its_table_and_its_settings",
+    ),
     ("tickets", "[auth.keys.panel]", "commands::the_policies_of_the_tickets_guide_are_understood"),
+    ("tickets", "[auth.jwt]", "commands::the_key_set_of_the_tickets_guide_is_understood"),
     ("tickets", "{", "minting::the_request_of_the_guide_is_understood"),
     (
         "deploy-cloud-hosting",
@@ -264,6 +311,12 @@ const OPEN: &[(&str, &str, &str)] = &[
     ),
     ("deploy-nginx", "export", "commands::what_the_guides_set_is_understood"),
     ("operations", "[quota.daily]", "commands::the_settings_of_the_guides_are_understood"),
+    (
+        "operations",
+        "# The ten slowest",
+        "logs::the_guide_s_commands_find_what_was_slow_what_failed_and_who_stored",
+    ),
+    ("operations", "[telemetry]", "commands::the_settings_of_the_guides_are_understood"),
     ("operations", "ok ", "commands::the_doctor_s_output_is_what_stands_in_the_guide"),
     (
         "operations",
@@ -277,8 +330,19 @@ const OPEN: &[(&str, &str, &str)] = &[
     ("clients-web", "[links]", "pictures::the_guide_s_presets_make_the_thumbnails_that_it_shows"),
     ("clients-web", "<img", "pictures::the_guide_s_presets_make_the_thumbnails_that_it_shows"),
     ("migrate", "export", "readme::a_back_end_that_speaks_tcb_changes_its_address_and_its_token"),
+    ("metrics", "scrape_configs:", "alerts::each_alert_fires_when_it_should_and_only_then"),
     ("errors", "{", "generated::a_problem_document_is_as_the_guide_shows_it"),
     ("performance", "cargo bench", "commands::commands_that_take_long_are_those_there_are"),
+    (
+        "performance",
+        "read -rs GATEWAY_KEY",
+        "target_bounds::the_guide_s_commands_are_understood_and_its_output_is_a_run_s",
+    ),
+    (
+        "performance",
+        "| | |",
+        "target_bounds::the_guide_s_commands_are_understood_and_its_output_is_a_run_s",
+    ),
     ("testing", "tests/run", "commands::commands_that_take_long_are_those_there_are"),
     ("testing", "cargo test", "commands::commands_that_take_long_are_those_there_are"),
     ("testing", "SOAK_MINUTES", "commands::commands_that_take_long_are_those_there_are"),
@@ -286,7 +350,8 @@ const OPEN: &[(&str, &str, &str)] = &[
 
 /// Pages with code that is folded away, and the source that quotes each summary to run its code.
 const FOLDED: &[(&str, &str)] = &[
-    ("README", "tests/browser/upload-button.test.js"),
+    ("upload-button", "tests/browser/upload-button.test.js"),
+    ("upload-button", "tests/api/upload_button.rs"),
     ("clients-server", "tests/api/readme.rs"),
     ("clients-mobile", "tests/api/readme.rs"),
     ("tickets", "tests/api/readme.rs"),
@@ -353,7 +418,7 @@ fn every_block_of_the_guides_is_tried() {
         }
     }
     assert_eq!(open, OPEN.len(), "each of the list is a block");
-    assert_eq!(folded, 36, "folded blocks");
+    assert_eq!(folded, 40, "folded blocks");
 }
 
 #[test]
@@ -365,6 +430,7 @@ fn commands_that_take_long_are_those_there_are() {
         ("SOAK_MINUTES=60", "tests/api/soak.rs", "\"SOAK_MINUTES\""),
         ("cargo bench --bench relay", "benches/relay.rs", "#[derive(Parser)]"),
         ("-- --check --record", "benches/relay.rs", "record: bool"),
+        ("-- --polling http-small https-small", "benches/relay.rs", "polling: bool"),
         ("cargo bench --bench encode", "benches/encode.rs", "--instructions"),
     ] {
         assert!(shell.contains(said), "{said}");

@@ -62,12 +62,27 @@ pub struct Gaps {
 #[derive(Debug, Default, Clone)]
 pub struct Record {
     pub bytes: u64,
-    /// The offset after the last byte that was read.
+    /// The offset after the furthest byte that was read.
     end: u64,
     until_cut: u64,
     pub cuts: Vec<Cut>,
-    /// For each request that began before [`end`](Self::end): how many bytes it sends again.
+    /// How many bytes before [`end`](Self::end) were sent before the first cut (none), and after each one.
     pub resent: Vec<u64>,
+}
+
+impl Record {
+    fn until(until_cut: u64) -> Self {
+        Self { until_cut, resent: vec![0], ..Self::default() }
+    }
+
+    /// Counts bytes of a body that have this offset in the file.
+    fn count(&mut self, offset: u64, read: u64) {
+        self.bytes += read;
+        self.until_cut = self.until_cut.saturating_sub(read);
+        let again = self.end.min(offset + read).saturating_sub(offset);
+        *self.resent.last_mut().expect("there is one before the first cut") += again;
+        self.end = self.end.max(offset + read);
+    }
 }
 
 type Records = Arc<Mutex<HashMap<String, Record>>>;
@@ -137,7 +152,7 @@ impl Drop for CuttingProxy {
 struct Head {
     bytes: Vec<u8>,
     path: String,
-    /// The `Upload-Offset` of a `PATCH`.
+    /// Of a `PATCH`: where its next byte stands in the file.
     offset: Option<u64>,
     length: u64,
 }
@@ -214,9 +229,6 @@ impl Proxy {
     ) -> io::Result<Option<(Cut, Head)>> {
         while let Some(mut head) = read_head(from).await? {
             to.write_all(&head.bytes).await?;
-            if let Some(offset) = head.offset {
-                self.begin(&head.path, offset);
-            }
             while head.length > 0 {
                 let until_cut = self.until_cut(&head);
                 if until_cut == 0 {
@@ -244,12 +256,9 @@ impl Proxy {
         }
         self.end_of_gap().await;
         head.length -= read as u64;
-        if head.offset.is_some() {
-            self.with_record(&head.path, |record| {
-                record.bytes += read as u64;
-                record.end += read as u64;
-                record.until_cut = record.until_cut.saturating_sub(read as u64);
-            });
+        if let Some(offset) = &mut head.offset {
+            self.with_record(&head.path, |record| record.count(*offset, read as u64));
+            *offset += read as u64;
         }
         to.write_all(&buffer[..read]).await
     }
@@ -265,24 +274,14 @@ impl Proxy {
 
     fn with_record<T>(&self, path: &str, run: impl FnOnce(&mut Record) -> T) -> T {
         let mut records = self.records.lock().expect("the records");
-        let record = records
-            .entry(path.to_owned())
-            .or_insert_with(|| Record { until_cut: self.distance(), ..Record::default() });
+        let record =
+            records.entry(path.to_owned()).or_insert_with(|| Record::until(self.distance()));
         run(record)
     }
 
     /// Of the next cut.
     fn distance(&self) -> u64 {
         self.random.borrow_mut().u64(self.plan.least..=self.plan.most)
-    }
-
-    fn begin(&self, path: &str, offset: u64) {
-        self.with_record(path, |record| {
-            if offset < record.end {
-                record.resent.push(record.end - offset);
-            }
-            record.end = offset;
-        });
     }
 
     fn until_cut(&self, head: &Head) -> u64 {
@@ -302,6 +301,7 @@ impl Proxy {
                 cut => cut,
             };
             record.cuts.push(cut);
+            record.resent.push(0);
             record.until_cut = self.distance();
             cut
         })

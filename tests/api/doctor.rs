@@ -10,8 +10,11 @@ use tcb_upload_gateway::sandbox::Options;
 
 use crate::cli::{Ended, run};
 use crate::harness::{Setup, World};
+use crate::hooks;
+use crate::recorder::{Recorder, response};
 use crate::replicas::Redis;
 use crate::stand_in::{Upstream, read_body};
+use crate::tls::Certificate;
 
 /// The settings of a production gateway in front of the test's sandbox, with `changes`.
 fn settings(world: &World, changes: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -27,7 +30,7 @@ fn settings(world: &World, changes: &[(&str, &str)]) -> BTreeMap<String, String>
 const BY_FORM: (&str, &str) = ("cos.via", "form");
 const BY_API: (&str, &str) = ("cos.via", "api");
 
-fn doctor(world: &World, changes: &[(&str, &str)]) -> Ended {
+pub fn doctor(world: &World, changes: &[(&str, &str)]) -> Ended {
     doctor_with(world, changes, &[])
 }
 
@@ -38,7 +41,7 @@ fn doctor_with(world: &World, changes: &[(&str, &str)], options: &[&str]) -> End
 }
 
 /// The steps that `doctor` printed, each with its result.
-fn steps(ended: &Ended) -> BTreeMap<&str, &str> {
+pub fn steps(ended: &Ended) -> BTreeMap<&str, &str> {
     let mut steps = BTreeMap::new();
     for line in ended.stdout.lines() {
         let mut words = line.split_whitespace();
@@ -136,7 +139,7 @@ fn status(stage: &str, status: u16, code: &str) -> Value {
 }
 
 /// The URL of a port on which nothing listens.
-fn nowhere() -> String {
+pub fn nowhere() -> String {
     let unused = TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("http://{}", unused.local_addr().expect("an address"))
 }
@@ -220,6 +223,95 @@ fn the_doctor_names_each_fault_and_where_to_change_it() {
     ];
     for case in cases {
         assert_fault(&world, case);
+    }
+}
+
+/// A back end's statuses for OPTIONS and POST of `hooks.stored_url`, and for GET of `auth.forward_url`.
+type Statuses = [u16; 3];
+
+const WELL: Statuses = [204, 401, 401];
+
+#[test]
+fn the_doctor_asks_the_back_end_and_sends_it_nothing() {
+    let world = Setup::new().start();
+    let server = Recorder::start();
+    let [events, check] =
+        ["events", "check"].map(|path| format!("http://{}/{path}", server.address));
+    let settings = [
+        ("hooks.stored_url", events.as_str()),
+        ("hooks.secret", hooks::SECRET),
+        ("auth.forward_url", check.as_str()),
+    ];
+    let run = |[options, post, get]: Statuses| {
+        server.respond(move |request, stream| {
+            let status = match request.head.split(' ').next() {
+                Some("OPTIONS") => options,
+                Some("POST") => post,
+                _ => get,
+            };
+            let location = "Some\r\nLocation: http://127.0.0.1:1/";
+            stream.write_all(response(&format!("{status} {location}"), "").as_bytes())
+        });
+        doctor(&world, &settings)
+    };
+    let ended = run(WELL);
+    println!("{}", ended.stdout);
+    assert_eq!(ended.code, 0);
+    assert_eq!((steps(&ended)["hooks"], steps(&ended)["forward"]), ("ok", "ok"));
+    let requests = server.received();
+    assert_eq!(requests.len(), 2);
+    for (request, begin) in requests.iter().zip(["OPTIONS /events ", "GET /check "]) {
+        assert!(request.head.starts_with(begin) && request.body.is_empty(), "{}", request.head);
+        let head = request.head.to_ascii_lowercase();
+        let sent = ["webhook-", "authorization", "cookie", "v1,"];
+        assert!(!sent.iter().any(|part| head.contains(part)), "{head}");
+    }
+
+    for (statuses, failed, said) in [
+        // A framework without OPTIONS, and a route of POST.
+        ([404, 401, 401], None, "(401 to POST); no event was sent"),
+        ([405, 0, 302], None, "(302)"),
+        ([200, 0, 403], None, "(200 to OPTIONS)"),
+        ([404, 404, 401], Some("hooks"), "404 to POST"),
+        ([410, 410, 401], Some("hooks"), "the route that takes the events"),
+        ([301, 0, 401], Some("hooks"), "redirects are not followed"),
+        ([502, 0, 401], Some("hooks"), "start the back end"),
+        ([204, 0, 404], Some("forward"), "correct auth.forward_url"),
+        ([204, 0, 500], Some("forward"), "500 to a request without a credential"),
+        ([204, 0, 200], None, "every client may do what auth.forward allows"),
+    ] {
+        let ended = run(statuses);
+        assert_eq!(ended.code, i32::from(failed.is_some()), "{}", ended.stdout);
+        assert!(ended.stdout.contains(said), "{said}: {}", ended.stdout);
+        let steps = steps(&ended);
+        let all: Vec<_> = steps.iter().filter(|(_, mark)| **mark == "FAILED").collect();
+        assert_eq!(all.first().map(|(name, _)| **name), failed, "{}", ended.stdout);
+        assert!(all.len() <= 1, "{}", ended.stdout);
+    }
+    let posts = server.received().into_iter().filter(|request| request.head.starts_with("POST"));
+    assert!(posts.map(|post| post.body).all(|body| body.is_empty()));
+}
+
+#[test]
+fn the_doctor_names_a_back_end_that_cannot_be_reached() {
+    let world = Setup::new().start();
+    let certificate = Certificate::new();
+    let other = certificate.shown(Setup::new()).start();
+    let untrusted = format!("https://{}/healthz", other.gateway.address);
+    for url in [nowhere(), untrusted] {
+        let settings = [
+            ("hooks.stored_url", url.as_str()),
+            ("hooks.secret", hooks::SECRET),
+            ("auth.forward_url", url.as_str()),
+        ];
+        let ended = doctor(&world, &settings);
+        assert_eq!(ended.code, 1, "{}", ended.stdout);
+        let steps = steps(&ended);
+        assert_eq!((steps["hooks"], steps["forward"], steps["delete"]), ("FAILED", "FAILED", "ok"));
+        for setting in ["hooks.stored_url", "auth.forward_url"] {
+            let said = format!("-> this machine must reach {setting}: check the name");
+            assert!(ended.stdout.contains(&said), "{}", ended.stdout);
+        }
     }
 }
 

@@ -1,49 +1,37 @@
 //! Forward-auth: what the owner's auth server is sent, what its responses allow, and what happens without one.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Form, Response, Setup, World, authorization, wait_until};
 use crate::measured::{metrics, value};
+use crate::recorder::{Recorder, response};
 use crate::resumable::{OCTETS, TUS, path_of};
 use crate::tickets::{self, small, ticket};
 
 const PANEL: &str = "https://panel.example.com";
 
-/// What the server responds to a request's head; `None`: it closes the connection.
-type Respond = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
 /// The owner's auth server. Unless told otherwise, it knows the sessions of alice and bob.
-struct AuthServer {
-    address: SocketAddr,
-    received: Arc<Mutex<Vec<String>>>,
-    respond: Arc<Mutex<Respond>>,
-}
+pub struct AuthServer(Recorder);
 
 impl AuthServer {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
-        let address = listener.local_addr().expect("an address");
-        let received = Arc::<Mutex<Vec<String>>>::default();
-        let sessions: Respond = Arc::new(|head| Some(sessions(head)));
-        let respond = Arc::new(Mutex::new(sessions));
-        let (all, current) = (received.clone(), respond.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (all, current) = (all.clone(), current.clone());
-                std::thread::spawn(move || serve(stream, &all, &current));
-            }
-        });
-        Self { address, received, respond }
+    pub fn start() -> Self {
+        let server = Self(Recorder::start());
+        server.respond(|head| Some(sessions(head)));
+        server
     }
 
-    fn respond(&self, respond: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
-        *self.respond.lock().expect("the response") = Arc::new(respond);
+    /// From now on, responds with the text for a request's head; `None`: it closes the connection.
+    pub fn respond(&self, respond: impl Fn(&str) -> Option<String> + Send + Sync + 'static) {
+        self.0.respond(move |request, stream| match respond(&request.head) {
+            Some(text) => stream.write_all(text.as_bytes()),
+            None => Err(ErrorKind::UnexpectedEof.into()),
+        });
     }
 
     fn respond_with(&self, status: &str, body: impl ToString) {
@@ -51,24 +39,21 @@ impl AuthServer {
         self.respond(move |_| Some(text.clone()));
     }
 
-    fn received(&self) -> Vec<String> {
-        self.received.lock().expect("the requests").clone()
+    /// The heads of the requests so far.
+    pub fn received(&self) -> Vec<String> {
+        self.0.received().into_iter().map(|request| request.head).collect()
     }
 
     fn calls(&self) -> usize {
-        self.received.lock().expect("the requests").len()
+        self.0.calls()
     }
 
-    fn setup(&self) -> Setup {
+    pub fn setup(&self) -> Setup {
         tickets::setup()
-            .set("auth.forward_url", format!("http://{}/check/", self.address))
+            .set("auth.forward_url", format!("http://{}/check/", self.0.address))
             .set("auth.forward_headers", "X-Session, cookie")
             .set("cors.origins", PANEL)
     }
-}
-
-fn response(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 fn sessions(head: &str) -> String {
@@ -78,29 +63,6 @@ fn sessions(head: &str) -> String {
         }
     }
     response("401 Unauthorized", "")
-}
-
-fn serve(mut stream: TcpStream, all: &Mutex<Vec<String>>, respond: &Mutex<Respond>) {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 65536];
-    loop {
-        let end = loop {
-            if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-                break at + 4;
-            }
-            match stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            }
-        };
-        let head = String::from_utf8(bytes.drain(..end).collect()).expect("text");
-        all.lock().expect("the requests").push(head.clone());
-        let current = respond.lock().expect("the response").clone();
-        match current(&head) {
-            Some(text) => drop(stream.write_all(text.as_bytes())),
-            None => return,
-        }
-    }
 }
 
 const ALICE: (&str, &str) = ("cookie", "theme=dark; session=alice");
@@ -145,7 +107,7 @@ fn a_session_lets_in_and_nothing_but_the_listed_parts_is_sent() {
     let head = server.received().remove(0);
     let mut lines: Vec<_> = head.trim_end().split("\r\n").collect();
     lines.retain(|line| !line.starts_with("User-Agent: tcb-upload-gateway/"));
-    let host = format!("Host: {}", server.address);
+    let host = format!("Host: {}", server.0.address);
     assert_eq!(
         lines,
         [
@@ -673,4 +635,40 @@ fn the_client_s_address_is_that_behind_trusted_proxies() {
     // Another address is another decision.
     put(&world, "a.txt", &[ALICE, ("x-forwarded-for", "203.0.113.8")]).stored();
     assert_eq!(server.calls(), 2);
+}
+
+#[test]
+fn a_quota_is_per_user_or_of_all_that_the_auth_server_lets_in() {
+    for (per, claims, second) in [
+        ("sub", true, 201),
+        ("client", true, 429),
+        // Sessions without a user: a new one begins no new count.
+        ("sub", false, 429),
+        ("client", false, 429),
+    ] {
+        let server = AuthServer::start();
+        if !claims {
+            server.respond_with("204 No Content", "");
+        }
+        let setup = server.setup().set("auth.forward.quota", "users").set("quota.users.per", per);
+        let world = setup.set("quota.users.files_per_day", "1").start();
+        put(&world, "a.txt", &[ALICE]).stored();
+        put(&world, "b.txt", &[ALICE]).problem(429, "daily_quota_exceeded");
+        assert_eq!(put(&world, "c.txt", &[BOB]).status, second, "{per}, {claims}");
+    }
+}
+
+#[test]
+fn the_sessions_and_the_tickets_of_a_user_share_a_quota() {
+    let server = AuthServer::start();
+    let setup = server.setup().set("auth.forward.quota", "users").set("auth.jwt.quota", "users");
+    let world = setup.set("quota.users.files_per_day", "1").start();
+    put(&world, "a.txt", &[ALICE]).stored();
+    let by_ticket = |user: &str| {
+        let claims = json!({ "sub": user, "can": ["upload"] });
+        let bearer = format!("Bearer {}", ticket(claims));
+        put(&world, &format!("{user}.txt"), &[("authorization", &bearer)])
+    };
+    by_ticket("alice").problem(429, "daily_quota_exceeded");
+    by_ticket("bob").stored();
 }

@@ -39,6 +39,8 @@ fn rows() -> Vec<Row> {
         if let Some((section, _)) = named.and_then(|name| name.rsplit_once('.')) {
             table = format!("{section}.NAME");
             rows.push(row(table.clone(), "", &mut comment));
+        } else if line.starts_with("# keys.") {
+            rows.push(row("auth.jwt.keys.NAME".to_owned(), "", &mut comment));
         } else if line.starts_with("# presets.") {
             rows.push(row("links.presets.NAME".to_owned(), "", &mut comment));
         } else if let Some((name, rest)) = line.strip_prefix("# ").and_then(example) {

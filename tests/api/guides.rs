@@ -150,7 +150,7 @@ fn shape(diagram: &str) -> Vec<String> {
 #[test]
 fn both_languages_say_the_same() {
     let pairs = pairs();
-    assert_eq!(pairs.len(), 18, "the README and 17 pages");
+    assert_eq!(pairs.len(), 20, "the README and 19 pages");
     for pages in &pairs {
         let [(english, here), (chinese, there)] =
             [&pages[0], &pages[1]].map(|page| parts(&page.text));
@@ -226,7 +226,8 @@ fn the_readmes_are_short() {
     }
 }
 
-/// Benchmarks write the page of figures, and people the README.
+/// Benchmarks write the page of figures, and people the README. A figure that reaches its bar is quoted, also where its
+/// goal, for which it would be bold, is not reached.
 #[test]
 fn the_readme_s_figures_are_those_that_were_measured() {
     let (readme, measured) = (page("README").text, page("performance").text);
@@ -235,7 +236,10 @@ fn the_readme_s_figures_are_those_that_were_measured() {
     let figures: Vec<_> = section.split("**").skip(1).step_by(2).collect();
     assert_eq!(figures.len(), 3, "{figures:?}");
     for figure in figures {
-        assert!(measured.contains(&format!("| **{figure}** |")), "{figure} is not measured");
+        let is_measured = [format!("| **{figure}** |"), format!("| {figure} |")]
+            .iter()
+            .any(|cell| measured.contains(cell));
+        assert!(is_measured, "{figure} is not measured");
     }
 }
 
@@ -263,15 +267,18 @@ fn the_picture_of_an_upload_is_one_but_for_its_words() {
 /// `/docs` begins with it.
 #[test]
 fn the_guide_in_docs_names_every_reply_profile() {
-    let guide = include_str!("../../src/http/openapi/introduction.md");
+    let guides = [
+        include_str!("../../src/http/openapi/introduction.md"),
+        include_str!("../../src/http/openapi/introduction.zh.md"),
+    ];
     let editors = page("editors").text;
     let (_, table) = editors.split_once("| `reply` | success | failure |").expect("the table");
     let (_, table) = table.split_once("|---|---|---|\n").expect("its rows");
     let profiles = table.lines().map_while(|line| line.strip_prefix("| `")?.split_once('`'));
     let profiles: Vec<_> =
         profiles.map(|(name, _)| name).filter(|name| *name != "default").collect();
-    assert_eq!(profiles.len(), 9, "{profiles:?}");
+    assert_eq!(profiles.len(), 10, "{profiles:?}");
     for name in profiles {
-        assert!(guide.contains(&format!("?reply={name}")), "{name}");
+        assert!(guides.iter().all(|guide| guide.contains(&format!("?reply={name}"))), "{name}");
     }
 }

@@ -1,10 +1,10 @@
 //! Hooks: what the owner's back end is sent, what clients are told, and what is stored.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -14,34 +14,23 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::harness::{Form, Gateway, Response, Setup, World, authorization, wait_until};
+use crate::recorder::{Recorder, Request, response};
 use crate::replicas::Redis;
 use crate::tickets::{self, ticket};
 
 /// Each with the base64 of its key.
-const SECRET: &str = "whsec_dGhlLWtleS1vZi10aGUtaG9va3Mtb2YtdGhlLXRlc3Rz";
-const OLD_SECRET: &str = "whsec_dGhlLW9sZC1rZXktb2YtdGhlLWhvb2tzLW9mLXRoZS10ZXN0cw==";
+pub const SECRET: &str = "whsec_dGhlLWtleS1vZi10aGUtaG9va3Mtb2YtdGhlLXRlc3Rz";
+pub const OLD_SECRET: &str = "whsec_dGhlLW9sZC1rZXktb2YtdGhlLWhvb2tzLW9mLXRoZS10ZXN0cw==";
 
-/// A request that the receiver got.
-#[derive(Clone, Debug)]
-pub struct Received {
-    head: String,
-    body: Vec<u8>,
-}
+/// An event that the receiver got.
+pub type Received = Request;
 
 impl Received {
-    fn header(&self, name: &str) -> &str {
-        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        let mut values = lines.filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        let value = values.next().unwrap_or_else(|| panic!("no {name}: {}", self.head)).1;
-        assert!(values.next().is_none(), "{name} twice");
-        value
-    }
-
-    fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         self.header("webhook-id")
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
@@ -50,7 +39,7 @@ impl Received {
     }
 
     /// Whether one of the signatures is that of `secret`, by the text of the standard.
-    fn is_signed_by(&self, secret: &str) -> bool {
+    pub fn is_signed_by(&self, secret: &str) -> bool {
         let key = STANDARD.decode(&secret["whsec_".len()..]).expect("base64");
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key");
         mac.update(format!("{}.{}.", self.id(), self.header("webhook-timestamp")).as_bytes());
@@ -60,110 +49,72 @@ impl Received {
     }
 }
 
-/// What the receiver responds with; `None`: it never responds.
-type Respond = Arc<dyn Fn(&Received) -> Option<String> + Send + Sync>;
-
 /// A back end that records what it is sent.
-pub struct Receiver {
-    address: SocketAddr,
-    received: Arc<Mutex<Vec<Received>>>,
-    respond: Arc<Mutex<Respond>>,
-}
+pub struct Receiver(Recorder);
 
 impl Receiver {
     pub fn start() -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").expect("a socket"))
+        Self(Recorder::start())
     }
 
-    fn on(listener: TcpListener) -> Self {
-        let address = listener.local_addr().expect("an address");
-        let received = Arc::<Mutex<Vec<Received>>>::default();
-        let accept: Respond = Arc::new(|_| Some(response("200 OK", "")));
-        let respond = Arc::new(Mutex::new(accept));
-        let (all, current) = (received.clone(), respond.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (all, current) = (all.clone(), current.clone());
-                std::thread::spawn(move || serve(stream, &all, &current));
+    pub fn on(listener: TcpListener) -> Self {
+        Self(Recorder::on(listener))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// From now on, responds with the text; `None`: with nothing, until the gateway closes the connection.
+    pub fn respond(&self, respond: impl Fn(&Received) -> Option<String> + Send + Sync + 'static) {
+        self.0.respond(move |event, stream| match respond(event) {
+            Some(text) => stream.write_all(text.as_bytes()),
+            None => {
+                drop(stream.read(&mut [0; 64]));
+                Err(ErrorKind::UnexpectedEof.into())
             }
         });
-        Self { address, received, respond }
     }
 
-    fn respond(&self, respond: impl Fn(&Received) -> Option<String> + Send + Sync + 'static) {
-        *self.respond.lock().expect("the response") = Arc::new(respond);
-    }
-
-    fn respond_with(&self, text: String) {
+    pub fn respond_with(&self, text: String) {
         self.respond(move |_| Some(text.clone()));
     }
 
+    /// From now on, `write` writes the responses.
+    pub fn write(&self, write: impl Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static) {
+        self.0.respond(move |_, stream| write(stream));
+    }
+
     pub fn received(&self) -> Vec<Received> {
-        self.received.lock().expect("the requests").clone()
+        self.0.received()
+    }
+
+    pub fn calls(&self) -> usize {
+        self.0.calls()
     }
 
     /// The requests, once there are so many.
     pub fn wait_for(&self, count: usize) -> Vec<Received> {
-        wait_until("the receiver has the events", || self.received().len() >= count);
+        wait_until("the receiver has the events", || self.calls() >= count);
         self.received()
     }
 
     pub fn setup(&self) -> Setup {
-        setup(self.address)
+        setup(self.address())
     }
 }
 
-fn setup(address: SocketAddr) -> Setup {
+pub fn setup(address: SocketAddr) -> Setup {
     Setup::new()
         .set("hooks.stored_url", format!("http://{address}/events"))
         .set("hooks.secret", SECRET)
 }
 
-fn response(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-}
-
-fn serve(mut stream: TcpStream, all: &Mutex<Vec<Received>>, respond: &Mutex<Respond>) {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 65536];
-    loop {
-        let request = loop {
-            if let Some(request) = take_request(&mut bytes) {
-                break request;
-            }
-            match stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            }
-        };
-        let current = respond.lock().expect("the response").clone();
-        let response = current(&request);
-        all.lock().expect("the requests").push(request);
-        match response {
-            Some(text) => drop(stream.write_all(text.as_bytes())),
-            None => drop(stream.read(&mut buffer)),
-        }
-    }
-}
-
-fn take_request(bytes: &mut Vec<u8>) -> Option<Received> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
-    let mut request = Received { head, body: Vec::new() };
-    let length: usize = request.header("content-length").parse().expect("a length");
-    if bytes.len() < end + length {
-        return None;
-    }
-    request.body = bytes[end..end + length].to_vec();
-    bytes.drain(..end + length);
-    Some(request)
-}
-
-fn form(path: &str, content: &[u8]) -> Form {
+pub fn form(path: &str, content: &[u8]) -> Form {
     Form::new().field("path", path).file("f", "photo 1.txt", "text/plain", content)
 }
 
-fn put(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Response {
+pub fn put(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut client = crate::harness::Client::connect(gateway.address);
     let headers: Vec<_> = [authorization()].into_iter().chain(headers.iter().copied()).collect();
     client.send_request("PUT", &format!("/v1/files/{path}"), &headers, b"content");
@@ -171,7 +122,7 @@ fn put(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Response {
 }
 
 /// The value of `gateway_hooks_total` for these labels.
-fn count(world: &World, event: &str, result: &str) -> u64 {
+pub fn count(world: &World, event: &str, result: &str) -> u64 {
     let mut client = world.client();
     client.send_request("GET", "/metrics", &[], b"");
     let text = client.response().text();
@@ -183,7 +134,7 @@ fn count(world: &World, event: &str, result: &str) -> u64 {
 #[test]
 fn the_back_end_is_told_of_stored_and_deleted_files() {
     let receiver = Receiver::start();
-    let address = receiver.address;
+    let address = receiver.address();
     let world = tickets::setup()
         .set("hooks.stored_url", format!("http://{address}/events/"))
         .set("hooks.secret", format!("{SECRET},{OLD_SECRET}"))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Form, Response, Setup, World, authorization, noise};
 
 /// One file in the form that its client sends: the part's name, and the fields before and after it.
-fn form(profile: &str, content: &[u8]) -> Form {
+pub fn form(profile: &str, content: &[u8]) -> Form {
     let file = |form: Form, field: &str| form.file(field, "照片.png", "image/png", content);
     match profile {
         "wangeditor" => file(Form::new(), "wangeditor-uploaded-image"),
@@ -19,7 +19,7 @@ fn form(profile: &str, content: &[u8]) -> Form {
 }
 
 /// What a client reads from a response: the picture's URL, or the error text that it shows to its user.
-fn understood(profile: &str, response: &Response) -> Result<String, String> {
+pub fn understood(profile: &str, response: &Response) -> Result<String, String> {
     let is_success = (200..300).contains(&response.status);
     let text = |value: &Value| value.as_str().unwrap_or("nothing").to_owned();
     match profile {
@@ -67,7 +67,7 @@ fn understood(profile: &str, response: &Response) -> Result<String, String> {
     }
 }
 
-const PROFILES: [&str; 10] = [
+pub const PROFILES: [&str; 10] = [
     "default",
     "wangeditor",
     "tinymce",
@@ -80,7 +80,7 @@ const PROFILES: [&str; 10] = [
     "text",
 ];
 
-fn post(world: &World, profile: &str, content: &[u8]) -> Response {
+pub fn post(world: &World, profile: &str, content: &[u8]) -> Response {
     world.post_to(&format!("/v1/files?reply={profile}"), &form(profile, content))
 }
 

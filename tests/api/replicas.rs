@@ -1,6 +1,7 @@
 //! Several gateways that share one access token in a real Redis, and the failures of Redis.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,37 +9,85 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Form, Gateway, Response, Setup, World, authorization, wait_until};
+use crate::settings::free_port;
 use crate::stand_in::{self, Upstream, ok};
 
-/// A redis-server without persistence.
+/// A redis-server, of which nothing is left when it is killed, unless [`Redis::persistent`] started it.
 pub struct Redis {
     port: u16,
+    url: String,
+    arguments: Vec<String>,
     child: Child,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Redis {
     pub fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a socket");
-        let port = free.local_addr().expect("an address").port();
-        drop(free);
-        let folder = tempfile::tempdir().expect("a folder");
-        let child = Self::run(port, &folder);
-        Self { port, child, folder }
+        Self::plain(&[])
     }
 
-    fn run(port: u16, folder: &tempfile::TempDir) -> Child {
+    /// Keeps its data when it is killed.
+    pub fn persistent() -> Self {
+        Self::plain(&["--appendonly", "yes"])
+    }
+
+    fn plain(persistence: &[&str]) -> Self {
+        let port = free_port();
+        let mut arguments = vec!["--port".to_owned(), port.to_string()];
+        arguments.extend(["--requirepass", "hunter2"].map(str::to_owned));
+        arguments.extend(persistence.iter().map(|&argument| argument.to_owned()));
+        Self::with(port, &format!("redis://:hunter2@127.0.0.1:{port}/1"), arguments)
+    }
+
+    /// A server that is reached by TLS alone, with a certificate and its key, and a user of whom the rules are `acl`.
+    pub fn with_tls(cert: &Path, key: &Path, acl: &str) -> Self {
+        let port = free_port();
+        let (number, cert, key) =
+            (port.to_string(), cert.display().to_string(), key.display().to_string());
+        let tls = ["--port", "0", "--tls-port", &number, "--tls-auth-clients", "no"];
+        let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
+        let users = ["--requirepass", "hunter2", "--user"];
+        let arguments = tls.into_iter().chain(files).chain(users).chain(acl.split(' '));
+        let url = format!("rediss://gateway:hunter4@127.0.0.1:{port}/1");
+        Self::with(port, &url, arguments.map(str::to_owned).collect())
+    }
+
+    fn with(port: u16, url: &str, mut arguments: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().display().to_string();
+        arguments.extend(["--bind", "127.0.0.1", "--save", "", "--dir", &place].map(str::to_owned));
+        let child = Self::run(port, &arguments);
+        Self { port, url: url.to_owned(), arguments, child, _folder: folder }
+    }
+
+    fn run(port: u16, arguments: &[String]) -> Child {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--requirepass", "hunter2"]).arg("--dir").arg(folder.path());
-        let child =
-            command.stdout(Stdio::null()).spawn().expect("redis-server; tests/run installs it");
+        command.args(arguments).stdout(Stdio::null());
+        let child = command.spawn().expect("redis-server; tests/run installs it");
         wait_until("Redis accepts", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         child
     }
 
     pub fn url(&self) -> String {
-        format!("redis://:hunter2@127.0.0.1:{}/1", self.port)
+        self.url.clone()
+    }
+
+    /// What a command returns, in the database of [`Self::url`]; without TLS.
+    pub fn command(&self, words: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli")
+            .args(["-p", &port, "-a", "hunter2", "--no-auth-warning", "-n", "1"])
+            .args(words)
+            .output()
+            .expect("redis-cli");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Sends a signal by its name, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill").success());
     }
 
     pub fn kill(&mut self) {
@@ -47,7 +96,7 @@ impl Redis {
     }
 
     pub fn restart(&mut self) {
-        self.child = Self::run(self.port, &self.folder);
+        self.child = Self::run(self.port, &self.arguments);
     }
 }
 
@@ -58,7 +107,7 @@ impl Drop for Redis {
     }
 }
 
-fn upload(gateway: &Gateway) -> Response {
+pub fn upload(gateway: &Gateway) -> Response {
     let mut client = Client::connect(gateway.address);
     let form = Form::new().file("file", "x.txt", "text/plain", b"x");
     let (kind, body) = (form.content_type(), form.bytes());
@@ -67,7 +116,7 @@ fn upload(gateway: &Gateway) -> Response {
     client.response()
 }
 
-fn readyz(gateway: &Gateway) -> Response {
+pub fn readyz(gateway: &Gateway) -> Response {
     let mut client = Client::connect(gateway.address);
     client.send_request("GET", "/readyz", &[], b"");
     client.response()
@@ -278,15 +327,11 @@ fn no_upload_fails_while_redis_is_down() {
 #[test]
 fn a_redis_that_hangs_delays_no_upload() {
     let redis = Redis::start();
-    let signal = |name: &str| {
-        let pid = redis.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill").success());
-    };
     let world =
         Setup::new().set("wechat.credential", "secret").set("redis.url", redis.url()).start();
     upload(&world.gateway).stored();
     assert_eq!(readyz(&world.gateway).json()["status"], "ready");
-    signal("STOP");
+    redis.signal("STOP");
     world.control("POST", "tokens/revoke", "");
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -301,7 +346,7 @@ fn a_redis_that_hangs_delays_no_upload() {
     });
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(readyz(&world.gateway).json()["status"], "degraded");
-    signal("CONT");
+    redis.signal("CONT");
     wait_until("it has healed", || readyz(&world.gateway).json()["status"] == "ready");
 }
 
@@ -309,20 +354,11 @@ fn a_redis_that_hangs_delays_no_upload() {
 #[test]
 fn a_redis_that_cannot_share_counts_as_unavailable() {
     let redis = Redis::start();
-    let command = |words: &[&str]| {
-        let port = redis.port.to_string();
-        let status = Command::new("redis-cli")
-            .args(["-p", &port, "-a", "hunter2", "--no-auth-warning"])
-            .args(words)
-            .stdout(Stdio::null())
-            .status();
-        assert!(status.expect("redis-cli").success());
-    };
-    command(&["REPLICAOF", "127.0.0.1", "1"]);
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let world = Setup::new().set("redis.url", redis.url()).start();
     upload(&world.gateway).stored();
     assert_eq!(readyz(&world.gateway).json()["status"], "degraded");
-    command(&["REPLICAOF", "NO", "ONE"]);
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
     wait_until("it has healed", || readyz(&world.gateway).json()["status"] == "ready");
 
     let wrong = redis.url().replace("hunter2", "hunter3");
@@ -343,12 +379,7 @@ fn a_redis_that_loses_the_lease_costs_few_calls() {
     std::thread::scope(|scope| {
         scope.spawn(|| upload(&world.gateway).stored());
         wait_until("it asks for a token", || world.count("token") == 1);
-        let port = redis.port.to_string();
-        let status = Command::new("redis-cli")
-            .args(["-p", &port, "-a", "hunter2", "--no-auth-warning", "FLUSHALL"])
-            .stdout(Stdio::null())
-            .status();
-        assert!(status.expect("redis-cli").success());
+        redis.command(&["FLUSHALL"]);
     });
     upload(&other).stored();
     assert!(world.count("token") <= 2, "{}", world.count("token"));

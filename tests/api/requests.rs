@@ -11,7 +11,7 @@
 //! | also wanted: the trailing slash | `a_trailing_slash_changes_nothing` |
 //! | also wanted: origins | `pages_of_hybrid_apps_can_be_listed`, `an_origin_is_compared_as_browsers_and_proxies_write_it` |
 //! | also wanted: digests | `a_body_with_another_digest_is_not_stored`, `a_body_with_a_matching_digest_is_stored`, `an_invalid_digest_is_refused_before_the_body` |
-//! | also wanted: SIGHUP | `shutdown::a_hangup_is_logged_and_otherwise_ignored` |
+//! | also wanted: SIGHUP | `reload::keys_limits_and_origins_change_and_a_running_upload_keeps_its_own` |
 //! | B lesser: `max_files: 0` | `a_ticket_with_max_files_0_stores_nothing` |
 //! | `client_paths` in the refusal | `a_refused_path_names_the_setting` |
 

@@ -248,7 +248,7 @@ fn a_request_that_hangs_is_ended_by_a_later_one() {
     assert!(!log.contains(&url["/v1/uploads/".len()..]), "{log}");
     let ids = log.lines().filter_map(|line| {
         let line: Value = serde_json::from_str(line).ok()?;
-        line["span"]["upload"].as_str().map(ToOwned::to_owned)
+        line["upload"].as_str().map(ToOwned::to_owned)
     });
     let ids: Vec<_> = ids.collect();
     // Of the creation, GET, HEAD, two PATCHes, and the file that is stored.

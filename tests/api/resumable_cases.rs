@@ -51,6 +51,15 @@ fn a_creation_that_is_repeated_under_its_key_is_one_upload() {
         assert_eq!(path_of(&again), url);
         assert_eq!(offset(&world, &url), 1000);
         assert_ne!(path_of(&created("two", "another", b"")), url);
+        // The key is that of another file.
+        for (length, path) in [(length.as_str(), "other"), ("5", "pieces")] {
+            let path = metadata(&[("path", path)]);
+            let headers =
+                [("idempotency-key", "one"), ("upload-length", length), ("upload-metadata", &path)];
+            let response = request(&world, "POST", "/v1/uploads", &headers, b"");
+            let code = response.json()["code"].clone();
+            assert_eq!((response.status, code), (400, json!("invalid_request")));
+        }
         // Also once it is stored: the client is told so at its URL.
         assert_eq!(patch(&world, &url, 1000, &content[1000..]).status, 204);
         assert_eq!(path_of(&created("one", "pieces", b"")), url);

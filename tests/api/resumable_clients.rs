@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::harness::{KEY, Setup, World, noise, wait_until};
+use crate::harness::{KEY, Setup, World, authorization, noise, wait_until};
 use crate::pages::page;
 use crate::readme::{CLIENTS, Client, of_ours, said};
 
@@ -170,9 +170,13 @@ fn every_client_says_why_an_upload_is_refused() {
     let world = setup().start();
     let documents = setup().set("upload.allowed_types", "application/pdf").start();
     let images = setup().set("upload.allowed_types", "image/*").start();
-    let draining = setup().set("server.shutdown_delay", "300s").start();
-    draining.gateway.signal("TERM");
-    wait_until("it is told", || draining.call_with("GET", "/readyz", &[], "").status == 503);
+    let full = setup().set("upload.max_concurrent", "1").set("upload.idle_timeout", "300s").start();
+    let mut running = full.client();
+    running.send_head("PUT", "/v1/files/running", &[authorization(), ("content-length", "2")]);
+    running.send(b"x");
+    wait_until("its only upload runs", || {
+        full.call_with("GET", "/metrics", &[], "").text().contains("gateway_uploads_in_flight 1\n")
+    });
     let failing = setup().start();
     failing.faults(&json!([
         {"stage": "put", "fault": "status", "status": 403, "code": "AccessDenied"},
@@ -185,7 +189,7 @@ fn every_client_says_why_an_upload_is_refused() {
             ("wrong key", &world, &small, "wrong", "unauthenticated"),
             ("declared type", &documents, &small, KEY, "type_not_allowed"),
             ("first bytes", &images, &small, KEY, "type_not_allowed"),
-            ("draining", &draining, &small, KEY, "draining"),
+            ("overloaded", &full, &small, KEY, "overloaded"),
             ("server error", &failing, &small, KEY, "cos_refused"),
         ] {
             let output = client.run(world, content, key);
@@ -194,9 +198,10 @@ fn every_client_says_why_an_upload_is_refused() {
             assert!(told.contains(word), "{}, {what}: {told}", client.name);
         }
     });
-    for world in [&world, &documents, &draining] {
+    for world in [&world, &documents] {
         world.assert_nothing_stored();
     }
+    assert!(full.objects().is_empty());
     // Uploads that could be continued, with other bytes.
     for world in [&images, &failing] {
         let is_helper =

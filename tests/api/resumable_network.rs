@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::cutting_proxy::{CUTS, CuttingProxy, Gaps, Plan, Record};
-use crate::harness::{World, authorization, noise, wait_until};
+use crate::harness::{Setup, World, authorization, noise, wait_until};
 use crate::measured::{metrics, value};
-use crate::resumable::{MIB, OCTETS, TUS, assert_stored, create, offset, patch, setup};
+use crate::resumable::{MIB, OCTETS, TUS, assert_stored, create, offset, patch, request, setup};
 use crate::resumable_client::Uploader;
+use crate::resumable_forms::with_spool;
 
 /// Of a large file.
 pub const LARGE: usize = if cfg!(debug_assertions) { 40 * MIB } else { 300 * MIB };
@@ -17,7 +20,9 @@ pub fn cut_often(seed: u64) -> Plan {
     Plan { seed, least: MIB as u64, most: 8 * MIB as u64, cuts: usize::MAX }
 }
 
-/// At most 2 MiB are sent again for each cut.
+/// What a cut may cost: bytes that are sent again.
+const LITTLE: u64 = 2 * MIB as u64;
+
 pub fn assert_little_was_sent_again(name: &str, record: &Record, size: usize, took: Instant) {
     let most = record.resent.iter().copied().max().unwrap_or_default();
     let all: u64 = record.resent.iter().sum();
@@ -29,7 +34,7 @@ pub fn assert_little_was_sent_again(name: &str, record: &Record, size: usize, to
         all >> 10,
         most >> 10
     );
-    assert!(most <= 2 * MIB as u64, "{record:?}");
+    assert!(most <= LITTLE, "{record:?}");
     assert_eq!(record.bytes, size as u64 + all, "{record:?}");
     assert!(record.cuts.len() >= size / (8 * MIB) && record.cuts.len() >= 4, "{record:?}");
 }
@@ -88,6 +93,68 @@ fn a_request_that_ends_early_is_told_so_in_a_way_that_clients_try_again() {
         assert_eq!(patch(&world, &url, at, &content[at..]).status, 204, "{name}");
         assert!(world.object(name) == content, "{name}");
     }
+}
+
+/// Browsers repeat a request by themselves when its connection breaks, and send all of it before they read a response. The
+/// first one, whose client is not known to be gone, is given seconds for what it has sent.
+#[test]
+fn a_repeated_request_is_refused_before_the_first_has_ended() {
+    let (with_spool, _folder) = with_spool();
+    for (way, setup) in [("memory", Setup::new()), ("spool", with_spool), ("COS", setup())] {
+        let world = setup.start();
+        let content = noise(4 * MIB, 7);
+        let url = create(&world, content.len(), &[("path", "repeated")]);
+        let length = content.len().to_string();
+        let begin = || {
+            let headers =
+                [authorization(), TUS, OCTETS, ("upload-offset", "0"), ("content-length", &length)];
+            let mut client = world.client();
+            client.send_head("PATCH", &url, &headers);
+            client
+        };
+        let mut first = begin();
+        let mut sent = 2 * MIB;
+        first.send(&content[..sent]);
+        let looked = || request(&world, "GET", &url, &[], b"").json()["offset"].as_u64();
+        wait_until("some bytes are stored", || looked() > Some(0));
+        let is_refused = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut repeated = begin();
+                let began = Instant::now();
+                repeated.response().problem(409, "offset_mismatch");
+                is_refused.store(true, Ordering::Relaxed);
+                assert!(began.elapsed() < Duration::from_secs(2), "{way}: {:?}", began.elapsed());
+            });
+            // It never pauses for as long as a request that is to end may.
+            while !is_refused.load(Ordering::Relaxed) {
+                first.send(&content[sent..sent + 1000]);
+                sent += 1000;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert_eq!(offset(&world, &url), sent, "{way}");
+        first.response().problem(423, "superseded");
+        assert_eq!(patch(&world, &url, sent, &content[sent..]).status, 204, "{way}");
+        assert_stored(&world, "repeated", &content);
+    }
+}
+
+/// What such a request sends is lost: it is not read for long.
+#[test]
+fn a_request_at_a_wrong_offset_soon_cannot_send() {
+    let world = setup().start();
+    let length = 64 * MIB;
+    let url = create(&world, length, &[("path", "wrong")]);
+    let mut client = world.client();
+    SockRef::from(&client.sender()).set_send_buffer_size(64 << 10).expect("an option");
+    let rest = (length - 1).to_string();
+    let headers = [authorization(), TUS, OCTETS, ("upload-offset", "1"), ("content-length", &rest)];
+    client.send_head("PATCH", &url, &headers);
+    let piece = vec![0; 64 << 10];
+    let sent = (1..length / piece.len()).find(|_| client.try_send(&piece).is_err());
+    let sent = sent.expect("it ends") * piece.len();
+    assert!(sent < 2 * MIB, "{sent}");
 }
 
 fn metric(world: &World, name: &str) -> u64 {

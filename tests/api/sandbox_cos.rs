@@ -303,21 +303,33 @@ impl Call {
     fn try_send(&self, cos: SocketAddr, keys: &Keys) -> std::io::Result<Response> {
         let mut client = Client::connect(cos);
         client.send(self.head(cos, keys).as_bytes());
-        if self.chunked {
-            for chunk in self.body.chunks(10_000) {
-                client.send_chunk(chunk);
-            }
-            client.send(b"0\r\n\r\n");
+        let chunked;
+        let body = if self.chunked {
+            chunked = in_chunks(&self.body);
+            &chunked
         } else {
-            // A fault may have closed the connection.
-            let _ = client.try_send(&self.body);
-        }
+            &self.body
+        };
+        // A fault may have closed the connection.
+        let _ = client.try_send(body);
         if self.method == "HEAD" {
             let (status, headers) = client.response_head()?;
             return Ok(Response { status, headers, body: Vec::new() });
         }
         client.try_response()
     }
+}
+
+/// The body with a chunked transfer coding.
+fn in_chunks(body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for chunk in body.chunks(10_000) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    bytes
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -65,9 +67,10 @@ fn ended(mut child: Child) -> Output {
     child.wait_with_output().expect("its output")
 }
 
-/// A free port outside the ephemeral range, which other tests' sockets use.
-fn free_port() -> u16 {
-    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000)).take(100);
+/// A free port outside the ephemeral range, which other tests' sockets use. No two tests get the same.
+pub fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| fastrand::u16(0..10_000).into());
+    let mut ports = (0..100).map(|_| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000);
     ports
         .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok())
         .expect("a free port")

@@ -447,14 +447,17 @@ fn two_hundred_slow_clients_stay_inside_the_memory_budget() {
     assert_eq!(world.objects().len(), stored + 1);
 }
 
-/// By the API: a whole file takes longer than COS's limit, a part of 1 MiB does not, even if it is streamed.
+/// By the API: a whole file takes longer than COS's limit. A part of it does not, though it is up to 3 MiB where a client
+/// has waited 10 s for memory that the others have used up. The time is long, so that what is between is more than a busy
+/// machine takes.
 #[test]
 fn two_hundred_slow_clients_by_the_api_are_all_stored() {
+    let limit = Duration::from_secs(19);
     let setup = Setup::new().by_api().set("cos.api.abort_after", "0s");
-    let world = setup.sandbox(|options| options.upload_limit = Some(COS_LIMIT)).start();
+    let world = setup.sandbox(|options| options.upload_limit = Some(limit)).start();
     let content = noise(PHOTO, 9);
     let crc = crc64(&content);
-    let responses = two_hundred_at_once(&world, &content, 2 * COS_LIMIT);
+    let responses = two_hundred_at_once(&world, &content, limit + Duration::from_secs(1));
     for response in &responses {
         assert_eq!(response.status, 201, "{}", response.text());
         assert_eq!(response.stored()["crc64"], crc);

@@ -13,54 +13,60 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Form, Setup, World, authorization, crc64, noise};
+use crate::harness::{Client, Form, Response, Setup, World, authorization, crc64, noise};
 
 const SENDERS: usize = 8;
 /// KiB that the allocator may retain from a moment of higher load.
-const SLACK: u64 = 24 << 10;
+pub const SLACK: u64 = 24 << 10;
 /// The number of idle connections to WeChat and COS varies.
-const IDLE: usize = 24;
+pub const IDLE: usize = 24;
 
 /// How many uploads had each outcome.
 #[derive(Default)]
-struct Tally(Mutex<BTreeMap<String, u64>>);
+pub struct Tally(Mutex<BTreeMap<String, u64>>);
 
 impl Tally {
-    fn count(&self, end: &str) {
-        *self.0.lock().expect("the tally").entry(end.to_owned()).or_default() += 1;
+    pub fn count(&self, end: &str) {
+        self.add(end, 1);
     }
 
-    fn text(&self) -> String {
+    pub fn add(&self, end: &str, number: u64) {
+        *self.0.lock().expect("the tally").entry(end.to_owned()).or_default() += number;
+    }
+
+    pub fn text(&self) -> String {
         let ends = self.0.lock().expect("the tally");
         let ends = ends.iter().map(|(end, count)| format!("{end} {count}"));
         ends.collect::<Vec<_>>().join(", ")
     }
 
-    fn of(&self, end: &str) -> u64 {
+    pub fn of(&self, end: &str) -> u64 {
         self.0.lock().expect("the tally").get(end).copied().unwrap_or_default()
     }
 }
 
-struct Sender<'w> {
-    world: &'w World,
-    tally: &'w Tally,
-    random: Rng,
-    name: usize,
-    sent: u64,
+/// A client of the key `panel`.
+pub struct Sender<'w> {
+    pub world: &'w World,
+    pub tally: &'w Tally,
+    pub random: Rng,
+    pub name: usize,
+    /// The number of the last path.
+    pub sent: u64,
 }
 
 impl Sender<'_> {
-    fn path(&mut self) -> String {
+    pub fn path(&mut self) -> String {
         self.sent += 1;
         format!("{}/{}.bin", self.name, self.sent)
     }
 
-    fn content(&mut self) -> Vec<u8> {
+    pub fn content(&mut self) -> Vec<u8> {
         let most = *self.random.choice(&[1, 1000, 100_000, 1 << 20, 4 << 20]).expect("a size");
         noise(self.random.usize(0..most), self.random.u64(..))
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         match self.random.u8(0..12) {
             0..=3 => self.good(),
             4 => self.several(),
@@ -72,9 +78,12 @@ impl Sender<'_> {
         }
     }
 
-    /// Counts the response to a valid upload; checks that the stored file is what was sent, and deletes it.
     fn check_and_delete(&self, client: &mut Client, crc: &str) {
-        let response = client.response();
+        self.check(&client.response(), "panel", crc);
+    }
+
+    /// Counts the response to a valid upload; checks that the stored file is what was sent, and deletes it.
+    pub fn check(&self, response: &Response, name: &str, crc: &str) {
         let body = response.json();
         if response.status != 201 {
             self.tally.count(body["code"].as_str().unwrap_or("partly stored"));
@@ -85,6 +94,7 @@ impl Sender<'_> {
             }
             assert_eq!(file["crc64"], crc, "{body}");
             self.tally.count("stored");
+            self.tally.add(&format!("bytes of {name}"), file["size"].as_u64().expect("a size"));
             let target = format!("/v1/files/{}", file["path"].as_str().expect("a path"));
             assert_eq!(self.world.call("DELETE", &target, &Value::Null).status, 204);
         }
@@ -178,20 +188,24 @@ impl Sender<'_> {
 }
 
 /// Sets COS's faults at random, and changes them now and then.
-fn change_faults(world: &World, random: &mut Rng) {
+pub fn change_faults(world: &World, random: &mut Rng) {
     let refuse = json!({"stage": "cos", "fault": "early", "status": 403, "code": "AccessDenied", "after": 1000, "times": 3});
     let busy =
         json!({"stage": "cos", "fault": "status", "status": 503, "code": "SlowDown", "times": 3});
     let reset = json!({"stage": "cos", "fault": "reset_within", "after": 100_000, "times": 3});
     let slow = json!({"stage": "cos", "fault": "slow", "bytes_per_second": 5_000_000, "times": 20});
     let link = json!({"stage": "link", "fault": "errcode", "errcode": -1, "times": 3});
-    let all = [refuse, busy, reset, slow, link];
-    let mood = if random.bool() { vec![] } else { random.choose_multiple(all.iter(), 2) };
+    let put =
+        json!({"stage": "put", "fault": "status", "status": 503, "code": "SlowDown", "times": 3});
+    let part = json!({"stage": "part", "fault": "reset_within", "after": 100_000, "times": 3});
+    let complete = json!({"stage": "complete", "fault": "error_200", "times": 3});
+    let all = [refuse, busy, reset, slow, link, put, part, complete];
+    let mood = if random.bool() { vec![] } else { random.choose_multiple(all.iter(), 3) };
     world.faults(&json!(mood));
 }
 
 /// Memory in KiB and descriptors, without any client.
-fn at_rest(world: &World) -> (u64, usize) {
+pub fn at_rest(world: &World) -> (u64, usize) {
     assert_eq!(world.control("GET", "wait?idle=1&timeout_ms=30000", "").status, 200);
     (world.gateway.memory("VmRSS"), world.gateway.descriptors())
 }

@@ -52,12 +52,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("spool", &["file_stream", "memory"]),
     ("guard", &["inbound", "key", "memory", "metrics", "net", "settings"]),
     ("inbound", &["file_stream", "memory", "net"]),
-    ("wechat", &["metrics", "net", "settings"]),
+    ("wechat", &["key", "metrics", "net", "settings"]),
     ("hooks", &["metrics", "net", "settings"]),
     ("cos", &["file_stream", "memory", "net"]),
     ("server", &["memory", "metrics", "net", "settings"]),
     ("net", &["settings"]),
-    ("telemetry", &["settings"]),
+    ("shutdown", &["server"]),
+    ("telemetry", &["metrics", "net", "settings"]),
     ("settings", &["key"]),
 ];
 

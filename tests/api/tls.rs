@@ -48,7 +48,7 @@ impl Certificate {
     }
 
     /// A certificate signed by a private root, and that root in PEM.
-    fn from_a_root() -> (Self, String) {
+    pub fn from_a_root() -> (Self, String) {
         let mut root = CertificateParams::new(Vec::new()).expect("parameters");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root_key = KeyPair::generate().expect("a key");
