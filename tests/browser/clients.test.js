@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
+import { request } from "node:http";
 import { after, before, beforeEach, describe, test } from "node:test";
 
 import { launch } from "./browser.js";
@@ -34,7 +35,7 @@ const WORDS = {
   "proxy error": /502|Bad Gateway/,
   "in chunks": /chunk/i,
   "type refused": /application\/pdf|type/i,
-  draining: /shutting down|draining/i,
+  overloaded: /running already/,
 };
 /** Text that a page shows if it reads another response as the gateway's JSON. */
 const NONSENSE = /undefined|\[object|is not valid JSON|Unexpected token/;
@@ -60,7 +61,7 @@ const clients = await Promise.all(
 );
 const COLUMNS = [
   "with a ticket", "with a key", "server error", "too large", "cancelled", "wrong key", "no network", "proxy error",
-  "in chunks", "one chunk", "type refused", "draining",
+  "in chunks", "one chunk", "type refused", "overloaded",
 ];
 const column = (label, via) => (via === "api" ? `${label}, API` : label);
 const overApi = ["with a ticket", "with a key", ...SENDING.slice(1)];
@@ -90,7 +91,7 @@ describe("the clients", { concurrency: ROADS.length }, () => {
 
 /** The tests of one road. */
 function road(via) {
-  let pages, limited, streaming, draining;
+  let pages, limited, streaming, overloaded, running;
 
   before(async () => {
     pages = await serve(NAMES, bundles);
@@ -99,13 +100,18 @@ function road(via) {
     // Files of unknown length are streamed to COS, too.
     streaming = await start({ ...settings, "upload.max_buffered_file": MiB });
     if (!clients.some((client) => client.isResumable && client.roads[0] === via)) return;
-    // It still responds, and takes no new uploads.
-    draining = await start({ ...settings, "server.shutdown_delay": "1h", "server.shutdown_grace": "1h" });
-    draining.terminate();
-    while ((await fetch(`${draining.url}/readyz`)).status !== 503);
+    // Its only upload goes on.
+    overloaded = await start({ ...settings, "upload.max_concurrent": 1, "upload.idle_timeout": "1h" });
+    const headers = { authorization: `Bearer ${KEY}`, "content-length": 2 };
+    running = request(`${overloaded.url}/v1/files/running`, { method: "PUT", headers }).on("error", () => {});
+    running.write("x");
+    const inFlight = async () => (await fetch(`${overloaded.url}/metrics`)).text();
+    while (!(await inFlight()).includes("gateway_uploads_in_flight 1\n"));
   });
 
-  after(() => Promise.all([pages?.close(), limited?.stop(), streaming?.stop(), draining?.stop()]));
+  after(() => running?.destroy());
+
+  after(() => Promise.all([pages?.close(), limited?.stop(), streaming?.stop(), overloaded?.stop()]));
 
   beforeEach(() => Promise.all([limited.reset(), streaming.reset()]));
 
@@ -187,7 +193,8 @@ function road(via) {
       run("too large", async (page) => refuses(page, "too large", await picture("large.png", 24 * MiB)));
 
       run("cancelled", async (page) => {
-        await failing(streaming, { fault: "slow", bytes_per_second: 8 * MiB });
+        // Slow enough that an editor which is busy with the picture can still cancel.
+        await failing(streaming, { fault: "slow", bytes_per_second: 2 * MiB });
         await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
         await streaming.received(MiB);
         await client.cancel(page);
@@ -217,7 +224,7 @@ function road(via) {
       if (client.isResumable) {
         const documents = { credential: ticket({ types: ["application/pdf"] }) };
         run("type refused", async (page) => refuses(page, "type refused", await picture("picture.png")), documents);
-        run("draining", async (page) => refuses(page, "draining", await picture("picture.png")), { gateway: () => draining });
+        run("overloaded", async (page) => refuses(page, "overloaded", await picture("picture.png")), { gateway: () => overloaded });
       }
 
       if (!CHUNKING.includes(client.name)) return;

@@ -33,13 +33,13 @@ export function ticket(narrowed = {}) {
 }
 
 /** Starts a gateway with these settings (`{ "upload.max_file_size": "8MiB" }`), and waits until it listens. */
-export async function start(settings = {}) {
+export async function start(settings = {}, options = []) {
   const folder = await mkdtemp(join(tmpdir(), "gateway-browser-"));
   const env = { GATEWAY__SERVER__BIND: "127.0.0.1:0", GATEWAY__SANDBOX__DATA: join(folder, "objects") };
   for (const [key, value] of Object.entries(settings)) {
     env[`GATEWAY__${key.toUpperCase().replaceAll(".", "__")}`] = String(value);
   }
-  const child = spawn(BINARY, [], { env, cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(BINARY, options, { env, cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const gateway = new Gateway();
   const log = [];
@@ -90,6 +90,11 @@ class Gateway {
   aborted() {
     const isOwn = ({ key }) => key.startsWith(".resumable/");
     return this.#until(({ multipart_uploads, objects }) => multipart_uploads.length === 0 && !objects.some(isOwn));
+  }
+
+  /** Waits until COS has no object. */
+  emptied() {
+    return this.#until(({ objects }) => objects.length === 0);
   }
 
   /** Waits until COS has parts of this many bytes. */

@@ -7,8 +7,6 @@ export async function proxy(upstream) {
   const { hostname, port } = new URL(upstream);
   const connections = new Set();
   let [cutAt, passed, refusing, refusals] = [Infinity, 0, false, 0];
-  // How far it is from one cut to the next, if there are several.
-  let distance = () => Infinity;
   const counted = { bytes: 0, cuts: 0 };
   const cut = () => connections.forEach(({ client, server }) => [client, server].forEach((socket) => socket.resetAndDestroy()));
 
@@ -25,17 +23,9 @@ export async function proxy(upstream) {
       counted.bytes += bytes.length;
       passed += bytes.length;
       if (passed < cutAt) return;
-      [passed, cutAt] = [0, distance()];
+      [passed, cutAt] = [0, Infinity];
       counted.cuts += 1;
-      if (cutAt === Infinity) return cut();
-      // What has passed the browser's side of the network arrives still; otherwise the sizes of buffers would be measured.
-      setImmediate(() => {
-        connections.forEach((connection) => {
-          connection.delivers = true;
-          connection.server.end();
-          connection.client.resetAndDestroy();
-        });
-      });
+      cut();
     });
     client.pipe(server).pipe(client);
     for (const socket of [client, server]) {
@@ -43,7 +33,7 @@ export async function proxy(upstream) {
       socket.on("close", () => {
         connections.delete(connection);
         client.destroy();
-        if (!connection.delivers) server.destroy();
+        server.destroy();
       });
     }
   });
@@ -56,11 +46,6 @@ export async function proxy(upstream) {
     /** Resets all connections once, after so many further bytes to the gateway. */
     cutAfter(bytes) {
       [passed, cutAt] = [0, bytes];
-    },
-
-    /** Resets the browser's connections after so many bytes to the gateway as `next` says, again and again. */
-    cutOften(next) {
-      [passed, cutAt, distance] = [0, next(), next];
     },
 
     /** How many bytes came from the browser, and how often connections were cut. */
@@ -91,7 +76,7 @@ export async function proxy(upstream) {
     /** Ends all connections, and what was asked for. */
     reset() {
       cut();
-      [cutAt, refusing, distance] = [Infinity, false, () => Infinity];
+      [cutAt, refusing] = [Infinity, false];
     },
 
     close() {

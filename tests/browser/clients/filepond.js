@@ -8,5 +8,7 @@ export const said = (page) => page.locator("[data-filepond-item-state=processing
 /** Cancels by the cross at the running upload. */
 export async function cancel(page) {
   await page.locator(".filepond--action-abort-item-processing").click();
-  await page.locator("[data-filepond-item-state=cancelled], [data-filepond-item-state=idle]").first().waitFor();
+  const item = page.locator("[data-filepond-item-state=cancelled], [data-filepond-item-state=idle]").first();
+  // A browser that is busy with a large picture shows it only later.
+  await item.waitFor({ state: "attached" });
 }
