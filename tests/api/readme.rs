@@ -1,23 +1,30 @@
 //! The clients of the guides, run as they stand there, and a few more of tests/clients. `tests/clients/install` brings
 //! what they need; `tests/run` runs it and then these.
 
-use std::net::SocketAddr;
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::deploy::{Proxy, texts};
 use crate::harness::{Form, KEY, Setup, World, noise, wait_until};
+use crate::measured::{metrics, value};
 use crate::pages::page;
 
 const ADDRESS: &str = "https://files.example.com";
 pub const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-/// The files are small enough for what must be held (chunked requests), and much larger than any socket's buffer.
+/// The files are small enough for what must be held (chunked requests).
 const SIZE: usize = 6 << 20;
 const LIMIT: &str = "8MiB";
 const TOO_LARGE: usize = 24 << 20;
+/// Of a client that is killed: more than the sockets on the way hold besides the beginning. A file that was sent as a whole
+/// is stored, also if its client is killed then.
+const CANCELLED: usize = 24 << 20;
+const BEGINNING: u64 = 1 << 20;
 
 pub fn of_ours(name: &str) -> String {
     std::fs::read_to_string(Path::new(CLIENTS).join(name)).expect("a file of tests/clients")
@@ -182,9 +189,9 @@ enum Road {
 }
 
 impl Road {
-    fn start(self) -> World {
+    fn start(self, max_file_size: &str) -> World {
         let setup = Setup::new()
-            .set("upload.max_file_size", LIMIT)
+            .set("upload.max_file_size", max_file_size)
             .set("upload.path_template", "{dir}/{uuid}{ext}");
         match self {
             Self::Form => setup.set("cos.via", "form").start(),
@@ -234,7 +241,9 @@ fn every_client_of_the_guides_uploads_and_understands_a_refusal() {
 
 /// Runs each client on one road; gives how long its upload took.
 fn uploads_and_refusals(clients: &[Client], road: Road) -> Vec<Duration> {
-    let world = road.start();
+    let world = road.start(LIMIT);
+    let without_limit = road.start("1GiB");
+    let large = noise(CANCELLED, 3);
     let mut times = Vec::new();
     for client in clients {
         let name = format!("{}, {road:?}", client.name);
@@ -269,9 +278,11 @@ fn uploads_and_refusals(clients: &[Client], road: Road) -> Vec<Duration> {
             assert!(said(&output).contains("unauthenticated"), "{name}: {}", said(&output));
         }
 
-        cancelled(client, &world, &photo);
-        world.assert_nothing_stored();
-        wait_until("parts of it are deleted", || world.multipart_uploads().is_empty());
+        cancelled(client, &without_limit, &large);
+        for world in [&world, &without_limit] {
+            world.assert_nothing_stored();
+            wait_until("parts of it are deleted", || world.multipart_uploads().is_empty());
+        }
         println!("{name}: {:.1} s", began.elapsed().as_secs_f64());
     }
     times
@@ -322,25 +333,56 @@ fn every_client_of_the_guides_understands_a_proxy_s_error_and_no_answer_at_all()
 /// The client is killed in the middle of its file.
 fn cancelled(client: &Client, world: &World, photo: &[u8]) {
     world.control("POST", "reset", "");
-    world.faults(&serde_json::json!([{"stage": "link", "fault": "stall"}]));
-    let folder = client.prepare(world.gateway.address, photo);
+    let (half_way, reached) = mpsc::channel();
+    let killed = Arc::new((Mutex::new(false), Condvar::new()));
+    let proxy = stopping_proxy(world.gateway.address, half_way, killed.clone());
+    let folder = client.prepare(proxy, photo);
     let mut command = client.command(folder.path(), KEY);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     // What it starts (a shell's curl, what Go has compiled) goes with it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().expect("it starts");
+    reached.recv_timeout(Duration::from_secs(60)).expect("it sends its file");
     wait_until("the upload has begun", || {
-        std::thread::sleep(Duration::from_millis(20));
-        world.count("uploadfile") > 0
+        value(&metrics(world), "gateway_uploads_in_flight") == 1.0
     });
     let group = format!("-{}", child.id());
     assert!(
         Command::new("kill").args(["-s", "KILL", "--", &group]).status().expect("kill").success()
     );
     child.wait().expect("it ends");
-    // The gateway has closed the link call, because its client has gone.
-    assert_eq!(world.control("GET", "wait?idle=1", "").status, 200);
-    world.control("DELETE", "faults", "");
+    *killed.0.lock().expect("the state") = true;
+    killed.1.notify_all();
+    wait_until("it is given up", || value(&metrics(world), "gateway_uploads_in_flight") == 0.0);
+}
+
+/// Before the gateway: says when it has passed on the beginning of a file, and goes on once the client is killed.
+fn stopping_proxy(
+    gateway: SocketAddr,
+    half_way: mpsc::Sender<()>,
+    killed: Arc<(Mutex<bool>, Condvar)>,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let (half_way, killed) = (half_way.clone(), killed.clone());
+            std::thread::spawn(move || -> io::Result<()> {
+                let upstream = TcpStream::connect(gateway)?;
+                let (mut responses, mut to_client) = (upstream.try_clone()?, client.try_clone()?);
+                std::thread::spawn(move || io::copy(&mut responses, &mut to_client));
+                if io::copy(&mut (&client).take(BEGINNING), &mut &upstream)? == BEGINNING {
+                    // The test may have failed.
+                    let _ = half_way.send(());
+                    let guard = killed.0.lock().expect("the state");
+                    drop(killed.1.wait_while(guard, |killed| !*killed));
+                }
+                io::copy(&mut &client, &mut &upstream)?;
+                upstream.shutdown(Shutdown::Write)
+            });
+        }
+    });
+    address
 }
 
 const SECRET: &str = "a-secret-shared-with-the-gateway-0123";
