@@ -101,17 +101,19 @@ pub async fn conclude(request: &HttpRequest, reservation: Reservation) {
     show(request, &quota, &usage);
 }
 
-/// Ends the reservation of a resumable upload, of which so many bytes are stored; `None`: it is not stored.
+/// Ends the reservation of a resumable upload, of which so many bytes are stored; `None`: it is not stored. `is_repeated`:
+/// another gateway may have done so before; it is then counted only if the reservation is still there.
 pub async fn conclude_resumable(
     worker: &Worker,
     client: &Client,
     id: &[u8; 16],
     stored: Option<u64>,
+    is_repeated: bool,
 ) {
     if let Some(quota) = &client.quota {
         let subject = client.quota_subject(quota).into();
         let stored = stored.map_or(Amount::NONE, |bytes| Amount { bytes, files: 1 });
-        worker.shared.quotas.conclude(quota, &subject, id, stored).await;
+        worker.shared.quotas.conclude(quota, &subject, id, stored, is_repeated).await;
     }
 }
 

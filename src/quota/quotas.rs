@@ -139,19 +139,21 @@ impl Quotas {
         self.memory.reserve(quota, subject, id, wanted, expires)
     }
 
-    /// Ends a reservation, which may have been made by another gateway, and counts what was stored.
+    /// Ends a reservation, which may have been made by another gateway, and counts what was stored. `is_repeated`: another
+    /// gateway may have done so before; in Redis it is then counted only if the reservation is still there.
     pub async fn conclude(
         &self,
         quota: &Arc<Quota>,
         subject: &Arc<str>,
         id: &ReservationId,
         stored: Amount,
+        is_repeated: bool,
     ) -> Usage {
         let Some(redis) = &self.redis else {
             return self.memory.conclude(subject, id, stored);
         };
         lock(&self.running).remove(id);
-        match redis.conclude(quota, subject, id, stored).await {
+        match redis.conclude(quota, subject, id, stored, is_repeated).await {
             Ok(usage) => {
                 // Made while Redis was unavailable.
                 self.memory.conclude(subject, id, Amount::NONE);
@@ -176,7 +178,7 @@ impl Quotas {
             (Some(_), Ok(runtime)) => {
                 let quotas = self.clone();
                 let concluded = async move {
-                    quotas.conclude(&quota, &subject, &id, stored).await;
+                    quotas.conclude(&quota, &subject, &id, stored, false).await;
                 };
                 runtime.spawn(self.tasks.track_future(concluded));
             }
@@ -205,7 +207,7 @@ impl Quotas {
     async fn send(&self, redis: &RedisCounters, subject: &Arc<str>) {
         let unsent = lock(&self.unsent).remove(subject);
         let Some((quota, amount)) = unsent else { return };
-        if redis.conclude(&quota, subject, &rand::random(), amount).await.is_err() {
+        if redis.conclude(&quota, subject, &rand::random(), amount, false).await.is_err() {
             self.add_unsent(&quota, subject, amount);
         }
     }

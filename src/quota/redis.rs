@@ -152,13 +152,18 @@ impl RedisCounters {
         subject: &str,
         id: &ReservationId,
         stored: Amount,
+        is_repeated: bool,
     ) -> Result<Usage, RedisError> {
-        let command = |is_repeated: u8| {
+        let command = |is_repeated: bool| {
             let mut command = self.script(SETTLE, quota, subject);
-            command.arg(hex::encode(id)).arg(stored.bytes).arg(stored.files).arg(is_repeated);
+            command
+                .arg(hex::encode(id))
+                .arg(stored.bytes)
+                .arg(stored.files)
+                .arg(u8::from(is_repeated));
             command
         };
-        self.connection.run(&command(0), &command(1)).await.map(usage)
+        self.connection.run(&command(is_repeated), &command(true)).await.map(usage)
     }
 
     pub async fn renew(

@@ -104,7 +104,7 @@ impl Reservation {
     /// Ends the reservation; returns the client's usage.
     pub async fn conclude(mut self) -> Usage {
         self.has_ended = true;
-        self.quotas.conclude(&self.quota, &self.subject, &self.id, self.stored.get()).await
+        self.quotas.conclude(&self.quota, &self.subject, &self.id, self.stored.get(), false).await
     }
 
     /// The reservation stays until it expires, or [`Quotas::conclude`] ends it by its id.

@@ -85,6 +85,7 @@ mod resumable_kept;
 mod resumable_network;
 mod resumable_protocol;
 mod resumable_replicas;
+mod resumable_reports;
 mod rolling_upgrade;
 mod sandbox_cos;
 mod sandbox_forms;

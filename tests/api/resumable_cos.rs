@@ -9,8 +9,8 @@ use futures::stream::{self, StreamExt};
 use serde_json::json;
 use tcb_upload_gateway::cos::api::client::{Client, ObjectFields};
 use tcb_upload_gateway::cos::api::resumable::{
-    AppendError, Appended, HELPER_PREFIX, Opened, Progress, Resumable, ResumableUpload, Session,
-    StoredFile, delete_helpers,
+    AppendError, Appended, Completed, HELPER_PREFIX, Opened, Progress, Resumable, ResumableUpload,
+    Session, StoredFile, delete_helpers,
 };
 use tcb_upload_gateway::cos::error::CosError;
 use tcb_upload_gateway::cos::upstream::{Timeouts, Upstream};
@@ -69,6 +69,7 @@ impl Replica {
         }
     }
 
+    /// As the gateway, closes the upload once its file is stored.
     pub async fn append(
         &self,
         upload: &ResumableUpload,
@@ -76,7 +77,12 @@ impl Replica {
         source: Source,
         body: Option<u64>,
     ) -> Appended {
-        self.resumable().append(upload, session, source, body, self.share.clone()).await
+        let appended =
+            self.resumable().append(upload, session, source, body, self.share.clone()).await;
+        if appended.stored.is_some() {
+            self.resumable().close(&upload.id).await;
+        }
+        appended
     }
 
     /// Sends up to `most` bytes of `content` from where the upload is.
@@ -114,6 +120,10 @@ pub fn source(content: &[u8], error: Option<&'static str>) -> Source {
     Box::pin(stream::iter(chunks).chain(stream::iter([end])))
 }
 
+fn closed(file: StoredFile) -> Progress {
+    Progress::Stored(Completed { file, is_closed: true })
+}
+
 /// Nothing is stored but the file.
 pub fn assert_stored(cos: &Cos, appended: &Appended, content: &[u8], by: Option<VerifiedBy>) {
     assert!(appended.error.is_none(), "{:?}", appended.error);
@@ -148,7 +158,7 @@ fn a_file_of_any_length_is_stored_by_one_session() {
             let appended = replica.send(&upload, &content, length).await;
             assert_stored(&cos, &appended, &content, Some(VerifiedBy::Reply));
             let file = appended.stored.map(|file| StoredFile { verified_by: None, ..file });
-            assert_eq!(Some(replica.progress(&upload).await), file.map(Progress::Stored));
+            assert_eq!(Some(replica.progress(&upload).await), file.map(closed));
             let object = replica.client.head(KEY).await.expect("a response").expect("an object");
             assert_eq!(object.content_type.as_deref(), Some("image/png"));
             assert_eq!(object.metadata("x-cos-meta-other"), Some("1"));
@@ -169,9 +179,9 @@ fn an_empty_file_is_stored_at_its_creation() {
         let upload = replica.create(Some(0)).await;
         assert_eq!(cos.object(KEY).as_deref(), Some(&b""[..]));
         let file = StoredFile { size: 0, crc64: Some(0), verified_by: None };
-        assert_eq!(replica.progress(&upload).await, Progress::Stored(file.clone()));
+        assert_eq!(replica.progress(&upload).await, closed(file.clone()));
         let opened = replica.resumable().open(&upload, None, &replica.share).await;
-        assert!(matches!(opened, Ok(Opened::Stored(found)) if found == file));
+        assert!(matches!(opened, Ok(Opened::Stored(found)) if found.file == file));
         replica.resumable().terminate(&upload).await.expect("nothing is left to end");
         assert_eq!(cos.object(KEY).as_deref(), Some(&b""[..]));
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::rt::System;
 use futures::future::join_all;
 use serde_json::{Value, json};
-use tcb_upload_gateway::cos::api::resumable::{AppendError, Progress};
+use tcb_upload_gateway::cos::api::resumable::{AppendError, Completed, Progress, StoredFile};
 use tcb_upload_gateway::cos::error::CosError;
 use tcb_upload_gateway::cos::upstream::Timeouts;
 use tcb_upload_gateway::cos::verdict::VerifiedBy;
@@ -105,13 +105,18 @@ fn an_object_that_was_completed_unnoticed_is_found() {
             ]));
             let appended = replica.send(&upload, &content, content.len()).await;
             assert!(appended.error.is_some() && appended.offset < content.len() as u64);
-            let stored = Progress::Stored(tcb_upload_gateway::cos::api::resumable::StoredFile {
+            let file = StoredFile {
                 size: content.len() as u64,
                 crc64: crate::harness::crc64(&content).parse().ok(),
                 verified_by: None,
-            });
+            };
             cos.faults(&json!([]));
-            assert_eq!(replica.progress(&upload).await, stored);
+            // Nothing has followed yet, until it is closed.
+            for is_closed in [false, true] {
+                let stored = Progress::Stored(Completed { file: file.clone(), is_closed });
+                assert_eq!(replica.progress(&upload).await, stored);
+                replica.resumable().close(&upload.id).await;
+            }
             assert!(cos.object(KEY).as_deref() == Some(&content[..]));
         });
     }

@@ -101,6 +101,35 @@ impl UnknownCallerLines {
     }
 }
 
+/// The line of an upload that is stored, and whose client was gone before it had a response: it has no other line.
+pub fn write_without_response(context: &RequestContext, client: &Client) {
+    let upload = &context.upload;
+    let Some(stored) = upload.stored() else { return };
+    if let Some(span) = &context.span {
+        span.end(&Ended {
+            route: span.route(),
+            request_id: context.id.as_str(),
+            client: Some(&client.name),
+            road: upload.road(),
+            attempts: upload.attempts(),
+            bytes: Some(stored.bytes),
+            ..Ended::default()
+        });
+    }
+    tracing::info!(
+        client = client.name.as_str(),
+        remote = context.remote.map(tracing::field::display),
+        bytes = stored.bytes,
+        object = upload.object().as_deref(),
+        road = upload.road(),
+        attempts = upload.attempts(),
+        send_ms = upload.stage(Stage::Send),
+        verdict_ms = upload.stage(Stage::Verdict),
+        hook_ms = upload.stage(Stage::Hook),
+        "the file is stored; its client was gone before it had a response",
+    );
+}
+
 impl AccessLine {
     /// Queues the line. A task writes it soon, in one batch with the lines of other requests, so that no response waits
     /// for the log.

@@ -87,6 +87,11 @@ impl RequestSpan {
         self.route.set(Some(route));
     }
 
+    /// What [`Self::set_route`] was told.
+    pub fn route(&self) -> Option<&'static str> {
+        self.route.get()
+    }
+
     /// Adds a stage that took so long, until `ended`.
     pub fn add(&self, stage: Stage, took: Duration, ended: Instant) {
         let mut stages = self.stages.borrow_mut();

@@ -2,8 +2,7 @@
 //!
 //! The bytes are taken by a task of its own: where the client goes, what it has sent is stored all the same.
 
-use std::rc::Rc;
-use std::time::Instant;
+use std::rc::{Rc, Weak};
 
 use actix_web::http::header::CONTENT_LOCATION;
 use actix_web::{HttpRequest, HttpResponse, rt, web};
@@ -13,20 +12,18 @@ use super::body::IncomingBytes;
 use super::by_road;
 use super::checksum::Checksum;
 use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_OFFSET, http_date, invalid};
+use super::report::{Counted, Reporter};
 use super::sealed_url::Place;
 use super::upload::{Appended, OpenUpload, Progress};
-use super::uploaded_file::UploadedFile;
 use crate::guard::limits::Slot;
 use crate::http::extract::file_url;
-use crate::http::middleware::request_context::RequestContext;
+use crate::http::middleware::access_log;
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
-use crate::http::{audit, notify, quota};
 use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::error::InboundError;
 use crate::inbound::raw;
-use crate::metrics::Stage;
 
 /// `PATCH /v1/uploads/{id}`: appends bytes.
 pub async fn patch(
@@ -47,7 +44,7 @@ pub async fn patch(
     response.insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
     let offset = match progress {
         Progress::Open { offset, .. } => offset,
-        Progress::Stored(file) => {
+        Progress::Stored(file) | Progress::Unreported(file) => {
             file.add_id_to(&mut response);
             let base = file_url::base(&request, &worker.shared);
             response.insert_header((CONTENT_LOCATION, file_url::of_file(&base, &upload.key)));
@@ -102,11 +99,10 @@ pub async fn append(
     let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout)
         .with_min_rate(shared.settings.upload.min_rate);
     let bytes = IncomingBytes { source: raw::content(body), announced, offset, length, checksum };
-    let base_url = file_url::base(request, shared);
-    let context = RequestContext::of(request);
-    context.is_upload(request);
-    let (worker, upload) = (worker.clone(), upload.clone());
-    let task = Task { worker, context, upload, slot, base_url };
+    let reporter = Reporter::new(request, worker, upload);
+    reporter.context.is_upload(request);
+    let handler = Rc::new(());
+    let task = Task { reporter, slot, handler: Rc::downgrade(&handler) };
     // Tracked, so that a shutdown waits for it.
     let running = shared.requests.track_future(task.run(bytes));
     match rt::spawn(running.in_current_span()).await {
@@ -116,19 +112,21 @@ pub async fn append(
 }
 
 struct Task {
-    worker: web::Data<Worker>,
-    context: Rc<RequestContext>,
-    upload: Rc<OpenUpload>,
+    reporter: Reporter,
     slot: Slot,
-    /// Of the stable URL, as this request names the gateway.
-    base_url: String,
+    /// Dropped with the request's handler: when it has responded, or when its connection has broken.
+    handler: Weak<()>,
 }
 
 impl Task {
     async fn run(self, bytes: IncomingBytes) -> Result<Progress, Problem> {
-        let times = self.context.stage_times(&self.worker.shared.metrics);
+        let Reporter { worker, context, upload, .. } = &self.reporter;
+        let times = context.stage_times(&worker.shared.metrics);
         let progress = self.append(bytes, &times).await;
-        self.context.upload.add_times(&times);
+        context.upload.add_times(&times);
+        if progress.is_ok() && self.handler.strong_count() == 0 {
+            access_log::write_without_response(context, &upload.client);
+        }
         progress
     }
 
@@ -137,69 +135,24 @@ impl Task {
         bytes: IncomingBytes,
         times: &StageTimes<'_>,
     ) -> Result<Progress, Problem> {
-        let Self { worker, context, upload, slot, base_url } = self;
+        let Self { reporter, slot, .. } = self;
+        let Reporter { worker, upload, .. } = reporter;
         // Until the file is reported: the next request then finds it stored.
         let running = Rc::new(worker.shared.upload_sessions.begin(upload.sealed.id).await);
         let share = slot.memory();
         match by_road::append(worker, upload, bytes, share, running.clone(), times).await? {
             Appended::Open { offset, length } => Ok(Progress::Open { offset, length }),
             Appended::Stored(file) => {
-                report(worker, context, upload, base_url, &file, times).await?;
+                reporter.report(&file, Counted::New, times).await?;
+                Ok(Progress::Stored(file))
+            }
+            Appended::Unreported(file) => {
+                reporter.report(&file, Counted::MaybeBefore, times).await?;
                 Ok(Progress::Stored(file))
             }
             Appended::StoredBefore(file) => Ok(Progress::Stored(file)),
         }
     }
-}
-
-/// Counts and logs a stored upload, and tells the back end of it, once. It then counts for the quota. `Err`: the back end
-/// refused it, and it is deleted.
-pub async fn report(
-    worker: &Worker,
-    context: &RequestContext,
-    upload: &OpenUpload,
-    base_url: &str,
-    file: &UploadedFile,
-    times: &StageTimes<'_>,
-) -> Result<(), Problem> {
-    let metrics = &worker.shared.metrics;
-    metrics.resumable("stored");
-    metrics.stored(file.size);
-    context.upload.add_stored(upload.key.as_str(), file.size);
-    context.upload.set_road(upload.road.name());
-    // The request's own line has the same at INFO; its `bytes` must be in no other.
-    tracing::debug!(object = %upload.key, size = file.size, "a resumable upload is stored");
-    // How it was verified cannot be found out later.
-    worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
-    let told = tell(worker, context, upload, base_url, file, times).await;
-    let counted = told.is_ok().then_some(file.size);
-    quota::conclude_resumable(worker, &upload.client, &upload.sealed.id, counted).await;
-    told
-}
-
-async fn tell(
-    worker: &Worker,
-    context: &RequestContext,
-    upload: &OpenUpload,
-    base_url: &str,
-    file: &UploadedFile,
-    times: &StageTimes<'_>,
-) -> Result<(), Problem> {
-    if worker.hooks.is_none() && !worker.shared.audit.is_on() {
-        return Ok(());
-    }
-    let stored = upload.stored_below(base_url, worker, file.clone());
-    audit::stored(worker, context, &upload.client, &stored);
-    let id = hex::encode(upload.sealed.id);
-    let began = Instant::now();
-    let told = notify::stored(worker, context, &upload.client, id, &stored).await;
-    if worker.hooks.is_some() && worker.shared.settings.hooks.wait {
-        times.add_since(Stage::Hook, began);
-    }
-    if told.is_err() {
-        worker.shared.uploads.end(&upload.sealed.id);
-    }
-    told.map(drop)
 }
 
 /// `problem`, with a status after which clients of tus try again where a connection has failed. They take 400 and 408 for

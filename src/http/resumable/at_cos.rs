@@ -11,7 +11,7 @@ use super::upload::{Appended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::resumable::{
-    self, AppendError, Opened, Resumable, ResumableUpload, StoredFile,
+    self, AppendError, Completed, Opened, Resumable, ResumableUpload, StoredFile,
 };
 use crate::cos::api::road::ApiRoad;
 use crate::http::middleware::server_timing::StageTimes;
@@ -77,12 +77,26 @@ pub async fn progress(
     match progress.await?? {
         resumable::Progress::Gone => Err(OpenUpload::unknown()),
         resumable::Progress::Open { offset, length } => Ok(Progress::Open { offset, length }),
-        resumable::Progress::Stored(file) => {
-            let known = worker.shared.uploads.stored(&upload.sealed.id);
-            let file = known.map_or_else(|| uploaded(upload, file), |known| known.as_ref().clone());
-            Ok(Progress::Stored(file))
-        }
+        resumable::Progress::Stored(completed) => Ok(match found(worker, upload, completed) {
+            Found::Reported(file) => Progress::Stored(file),
+            Found::Unreported(file) => Progress::Unreported(file),
+        }),
     }
+}
+
+/// An upload that was completed before.
+enum Found {
+    Reported(UploadedFile),
+    Unreported(UploadedFile),
+}
+
+fn found(worker: &Worker, upload: &OpenUpload, completed: Completed) -> Found {
+    // Reported by this process.
+    if let Some(known) = worker.shared.uploads.stored(&upload.sealed.id) {
+        return Found::Reported(known.as_ref().clone());
+    }
+    let file = uploaded(upload, completed.file);
+    if completed.is_closed { Found::Reported(file) } else { Found::Unreported(file) }
 }
 
 /// Appends a request's bytes.
@@ -113,9 +127,12 @@ async fn append_at(
     let at_cos = of(upload)?;
     let session = match at.open(&at_cos, bytes.length, &share).await? {
         Opened::Gone => return Err(OpenUpload::unknown()),
-        Opened::Stored(file) => {
-            bytes.check_stored(file.size)?;
-            return Ok(Appended::StoredBefore(uploaded(upload, file)));
+        Opened::Stored(completed) => {
+            bytes.check_stored(completed.file.size)?;
+            return Ok(match found(worker, upload, completed) {
+                Found::Reported(file) => Appended::StoredBefore(file),
+                Found::Unreported(file) => Appended::Unreported(file),
+            });
         }
         Opened::Session(session) => session,
     };
@@ -134,6 +151,15 @@ async fn append_at(
         (Some(AppendError::Cos(error)), _) => Err(error.into()),
         (None, Some(file)) => Ok(Appended::Stored(uploaded(upload, file))),
         (None, None) => Ok(Appended::Open { offset: appended.offset, length: position.length }),
+    }
+}
+
+/// An upload was reported. A failure is logged.
+pub async fn close(worker: &Worker, api: &ApiRoad, upload: &OpenUpload) {
+    let id = &upload.sealed.id;
+    if let Err(problem) = with_resumable(worker, api, async |at| at.close(id).await).await {
+        let detail = problem.detail.as_str();
+        tracing::warn!(detail, "the helper objects of an upload could not be deleted");
     }
 }
 

@@ -47,6 +47,13 @@ pub async fn append(
     }
 }
 
+/// An upload was reported, and is not again.
+pub async fn close(worker: &Worker, upload: &OpenUpload) {
+    if let Road::Api(api) = &upload.road {
+        at_cos::close(worker, api, upload).await;
+    }
+}
+
 /// Ends an upload, and a request that sends bytes of it; what was received of it is deleted.
 pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
     match &upload.road {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::at_cos::NewUpload;
 use super::protocol::{self, Metadata, UPLOAD_EXPIRES, UPLOAD_OFFSET, http_date, invalid};
+use super::report::{Counted, Reporter};
 use super::sealed_url::{Place, SealedUpload};
 use super::upload::{OpenUpload, Progress, Road, log_id};
 use super::{append, at_cos, at_gateway, by_road};
@@ -121,7 +122,8 @@ pub async fn create(
         // COS has it.
         if let Progress::Stored(file) = by_road::progress(&worker, &upload, false).await? {
             let times = context.stage_times(&shared.metrics);
-            let told = append::report(&worker, &context, &upload, &base, &file, &times).await;
+            let reporter = Reporter::new(&request, &worker, &upload);
+            let told = reporter.report(&file, Counted::New, &times).await;
             context.upload.add_times(&times);
             told?;
             file.add_id_to(&mut response);
@@ -132,7 +134,7 @@ pub async fn create(
         let appended = append::append(&request, payload, &worker, &upload, 0, slot).await;
         let offset = match appended {
             Ok(Progress::Open { offset, .. }) => offset,
-            Ok(Progress::Stored(file)) => {
+            Ok(Progress::Stored(file) | Progress::Unreported(file)) => {
                 file.add_id_to(&mut response);
                 file.size
             }

@@ -4,6 +4,7 @@
 //! - `create`, `append`, `status`: the calls; `upload`: the upload that a URL names; `sealed_url`: that URL;
 //!   `uploaded_file`: what it becomes
 //! - `at_cos`, `at_gateway`: the two places where bytes are until the file is complete; `by_road`: one or the other
+//! - `report`: what follows when the file is stored
 //! - `protocol`: the headers; `checksum`: `Upload-Checksum`; `body`: what is checked of a request's bytes
 //! - `sessions`: one request at a time sends bytes of an upload
 
@@ -15,6 +16,7 @@ mod by_road;
 mod checksum;
 pub mod create;
 pub mod protocol;
+mod report;
 pub mod sealed_url;
 pub mod sessions;
 pub mod status;

@@ -1,5 +1,7 @@
 //! `HEAD`, `GET` and `DELETE /v1/uploads/{id}`, and `OPTIONS`: where an upload is, its end, and what the gateway supports.
 
+use std::rc::Rc;
+
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, LOCATION};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -9,6 +11,7 @@ use super::protocol::{
     self, UPLOAD_DEFER_LENGTH, UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET,
     http_date,
 };
+use super::report::Reporter;
 use super::upload::{OpenUpload, Progress, Road};
 use super::{append, by_road, checksum};
 use crate::http::api::fallback::method_not_allowed;
@@ -56,13 +59,14 @@ async fn tell_offset(
     worker: &web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
-    let upload = OpenUpload::of(request, worker).await?;
+    let upload = Rc::new(OpenUpload::of(request, worker).await?);
     // What a request still sends counts, once it is stored.
     worker.shared.upload_sessions.end(upload.sealed.id).await;
     let mut response = HttpResponse::Ok();
-    let (offset, length) = match by_road::progress(worker, &upload, true).await? {
+    let reporter = Reporter::new(request, worker, &upload);
+    let (offset, length) = match reporter.progress(true).await? {
         Progress::Open { offset, length } => (offset, length),
-        Progress::Stored(file) => {
+        Progress::Stored(file) | Progress::Unreported(file) => {
             file.add_id_to(&mut response);
             (file.size, Some(file.size))
         }
@@ -83,11 +87,12 @@ async fn tell_offset(
 
 /// `GET /v1/uploads/{id}`: the state as JSON, or the file.
 pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
-    let upload = OpenUpload::of(&request, &worker).await?;
+    let upload = Rc::new(OpenUpload::of(&request, &worker).await?);
     // A look at an upload does not disturb it.
-    let (offset, length) = match by_road::progress(&worker, &upload, false).await? {
+    let reporter = Reporter::new(&request, &worker, &upload);
+    let (offset, length) = match reporter.progress(false).await? {
         Progress::Open { offset, length } => (offset, length),
-        Progress::Stored(file) => {
+        Progress::Stored(file) | Progress::Unreported(file) => {
             let stored = upload.stored(&request, &worker, file);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             if accept.is_some_and(|accept| accept.contains("application/json")) {
@@ -124,7 +129,7 @@ pub async fn terminate(
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker).await?;
     by_road::end(&worker, &upload).await?;
-    quota::conclude_resumable(&worker, &upload.client, &upload.sealed.id, None).await;
+    quota::conclude_resumable(&worker, &upload.client, &upload.sealed.id, None, false).await;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())
 }

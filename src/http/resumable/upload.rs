@@ -50,11 +50,12 @@ impl Road {
 /// How far an upload is.
 pub enum Progress {
     /// `offset` is less than the length, which is `None` until it is told.
-    Open {
-        offset: u64,
-        length: Option<u64>,
-    },
+    Open { offset: u64, length: Option<u64> },
+    /// Stored and reported.
     Stored(UploadedFile),
+    /// Stored, but maybe not reported: the gateway that has completed it is about to report it, or was not told of COS's
+    /// verdict, or was killed.
+    Unreported(UploadedFile),
 }
 
 /// What appending has led to.
@@ -63,8 +64,11 @@ pub enum Appended {
         offset: u64,
         length: Option<u64>,
     },
-    /// The file was stored just now.
+    /// Stored by this request.
     Stored(UploadedFile),
+    /// As [`Progress::Unreported`].
+    Unreported(UploadedFile),
+    /// Stored and reported before.
     StoredBefore(UploadedFile),
 }
 

@@ -55,7 +55,7 @@ impl Resumable<'_> {
         Ok(object.filter(|object| object.metadata(UPLOAD) == Some(&id)))
     }
 
-    /// Puts the parts together, which are all parts of the file. `crc64`: of the whole file, where it is known.
+    /// Puts the parts together, which are all parts of the file. The helper objects stay until [`Self::close`]. `crc64`: of the whole file, where it is known.
     pub(super) async fn complete(
         &self,
         upload: &ResumableUpload,
@@ -78,9 +78,6 @@ impl Resumable<'_> {
             && let Err(error) = self.client.delete(key).await
         {
             tracing::error!(key, %error, "a file with wrong bytes could not be deleted");
-        }
-        if result.is_ok() {
-            self.delete_helpers_if_possible(&upload.id).await;
         }
         result
     }
@@ -106,8 +103,9 @@ impl Resumable<'_> {
         Ok(StoredFile { size, crc64, verified_by })
     }
 
-    /// Deletes them, if that succeeds at once; otherwise the sweep does.
-    pub(super) async fn delete_helpers_if_possible(&self, id: &[u8; 16]) {
+    /// Everything that follows a completed upload is done: its helper objects are deleted. If that fails, the upload is
+    /// found open once more, or the sweep deletes them.
+    pub async fn close(&self, id: &[u8; 16]) {
         if let Err(error) = delete_helpers(&self.client, id).await {
             tracing::warn!(%error, "the helper objects of an upload could not be deleted");
         }

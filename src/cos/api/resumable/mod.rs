@@ -6,6 +6,9 @@
 //! writes at a time: the one that the lease names, which is another small object. Neither helper object has a file id, so
 //! WeChat never serves them.
 //!
+//! The lease stays until what is to follow a completed upload was done ([`Resumable::close`]): a gateway that finds the
+//! object and the lease does not know that the one which has completed it has come so far.
+//!
 //! - `upload`: an upload, and what operations need; `session`: where an upload is, and which session may write;
 //!   `lease`, `tail`: the two helper objects
 //! - `append`: sends what a session receives; `finish`: completes the object and verifies it
@@ -20,5 +23,6 @@ mod upload;
 pub use finish::delete_helpers;
 pub use session::{Opened, Session};
 pub use upload::{
-    AppendError, Appended, HELPER_PREFIX, Progress, Resumable, ResumableUpload, StoredFile,
+    AppendError, Appended, Completed, HELPER_PREFIX, Progress, Resumable, ResumableUpload,
+    StoredFile,
 };

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::lease::{Lease, LeaseWatch};
 use super::tail::{self, Tail};
-use super::upload::{Progress, Resumable, ResumableUpload, StoredFile};
+use super::upload::{Completed, Progress, Resumable, ResumableUpload, StoredFile};
 use crate::cos::api::multipart::Part;
 use crate::cos::api::retry::retried;
 use crate::cos::error::CosError;
@@ -18,7 +18,7 @@ use crate::memory::budget::{Charge, Share};
 const MAX_LOADS: u32 = 3;
 
 /// While COS puts an upload's parts together, it may know neither the upload any more nor the object yet. Before an upload
-/// that has a lease counts as gone, the object is looked for again after these times. The lease is deleted with the upload.
+/// that has a lease counts as gone, the object is looked for again after these times.
 const COMPLETING: [Duration; 5] = [
     Duration::from_millis(100),
     Duration::from_millis(400),
@@ -30,7 +30,7 @@ const COMPLETING: [Duration; 5] = [
 /// The result of [`Resumable::open`].
 pub enum Opened {
     Session(Session),
-    Stored(StoredFile),
+    Stored(Completed),
     /// As [`Progress::Gone`].
     Gone,
 }
@@ -127,7 +127,7 @@ impl Resumable<'_> {
         ends_session: bool,
     ) -> Result<Progress, CosError> {
         if upload.upload_id.is_empty() {
-            return self.ended(upload).await;
+            return self.ended(upload, true).await;
         }
         let (lease, mut tail) = futures::try_join!(self.lease(&upload.id), self.tail(&upload.id))?;
         let has_lease = lease.is_some();
@@ -157,7 +157,7 @@ impl Resumable<'_> {
         share: &Arc<Share>,
     ) -> Result<Opened, CosError> {
         if upload.upload_id.is_empty() {
-            return Ok(Opened::of(self.ended(upload).await?));
+            return Ok(Opened::of(self.ended(upload, true).await?));
         }
         let id = &upload.id;
         let before = self.lease(id).await?;
@@ -171,7 +171,9 @@ impl Resumable<'_> {
         let parts = match self.known(upload, had_lease).await? {
             Known::Open(parts) => FullParts::new(parts, upload.part_size, known_length),
             Known::Ended(progress) => {
-                self.delete_helpers_if_possible(id).await;
+                if !matches!(&progress, Progress::Stored(completed) if !completed.is_closed) {
+                    self.close(id).await;
+                }
                 return Ok(Opened::of(progress));
             }
         };
@@ -228,23 +230,24 @@ impl Resumable<'_> {
             Err(error) if error.is_refused_as("NoSuchUpload") => {
                 let pauses = if had_lease { &COMPLETING[..] } else { &[] };
                 for pause in pauses {
-                    let ended = self.ended(upload).await?;
+                    let ended = self.ended(upload, !had_lease).await?;
                     if ended != Progress::Gone {
                         return Ok(Known::Ended(ended));
                     }
                     sleep(*pause).await;
                 }
-                self.ended(upload).await.map(Known::Ended)
+                self.ended(upload, !had_lease).await.map(Known::Ended)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// What has become of an upload that COS no longer knows.
-    async fn ended(&self, upload: &ResumableUpload) -> Result<Progress, CosError> {
+    /// What has become of an upload that COS no longer knows. `is_closed`: if it was completed.
+    async fn ended(&self, upload: &ResumableUpload, is_closed: bool) -> Result<Progress, CosError> {
         Ok(self.object(upload).await?.map_or(Progress::Gone, |object| {
             let crc64 = object.crc64.and_then(|crc64| crc64.parse().ok());
-            Progress::Stored(StoredFile { size: object.size, crc64, verified_by: None })
+            let file = StoredFile { size: object.size, crc64, verified_by: None };
+            Progress::Stored(Completed { file, is_closed })
         }))
     }
 }
@@ -252,7 +255,7 @@ impl Resumable<'_> {
 impl Opened {
     fn of(ended: Progress) -> Self {
         match ended {
-            Progress::Stored(file) => Self::Stored(file),
+            Progress::Stored(completed) => Self::Stored(completed),
             Progress::Gone | Progress::Open { .. } => Self::Gone,
         }
     }

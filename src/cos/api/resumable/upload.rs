@@ -37,6 +37,14 @@ pub struct StoredFile {
     pub verified_by: Option<VerifiedBy>,
 }
 
+/// The file of an upload that was completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completed {
+    pub file: StoredFile,
+    /// [`Resumable::close`] was called since.
+    pub is_closed: bool,
+}
+
 /// How far an upload is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
@@ -46,7 +54,7 @@ pub enum Progress {
         offset: u64,
         length: Option<u64>,
     },
-    Stored(StoredFile),
+    Stored(Completed),
     /// COS knows neither the upload nor an object that it was completed to.
     Gone,
 }
