@@ -9,14 +9,14 @@ import { schedule, undo } from "./deletion.js";
 import { checkFile } from "./limits.js";
 import { canRetry, ownProblem } from "./problems.js";
 import { problem, read } from "./response.js";
-import { Upload, isOffered, terminate } from "./tus.js";
+import { Upload, offer, terminate } from "./tus.js";
 import { forget, isSame, remember } from "./unfinished.js";
 import { SpeedMeter, deleteFile, newId, send } from "./upload.js";
 
 /** Browsers open six connections to one server; the page itself needs some. */
 const CONCURRENCY = 3;
 
-/** In bytes: larger files are sent by resumable uploads, if the gateway offers them. */
+/** In bytes: larger files are sent by resumable uploads, if the gateway offers them for files of this size. */
 const RESUMABLE_FROM = 8 << 20;
 
 const RUNNING = ["sending", "finishing", "reconnecting"];
@@ -165,7 +165,7 @@ export class Queue {
     this.#changed(item);
     // Only a form's response has the format of an editor.
     const suitable = item.file.size > RESUMABLE_FROM && request.profile === "default";
-    const resumable = item.url || item.upload || (suitable && (await isOffered(request.key)));
+    const resumable = item.url || item.upload || (suitable && item.file.size <= (await offer(request.key)).maxSize);
     if (stopped) return;
     if (resumable) this.#startResumable(item);
     else this.#startForm(item);
@@ -221,6 +221,12 @@ export class Queue {
       refused: (problem, status) => {
         if (!(status >= 500 || KEPT_AFTER.includes(status))) this.#end(item);
         this.#fail(item, problem ?? ownProblem("unreadable"));
+      },
+      full: () => {
+        // A form needs no room: it is passed on while it is sent.
+        Object.assign(item, { url: undefined, upload: undefined, meter: new SpeedMeter() });
+        this.#startForm(item);
+        this.#sent(item, 0);
       },
     }));
     item.stop = () => upload.stop();

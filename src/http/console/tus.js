@@ -19,10 +19,12 @@ const TRANSIENT = [408, 409, 423, 429];
 const UPLOADS = new URL("v1/uploads", base);
 const VERSION = { "Tus-Resumable": "1.0.0" };
 
+const NOTHING = { maxSize: 0 };
 const offers = new Map();
 
-/** Whether the gateway offers tus to this credential. It is asked once. */
-export function isOffered(key) {
+/** What the gateway offers to this credential: `maxSize`, the bytes of the largest file that can be sent by tus, 0 if
+ * none; `isKept`, whether the gateway itself keeps what was sent until the file is complete. It is asked once. */
+export function offer(key) {
   if (!offers.has(key)) offers.set(key, askForOffer(key));
   return offers.get(key);
 }
@@ -30,11 +32,15 @@ export function isOffered(key) {
 async function askForOffer(key) {
   try {
     const { header } = await exchange("OPTIONS", UPLOADS, key);
-    return (header("tus-version") ?? "").split(",").includes("1.0.0");
+    const lists = (name, value) => (header(name) ?? "").split(",").includes(value);
+    if (!lists("tus-version", "1.0.0")) return NOTHING;
+    // Only a gateway that passes each part on at once can do without the length.
+    const isKept = !lists("tus-extension", "creation-defer-length");
+    return { maxSize: Number(header("tus-max-size") ?? Infinity), isKept };
   } catch ({ response }) {
     // A connection that broke says nothing about the gateway.
     if (!response || response.status >= 500) offers.delete(key);
-    return false;
+    return NOTHING;
   }
 }
 
@@ -53,9 +59,9 @@ export class Upload {
   #stopping = new AbortController();
 
   /** Calls `on.created(url, expires)`; `on.offset(bytes)` for what the gateway has, then `on.sent(bytes)` repeatedly;
-   * `on.waiting(problem)` before a pause, without a problem if the connection broke; `on.lost(url)` before the upload is
-   * begun anew; at the end `on.response(response)`, or `on.refused(problem, status)`, without both if the file cannot be
-   * read. */
+   * `on.waiting(problem)` before a pause, without a problem if the connection broke; `on.lost(url)` before the upload
+   * is begun anew; at the end `on.response(response)`, or `on.refused(problem, status)`, without both if the file
+   * cannot be read, or `on.full()` if nothing was sent because the gateway has no room to keep the file. */
   constructor(file, url, on) {
     this.url = url;
     this.#file = file;
@@ -88,8 +94,10 @@ export class Upload {
       } catch (error) {
         const refused = error.response;
         const isLegible = refused || (await isReadable(this.#file));
+        const isFull = !this.url && refused && (await lacksRoom(refused, request));
         if (signal.aborted) return;
         if (!isLegible) return this.#on.refused();
+        if (isFull) return this.#on.full();
         if (this.url && refused?.status === 404 && restarts < MAX_RESTARTS) {
           this.#on.lost(this.url);
           [this.url, reached] = [undefined, 0];
@@ -148,6 +156,8 @@ const isFinal = ({ status, retryAfter, text }) =>
   (status < 500 && !TRANSIENT.includes(status)) || retryAfter > MAX_RETRY_AFTER ||
   // Another page or program continues the upload: both would interrupt each other for ever.
   problem({ status, text }).code === "superseded";
+
+const lacksRoom = async (refused, { key }) => problem(refused).code === "overloaded" && (await offer(key)).isKept;
 
 /** Waits; `untilOnline`: or until the browser says that it is online again. */
 function pause(milliseconds, signal, untilOnline) {

@@ -84,7 +84,7 @@ codes! {
     LengthRequired = "length_required" 411 "The file's length cannot be determined",
         "Send a Content-Length with the request or with the file's part; in chunked requests, files may have at most `upload.max_buffered_file`.";
     FileTooLarge = "file_too_large" 413 "The file is too large",
-        "Send a smaller file, or raise `upload.max_file_size`.";
+        "Send a smaller file, or raise `upload.max_file_size`. For resumable uploads, `Tus-Max-Size` may be less: send the file in one request.";
     TooManyFiles = "too_many_files" 413 "Too many files",
         "Send several requests, or raise `upload.max_files`; a list names at most 1000 files.";
     FieldsTooLarge = "fields_too_large" 413 "The request's fields are too large",
