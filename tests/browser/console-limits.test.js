@@ -87,6 +87,41 @@ describe("limits", () => {
     await page.context().close();
   });
 
+  test("those of another key say nothing about a file, even while its own are asked for", async () => {
+    const page = await openWith(ticket({ max_file_size: MiB, types: ["image/png"] }));
+    await told(page, "PNG");
+    let answer;
+    const isHeld = new Promise((resolve) => (answer = resolve));
+    await page.route("**/console/info", (route) => isHeld.then(() => route.fallback()));
+    const asked = page.waitForRequest("**/console/info");
+    await page.locator("#key").fill(KEY);
+    await page.locator("#key").blur();
+    await asked;
+    await chooseFile(page, "report.pdf", "application/pdf", Buffer.from("%PDF-1.7\n"));
+    await row(page, "stored").or(row(page, "failed")).waitFor();
+    assert.equal(await row(page).getAttribute("data-state"), "stored");
+    answer();
+    await told(page, "images, PDF");
+    await page.context().close();
+  });
+
+  test("a file that broke them can be retried once they allow it", async () => {
+    const page = await openWith(ticket({ max_file_size: MiB }));
+    await told(page, /^Up to 1(\.0)? MiB/);
+    await choose(page, "#choose", [(await picture("one.png", 2 * MiB)).path, (await picture("two.png", 3 * MiB, 2)).path]);
+    await row(page, "failed").nth(1).waitFor();
+    const offered = page.locator("[data-do=retry]:visible");
+    assert.equal(await offered.count(), 0);
+    await page.locator("#key").fill(KEY);
+    await page.locator("#key").blur();
+    await told(page, /^Up to 8(\.0)? MiB/);
+    assert.equal(await offered.count(), 2);
+    await page.locator("#retry-failed").click();
+    await row(page, "stored").nth(1).waitFor();
+    assert.deepEqual(page.sent, ["POST /v1/files", "POST /v1/files"]);
+    await page.context().close();
+  });
+
   test("a file of a type with several names is decided by the gateway", async () => {
     const page = await openWith(KEY);
     await told(page, "images, PDF");

@@ -49,6 +49,7 @@ async function showLimits() {
   await askForLimits(request().key);
   drawLimits();
   rows.forEach((row) => row.redraw());
+  summarize();
 }
 
 function drawLimits() {

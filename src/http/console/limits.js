@@ -18,6 +18,8 @@ let asked, info;
 
 /** Asks for the limits of `key`; resolves when `limitsText` and `check` know them. */
 export async function askForLimits(key) {
+  // Those of another key say nothing about this one.
+  if (key !== asked) info = undefined;
   asked = key;
   let response;
   try {
@@ -60,8 +62,9 @@ export function limitsText(key) {
 /** For the file chooser: the types that it shows first. */
 export const acceptedTypes = () => types().join();
 
-/** The problem of a file that the gateway would refuse; undefined if it may accept it. */
-export function checkFile(file, key) {
+/** The problem of a file that the gateway would refuse from the user of `key`, or from the one that was last asked for;
+ * undefined if it may accept it. */
+export function checkFile(file, key = asked) {
   const client = asked === key && info?.client;
   if (!client) return undefined;
   if (file.size > client.max_file_size) {
@@ -72,6 +75,9 @@ export function checkFile(file, key) {
   if (!judged || list.some((by) => covers(by, file.type))) return undefined;
   return { ...ownProblem("type_not_allowed", list.map(typeName).join(text("list_separator"))), code: "type_not_allowed" };
 }
+
+/** Whether `checkFile` has found the problem: the file was not sent. */
+export const isOfLimits = ({ own }) => own === "file_too_large" || own === "type_not_allowed";
 
 /** Whether the user may delete files, as far as is known. */
 export const mayDelete = () => info?.client?.can.includes("delete") ?? true;

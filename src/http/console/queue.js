@@ -6,7 +6,7 @@
 
 import { check, isLost } from "./connection.js";
 import { schedule, undo } from "./deletion.js";
-import { checkFile } from "./limits.js";
+import { checkFile, isOfLimits } from "./limits.js";
 import { canRetry, ownProblem } from "./problems.js";
 import { problem, read } from "./response.js";
 import { Upload, offer, terminate } from "./tus.js";
@@ -261,6 +261,7 @@ export class Queue {
   }
 }
 
-/** Whether the item's file can be sent again, and that can help. */
+/** Whether the item's file can be sent again, and that can help: also where the limits that it broke have changed. */
 export const isRetriable = ({ file, state, problem }) =>
-  file instanceof Blob && (state === "cancelled" || (state === "failed" && canRetry(problem)));
+  file instanceof Blob &&
+  (state === "cancelled" || (state === "failed" && (canRetry(problem) || (isOfLimits(problem) && !checkFile(file)))));
