@@ -66,7 +66,9 @@ describe("a deletion", () => {
 
   visit("is carried out when its time is over", async (page) => {
     await store(page);
+    // An installed clock goes on by itself.
     await page.clock.install();
+    await page.clock.pauseAt(Date.now() + 60_000);
     await press(page, "Delete one.png");
     await row(page, "undoable").waitFor();
     await page.clock.fastForward(7000);
@@ -140,6 +142,33 @@ describe("without a connection", () => {
     await row(page, "failed").locator(".failure", { hasText: "The connection broke" }).waitFor();
     assert.equal((await keys()).length, 1);
     await press(page, "Retry one.png");
+    await row(page, "stored").waitFor();
+    assert.equal((await keys()).length, 1);
+  });
+
+  for (const [name, response] of [
+    ["where /healthz is not published", ["**/healthz", { status: 404, body: "default backend - 404" }]],
+    ["also where the gateway refuses to be asked", ["**/console/icon.svg", { status: 503, headers: { "x-request-id": "0-1" } }]],
+  ]) {
+    visit(`for one request only, the gateway is not lost: ${name}`, async (page) => {
+      await page.route(response[0], (route) => route.fulfill(response[1]));
+      await page.route("**/v1/files", (route) => route.abort("connectionreset"), { times: 1 });
+      await choose(page, "#choose", (await picture("one.png")).path);
+      await row(page, "failed").locator(".failure", { hasText: "The connection broke" }).waitFor();
+      assert.equal(await page.locator("#connection").textContent(), "");
+      await press(page, "Retry one.png");
+      await row(page, "stored").waitFor();
+    });
+  }
+
+  visit("of a proxy to the gateway, files wait", async (page) => {
+    const isProxys = { status: 502, contentType: "text/html", body: "<h1>502 Bad Gateway</h1>" };
+    await page.route("**/console/icon.svg", (route) => route.fulfill(isProxys));
+    await page.route("**/v1/files", (route) => route.abort("connectionreset"), { times: 1 });
+    await choose(page, "#choose", (await picture("one.png")).path);
+    await page.locator("#connection", { hasText: "The gateway cannot be reached." }).waitFor();
+    await row(page, "waiting").waitFor();
+    await page.unroute("**/console/icon.svg");
     await row(page, "stored").waitFor();
     assert.equal((await keys()).length, 1);
   });
