@@ -95,6 +95,9 @@ fn a_request_that_ends_early_is_told_so_in_a_way_that_clients_try_again() {
     }
 }
 
+/// As in `http/resumable/body.rs`: a request that is to end may pause for less than this.
+const REST_IDLE: Duration = Duration::from_millis(100);
+
 /// Browsers repeat a request by themselves when its connection breaks, and send all of it before they read a response. The
 /// first one, whose client is not known to be gone, is given seconds for what it has sent.
 #[test]
@@ -102,42 +105,64 @@ fn a_repeated_request_is_refused_before_the_first_has_ended() {
     let (with_spool, _folder) = with_spool();
     for (way, setup) in [("memory", Setup::new()), ("spool", with_spool), ("COS", setup())] {
         let world = setup.start();
-        let content = noise(4 * MIB, 7);
-        let url = create(&world, content.len(), &[("path", "repeated")]);
-        let length = content.len().to_string();
-        let begin = || {
-            let headers =
-                [authorization(), TUS, OCTETS, ("upload-offset", "0"), ("content-length", &length)];
-            let mut client = world.client();
-            client.send_head("PATCH", &url, &headers);
-            client
-        };
-        let mut first = begin();
-        let mut sent = 2 * MIB;
-        first.send(&content[..sent]);
-        let looked = || request(&world, "GET", &url, &[], b"").json()["offset"].as_u64();
-        wait_until("some bytes are stored", || looked() > Some(0));
-        let is_refused = AtomicBool::new(false);
-        std::thread::scope(|threads| {
-            threads.spawn(|| {
-                let mut repeated = begin();
-                let began = Instant::now();
-                repeated.response().problem(409, "offset_mismatch");
-                is_refused.store(true, Ordering::Relaxed);
-                assert!(began.elapsed() < Duration::from_secs(2), "{way}: {:?}", began.elapsed());
-            });
-            // It never pauses for as long as a request that is to end may.
-            while !is_refused.load(Ordering::Relaxed) {
-                first.send(&content[sent..sent + 1000]);
-                sent += 1000;
-                std::thread::sleep(Duration::from_millis(20));
-            }
+        // On a machine that is busy with other things, a sender may pause.
+        let is_seen = (0..20).any(|attempt| {
+            let path = format!("repeated-{attempt}");
+            repeat_while_the_first_sends(&world, way, &path)
         });
-        assert_eq!(offset(&world, &url), sent, "{way}");
-        first.response().problem(423, "superseded");
-        assert_eq!(patch(&world, &url, sent, &content[sent..]).status, 204, "{way}");
-        assert_stored(&world, "repeated", &content);
+        assert!(is_seen, "{way}: the first request paused each time");
     }
+}
+
+/// Returns whether the first request never paused: otherwise it may have ended before, which shows nothing.
+fn repeat_while_the_first_sends(world: &World, way: &str, path: &str) -> bool {
+    let content = noise(4 * MIB, 7);
+    let url = create(world, content.len(), &[("path", path)]);
+    let length = content.len().to_string();
+    let begin = || {
+        let headers =
+            [authorization(), TUS, OCTETS, ("upload-offset", "0"), ("content-length", &length)];
+        let mut client = world.client();
+        client.send_head("PATCH", &url, &headers);
+        client
+    };
+    let mut first = begin();
+    let mut sent = 2 * MIB;
+    first.send(&content[..sent]);
+    let looked = || request(world, "GET", &url, &[], b"").json()["offset"].as_u64();
+    wait_until("some bytes are stored", || looked() > Some(0));
+    let is_refused = AtomicBool::new(false);
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut repeated = begin();
+            let began = Instant::now();
+            let response = repeated.response();
+            is_refused.store(true, Ordering::Relaxed);
+            response.problem(409, "offset_mismatch");
+            assert!(began.elapsed() < Duration::from_secs(2), "{way}: {:?}", began.elapsed());
+        });
+        // A request that has ended takes nothing more.
+        while !is_refused.load(Ordering::Relaxed)
+            && first.try_send(&content[sent..sent + 1000]).is_ok()
+        {
+            sent += 1000;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        longest = longest.max(last.elapsed());
+    });
+    // Half of it, because a clock is read later than bytes are sent.
+    if longest >= REST_IDLE / 2 {
+        assert_eq!(request(world, "DELETE", &url, &[], b"").status, 204, "{way}");
+        return false;
+    }
+    assert_eq!(offset(world, &url), sent, "{way}");
+    first.response().problem(423, "superseded");
+    assert_eq!(patch(world, &url, sent, &content[sent..]).status, 204, "{way}");
+    assert_stored(world, path, &content);
+    true
 }
 
 /// What such a request sends is lost: it is not read for long.
