@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcb_upload_gateway::app::{self, App};
+use tcb_upload_gateway::app::{self, App, FileStamps};
 use tcb_upload_gateway::cli::{self, Arguments, Command};
 use tcb_upload_gateway::memory::malloc;
 use tcb_upload_gateway::settings::Source;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Some(Command::Doctor(_)) | None => {}
     }
     let source = Source { profile: arguments.profile, file: arguments.config };
+    let stamps = FileStamps::of(source.file.clone());
     let settings = match source.load() {
         Ok(settings) => settings,
         Err(faults) => {
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     }
     settings.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
 
-    let run = async { App::build(settings, source)?.run_until_stopped().await };
+    let run = async { App::build(settings, source, stamps)?.run_until_stopped().await };
     match actix_web::rt::System::new().block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,6 +2,7 @@
 
 mod cos_api;
 mod error;
+mod file_stamps;
 mod metrics;
 mod reload;
 mod sandbox;
@@ -42,6 +43,7 @@ use crate::settings::{Settings, Source};
 use crate::shutdown::{self, ShutdownTimeouts, Signals, Stages};
 
 pub use error::AppError;
+pub use file_stamps::FileStamps;
 use reload::Reloader;
 pub(crate) use sandbox::{Sandbox, with_sandbox};
 use snapshot::{Snapshot, WorkerSnapshot};
@@ -71,9 +73,15 @@ pub struct App {
 
 impl App {
     /// Binds and builds everything; connections are accepted once it runs. Needs a running actix system. `settings` were
-    /// loaded from `source`, which is read again on SIGHUP.
-    pub fn build(settings: Settings, source: Source) -> Result<Self, AppError> {
+    /// loaded from `source`, which is read again on SIGHUP and when a file differs from `applied`: from its stamp before
+    /// it was read.
+    pub fn build(
+        settings: Settings,
+        source: Source,
+        mut applied: FileStamps,
+    ) -> Result<Self, AppError> {
         let loaded = settings.clone();
+        applied.set_files(source.file.iter().cloned().chain(loaded.files()));
         let (settings, sandbox) = with_sandbox(settings)?;
         problem::set_errors_url(&settings.server.errors_url);
         let (listener, address) = listen(settings.server.bind)?;
@@ -97,6 +105,7 @@ impl App {
             source,
             started: loaded.clone(),
             loaded,
+            applied,
             snapshots,
             tls,
             delivery: delivery.clone(),

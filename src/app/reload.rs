@@ -1,9 +1,6 @@
 //! Reloads the settings without a restart: on SIGHUP, and when one of their files has changed. All or nothing: settings
 //! that cannot be used change nothing.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +9,10 @@ use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::error::AppError;
+use super::file_stamps::FileStamps;
 use super::snapshot::Snapshot;
 use super::state;
 use crate::hooks::delivery::Delivery;
@@ -30,6 +29,11 @@ const MAX_NAMES: usize = 20;
 enum ReloadError {
     #[error("{0}")]
     Settings(#[from] Faults),
+    /// Settings that fit each other in the files, but not what is taken over of them.
+    #[error(
+        "{faults}\nuntil a restart, these changed settings have their former values: {pending}"
+    )]
+    Partly { faults: Faults, pending: String },
     #[error("{0}")]
     App(#[from] AppError),
 }
@@ -41,22 +45,22 @@ pub(super) struct Reloader {
     pub started: Settings,
     /// As loaded last.
     pub loaded: Settings,
+    /// The files as they were when they were last read: that of the settings, those that `loaded` names, and those that
+    /// settings name which could not be used.
+    pub applied: FileStamps,
     pub snapshots: watch::Sender<Snapshot>,
     pub tls: Option<watch::Sender<Arc<rustls::ServerConfig>>>,
     pub delivery: Option<Rc<Delivery>>,
 }
 
-/// What tells a file from what it was: `None` where it cannot be read. Links are followed, so that the swap of a link to
-/// a folder (a mounted secret of Kubernetes) is seen.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
-
 impl Reloader {
     /// Runs as long as the process.
     pub async fn run(mut self, mut hangup: Signal) {
         let shutdown = self.snapshots.borrow().shared.shutdown.clone();
-        let mut applied = self.stamps();
-        let mut last = applied.clone();
-        let mut looks = tokio::time::interval(INTERVAL);
+        let mut last = self.applied.clone();
+        let mut looks = interval(INTERVAL);
+        // Looks that were missed must not follow each other at once: both would see a file that is being written.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let cause = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -65,25 +69,19 @@ impl Reloader {
                     "SIGHUP"
                 }
                 _ = looks.tick() => {
-                    let stamps = self.stamps();
+                    let stamps = self.applied.now();
                     let is_stable = stamps == last;
                     last = stamps;
-                    if last == applied || !is_stable {
+                    if last == self.applied || !is_stable {
                         continue;
                     }
                     "a file has changed"
                 }
             };
             // Before the files are read: a change during the reload leads to another one.
-            applied = self.stamps();
+            self.applied = self.applied.now();
             self.reload(cause);
-            // Files that are named now for the first time have just been read.
-            let stamps = self.stamps();
-            applied.retain(|file, _| stamps.contains_key(file));
-            for (file, stamp) in stamps {
-                applied.entry(file).or_insert(stamp);
-            }
-            last.clone_from(&applied);
+            last.clone_from(&self.applied);
         }
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: the gateway shuts down, so the settings are not reloaded");
@@ -97,13 +95,9 @@ impl Reloader {
         }
     }
 
-    fn stamps(&self) -> BTreeMap<PathBuf, Stamp> {
-        let files = self.source.file.iter().cloned().chain(self.loaded.files());
-        let stamp = |file: &PathBuf| {
-            let data = fs::metadata(file).ok()?;
-            Some((data.dev(), data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
-        };
-        files.map(|file| (file.clone(), stamp(&file))).collect()
+    /// Watches the file of the settings, and `named` files.
+    fn watch(&mut self, named: impl IntoIterator<Item = PathBuf>) {
+        self.applied.set_files(self.source.file.iter().cloned().chain(named));
     }
 
     fn reload(&mut self, cause: &'static str) {
@@ -130,13 +124,24 @@ impl Reloader {
     /// Returns the names of the settings that have changed.
     fn try_reload(&mut self) -> Result<Vec<String>, ReloadError> {
         let newer = self.source.load()?;
-        let Snapshot { shared, upstreams } = self.snapshots.borrow().clone();
-        let settings = shared.settings.reloaded(&newer);
-        settings.check_reloaded()?;
+        self.watch(self.loaded.files().into_iter().chain(newer.files()));
+        let pending: Vec<_> = {
+            let names = self.started.changed(&newer).into_iter();
+            names.filter(|name| !self.started.can_reload(&newer, name)).collect()
+        };
+        // Not those of the snapshot: in them the sandbox has replaced what the settings say of WeChat and COS.
+        if let Err(faults) = self.started.reloaded(&newer).check_reloaded() {
+            return Err(match pending.is_empty() {
+                true => faults.into(),
+                false => ReloadError::Partly { faults, pending: names(&pending) },
+            });
+        }
         let changed: Vec<_> = {
             let names = self.loaded.changed(&newer).into_iter();
             names.filter(|name| self.started.can_reload(&newer, name)).collect()
         };
+        let Snapshot { shared, upstreams } = self.snapshots.borrow().clone();
+        let settings = shared.settings.reloaded(&newer);
         let tls = match (&self.tls, &settings.server.tls) {
             (Some(sender), Some(files)) => {
                 Some((sender, crate::net::tls::server(files).map_err(AppError::from)?))
@@ -160,13 +165,11 @@ impl Reloader {
         upstreams.start_jwks(jwks.as_ref());
         self.snapshots.send_replace(Snapshot { shared, upstreams });
         newer.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        let pending = self.started.changed(&newer).into_iter();
-        let pending: Vec<_> =
-            pending.filter(|name| !self.started.can_reload(&newer, name)).collect();
         if !pending.is_empty() {
             tracing::warn!(settings = names(&pending), "changed settings need a restart");
         }
         self.loaded = newer;
+        self.watch(self.loaded.files());
         Ok(changed)
     }
 }

@@ -66,6 +66,7 @@ mod redis_shared;
 mod redis_tls;
 mod relay;
 mod reload;
+mod reload_files;
 mod replicas;
 mod requests;
 mod resumable;
