@@ -142,13 +142,17 @@ impl Upstreams {
         }
     }
 
-    /// Begins to fetch the keys of tickets, if their issuer publishes them, and `before` does not do so already. Must be
-    /// called on a thread of the actix system.
+    /// Begins to fetch the keys of tickets, if their issuer publishes them, and ends that of `before`, unless both are the
+    /// same. Must be called on a thread of the actix system.
     pub fn start_jwks(&self, before: Option<&Arc<Jwks>>) {
         let jwks = self.jwks.as_ref();
-        if let Some(jwks) =
-            jwks.filter(|jwks| !before.is_some_and(|before| Arc::ptr_eq(jwks, before)))
-        {
+        if jwks.map(Arc::as_ptr) == before.map(Arc::as_ptr) {
+            return;
+        }
+        if let Some(before) = before {
+            before.replaced.cancel();
+        }
+        if let Some(jwks) = jwks {
             jwks_fetch::start(self.tls.clone(), jwks);
         }
     }

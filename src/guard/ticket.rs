@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
-use super::jwks::{Jwks, JwksError};
+use super::jwks::{Jwks, JwksError, KnownKeys};
 use super::policy::ClaimLimits;
 use crate::key::{Key, KeyError};
 use crate::settings::{Action, Jwt, JwtAlgorithm};
@@ -160,8 +160,8 @@ impl TicketVerifier {
             return decode(key);
         }
         let named = self.named.values().filter(|_| kid.is_none());
-        let fetched = self.jwks.as_ref().map(|jwks| jwks.keys());
-        let of_issuer = fetched.iter().flat_map(|keys| keys.meant_by(kid.as_deref()));
+        let fetched = self.jwks.as_ref().map(|jwks| jwks.known());
+        let of_issuer = fetched.iter().flat_map(|known| known.keys.meant_by(kid.as_deref()));
         let mut result = Err(TicketError::UnknownKey);
         for key in self.key.iter().chain(named).chain(of_issuer) {
             result = decode(key);
@@ -169,10 +169,10 @@ impl TicketVerifier {
                 return result;
             }
         }
-        let is_known = kid.zip(fetched).is_some_and(|(kid, keys)| keys.has(&kid));
-        match self.jwks.as_ref().filter(|_| !is_known).map(|jwks| jwks.missing()) {
-            Some(Some(error)) => Err(error.into()),
-            _ => result,
+        let has_kid = |known: &KnownKeys| kid.as_ref().is_some_and(|kid| known.keys.has(kid));
+        match fetched.filter(|known| !has_kid(known)).and_then(|known| known.missing) {
+            Some(error) => Err(error.into()),
+            None => result,
         }
     }
 

@@ -489,6 +489,32 @@ fn a_reload_takes_over_another_url_and_keeps_the_keys_of_the_same_one() {
     refused(&world, &two.ticket());
 }
 
+/// A key set that fails is fetched again after 30 to 33 s. Only the newest one may be counted as failing.
+#[test]
+fn a_key_set_that_was_replaced_is_fetched_no_more() {
+    std::thread::scope(|scope| {
+        for has_next in [true, false] {
+            scope.spawn(move || {
+                let (former, next) = (Recorder::start(), issuer_of(&[Pair::ed("a").jwk()]));
+                fails(&former);
+                let config = |issuer: &Recorder| {
+                    let url = format!("http://{}/keys", issuer.address);
+                    format!("auth.jwt.algorithm = \"EdDSA\"\nauth.jwt.jwks_url = \"{url}\"\n")
+                };
+                // The listener of the metrics has the settings of the start as long as it runs.
+                let setup = Setup::new().set("metrics.bind", "127.0.0.1:0");
+                let (world, file) = reload::with_file(setup, &config(&former));
+                world.gateway.log_with(FAILED);
+                let (failed, calls) = (Instant::now(), former.calls());
+                let after = if has_next { config(&next) } else { String::new() };
+                reload::reload(&world, &file, &after, reload::RELOADED);
+                wait_until("the next fetch is due", || failed.elapsed().as_secs() >= 35);
+                assert_eq!((former.calls(), next.calls()), (calls, usize::from(has_next)));
+            });
+        }
+    });
+}
+
 #[test]
 fn the_doctor_counts_the_usable_keys() {
     let world = Setup::new().start();

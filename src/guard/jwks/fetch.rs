@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::set::{KeySet, SetError};
 use super::{Jwks, TIMEOUT};
@@ -79,21 +79,26 @@ impl Fetcher {
     }
 }
 
-/// Starts the task that fetches as long as a snapshot of the settings, or a request that began with one, has `jwks`. Must
-/// be called on a thread of the actix system, once.
+/// Starts the task that fetches. Once `jwks` is replaced, it fetches only for requests that began before, and ends with
+/// the last of them. Must be called on a thread of the actix system, once.
 pub fn start(tls: Arc<rustls::ClientConfig>, jwks: &Arc<Jwks>) {
     let fetcher = Fetcher::new(tls, jwks);
     let mut state = jwks.state.subscribe();
+    let replaced = jwks.replaced.clone();
     let jwks = Arc::downgrade(jwks);
     actix_web::rt::spawn(async move {
         // The first one is asked for from the beginning.
         let mut next = Instant::now() + INTERVAL;
         loop {
-            let asked = timeout_at(next, state.wait_for(|state| state.is_fetching)).await;
-            if matches!(asked, Ok(Err(_))) {
+            let is_replaced = replaced.is_cancelled();
+            let is_over = tokio::select! {
+                asked = state.wait_for(|state| state.is_fetching) => asked.is_err(),
+                () = sleep_until(next), if !is_replaced => false,
+                () = replaced.cancelled(), if !is_replaced => continue,
+            };
+            if is_over {
                 return;
             }
-            drop(asked);
             match jwks.upgrade() {
                 Some(jwks) => jwks.begin(),
                 None => return,
@@ -120,7 +125,7 @@ impl Jwks {
         let is_failing = result.is_err();
         let was_failing = self.state.borrow().is_failing;
         match &result {
-            Ok(keys) if was_failing || self.keys().is_empty() => {
+            Ok(keys) if was_failing || self.known().keys.is_empty() => {
                 tracing::info!(
                     keys = keys.len(),
                     "the keys of tickets were fetched: auth.jwt.jwks_url"

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::net::http_client::base_url::BaseUrl;
@@ -42,7 +43,18 @@ pub struct Jwks {
     url: BaseUrl,
     algorithm: JwtAlgorithm,
     state: watch::Sender<State>,
+    /// Cancelled once a reload has put another key set, or none, in its place: snapshots of the settings before that may
+    /// live as long as the process.
+    pub replaced: CancellationToken,
     metrics: Arc<Metrics>,
+}
+
+/// What is known of an issuer's keys at one time.
+pub struct KnownKeys {
+    /// Those that can be used now; none of them where the set could not be fetched for a day.
+    pub keys: Arc<KeySet>,
+    /// Why another key is not among them. `None`: the issuer has no such key.
+    pub missing: Option<JwksError>,
 }
 
 struct State {
@@ -79,7 +91,8 @@ impl Jwks {
             next: Instant::now(),
             is_failing: false,
         };
-        Self { url, algorithm, state: watch::Sender::new(state), metrics }
+        let (state, replaced) = (watch::Sender::new(state), CancellationToken::new());
+        Self { url, algorithm, state, replaced, metrics }
     }
 
     /// Whether it is the key set of this URL for this algorithm.
@@ -87,19 +100,20 @@ impl Jwks {
         self.url == *url && self.algorithm == algorithm
     }
 
-    /// The keys that can be used now; none of them where the set could not be fetched for a day.
-    pub fn keys(&self) -> Arc<KeySet> {
-        self.state.borrow().usable().cloned().unwrap_or_default()
-    }
-
-    /// Why a ticket's key is not among [`keys`](Self::keys). `None`: the issuer has no such key.
-    pub fn missing(&self) -> Option<JwksError> {
+    /// The keys, and why others are missing. Of the same time: a fetch that ends in between would make a key that it
+    /// brings look like one that the issuer does not have.
+    pub fn known(&self) -> KnownKeys {
         let state = self.state.borrow();
-        if state.may_fetch() {
-            return Some(JwksError::NotFetched);
-        }
-        let retry_after = state.next.saturating_duration_since(Instant::now());
-        state.usable().is_none().then_some(JwksError::Unavailable { retry_after })
+        let usable = state.usable();
+        let missing = match usable {
+            _ if state.may_fetch() => Some(JwksError::NotFetched),
+            Some(_) => None,
+            None => {
+                let retry_after = state.next.saturating_duration_since(Instant::now());
+                Some(JwksError::Unavailable { retry_after })
+            }
+        };
+        KnownKeys { keys: usable.cloned().unwrap_or_default(), missing }
     }
 
     /// Waits for the fetch that is running, or that is allowed now.
@@ -139,19 +153,33 @@ mod tests {
         jwks.finish(Ok(set()));
         tokio::time::advance(MAX_AGE - Duration::from_secs(1)).await;
         jwks.finish(Err(fetch::FetchError::Timeout));
-        assert_eq!(jwks.keys().len(), 1);
+        assert_eq!(jwks.known().keys.len(), 1);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(jwks.keys().len(), 0);
+        assert_eq!(jwks.known().keys.len(), 0);
         // A ticket may ask for the set once; then it is not the ticket's fault.
-        assert_eq!(jwks.missing(), Some(JwksError::NotFetched));
+        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched));
         let (_, ()) = tokio::join!(jwks.fetched(), async {
             jwks.finish(Err(fetch::FetchError::Timeout));
         });
-        assert_eq!(jwks.missing(), Some(JwksError::Unavailable { retry_after: MIN_INTERVAL }));
+        assert_eq!(
+            jwks.known().missing,
+            Some(JwksError::Unavailable { retry_after: MIN_INTERVAL })
+        );
         tokio::time::advance(MIN_INTERVAL).await;
-        assert_eq!(jwks.missing(), Some(JwksError::NotFetched));
+        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched));
         jwks.finish(Ok(set()));
-        assert_eq!(jwks.keys().len(), 1);
+        assert_eq!(jwks.known().keys.len(), 1);
+    }
+
+    /// A ticket is verified between the two.
+    #[tokio::test]
+    async fn a_key_of_a_fetch_that_ends_meanwhile_is_not_said_to_be_unknown() {
+        let jwks = jwks();
+        let known = jwks.known();
+        jwks.finish(Ok(set()));
+        assert_eq!((known.keys.len(), known.missing), (0, Some(JwksError::NotFetched)));
+        jwks.fetched().await;
+        assert!(jwks.known().keys.has("a"));
     }
 
     #[tokio::test(start_paused = true)]
