@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use tokio::select;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +18,14 @@ use crate::server::closing;
 
 /// How long connections have to close once no request runs: an h2 client cannot be told to close its connection.
 const CLOSING: Duration = Duration::from_secs(5);
+/// What is done last has at least this time, which the export of spans needs: the requests may have used up the grace.
+const LEAST_FOR_LAST: Duration = Duration::from_secs(2);
 
 /// How long a shutdown may take.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownTimeouts {
-    /// Connections and uploads are accepted for this long, until a load balancer has seen that the gateway is not ready.
+    /// Connections and uploads are accepted for this long, until a load balancer has seen that the gateway is not ready; at
+    /// most for `grace`.
     pub delay: Duration,
     /// Running requests have this long to finish, `delay` included.
     pub grace: Duration,
@@ -40,7 +43,8 @@ pub struct Stages {
 }
 
 /// Serves until a signal, then until no request runs. After `timeouts.delay` the server's socket, of which `listener` is
-/// a duplicate, is closed. Once no request runs, `last` has the rest of the time. A second signal ends the process at
+/// a duplicate, is closed. Once no request runs or `timeouts.grace` is over, `last` has the rest of that time, and at
+/// least two seconds. All takes at most five seconds longer than `timeouts.grace`. A second signal ends the process at
 /// once.
 pub async fn serve(
     server: Server,
@@ -61,26 +65,25 @@ pub async fn serve(
     tracing::info!(signal, requests = requests.len(), "shutting down; /readyz fails");
 
     let stop = async {
-        let deadline = Instant::now() + timeouts.grace;
-        sleep(timeouts.delay).await;
+        let began = Instant::now();
+        let deadline = began + timeouts.grace;
+        sleep_until(deadline.min(began + timeouts.delay)).await;
         closing::ignore_attempts(&listener).await;
         drop(listener);
         let stopped = handle.stop(true);
         requests.close();
         shutdown.cancel();
         tracing::info!(requests = requests.len(), "no more connections are accepted");
-        let work = async {
-            requests.wait().await;
-            last.await;
-        };
-        if timeout_at(deadline, work).await.is_err() && !requests.is_empty() {
+        let is_over = timeout_at(deadline, requests.wait()).await.is_err();
+        let _ = timeout_at(deadline.max(Instant::now() + LEAST_FOR_LAST), last).await;
+        if is_over && !requests.is_empty() {
             tracing::warn!(
                 requests = requests.len(),
                 "server.shutdown_grace is over; running requests are cut off"
             );
             return;
         }
-        let _ = timeout(CLOSING, stopped).await;
+        let _ = timeout_at((Instant::now() + CLOSING).min(deadline + CLOSING), stopped).await;
     };
     let (mut stop, mut serving) = (pin!(stop), true);
     loop {

@@ -10,6 +10,7 @@ use crate::forward_auth::AuthServer;
 use crate::harness::{
     Client, Form, Response, Setup, World, authorization, crc64, noise, wait_until,
 };
+use crate::hooks::Receiver;
 use crate::recorder::response;
 
 const SIZE: usize = 1 << 20;
@@ -184,6 +185,31 @@ fn a_load_balancer_has_time_to_see_that_it_is_not_ready() {
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
     assert_eq!(world.objects().len(), uploads);
+}
+
+/// The delay is a part of the grace, and never longer. What is done last has its time all the same: an event that is not
+/// due for an hour is sent once more.
+#[test]
+fn a_delay_that_is_longer_than_the_grace_ends_with_it() {
+    let receiver = Receiver::start();
+    receiver.respond_with(response("503 Service Unavailable\r\nRetry-After: 3600", ""));
+    let setup = receiver.setup().set("server.shutdown_delay", "20s");
+    let mut world = setup.set("server.shutdown_grace", "2s").start();
+    world.post(&small()).stored();
+    world.gateway.log_with("a hook could not be delivered");
+    receiver.respond(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        Some(response("200 OK", ""))
+    });
+    let began = Instant::now();
+    told_to_end(&world);
+    asked(&world, "/readyz").problem(503, "draining");
+    assert_eq!(receiver.calls(), 1);
+    assert_eq!(world.gateway.ended().code(), Some(0), "{}", world.gateway.log());
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(7), "{took:?}");
+    assert_eq!(receiver.calls(), 2);
+    assert!(!world.gateway.log().contains("was not delivered"), "{}", world.gateway.log());
 }
 
 #[test]
