@@ -1,6 +1,7 @@
 //! A request's body as a stream of chunks: counts the bytes read, and limits how long the client may send nothing or little.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::Instant;
 
+use super::arrival::Arrival;
 use super::error::InboundError;
 use super::min_rate::MinRate;
 use crate::net::deadline::DeadlineTimer;
@@ -22,6 +24,8 @@ pub struct Body {
     idle_timeout: Duration,
     /// `None`: the client may be as slow as it is.
     min_rate: Option<MinRate>,
+    /// When the bytes that are waited for have arrived; used with a least rate only.
+    arrival: Arc<Arrival>,
     /// Since when the client has sent nothing while a byte is asked for.
     idle_since: Option<Instant>,
     timer: DeadlineTimer,
@@ -31,7 +35,15 @@ impl Body {
     /// `idle_timeout` is how long the client may send nothing while a byte is asked for; the whole body has no time limit.
     pub fn new(payload: Payload, idle_timeout: Duration) -> Self {
         let timer = DeadlineTimer::default();
-        Self { payload, read: 0, idle_timeout, min_rate: None, idle_since: None, timer }
+        Self {
+            payload,
+            read: 0,
+            idle_timeout,
+            min_rate: None,
+            arrival: Arc::default(),
+            idle_since: None,
+            timer,
+        }
     }
 
     /// With a least rate in bytes per second, over the last seconds in which the gateway waited for the client.
@@ -50,14 +62,17 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, InboundError>> {
+        let arrived = self.min_rate.as_ref().and_then(|_| self.arrival.take());
         loop {
-            match Pin::new(&mut self.payload).poll_next(cx) {
+            match self.poll_payload(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
                 Poll::Ready(Some(Ok(chunk))) => {
-                    let waited = self.idle_since.take();
+                    let since = self.idle_since.take();
                     if let Some(min_rate) = &mut self.min_rate {
-                        min_rate
-                            .sent(chunk.len(), waited.map_or(Duration::ZERO, |at| at.elapsed()));
+                        let waited = since.map_or(Duration::ZERO, |since| {
+                            arrived.unwrap_or_else(Instant::now).saturating_duration_since(since)
+                        });
+                        min_rate.sent(chunk.len(), waited);
                     }
                     self.read += chunk.len() as u64;
                     return Poll::Ready(Ok(Some(chunk)));
@@ -70,6 +85,17 @@ impl Body {
                     ready!(self.timer.poll(cx, since + limit));
                     return Poll::Ready(Err(error));
                 }
+            }
+        }
+    }
+
+    fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        let payload = Pin::new(&mut self.payload);
+        match self.min_rate {
+            None => payload.poll_next(cx),
+            Some(_) => {
+                let waker = self.arrival.waker(cx.waker());
+                payload.poll_next(&mut Context::from_waker(&waker))
             }
         }
     }
@@ -111,4 +137,53 @@ pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), InboundError> {
 fn truncated(error: &PayloadError) -> InboundError {
     tracing::debug!(%error, "request body ended early");
     InboundError::Truncated
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::channel::mpsc::{UnboundedSender, unbounded};
+    use futures::{FutureExt, StreamExt};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    type Sender = UnboundedSender<Result<Bytes, PayloadError>>;
+
+    fn body() -> (Sender, Body) {
+        let (sender, payload) = unbounded();
+        let payload = Payload::Stream { payload: payload.boxed_local() };
+        (sender, Body::new(payload, 60 * SECOND).with_min_rate(Some(1000)))
+    }
+
+    /// `None`: pending.
+    fn next(body: &mut Body) -> Option<Result<Option<Bytes>, InboundError>> {
+        poll_fn(|cx| body.poll_chunk(cx)).now_or_never()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_are_read_late_have_not_come_late() {
+        let (sender, mut body) = body();
+        let send = |body: &mut Body| {
+            assert!(next(body).is_none());
+            sender.unbounded_send(Ok(Bytes::from_static(b"x"))).expect("it reads");
+        };
+        for _ in 0..20 {
+            send(&mut body);
+            tokio::time::advance(4 * SECOND).await;
+            assert!(matches!(next(&mut body), Some(Ok(Some(_)))));
+        }
+        // Its own time counts as before.
+        for _ in 0..2 {
+            assert!(next(&mut body).is_none());
+            tokio::time::advance(4 * SECOND).await;
+            send(&mut body);
+            assert!(matches!(next(&mut body), Some(Ok(Some(_)))));
+        }
+        assert!(next(&mut body).is_none());
+        tokio::time::advance(3 * SECOND).await;
+        assert!(matches!(next(&mut body), Some(Err(InboundError::TooSlow(1000)))));
+    }
 }

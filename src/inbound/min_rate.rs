@@ -2,7 +2,7 @@
 //!
 //! A client has an allowance of time. Waiting for it uses the allowance up, and each byte gives back the time that it takes
 //! at the least rate, so that a client at that rate never runs out, and one that becomes slow does so soon, however much it
-//! has sent before. Only the time counts in which the gateway waits for the client.
+//! has sent before. Only the time counts in which the gateway waits for the client, until its bytes have arrived.
 
 use std::time::Duration;
 
@@ -31,14 +31,16 @@ impl MinRate {
         self.bytes_per_second
     }
 
-    /// The client has sent `bytes`, after the gateway had waited for them.
+    /// The client has sent `bytes`, after the gateway had `waited` for them.
     pub fn sent(&mut self, bytes: usize, waited: Duration) {
         let mut left = self.grace_left.saturating_sub(waited);
         if waited >= SILENCE {
             left = left.max(AFTER_SILENCE);
         }
-        let given_back = (bytes as u64).saturating_mul(1000) / self.bytes_per_second;
-        self.grace_left = left.saturating_add(Duration::from_millis(given_back)).min(GRACE);
+        // In nanoseconds: small chunks take less than a millisecond each.
+        let given_back = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second);
+        let given_back = Duration::from_nanos(u64::try_from(given_back).unwrap_or(u64::MAX));
+        self.grace_left = left.saturating_add(given_back).min(GRACE);
     }
 
     /// After how long a wait the client is too slow; `None`: it is silent before that.
@@ -81,6 +83,11 @@ mod tests {
             let cut_off = cut_after(&mut MinRate::new(1000), bytes, pause);
             let seconds = cut_off.map(|after| after.as_secs_f64().round() as u64);
             assert_eq!(seconds, cut, "{bytes} bytes every {pause:?}");
+        }
+        // Packets just above the rate, each of which takes less or little more than a millisecond.
+        for (rate, bytes, micros) in [(64 << 10, 60, 915), (1 << 20, 1448, 1380)] {
+            let pause = Duration::from_micros(micros);
+            assert_eq!(cut_after(&mut MinRate::new(rate), bytes, pause), None, "{bytes} bytes");
         }
         // However fast it was before.
         let mut min_rate = MinRate::new(1000);

@@ -3,7 +3,8 @@
 //! Its output is a stream of [`crate::file_stream::FileEvent`]s. It knows nothing of upload links, tokens or HTTP
 //! statuses.
 //!
-//! - `body`: the request's body, its Content-Length and its idle timeout; `raw`, `limit`, `digest`: a body that is a file
+//! - `body`: the request's body, its Content-Length and its idle timeout; `min_rate`, `arrival`: how slow its client may be;
+//!   `raw`, `limit`, `digest`: a body that is a file
 //! - `boundary`, `scan`, `delimiter_line`, `misplaced_boundary`: a form's delimiters
 //! - `form`: a form's parts in order; `head`, `disposition`, `encoding`, `actix_field`: their headers; `fields`,
 //!   `chunking`: the fields before a file
@@ -11,6 +12,7 @@
 //! - `error`: the stage's error; `text`: a client's bytes in messages
 
 mod actix_field;
+mod arrival;
 pub mod body;
 pub mod boundary;
 pub mod buffer;

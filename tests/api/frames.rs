@@ -139,7 +139,17 @@ impl H2 {
 
     /// Sends a request's body, as frames made by [`body_of`], on `stream` as fast as the windows allow; gives the
     /// response's body. It must be the first upload of a connection, whose windows it counts from their initial size.
-    pub fn upload(&mut self, stream: u32, mut frames: &[u8]) -> io::Result<Vec<u8>> {
+    pub fn upload(&mut self, stream: u32, frames: &[u8]) -> io::Result<Vec<u8>> {
+        self.paced_upload(stream, frames, Duration::ZERO)
+    }
+
+    /// As [`Self::upload`], with a pause after each batch of at most [`BATCH`] bytes.
+    pub fn paced_upload(
+        &mut self,
+        stream: u32,
+        mut frames: &[u8],
+        pause: Duration,
+    ) -> io::Result<Vec<u8>> {
         let (mut own, mut all) = (UNASKED, UNASKED);
         while !frames.is_empty() {
             let open = usize::try_from(own.min(all)).unwrap_or(0) / PIECE;
@@ -171,6 +181,7 @@ impl H2 {
             own -= (count * PIECE) as i64;
             all -= (count * PIECE) as i64;
             frames = then;
+            std::thread::sleep(pause);
         }
         self.body(stream)
     }
