@@ -26,7 +26,7 @@ use crate::net::http_client::{Endpoint, IDLE_TIMEOUT, SAFE_IDLE_TIME};
 pub struct Relay {
     file: Rc<RefCell<ReplayableFile>>,
     outcome_unknown: Cell<bool>,
-    times: Cell<AttemptTimes>,
+    times: Cell<Option<AttemptTimes>>,
     verify: bool,
 }
 
@@ -68,8 +68,8 @@ impl Relay {
         self.outcome_unknown.get()
     }
 
-    /// How long the last attempt took.
-    pub fn attempt_times(&self) -> AttemptTimes {
+    /// How long the last attempt took. `None`: it never began, since the file could not be read.
+    pub fn attempt_times(&self) -> Option<AttemptTimes> {
         self.times.get()
     }
 
@@ -149,6 +149,7 @@ impl Relay {
         length: FileLength,
         judge: impl FnOnce(CosResponse<H>, u64, u64) -> Result<T, CosError>,
     ) -> Result<T, CosError> {
+        self.times.set(None);
         let began = Instant::now();
         let body = RelayBody::begin(&self.file, envelope, length)?;
         let head = head(body.length());
@@ -162,10 +163,10 @@ impl Relay {
         };
         let now = Instant::now();
         let sent = attempt.sent;
-        self.times.set(AttemptTimes {
+        self.times.set(Some(AttemptTimes {
             send: sent.unwrap_or(now) - began,
             verdict: sent.map(|sent| now - sent),
-        });
+        }));
         // If the body was aborted, that is the cause; the connection's error follows from it.
         if let Some(failure) = attempt.failure {
             return Err(failure);

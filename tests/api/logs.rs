@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::forward_auth::AuthServer;
 use crate::harness::{Form, KEY, Response, Setup, World, authorization, noise, wait_until};
 use crate::hooks::Receiver;
+use crate::measured::{metrics, value};
 use crate::pages::page;
 use crate::tickets::{self, ticket};
 
@@ -89,6 +90,27 @@ fn a_line_is_flat_and_tells_what_an_upload_took() {
     assert_eq!((&two["bytes"], &two["files"]), (&json!(3), &json!(2)), "{two}");
     let bad = lines_of(&world, "bad").pop().expect("a line");
     assert_eq!(bad["code"], "unauthenticated", "{bad}");
+}
+
+/// The client goes away while WeChat is asked for the link.
+#[test]
+fn what_was_never_sent_has_no_attempt() {
+    let world = Setup::new().set("cos.via", "form").start();
+    world.faults(&json!([{"stage": "link", "fault": "delay", "ms": 1000}]));
+    let mut client = world.client();
+    let headers = [authorization(), ("x-request-id", "broken"), ("content-length", "10")];
+    client.send_head("PUT", "/v1/files/x.txt", &headers);
+    client.send(b"12345");
+    wait_until("WeChat is asked", || world.count("uploadfile") == 1);
+    client.finish();
+    let line = lines_of(&world, "broken").pop().expect("a line");
+    assert!(line["link_ms"].is_number(), "{line}");
+    for field in ["attempts", "send_ms", "verdict_ms"] {
+        assert_eq!(line[field], Value::Null, "{field}: {line}");
+    }
+    let sent = "gateway_upload_seconds_count{stage=\"send\"}";
+    assert_eq!(value(&metrics(&world), sent), 0.0);
+    assert_eq!(world.count("cos"), 0);
 }
 
 #[test]

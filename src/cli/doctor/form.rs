@@ -129,7 +129,7 @@ pub(super) async fn post(
     let relay = Relay::new(buffer, None, content, limits, cos.verify != Verify::None);
     let length = FileLength::Known(length as u64);
     let result = relay.post(&checks.upstreams.cos(), target, envelope, length).await;
-    (result, relay.attempt_times())
+    (result, relay.attempt_times().unwrap_or_default())
 }
 
 /// A file that is there as a whole.

@@ -243,8 +243,9 @@ async fn send(
             })
             .await
         };
-        let attempt_times = file.relay.attempt_times();
-        times.add_attempt(attempt_times.send, attempt_times.verdict, Instant::now());
+        if let Some(took) = file.relay.attempt_times() {
+            times.add_attempt(took.send, took.verdict, Instant::now());
+        }
         let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
         class.into_iter().for_each(|class| shared.metrics.cos(class));
         let error = match result {
