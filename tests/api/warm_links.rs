@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::harness::{Client, Form, Setup, World, authorization, wait_until};
 use crate::measured::{metrics, value};
+use crate::reload::{RELOADED, hang_up};
 
 /// Of WeChat's response to a call for a link.
 const WECHAT_MS: u64 = 60;
@@ -154,10 +155,12 @@ fn steady_load(time: Duration, least: u64) {
     );
     assert!(Load::median(after.links.clone()) < WECHAT_MS as f64 / 3.0);
     assert!(used * 100 >= uploads * least, "{used} of {uploads} found a link");
-    assert!(asked - used <= uploads / 20, "{} of {asked} are unused", asked - used);
+    // What the pools allow themselves: ten, and one for 20 uploads.
+    let most_unused = 10 + uploads / 20;
+    assert!(asked - used <= most_unused, "{} of {asked} are unused", asked - used);
     // Every upload that found no link made one call, and each link in advance took one: there are no others.
     assert_eq!(calls, uploads - used + asked);
-    assert!(calls <= uploads + uploads / 20);
+    assert!(calls <= uploads + most_unused);
     // No link that had expired was used: COS would have refused it, and the file would have been sent again.
     assert!(!text.contains("cause=\"expired_link\""), "{text}");
     assert_eq!(value(&text, "gateway_cos_responses_total{class=\"2xx\"}") as u64, uploads);
@@ -408,12 +411,7 @@ fn a_reload_switches_links_off_and_on_and_follows_another_template() {
             all
         })
         .start();
-    let reload = || {
-        let count = || world.gateway.log().matches("the settings were reloaded").count();
-        let before = count();
-        world.gateway.signal("HUP");
-        wait_until("the reload", || count() > before);
-    };
+    let reload = || hang_up(&world.gateway, RELOADED);
     let folder = || {
         let stored = world.post(&small()).stored();
         stored["path"].as_str().expect("a path").split('/').next().expect("a folder").to_owned()

@@ -64,13 +64,14 @@ impl WarmLinks {
     fn received(&self, ask: Ask, link: Result<UploadLink, WechatError>, backoff: &Backoff<()>) {
         match link {
             Ok(link) => {
+                self.lock().received(ask, Some(link), now());
                 if backoff.is_failing() {
                     backoff.succeeded();
                     tracing::info!("upload links can be asked for in advance again");
                 }
-                self.lock().received(ask, Some(link), now());
             }
             Err(error) => {
+                self.lock().received(ask, None, now());
                 // Of several calls that fail together, one counts.
                 if backoff.check().is_ok() {
                     let is_first = !backoff.is_failing();
@@ -83,7 +84,6 @@ impl WarmLinks {
                         );
                     }
                 }
-                self.lock().received(ask, None, now());
             }
         }
     }
