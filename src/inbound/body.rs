@@ -22,10 +22,8 @@ pub struct Body {
     payload: Payload,
     read: u64,
     idle_timeout: Duration,
-    /// `None`: the client may be as slow as it is.
-    min_rate: Option<MinRate>,
-    /// When the bytes that are waited for have arrived; used with a least rate only.
-    arrival: Arc<Arrival>,
+    /// With when the bytes that are waited for have arrived. `None`: the client may be as slow as it is.
+    min_rate: Option<(MinRate, Arc<Arrival>)>,
     /// Since when the client has sent nothing while a byte is asked for.
     idle_since: Option<Instant>,
     timer: DeadlineTimer,
@@ -35,20 +33,12 @@ impl Body {
     /// `idle_timeout` is how long the client may send nothing while a byte is asked for; the whole body has no time limit.
     pub fn new(payload: Payload, idle_timeout: Duration) -> Self {
         let timer = DeadlineTimer::default();
-        Self {
-            payload,
-            read: 0,
-            idle_timeout,
-            min_rate: None,
-            arrival: Arc::default(),
-            idle_since: None,
-            timer,
-        }
+        Self { payload, read: 0, idle_timeout, min_rate: None, idle_since: None, timer }
     }
 
     /// With a least rate in bytes per second, over the last seconds in which the gateway waited for the client.
     pub fn with_min_rate(mut self, bytes_per_second: Option<u64>) -> Self {
-        self.min_rate = bytes_per_second.map(MinRate::new);
+        self.min_rate = bytes_per_second.map(|rate| (MinRate::new(rate), Arc::default()));
         self
     }
 
@@ -62,13 +52,13 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, InboundError>> {
-        let arrived = self.min_rate.as_ref().and_then(|_| self.arrival.take());
+        let arrived = self.min_rate.as_ref().and_then(|(_, arrival)| arrival.take());
         loop {
             match self.poll_payload(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => continue,
                 Poll::Ready(Some(Ok(chunk))) => {
                     let since = self.idle_since.take();
-                    if let Some(min_rate) = &mut self.min_rate {
+                    if let Some((min_rate, _)) = &mut self.min_rate {
                         let waited = since.map_or(Duration::ZERO, |since| {
                             arrived.unwrap_or_else(Instant::now).saturating_duration_since(since)
                         });
@@ -91,10 +81,10 @@ impl Body {
 
     fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         let payload = Pin::new(&mut self.payload);
-        match self.min_rate {
+        match &self.min_rate {
             None => payload.poll_next(cx),
-            Some(_) => {
-                let waker = self.arrival.waker(cx.waker());
+            Some((_, arrival)) => {
+                let waker = arrival.waker(cx.waker());
                 payload.poll_next(&mut Context::from_waker(&waker))
             }
         }
@@ -102,7 +92,7 @@ impl Body {
 
     /// How long the client may now be waited for, and what it is after that.
     fn limit(&self) -> (Duration, InboundError) {
-        if let Some(min_rate) = &self.min_rate
+        if let Some((min_rate, _)) = &self.min_rate
             && let Some(limit) = min_rate.limit().filter(|limit| *limit < self.idle_timeout)
         {
             return (limit, InboundError::TooSlow(min_rate.bytes_per_second()));
