@@ -11,17 +11,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Outcome;
 use super::queue::Attempt;
+use super::queue::{Claimed, MAX_CLAIMED};
 use super::sender::HookSender;
-use super::stream::{EventStream, RENEWAL};
+use super::stream::{COUNT, EventStream, RENEWAL};
 
 /// Events that are sent at the same time.
 const MAX_CONCURRENT: usize = 16;
 /// How old an event may become.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Events of the stream that this gateway has at most; the others are left to the other gateways.
-const MAX_CLAIMED: usize = 1000;
 /// How often the stream is asked for events that other gateways have added.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Where all places are taken by events that have failed, so many of them are exchanged for others at each
+/// [`POLL_INTERVAL`]: each is tried sometimes, about as often as those with a place, and the back end is not flooded.
+const EXCHANGED: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The running delivery.
@@ -158,10 +160,11 @@ async fn remove(hooks: &HookSender, attempt: &Attempt) {
     hooks.state.queue.done(attempt);
 }
 
-/// Takes events from the stream as long as there is room for them.
+/// Takes events from the stream as long as there is room for them. Where events that have failed take all of it, they are
+/// let go: no longer renewed, so that a gateway with room, or this one, takes them over later.
 async fn take_from_stream(hooks: HookSender, stopping: CancellationToken) {
     let Some(stream) = &hooks.state.stream else { return };
-    let mut renewed = Instant::now();
+    let (mut renewed, mut exchanged) = (Instant::now(), Instant::now());
     loop {
         let changed = hooks.state.queue.changed.notified();
         let mut claimed = hooks.state.queue.claimed();
@@ -173,18 +176,17 @@ async fn take_from_stream(hooks: HookSender, stopping: CancellationToken) {
             claimed.retain(|id| !lost.contains(id));
         }
         let mut is_more = false;
-        if claimed.len() < MAX_CLAIMED
-            && let Ok(entries) = stream.take().await
+        let (silent, new) = room(hooks.state.queue.count_claimed(), &mut exchanged);
+        if (silent, new) != (0, 0)
+            && let Ok(entries) = stream.take(silent, new).await
         {
-            let before = claimed.len();
             for entry in entries {
                 let id = entry.stream_id.clone().unwrap_or_default();
                 // One of its own, which it could not renew in time. One without room is taken over later.
                 if !claimed.contains(&id) && hooks.state.queue.add(entry).is_ok() {
-                    claimed.push(id);
+                    is_more = true;
                 }
             }
-            is_more = claimed.len() > before;
         }
         report_length(&hooks, stream).await;
         if is_more {
@@ -198,11 +200,27 @@ async fn take_from_stream(hooks: HookSender, stopping: CancellationToken) {
     }
 }
 
-/// The events in the stream, and those that only this process has.
+/// How many events of silent gateways are taken, and how many new ones. New ones replace failed ones; of the others, only
+/// [`EXCHANGED`] do.
+fn room(claimed: Claimed, exchanged: &mut Instant) -> (usize, usize) {
+    let places = MAX_CLAIMED.saturating_sub(claimed.all - claimed.failed);
+    let free = MAX_CLAIMED.saturating_sub(claimed.all);
+    let silent = match free {
+        0 if exchanged.elapsed() < POLL_INTERVAL => 0,
+        free => free.clamp(EXCHANGED, COUNT).min(places / 2),
+    };
+    if silent > 0 {
+        *exchanged = Instant::now();
+    }
+    (silent, places - silent)
+}
+
+/// The events in the stream, and those that only this process has. While Redis is unavailable, those that this process
+/// has.
 async fn report_length(hooks: &HookSender, stream: &EventStream) {
-    let state = &hooks.state;
-    let own = state.queue.len().saturating_sub(state.queue.claimed().len());
-    if let Ok(shared) = stream.length().await {
-        state.metrics.hooks_queued(own + shared);
+    let (queue, metrics) = (&hooks.state.queue, &hooks.state.metrics);
+    match stream.length().await {
+        Ok(shared) => metrics.hooks_queued(queue.own() + shared),
+        Err(_) => metrics.hooks_queued(queue.len()),
     }
 }

@@ -1,4 +1,6 @@
-//! The events that this process delivers, in memory: bounded in entries and bytes, and ordered by when they are due.
+//! The events that this process delivers, in memory: ordered by when they are due, and bounded in entries and bytes, those
+//! that are also in the stream by themselves. Where there is no room for another event, those that have failed give up
+//! their places, the oldest first: a back end that refuses some events still gets all others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +11,11 @@ use tokio::time::Instant;
 
 use super::event::Message;
 
-/// Events that are queued at once, and the bytes of them all.
+/// Events that are only here, and the bytes of them all.
 pub const MAX_ENTRIES: usize = 10_000;
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Events that are also in the stream; their bytes have the same limit.
+pub const MAX_CLAIMED: usize = 1000;
 /// Bytes that an entry takes besides its body.
 const OVERHEAD: usize = 512;
 /// The pause before an attempt is random, up to a limit that doubles with each attempt (full jitter).
@@ -22,7 +26,7 @@ const MAX_PAUSE_LIMIT: Duration = Duration::from_secs(5 * 60);
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub message: Arc<Message>,
-    /// Failed attempts of this process.
+    /// Failed attempts of this process; of an event that was taken over, about as many as others have had at its age.
     pub attempts: u32,
     /// Its id in the stream; `None`: it is only in this process's memory.
     pub stream_id: Option<String>,
@@ -42,7 +46,26 @@ struct Entries {
     waiting: BTreeMap<(Instant, u64), Entry>,
     /// By their numbers: each stays here until its attempt is over, so that a shutdown can log it.
     sending: HashMap<u64, Entry>,
+    /// The events that are only here, and those that are also in the stream.
+    own: Places,
+    claimed: Places,
+}
+
+/// What the events of one kind occupy.
+#[derive(Default)]
+struct Places {
+    count: usize,
     bytes: usize,
+    /// The waiting ones of which an attempt has failed, by their numbers: when each is due.
+    failed: BTreeMap<u64, Instant>,
+}
+
+/// How many of the events that were taken from the stream there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claimed {
+    pub all: usize,
+    /// Those that give up their places for others.
+    pub failed: usize,
 }
 
 /// An entry whose attempt is running; must be given back by [`Queue::retry`] or [`Queue::done`].
@@ -53,36 +76,45 @@ pub struct Attempt {
 }
 
 impl Queue {
-    /// Adds an event that is due at once. Gives it back if there is no room.
-    pub fn add(&self, entry: Entry) -> Result<(), Entry> {
+    /// Adds an event that is due at once; returns those that have given up their places for it. Gives it back if there is
+    /// no room all the same.
+    pub fn add(&self, entry: Entry) -> Result<Vec<Entry>, Entry> {
         let mut entries = self.lock();
-        let bytes = entry.weight();
-        if entries.count() >= MAX_ENTRIES || entries.bytes + bytes > MAX_BYTES {
-            return Err(entry);
+        let mut removed = Vec::new();
+        while !entries.places(&entry).has_room(&entry) {
+            let Some(oldest) = entries.take_failed(&entry) else { return Err(entry) };
+            removed.push(oldest);
         }
-        entries.bytes += bytes;
-        entries.next_number += 1;
-        let number = entries.next_number;
+        let number = entries.count(&entry);
         entries.waiting.insert((Instant::now(), number), entry);
         drop(entries);
         self.changed.notify_waiters();
-        Ok(())
+        Ok(removed)
     }
 
     /// Adds an event that the caller sends itself, so that it is logged if the process ends meanwhile. There is always
     /// room: the number of uploads is limited.
     pub fn begin(&self, entry: Entry) -> Attempt {
         let mut entries = self.lock();
-        entries.bytes += entry.weight();
-        entries.next_number += 1;
-        let number = entries.next_number;
+        let number = entries.count(&entry);
         entries.sending.insert(number, entry.clone());
         Attempt { number, entry }
     }
 
     /// The number of events.
     pub fn len(&self) -> usize {
-        self.lock().count()
+        let entries = self.lock();
+        entries.own.count + entries.claimed.count
+    }
+
+    /// The number of events that are only here.
+    pub fn own(&self) -> usize {
+        self.lock().own.count
+    }
+
+    pub fn count_claimed(&self) -> Claimed {
+        let claimed = &self.lock().claimed;
+        Claimed { all: claimed.count, failed: claimed.failed.len() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -102,10 +134,14 @@ impl Queue {
             return;
         }
         let mut entries = self.lock();
-        let Entries { waiting, sending, .. } = &mut *entries;
-        for entry in waiting.values_mut().chain(sending.values_mut()) {
+        let Entries { waiting, sending, own, claimed, .. } = &mut *entries;
+        let waiting = waiting.iter_mut().map(|((_, number), entry)| (number, entry));
+        for (number, entry) in waiting.chain(sending.iter_mut()) {
             if entry.stream_id.as_ref().is_some_and(|id| stream_ids.contains(id)) {
                 entry.stream_id = None;
+                claimed.remove(entry);
+                own.add(entry);
+                own.failed.extend(claimed.failed.remove_entry(number));
             }
         }
     }
@@ -123,6 +159,7 @@ impl Queue {
         let Some((_, entry)) = entries.waiting.pop_first() else {
             return Err(None);
         };
+        entries.places(&entry).failed.remove(&number);
         entries.sending.insert(number, entry.clone());
         Ok(Attempt { number, entry })
     }
@@ -132,15 +169,16 @@ impl Queue {
         let mut entries = self.lock();
         let Some(mut entry) = entries.sending.remove(&attempt.number) else { return };
         entry.attempts = entry.attempts.saturating_add(1);
-        let pause = pause(entry.attempts).max(at_least.unwrap_or_default());
-        entries.waiting.insert((Instant::now() + pause, attempt.number), entry);
+        let deadline = Instant::now() + pause(entry.attempts).max(at_least.unwrap_or_default());
+        entries.places(&entry).failed.insert(attempt.number, deadline);
+        entries.waiting.insert((deadline, attempt.number), entry);
     }
 
     /// The event needs no further attempt.
     pub fn done(&self, attempt: &Attempt) {
         let mut entries = self.lock();
         if let Some(entry) = entries.sending.remove(&attempt.number) {
-            entries.bytes -= entry.weight();
+            entries.places(&entry).remove(&entry);
         }
     }
 
@@ -158,14 +196,55 @@ impl Queue {
 }
 
 impl Entries {
-    fn count(&self) -> usize {
-        self.waiting.len() + self.sending.len()
+    /// Those of the entry's kind.
+    fn places(&mut self, entry: &Entry) -> &mut Places {
+        if entry.stream_id.is_some() { &mut self.claimed } else { &mut self.own }
+    }
+
+    /// Counts a new event; returns its number.
+    fn count(&mut self, entry: &Entry) -> u64 {
+        self.places(entry).add(entry);
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Removes the oldest failed event that waits in a place like that of `entry`.
+    fn take_failed(&mut self, entry: &Entry) -> Option<Entry> {
+        let (number, deadline) = self.places(entry).failed.pop_first()?;
+        let oldest = self.waiting.remove(&(deadline, number))?;
+        self.places(entry).remove(&oldest);
+        Some(oldest)
+    }
+}
+
+impl Places {
+    fn has_room(&self, entry: &Entry) -> bool {
+        let most = if entry.stream_id.is_some() { MAX_CLAIMED } else { MAX_ENTRIES };
+        self.count < most && self.bytes + entry.weight() <= MAX_BYTES
+    }
+
+    fn add(&mut self, entry: &Entry) {
+        self.count += 1;
+        self.bytes += entry.weight();
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        self.count -= 1;
+        self.bytes -= entry.weight();
     }
 }
 
 impl Entry {
     pub fn new(message: Arc<Message>) -> Self {
         Self { message, attempts: 0, stream_id: None }
+    }
+
+    /// An event of the stream that another gateway had, or this one, and let go. It is due at once, and then as seldom as
+    /// others of its age: it may have failed often before.
+    pub fn taken_over(self) -> Self {
+        let pauses = self.message.age().as_secs_f64() / MIN_PAUSE_LIMIT.as_secs_f64();
+        // The sum of the limits of all pauses doubles with each.
+        Self { attempts: pauses.max(1.0).log2() as u32, ..self }
     }
 
     fn weight(&self) -> usize {
@@ -214,6 +293,7 @@ mod tests {
     async fn a_failed_event_is_due_again_later_and_nothing_is_lost() {
         let queue = Queue::default();
         assert!(queue.add(entry(1)).is_ok());
+        assert_eq!(queue.own(), 1);
         let attempt = queue.take_due(false).expect("it is due");
         assert!(matches!(queue.take_due(false), Err(None)));
         queue.retry(attempt, Some(Duration::from_secs(100)));
@@ -234,7 +314,55 @@ mod tests {
         assert_eq!(attempt.entry.stream_id.as_deref(), Some("1"));
         queue.release(&["1", "2"].map(str::to_owned).into());
         queue.retry(attempt, None);
-        assert_eq!((queue.claimed(), queue.len()), (vec!["3".to_owned()], 3));
+        assert_eq!((queue.claimed(), queue.len(), queue.own()), (vec!["3".to_owned()], 3, 2));
+        assert_eq!(queue.count_claimed(), Claimed { all: 1, failed: 0 });
+    }
+
+    /// Also one that the stream has lost since.
+    #[tokio::test]
+    async fn failed_events_give_up_their_places_the_oldest_first() {
+        let named = |n: usize, is_claimed: bool| {
+            let id = format!("{n}");
+            let message = Message { id: id.clone(), ..Message::clone(&entry(1).message) };
+            let stream_id = is_claimed.then_some(id);
+            Entry { stream_id, ..Entry::new(Arc::new(message)) }
+        };
+        for (is_claimed, most) in [(true, MAX_CLAIMED), (false, MAX_ENTRIES)] {
+            let queue = Queue::default();
+            for n in 0..most {
+                assert!(queue.add(named(n, is_claimed)).is_ok_and(|removed| removed.is_empty()));
+            }
+            assert!(queue.add(named(most, is_claimed)).is_err(), "none has failed");
+            assert!(queue.add(named(most, !is_claimed)).is_ok(), "the others have places");
+            let attempts: Vec<_> = (0..3).map(|_| queue.take_due(false).expect("one")).collect();
+            assert!(queue.add(named(most, is_claimed)).is_err(), "they are being sent");
+            for attempt in attempts.into_iter().rev() {
+                queue.retry(attempt, Some(Duration::from_secs(100)));
+            }
+            queue.release(&["0".to_owned()].into());
+            let released = usize::from(is_claimed);
+            assert!(
+                queue
+                    .add(named(most, is_claimed))
+                    .is_ok_and(|removed| removed.len() == 1 - released)
+            );
+            for oldest in 1..3 {
+                let removed = queue.add(named(most, is_claimed)).expect("room");
+                let ids: Vec<_> = removed.iter().map(|entry| entry.message.id.as_str()).collect();
+                assert_eq!(ids, [oldest.to_string()]);
+            }
+            assert!(queue.add(named(most, is_claimed)).is_err(), "no other has failed");
+            assert_eq!(queue.len(), most + 1 + released);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_was_taken_over_is_tried_as_seldom_as_others_of_its_age() {
+        for (age, attempts) in [(0, 0), (10, 4), (3600, 12), (24 * 3600, 17)] {
+            let created = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(age);
+            let message = Message { created, ..Message::clone(&entry(1).message) };
+            assert_eq!(Entry::new(Arc::new(message)).taken_over().attempts, attempts, "{age}");
+        }
     }
 
     #[test]

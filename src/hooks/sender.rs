@@ -123,7 +123,13 @@ impl HookSender {
             }
         }
         match state.queue.add(Entry::new(message)) {
-            Ok(()) => state.metrics.hook(event, "queued"),
+            Ok(removed) => {
+                state.metrics.hook(event, "queued");
+                for failed in removed {
+                    let reason = "it had failed before, and the queue in memory is full";
+                    state.dropped(&failed.message, reason);
+                }
+            }
             Err(entry) => state.dropped(&entry.message, "the queue in memory is full"),
         }
     }

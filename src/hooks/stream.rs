@@ -16,8 +16,8 @@ use crate::net::trace_context::TraceContext;
 
 /// Events in the stream.
 const MAX_EVENTS: usize = 100_000;
-/// Events that one call takes.
-const COUNT: usize = 100;
+/// Events that one call takes of either kind.
+pub const COUNT: usize = 100;
 /// How often a gateway says that its events are still its own, and after which silence others take them over.
 pub const RENEWAL: Duration = Duration::from_secs(5);
 const TAKEOVER: Duration = Duration::from_secs(20);
@@ -31,8 +31,9 @@ const ADD: &str = "
     redis.call('XADD', KEYS[1], '*', 'id', ARGV[2], 'event', ARGV[3], 'body', ARGV[4], 'created', ARGV[5],
         'trace', ARGV[6])
     return 1";
-/// Takes over events of silent gateways, then takes new ones. Returns where the next search for silent ones goes on,
-/// and six texts for each event. Events of earlier releases have no trace.
+/// Takes over events of silent gateways, as many as `ARGV[5]` says, then takes new ones, as `ARGV[6]` says. Returns where
+/// the next search for silent ones goes on, how many were taken over, and six texts for each event. Events of earlier
+/// releases have no trace.
 const TAKE: &str = "
     local found = {}
     local function add(entries)
@@ -44,11 +45,19 @@ const TAKE: &str = "
         end
     end
     redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-    local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-    table.insert(found, claimed[1])
-    add(claimed[2])
-    local fresh = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[5], 'STREAMS', KEYS[1], '>')
-    if fresh then add(fresh[1][2]) end
+    local cursor = ARGV[4]
+    if ARGV[5] ~= '0' then
+        local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], cursor, 'COUNT', ARGV[5])
+        cursor = claimed[1]
+        add(claimed[2])
+    end
+    local taken_over = #found / 6
+    if ARGV[6] ~= '0' then
+        local fresh = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[6], 'STREAMS', KEYS[1], '>')
+        if fresh then add(fresh[1][2]) end
+    end
+    table.insert(found, 1, cursor)
+    table.insert(found, 2, string.format('%.0f', taken_over))
     return found";
 /// Returns the ids that this gateway still has. A Redis that lost its data has no group: then it has none of them.
 const RENEW: &str = "
@@ -101,18 +110,23 @@ impl EventStream {
         self.run(&command).await
     }
 
-    /// New events, and those of silent gateways: they belong to this gateway now.
-    pub async fn take(&self) -> Result<Vec<Entry>, StreamUnavailable> {
+    /// At most so many events of silent gateways and new ones, and at most [`COUNT`] of either: they belong to this gateway
+    /// now. A gateway is silent about an event that it does not [renew](Self::renew), dead or not.
+    pub async fn take(&self, silent: usize, new: usize) -> Result<Vec<Entry>, StreamUnavailable> {
         let mut cursor = self.cursor.lock().await;
         let mut command = self.script(TAKE);
         let takeover = u64::try_from(TAKEOVER.as_millis()).unwrap_or(u64::MAX);
-        command.arg(GROUP).arg(&self.consumer).arg(takeover).arg(&*cursor).arg(COUNT);
-        let mut found: Vec<String> = self.run(&command).await?;
-        if found.is_empty() {
-            return Ok(Vec::new());
-        }
-        *cursor = found.remove(0);
-        Ok(found.chunks_exact(6).filter_map(entry).collect())
+        command.arg(GROUP).arg(&self.consumer).arg(takeover).arg(&*cursor);
+        command.arg(silent.min(COUNT)).arg(new.min(COUNT));
+        let found: Vec<String> = self.run(&command).await?;
+        let [next, taken_over, events @ ..] = &found[..] else { return Ok(Vec::new()) };
+        cursor.clone_from(next);
+        let taken_over: usize = taken_over.parse().unwrap_or_default();
+        let entries = events.chunks_exact(6).enumerate().filter_map(|(at, texts)| {
+            let entry = entry(texts)?;
+            Some(if at < taken_over { entry.taken_over() } else { entry })
+        });
+        Ok(entries.collect())
     }
 
     /// Says that these events are still this gateway's. Returns those that the stream no longer has: Redis has lost

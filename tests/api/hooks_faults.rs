@@ -25,24 +25,33 @@ const MAX_EVENTS: usize = 100_000;
 const BOUND: Duration = Duration::from_secs(4);
 
 /// The gateways' stream, as a test reads and writes it.
-struct Stream {
+pub struct Stream {
     connection: redis::Connection,
     key: String,
 }
 
 impl Stream {
-    fn of(redis: &Redis) -> Self {
+    pub fn of(redis: &Redis) -> Self {
         let client = redis::Client::open(redis.url()).expect("a URL");
         let connection = client.get_connection().expect("a connection");
         Self { connection, key: format!("tcb-upload-gateway:{{{}}}:hooks", Options::default().env) }
     }
 
-    fn len(&mut self) -> usize {
+    pub fn len(&mut self) -> usize {
         redis::cmd("XLEN").arg(&self.key).query(&mut self.connection).expect("a number")
     }
 
+    /// Events that gateways have, or had and let go.
+    pub fn pending(&mut self) -> usize {
+        type Summary = (usize, redis::Value, redis::Value, redis::Value);
+        let mut command = redis::cmd("XPENDING");
+        let summary = command.arg(&self.key).arg("gateways").query::<Summary>(&mut self.connection);
+        // There is no group before a gateway asks.
+        summary.map_or(0, |(pending, ..)| pending)
+    }
+
     /// Adds events, as a gateway did so many seconds ago.
-    fn add(&mut self, id: &str, age: u64, count: usize) {
+    pub fn add(&mut self, id: &str, age: u64, count: usize) {
         let script = "
             for n = 1, tonumber(ARGV[4]) do
                 redis.call('XADD', KEYS[1], '*', 'id', ARGV[1], 'event', 'file.stored', 'body', ARGV[2],
@@ -60,21 +69,21 @@ impl Stream {
     }
 }
 
-fn unavailable() -> String {
+pub fn unavailable() -> String {
     response("503 No", "")
 }
 
-fn received_paths(receiver: &Receiver) -> BTreeSet<String> {
+pub fn received_paths(receiver: &Receiver) -> BTreeSet<String> {
     let path = |event: Received| event.data()["path"].as_str().expect("a path").to_owned();
     receiver.received().into_iter().map(path).collect()
 }
 
-fn upload(gateway: &Gateway, path: &str) {
+pub fn upload(gateway: &Gateway, path: &str) {
     let response = put(gateway, path, &[]);
     assert_eq!(response.status, 201, "{}", response.text());
 }
 
-fn queued(world: &World) -> f64 {
+pub fn queued(world: &World) -> f64 {
     value(&metrics(world), "gateway_hooks_queued")
 }
 

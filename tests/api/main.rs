@@ -35,6 +35,7 @@ mod hooks;
 mod hooks_faults;
 mod hooks_lost;
 mod hooks_outage;
+mod hooks_refused;
 mod hooks_wait;
 mod hostile;
 mod idempotency;
