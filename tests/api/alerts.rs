@@ -1,6 +1,6 @@
 //! The alerting rules of `config/deploy`, by a real Prometheus over a run with faults: each alert fires while its cause
 //! lasts, no other does, and none without a cause. Times are shorter than in the rules, by 100 to 600 times, and a verdict is
-//! slow after 0.2 s: what is tried are the rules' conditions, not their numbers.
+//! slow after 0.5 s: what is tried are the rules' conditions, not their numbers.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,8 +28,8 @@ const SHORTER: [(&str, &str); 7] = [
     ("for: 10m", "for: 1s"),
     ("for: 5m", "for: 1s"),
     ("for: 2m", "for: 1s"),
-    // Seconds of a verdict.
-    ("> 5\n", "> 0.2\n"),
+    // Seconds of a verdict. Between the bounds of the buckets, quantiles are interpolated: far from the delay.
+    ("> 5\n", "> 0.5\n"),
 ];
 
 /// Prometheus with the rules, which scrapes gateways.
@@ -309,10 +309,9 @@ fn each_alert_fires_when_it_should_and_only_then() {
             seen: Mutex::default(),
         };
         wait_until("Prometheus has seen traffic for the longest window", || {
-            assert!(
-                run.prometheus.alerts("firing").is_empty()
-                    && run.prometheus.alerts("pending").is_empty()
-            );
+            // One scrape that took too long makes an alert pending.
+            let firing = run.prometheus.alerts("firing");
+            assert!(firing.is_empty(), "{firing:?} fire");
             run.prometheus.has_seen_traffic()
         });
 
@@ -320,7 +319,7 @@ fn each_alert_fires_when_it_should_and_only_then() {
         let slow_down =
             json!([{"stage": "cos", "fault": "status", "status": 503, "code": "SlowDown"}]);
         run.faults(&slow_down, &["GatewayCosFailing", failing], &["GatewaySlowVerdicts"]);
-        let delay = json!([{"stage": "cos", "fault": "delay", "ms": 300}]);
+        let delay = json!([{"stage": "cos", "fault": "delay", "ms": 1000}]);
         run.faults(&delay, &["GatewaySlowVerdicts"], &[]);
         let busy = json!([{"stage": "link", "fault": "errcode", "errcode": -1}]);
         run.faults(&busy, &["GatewayWechatFailing", failing], &[]);

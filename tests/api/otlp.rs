@@ -109,7 +109,7 @@ fn attributes(list: &Value) -> BTreeMap<String, Value> {
 }
 
 /// The spans of an `ExportTraceServiceRequest`.
-fn decode(body: &[u8]) -> Vec<Span> {
+pub fn decode(body: &[u8]) -> Vec<Span> {
     let body: Value = serde_json::from_slice(body).expect("JSON");
     members(&body, &["resourceSpans"]);
     let resource_spans = only(&body["resourceSpans"]);
@@ -314,6 +314,7 @@ fn resumable_uploads_have_stages_in_their_spans_and_lines() {
     let collector = Collector::start();
     for via in ["form", "api"] {
         let setup = Setup::new().set("cos.via", via);
+        let count = collector.0.calls();
         let mut world = collector.set(setup).start();
         let url = resumable::create(&world, 10, &[("path", "r.txt")]);
         for (id, offset, bytes) in [("first", "0", &[7; 4][..]), ("last", "4", &[7; 6])] {
@@ -324,7 +325,6 @@ fn resumable_uploads_have_stages_in_their_spans_and_lines() {
             assert_eq!(client.response().status, 204);
         }
         let lines = ["first", "last"].map(|id| lines_of(&world, id).pop().expect("a line"));
-        let count = collector.0.calls();
         let spans = collector.spans_after(&mut world);
         let spans = &spans[collector.batches()[..count].concat().len()..];
         let expected: [&[&str]; 2] = match via {

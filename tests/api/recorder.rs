@@ -3,12 +3,15 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub head: String,
     pub body: Vec<u8>,
+    /// When it was there.
+    pub at: Instant,
 }
 
 impl Request {
@@ -105,7 +108,7 @@ fn serve(
 fn take_request(bytes: &mut Vec<u8>) -> Option<Request> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
-    let mut request = Request { head, body: Vec::new() };
+    let mut request = Request { head, body: Vec::new(), at: Instant::now() };
     let length = request.find("content-length").map_or(0, |text| text.parse().expect("a length"));
     if bytes.len() < end + length {
         return None;
