@@ -1,10 +1,13 @@
 //! What the audit log is told of requests. Costs nothing where `telemetry.audit` is off.
 
+use actix_web::HttpRequest;
+
 use crate::guard::policy::Client;
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::state::Worker;
+use crate::metrics::routes::RouteMetrics;
 use crate::telemetry::audit::{Audit, Event, Record};
 
 /// A file is stored. If the back end refuses it then, a record of [`refused`] follows.
@@ -59,22 +62,45 @@ pub fn minted_link(
     });
 }
 
+/// A file of a request was refused for what its client may do, its limits included; `object` is its path, if it had one.
+/// The request itself then has no such record.
+pub fn refused_file(
+    worker: &Worker,
+    request: &HttpRequest,
+    context: &RequestContext,
+    client: &Client,
+    object: Option<&str>,
+    problem: &Problem,
+) {
+    let route = request.app_data::<RouteMetrics>().map(RouteMetrics::name);
+    let target = Target { method: request.method().as_str(), route, object };
+    refused(&worker.shared.audit, context, Some(client), &target, problem);
+}
+
+/// What a refused request wanted.
+pub struct Target<'a> {
+    pub method: &'a str,
+    /// The route's pattern.
+    pub route: Option<&'static str>,
+    /// The file's path.
+    pub object: Option<&'a str>,
+}
+
 /// A request was refused for what its client may do, its limits included. Other problems are in the log alone.
 pub fn refused(
     audit: &Audit,
     context: &RequestContext,
     client: Option<&Client>,
-    (method, route): (&str, Option<&'static str>),
+    target: &Target<'_>,
     problem: &Problem,
 ) {
     if !is_refusal(problem.code) {
         return;
     }
-    let object = context.upload.object();
     write(audit, Event::Refused, context, client, |record| Record {
-        method: Some(method),
-        route,
-        object: object.as_deref().unwrap_or_default(),
+        method: Some(target.method),
+        route: target.route,
+        object: target.object.unwrap_or_default(),
         code: Some(problem.code.name()),
         ..record
     });

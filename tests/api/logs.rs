@@ -11,6 +11,7 @@ use crate::harness::{Form, KEY, Response, Setup, World, authorization, noise, wa
 use crate::hooks::Receiver;
 use crate::measured::{metrics, value};
 use crate::pages::page;
+use crate::recorder::response;
 use crate::tickets::{self, ticket};
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -255,6 +256,75 @@ fn the_audit_log_has_who_did_what() {
     for secret in [KEY, &user, &new, "forged", tickets::SECRET, "q-sign"] {
         assert!(!text.contains(secret), "{secret}");
     }
+}
+
+/// One for each of a form's files, with the file's own path, if it was refused after that was known.
+#[test]
+fn each_refused_file_of_a_form_has_its_audit_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit.log");
+    let receiver = Receiver::start();
+    receiver.respond(|event| {
+        let is_refused = event.data()["name"] == "refused.jpg";
+        Some(response(if is_refused { "422 No" } else { "200 OK" }, "{}"))
+    });
+    let world = receiver
+        .setup()
+        .set("hooks.wait", "true")
+        .set("upload.allowed_types", "image/*")
+        .set("upload.max_file_size", "1KiB")
+        .set("telemetry.audit", path.display())
+        .start();
+    let jpeg = |length: usize| [b"\xff\xd8\xff\xe0".as_slice(), &noise(length, 1)].concat();
+    let form = Form::new()
+        .file("f[]", "a.jpg", "image/jpeg", &jpeg(100))
+        .file("f[]", "b.exe", "application/octet-stream", b"MZ")
+        .file("f[]", "refused.jpg", "image/jpeg", &jpeg(100))
+        .file("f[]", "large.jpg", "image/jpeg", &jpeg(2000))
+        .file("f[]", "c.jpg", "image/jpeg", &jpeg(100));
+    let (kind, body) = (form.content_type(), form.bytes());
+    let headers = [authorization(), ("content-type", kind.as_str()), ("x-request-id", "form")];
+    let mut client = world.client();
+    client.send_request("POST", "/v1/files", &headers, &body);
+    let files = client.response().json()["files"].clone();
+    let paths: Vec<_> = (0..5).map(|n| files[n]["path"].clone()).collect();
+    lines_of(&world, "form");
+    let records = audit_of(&path)
+        .into_iter()
+        .map(|record| (record["event"].clone(), record["code"].clone(), record["object"].clone()));
+    let records: Vec<_> = records.collect();
+    let of = |event: &str, code: Value, n: usize| (json!(event), code, paths[n].clone());
+    let expected = [
+        of("stored", Value::Null, 0),
+        of("refused", json!("type_not_allowed"), 1),
+        of("stored", Value::Null, 2),
+        of("refused", json!("refused_by_hook"), 2),
+        of("refused", json!("file_too_large"), 3),
+        of("stored", Value::Null, 4),
+    ];
+    assert_eq!(records, expected);
+    assert!(paths[1].is_null() && paths[2].is_string(), "{paths:?}");
+
+    // A single file's is not written twice, whatever the response's format is; a raw body has its path.
+    for (id, reply, code) in [("one", "default", 422), ("editor", "wangeditor", 200)] {
+        let form = Form::new().file("f", "refused.jpg", "image/jpeg", &jpeg(100));
+        let headers = [authorization(), ("content-type", kind.as_str()), ("x-request-id", id)];
+        let target = format!("/v1/files?path=x/y.jpg&reply={reply}");
+        client.send_request("POST", &target, &headers, &form.bytes());
+        assert_eq!(client.response().status, code);
+        lines_of(&world, id);
+    }
+    put(&world, "refused.jpg", &own("raw"), &jpeg(100)).problem(422, "refused_by_hook");
+    // Written with the request's own line, and after it.
+    let is_raw = |record: &Value| record["event"] == "refused" && record["request_id"] == "raw";
+    wait_until("it is recorded", || audit_of(&path).iter().any(is_raw));
+    let refused = audit_of(&path).into_iter().filter(|record| record["event"] == "refused");
+    let refused: Vec<_> = refused
+        .skip(3)
+        .map(|record| (record["request_id"].clone(), record["object"].clone()))
+        .collect();
+    let of = |id: &str, object: &str| (json!(id), json!(object));
+    assert_eq!(refused, [of("one", "x/y.jpg"), of("editor", "x/y.jpg"), of("raw", "refused.jpg")]);
 }
 
 /// As access lines, records of refused strangers have a bound.

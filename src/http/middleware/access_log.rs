@@ -12,7 +12,7 @@ use tracing::Span;
 use super::request_context::{RequestContext, milliseconds};
 use super::request_span::Ended;
 use crate::guard::policy::Client;
-use crate::http::audit;
+use crate::http::audit::{self, Target};
 use crate::http::problem::Problem;
 use crate::metrics::Stage;
 use crate::telemetry::audit::Audit;
@@ -204,9 +204,10 @@ impl AccessLine {
         } else {
             write_at!(info);
         }
-        if let (Some(audit), Some(problem)) = (&self.audit, problem) {
-            let target = (method.as_str(), *route);
-            audit::refused(audit, context, client.as_deref(), target, problem);
+        if let (Some(audit), Some(problem), false) = (&self.audit, problem, upload.has_outcomes()) {
+            let target =
+                Target { method: method.as_str(), route: *route, object: object.as_deref() };
+            audit::refused(audit, context, client.as_deref(), &target, problem);
         }
     }
 }

@@ -39,6 +39,7 @@ pub struct UploadFigures {
     object: RefCell<Option<String>>,
     road: Cell<Option<&'static str>>,
     attempts: Cell<Option<u32>>,
+    has_outcomes: Cell<bool>,
     stages: [Cell<Option<Duration>>; Stage::ALL.len()],
 }
 
@@ -113,6 +114,15 @@ impl UploadFigures {
     /// Names the file that the request is about; the first one counts.
     pub fn set_object(&self, object: &str) {
         self.object.borrow_mut().get_or_insert_with(|| object.to_owned());
+    }
+
+    /// Each file has an outcome of its own: the problem of the response is one file's, which the audit log has already.
+    pub fn set_has_outcomes(&self) {
+        self.has_outcomes.set(true);
+    }
+
+    pub fn has_outcomes(&self) -> bool {
+        self.has_outcomes.get()
     }
 
     /// `form` or `api`: how files are sent to COS.

@@ -176,16 +176,19 @@ impl<'a> UploadMetricsGuard<'a> {
         self.context.upload.add_times(&self.times);
         match &files {
             Err(problem) => self.metrics.upload(problem.code.name()),
-            Ok(outcomes) => outcomes.iter().for_each(|outcome| match outcome {
-                Outcome::Stored(stored) => {
-                    self.metrics.stored(stored.size);
-                    self.context.upload.add_stored(stored.key.as_str(), stored.size);
-                }
-                Outcome::Failed { problem, path, .. } => {
-                    self.metrics.upload(problem.code.name());
-                    path.iter().for_each(|path| self.context.upload.set_object(path.as_str()));
-                }
-            }),
+            Ok(outcomes) => {
+                self.context.upload.set_has_outcomes();
+                outcomes.iter().for_each(|outcome| match outcome {
+                    Outcome::Stored(stored) => {
+                        self.metrics.stored(stored.size);
+                        self.context.upload.add_stored(stored.key.as_str(), stored.size);
+                    }
+                    Outcome::Failed { problem, path, .. } => {
+                        self.metrics.upload(problem.code.name());
+                        path.iter().for_each(|path| self.context.upload.set_object(path.as_str()));
+                    }
+                });
+            }
         }
         if let Some(timing) = self.times.header() {
             self.request.extensions_mut().insert(timing);
@@ -255,6 +258,7 @@ async fn form_files(
             }
             Ok(None) => true,
             Err(FileFailure { problem, path }) => {
+                upload.audit_refusal(request, path.as_ref(), &problem);
                 let expects_more = expects_more && problem.code != Code::TooManyFiles;
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
                 // The next file can be read only after the rest of this one was skipped.
@@ -321,7 +325,10 @@ async fn raw_file(
     let path = TargetPath { key, unique: false, generated: None };
     let about = FileAbout { name, content_type, metadata: Metadata::new() };
     let stored = upload.store(path, about, file, 0).await;
-    let stored = stored.map_err(|failure| upload.of_quota(failure.problem));
+    let stored = stored.map_err(|FileFailure { problem, path }| {
+        path.iter().for_each(|path| upload.set_object(path));
+        upload.of_quota(problem)
+    });
     if let Some(reservation) = upload.quota.take() {
         Box::pin(quota::conclude(request, reservation)).await;
     }

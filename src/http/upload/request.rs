@@ -314,6 +314,17 @@ impl<'a> UploadRequest<'a> {
 }
 
 impl UploadRequest<'_> {
+    /// Names the file that the request is about, in its lines.
+    pub fn set_object(&self, path: &Key) {
+        self.context.upload.set_object(path.as_str());
+    }
+
+    /// Records a file of the request that was refused.
+    pub fn audit_refusal(&self, request: &HttpRequest, path: Option<&Key>, problem: &Problem) {
+        let (worker, context, client) = (self.worker, &self.context, &self.client);
+        audit::refused_file(worker, request, context, client, path.map(Key::as_str), problem);
+    }
+
     /// Tells the back end of a stored file.
     async fn notify(&self, stored: &mut Stored, index: usize) -> Result<(), FileFailure> {
         // A repeat under the same `Idempotency-Key` is the same upload.
