@@ -130,10 +130,8 @@ impl Metrics {
             &[],
         )?;
         registry.register(Box::new(token_age.clone()))?;
-        let redis_up = IntGaugeVec::new(
-            Opts::new("gateway_redis_up", "Whether tokens can be shared with the other replicas"),
-            &[],
-        )?;
+        let redis_up =
+            IntGaugeVec::new(Opts::new("gateway_redis_up", "Whether Redis can be used"), &[])?;
         registry.register(Box::new(redis_up.clone()))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
 

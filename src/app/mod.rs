@@ -90,7 +90,7 @@ impl App {
         let (delay, grace) = (settings.server.shutdown_delay, settings.server.shutdown_grace);
         let stages = Stages::default();
         let (signals, hangup) = (Signals::listen()?, signal(SignalKind::hangup())?);
-        let upstreams = Upstreams::new(&settings)?;
+        let upstreams = Upstreams::new(&settings, &stages.requests)?;
         let delivery = upstreams.hooks().map(|hooks| Rc::new(Delivery::start(hooks)));
         let tls = settings.server.tls.as_ref().map(crate::net::tls::server).transpose()?;
         let tls = tls.map(watch::Sender::new);

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
+
 use super::cos_api;
 use super::error::AppError;
 use crate::cos::api::client;
@@ -51,11 +53,12 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
-    pub fn new(settings: &Settings) -> Result<Self, AppError> {
+    /// `tasks` are waited for at shutdown.
+    pub fn new(settings: &Settings, tasks: &TaskTracker) -> Result<Self, AppError> {
         let tls = crate::net::tls::client()?;
         let metrics = Arc::new(Metrics::new(Code::ALL.iter().map(|code| code.name()))?);
         let redis = RedisServer::new(&settings.redis)?;
-        let wechat = wechat_state(settings, redis.as_ref(), &metrics);
+        let wechat = wechat_state(settings, redis.as_ref(), &metrics, tasks);
         let timeouts = Timeouts {
             connect: settings.cos.connect_timeout,
             write: settings.cos.write_timeout,
@@ -98,11 +101,6 @@ impl Upstreams {
     pub fn wechat(&self, settings: &Settings) -> Wechat {
         let transport = Transport::new(self.tls.clone(), settings.wechat.connect_timeout);
         Wechat::new(transport, self.wechat.clone())
-    }
-
-    /// How the gateway authenticates to WeChat.
-    pub fn auth(&self) -> &ApiAuth {
-        self.wechat.auth()
     }
 
     /// COS's API, if files are sent by it.
@@ -171,6 +169,7 @@ fn wechat_state(
     settings: &Settings,
     redis: Option<&RedisServer>,
     metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
 ) -> Arc<api::WechatState> {
     let wechat = &settings.wechat;
     let app = || fetch::App { appid: wechat.appid.clone(), secret: wechat.secret.clone() };
@@ -204,7 +203,7 @@ fn wechat_state(
         (None, Some(bucket)) => Some(format!("cloud://{}.{bucket}/", wechat.env)),
         (None, None) => None,
     };
-    api::WechatState::new(wechat, auth, prefix, redis, metrics.clone())
+    api::WechatState::new(wechat, auth, prefix, redis, metrics.clone(), tasks.clone())
 }
 
 /// The queue and the stream are those of `before`, if there is one.

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod audit;
 pub mod console;
+pub mod deletion;
 pub mod extract;
 pub mod middleware;
 pub mod notify;

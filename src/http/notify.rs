@@ -66,7 +66,8 @@ pub async fn stored(
     })
 }
 
-/// Tells the back end of deleted files, by their ids and paths. Its response does not matter to the client.
+/// Tells the back end of deleted files, by their ids and paths. Its response does not matter to the client. The caller must
+/// run it to its end.
 pub async fn deleted<'a>(
     worker: &Worker,
     context: &RequestContext,
@@ -82,8 +83,7 @@ pub async fn deleted<'a>(
         trace,
     });
     let files: Vec<_> = files.collect();
-    let told = async move { hooks.deleted(&files).await };
-    let _ = rt::spawn(worker.shared.requests.track_future(told).in_current_span()).await;
+    hooks.deleted(&files).await;
 }
 
 fn actor(client: &Client) -> Actor {

@@ -112,8 +112,8 @@ struct Current {
     open: Option<MultiplexedConnection>,
     /// The number of connections opened so far.
     generation: u64,
-    /// Set after a failure.
-    unused_until: Option<Instant>,
+    /// Set after a failure: until when Redis is not used, and why.
+    unused: Option<(Instant, RedisError)>,
 }
 
 impl RedisConnection {
@@ -175,7 +175,7 @@ impl RedisConnection {
             if current.generation == generation {
                 current.open = None;
                 if !error.is_connection_dropped() {
-                    current.unused_until = Some(Instant::now() + RETRY_AFTER);
+                    current.unused = Some((Instant::now() + RETRY_AFTER, error.clone()));
                 }
             }
         }
@@ -187,14 +187,18 @@ impl RedisConnection {
         if let Some(connection) = &current.open {
             return Ok((connection.clone(), current.generation));
         }
-        if current.unused_until.is_some_and(|until| Instant::now() < until) {
-            return Err((ErrorKind::Io, "it failed a moment ago").into());
+        // Its cause is that of all commands of this second: any of them may be the one that is logged.
+        if let Some((until, error)) = &current.unused
+            && Instant::now() < *until
+        {
+            return Err(error.clone());
         }
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
         let opened = self.server.open(config, self.timeout).await;
-        current.unused_until = opened.is_err().then(|| Instant::now() + RETRY_AFTER);
+        let failure = opened.as_ref().err().cloned();
+        current.unused = failure.map(|error| (Instant::now() + RETRY_AFTER, error));
         let opened = opened?;
         current.generation += 1;
         current.open = Some(opened.clone());

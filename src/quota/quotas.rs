@@ -166,24 +166,28 @@ impl Quotas {
         }
     }
 
-    /// As [`Self::conclude`], where there is no time to wait for Redis.
-    pub(super) fn settle_later(
+    /// As [`Self::conclude`], and begins at once: where Redis must be told, as a task that a shutdown waits for, and that
+    /// the caller need not wait for. `None`: the task has failed.
+    pub(super) fn conclude_as_task(
         self: Arc<Self>,
         quota: Arc<Quota>,
         subject: Arc<str>,
         id: ReservationId,
         stored: Amount,
-    ) {
-        match (&self.redis, Handle::try_current()) {
+    ) -> impl Future<Output = Option<Usage>> + use<> {
+        let concluded = match (&self.redis, Handle::try_current()) {
             (Some(_), Ok(runtime)) => {
                 let quotas = self.clone();
-                let concluded = async move {
-                    quotas.conclude(&quota, &subject, &id, stored, false).await;
-                };
-                runtime.spawn(self.tasks.track_future(concluded));
+                let concluded =
+                    async move { quotas.conclude(&quota, &subject, &id, stored, false).await };
+                Err(runtime.spawn(self.tasks.track_future(concluded)))
             }
-            _ => {
-                self.memory.conclude(&subject, &id, stored);
+            _ => Ok(self.memory.conclude(&subject, &id, stored)),
+        };
+        async move {
+            match concluded {
+                Ok(usage) => Some(usage),
+                Err(running) => running.await.ok(),
             }
         }
     }

@@ -101,10 +101,13 @@ impl Reservation {
         }
     }
 
-    /// Ends the reservation; returns the client's usage.
+    /// Ends the reservation; returns the client's usage. Runs to its end even if the returned future is dropped once it was
+    /// polled: the file is stored, and must count.
     pub async fn conclude(mut self) -> Usage {
         self.has_ended = true;
-        self.quotas.conclude(&self.quota, &self.subject, &self.id, self.stored.get(), false).await
+        let (quotas, quota, subject) = (&self.quotas, self.quota.clone(), self.subject.clone());
+        let concluded = quotas.clone().conclude_as_task(quota, subject, self.id, self.stored.get());
+        concluded.await.unwrap_or_else(|| self.usage())
     }
 
     /// The reservation stays until it expires, or [`Quotas::conclude`] ends it by its id.
@@ -124,6 +127,6 @@ impl Drop for Reservation {
             stored = stored.plus(Amount { bytes, files: 1 });
         }
         let (quotas, quota) = (self.quotas.clone(), self.quota.clone());
-        quotas.settle_later(quota, self.subject.clone(), self.id, stored);
+        drop(quotas.conclude_as_task(quota, self.subject.clone(), self.id, stored));
     }
 }

@@ -5,16 +5,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::rt;
 use futures::future::join_all;
 use moka::future::Cache;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::task::TaskTracker;
 
 use super::auth::ApiAuth;
 use super::by_file::by_file;
 use super::call_quota::{self, CallQuotas};
 use super::error::{FileError, WechatError};
 use super::links::{self, DownloadLink, LinkCache, LinkRequest};
+use super::redis_probe::{RedisProbe, RedisUnavailable};
 use super::response::receive;
 use super::shared_links::SharedLinks;
 use super::transport::{Transport, with_query};
@@ -26,7 +29,7 @@ use crate::net::redis::RedisServer;
 use crate::settings;
 
 /// The most files that WeChat accepts in one call (the vendor's documentation of both batch calls).
-const FILES_PER_CALL: usize = 50;
+pub(super) const FILES_PER_CALL: usize = 50;
 /// The lifetime of a download link where the request does not name one.
 pub const DEFAULT_LINK_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -43,7 +46,7 @@ pub struct WechatState {
     base_url: Option<BaseUrl>,
     env: String,
     timeout: Duration,
-    auth: ApiAuth,
+    pub(super) auth: ApiAuth,
     /// `cloud://ENV.BUCKET/`, where the settings name it.
     file_id_prefix: Option<String>,
     /// The prefix as learned from an upload link; concurrent calls that need it share one probe.
@@ -51,19 +54,25 @@ pub struct WechatState {
     links: LinkCache,
     quotas: CallQuotas,
     warm_links: WarmLinks,
+    /// `None`: `redis.url` is not set, or it has the access token.
+    redis_probe: Option<RedisProbe>,
     metrics: Arc<Metrics>,
+    tasks: TaskTracker,
 }
 
 impl WechatState {
+    /// `tasks` are waited for at shutdown.
     pub fn new(
         settings: &settings::Wechat,
         auth: ApiAuth,
         file_id_prefix: Option<String>,
         redis: Option<&RedisServer>,
         metrics: Arc<Metrics>,
+        tasks: TaskTracker,
     ) -> Arc<Self> {
         let settings::Wechat { base_url, env, timeout, warm_links, .. } = settings;
         let shared_links = redis.map(|server| SharedLinks::new(server, env, base_url));
+        let redis = redis.filter(|_| !matches!(auth, ApiAuth::Fetched(_)));
         Arc::new(Self {
             base_url: BaseUrl::parse(base_url),
             env: env.clone(),
@@ -74,13 +83,24 @@ impl WechatState {
             links: LinkCache::new(shared_links),
             quotas: CallQuotas::default(),
             warm_links: WarmLinks::new(*warm_links, metrics.warm_links.clone()),
+            redis_probe: redis.map(|server| RedisProbe::new(server, env, metrics.clone())),
             metrics,
+            tasks,
         })
     }
 
     /// How calls authenticate.
     pub fn auth(&self) -> &ApiAuth {
         &self.auth
+    }
+
+    /// Whether Redis can be used at the moment; `Ok` where it is not set.
+    pub async fn check_redis(&self) -> Result<(), RedisUnavailable> {
+        match (&self.auth, &self.redis_probe) {
+            (ApiAuth::Fetched(tokens), _) => tokens.check_sharing().await,
+            (_, Some(probe)) => probe.check().await,
+            (_, None) => Ok(()),
+        }
     }
 
     pub fn warm_links(&self) -> &WarmLinks {
@@ -92,7 +112,7 @@ impl WechatState {
 #[derive(Clone)]
 pub struct Wechat {
     transport: Transport,
-    shared: Arc<WechatState>,
+    pub(super) shared: Arc<WechatState>,
 }
 
 impl Wechat {
@@ -259,64 +279,16 @@ impl Wechat {
         requests.iter().zip(results).map(link).collect()
     }
 
-    /// Deletes files with concurrent calls of 50 each; a repeated id is sent once. A file that does not exist is an
-    /// error ([`FileError::is_missing`]).
-    pub async fn delete(&self, env: &str, file_ids: &[String]) -> Vec<Result<(), FileError>> {
-        let mut unique: Vec<&str> = file_ids.iter().map(String::as_str).collect();
-        unique.sort_unstable();
-        unique.dedup();
-        let calls = unique.chunks(FILES_PER_CALL).map(|ids| self.delete_call(env, ids));
-        let results: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        let results: HashMap<_, _> = unique.into_iter().zip(results).collect();
-        let result = |id: &String| results.get(id.as_str()).cloned();
-        let none = || Err(no_result("batchdeletefile").into());
-        file_ids.iter().map(|id| result(id).unwrap_or_else(none)).collect()
-    }
-
-    /// Deletes one file; a file that does not exist counts as deleted.
-    pub async fn delete_one(&self, file_id: &str) -> Result<(), FileError> {
-        let result = self.delete(self.env(), &[file_id.to_owned()]).await.pop();
-        match result.unwrap_or_else(|| Err(no_result("batchdeletefile").into())) {
-            Err(error) if error.is_missing() => Ok(()),
-            result => result,
-        }
-    }
-
-    async fn delete_call(&self, env: &str, ids: &[&str]) -> Vec<Result<(), FileError>> {
-        const CALL: &str = "batchdeletefile";
-        let body = wire::BatchDeleteRequest { env, fileid_list: ids };
-        // Links are dropped before the call as well, in case the caller drops this future during it, and whatever its
-        // result: an unnecessary fetch costs less than a cached link to a deleted file.
-        for id in ids {
-            self.invalidate_links(id).await;
-        }
-        let reply: Result<wire::BatchDeleteReply, _> = self.call(CALL, &body).await;
-        for id in ids {
-            self.invalidate_links(id).await;
-        }
-        let list = match reply {
-            Ok(reply) => reply.delete_list,
-            Err(error) => return ids.iter().map(|_| Err(error.clone().into())).collect(),
-        };
-        // A response without results for single files means that all files were deleted.
-        if list.is_empty() {
-            return ids.iter().map(|_| Ok(())).collect();
-        }
-        let results = by_file(ids, list, wire::DeleteResult::file_id);
-        let mode = self.shared.auth.mode();
-        let deleted = |result: Option<wire::DeleteResult>| match result {
-            Some(wire::DeleteResult::Id(_) | wire::DeleteResult::Item { status: 0, .. }) => Ok(()),
-            Some(wire::DeleteResult::Item { status, errmsg, .. }) => {
-                Err(FileError::refused(status, &errmsg, mode))
-            }
-            None => Err(no_result(CALL).into()),
-        };
-        results.into_iter().map(deleted).collect()
-    }
-
-    /// Drops the cached download links of a file that is replaced or deleted.
-    pub async fn invalidate_links(&self, file_id: &str) {
-        self.shared.links.invalidate(file_id).await;
+    /// Drops the cached download links of files that are replaced or deleted, here and in Redis. Begins at once, and runs
+    /// to its end even if the returned future is dropped: a response to the client must come after it, and what must
+    /// happen even if the client disconnects must not wait for it.
+    pub fn invalidate_links(&self, file_ids: &[&str]) -> impl Future<Output = ()> + use<> {
+        let shared = self.shared.clone();
+        let file_ids: Vec<_> = file_ids.iter().map(|&id| id.to_owned()).collect();
+        let dropped = async move { shared.links.invalidate(&file_ids).await };
+        let running = rt::spawn(self.shared.tasks.track_future(dropped));
+        // An error is a panic there, which is logged.
+        async move { drop(running.await) }
     }
 
     /// The file id of `path` in `bucket`, whose name is known.
@@ -348,7 +320,7 @@ impl Wechat {
         }
     }
 
-    async fn call<R: DeserializeOwned>(
+    pub(super) async fn call<R: DeserializeOwned>(
         &self,
         call: &'static str,
         body: &impl Serialize,
@@ -432,6 +404,6 @@ fn prefix_of(link: &UploadLink, path: &str) -> Option<Arc<str>> {
     (!env_and_bucket.contains('/')).then(|| Arc::from(prefix))
 }
 
-fn no_result(call: &'static str) -> WechatError {
+pub(super) fn no_result(call: &'static str) -> WechatError {
     WechatError::Unusable { call, cause: "it has no result for one of the requested files" }
 }

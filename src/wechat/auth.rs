@@ -7,7 +7,6 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::WechatError;
 use super::token::cache::{Token, TokenCache};
 use super::token::file::TokenFile;
-use super::token::redis::RedisUnavailable;
 use super::transport::Transport;
 use crate::settings::CredentialMode;
 
@@ -35,14 +34,6 @@ impl ApiAuth {
             Self::Fetched(tokens) => tokens.mode(),
             Self::File(_) => CredentialMode::Cloudbase,
             Self::Open => CredentialMode::Open,
-        }
-    }
-
-    /// Whether the token can be shared with the other gateways at the moment; `Ok` where the settings share none.
-    pub async fn check_sharing(&self) -> Result<(), RedisUnavailable> {
-        match self {
-            Self::Fetched(tokens) => tokens.check_sharing().await,
-            Self::File(_) | Self::Open => Ok(()),
         }
     }
 

@@ -263,15 +263,18 @@ impl LinkCache {
         }
     }
 
-    /// Drops a file's links. Only a call in flight can bring a link that was requested before now, so the time is
-    /// recorded only while there is one: a record for each upload would take memory for all uploads of [`MAX_CALL`].
-    pub async fn invalidate(&self, file_id: &str) {
-        if self.fetches.load(SeqCst) > 0 {
-            self.invalidated.insert(file_id.to_owned(), Instant::now()).await;
+    /// Drops the links of files, here and then for the other gateways. Only a call in flight can bring a link that was
+    /// requested before now, so the time is recorded only while there is one: a record for each upload would take memory
+    /// for all uploads of [`MAX_CALL`].
+    pub async fn invalidate(&self, file_ids: &[String]) {
+        for file_id in file_ids {
+            if self.fetches.load(SeqCst) > 0 {
+                self.invalidated.insert(file_id.clone(), Instant::now()).await;
+            }
+            self.links.invalidate(file_id).await;
         }
-        self.links.invalidate(file_id).await;
-        if let Some(shared) = &self.shared {
-            shared.invalidate(file_id).await;
+        if let (Some(shared), false) = (&self.shared, file_ids.is_empty()) {
+            shared.invalidate(file_ids).await;
         }
     }
 }
@@ -286,7 +289,7 @@ mod tests {
         let guard = links.begin_fetch();
         let long = "x".repeat(800);
         for n in 0..20_000 {
-            links.invalidate(&format!("cloud://env.bucket/{long}{n}")).await;
+            links.invalidate(&[format!("cloud://env.bucket/{long}{n}")]).await;
         }
         links.invalidated.run_pending_tasks().await;
         assert!(links.invalidated.weighted_size() <= BOOKKEEPING_CAPACITY);

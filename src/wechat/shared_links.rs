@@ -48,9 +48,9 @@ const SHARE: &str = "
         end
     end
     return 1";
-/// `ARGV`: the file's id, and how long this is remembered.
+/// `ARGV`: how long this is remembered, and the files' ids.
 const INVALIDATE: &str = "
-    put(ARGV[4], 'X ' .. integer(now), tonumber(ARGV[5]))
+    for at = 5, #ARGV do put(ARGV[at], 'X ' .. integer(now), tonumber(ARGV[4])) end
     return 1";
 
 /// A link as the others are told of it.
@@ -115,10 +115,13 @@ impl SharedLinks {
         let _: Option<u8> = self.run(&script).await;
     }
 
-    /// Drops a file's link, and ignores those that were requested before now.
-    pub async fn invalidate(&self, file_id: &str) {
+    /// Drops the files' links, and ignores those that were requested before now.
+    pub async fn invalidate(&self, file_ids: &[String]) {
         let mut script = self.0.script(INVALIDATE);
-        script.arg(id(file_id)).arg(millis(INVALIDATED));
+        script.arg(millis(INVALIDATED));
+        for file_id in file_ids {
+            script.arg(id(file_id));
+        }
         let _: Option<u8> = self.run(&script).await;
     }
 

@@ -63,6 +63,7 @@ mod quotas;
 mod readme;
 mod receipts;
 mod recorder;
+mod redis_faults;
 mod redis_shared;
 mod redis_tls;
 mod relay;

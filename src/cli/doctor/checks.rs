@@ -95,7 +95,7 @@ impl Checks<'_> {
     }
 
     pub async fn redis(&self) -> Checked<()> {
-        match self.upstreams.auth().check_sharing().await {
+        match self.upstreams.wechat.check_redis().await {
             Ok(()) => Ok(((), "reachable and writable".to_owned())),
             Err(error) => Err(Fault {
                 what: error.to_string(),

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tokio_util::task::TaskTracker;
 
 use crate::app::{self, AppError, Upstreams};
 use crate::settings::{CosRoad, Settings};
@@ -62,7 +63,8 @@ async fn check(settings: Settings, args: &DoctorArgs, report: &mut Report) -> Re
     report.step("listen", checks::listen(&settings));
 
     let (settings, _sandbox) = app::with_sandbox(settings)?;
-    let checks = Checks { upstreams: Upstreams::new(&settings)?, settings: &settings };
+    let checks =
+        Checks { upstreams: Upstreams::new(&settings, &TaskTracker::new())?, settings: &settings };
     if let Some(public_url) = &settings.server.public_url {
         checks.public_url(public_url, report).await;
     }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::guard::policy::Client;
+use crate::http::deletion;
 use crate::http::extract::file_ref::{FileRef, ResolveError, id_or_path, resolve_file};
 use crate::http::extract::{client, json};
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Document, Problem};
 use crate::http::state::Worker;
-use crate::http::{audit, notify};
 use crate::settings::Action;
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
@@ -165,20 +165,8 @@ pub async fn delete(
     let wanted: DeleteRequest = json::read(&request, payload, &worker, json::LONG_LIMIT).await?;
     let files = resolve(&worker, &client, &wanted.files, MAX_MAX_AGE).await?;
     let resolved = files.iter().filter_map(|file| file.as_ref().ok());
-    let ids: Vec<_> = resolved.map(|file| file.file_id.clone()).collect();
-    let deleted = worker.wechat.delete(worker.wechat.env(), &ids).await;
-    // A file that does not exist counts as deleted.
-    let deleted = deleted.into_iter().map(|result| match result {
-        Err(error) if error.is_missing() => Ok(()),
-        result => result,
-    });
-    let deleted: Vec<_> = deleted.collect();
-    let resolved = files.iter().filter_map(|file| file.as_ref().ok());
-    let gone = resolved.zip(&deleted).filter(|(_, result)| result.is_ok());
-    let gone = gone.map(|(file, _)| (file.file_id.as_str(), file.path.as_str()));
-    let gone: Vec<_> = gone.collect();
-    audit::deleted(&worker, &RequestContext::of(&request), &client, &gone);
-    notify::deleted(&worker, &RequestContext::of(&request), &client, gone).await;
+    let resolved = resolved.map(|file| (file.file_id.clone(), file.path.clone())).collect();
+    let deleted = deletion::delete(&request, &worker, &client, resolved).await;
     response(&request, &files, deleted, |()| Deleted { deleted: true })
 }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use utoipa::IntoParams;
 
 use super::info::{self, FileInfo};
+use crate::http::deletion;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::variant::{self, Preset};
@@ -17,7 +18,6 @@ use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::profile;
 use crate::http::state::Worker;
-use crate::http::{audit, notify};
 use crate::key::Key;
 use crate::settings::{Action, LinkAccess, ReplyProfile};
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
@@ -96,12 +96,9 @@ pub async fn delete(
     let key = Key::parse(&file_url::path(&request)?)?;
     client.may_reach(key.as_str())?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
-    let deleted = worker.wechat.delete_one(&file_id).await;
+    let deleted = deletion::delete_one(&request, &worker, &client, &file_id, key.as_str()).await;
     deleted.map_err(|error| Problem::of_file(&error, key.as_str()))?;
-    let context = RequestContext::of(&request);
-    context.upload.set_object(key.as_str());
-    audit::deleted(&worker, &context, &client, &[(file_id.as_str(), key.as_str())]);
-    notify::deleted(&worker, &context, &client, [(file_id.as_str(), key.as_str())]).await;
+    RequestContext::of(&request).upload.set_object(key.as_str());
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -144,7 +141,7 @@ pub async fn revert(
 async fn delete_named_file(
     request: &HttpRequest,
     payload: web::Payload,
-    worker: &Worker,
+    worker: &web::Data<Worker>,
 ) -> Result<(), Problem> {
     let client = client::identify(request, worker).await?;
     client.may(Action::Delete)?;
@@ -159,13 +156,9 @@ async fn delete_named_file(
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
     let file = file_ref::file_ref(worker, &client, name).await?;
-    let deleted = worker.wechat.delete_one(&file.file_id).await;
+    let deleted = deletion::delete_one(request, worker, &client, &file.file_id, &file.path).await;
     deleted.map_err(|error| file.problem(&error))?;
-    let context = RequestContext::of(request);
-    context.upload.set_object(&file.path);
-    let deleted = [(file.file_id.as_str(), file.path.as_str())];
-    audit::deleted(worker, &context, &client, &deleted);
-    notify::deleted(worker, &context, &client, deleted).await;
+    RequestContext::of(request).upload.set_object(&file.path);
     Ok(())
 }
 

@@ -10,6 +10,9 @@ use crate::http::problem::{Code, Problem};
 use crate::http::state::{AppState, Worker};
 use crate::wechat::auth::ApiAuth;
 
+const RELOAD_FAILED: &str =
+    "the changed settings cannot be used, so the ones before are; see the log";
+
 /// The gateway's state.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "status", rename_all = "lowercase")]
@@ -19,9 +22,9 @@ enum Health {
     Ok,
     /// Uploads are accepted, and an access token is available.
     Ready,
-    /// As `ready`, but the access token is not shared with the other replicas, or changed settings cannot be used.
+    /// As `ready`, but nothing is shared with the other replicas, or changed settings cannot be used.
     Degraded {
-        /// The reason.
+        /// The reasons.
         detail: String,
     },
 }
@@ -49,13 +52,13 @@ pub async fn ready(worker: web::Data<Worker>) -> Result<HttpResponse, Problem> {
         return Err(Problem::draining());
     }
     worker.wechat.ready().await?;
-    Ok(HttpResponse::Ok().json(match worker.shared.wechat.auth().check_sharing().await {
-        Ok(()) if worker.shared.reload_failed.load(Ordering::Relaxed) => Health::Degraded {
-            detail: "the changed settings cannot be used, so the ones before are; see the log"
-                .to_owned(),
-        },
-        Ok(()) => Health::Ready,
-        Err(error) => Health::Degraded { detail: error.to_string() },
+    let redis = worker.shared.wechat.check_redis().await.err().map(|error| error.to_string());
+    let reload_failed = worker.shared.reload_failed.load(Ordering::Relaxed);
+    let reload = reload_failed.then(|| RELOAD_FAILED.to_owned());
+    let reasons: Vec<_> = redis.into_iter().chain(reload).collect();
+    Ok(HttpResponse::Ok().json(match &reasons[..] {
+        [] => Health::Ready,
+        reasons => Health::Degraded { detail: reasons.join("; ") },
     }))
 }
 

@@ -100,7 +100,7 @@ pub async fn create(
     let link = link.map_err(|error| Problem::from(error).with_path(key.as_str()))?;
     // The client may post only to the hosts that the gateway itself may post to.
     worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
-    worker.wechat.invalidate_links(&link.file_id).await;
+    worker.wechat.invalidate_links(&[link.file_id.as_str()]).await;
     let context = RequestContext::of(&request);
     context.upload.set_object(key.as_str());
     audit::minted_link(&worker, &context, &client, key.as_str(), &link.file_id);

@@ -13,11 +13,11 @@ use super::wire::{
     BatchDeleteReply, BatchDeleteRequest, BatchDownloadReply, BatchDownloadRequest, DeletedFile,
     LinkedFile, OK, Status, TcbResponse, UploadFileReply, UploadFileRequest,
 };
-use crate::http::audit;
 use crate::http::extract::json as body;
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::state::Worker;
+use crate::http::{audit, deletion};
 use crate::settings::Action;
 use crate::wechat::api::DEFAULT_LINK_MAX_AGE;
 use crate::wechat::error::FileError;
@@ -92,7 +92,7 @@ async fn upload_link(
     let link = worker.wechat.upload_link_in(env, &path).await?;
     let hosts = &worker.shared.allowed_hosts;
     hosts.check(&link.url, &link.file_id, &path).map_err(Problem::from)?;
-    worker.wechat.invalidate_links(&link.file_id).await;
+    worker.wechat.invalidate_links(&[link.file_id.as_str()]).await;
     let context = RequestContext::of(request);
     context.upload.set_object(&path);
     audit::minted_link(worker, &context, &call.client, &path, &link.file_id);
@@ -166,7 +166,7 @@ pub(super) fn missing<T>() -> Result<T, Status> {
 async fn delete_files(
     request: &HttpRequest,
     payload: web::Payload,
-    worker: &Worker,
+    worker: &web::Data<Worker>,
 ) -> Result<HttpResponse, TcbError> {
     let call = Call::read(request, payload, worker, Action::Delete, body::LONG_LIMIT).await?;
     let env = call.env(worker)?;
@@ -177,13 +177,10 @@ async fn delete_files(
     }
     let admitted = files.iter().filter(|(_, admitted)| admitted.is_ok());
     let admitted: Vec<_> = admitted.map(|(file_id, _)| file_id.clone()).collect();
-    let context = RequestContext::of(request);
-    let mut deleted = statuses(worker.wechat.delete(env, &admitted).await)?.into_iter();
+    let deleted = deletion::delete_for_back_end(request, worker, &call.client, env, admitted).await;
+    let mut deleted = statuses(deleted)?.into_iter();
     let files = files.iter().map(|(file_id, admitted)| {
         let result = admitted.clone().and_then(|()| deleted.next().unwrap_or_else(missing));
-        if result.is_ok() {
-            audit::deleted(worker, &context, &call.client, &[(file_id, "")]);
-        }
         let (status, errmsg) = result.err().unwrap_or((0, OK.to_owned()));
         DeletedFile { fileid: file_id, status, errmsg }
     });

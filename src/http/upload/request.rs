@@ -281,6 +281,10 @@ impl<'a> UploadRequest<'a> {
         let headers = ContentHeaders { content_type: &content_type, disposition };
         match transfer(self.worker, &mut path, headers, file, self.times).await {
             Ok((file_id, receipt)) => {
+                // There is no cached download link for a key that is new.
+                let is_replaced = !path.unique;
+                let invalidated =
+                    is_replaced.then(|| self.worker.wechat.invalidate_links(&[file_id.as_str()]));
                 let mut url = file_url::of_file(&self.base_url, &path.key);
                 url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
                 let signer = self.worker.shared.receipts.as_ref();
@@ -301,12 +305,17 @@ impl<'a> UploadRequest<'a> {
                     signed_receipt,
                     hook: None,
                 };
+                // No await before both have begun: the client may disconnect at any.
                 audit::stored(self.worker, &self.context, &self.client, &stored);
-                if self.worker.hooks.is_some() {
+                let told = match self.worker.hooks.is_some() {
                     // Boxed: otherwise the future of every upload would contain it.
-                    Box::pin(self.notify(&mut stored, index)).await?;
+                    true => Box::pin(self.notify(&mut stored, index)).await,
+                    false => Ok(()),
+                };
+                if let Some(invalidated) = invalidated {
+                    invalidated.await;
                 }
-                Ok(stored)
+                told.map(|()| stored)
             }
             Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
         }

@@ -23,7 +23,8 @@ const MAX_ATTEMPTS: u32 = 3;
 /// A pause between two attempts, in seconds; longer ones are left to the client.
 const MAX_PAUSE: u64 = 2;
 
-/// Stores a file. Returns its id and COS's receipt.
+/// Stores a file. Returns its id and COS's receipt. The caller drops the cached download links of a key that is not new,
+/// without letting what must follow a stored file wait for that.
 pub async fn transfer(
     worker: &Worker,
     path: &mut TargetPath,
@@ -31,21 +32,14 @@ pub async fn transfer(
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
-    let stored = match &worker.api {
+    match &worker.api {
         // Boxed: otherwise the future of every form would be as large as that of a file in parts.
-        Some(api) => Box::pin(by_api::store(worker, api, path, headers, file, times)).await?,
+        Some(api) => Box::pin(by_api::store(worker, api, path, headers, file, times)).await,
         None => match by_form::store(worker, path, headers, file, times).await? {
-            Sent::Stored(file_id, receipt) => (file_id, receipt),
-            Sent::Slow(file) => {
-                return Box::pin(receive_first(worker, path, headers, *file, times)).await;
-            }
+            Sent::Stored(file_id, receipt) => Ok((file_id, receipt)),
+            Sent::Slow(file) => Box::pin(receive_first(worker, path, headers, *file, times)).await,
         },
-    };
-    // There is no cached download link for a key that is new.
-    if !path.unique {
-        worker.wechat.invalidate_links(&stored.0).await;
     }
-    Ok(stored)
 }
 
 /// Receives a slow client's file to its end, then sends it.
@@ -62,13 +56,29 @@ async fn receive_first(
         FileLength::Known(declared) if declared != content.length() => {
             Err(CosError::LengthMismatch { declared, got: content.length() }.into())
         }
-        _ => send_kept(worker, path, headers, &mut content, &share, times).await,
+        _ => send_repeatedly(worker, path, headers, &mut content, &share, times).await,
     }
 }
 
-/// Sends the whole file. Returns its id and COS's receipt. Boxed, since a transfer may itself
-/// receive its file first.
-pub fn send_kept<'a>(
+/// Sends the whole file, and drops the cached download links of a key that is not new. Returns its id and COS's receipt. To
+/// be run to its end, whatever the client does.
+pub async fn send_kept(
+    worker: &Worker,
+    path: &mut TargetPath,
+    headers: ContentHeaders<'_>,
+    content: &mut Content,
+    share: &Arc<Share>,
+    times: &StageTimes<'_>,
+) -> Result<(String, Receipt), Problem> {
+    let stored = send_repeatedly(worker, path, headers, content, share, times).await?;
+    if !path.unique {
+        worker.wechat.invalidate_links(&[stored.0.as_str()]).await;
+    }
+    Ok(stored)
+}
+
+/// Sends the whole file. Boxed, since a transfer may itself receive its file first.
+fn send_repeatedly<'a>(
     worker: &'a Worker,
     path: &'a mut TargetPath,
     headers: ContentHeaders<'a>,

@@ -13,11 +13,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
 use super::fetch::{IssuedToken, SlidingWindow, TokenFetcher};
-use super::redis::{RedisTokenStore, RedisUnavailable, TokenOrigin};
+use super::redis::{RedisTokenStore, TokenOrigin};
 use crate::metrics::Metrics;
 use crate::net::backoff::{Backoff, MIN_BACKOFF};
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
+use crate::wechat::redis_probe::RedisUnavailable;
 use crate::wechat::transport::Transport;
 use crate::wechat::{call_quota, error_hints};
 

@@ -16,6 +16,7 @@ use super::fetch::{IssuedToken, TokenFetcher};
 use crate::metrics::Metrics;
 use crate::net::redis::{RedisConnection, RedisServer};
 use crate::wechat::error::WechatError;
+use crate::wechat::redis_probe::{RedisUnavailable, probe};
 
 /// The time limit of a command, and of connecting. Redis is close to the gateway, and a health check allows one second in
 /// all.
@@ -25,11 +26,6 @@ const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// How often a gateway without the lease checks whether the token is there.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Checks what sharing needs. PING is not enough: a read-only replica, a full Redis and one that forbids scripts reply
-/// to it as well, and count as unavailable.
-const PROBE: &str = "
-    redis.call('SET', KEYS[1], '1', 'PX', 1000)
-    return redis.call('GET', KEYS[1])";
 /// The token and the milliseconds until it expires, by the clock of Redis: the gateways' clocks need not agree.
 const READ: &str = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}";
 /// Takes the lease. It succeeds for the gateway that already has it, too: the response to its first attempt may be
@@ -50,11 +46,6 @@ const PUBLISH: &str = "
 const DELETE: &str = "
     if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
     return 0";
-
-/// Redis did not respond, or cannot do what sharing needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Redis is unavailable: this gateway does not share its token")]
-pub struct RedisUnavailable;
 
 /// The token as all gateways share it in Redis; one for all workers.
 pub struct RedisTokenStore {
@@ -100,7 +91,7 @@ impl RedisTokenStore {
 
     /// Whether tokens can be shared at the moment.
     pub async fn probe(&self) -> Result<(), RedisUnavailable> {
-        self.command::<String>(&script(PROBE, &[&self.keys.probe], &[])).await.map(drop)
+        self.command::<String>(&probe(&self.keys.probe)).await.map(drop)
     }
 
     /// A token that is none of `excluded`: the one in Redis, or the result of `fetch` under the lease. `fetch` gets the
