@@ -77,26 +77,26 @@ pub async fn progress(
     match progress.await?? {
         resumable::Progress::Gone => Err(OpenUpload::unknown()),
         resumable::Progress::Open { offset, length } => Ok(Progress::Open { offset, length }),
-        resumable::Progress::Stored(completed) => Ok(match found(worker, upload, completed) {
-            Found::Reported(file) => Progress::Stored(file),
-            Found::Unreported(file) => Progress::Unreported(file),
+        resumable::Progress::Stored(completed) => Ok(match known_file(worker, upload, completed) {
+            KnownFile::Reported(file) => Progress::Stored(file),
+            KnownFile::Unreported(file) => Progress::Unreported(file),
         }),
     }
 }
 
 /// An upload that was completed before.
-enum Found {
+enum KnownFile {
     Reported(UploadedFile),
     Unreported(UploadedFile),
 }
 
-fn found(worker: &Worker, upload: &OpenUpload, completed: Completed) -> Found {
+fn known_file(worker: &Worker, upload: &OpenUpload, completed: Completed) -> KnownFile {
     // Reported by this process.
     if let Some(known) = worker.shared.uploads.stored(&upload.sealed.id) {
-        return Found::Reported(known.as_ref().clone());
+        return KnownFile::Reported(known.as_ref().clone());
     }
     let file = uploaded(upload, completed.file);
-    if completed.is_closed { Found::Reported(file) } else { Found::Unreported(file) }
+    if completed.is_closed { KnownFile::Reported(file) } else { KnownFile::Unreported(file) }
 }
 
 /// Appends a request's bytes.
@@ -129,9 +129,9 @@ async fn append_at(
         Opened::Gone => return Err(OpenUpload::unknown()),
         Opened::Stored(completed) => {
             bytes.check_stored(completed.file.size)?;
-            return Ok(match found(worker, upload, completed) {
-                Found::Reported(file) => Appended::StoredBefore(file),
-                Found::Unreported(file) => Appended::Unreported(file),
+            return Ok(match known_file(worker, upload, completed) {
+                KnownFile::Reported(file) => Appended::StoredBefore(file),
+                KnownFile::Unreported(file) => Appended::Unreported(file),
             });
         }
         Opened::Session(session) => session,
