@@ -148,9 +148,7 @@ pub async fn object_id(
         let file_id = worker.wechat.file_id_in(bucket, key);
         return Ok(ObjectId { file_id, metadata, target: None });
     }
-    let PathLink { link, .. } = path_link(worker, path, true, times).await?;
-    let key = path.key.as_str();
-    let target = worker.shared.allowed_hosts.check(&link.url, &link.file_id, key)?;
+    let PathLink { link, target, .. } = path_link(worker, path, true, times).await?;
     let metadata = link.cos_file_id.expose_secret().to_owned();
     Ok(ObjectId { file_id: link.file_id, metadata, target: Some(target) })
 }

@@ -211,7 +211,7 @@ async fn send(
     key: &Key,
     headers: ContentHeaders<'_>,
     file: &FormFile,
-    PathLink { link, is_warm }: &mut PathLink,
+    path_link: &mut PathLink,
     times: &StageTimes<'_>,
 ) -> Result<Receipt, SendError> {
     let shared = &worker.shared;
@@ -224,7 +224,7 @@ async fn send(
     let mut attempt = 1;
     let mut slowness = Slowness::None;
     loop {
-        let target = shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())?;
+        let PathLink { link, target, .. } = &*path_link;
         let envelope = FormEnvelope::new(&Fields {
             key: key.as_str(),
             signature: link.authorization.expose_secret(),
@@ -235,7 +235,7 @@ async fn send(
             cache_control: shared.settings.upload.cache_control.as_deref(),
         })?;
         let result = {
-            let mut post = pin!(file.relay.post(&worker.upstream, &target, envelope, length));
+            let mut post = pin!(file.relay.post(&worker.upstream, target, envelope, length));
             poll_fn(|cx| {
                 let result = post.as_mut().poll(cx);
                 slowness = report_slowness(shared, key, slowness, file.relay.slowness());
@@ -252,9 +252,8 @@ async fn send(
             Ok(receipt) => return Ok(receipt),
             Err(error) => error,
         };
-        let is_refused_warm = *is_warm && error.is_forbidden();
+        let is_refused_warm = path_link.is_warm && error.is_forbidden();
         if is_refused_warm {
-            *is_warm = false;
             tracing::info!(%key, %error, "COS has refused a link that was asked for in advance");
             worker.wechat.warm_links().refused();
         }
@@ -276,7 +275,7 @@ async fn send(
                 }
                 // Boxed, since it is rare and large: otherwise the future of every upload would contain it.
                 let fresh = Box::pin(upload_link(worker, key, times)).await;
-                *link = fresh.map_err(SendError::Problem)?;
+                *path_link = fresh.map_err(SendError::Problem)?;
             }
             // The file was not the form's last part. All of it is buffered, so its length is known now.
             CosError::NotLast { content } => {
@@ -287,7 +286,7 @@ async fn send(
             error if is_refused_warm => {
                 shared.metrics.replay(error.cause());
                 let fresh = Box::pin(upload_link(worker, key, times)).await;
-                *link = fresh.map_err(SendError::Problem)?;
+                *path_link = fresh.map_err(SendError::Problem)?;
             }
             error if error.is_transient() && attempt < MAX_ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
@@ -297,7 +296,7 @@ async fn send(
                 attempt += 1;
                 if error.wants_fresh_link() {
                     let fresh = Box::pin(upload_link(worker, key, times)).await;
-                    *link = fresh.map_err(SendError::Problem)?;
+                    *path_link = fresh.map_err(SendError::Problem)?;
                 }
             }
             error => return Err(error.into()),

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use futures::FutureExt;
 
+use crate::cos::error::CosError;
+use crate::cos::target::Target;
 use crate::file_stream::{FileEnd, FileLength, Source};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
@@ -46,9 +48,10 @@ pub struct TargetPath {
     pub generated: Option<Generated>,
 }
 
-/// An upload link for a file's path.
+/// An upload link for a file's path, and where it leads.
 pub(super) struct PathLink {
     pub link: UploadLink,
+    pub target: Target,
     /// It was asked for before the upload came.
     pub is_warm: bool,
 }
@@ -81,27 +84,33 @@ pub(super) async fn path_link(
     let started = Instant::now();
     if let Some(generated) = path.generated.take()
         && may_be_warm
-        && let Some((key, link)) = worker.wechat.warm_links().take(&path.key, generated)
+        && let Some((key, link)) = worker.wechat.warm_link(&path.key, generated)
         // One that must not be used is not worse than none.
-        && worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str()).is_ok()
+        && let Ok(target) = target(worker, &link, &key)
     {
         path.key = key;
         times.add_since(Stage::Link, started);
-        return Ok(PathLink { link, is_warm: true });
+        return Ok(PathLink { link, target, is_warm: true });
     }
-    let link = upload_link(worker, &path.key, times).await?;
-    Ok(PathLink { link, is_warm: false })
+    upload_link(worker, &path.key, times).await
 }
 
+/// A link that is asked for now.
 pub(super) async fn upload_link(
     worker: &Worker,
     key: &Key,
     times: &StageTimes<'_>,
-) -> Result<UploadLink, Problem> {
+) -> Result<PathLink, Problem> {
     let started = Instant::now();
     let link = worker.wechat.upload_link(key.as_str()).await;
     times.add_since(Stage::Link, started);
-    link.map_err(|error| Problem::from(error).with_path(key.as_str()))
+    let link = link.map_err(|error| Problem::from(error).with_path(key.as_str()))?;
+    let target = target(worker, &link, key)?;
+    Ok(PathLink { link, target, is_warm: false })
+}
+
+fn target(worker: &Worker, link: &UploadLink, key: &Key) -> Result<Target, CosError> {
+    worker.shared.allowed_hosts.check(&link.url, &link.file_id, key.as_str())
 }
 
 pub(super) async fn delete_object(worker: &Worker, link: &UploadLink) {

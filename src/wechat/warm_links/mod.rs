@@ -4,7 +4,7 @@
 //! - `sizing`: how many links a pool should have
 //! - `pools`: one pool for each shape of keys (folder with the client's part and the date, extension and so on), and
 //!   what bounds them; each link is used once
-//! - `refill`: the calls, one task for each environment
+//! - `refill`: the calls, on the workers of the uploads
 //!
 //! The pools of several gateways know nothing of one another.
 
@@ -16,26 +16,30 @@ mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use self::pools::{Now, Pools};
 use super::wire::UploadLink;
 use crate::key::{Generated, Key, KeyShape};
 use crate::metrics::warm_links::{DropReason, WarmLinkMetrics};
+use crate::net::backoff::Backoff;
 use crate::settings;
 
 /// The most links of a pool by `auto`. It is about what 400 uploads a second need where a call takes 100 ms.
 const AUTO: usize = 64;
+/// How often links are looked for that are too old.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The pools of one environment; shared by all workers.
 pub struct WarmLinks {
     is_on: AtomicBool,
     pools: Mutex<Pools>,
-    /// A pool wants a link.
-    wanted: Notify,
+    /// Of calls in advance that failed.
+    backoff: Backoff<()>,
 }
 
 impl WarmLinks {
@@ -44,7 +48,7 @@ impl WarmLinks {
         Self {
             is_on: AtomicBool::new(limit > 0),
             pools: Mutex::new(Pools::new(limit, metrics)),
-            wanted: Notify::new(),
+            backoff: Backoff::default(),
         }
     }
 
@@ -59,18 +63,27 @@ impl WarmLinks {
         self.is_on.store(limit > 0, Ordering::Relaxed);
     }
 
-    /// A link for an upload to a generated key, and the key that it is for, which takes the place of `key`. `None`: none
-    /// is ready. Either way the upload counts for how many links should be ready.
-    pub fn take(&self, key: &Key, generated: Generated) -> Option<(Key, UploadLink)> {
+    /// As [`Wechat::warm_link`](super::api::Wechat::warm_link). `true`: links are to be asked for.
+    fn take(&self, key: &Key, generated: Generated) -> (Option<(Key, UploadLink)>, bool) {
         if !self.is_on.load(Ordering::Relaxed) {
-            return None;
+            return (None, false);
         }
-        let shape = KeyShape::of(key, generated.uuid)?;
-        let (taken, wants) = self.lock().take(shape, generated.until, now());
-        if wants {
-            self.wanted.notify_one();
+        match KeyShape::of(key, generated.uuid) {
+            Some(shape) => self.lock().take(shape, generated.until, now()),
+            None => (None, false),
         }
-        taken
+    }
+
+    /// Drops links that are too old, every few seconds, until `stop`. Their age is checked again when they are taken.
+    pub async fn sweep_until(&self, stop: CancellationToken) {
+        let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = sweeps.tick() => self.lock().sweep(now()),
+            }
+        }
     }
 
     /// COS has refused a link that it should have accepted: the others are of its age, so they are dropped.

@@ -20,6 +20,8 @@ pub(super) const MAX_LINKS: usize = 512;
 pub(super) const MAX_LINK_SIZE: usize = 8 * 1024;
 /// The unused links that are paid for by no upload.
 pub(super) const START_CREDIT: f64 = 10.0;
+/// Calls at a time, of all workers.
+const MAX_CALLS: usize = 64;
 /// As many uploads pay for one link that is not used.
 pub(super) const USES_PER_UNUSED: f64 = 20.0;
 /// The life of a link, unless it says that it is shorter (WeChat's documentation: about 15 minutes).
@@ -198,6 +200,9 @@ impl Pools {
 
     /// A link that is to be asked for now, if there is one. Its result must be told to [`Self::received`].
     pub fn next_ask(&mut self, now: Now) -> Option<Ask> {
+        if self.asked >= MAX_CALLS {
+            return None;
+        }
         while let Some(shape) = self.wanting.front() {
             let open = self.ready + self.asked;
             if open >= MAX_LINKS || open as f64 + 1.0 > self.credit {
@@ -299,10 +304,6 @@ impl Pools {
             self.lost(reason, pool.ready.len());
         }
         self.show();
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.pools.is_empty()
     }
 
     /// What was asked for is counted until it is received.

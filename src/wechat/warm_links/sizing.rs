@@ -90,6 +90,9 @@ impl Uses {
 
 /// The fewest links that suffice where `mean` uploads come while one is replaced; at most `limit`.
 fn needed(mean: f64, limit: usize) -> usize {
+    if is_far_above(mean, limit) {
+        return limit;
+    }
     let mut fewer = 0.0;
     for (links, chance) in poisson(mean).enumerate().take(limit) {
         if 1.0 - fewer <= MISS {
@@ -102,6 +105,9 @@ fn needed(mean: f64, limit: usize) -> usize {
 
 /// The most links that are used in time where `mean` uploads come while they can be used; at most `limit`.
 fn usable(mean: f64, limit: usize) -> usize {
+    if is_far_above(mean, limit) {
+        return limit;
+    }
     let mut fewer = 0.0;
     for (links, chance) in poisson(mean).enumerate().take(limit) {
         fewer += chance;
@@ -110,6 +116,11 @@ fn usable(mean: f64, limit: usize) -> usize {
         }
     }
     limit
+}
+
+/// Whether fewer events than `limit` are so unlikely that their chances need not be added up: less than 2 %.
+fn is_far_above(mean: f64, limit: usize) -> bool {
+    mean > 4.0 * limit as f64
 }
 
 /// The chances of 0, 1, 2 … events where there are `mean` on average. Of a large mean, the chances of few events are 0.
