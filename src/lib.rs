@@ -32,7 +32,7 @@
 //! | `spool` | files that are kept until they can be sent, in memory or in a folder: resumable uploads by forms |
 //! | `hooks` | events for the owner's back end: signatures, queues in memory and in Redis, delivery |
 //! | `server` | sockets, TLS, connection limits, h2 floods; `h1`: heads, bodies, lingering close (`reader_io`) |
-//! | `net`, `memory` | TLS set-up, the HTTP/1.1 client, timers; the memory budget, replay buffers, the buffer pool, malloc |
+//! | `net`, `memory` | TLS set-up, the HTTP/1.1 client, timers; the memory budget, replay buffers, the buffer pool |
 //! | `settings` | files and environment, checks, defaults |
 //! | `sandbox` | stand-ins for WeChat and COS |
 //! | files | `file_stream`: what `inbound` gives and `cos` takes; `key`: object paths; `metrics`; `telemetry`: the log, spans |

@@ -265,8 +265,10 @@ fn lists_of_a_million_values_are_refused_before_they_are_parsed() {
             }
         }
     }
+    // On each of two workers, a buffer of 4 MiB, and the blocks that it has grown out of, which the allocator keeps for a
+    // second. Parsed, the numbers alone would take 64 MiB.
     let peak = world.gateway.memory("VmHWM");
-    assert!(peak <= idle + (24 << 10), "idle {idle} KiB, peak {peak} KiB");
+    assert!(peak <= idle + (56 << 10), "idle {idle} KiB, peak {peak} KiB");
     assert_eq!(asked(&world), 2, "the first one's");
     // A thousand are accepted, whatever characters their names contain.
     let files: Vec<Value> =

@@ -161,7 +161,7 @@ const RETIRED_NAMES: &[(&str, &str)] = &[
     ("Allowance", "SlidingWindow"),
     ("fetch_at_leisure", "fetch_untimed"),
     ("Patience", "ShutdownTimeouts"),
-    ("fn keep", "tune_malloc, or store"),
+    ("fn keep", "store"),
     ("fn raise", "raise_nofile_limit"),
     ("fn together", "batch_lines"),
     ("DRESSED_PATIENCE", "ERROR_AS_200_LINGER_FACTOR"),
@@ -584,7 +584,7 @@ fn names_are_the_field_s_own() {
     let code = "use a::{Crowd, b};\n// Crowd\nfn find() { \"Seat\"; list.find(|x| x.b'\\'' ); }\nfn\n  keep() {}";
     assert_eq!(
         retired_names("x.rs", code),
-        ["x.rs:1: `Crowd`, say ConnectionLimits", "x.rs:4: `fn keep`, say tune_malloc, or store"]
+        ["x.rs:1: `Crowd`, say ConnectionLimits", "x.rs:4: `fn keep`, say store"]
     );
     let comments = "//! Whole.\nlet who = 1;\n  /// Nobody is left.\n// \"who's\" asking";
     assert_eq!(
