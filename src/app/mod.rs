@@ -257,14 +257,15 @@ fn serve(
 }
 
 /// As many connections as the settings and the limit of file descriptors allow, and as many requests as the descriptors
-/// left over suffice for.
+/// left over suffice for: where both would use up all, each has half of them, and requests always have a quarter.
 fn connection_limits(settings: &Settings, metrics: &Arc<Metrics>) -> ConnectionLimits {
     let (workers, uploads) = (settings.server.workers, settings.upload.max_concurrent);
     // To WeChat and COS; with the sandbox the other ends of both, too.
     let per_request = if settings.sandbox.enabled { 4 } else { 2 };
     let limit = fd_limit::raise_nofile_limit().unwrap_or(usize::MAX);
     let free = limit.saturating_sub(fd_limit::RESERVE + workers * SPARE);
-    let connections = settings.server.max_connections.min(free / 2);
+    let for_uploads = uploads.saturating_mul(per_request).clamp(free / 4, free / 2);
+    let connections = settings.server.max_connections.min(free - for_uploads);
     let requests = (free - connections) / per_request;
     if requests < uploads.min(connections) {
         tracing::warn!(
