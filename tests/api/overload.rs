@@ -58,6 +58,18 @@ fn said(world: &World) -> usize {
     world.gateway.log().matches(SAID).count()
 }
 
+/// Where uploads are few, they need no half of the descriptors.
+#[test]
+fn few_uploads_leave_descriptors_to_connections() {
+    let world = Setup::new().descriptors(FEW).set("upload.max_concurrent", "8").start();
+    let connect = |_| TcpStream::connect(world.gateway.address).expect("it accepts");
+    let idle: Vec<_> = (0..100).map(connect).collect();
+    wait_until("all are accepted", || metric(&world, "gateway_connections") >= 100);
+    assert_eq!(metric(&world, "gateway_connections_shed_total"), 0);
+    world.post(&small()).stored();
+    drop(idle);
+}
+
 #[test]
 fn at_the_limit_the_longest_idle_connections_are_closed() {
     let world = Setup::new().descriptors(FEW).start();
