@@ -1,5 +1,5 @@
 //! Parses a part's field name and Content-Type with actix-multipart. A part without a Content-Type has nothing to parse:
-//! its name is what actix-multipart would return, but for 45 allocations.
+//! its name is what actix-multipart would return, but for 22 allocations.
 //!
 //! The crate is given a form of one part with a head of two lines, written here from values that are known to be valid.
 //! The client's own head is not passed on, since actix-multipart refuses a whole part when the file's name is not
@@ -63,11 +63,12 @@ fn form(name: &str, content_type: &[u8]) -> Vec<u8> {
     let length = FORM_START.len() + name.len() + TYPE.len() + content_type.len() + 4;
     let mut form = Vec::with_capacity(length);
     form.extend_from_slice(FORM_START);
-    for byte in without_control_characters(name).bytes() {
-        if matches!(byte, b'"' | b'\\') {
-            form.push(b'\\');
+    for byte in name.bytes() {
+        match byte {
+            b'"' | b'\\' => form.extend_from_slice(&[b'\\', byte]),
+            byte if byte.is_ascii_control() => form.push(b' '),
+            byte => form.push(byte),
         }
-        form.push(byte);
     }
     form.extend_from_slice(TYPE);
     form.extend_from_slice(content_type);

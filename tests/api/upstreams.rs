@@ -29,7 +29,7 @@ const TIMEOUT: &str = "500ms";
 const GIVEN_UP: Duration = Duration::from_secs(5);
 /// The growth of memory that is allowed, in KiB; and while a body of WeChat of at most 1 MiB is read, whose buffer grows by
 /// doubling: the allocator keeps the blocks of each size for a moment.
-const GROWTH: u64 = 1536;
+const GROWTH: u64 = 1024;
 const WITH_BODY: u64 = 5120;
 
 const TOKEN: &str = "/cgi-bin/stable_token";
