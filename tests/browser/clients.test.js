@@ -194,7 +194,7 @@ function road(via) {
 
       run("cancelled", async (page) => {
         // Slow enough that an editor which is busy with the picture can still cancel.
-        await failing(streaming, { fault: "slow", bytes_per_second: 2 * MiB });
+        await failing(streaming, { fault: "slow", bytes_per_second: 8 * MiB });
         await client.give(page, (await picture("large.png", MORE_THAN_SOCKET_BUFFERS)).path);
         await streaming.received(MiB);
         await client.cancel(page);
