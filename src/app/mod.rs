@@ -24,6 +24,7 @@ use actix_server::ServerBuilder;
 use actix_web::App as Actix;
 use actix_web::dev::{Server, Service};
 use actix_web::middleware::from_fn;
+use futures::future::{Either, ready};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -238,9 +239,11 @@ fn serve(
             .configure(|config| drop(routes::add_all(config, &shared.settings, &shared.metrics)))
             .wrap_fn(|mut request, service| {
                 routes::trim_slash(&mut request);
-                service.call(request)
+                match origin::check(&request) {
+                    Ok(()) => Either::Left(service.call(request)),
+                    Err(problem) => Either::Right(ready(Ok(request.error_response(problem)))),
+                }
             })
-            .wrap(from_fn(origin::check))
             .wrap(routes::cors(move |origin| cors.lists_origin(origin)))
             .wrap(from_fn(request::track))
             .wrap_fn(move |mut request, service| {
