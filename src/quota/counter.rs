@@ -27,6 +27,8 @@ pub(super) struct Counter {
     stored_today: Amount,
     stored: Amount,
     reservations: HashMap<ReservationId, Reserved>,
+    /// Its quota, as far as it is known, limits days alone: `stored` need not be kept.
+    is_daily: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl Counter {
         now: i64,
         expires: i64,
     ) -> Result<Granted, (Refusal, Usage)> {
+        self.is_daily = !quota.has_total();
         let usage = self.usage(now);
         if self.reservations.len() >= MAX_RESERVATIONS {
             return Err((Refusal::Full, usage));
@@ -67,11 +70,11 @@ impl Counter {
     }
 
     /// Whether a new counter would be the same.
-    pub fn is_blank(&mut self, quota: &Quota, now: i64) -> bool {
+    pub fn is_blank(&mut self, now: i64) -> bool {
         self.advance(now);
         self.reservations.is_empty()
             && self.stored_today == Amount::NONE
-            && (!quota.has_total() || self.stored == Amount::NONE)
+            && (self.is_daily || self.stored == Amount::NONE)
     }
 
     fn usage(&mut self, now: i64) -> Usage {
@@ -157,8 +160,8 @@ mod tests {
         counter.reserve(&quota(), [2; 16], exactly(20), MIDNIGHT, NEVER).unwrap();
         assert_eq!(store(&mut counter, 21, MIDNIGHT + 9), Err(Refusal::Reserved));
         counter.conclude(&[2; 16], Amount::NONE, MIDNIGHT + 9);
-        assert!(!counter.is_blank(&quota(), MIDNIGHT + 9));
-        assert!(counter.is_blank(&quota(), MIDNIGHT + 10));
+        assert!(!counter.is_blank(MIDNIGHT + 9));
+        assert!(counter.is_blank(MIDNIGHT + 10));
         assert!(store(&mut counter, 100, MIDNIGHT + 10).is_ok());
     }
 

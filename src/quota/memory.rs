@@ -29,7 +29,7 @@ impl MemoryCounters {
         let now = Timestamp::now().as_second();
         let mut counters = self.lock();
         if !counters.contains_key(subject) {
-            make_room(&mut counters, quota, now);
+            make_room(&mut counters, now);
             if counters.len() >= MAX_COUNTERS {
                 return Err((Refusal::Full, Usage::default()));
             }
@@ -58,13 +58,10 @@ impl MemoryCounters {
 }
 
 /// Drops the counters that say nothing, once there is no room. This looks at all of them, so it makes room for several.
-fn make_room(counters: &mut HashMap<String, Counter>, quota: &Quota, now: i64) {
-    if counters.len() < MAX_COUNTERS {
-        return;
+fn make_room(counters: &mut HashMap<String, Counter>, now: i64) {
+    if counters.len() >= MAX_COUNTERS {
+        counters.retain(|_, counter| !counter.is_blank(now));
     }
-    // Of other quotas, which may have a total, counters stay as long as anything was stored.
-    let own = format!("{}:", quota.name);
-    counters.retain(|subject, counter| !subject.starts_with(&own) || !counter.is_blank(quota, now));
 }
 
 #[cfg(test)]

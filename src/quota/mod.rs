@@ -4,6 +4,7 @@
 //! - `counter`: the counter of one client or user, in memory; `memory`: all of them, bounded
 //! - `redis`: the same counters, shared by all gateways
 //! - `quotas`: where the counters are: in Redis, or in memory while it is unavailable
+//! - `unsent`: what Redis is still to be told
 //! - `reservation`: what one upload has reserved, from its admission to its end
 
 pub mod amount;
@@ -12,3 +13,4 @@ mod memory;
 pub mod quotas;
 mod redis;
 pub mod reservation;
+mod unsent;

@@ -1,5 +1,5 @@
 //! The counters of all quotas: in Redis where it is set, otherwise in memory. While Redis is unavailable this gateway
-//! counts in its own memory, and tells Redis later what was stored meanwhile.
+//! counts in its own memory, and tells Redis later what was stored meanwhile (`unsent`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use super::amount::{Amount, Refusal, Usage, Wanted};
 use super::counter::{Granted, ReservationId};
 use super::memory::MemoryCounters;
 use super::redis::RedisCounters;
+use super::unsent::Unsent;
 use crate::metrics::Metrics;
 use crate::net::redis::RedisServer;
 use crate::settings::{Quota, Settings};
@@ -21,11 +22,6 @@ use crate::settings::{Quota, Settings};
 const LIFE: Duration = Duration::from_secs(300);
 /// How often a gateway prolongs the reservations of its running uploads.
 const RENEWAL: Duration = Duration::from_secs(60);
-/// Clients whose stored files Redis is still to be told of.
-const MAX_UNSENT: usize = 10_000;
-
-/// What was stored and not counted in Redis yet, by the counter's name.
-type Unsent = HashMap<Arc<str>, (Arc<Quota>, Amount)>;
 
 /// Shared by all workers.
 pub struct Quotas {
@@ -33,8 +29,7 @@ pub struct Quotas {
     redis: Option<RedisCounters>,
     /// The reservations that are prolonged, with their subjects: one for each running upload.
     running: Mutex<HashMap<ReservationId, Arc<str>>>,
-    /// By subject, what was stored and is not counted in Redis.
-    unsent: Mutex<Unsent>,
+    unsent: Unsent,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
@@ -62,7 +57,7 @@ impl Quotas {
             // Quotas may be added by a reload. The connection is opened for the first of them.
             redis: redis.map(|server| RedisCounters::new(server, &settings.wechat.env, max_life)),
             running: Mutex::default(),
-            unsent: Mutex::default(),
+            unsent: Unsent::default(),
             metrics,
             tasks,
         }
@@ -81,8 +76,7 @@ impl Quotas {
                 // The next round tries again: a reservation outlives several.
                 let _ = redis.renew(&subject, &id, LIFE).await;
             }
-            let unsent: Vec<_> = lock(&self.unsent).keys().cloned().collect();
-            for subject in unsent {
+            for subject in self.unsent.subjects() {
                 self.send(redis, &subject).await;
             }
         }
@@ -90,7 +84,7 @@ impl Quotas {
 
     /// Grants what `wanted` asks for, or what is left of it. `subject` identifies quota and client.
     pub(super) async fn grant(
-        &self,
+        self: &Arc<Self>,
         quota: &Arc<Quota>,
         subject: &Arc<str>,
         wanted: Wanted,
@@ -110,7 +104,7 @@ impl Quotas {
     }
 
     async fn granted(
-        &self,
+        self: &Arc<Self>,
         quota: &Arc<Quota>,
         subject: &Arc<str>,
         id: ReservationId,
@@ -130,11 +124,21 @@ impl Quotas {
                     Duration::from_secs(u64::try_from(left).unwrap_or_default())
                 }
             };
-            match redis.reserve(quota, subject, id, wanted, life).await {
-                Ok(granted) => return granted,
+            let mut in_doubt = InDoubt { quotas: self, quota, subject, id, is_known: false };
+            let granted = match redis.reserve(quota, subject, id, wanted, life).await {
+                Ok(granted) => {
+                    in_doubt.is_known = true;
+                    granted
+                }
                 // Logged by the connection.
-                Err(_) => self.metrics.quota("alone"),
-            }
+                Err(_) => {
+                    self.metrics.quota("alone");
+                    let granted = self.memory.reserve(quota, subject, id, wanted, expires);
+                    in_doubt.is_known = granted.is_ok();
+                    granted
+                }
+            };
+            return granted;
         }
         self.memory.reserve(quota, subject, id, wanted, expires)
     }
@@ -160,7 +164,7 @@ impl Quotas {
                 usage
             }
             Err(_) => {
-                self.add_unsent(quota, subject, stored);
+                self.unsent.add(quota, subject, *id, stored);
                 self.memory.conclude(subject, id, stored)
             }
         }
@@ -192,27 +196,35 @@ impl Quotas {
         }
     }
 
-    fn add_unsent(&self, quota: &Arc<Quota>, subject: &Arc<str>, stored: Amount) {
-        if stored == Amount::NONE {
-            return;
-        }
-        let mut unsent = lock(&self.unsent);
-        if let Some((_, amount)) = unsent.get_mut(subject) {
-            *amount = amount.plus(stored);
-        } else if unsent.len() < MAX_UNSENT {
-            unsent.insert(subject.clone(), (quota.clone(), stored));
-        } else {
-            let (bytes, files) = (stored.bytes, stored.files);
-            tracing::error!(%subject, bytes, files, "what was stored is not counted in Redis");
+    /// Tells Redis what it was not told of one client. What Redis does not confirm stays, and so does the rest if the future
+    /// is dropped.
+    async fn send(&self, redis: &RedisCounters, subject: &Arc<str>) {
+        while let Some((quota, id, stored)) = self.unsent.first(subject) {
+            if redis.conclude(&quota, subject, &id, stored, false).await.is_err() {
+                return;
+            }
+            self.unsent.remove(subject, &id);
         }
     }
+}
 
-    /// Tells Redis what it was not told of one client.
-    async fn send(&self, redis: &RedisCounters, subject: &Arc<str>) {
-        let unsent = lock(&self.unsent).remove(subject);
-        let Some((quota, amount)) = unsent else { return };
-        if redis.conclude(&quota, subject, &rand::random(), amount, false).await.is_err() {
-            self.add_unsent(&quota, subject, amount);
+/// A reservation that Redis may have made. Dropped where no upload has it, it ends there, too: the client was gone before
+/// Redis responded, or Redis did not and the upload is refused.
+struct InDoubt<'a> {
+    quotas: &'a Arc<Quotas>,
+    quota: &'a Arc<Quota>,
+    subject: &'a Arc<str>,
+    id: ReservationId,
+    /// An upload has it, or it was refused.
+    is_known: bool,
+}
+
+impl Drop for InDoubt<'_> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            let (quotas, quota) = (self.quotas.clone(), self.quota.clone());
+            let subject = self.subject.clone();
+            drop(quotas.conclude_as_task(quota, subject, self.id, Amount::NONE));
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The counters of all clients in Redis, which all gateways share. Needs Redis 5: scripts that ask for the time.
 //!
-//! A counter is three keys in one hash slot: a hash of numbers (`bytes`, `files`, ever stored; `day_bytes`, `day_files`,
-//! stored on the day `day`; `reserved_bytes`, `reserved_files`), a hash of reservations, and when each expires. Days and
-//! expiries go by the clock of Redis: the gateways' clocks need not agree.
+//! A counter is four keys in one hash slot: a hash of numbers (`bytes`, `files`, ever stored; `day_bytes`, `day_files`,
+//! stored on the day `day`; `reserved_bytes`, `reserved_files`), a hash of reservations, when each expires, and the
+//! reservations that ended last, so that each counts once however often Redis is told. Days and expiries go by the clock of
+//! Redis: the gateways' clocks need not agree.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::settings::Quota;
 
 /// The time limit of a command: Redis is close to the gateway, and requests wait for it.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(400);
+/// The reservations that ended last, of one client: a gateway that had no response tells Redis again within seconds.
+const MAX_SETTLED: usize = 1000;
 /// More than any limit, and exact in Lua's numbers.
 const NO_LIMIT: u64 = 1 << 53;
 
@@ -22,7 +25,8 @@ const NO_LIMIT: u64 = 1 << 53;
 /// live without use, or 0.
 const PROLOGUE: &str = "
     local now = tonumber(redis.call('TIME')[1])
-    local function get(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
+    -- A back end that takes off what it has deleted may take off more than was counted.
+    local function get(name) return math.max(0, tonumber(redis.call('HGET', KEYS[1], name) or '0')) end
     local function add(name, n)
         if n ~= 0 then redis.call('HINCRBY', KEYS[1], name, string.format('%.0f', n)) end
     end
@@ -45,7 +49,7 @@ const PROLOGUE: &str = "
         release(id)
     end
     local function usage(granted, bytes, files)
-        for n = 1, 3 do
+        for n = 1, 4 do
             if ARGV[3] == '0' then redis.call('PERSIST', KEYS[n])
             else redis.call('EXPIRE', KEYS[n], ARGV[3]) end
         end
@@ -72,10 +76,12 @@ const RESERVE: &str = "
     add('reserved_files', files)
     usage(1, bytes, files)
     return found";
-/// `ARGV` besides: id, bytes and files that were stored, and whether this was sent before. Then they were counted if the
-/// reservation is gone.
+/// `ARGV` besides: id, bytes and files that were stored, whether another gateway may have told this, and how many ended
+/// reservations are kept. They were counted if the id was told before, or perhaps was and the reservation is gone.
 const SETTLE: &str = "
-    if release(ARGV[4]) or ARGV[7] == '0' then
+    local is_new = redis.call('ZADD', KEYS[4], 'NX', now, ARGV[4]) == 1
+    redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[8]))
+    if release(ARGV[4]) or (is_new and ARGV[7] == '0') then
         for _, name in ipairs({'bytes', 'day_bytes'}) do add(name, tonumber(ARGV[5])) end
         for _, name in ipairs({'files', 'day_files'}) do add(name, tonumber(ARGV[6])) end
     end
@@ -146,6 +152,7 @@ impl RedisCounters {
         })
     }
 
+    /// Counts `stored`, once for each `id`.
     pub async fn conclude(
         &self,
         quota: &Quota,
@@ -154,16 +161,10 @@ impl RedisCounters {
         stored: Amount,
         is_repeated: bool,
     ) -> Result<Usage, RedisError> {
-        let command = |is_repeated: bool| {
-            let mut command = self.script(SETTLE, quota, subject);
-            command
-                .arg(hex::encode(id))
-                .arg(stored.bytes)
-                .arg(stored.files)
-                .arg(u8::from(is_repeated));
-            command
-        };
-        self.connection.run(&command(is_repeated), &command(true)).await.map(usage)
+        let mut command = self.script(SETTLE, quota, subject);
+        command.arg(hex::encode(id)).arg(stored.bytes).arg(stored.files);
+        command.arg(u8::from(is_repeated)).arg(MAX_SETTLED);
+        self.connection.run(&command, &command).await.map(usage)
     }
 
     pub async fn renew(
@@ -184,8 +185,8 @@ impl RedisCounters {
 
     fn script(&self, text: &str, quota: &Quota, subject: &str) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(format!("{PROLOGUE}{text}")).arg(3);
-        for what in ["", ":reservations", ":expiries"] {
+        command.arg(format!("{PROLOGUE}{text}")).arg(4);
+        for what in ["", ":reservations", ":expiries", ":settled"] {
             command.arg(self.key(subject, what));
         }
         // Where all files ever stored are limited, the count must never be lost.

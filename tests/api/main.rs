@@ -60,6 +60,7 @@ mod pictures;
 mod policy;
 mod profiles;
 mod quotas;
+mod quotas_redis;
 mod readme;
 mod receipts;
 mod recorder;
