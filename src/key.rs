@@ -37,7 +37,12 @@ pub enum KeyError {
     TooLong,
     #[error("the path is not UTF-8")]
     Encoding,
+    #[error("the folder `.resumable` is the gateway's own")]
+    Reserved,
 }
+
+/// What the keys of objects begin with that are the gateway's own. No client can name one.
+pub const OWN_PREFIX: &str = ".resumable/";
 
 /// An object's key: valid, in NFC.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,6 +75,9 @@ impl Key {
                 _ => {}
             }
         }
+        if path.starts_with(OWN_PREFIX) {
+            return Err(KeyError::Reserved);
+        }
         if path.contains(char::is_control) {
             return Err(KeyError::Control);
         }
@@ -79,7 +87,7 @@ impl Key {
         Ok(Self(path))
     }
 
-    /// What [`Key::parse`] accepts, apart from the length, as a pattern (ECMA 262) for the API's description. It has no
+    /// What [`Key::parse`] accepts, apart from the length and [`OWN_PREFIX`], as a pattern (ECMA 262) for the API's description. It has no
     /// lookahead, which some regular expression engines do not support.
     pub fn pattern() -> String {
         let segment = segment_pattern();
@@ -284,6 +292,7 @@ mod tests {
             ("/a", KeyError::LeadingSlash),
             ("a/", KeyError::TrailingSlash),
             ("a//b", KeyError::EmptySegment),
+            (".resumable/a", KeyError::Reserved),
             ("a/./b", KeyError::DotSegment),
             ("../b", KeyError::DotSegment),
             ("a\nb", KeyError::Control),

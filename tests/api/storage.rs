@@ -530,3 +530,31 @@ fn concurrent_first_readers_share_one_probe_and_its_failure() {
     readers(302);
     assert_eq!(world.count("uploadfile") - before, 1);
 }
+
+#[test]
+fn nothing_is_written_under_a_precondition_or_in_the_gateways_own_folder() {
+    for setup in [Setup::new(), Setup::new().by_api()] {
+        let world = setup.start();
+        let put = |path: &str, header: &[(&str, &str)]| {
+            let headers = [&[authorization()], header].concat();
+            world.call_with("PUT", &format!("/v1/files/{path}"), &headers, "new")
+        };
+        put("a.txt", &[]).stored();
+        let before = world.objects();
+        for header in [
+            ("if-none-match", "*"),
+            ("if-match", "\"none\""),
+            ("if-unmodified-since", "Mon, 01 Jan 2001 00:00:00 GMT"),
+        ] {
+            put("a.txt", &[header]).problem(400, "invalid_request");
+            let headers = [authorization(), header];
+            let deleted = world.call_with("DELETE", "/v1/files/a.txt", &headers, "");
+            deleted.problem(400, "invalid_request");
+        }
+        for path in [".resumable/x", ".resumable/0123/lease", "%2eresumable/x"] {
+            put(path, &[]).problem(400, "invalid_path");
+        }
+        assert_eq!(world.objects(), before);
+        put(".resumable.txt", &[]).stored();
+    }
+}

@@ -13,7 +13,7 @@ use crate::http::deletion;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::schemas::IdOrPath;
 use crate::http::extract::variant::{self, Preset};
-use crate::http::extract::{client, file_ref, json, query};
+use crate::http::extract::{client, file_ref, json, preconditions, query};
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::profile;
@@ -93,6 +93,7 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let client = client::identify(&request, &worker).await?;
     client.may(Action::Delete)?;
+    preconditions::refuse(request.headers())?;
     let key = Key::parse(&file_url::path(&request)?)?;
     client.may_reach(key.as_str())?;
     let file_id = worker.wechat.file_id(key.as_str()).await?;
@@ -145,6 +146,7 @@ async fn delete_named_file(
 ) -> Result<(), Problem> {
     let client = client::identify(request, worker).await?;
     client.may(Action::Delete)?;
+    preconditions::refuse(request.headers())?;
     let body = json::bytes(request, payload, worker, json::SHORT_LIMIT).await?;
     let name = std::str::from_utf8(&body).map_err(|_| {
         let detail = "the body of this request, which names the file to delete, is not UTF-8";

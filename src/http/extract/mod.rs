@@ -4,6 +4,7 @@ pub mod client;
 pub mod file_ref;
 pub mod file_url;
 pub mod json;
+pub mod preconditions;
 pub mod query;
 pub mod schemas;
 pub mod variant;

@@ -52,7 +52,7 @@ codes! {
     LengthMismatch = "length_mismatch" 400 "The file's length differs from the announced one",
         "Announce the length that you actually send; if the file changed while it was read, send it again.";
     InvalidPath = "invalid_path" 400 "The path cannot be used",
-        "Use a path without special characters and without empty, `.` or `..` folders; a file id has the form `cloud://ENV.BUCKET/PATH`.";
+        "Use a path without special characters and without empty, `.` or `..` folders, outside the gateway's own folder `.resumable`; a file id has the form `cloud://ENV.BUCKET/PATH`.";
     InvalidRequest = "invalid_request" 400 "The request cannot be understood",
         "Correct what `detail` names; the API description defines the request's format.";
     Unauthenticated = "unauthenticated" 401 "A valid key or ticket is needed",

@@ -5,10 +5,11 @@ use crate::cos::api::sent_part::UploadEvent;
 use crate::cos::error::CosError;
 use crate::cos::upstream::Upstream;
 use crate::cos::verdict::{Verification, VerifiedBy};
+use crate::key::OWN_PREFIX;
 use std::rc::Rc;
 
 /// What the keys of all helper objects begin with; the id of the upload in hexadecimal and a `/` follow.
-pub const HELPER_PREFIX: &str = ".resumable/";
+pub const HELPER_PREFIX: &str = OWN_PREFIX;
 /// The object's metadata by which a completed upload is recognized: its id in hexadecimal.
 pub(super) const UPLOAD: &str = "x-cos-meta-upload";
 
