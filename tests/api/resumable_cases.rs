@@ -25,6 +25,59 @@ fn stored_file(world: &World, url: &str) -> Value {
 }
 
 #[test]
+fn bytes_beyond_the_end_are_refused() {
+    for setup in roads() {
+        let world = setup.start();
+        // An empty file.
+        let path = metadata(&[("path", "empty")]);
+        let headers = [("upload-length", "0"), ("upload-metadata", path.as_str()), OCTETS];
+        let mismatch = |response: &Response| response.problem(400, "length_mismatch");
+        mismatch(&request(&world, "POST", "/v1/uploads", &headers, b"xyz"));
+        let chunked = [&headers[..], &[("transfer-encoding", "chunked")]].concat();
+        let mut client = world.client();
+        client.send_head("POST", "/v1/uploads", &[&chunked[..], &[authorization(), TUS]].concat());
+        client.send_chunk(b"xyz");
+        client.finish();
+        let refused = client.response();
+        assert!([400, 413].contains(&refused.status), "{}", refused.text());
+        world.assert_nothing_stored();
+        let empty = path_of(&request(&world, "POST", "/v1/uploads", &headers, b""));
+        // One that is complete.
+        let content = noise(1000, 1);
+        let whole = create(&world, content.len(), &[("path", "whole")]);
+        assert_eq!(patch(&world, &whole, 0, &content).status, 204);
+        for (url, length) in [(&empty, 0), (&whole, content.len())] {
+            mismatch(&patch(&world, url, length, b"more"));
+            // Nothing more, as a client sends it that had no response.
+            assert_eq!(patch(&world, url, length, b"").status, 204);
+            assert_eq!(offset(&world, url), length);
+        }
+        assert_eq!(world.object("whole"), content);
+    }
+}
+
+#[test]
+fn paths_that_are_not_text_and_pieces_to_be_put_together_are_refused() {
+    for setup in roads() {
+        let world = setup.start();
+        let created = |headers: &[(&str, &str)]| {
+            let headers = [&[("upload-length", "5")], headers].concat();
+            request(&world, "POST", "/v1/uploads", &headers, b"")
+        };
+        // `a/\xff.txt`, `\xd6\xd0`
+        for naming in ["path YS//LnR4dA==", "dir 1tA="] {
+            created(&[("upload-metadata", naming)]).problem(400, "invalid_path");
+        }
+        let own = metadata(&[("path", ".resumable/x")]);
+        created(&[("upload-metadata", &own)]).problem(400, "invalid_path");
+        assert_eq!(created(&[("upload-metadata", "filename 1tA=")]).status, 201);
+        for piece in ["partial", "final;/v1/uploads/a /v1/uploads/b"] {
+            created(&[("upload-concat", piece)]).problem(400, "invalid_request");
+        }
+    }
+}
+
+#[test]
 fn a_creation_that_is_repeated_under_its_key_is_one_upload() {
     for setup in roads() {
         let world = setup.start();

@@ -128,7 +128,7 @@ async fn append_at(
     let session = match at.open(&at_cos, bytes.length, &share).await? {
         Opened::Gone => return Err(OpenUpload::unknown()),
         Opened::Stored(completed) => {
-            bytes.check_stored(completed.file.size)?;
+            bytes.check_stored(completed.file.size).await?;
             return Ok(match known_file(worker, upload, completed) {
                 KnownFile::Reported(file) => Appended::StoredBefore(file),
                 KnownFile::Unreported(file) => Appended::Unreported(file),

@@ -70,7 +70,7 @@ pub async fn append(
 ) -> Result<Appended, Problem> {
     let (uploads, id) = (&worker.shared.uploads, upload.sealed.id);
     if let Some(file) = uploads.stored(&id) {
-        bytes.check_stored(file.size)?;
+        bytes.check_stored(file.size).await?;
         return Ok(Appended::StoredBefore(UploadedFile::clone(&file)));
     }
     let kept = uploads.get(&id).ok_or_else(OpenUpload::unknown)?;

@@ -53,10 +53,10 @@ pub struct Position {
 }
 
 impl IncomingBytes {
-    /// The file is stored. That is told again where the response to its last bytes was lost.
-    pub fn check_stored(&self, size: u64) -> Result<(), Problem> {
+    /// The file is stored. That is told again where the response to its last bytes was lost; further bytes are refused.
+    pub async fn check_stored(self, size: u64) -> Result<(), Problem> {
         match self.offset == size {
-            true => Ok(()),
+            true => refuse_beyond(size, self.source, self.announced).await,
             false => Err(mismatch(self.offset, size)),
         }
     }
@@ -100,6 +100,29 @@ impl IncomingBytes {
         worker.shared.metrics.resumable(if offset == 0 { "begun" } else { "continued" });
         Ok(followed(source, offset, running))
     }
+}
+
+/// Refuses bytes beyond the end of a file of `size` bytes.
+pub async fn refuse_beyond(
+    size: u64,
+    mut source: Source,
+    announced: Option<u64>,
+) -> Result<(), Problem> {
+    let beyond = |bytes: u64| {
+        let got = size.saturating_add(bytes);
+        Err(CosError::LengthMismatch { declared: size, got }.into())
+    };
+    if let Some(bytes) = announced.filter(|bytes| *bytes > 0) {
+        return beyond(bytes);
+    }
+    while let Some(event) = source.next().await {
+        match event.map_err(CosError::Source)? {
+            FileEvent::Content(bytes) if bytes.is_empty() => {}
+            FileEvent::Content(bytes) => return beyond(bytes.len() as u64),
+            FileEvent::End(_) => break,
+        }
+    }
+    Ok(())
 }
 
 /// Checks the file's first bytes: those of `start`, and the next ones.

@@ -7,12 +7,13 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use jiff::Timestamp;
 
 use super::at_cos::NewUpload;
+use super::body::refuse_beyond;
 use super::protocol::{self, Metadata, UPLOAD_EXPIRES, UPLOAD_OFFSET, http_date, invalid};
 use super::report::{Counted, Reporter};
 use super::sealed_url::{Place, SealedUpload};
 use super::upload::{OpenUpload, Progress, Road, log_id};
 use super::{append, at_cos, at_gateway, by_road};
-use crate::http::extract::{client, file_url};
+use crate::http::extract::{client, file_url, preconditions};
 use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
@@ -20,8 +21,9 @@ use crate::http::quota;
 use crate::http::state::Worker;
 use crate::http::upload::metadata;
 use crate::http::upload::request::target_path;
-use crate::inbound::body::refuse_encoding;
+use crate::inbound::body::{Body, announced_length, refuse_encoding};
 use crate::inbound::error::InboundError;
+use crate::inbound::raw;
 use crate::quota::quotas::Lifetime;
 use crate::settings::Action;
 
@@ -33,10 +35,12 @@ pub async fn create(
 ) -> Result<HttpResponse, Problem> {
     let headers = request.headers();
     protocol::check_version(headers)?;
+    protocol::refuse_concatenation(headers)?;
     let road = Road::of(&worker)?;
     let client = client::identify(&request, &worker).await?;
     client.may(Action::Upload)?;
     refuse_encoding(headers)?;
+    preconditions::refuse(headers)?;
     let length = protocol::length_at_creation(headers)?;
     let told = Metadata::of(headers)?;
     let max_length = by_road::max_length(&worker, &road, client.max_file_size);
@@ -66,6 +70,18 @@ pub async fn create(
     let id: [u8; 16] = rand::random();
     log_id(&id);
     let slot = shared.limits.take_slot(&client)?;
+    let has_bytes = protocol::is_offset_stream(headers) && has_body(&request);
+    // By COS's API an empty file is stored when it is created.
+    let payload = match (&road, length) {
+        (Road::Api(_), Some(0)) => {
+            if has_bytes {
+                let body = Body::new(payload.into_inner(), shared.settings.upload.idle_timeout);
+                refuse_beyond(0, raw::content(body), announced_length(headers)).await?;
+            }
+            None
+        }
+        _ => Some(payload),
+    };
     let expires = Timestamp::now() + shared.settings.resumable.expire_after;
     let lifetime = Lifetime::Until(id, expires.as_second());
     let wanted = quota::one_file(length, max_length);
@@ -117,36 +133,39 @@ pub async fn create(
     response
         .insert_header((LOCATION, format!("{base}/v1/uploads/{segment}")))
         .insert_header((UPLOAD_EXPIRES, http_date(by_road::expires(&worker, &upload))));
-    let has_bytes = protocol::is_offset_stream(headers) && has_body(&request);
-    if length == Some(0) && matches!(upload.road, Road::Api(_)) {
+    match payload {
         // COS has it.
-        if let Progress::Stored(file) = by_road::progress(&worker, &upload, false).await? {
-            let times = context.stage_times(&shared.metrics);
-            let reporter = Reporter::new(&request, &worker, &upload);
-            let told = reporter.report(&file, Counted::New, &times).await;
-            context.upload.add_times(&times);
-            told?;
-            file.add_id_to(&mut response);
-        }
-        response.insert_header((UPLOAD_OFFSET, "0"));
-    } else if has_bytes || length == Some(0) {
-        // A client that can send its first bytes again continues at the offset.
-        let appended = append::append(&request, payload, &worker, &upload, 0, slot).await;
-        let offset = match appended {
-            Ok(Progress::Open { offset, .. }) => offset,
-            Ok(Progress::Stored(file) | Progress::Unreported(file)) => {
+        None => {
+            if let Progress::Stored(file) = by_road::progress(&worker, &upload, false).await? {
+                let times = context.stage_times(&shared.metrics);
+                let reporter = Reporter::new(&request, &worker, &upload);
+                let told = reporter.report(&file, Counted::New, &times).await;
+                context.upload.add_times(&times);
+                told?;
                 file.add_id_to(&mut response);
-                file.size
             }
-            // More may be stored than is known here; the client then learns it by a HEAD. One whose connection broke off
-            // does not learn the URL.
-            Err(problem) if is_continued(&problem) && has_bytes => 0,
-            Err(problem) => {
-                discard(&worker, &upload).await;
-                return Err(append::retryable(problem));
-            }
-        };
-        response.insert_header((UPLOAD_OFFSET, offset.to_string()));
+            response.insert_header((UPLOAD_OFFSET, "0"));
+        }
+        // A client that can send its first bytes again continues at the offset.
+        Some(payload) if has_bytes || length == Some(0) => {
+            let appended = append::append(&request, payload, &worker, &upload, 0, slot).await;
+            let offset = match appended {
+                Ok(Progress::Open { offset, .. }) => offset,
+                Ok(Progress::Stored(file) | Progress::Unreported(file)) => {
+                    file.add_id_to(&mut response);
+                    file.size
+                }
+                // More may be stored than is known here; the client then learns it by a HEAD. One whose connection broke
+                // off does not learn the URL.
+                Err(problem) if is_continued(&problem) && has_bytes => 0,
+                Err(problem) => {
+                    discard(&worker, &upload).await;
+                    return Err(append::retryable(problem));
+                }
+            };
+            response.insert_header((UPLOAD_OFFSET, offset.to_string()));
+        }
+        Some(_) => {}
     }
     if let Some(reservation) = reservation {
         reservation.detach();

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 
 use crate::http::problem::{Code, Problem};
+use crate::key::KeyError;
 
 pub const VERSION: &str = "1.0.0";
 pub const EXTENSIONS: &str = "creation,creation-with-upload,termination,expiration,checksum";
@@ -21,12 +22,15 @@ pub const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defe
 pub const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 pub const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 pub const UPLOAD_CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
+const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
 /// Bytes of `Upload-Metadata` at most: it is part of the upload's URL.
 const MAX_METADATA: usize = 2 * 1024;
 /// The metadata that the gateway uses: what a file is called, its type, where it is stored.
 const USED: [&str; 6] = ["filename", "name", "filetype", "type", "path", "dir"];
+/// Those of them that say where the file is stored: they must be text.
+const NAMING: [&str; 2] = ["path", "dir"];
 /// COS's limit of an object, 48.8 TB, is far below; sums do not overflow.
 const MAX_NUMBER: u64 = 1 << 60;
 
@@ -47,6 +51,17 @@ pub fn meant_method(request: &HttpRequest) -> Method {
     match request.path().starts_with("/v1/uploads/") {
         true => method(own, request.headers()).unwrap_or_else(|_| own.clone()),
         false => own.clone(),
+    }
+}
+
+/// Refuses a piece of a file that is to be put together from several uploads: it would be stored as a file of its own.
+pub fn refuse_concatenation(headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.contains_key(UPLOAD_CONCAT) {
+        true => Err(invalid(
+            "the extension `concatenation` is not supported: leave out `Upload-Concat` (tus-js-client, Uppy: \
+             `parallelUploads: 1`)",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -151,8 +166,12 @@ impl Metadata {
             let bytes = STANDARD.decode(value.trim());
             let bytes = bytes
                 .map_err(|_| invalid(format!("`{name}` of `Upload-Metadata` is not Base64")))?;
-            // Only the values that are used must be text.
-            let value = String::from_utf8_lossy(&bytes).into_owned();
+            let value = match String::from_utf8(bytes) {
+                Ok(value) => value,
+                // Two files could have the same.
+                Err(_) if NAMING.contains(&name) => return Err(KeyError::Encoding.into()),
+                Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            };
             pairs.push((name.to_owned(), value));
         }
         Ok(Self { raw: raw.to_owned(), pairs })
@@ -243,6 +262,10 @@ mod tests {
         assert_eq!(read.get(&["is_confidential", "name"]), Some("e"));
         assert_eq!(read.get(&["path"]), None);
         assert_eq!(metadata("").unwrap(), Metadata::default());
+        assert_eq!(metadata("name 1tA=").unwrap().get(&["name"]), Some("\u{fffd}\u{fffd}"));
+        for naming in ["path YS/WKnR4dA==", "dir 1tA="] {
+            assert_eq!(metadata(naming).unwrap_err().code, Code::InvalidPath, "{naming}");
+        }
         assert!(metadata(&format!("a {}", "QUFB".repeat(511))).is_ok());
         for bad in ["a %", "a QQ==,a QQ==", ",", "a QQ==,", &format!("a {}", "QUFB".repeat(512))] {
             assert!(metadata(bad).is_err(), "{bad:?}");

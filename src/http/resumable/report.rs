@@ -90,17 +90,23 @@ impl Reporter {
     ) -> Result<(), Problem> {
         let Self { worker, context, upload, .. } = self;
         let metrics = &worker.shared.metrics;
-        metrics.resumable("stored");
-        metrics.stored(file.size);
-        context.upload.add_stored(upload.key.as_str(), file.size);
+        context.upload.set_object(upload.key.as_str());
         context.upload.set_road(upload.road.name());
-        // The request's own line has the same at INFO; its `bytes` must be in no other.
-        tracing::debug!(object = %upload.key, size = file.size, "a resumable upload is stored");
         let told = self.tell(file, times).await;
         match &told {
-            // How it was verified cannot be found out later.
-            Ok(()) => worker.shared.uploads.set_stored(upload.sealed.id, file.clone()),
-            Err(_) => drop(worker.shared.uploads.end(&upload.sealed.id)),
+            Ok(()) => {
+                metrics.resumable("stored");
+                metrics.stored(file.size);
+                context.upload.add_stored(file.size);
+                // The request's own line has the same at INFO; its `bytes` must be in no other.
+                tracing::debug!(object = %upload.key, size = file.size, "a resumable upload is stored");
+                // How it was verified cannot be found out later.
+                worker.shared.uploads.set_stored(upload.sealed.id, file.clone());
+            }
+            Err(problem) => {
+                metrics.upload(problem.code.name());
+                drop(worker.shared.uploads.end(&upload.sealed.id));
+            }
         }
         let stored = told.is_ok().then_some(file.size);
         let (client, id) = (&upload.client, &upload.sealed.id);
