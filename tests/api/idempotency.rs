@@ -57,6 +57,26 @@ fn a_repeat_gets_the_first_response() {
 }
 
 #[test]
+fn a_key_is_not_replayed_to_a_body_of_another_length_or_digest() {
+    let world = Setup::new().start();
+    let put = |content: &[u8], digest: &[(&str, &str)]| {
+        let headers = [&[authorization(), ("idempotency-key", "key-1")], digest].concat();
+        send_put(&world, &headers, content)
+    };
+    put(b"first", &[]).stored();
+    assert_eq!(put(b"first", &[]).header("idempotent-replayed"), Some("true"));
+    put(b"another", &[]).problem(400, "invalid_request");
+    put(b"other", &[("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")]).problem(400, "invalid_request");
+    assert_eq!(world.object("named.txt"), b"first");
+}
+
+fn send_put(world: &World, headers: &[(&str, &str)], content: &[u8]) -> Response {
+    let mut client = world.client();
+    client.send_request("PUT", "/v1/files/named.txt", headers, content);
+    client.response()
+}
+
+#[test]
 fn a_repeat_waits_for_the_upload_that_runs() {
     let world = Setup::new().start();
     let mut first = half(&world, "/v1/files/x", "key");

@@ -1,8 +1,8 @@
 //! `Idempotency-Key`: an upload that is repeated under the same key gets the response of the first one.
 
 use actix_web::body::MessageBody;
-use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 
@@ -13,6 +13,13 @@ use crate::http::state::Worker;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// What a PUT says of its file. The length of a form depends on its boundary, too, which a repeat may have anew.
+static OF_BODY: [HeaderName; 4] = [
+    CONTENT_LENGTH,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
 /// What the creation of a resumable upload says of the file.
 static OF_UPLOAD: [HeaderName; 2] =
     [HeaderName::from_static("upload-length"), HeaderName::from_static("upload-metadata")];
@@ -50,8 +57,11 @@ pub async fn check(
     let query = query.filter(|pair| !pair.is_empty() && !pair.starts_with("ticket="));
     let mut parts = vec![request.method().as_str(), request.path()];
     parts.extend(query);
-    let of_upload = OF_UPLOAD.iter().filter_map(|name| request.headers().get(name)?.to_str().ok());
-    parts.extend(of_upload);
+    let of_file: &[HeaderName] = match *request.method() {
+        Method::PUT => &OF_BODY,
+        _ => &OF_UPLOAD,
+    };
+    parts.extend(of_file.iter().filter_map(|name| request.headers().get(name)?.to_str().ok()));
     match worker.shared.idempotency.claim(client, key, &parts).await {
         Claim::First(claim) => Ok(KeyCheck::Proceed(Some(claim))),
         Claim::Completed(answer) => Ok(KeyCheck::Replay(replayed(&answer))),
