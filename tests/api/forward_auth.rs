@@ -89,6 +89,29 @@ fn call(
 }
 
 #[test]
+fn a_head_that_is_too_long_for_the_auth_server_is_the_clients_fault_and_the_log_is_bounded() {
+    let server = AuthServer::start();
+    let world = server.setup().start();
+    for (at, status) in ["413 Too Large", "414 Too Long", "431 Too Large"].into_iter().enumerate() {
+        server.respond_with(status, "");
+        let cookie = format!("session={at}");
+        put(&world, "a.txt", &[("cookie", &cookie)]).problem(401, "unauthenticated");
+    }
+    let text = metrics(&world);
+    assert_eq!(value(&text, "gateway_forward_auth_total{result=\"refused\"}"), 3.0);
+    assert_eq!(value(&text, "gateway_forward_auth_total{result=\"failed\"}"), 0.0);
+    // One who makes it fail now and then does not fill the log.
+    for attempt in 0..40 {
+        let cookie = format!("attempt={attempt}");
+        server.respond_with(if attempt % 2 == 0 { "400 Bad Request" } else { "401 No" }, "");
+        put(&world, "a.txt", &[("cookie", &cookie)]);
+    }
+    let log = world.gateway.log();
+    let changes = log.matches("the auth server can").count();
+    assert!((2..=11).contains(&changes), "{changes}");
+}
+
+#[test]
 fn a_session_lets_in_and_nothing_but_the_listed_parts_is_sent() {
     let server = AuthServer::start();
     let world = server.setup().set("upload.path_template", "{client}/{uuid}{ext}").start();

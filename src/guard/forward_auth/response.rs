@@ -46,8 +46,10 @@ impl From<Response> for Decision {
             200..300 => Self::Allowed(body),
             401 => refused(false),
             403 => refused(true),
-            // To a login page.
-            300..=399 => Self::Refused(Refusal { is_forbidden: false, detail: None }),
+            // To a login page, or because the client's head is too long.
+            300..=399 | 413 | 414 | 431 => {
+                Self::Refused(Refusal { is_forbidden: false, detail: None })
+            }
             _ => Self::Unusable(status),
         }
     }

@@ -1,11 +1,13 @@
 //! The calls to the auth server: one for all requests that are equal to it, cached, and bounded in number and time.
 
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::http::header::HeaderName;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::policy::EvictionPolicy;
 use tokio::sync::Semaphore;
 
@@ -29,6 +31,9 @@ const MAX_CACHED: u64 = 16 << 20;
 const ENTRY: usize = 1024;
 /// How long a refusal is cached at most: a user that has just logged in must not be refused for longer.
 const MAX_REFUSED: Duration = Duration::from_secs(2);
+
+/// Lines that say that it can or cannot be asked.
+const CHANGES: Quota = Quota::per_minute(NonZeroU32::MIN.saturating_add(9));
 
 /// Why the auth server has not let a client in.
 #[derive(Debug, Clone)]
@@ -59,6 +64,8 @@ pub struct ForwardState {
     slots: Semaphore,
     /// The last call failed. Only the first failure of several is worth a warning.
     is_failing: AtomicBool,
+    /// Lines of such changes. A stranger may know requests that the auth server fails at.
+    changes: DefaultDirectRateLimiter,
     metrics: Arc<Metrics>,
 }
 
@@ -96,6 +103,7 @@ impl ForwardState {
             refused,
             slots: Semaphore::new(MAX_CONCURRENT),
             is_failing: AtomicBool::new(false),
+            changes: RateLimiter::direct(CHANGES),
             metrics,
         }
     }
@@ -103,16 +111,17 @@ impl ForwardState {
     /// Logs the first of several failures.
     fn failed(&self, cause: &str) -> ForwardError {
         self.metrics.forward_auth("failed");
-        match self.is_failing.swap(true, Ordering::Relaxed) {
-            false => tracing::warn!(cause, "the auth server cannot be asked: auth.forward_url"),
-            true => tracing::debug!(cause, "the auth server cannot be asked: auth.forward_url"),
+        let is_first = !self.is_failing.swap(true, Ordering::Relaxed);
+        match is_first && self.changes.check().is_ok() {
+            true => tracing::warn!(cause, "the auth server cannot be asked: auth.forward_url"),
+            false => tracing::debug!(cause, "the auth server cannot be asked: auth.forward_url"),
         }
         ForwardError::Unavailable
     }
 
     fn decided(&self, decision: &'static str) {
         self.metrics.forward_auth(decision);
-        if self.is_failing.swap(false, Ordering::Relaxed) {
+        if self.is_failing.swap(false, Ordering::Relaxed) && self.changes.check().is_ok() {
             tracing::info!("the auth server can be asked again");
         }
     }
