@@ -151,7 +151,7 @@ impl Metrics {
             )?,
             slow_clients: counters(
                 "gateway_slow_clients_total",
-                "Files whose clients were too slow for COS, by what was done: buffered, streamed",
+                "Files whose clients were too slow for COS, by what was done: buffered, spooled, streamed",
                 &["action"],
             )?,
             resumable: counters(
@@ -247,7 +247,7 @@ impl Metrics {
         for stage in Stage::ALL {
             metrics.upload_seconds.with_label_values(&[stage.name()]);
         }
-        for action in ["buffered", "streamed"] {
+        for action in ["buffered", "spooled", "streamed"] {
             metrics.slow_clients.with_label_values(&[action]);
         }
         for event in ["created", "begun", "continued", "stored", "terminated"] {

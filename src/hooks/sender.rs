@@ -82,7 +82,11 @@ impl HookSender {
                 }
                 Outcome::Refused { status, body } => {
                     metrics.hook(event, "refused");
-                    tracing::info!(id = message.id, status, "the back end refused a file");
+                    tracing::info!(
+                        id = message.id,
+                        hook_status = status,
+                        "the back end refused a file"
+                    );
                     return Some(Verdict::Refused { status, detail: detail_of(&body) });
                 }
                 Outcome::Unavailable { cause, retry_after } => (cause, retry_after),

@@ -3,6 +3,7 @@
 use actix_web::HttpRequest;
 
 use crate::guard::policy::Client;
+use crate::http::middleware::access_log::cut;
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
@@ -73,7 +74,7 @@ pub fn refused_file(
     problem: &Problem,
 ) {
     let route = request.app_data::<RouteMetrics>().map(RouteMetrics::name);
-    let target = Target { method: request.method().as_str(), route, object };
+    let target = Target { method: cut(request.method().as_str()), route, object };
     refused(&worker.shared.audit, context, Some(client), &target, problem);
 }
 

@@ -1,13 +1,16 @@
 //! `hooks.wait`: what each client is told, in its own format, of a file that the back end refused or said nothing about.
 
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Form, Response, World, wait_until};
+use crate::harness::{Form, Response, World, authorization, wait_until};
 use crate::hooks::{Receiver, count};
+use crate::measured::{metrics, value};
 use crate::profiles::{PROFILES, post, understood};
 use crate::recorder::response;
+use crate::resumable;
 
 const REASON: &str = "the album is full";
 
@@ -49,6 +52,42 @@ fn every_client_shows_why_the_back_end_refused_its_file_and_nothing_is_stored() 
     assert_eq!(refused.problem(422, "refused_by_hook")["detail"], REASON);
     world.assert_nothing_stored();
     assert_eq!(count(&world, "file.stored", "refused"), PROFILES.len() as u64 + 1);
+}
+
+#[test]
+fn files_count_once_and_only_those_that_the_back_end_did_not_refuse() {
+    for by_api in [false, true] {
+        let receiver = Receiver::start();
+        let setup = receiver.setup().set("hooks.wait", "true").set("hooks.timeout", "20s");
+        let setup = if by_api { setup.by_api().set("cos.api.abort_after", "0s") } else { setup };
+        let world = setup.start();
+        let total = |metric: &str| value(&metrics(&world), metric);
+        let uploads =
+            |result: &str| total(&format!("gateway_uploads_total{{result=\"{result}\"}}"));
+        receiver.respond_with(response("403 No", ""));
+        let url = resumable::create(&world, 1000, &[("path", "refused.txt")]);
+        resumable::patch(&world, &url, 0, &[b'x'; 1000]).problem(422, "refused_by_hook");
+        assert_eq!((uploads("refused_by_hook"), uploads("stored")), (1.0, 0.0));
+        assert_eq!(total("gateway_upload_bytes_total"), 0.0);
+        assert_eq!(total("gateway_resumable_total{event=\"stored\"}"), 0.0);
+        // A client that is gone before the back end responds.
+        let (respond, responds) = mpsc::channel::<()>();
+        let responds = Mutex::new(responds);
+        receiver.respond(move |_| {
+            let _ = responds.lock().unwrap().recv();
+            Some(response("204 No Content", ""))
+        });
+        let mut client = world.client();
+        client.send_request("PUT", "/v1/files/gone.txt", &[authorization()], b"content");
+        wait_until("the back end is asked", || receiver.calls() == 2);
+        client.reset();
+        let log = world.gateway.log_with("its client was gone before it had a response");
+        assert!(log.contains("\"object\":\"gone.txt\""), "{log}");
+        drop(respond);
+        assert_eq!((uploads("truncated_body"), uploads("stored")), (0.0, 1.0));
+        assert_eq!(total("gateway_upload_bytes_total"), 7.0);
+        assert_eq!(world.object("gone.txt"), b"content");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::hooks::Receiver;
 use crate::measured::{metrics, value};
 use crate::pages::page;
 use crate::recorder::response;
+use crate::resumable;
 use crate::tickets::{self, ticket};
 
 const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -419,4 +420,24 @@ pub fn answers_of_the_guide(log: &str) -> String {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+#[test]
+fn what_clients_send_is_cut_and_no_upload_urls_are_logged() {
+    let world = resumable::setup().start();
+    let method = "X".repeat(8000);
+    let refused = world.call_with(&method, "/v1/files", &[("origin", "https://else.example")], "");
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    let id = refused.header("x-request-id").expect("an id").to_owned();
+    let [line] = &lines_of(&world, &id)[..] else { panic!("one line") };
+    assert_eq!(line["method"].as_str().map(str::len), Some(1024));
+
+    let url = resumable::create(&world, 5, &[]);
+    let sealed = url.rsplit('/').next().expect("a segment").to_owned();
+    for spelling in ["/v1/%75ploads/", "//v1/uploads/", "/./v1/uploads/"] {
+        let target = format!("{spelling}{sealed}");
+        let response = resumable::request(&world, "GET", &target, &[], b"");
+        lines_of(&world, response.header("x-request-id").expect("an id"));
+    }
+    assert!(!world.gateway.log().contains(&sealed), "{}", world.gateway.log());
 }

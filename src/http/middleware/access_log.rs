@@ -18,17 +18,30 @@ use crate::metrics::Stage;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::batch_lines;
 
-/// A longer path is cut to this many characters in the log.
-const MAX_LOGGED_PATH: usize = 1024;
+/// A longer path, method or detail is cut to this many bytes.
+const MAX_LOGGED_TEXT: usize = 1024;
 /// Sealed URLs of resumable uploads have hundreds of characters that say nothing; the log has the upload's id instead.
 const UPLOADS: &str = "/v1/uploads/";
+const UPLOAD_ROUTE: &str = "/v1/uploads/{id}";
 
 /// A request's path as the log has it: without the query, which may contain tickets and tokens.
 pub fn logged_path(path: &str) -> String {
-    if path.len() > UPLOADS.len() && path.starts_with(UPLOADS) {
-        return [UPLOADS, "{id}"].concat();
+    // Perhaps behind slashes and dots, which the client or a proxy has added.
+    match path.find(UPLOADS) {
+        Some(at) if at <= MAX_LOGGED_TEXT && at + UPLOADS.len() < path.len() => {
+            [&path[..at], UPLOADS, "{id}"].concat()
+        }
+        _ => cut(path).to_owned(),
     }
-    path.chars().take(MAX_LOGGED_PATH).collect()
+}
+
+/// A text of a client in a line: at most [`MAX_LOGGED_TEXT`] bytes of it.
+pub fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_LOGGED_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// One request's line in the access log.
@@ -168,18 +181,20 @@ impl AccessLine {
         let _entered = span.enter();
         let (upload, problem) = (&context.upload, problem.as_ref());
         let (object, stored) = (upload.object(), upload.stored());
+        // The path may be in another spelling than [`logged_path`] knows.
+        let path = if *route == Some(UPLOAD_ROUTE) { UPLOAD_ROUTE } else { path };
         // A macro, since the level is a part of a line's static description.
         macro_rules! write_at {
             ($level:ident) => {
                 tracing::$level!(
                     client = client.as_ref().map(|client| client.name.as_str()),
                     remote = context.remote.map(tracing::field::display),
-                    method = method.as_str(),
+                    method = cut(method.as_str()),
                     route,
                     path,
                     status = self.status,
                     code = problem.map(|problem| problem.code.name()),
-                    detail = problem.map(|problem| problem.detail.as_str()),
+                    detail = problem.map(|problem| cut(&problem.detail)),
                     took_ms = milliseconds(self.took),
                     bytes = stored.map(|stored| stored.bytes),
                     files = stored.map(|stored| stored.files).filter(|files| *files > 1),
@@ -206,7 +221,7 @@ impl AccessLine {
         }
         if let (Some(audit), Some(problem), false) = (&self.audit, problem, upload.has_outcomes()) {
             let target =
-                Target { method: method.as_str(), route: *route, object: object.as_deref() };
+                Target { method: cut(method.as_str()), route: *route, object: object.as_deref() };
             audit::refused(audit, context, client.as_deref(), &target, problem);
         }
     }

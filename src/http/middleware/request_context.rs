@@ -103,12 +103,11 @@ impl RequestContext {
 
 impl UploadFigures {
     /// Adds a file that this request has stored.
-    pub fn add_stored(&self, object: &str, bytes: u64) {
+    pub fn add_stored(&self, bytes: u64) {
         let Stored { files, bytes: before } =
             self.stored.get().unwrap_or(Stored { files: 0, bytes: 0 });
         let (files, bytes) = (files.saturating_add(1), before.saturating_add(bytes));
         self.stored.set(Some(Stored { files, bytes }));
-        self.set_object(object);
     }
 
     /// Names the file that the request is about; the first one counts.

@@ -17,9 +17,11 @@ use super::partial;
 use super::request::{FileFailure, UploadQuery, UploadRequest, sniffed};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::policy::Client;
-use crate::http::extract::client;
+use crate::http::extract::client::{self, KnownClient};
 use crate::http::extract::file_url::{self, PathParameter};
+use crate::http::extract::preconditions;
 use crate::http::extract::schemas::Folder;
+use crate::http::middleware::access_log;
 use crate::http::middleware::idempotency::{self, KeyCheck};
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::middleware::server_timing::StageTimes;
@@ -161,7 +163,7 @@ impl<'a> UploadMetricsGuard<'a> {
         Self { request, context, metrics, times, finished: false, _in_flight: in_flight }
     }
 
-    /// Makes the response in the profile's format.
+    /// Makes the response in the profile's format. Stored files are counted already.
     fn finish(
         mut self,
         profile: ReplyProfile,
@@ -179,10 +181,7 @@ impl<'a> UploadMetricsGuard<'a> {
             Ok(outcomes) => {
                 self.context.upload.set_has_outcomes();
                 outcomes.iter().for_each(|outcome| match outcome {
-                    Outcome::Stored(stored) => {
-                        self.metrics.stored(stored.size);
-                        self.context.upload.add_stored(stored.key.as_str(), stored.size);
-                    }
+                    Outcome::Stored(_) => {}
                     Outcome::Failed { problem, path, .. } => {
                         self.metrics.upload(problem.code.name());
                         path.iter().for_each(|path| self.context.upload.set_object(path.as_str()));
@@ -208,9 +207,15 @@ impl<'a> UploadMetricsGuard<'a> {
 
 impl Drop for UploadMetricsGuard<'_> {
     fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
         // The client disconnected, and the request was cancelled.
-        if !self.finished {
+        if self.context.upload.stored().is_none() {
             self.metrics.upload(Code::TruncatedBody.name());
+        } else if let Some(KnownClient(client)) = self.request.extensions().get::<KnownClient>() {
+            self.context.upload.add_times(&self.times);
+            access_log::write_without_response(&self.context, client);
         }
     }
 }
@@ -341,6 +346,7 @@ async fn authorize(request: &HttpRequest, worker: &Worker) -> Result<Arc<Client>
     let client = client::identify(request, worker).await?;
     client.may(Action::Upload)?;
     partial::refuse(request)?;
+    preconditions::refuse(request.headers())?;
     refuse_encoding(request.headers())?;
     Ok(client)
 }

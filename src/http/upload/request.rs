@@ -305,6 +305,8 @@ impl<'a> UploadRequest<'a> {
                     signed_receipt,
                     hook: None,
                 };
+                self.set_object(&stored.key);
+                let mut counted = Counted { request: self, size: stored.size, is_refused: false };
                 // No await before both have begun: the client may disconnect at any.
                 audit::stored(self.worker, &self.context, &self.client, &stored);
                 let told = match self.worker.hooks.is_some() {
@@ -315,9 +317,28 @@ impl<'a> UploadRequest<'a> {
                 if let Some(invalidated) = invalidated {
                     invalidated.await;
                 }
+                counted.is_refused = told.is_err();
+                drop(counted);
                 told.map(|()| stored)
             }
             Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
+        }
+    }
+}
+
+/// Counts a stored file when it is dropped, unless the back end has refused the file: also where the client is gone before
+/// the back end responds.
+struct Counted<'a, 'b> {
+    request: &'a UploadRequest<'b>,
+    size: u64,
+    is_refused: bool,
+}
+
+impl Drop for Counted<'_, '_> {
+    fn drop(&mut self) {
+        if !self.is_refused {
+            self.request.worker.shared.metrics.stored(self.size);
+            self.request.context.upload.add_stored(self.size);
         }
     }
 }
