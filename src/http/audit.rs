@@ -3,13 +3,13 @@
 use actix_web::HttpRequest;
 
 use crate::guard::policy::Client;
-use crate::http::middleware::access_log::cut;
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::{Code, Problem};
 use crate::http::response::outcome::Stored;
 use crate::http::state::Worker;
 use crate::metrics::routes::RouteMetrics;
 use crate::telemetry::audit::{Audit, Event, Record};
+use crate::telemetry::cut;
 
 /// A file is stored. If the back end refuses it then, a record of [`refused`] follows.
 pub fn stored(worker: &Worker, context: &RequestContext, client: &Client, file: &Stored) {

@@ -12,10 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use super::cut;
 use crate::settings::AuditOutput;
-
-/// A longer text is cut to this many bytes. Escaped, each takes at most six bytes of its line.
-const MAX_TEXT: usize = 1024;
 
 /// Where records go. Without `telemetry.audit` there are none.
 pub struct Audit {
@@ -168,11 +166,7 @@ fn line(record: &Record<'_>) -> Vec<u8> {
 
 /// A text of bounded length, without the control characters that JSON would leave as they are.
 fn bounded<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut end = text.len().min(MAX_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let text = &text[..end];
+    let text = cut(text);
     let is_control = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
     match text.contains(is_control) {
         true => serializer.serialize_str(&text.replace(is_control, "\u{fffd}")),
@@ -191,7 +185,7 @@ mod tests {
         (record.client, record.sub, record.minted_for) = (&text, &text, &text);
         (record.object, record.file_id) = (&text, &text);
         let line = String::from_utf8(line(&record)).unwrap();
-        assert!(line.len() < 6 * 6 * MAX_TEXT + 1024, "{}", line.len());
+        assert!(line.len() < 6 * 6 * crate::telemetry::MAX_TEXT + 1024, "{}", line.len());
         let (body, end) = line.split_at(line.len() - 1);
         assert_eq!(end, "\n");
         assert!(!body.contains(|c: char| c.is_control() || c == '\u{2028}'), "{body}");

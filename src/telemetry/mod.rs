@@ -15,6 +15,19 @@ use tracing_subscriber::prelude::*;
 
 use crate::settings::{LogFormat, Telemetry};
 
+/// A longer text of a client is cut to this many bytes in the log and in the audit log. Escaped, each takes at most six bytes
+/// of its line.
+pub const MAX_TEXT: usize = 1024;
+
+/// At most the first [`MAX_TEXT`] bytes of a text.
+pub fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {

@@ -100,7 +100,7 @@ fn a_head_that_is_too_long_for_the_auth_server_is_the_clients_fault_and_the_log_
     let text = metrics(&world);
     assert_eq!(value(&text, "gateway_forward_auth_total{result=\"refused\"}"), 3.0);
     assert_eq!(value(&text, "gateway_forward_auth_total{result=\"failed\"}"), 0.0);
-    // One who makes it fail now and then does not fill the log.
+    // A client that makes it fail now and then does not fill the log.
     for attempt in 0..40 {
         let cookie = format!("attempt={attempt}");
         server.respond_with(if attempt % 2 == 0 { "400 Bad Request" } else { "401 No" }, "");

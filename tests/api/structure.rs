@@ -54,7 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("inbound", &["file_stream", "memory", "net"]),
     ("wechat", &["key", "metrics", "net", "settings"]),
     ("hooks", &["metrics", "net", "settings"]),
-    ("cos", &["file_stream", "memory", "net"]),
+    ("cos", &["file_stream", "key", "memory", "net"]),
     ("server", &["memory", "metrics", "net", "settings"]),
     ("net", &["settings"]),
     ("shutdown", &["server"]),

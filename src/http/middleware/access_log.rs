@@ -16,10 +16,8 @@ use crate::http::audit::{self, Target};
 use crate::http::problem::Problem;
 use crate::metrics::Stage;
 use crate::telemetry::audit::Audit;
-use crate::telemetry::batch_lines;
+use crate::telemetry::{MAX_TEXT, batch_lines, cut};
 
-/// A longer path, method or detail is cut to this many bytes.
-const MAX_LOGGED_TEXT: usize = 1024;
 /// Sealed URLs of resumable uploads have hundreds of characters that say nothing; the log has the upload's id instead.
 const UPLOADS: &str = "/v1/uploads/";
 const UPLOAD_ROUTE: &str = "/v1/uploads/{id}";
@@ -28,20 +26,11 @@ const UPLOAD_ROUTE: &str = "/v1/uploads/{id}";
 pub fn logged_path(path: &str) -> String {
     // Perhaps behind slashes and dots, which the client or a proxy has added.
     match path.find(UPLOADS) {
-        Some(at) if at <= MAX_LOGGED_TEXT && at + UPLOADS.len() < path.len() => {
+        Some(at) if at <= MAX_TEXT && at + UPLOADS.len() < path.len() => {
             [&path[..at], UPLOADS, "{id}"].concat()
         }
         _ => cut(path).to_owned(),
     }
-}
-
-/// A text of a client in a line: at most [`MAX_LOGGED_TEXT`] bytes of it.
-pub fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_LOGGED_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 /// One request's line in the access log.
