@@ -16,7 +16,7 @@ use crate::http::audit::{self, Target};
 use crate::http::problem::Problem;
 use crate::metrics::Stage;
 use crate::telemetry::audit::Audit;
-use crate::telemetry::{MAX_TEXT, batch_lines, cut};
+use crate::telemetry::{batch_lines, cut};
 
 /// Sealed URLs of resumable uploads have hundreds of characters that say nothing; the log has the upload's id instead.
 const UPLOADS: &str = "/v1/uploads/";
@@ -24,11 +24,9 @@ const UPLOAD_ROUTE: &str = "/v1/uploads/{id}";
 
 /// A request's path as the log has it: without the query, which may contain tickets and tokens.
 pub fn logged_path(path: &str) -> String {
-    // Perhaps behind slashes and dots, which the client or a proxy has added.
-    match path.find(UPLOADS) {
-        Some(at) if at <= MAX_TEXT && at + UPLOADS.len() < path.len() => {
-            [&path[..at], UPLOADS, "{id}"].concat()
-        }
+    // Behind slashes and dots, too, which the client or a proxy may have added.
+    match path.trim_start_matches(['/', '.']).strip_prefix(&UPLOADS[1..]) {
+        Some(id) if !id.is_empty() => [UPLOADS, "{id}"].concat(),
         _ => cut(path).to_owned(),
     }
 }
@@ -213,5 +211,21 @@ impl AccessLine {
                 Target { method: cut(method.as_str()), route: *route, object: object.as_deref() };
             audit::refused(audit, context, client.as_deref(), &target, problem);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cut_and_have_no_sealed_url() {
+        for path in ["/v1/uploads/sealed", "//v1/uploads/sealed", "/./v1/uploads/sealed/x"] {
+            assert_eq!(logged_path(path), "/v1/uploads/{id}");
+        }
+        for path in ["/v1/uploads", "/v1/uploads/", "/v1/files/v1/uploads/a.png", ""] {
+            assert_eq!(logged_path(path), path);
+        }
+        assert_eq!(logged_path(&"é".repeat(1000)).len(), 1024);
     }
 }
