@@ -125,7 +125,7 @@ impl Quotas {
                 }
             };
             let mut in_doubt = InDoubt { quotas: self, quota, subject, id, is_known: false };
-            let granted = match redis.reserve(quota, subject, id, wanted, life).await {
+            return match redis.reserve(quota, subject, id, wanted, life).await {
                 Ok(granted) => {
                     in_doubt.is_known = true;
                     granted
@@ -138,7 +138,6 @@ impl Quotas {
                     granted
                 }
             };
-            return granted;
         }
         self.memory.reserve(quota, subject, id, wanted, expires)
     }

@@ -21,7 +21,12 @@ pub const MAX_TEXT: usize = 1024;
 
 /// At most the first [`MAX_TEXT`] bytes of a text.
 pub fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_TEXT);
+    cut_to(MAX_TEXT, text)
+}
+
+/// At most the first `max` bytes of a text.
+fn cut_to(max: usize, text: &str) -> &str {
+    let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

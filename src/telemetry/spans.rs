@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::cut_to;
 use crate::metrics::{Metrics, Stage};
 use crate::net::trace_context::TraceContext;
 use crate::settings::Otlp;
@@ -162,11 +163,7 @@ pub fn new_id() -> u64 {
 
 /// A text, cut to what a span may have of it.
 pub fn bounded(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+    cut_to(MAX_TEXT, text).to_owned()
 }
 
 #[cfg(test)]

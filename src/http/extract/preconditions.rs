@@ -5,6 +5,7 @@ use actix_web::http::header::{HeaderMap, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_
 
 use crate::http::problem::{Code, Problem};
 
+/// Fails if the request has a precondition.
 pub fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
     let found = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE]
         .into_iter()
