@@ -107,9 +107,9 @@ impl Guard {
 
     /// Waits for the keys of tickets where identifying a client failed with [`JwksError::NotFetched`]. Another attempt may
     /// then succeed.
-    pub async fn fetched_keys(&self) {
+    pub async fn fetched_keys(&self, after: u64) {
         if let Some((tickets, _)) = &self.tickets {
-            tickets.fetched_keys().await;
+            tickets.fetched_keys(after).await;
         }
     }
 

@@ -140,9 +140,9 @@ impl TicketVerifier {
     }
 
     /// Waits for a fetch of the issuer's keys: see [`JwksError::NotFetched`].
-    pub async fn fetched_keys(&self) {
+    pub async fn fetched_keys(&self, after: u64) {
         if let Some(jwks) = &self.jwks {
-            jwks.fetched().await;
+            jwks.fetched(after).await;
         }
     }
 

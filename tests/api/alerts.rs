@@ -16,6 +16,7 @@ use crate::harness::{Client, Setup, World, authorization, fetch, wait_until};
 use crate::pages::page;
 use crate::replicas::Redis;
 use crate::resumable::{metadata, send};
+use crate::threads::SetAtEnd;
 use crate::{jwks, reload};
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/deploy/alerts.yaml");
@@ -295,14 +296,7 @@ fn each_alert_fires_when_it_should_and_only_then() {
     let stopped = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| traffic(gateway, &stopped));
-        // Also if an assertion fails.
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
-        let _stop = Stop(&stopped);
+        let _end = SetAtEnd(&stopped);
         let mut run = Run {
             prometheus: Prometheus::start(&[gateway, with_spool.gateway.address]),
             world,
@@ -373,19 +367,18 @@ fn each_alert_fires_when_it_should_and_only_then() {
         run.fires(&["GatewayKeySetFailing"], &[]);
         run.heals();
 
-        let crowd = AtomicBool::new(true);
+        let is_less = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while crowd.load(Ordering::SeqCst) {
+                while !is_less.load(Ordering::SeqCst) {
                     let connections: Vec<_> =
                         (0..80).map(|_| TcpStream::connect(gateway)).collect();
                     std::thread::sleep(Duration::from_millis(50));
                     drop(connections);
                 }
             });
-            let _stop = Stop(&stopped);
+            let _end = SetAtEnd(&is_less);
             run.fires(&["GatewayShedding"], &["GatewayDown", failing]);
-            crowd.store(false, Ordering::SeqCst);
         });
         run.heals();
 

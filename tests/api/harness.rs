@@ -15,7 +15,7 @@ use tcb_upload_gateway::sandbox::{Options, Sandbox};
 use tempfile::TempDir;
 
 /// After this time a test counts as hanging.
-const HANG_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The API key of [`Setup::new`]'s only client, `panel`.
 pub const KEY: &str = "panel-key-for-tests";

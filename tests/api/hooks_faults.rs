@@ -16,6 +16,7 @@ use crate::hooks_lost::{lost, paths, stopped};
 use crate::measured::{metrics, value};
 use crate::recorder::response;
 use crate::replicas::Redis;
+use crate::threads::SetAtEnd;
 use crate::tickets::now;
 
 const DAY: u64 = 24 * 3600;
@@ -201,6 +202,7 @@ fn uploads_while(mut redis: Redis, fail: fn(&mut Redis), heal: fn(&mut Redis)) {
                 }
             });
         }
+        let _end = SetAtEnd(&over);
         more(50);
         fail(&mut redis);
         world.gateway.log_with("Redis is unavailable: hooks");
@@ -212,7 +214,6 @@ fn uploads_while(mut redis: Redis, fail: fn(&mut Redis), heal: fn(&mut Redis)) {
         heal(&mut redis);
         world.gateway.log_with("Redis is available: hooks are queued in it");
         more(50);
-        over.store(true, Ordering::Relaxed);
     });
     let slowest = Duration::from_millis(slowest.load(Ordering::Relaxed));
     let uploads = next.load(Ordering::Relaxed);

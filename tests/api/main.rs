@@ -114,6 +114,7 @@ mod target;
 mod target_bounds;
 mod target_faults;
 mod tcb;
+mod threads;
 mod threats;
 mod tickets;
 mod tls;

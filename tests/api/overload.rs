@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Form, Setup, World, authorization, noise, wait_until};
+use crate::threads::SetAtEnd;
 
 /// With this limit of file descriptors the gateway allows 80 connections and 40 uploads.
 const FEW: u32 = 256;
@@ -36,8 +37,9 @@ fn healthy_during(world: &World, flood: impl FnOnce()) -> Duration {
             assert!(again <= answers / 10, "{again} of {answers} had to ask again");
             slowest
         });
+        let end = SetAtEnd(&over);
         flood();
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         asker.join().expect("every probe is answered")
     })
 }

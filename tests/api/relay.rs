@@ -1,9 +1,9 @@
 //! Early responses to clients that keep sending, and connections that stay open after them.
 
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use actix_web::rt::System;
@@ -12,6 +12,7 @@ use futures::stream;
 use serde_json::json;
 
 use crate::harness::{Client, Form, Response, Setup, World, authorization, noise, wait_until};
+use crate::threads::Barrier;
 use crate::tls::Certificate;
 
 const SENT: usize = 60_000_000;

@@ -17,6 +17,7 @@ use crate::harness::{
 };
 use crate::hooks::Receiver;
 use crate::measured::value;
+use crate::threads::SetAtEnd;
 use crate::tickets::{now, signed};
 use crate::tls::Certificate;
 
@@ -560,6 +561,7 @@ fn a_hundred_reloads_under_load_fail_no_request() {
                 })
             })
             .collect();
+        let end = SetAtEnd(done);
         for n in 1..=100 {
             show(&certificates[n % 2], folder.path());
             reload(&world, &file, &state(n), RELOADED);
@@ -573,7 +575,7 @@ fn a_hundred_reloads_under_load_fail_no_request() {
                 memory.push(world.gateway.memory("VmRSS"));
             }
         }
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         for sender in senders {
             let failed = sender.join().expect("the requests");
             assert!(failed.is_empty(), "{failed:#?}");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Form, Gateway, Response, Setup, World, authorization, wait_until};
 use crate::settings::free_port;
 use crate::stand_in::{self, Upstream, ok};
+use crate::threads::SetAtEnd;
 
 /// A redis-server, of which nothing is left when it is killed, unless [`Redis::persistent`] started it.
 pub struct Redis {
@@ -294,6 +295,7 @@ fn no_upload_fails_while_redis_is_down() {
                 }
             });
         }
+        let _end = SetAtEnd(&over);
         for gateway in gateways {
             assert_eq!(status(gateway), "ready");
             assert_eq!(metric(gateway, "gateway_redis_up"), 1.0);
@@ -312,7 +314,6 @@ fn no_upload_fails_while_redis_is_down() {
             wait_until("it has healed", || status(gateway) == "ready");
             assert_eq!(metric(gateway, "gateway_redis_up"), 1.0);
         }
-        over.store(true, Ordering::Relaxed);
     });
     assert_eq!(world.objects().len(), uploads.load(Ordering::Relaxed));
     println!("{} uploads while Redis was away for 6 s and back", uploads.load(Ordering::Relaxed));

@@ -11,6 +11,7 @@ use crate::measured::{metrics, value};
 use crate::resumable::{MIB, OCTETS, TUS, assert_stored, create, offset, patch, request, setup};
 use crate::resumable_client::Uploader;
 use crate::resumable_forms::with_spool;
+use crate::threads::SetAtEnd;
 
 /// Of a large file.
 pub const LARGE: usize = if cfg!(debug_assertions) { 40 * MIB } else { 300 * MIB };
@@ -207,6 +208,7 @@ fn fifty_uploads_with_ten_cuts_each_stay_within_two_parts_an_upload() {
     let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let began = Instant::now();
     std::thread::scope(|scope| {
+        let _end = SetAtEnd(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let used = metric(&world, "gateway_memory_budget_bytes");
@@ -222,7 +224,6 @@ fn fifty_uploads_with_ten_cuts_each_stay_within_two_parts_an_upload() {
             })
             .collect();
         uploads.into_iter().for_each(|upload| upload.join().expect("it is stored"));
-        over.store(true, Ordering::Relaxed);
     });
     let (most, peak) = (most.into_inner(), world.gateway.memory("VmHWM"));
     let records = proxy.records();

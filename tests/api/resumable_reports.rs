@@ -2,8 +2,8 @@
 //! file did not learn it, or waits for the back end, or where the client has gone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::hooks::{Received, Receiver};
 use crate::recorder::response;
 use crate::replicas::Redis;
 use crate::resumable::{MIB, OCTETS, TUS, create, number, patch, path_of, request, send};
+use crate::threads::Barrier;
 use crate::tickets;
 
 const KEYS: &str = "a-key-of-at-least-thirty-two-bytes";
@@ -132,9 +133,7 @@ fn while_the_back_end_decides_no_gateway_tells_that_the_file_is_stored() {
     let decided = Arc::new(AtomicBool::new(false));
     let may_decide = decided.clone();
     receiver.respond(move |_: &Received| {
-        while !may_decide.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-        }
+        wait_until("it may decide", || may_decide.load(Ordering::Relaxed));
         Some(response("422 No", r#"{"detail":"no room"}"#))
     });
     let content = noise(10_000, 1);

@@ -13,6 +13,7 @@ use crate::harness::{
 };
 use crate::resumable::{self, MIB, TUS, metadata, path_of};
 use crate::resumable_client::Uploader;
+use crate::threads::SetAtEnd;
 
 const GATEWAYS: usize = 3;
 /// Each gateway is replaced so often.
@@ -154,6 +155,7 @@ fn upgrade(setup: Setup, with_tus: bool) -> usize {
                 scope.spawn(move || upload_by_tus(address, &format!("tus-{number}"), number, over))
             })
             .collect();
+        let end = SetAtEnd(over);
         let any_failed = || ordinary.iter().any(ScopedJoinHandle::is_finished);
         for index in (0..ROUNDS).flat_map(|_| 0..GATEWAYS) {
             let gateway = &mut gateways[index];
@@ -164,7 +166,7 @@ fn upgrade(setup: Setup, with_tus: bool) -> usize {
             assert!(!log.contains("cut off"), "{log}");
             *gateway = start(&world, &addresses[index].to_string());
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         for client in ordinary {
             told.extend(client.join().expect("every upload is stored"));
         }

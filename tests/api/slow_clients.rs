@@ -10,6 +10,7 @@ use crate::harness::{
     Client, Form, Response, Setup, World, authorization, crc64, noise, wait_until,
 };
 use crate::measured::{metrics, value};
+use crate::threads::SetAtEnd;
 
 /// What the sandbox's COS allows for one form.
 const COS_LIMIT: Duration = Duration::from_secs(2);
@@ -391,6 +392,7 @@ fn two_hundred_at_once(world: &World, content: &[u8], time: Duration) -> Vec<Res
     let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let began = Instant::now();
     let responses: Vec<_> = std::thread::scope(|scope| {
+        let _end = SetAtEnd(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let used = metric(world, "gateway_memory_budget_bytes");
@@ -407,10 +409,7 @@ fn two_hundred_at_once(world: &World, content: &[u8], time: Duration) -> Vec<Res
                 })
             })
             .collect();
-        let responses = senders.into_iter().map(|sender| sender.join().expect("a response"));
-        let responses = responses.collect();
-        over.store(true, Ordering::Relaxed);
-        responses
+        senders.into_iter().map(|sender| sender.join().expect("a response")).collect()
     });
     let (most, peak) = (most.into_inner(), world.gateway.memory("VmHWM"));
     println!(

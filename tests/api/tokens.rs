@@ -1,11 +1,11 @@
 //! The access token: shared by all workers, fetched once, and renewed before it expires.
 
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::harness::{Client, Form, Setup, World, authorization, wait_until};
+use crate::threads::Barrier;
 
 fn small() -> Form {
     Form::new().file("file", "x.txt", "text/plain", b"x")

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, Response, authorization, noise, wait_until};
+use crate::harness::{Client, Gateway, HANG_TIMEOUT, Response, authorization, noise, wait_until};
 use crate::stand_in::{self, BUCKET, STORED, Seen, Upstream, ok, read_body};
 
 /// The gateway's timeouts for COS and WeChat.
@@ -506,7 +506,7 @@ fn unsolicited_responses_are_discarded() {
         });
         assert_eq!(small(&world.gateway).status, 201);
         let _ = go_on.send(());
-        is_written.recv().expect("it was written");
+        is_written.recv_timeout(HANG_TIMEOUT).expect("it was written");
         world.upstream.give_back(BUCKET);
         world.upstream.respond_with(BUCKET, REFUSAL);
         small(&world.gateway).problem(502, "cos_refused");

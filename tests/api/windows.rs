@@ -1,7 +1,6 @@
 //! The growing replay window over forms: while memory is free, a whole photo is retained, so that COS's failures and
 //! fields behind the file do no harm; under load, a window does not grow.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use crate::harness::{
     Client, Form, Response, Setup, World, authorization, crc64, noise, wait_until,
 };
 use crate::measured::{metrics, value};
+use crate::threads::{Barrier, SetAtEnd};
 
 const MIB: usize = 1 << 20;
 
@@ -202,15 +202,14 @@ fn two_hundred_forms(world: &World, content: &[u8]) -> Outcome {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
         });
+        let _end = SetAtEnd(&over);
         let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
         all_half_sent.wait();
         let half_sent = budget_used(world);
         assert_eq!(metric(world, "gateway_uploads_in_flight"), SENDERS as u64);
         measured.wait();
         let responses = senders.into_iter().map(|sender| sender.join().expect("a response"));
-        let responses = responses.collect();
-        over.store(true, Ordering::Relaxed);
-        (responses, half_sent)
+        (responses.collect(), half_sent)
     });
     let peak = world.gateway.memory("VmHWM");
     Outcome { responses, most: most.into_inner(), half_sent, idle, peak }

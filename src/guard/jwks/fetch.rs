@@ -151,6 +151,7 @@ impl Jwks {
                 (state.keys, state.fetched) = (Arc::new(keys), Some(Instant::now()));
             }
             (state.is_failing, state.is_fetching) = (is_failing, false);
+            state.fetches += 1;
         });
     }
 }

@@ -31,9 +31,9 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Why a ticket's key is not known, where that is not known to be the ticket's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
-    /// A fetch is running or allowed, and may bring it.
+    /// A fetch is running or allowed, and may bring it. `after`: how many had ended before.
     #[error("the keys of tickets have to be fetched")]
-    NotFetched,
+    NotFetched { after: u64 },
     #[error("the keys of tickets cannot be fetched now")]
     Unavailable { retry_after: Duration },
 }
@@ -63,6 +63,8 @@ struct State {
     fetched: Option<Instant>,
     /// A fetch is running, or the task is asked for one.
     is_fetching: bool,
+    /// How many have ended.
+    fetches: u64,
     /// When a ticket may cause the next one.
     next: Instant,
     /// The last fetch failed. Only the first failure of several is worth a warning.
@@ -88,6 +90,7 @@ impl Jwks {
             keys: Arc::default(),
             fetched: None,
             is_fetching: true,
+            fetches: 0,
             next: Instant::now(),
             is_failing: false,
         };
@@ -106,7 +109,7 @@ impl Jwks {
         let state = self.state.borrow();
         let usable = state.usable();
         let missing = match usable {
-            _ if state.may_fetch() => Some(JwksError::NotFetched),
+            _ if state.may_fetch() => Some(JwksError::NotFetched { after: state.fetches }),
             Some(_) => None,
             None => {
                 let retry_after = state.next.saturating_duration_since(Instant::now());
@@ -116,11 +119,11 @@ impl Jwks {
         KnownKeys { keys: usable.cloned().unwrap_or_default(), missing }
     }
 
-    /// Waits for the fetch that is running, or that is allowed now.
-    pub async fn fetched(&self) {
+    /// Waits for a fetch beyond the first `after`: for the one that is running, or that is allowed now.
+    pub async fn fetched(&self, after: u64) {
         let mut state = self.state.subscribe();
         self.state.send_if_modified(|state| {
-            let begins = !state.is_fetching && state.may_fetch();
+            let begins = state.fetches == after && !state.is_fetching && state.may_fetch();
             if begins {
                 state.is_fetching = true;
                 state.next = Instant::now() + MIN_INTERVAL;
@@ -128,7 +131,7 @@ impl Jwks {
             begins
         });
         // The task ends a fetch within its timeout; the limit here is for one that has ended itself.
-        let ended = state.wait_for(|state| !state.is_fetching);
+        let ended = state.wait_for(|state| state.fetches > after || !state.is_fetching);
         _ = tokio::time::timeout(TIMEOUT + Duration::from_secs(1), ended).await;
     }
 }
@@ -157,8 +160,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(jwks.known().keys.len(), 0);
         // A ticket may ask for the set once; then it is not the ticket's fault.
-        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched));
-        let (_, ()) = tokio::join!(jwks.fetched(), async {
+        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched { after: 2 }));
+        let (_, ()) = tokio::join!(jwks.fetched(2), async {
             jwks.finish(Err(fetch::FetchError::Timeout));
         });
         assert_eq!(
@@ -166,27 +169,31 @@ mod tests {
             Some(JwksError::Unavailable { retry_after: MIN_INTERVAL })
         );
         tokio::time::advance(MIN_INTERVAL).await;
-        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched));
+        assert_eq!(jwks.known().missing, Some(JwksError::NotFetched { after: 3 }));
         jwks.finish(Ok(set()));
         assert_eq!(jwks.known().keys.len(), 1);
     }
 
     /// A ticket is verified between the two.
     #[tokio::test]
-    async fn a_key_of_a_fetch_that_ends_meanwhile_is_not_said_to_be_unknown() {
+    async fn a_fetch_that_ends_meanwhile_is_enough() {
         let jwks = jwks();
         let known = jwks.known();
         jwks.finish(Ok(set()));
-        assert_eq!((known.keys.len(), known.missing), (0, Some(JwksError::NotFetched)));
-        jwks.fetched().await;
+        assert_eq!(
+            (known.keys.len(), known.missing),
+            (0, Some(JwksError::NotFetched { after: 0 }))
+        );
+        jwks.fetched(0).await;
         assert!(jwks.known().keys.has("a"));
+        assert!(!jwks.state.borrow().is_fetching);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_has_ended_does_not_let_requests_wait_for_ever() {
         let jwks = jwks();
         let began = Instant::now();
-        jwks.fetched().await;
+        jwks.fetched(0).await;
         assert_eq!(began.elapsed(), TIMEOUT + Duration::from_secs(1));
     }
 }

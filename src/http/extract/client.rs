@@ -185,11 +185,11 @@ async fn ask_guard<T>(
     let guard = &worker.shared.guard;
     let mut result = identify(guard);
     for _ in 0..FETCHES {
-        if !matches!(result, Err(AuthError::Jwks(JwksError::NotFetched))) {
+        let Err(AuthError::Jwks(JwksError::NotFetched { after })) = result else {
             break;
-        }
+        };
         // Boxed, so that other requests do not pay for its size.
-        Box::pin(guard.fetched_keys()).await;
+        Box::pin(guard.fetched_keys(after)).await;
         result = identify(guard);
     }
     result

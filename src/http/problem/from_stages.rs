@@ -151,7 +151,7 @@ impl From<AuthError> for Problem {
 impl From<JwksError> for Problem {
     fn from(error: JwksError) -> Self {
         let pause = match error {
-            JwksError::NotFetched => Duration::from_secs(5),
+            JwksError::NotFetched { .. } => Duration::from_secs(5),
             JwksError::Unavailable { retry_after } => retry_after,
         };
         let detail = "the issuer's keys, which tickets are verified with, cannot be fetched now; this is no fault of the \
