@@ -75,15 +75,17 @@ fn a_change_during_the_start_is_noticed() {
         format!("auth.jwt.algorithm = \"HS256\"\nauth.jwt.key_file = \"{}\"\n", pipe.display());
     let changed = file.clone();
     std::thread::spawn(move || {
+        // Once the gateway reads it, and as often as it does.
         let open = || std::fs::OpenOptions::new().write(true).open(&pipe);
-        // Once the gateway reads it.
-        let mut secret = open().expect("the pipe");
+        let mut secret = open();
         replace(&changed, &key("web", "the-first-web-key"));
-        // As often as it is read.
-        while secret.write_all(b"the-secret-of-32-bytes-or-longer").is_ok() {
-            drop(secret);
-            let Ok(again) = open() else { return };
-            secret = again;
+        while let Ok(mut opened) = secret {
+            // A reader that has just closed it opens it again.
+            let _ = opened.write_all(b"the-secret-of-32-bytes-or-longer");
+            drop(opened);
+            // Meanwhile it finds the end; otherwise it reads the secret once more.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            secret = open();
         }
     });
     let (world, _) = with_file(setup, &before);
