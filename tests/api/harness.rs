@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use aho_corasick::AhoCorasick;
@@ -317,26 +317,30 @@ impl Gateway {
     /// Runs `command`, which starts a gateway, and waits until it listens.
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the gateway starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its log"));
-        let mut log = String::new();
-        let address = loop {
-            let from = log.len();
-            let read = lines.read_line(&mut log).expect("its log");
-            assert_ne!(read, 0, "the gateway exited:\n{log}");
-            if let Some((_, rest)) = log[from..].split_once("listening on ") {
-                let authority = rest.split("://").nth(1).expect("a URL");
-                let end = authority.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
-                break authority[..end.unwrap_or(authority.len())].parse().expect("an address");
-            }
-        };
-        let log = Arc::new(Mutex::new(log));
+        let lines = BufReader::new(child.stdout.take().expect("its log"));
+        let log = Arc::<Mutex<String>>::default();
         let kept = log.clone();
+        let (listens, listening) = mpsc::channel();
         std::thread::spawn(move || {
+            let mut listens = Some(listens);
             for line in lines.lines().map_while(Result::ok) {
+                let address = address_in(&line);
                 let mut kept = kept.lock().expect("the log");
                 kept.push_str(&line);
                 kept.push('\n');
+                if let Some(address) = address
+                    && let Some(listens) = listens.take()
+                {
+                    let _ = listens.send(address);
+                }
             }
+        });
+        let address = listening.recv_timeout(HANG_TIMEOUT).unwrap_or_else(|error| {
+            let _ = child.kill();
+            panic!(
+                "the gateway exited, or does not listen: {error}\n{}",
+                log.lock().expect("the log")
+            )
         });
         let own = command.get_envs().filter(|(name, _)| is_secret(name));
         let values = own.filter_map(|(_, value)| value?.to_str());
@@ -422,6 +426,14 @@ impl Gateway {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The address that a line of the log says it listens on.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, url) = line.split_once("listening on ")?;
+    let authority = url.split("://").nth(1).expect("a URL");
+    let end = authority.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
+    Some(authority[..end.unwrap_or(authority.len())].parse().expect("an address"))
 }
 
 /// Whether a variable of the gateway's environment is a secret.
