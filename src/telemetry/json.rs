@@ -3,14 +3,15 @@
 //! their text for every line, and writes a line in about eighty parts, each checked to be UTF-8: a twelfth of the
 //! computing for a small upload (`benches/runs/NOTES.md`).
 
+use std::cell::Cell;
 use std::fmt::{self, Debug};
-use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::span::Record;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
@@ -55,10 +56,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = Line(Vec::with_capacity(LINE_CAPACITY));
-        line.raw("{\"time\":");
-        line.quoted(format_args!("{:.6}", Timestamp::now()));
-        line.raw(",\"level\":");
-        line.value(event.metadata().level().as_str());
+        begin(&mut line.0, *event.metadata().level());
         let span =
             event.parent().and_then(|id| context.span(id)).or_else(|| context.lookup_current());
         if let Some(span) = span {
@@ -71,6 +69,57 @@ where
         line.raw("}\n");
         writer.write_str(line.text()?)
     }
+}
+
+/// Begins a line.
+pub(super) fn begin(line: &mut Vec<u8>, level: Level) {
+    line.extend_from_slice(b"{\"time\":\"");
+    now(line);
+    line.extend_from_slice(b"\",\"level\":\"");
+    line.extend_from_slice(level.as_str().as_bytes());
+    line.push(b'"');
+}
+
+/// A date and a time to the second.
+type Second = [u8; "2026-11-26T18:00:00".len()];
+
+/// The time to the microsecond. Its second is formatted once.
+fn now(line: &mut Vec<u8>) {
+    thread_local! {
+        static LAST: Cell<(u64, Second)> = const { Cell::new((u64::MAX, [0; _])) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut last = LAST.get();
+    if last.0 != now.as_secs() {
+        let second = i64::try_from(now.as_secs()).ok().and_then(|s| Timestamp::from_second(s).ok());
+        let text = second.unwrap_or_default().to_string();
+        // After the year 9999 it would be longer.
+        let Ok(text) = text.as_bytes()[..text.len() - 1].try_into() else { return };
+        last = (now.as_secs(), text);
+        LAST.set(last);
+    }
+    line.extend_from_slice(&last.1);
+    let mut fraction = *b".000000Z";
+    let mut rest = now.subsec_micros();
+    for digit in fraction[1..7].iter_mut().rev() {
+        *digit += (rest % 10) as u8;
+        rest /= 10;
+    }
+    line.extend_from_slice(&fraction);
+}
+
+/// A text in quotes. Most need no escapes.
+pub(super) fn text(line: &mut Vec<u8>, text: &str) {
+    // Not `any`, which looks at one byte after the other.
+    let is_escaped = |byte: u8| u8::from((byte < 0x20) | (byte == b'"') | (byte == b'\\'));
+    if text.bytes().fold(0, |found, byte| found | is_escaped(byte)) != 0 {
+        // Serializing a text into memory does not fail.
+        let _ = serde_json::to_writer(line, text);
+        return;
+    }
+    line.push(b'"');
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'"');
 }
 
 struct Line(Vec<u8>);
@@ -89,23 +138,23 @@ impl Line {
         let _ = serde_json::to_writer(&mut self.0, &value);
     }
 
-    /// A text that needs no escapes.
-    fn quoted(&mut self, text: fmt::Arguments<'_>) {
-        let _ = write!(self.0, "\"{text}\"");
-    }
-
     /// Names of fields are in the source, and need no escapes.
-    fn field(&mut self, field: &Field, value: impl Serialize) {
+    fn name(&mut self, field: &Field) {
         self.raw(",\"");
         self.raw(field.name());
         self.raw("\":");
+    }
+
+    fn field(&mut self, field: &Field, value: impl Serialize) {
+        self.name(field);
         self.value(value);
     }
 }
 
 impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, value);
+        self.name(field);
+        text(&mut self.0, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {

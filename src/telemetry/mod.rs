@@ -1,6 +1,7 @@
 //! The log: lines on standard output, as text for people or as JSON for machines. The audit log is apart from it, and so
 //! are the spans of requests (`spans`) and their export (`otlp`).
 
+pub mod access;
 pub mod audit;
 mod json;
 #[cfg(feature = "otlp")]
@@ -60,6 +61,7 @@ pub fn start(settings: &Telemetry) -> Result<(), TelemetryError> {
         .with_writer(|| output::Output)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout()));
     let log = tracing_subscriber::registry().with(filter(settings)?);
+    access::FORMAT.get_or_init(|| settings.format);
     match settings.format {
         LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => {

@@ -4,6 +4,9 @@
 use std::cell::RefCell;
 use std::io::{self, Write, stdout};
 
+/// Bytes that suffice for most batches.
+const BATCH_CAPACITY: usize = 8 * 1024;
+
 thread_local! {
     /// The lines of this thread's batch, while there is one.
     static BATCH: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
@@ -11,7 +14,7 @@ thread_local! {
 
 /// Writes the lines that `log` logs in one write, after it returns.
 pub fn batch_lines(log: impl FnOnce()) {
-    BATCH.set(Some(Vec::new()));
+    BATCH.set(Some(Vec::with_capacity(BATCH_CAPACITY)));
     let _guard = BatchGuard;
     log();
 }

@@ -94,6 +94,34 @@ fn a_line_is_flat_and_tells_what_an_upload_took() {
     assert_eq!(bad["code"], "unauthenticated", "{bad}");
 }
 
+#[test]
+fn a_line_for_people_has_the_same_fields() {
+    let world = Setup::new().set("telemetry.format", "text").start();
+    put(&world, "a%22b.bin", &own("refused"), b"x").problem(400, "invalid_path");
+    put(&world, "a/b.bin", &own("stored"), &noise(5000, 1)).stored();
+    let log = world.gateway.log_with("bytes=5000");
+    let line = log.lines().find(|line| line.contains("bytes=5000")).expect("the line");
+    let fields = line.split_once(" INFO request{request_id=\"stored\"}: ").expect("the request").1;
+    let road = if std::env::var("COS_VIA").is_ok_and(|via| via == "api") { "api" } else { "form" };
+    let begin = "client=\"panel\" remote=127.0.0.1 method=\"PUT\" route=\"/v1/files/{path:.*}\" \
+                 path=\"/v1/files/a/b.bin\" status=201 took_ms=";
+    assert!(fields.starts_with(begin), "{line}");
+    let object = format!(" bytes=5000 object=\"a/b.bin\" road=\"{road}\" attempts=1 ");
+    assert!(fields.contains(&object), "{line}");
+    assert!(log.contains("detail=\"the path contains `\\\"`"), "{log}");
+    // Of these lines, warnings alone.
+    let filter = "info,tcb_upload_gateway::http::middleware::access_log=warn";
+    let quiet = Setup::new().set("telemetry.log", filter).start();
+    put(&quiet, "a.bin", &own("stored"), b"x").stored();
+    quiet.faults(
+        &json!([{"stage": "cos", "fault": "status", "status": 403, "code": "AccessDenied"}]),
+    );
+    put(&quiet, "a.bin", &own("refused"), b"x").problem(502, "cos_refused");
+    let line = lines_of(&quiet, "refused").pop().expect("a line");
+    assert_eq!((&line["level"], &line["code"]), (&json!("WARN"), &json!("cos_refused")), "{line}");
+    assert!(!quiet.gateway.log().contains("\"status\":201"), "{}", quiet.gateway.log());
+}
+
 /// The client goes away while WeChat is asked for the link.
 #[test]
 fn what_was_never_sent_has_no_attempt() {

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::rt;
-use tracing::Span;
+use tracing::{Level, Span};
 
-use super::request_context::{RequestContext, milliseconds};
+use super::request_context::RequestContext;
 use super::request_span::Ended;
 use crate::guard::policy::Client;
 use crate::http::audit::{self, Target};
 use crate::http::problem::Problem;
 use crate::metrics::Stage;
+use crate::telemetry::access::{AccessFields, key};
 use crate::telemetry::audit::Audit;
 use crate::telemetry::{batch_lines, cut};
 
@@ -101,6 +102,11 @@ impl UnknownCallerLines {
     }
 }
 
+/// To a tenth.
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_micros() / 100) as f64 / 10.0
+}
+
 /// The line of an upload that is stored, and whose client was gone before it had a response: it has no other line.
 pub fn write_without_response(context: &RequestContext, client: &Client) {
     let upload = &context.upload;
@@ -123,9 +129,9 @@ pub fn write_without_response(context: &RequestContext, client: &Client) {
         object = upload.object().as_deref(),
         road = upload.road(),
         attempts = upload.attempts(),
-        send_ms = upload.stage(Stage::Send),
-        verdict_ms = upload.stage(Stage::Verdict),
-        hook_ms = upload.stage(Stage::Hook),
+        send_ms = upload.stage(Stage::Send).map(milliseconds),
+        verdict_ms = upload.stage(Stage::Verdict).map(milliseconds),
+        hook_ms = upload.stage(Stage::Hook).map(milliseconds),
         "the file is stored; its client was gone before it had a response",
     );
 }
@@ -162,55 +168,65 @@ impl AccessLine {
         }
     }
 
-    /// Numbers are recorded as they are, and formatted only if the line is enabled.
+    /// Writes the line, if lines of its level are wanted, and its record in the audit log.
     fn write(&self) {
-        let Self { span, context, method, path, route, client, problem, .. } = self;
-        let _entered = span.enter();
+        let Self { span, context, method, route, client, problem, .. } = self;
         let (upload, problem) = (&context.upload, problem.as_ref());
-        let (object, stored) = (upload.object(), upload.stored());
-        // The path may be in another spelling than [`logged_path`] knows.
-        let path = if *route == Some(UPLOAD_ROUTE) { UPLOAD_ROUTE } else { path };
         // A macro, since the level is a part of a line's static description.
         macro_rules! write_at {
             ($level:ident) => {
-                tracing::$level!(
-                    client = client.as_ref().map(|client| client.name.as_str()),
-                    remote = context.remote.map(tracing::field::display),
-                    method = cut(method.as_str()),
-                    route,
-                    path,
-                    status = self.status,
-                    code = problem.map(|problem| problem.code.name()),
-                    detail = problem.map(|problem| cut(&problem.detail)),
-                    took_ms = milliseconds(self.took),
-                    bytes = stored.map(|stored| stored.bytes),
-                    files = stored.map(|stored| stored.files).filter(|files| *files > 1),
-                    object = object.as_deref(),
-                    road = upload.road(),
-                    attempts = upload.attempts(),
-                    link_ms = upload.stage(Stage::Link),
-                    send_ms = upload.stage(Stage::Send),
-                    verdict_ms = upload.stage(Stage::Verdict),
-                    hook_ms = upload.stage(Stage::Hook),
-                )
+                if tracing::enabled!(Level::$level)
+                    && let Some(text) = self.fields(Level::$level).end()
+                {
+                    span.in_scope(|| tracing::event!(Level::$level, "{text}"));
+                }
             };
         }
         // The flood of refused connections has its own warning, once; see `connection_limit::LoadShedLog`.
         if self.is_probe || (self.refused && problem.is_some()) {
-            write_at!(debug);
+            write_at!(DEBUG);
         } else if client.is_none() && !UNKNOWN_CALLERS.with_borrow_mut(UnknownCallerLines::admit) {
             // Counted there. The audit log has no more lines than this one, so that it has the same bound.
             return;
         } else if problem.is_some_and(|problem| problem.code.status().is_server_error()) {
-            write_at!(warn);
+            write_at!(WARN);
         } else {
-            write_at!(info);
+            write_at!(INFO);
         }
         if let (Some(audit), Some(problem), false) = (&self.audit, problem, upload.has_outcomes()) {
+            let object = upload.object();
             let target =
                 Target { method: cut(method.as_str()), route: *route, object: object.as_deref() };
             audit::refused(audit, context, client.as_deref(), &target, problem);
         }
+    }
+
+    fn fields(&self, level: Level) -> AccessFields {
+        let Self { context, method, path, route, client, problem, .. } = self;
+        let (upload, problem) = (&context.upload, problem.as_ref());
+        let (object, stored) = (upload.object(), upload.stored());
+        // The path may be in another spelling than [`logged_path`] knows.
+        let path = if *route == Some(UPLOAD_ROUTE) { UPLOAD_ROUTE } else { path };
+        let mut fields = AccessFields::begin(level, &self.span);
+        fields.text(key!("client"), client.as_ref().map(|client| client.name.as_str()));
+        fields.address(key!("remote"), context.remote);
+        fields.text(key!("method"), Some(cut(method.as_str())));
+        fields.text(key!("route"), *route);
+        fields.text(key!("path"), Some(path));
+        fields.number(key!("status"), Some(self.status));
+        fields.text(key!("code"), problem.map(|problem| problem.code.name()));
+        fields.text(key!("detail"), problem.map(|problem| cut(&problem.detail)));
+        fields.milliseconds(key!("took_ms"), Some(self.took));
+        fields.number(key!("bytes"), stored.map(|stored| stored.bytes));
+        fields.number(key!("files"), stored.map(|stored| stored.files).filter(|files| *files > 1));
+        fields.text(key!("object"), object.as_deref());
+        fields.text(key!("road"), upload.road());
+        fields.number(key!("attempts"), upload.attempts());
+        fields.milliseconds(key!("link_ms"), upload.stage(Stage::Link));
+        fields.milliseconds(key!("send_ms"), upload.stage(Stage::Send));
+        fields.milliseconds(key!("verdict_ms"), upload.stage(Stage::Verdict));
+        fields.milliseconds(key!("hook_ms"), upload.stage(Stage::Hook));
+        fields
     }
 }
 

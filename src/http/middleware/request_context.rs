@@ -159,13 +159,8 @@ impl UploadFigures {
         self.attempts.get()
     }
 
-    /// Milliseconds; `None`: the request has had no such stage.
-    pub fn stage(&self, stage: Stage) -> Option<f64> {
-        self.stages[stage as usize].get().map(milliseconds)
+    /// `None`: the request has had no such stage.
+    pub fn stage(&self, stage: Stage) -> Option<Duration> {
+        self.stages[stage as usize].get()
     }
-}
-
-/// To a tenth.
-pub fn milliseconds(took: Duration) -> f64 {
-    (took.as_micros() / 100) as f64 / 10.0
 }
