@@ -50,7 +50,8 @@ fn a_large_file_survives_cuts_of_each_kind() {
         let began = Instant::now();
         let uploader = Uploader { piece, ..Uploader::new(proxy.address, url.clone()) };
         let sent = uploader.upload(&content);
-        assert!(sent.refusals.iter().all(|(status, _)| *status == 503), "{sent:?}");
+        // 409: all bytes of a request that was cut had come when the offset was asked for, and it was read afterwards.
+        assert!(sent.refusals.iter().all(|(status, _)| [409, 503].contains(status)), "{sent:?}");
         assert_little_was_sent_again(name, &proxy.records()[&url], content.len(), began);
         assert_stored(&world, name, &content);
         let path = name.replace(' ', "%20");
@@ -282,7 +283,8 @@ fn a_phone_s_hour() {
         record.resent
     );
     assert!(began.elapsed() > scaled(524 + 4 * 60), "{:?}", began.elapsed());
-    assert!(sent.requests > 3 && sent.refusals.iter().all(|(status, _)| *status >= 500));
+    let goes_on = |status: u16| status == 409 || status >= 500;
+    assert!(sent.requests > 3 && sent.refusals.iter().all(|(status, _)| goes_on(*status)));
     assert!(record.resent.iter().all(|bytes| *bytes <= 2 * MIB as u64), "{record:?}");
     assert_stored(&world, "phone", &content);
 }
