@@ -105,8 +105,8 @@ impl Guard {
         self.minter.as_ref()
     }
 
-    /// Waits for the keys of tickets where identifying a client failed with [`JwksError::NotFetched`]. Another attempt may
-    /// then succeed.
+    /// Waits for the keys of tickets where identifying a client failed with [`JwksError::NotFetched`], whose `after` it
+    /// takes. Another attempt may then succeed.
     pub async fn fetched_keys(&self, after: u64) {
         if let Some((tickets, _)) = &self.tickets {
             tickets.fetched_keys(after).await;

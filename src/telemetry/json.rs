@@ -110,7 +110,7 @@ fn now(line: &mut Vec<u8>) {
 
 /// A text in quotes. Most need no escapes.
 pub(super) fn text(line: &mut Vec<u8>, text: &str) {
-    // Not `any`, which looks at one byte after the other.
+    // Without a branch for each byte.
     let is_escaped = |byte: u8| u8::from((byte < 0x20) | (byte == b'"') | (byte == b'\\'));
     if text.bytes().fold(0, |found, byte| found | is_escaped(byte)) != 0 {
         // Serializing a text into memory does not fail.
