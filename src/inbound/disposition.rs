@@ -55,8 +55,8 @@ impl FileName {
     }
 
     fn plain(value: &[u8], quoted: bool) -> Self {
-        if value.iter().all(|byte| byte.is_ascii_graphic() && !b"\"%'/=\\".contains(byte)) {
-            return Self::new(value.iter().map(|byte| char::from(*byte)).collect(), true);
+        if let Some(text) = plain_text(value) {
+            return Self::new(text.to_owned(), true);
         }
         let value = if quoted { value } else { strip(value, b'\'') };
         let (text, decoded) = decode_text(value);
@@ -100,7 +100,16 @@ fn continuation(parameter: &[u8]) -> Option<(u32, bool)> {
     matches.then_some((number, digits.is_some()))
 }
 
+/// A value that is the same in every encoding that clients use, and has nothing to decode.
+fn plain_text(value: &[u8]) -> Option<&str> {
+    let is_plain = value.iter().all(|byte| byte.is_ascii_graphic() && !b"\"%'/=\\".contains(byte));
+    std::str::from_utf8(value).ok().filter(|_| is_plain)
+}
+
 fn field_name(value: &[u8], quoted: bool) -> String {
+    if let Some(text) = plain_text(value) {
+        return text.to_owned();
+    }
     let value = if quoted { value } else { strip(value, b'\'') };
     let (text, _) = decode_text(value);
     let text = text.replace("\\\"", "\"");

@@ -28,8 +28,8 @@ pub struct FormFields {
     pub others: Vec<(String, String)>,
     count: usize,
     bytes: usize,
-    /// The field that was most likely meant to be the file, and a description of its text.
-    text_field: Option<(String, &'static str)>,
+    /// The field that was most likely meant to be the file, as an index of `others`, and a description of its text.
+    text_field: Option<(usize, &'static str)>,
     /// A field without a Content-Type whose value is not text and has no known signature.
     binary_field: Option<String>,
 }
@@ -77,7 +77,9 @@ impl FormFields {
                 match sniff::file_type(&value) {
                     None => {
                         self.note_text_field(&head.field, &value);
-                        let text = String::from_utf8_lossy(&value).into_owned();
+                        let text = String::from_utf8(value).unwrap_or_else(|error| {
+                            String::from_utf8_lossy(error.as_bytes()).into_owned()
+                        });
                         self.others.push((head.field, text));
                     }
                     // The page may send other bytes in a field, such as a digest or text in UTF-16.
@@ -97,24 +99,26 @@ impl FormFields {
         Ok(())
     }
 
-    /// Notes the field that was most likely meant to be the file, for the error of a form without one.
+    /// Notes the next of `others` if it is the field that was most likely meant to be the file, for the error of a form
+    /// without one.
     fn note_text_field(&mut self, field: &str, value: &[u8]) {
         let what = describe_text(value);
         let likelihood = |field: &str, what: &str| (field == "file", !what.is_empty());
-        let known = self.text_field.as_ref().map(|(field, what)| likelihood(field, what));
+        let known = self.text_field.map(|(index, what)| likelihood(&self.others[index].0, what));
         if known.is_none_or(|known| known < likelihood(field, what)) {
-            self.text_field = Some((field.to_owned(), what));
+            self.text_field = Some((self.others.len(), what));
         }
     }
 
     /// Why a form with these fields has no file.
     pub fn no_file(&self) -> InboundError {
-        match (&self.binary_field, &self.text_field) {
+        match (&self.binary_field, self.text_field) {
             (Some(field), _) => InboundError::MediaWithoutName {
                 field: printable(field.as_bytes()),
                 content_type: "application/octet-stream".to_owned(),
             },
-            (None, Some((field, what))) => {
+            (None, Some((index, what))) => {
+                let (field, _) = &self.others[index];
                 InboundError::TextForFile { field: printable(field.as_bytes()), what }
             }
             (None, None) => InboundError::NoFile,

@@ -53,6 +53,8 @@ pub struct Form {
     chunk: Bytes,
     scanner: Scanner,
     state: State,
+    /// In [`State::Head`]: the head so far, with the line break before it.
+    head: Vec<u8>,
     fields: FormFields,
     /// Parts whose head was read.
     part_count: usize,
@@ -71,7 +73,7 @@ enum State {
     Preamble(Vec<u8>),
     /// After `--boundary`, in the rest of its line.
     Delimiter(DelimiterLine),
-    Head(Vec<u8>),
+    Head,
     Field {
         head: PartHead,
         value: Vec<u8>,
@@ -98,6 +100,7 @@ impl Form {
             chunk: Bytes::new(),
             scanner: Scanner::new(&boundary),
             state: State::Preamble(Vec::new()),
+            head: Vec::new(),
             fields: FormFields::default(),
             part_count: 0,
             has_file: false,
@@ -251,7 +254,7 @@ impl Form {
             }
             State::Preamble(_) if self.body.offset() == 0 => return Err(InboundError::EmptyBody),
             State::Preamble(seen) => return Err(self.boundary_not_found(seen)),
-            State::Head(head) => self.refuse_head(head)?,
+            State::Head => self.refuse_head(&self.head)?,
             State::Field { value, .. } => misplaced_boundary::check_field(value, opening)?,
             State::Content => self.content_check.check_end(opening)?,
             _ => {}
@@ -315,13 +318,18 @@ impl Form {
                 }
             }
             State::Delimiter(line) => match line.push(self.chunk.get_u8())? {
-                // The head's lines begin after this line break, which also counts as the first half of the blank line
-                // that ends an empty head.
-                Some(Follows::Part) => self.state = State::Head(b"\r\n".to_vec()),
+                Some(Follows::Part) => {
+                    // The head's lines begin after this line break, which also counts as the first half of the blank
+                    // line that ends an empty head.
+                    self.head.reserve(HEAD_STEP + 2);
+                    self.head.extend_from_slice(b"\r\n");
+                    self.state = State::Head;
+                }
                 Some(Follows::Epilogue) => self.state = State::Epilogue(Vec::new()),
                 None => {}
             },
-            State::Head(head) => {
+            State::Head => {
+                let head = &mut self.head;
                 let from = head.len().saturating_sub(3);
                 let taken = (MAX_HEAD + 2 - head.len()).min(self.chunk.len()).min(HEAD_STEP);
                 head.extend_from_slice(&self.chunk[..taken]);
@@ -331,12 +339,15 @@ impl Form {
                         let unused = head.len() - end;
                         head.truncate(end);
                         self.chunk.advance(taken - unused);
-                        let head = std::mem::take(head);
+                        let mut head = std::mem::take(head);
                         self.take_head(&head)?;
+                        // It is used for the next head, unless it is large: the file that follows may take hours.
+                        head.clear();
+                        head.shrink_to(HEAD_STEP + 2);
+                        self.head = head;
                     }
                     None if head.len() >= MAX_HEAD + 2 => {
-                        let head = std::mem::take(head);
-                        self.refuse_head(&head)?;
+                        self.refuse_head(&self.head)?;
                         return Err(InboundError::HeadTooLarge(MAX_HEAD));
                     }
                     None => self.chunk.advance(taken),

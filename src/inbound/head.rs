@@ -85,7 +85,7 @@ pub fn parse(raw: &[u8]) -> Result<PartHead, HeadFault> {
     }
     let content_type = declared.filter(|_| multipart.is_none());
     let FieldHead { name: field, content_type } =
-        actix_field::parse(&name, content_type).ok_or(HeadFault::Unreadable)?;
+        actix_field::parse(name, content_type).ok_or(HeadFault::Unreadable)?;
     Ok(PartHead {
         field,
         file_name,
