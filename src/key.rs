@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
+use memchr::memmem;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use uuid::Uuid;
 
@@ -50,12 +51,16 @@ pub struct Key(String);
 
 impl Key {
     /// Checks a path and brings it into NFC.
-    pub fn parse(path: &str) -> Result<Self, KeyError> {
+    pub fn parse<'a>(path: impl Into<Cow<'a, str>>) -> Result<Self, KeyError> {
+        Self::parse_text(path.into())
+    }
+
+    fn parse_text(path: Cow<'_, str>) -> Result<Self, KeyError> {
         // Bounds the work of normalizing, which makes no text shorter than a third (UAX 15, 9.1).
         if path.len() > 4 * MAX_KEY {
             return Err(KeyError::TooLong);
         }
-        let path = if is_nfc(path) { path.to_owned() } else { path.nfc().collect() };
+        let path = if is_nfc(&path) { path.into_owned() } else { path.nfc().collect() };
         if path.is_empty() {
             return Err(KeyError::Empty);
         }
@@ -185,7 +190,12 @@ impl Template {
                 "mm" => write!(path, "{:02}", date.month()),
                 "dd" => write!(path, "{:02}", date.day()),
                 "uuid" => write!(path, "{}", values.uuid),
-                "ext" => path.write_str(&extension),
+                "ext" if extension.is_empty() => Ok(()),
+                "ext" => {
+                    path.push('.');
+                    path.extend(extension.chars().map(|character| character.to_ascii_lowercase()));
+                    Ok(())
+                }
                 "client" => path.write_str(&safe(values.client)),
                 "dir" => path.write_str(&dir),
                 "name" => path.write_str(&safe(stem)),
@@ -198,7 +208,10 @@ impl Template {
         while path.contains("//") {
             path = path.replace("//", "/");
         }
-        Key::parse(path.trim_start_matches('/'))
+        if path.starts_with('/') {
+            path = path.trim_start_matches('/').to_owned();
+        }
+        Key::parse(path)
     }
 }
 
@@ -212,26 +225,41 @@ pub struct Generated {
 }
 
 /// Stands for the UUID in a [`KeyShape`]; no key contains it.
-const UUID_MARK: &str = "\0";
+const UUID_MARK: char = '\0';
 
 /// What generated keys have in common that differ only in their UUID: the folder with the client's part and the date, the
 /// extension, and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct KeyShape(Box<str>);
+pub struct KeyShape(String);
 
 impl KeyShape {
     /// The shape of a key that was made with `uuid`, which must be random: the file's name could contain another one.
     /// `None` where normalization has changed the UUID, together with a mark behind it.
     pub fn of(key: &Key, uuid: Uuid) -> Option<Self> {
         let mut buffer = Uuid::encode_buffer();
-        let shape = key.0.replace(&*uuid.hyphenated().encode_lower(&mut buffer), UUID_MARK);
-        shape.contains(UUID_MARK).then(|| Self(shape.into()))
+        let uuid = &*uuid.hyphenated().encode_lower(&mut buffer);
+        let mut shape = String::with_capacity(key.0.len());
+        let mut rest = 0;
+        for at in memmem::find_iter(key.0.as_bytes(), uuid) {
+            shape.push_str(&key.0[rest..at]);
+            shape.push(UUID_MARK);
+            rest = at + uuid.len();
+        }
+        shape.push_str(&key.0[rest..]);
+        (rest > 0).then_some(Self(shape))
     }
 
     /// The key that the template makes from the same values with this UUID.
     pub fn key(&self, uuid: Uuid) -> Result<Key, KeyError> {
         let mut buffer = Uuid::encode_buffer();
-        Key::parse(&self.0.replace(UUID_MARK, uuid.hyphenated().encode_lower(&mut buffer)))
+        let uuid = &*uuid.hyphenated().encode_lower(&mut buffer);
+        let mut key = String::with_capacity(self.0.len() + uuid.len());
+        let mut parts = self.0.split(UUID_MARK);
+        key.extend(parts.next());
+        for part in parts {
+            key.extend([uuid, part]);
+        }
+        Key::parse(key)
     }
 }
 
@@ -249,17 +277,17 @@ pub fn folder(dir: &str) -> Result<Option<String>, KeyError> {
     }
 }
 
-/// Splits a file's name into `{name}`, which is not yet checked, and `{ext}`: a dot, then lower-case letters and digits
-/// only.
-fn split_name(name: &str) -> (&str, String) {
+/// Splits a file's name into `{name}`, which is not yet checked, and the extension without its dot, of letters and digits
+/// only; empty where there is none.
+fn split_name(name: &str) -> (&str, &str) {
     match name.rsplit_once('.') {
         Some((stem, extension))
             if (1..=16).contains(&extension.len())
                 && extension.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
         {
-            (stem, format!(".{}", extension.to_ascii_lowercase()))
+            (stem, extension)
         }
-        _ => (name, String::new()),
+        _ => (name, ""),
     }
 }
 
@@ -303,8 +331,8 @@ mod tests {
         ] {
             assert_eq!(Key::parse(path), Err(error), "{path:?}");
         }
-        assert!(Key::parse(&"é".repeat(425)).is_ok());
-        assert_eq!(Key::parse(&"é".repeat(426)), Err(KeyError::TooLong));
+        assert!(Key::parse("é".repeat(425)).is_ok());
+        assert_eq!(Key::parse("é".repeat(426)), Err(KeyError::TooLong));
         assert_eq!(Key::parse("中文 名/…x.png").unwrap().as_str(), "中文 名/…x.png");
     }
 
@@ -314,7 +342,7 @@ mod tests {
         // Hangul shrinks most: 9 bytes become 3.
         let syllables = "\u{1112}\u{1161}\u{11ab}".repeat(283);
         assert_eq!(Key::parse(&syllables).map(|key| key.as_str().len()), Ok(849));
-        assert_eq!(Key::parse(&"e\u{301}".repeat(1_000_000)), Err(KeyError::TooLong));
+        assert_eq!(Key::parse("e\u{301}".repeat(1_000_000)), Err(KeyError::TooLong));
     }
 
     fn rendered(

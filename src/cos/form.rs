@@ -1,5 +1,7 @@
 //! The form that COS accepts: its fields in the required order, the file last.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use rand::RngExt;
 
@@ -35,15 +37,21 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// An estimate of the length of a form's head without its values.
-const HEAD_OVERHEAD: usize = 1024;
+/// An estimate of a form's length without its values and the file.
+const HEAD_OVERHEAD: usize = 1280;
+/// The form's own media type, but for its boundary.
+const CONTENT_TYPE: &str = "multipart/form-data; boundary=";
+const BOUNDARY_LENGTH: usize = "gateway-".len() + 32;
+/// The head of the file's part.
+const FILE_HEAD: &str = "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
+                         Content-Type: application/octet-stream\r\n\r\n";
 
 /// The whole form but the file's bytes. It contains a signature, so it has no `Debug`.
 #[derive(Clone)]
 pub struct FormEnvelope {
-    /// Without quotes, as COS requires. Random for each upload: a client that can predict it can put a second `key`
-    /// into its file.
-    pub boundary: String,
+    /// The request's: `multipart/form-data`, and the boundary without quotes, as COS requires. The boundary is random for
+    /// each upload: a client that can predict it can put a second `key` into its file.
+    pub content_type: String,
     /// From the first delimiter to the file's first byte.
     pub head: Bytes,
     /// `\r\n--boundary--`.
@@ -53,31 +61,26 @@ pub struct FormEnvelope {
 impl FormEnvelope {
     /// Builds the envelope. A value with a line break is refused: it could end its part, and WeChat never sends one.
     pub fn new(fields: &Fields<'_>) -> Result<Self, CosError> {
-        let boundary = ["gateway-", &hex::encode(rand::rng().random::<[u8; 16]>())].concat();
+        let mut content_type = String::with_capacity(CONTENT_TYPE.len() + BOUNDARY_LENGTH);
+        content_type.push_str(CONTENT_TYPE);
+        // Writing to a string does not fail.
+        let _ = write!(content_type, "gateway-{:032x}", rand::rng().random::<u128>());
+        let boundary = &content_type[CONTENT_TYPE.len()..];
         let values: usize = fields.ordered().map(|(_, value)| value.len()).sum();
         let mut head = String::with_capacity(values + HEAD_OVERHEAD);
         for (name, value) in fields.ordered() {
             if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
                 return Err(CosError::Link("a form field contains a line break"));
             }
-            for text in
-                ["--", &boundary, "\r\nContent-Disposition: form-data; name=\"", name, "\"\r\n\r\n"]
-            {
-                head.push_str(text);
-            }
-            head.push_str(value);
-            head.push_str("\r\n");
+            head.extend(["--", boundary, "\r\nContent-Disposition: form-data; name=\"", name]);
+            head.extend(["\"\r\n\r\n", value, "\r\n"]);
         }
-        for text in [
-            "--",
-            &boundary,
-            "\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n",
-            "Content-Type: application/octet-stream\r\n\r\n",
-        ] {
-            head.push_str(text);
-        }
-        let closing = Bytes::from(["\r\n--", &boundary, "--"].concat());
-        Ok(Self { boundary, head: Bytes::from(head), closing })
+        head.extend(["--", boundary, FILE_HEAD]);
+        let file = head.len();
+        head.extend(["\r\n--", boundary, "--"]);
+        let mut head = Bytes::from(head);
+        let closing = head.split_off(file);
+        Ok(Self { content_type, head, closing })
     }
 }
 
@@ -116,7 +119,9 @@ mod tests {
         assert_eq!(names, expected);
         assert!(head.contains("name=\"x-cos-meta-fileid\"\r\n\r\nab+c/d==\r\n--"));
         assert!(head.ends_with("\r\n\r\n"));
-        assert_eq!(envelope.closing, format!("\r\n--{}--", envelope.boundary).as_bytes());
+        let (_, boundary) = envelope.content_type.split_once("form-data; boundary=").unwrap();
+        assert!(head.starts_with(&format!("--{boundary}\r\n")));
+        assert_eq!(envelope.closing, format!("\r\n--{boundary}--").as_bytes());
     }
 
     #[test]
@@ -133,7 +138,7 @@ mod tests {
     #[test]
     fn boundaries_do_not_repeat() {
         let all: std::collections::HashSet<_> =
-            (0..100).map(|_| FormEnvelope::new(&fields(None)).unwrap().boundary).collect();
+            (0..100).map(|_| FormEnvelope::new(&fields(None)).unwrap().content_type).collect();
         assert_eq!(all.len(), 100);
     }
 }

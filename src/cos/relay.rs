@@ -122,20 +122,20 @@ impl Relay {
     }
 
     /// Posts the form to `target` once. A further attempt is allowed only while [`Self::is_replayable`].
-    pub async fn post(
+    pub fn post(
         &self,
         upstream: &Upstream,
         target: &Target,
-        envelope: FormEnvelope,
+        mut envelope: FormEnvelope,
         length: FileLength,
-    ) -> Result<Receipt, CosError> {
-        let content_type = ["multipart/form-data; boundary=", &envelope.boundary].concat();
-        let head = |length| {
+    ) -> impl Future<Output = Result<Receipt, CosError>> {
+        let content_type = std::mem::take(&mut envelope.content_type);
+        let head = move |length| {
             let fields = [("Content-Type", content_type.as_str())];
             head("POST", &target.path, &target.authority, &fields, Some(length))
         };
         let judge = |response: CosResponse, size, crc| judge(&response, size, crc, self.verify);
-        self.attempt(upstream, &target.origin, head, Envelope::Form(envelope), length, judge).await
+        self.attempt(upstream, &target.origin, head, Envelope::Form(envelope), length, judge)
     }
 
     /// Sends the file once, with the head that `head` makes for a body of so many bytes; `judge` is given the response,

@@ -72,20 +72,22 @@ impl Upstream {
             Some(connection) => connection,
             None => self.pool.connect(origin).await.map_err(connect_error)?,
         };
-        let exchange = Exchange::new(&mut connection, head, body, H::default());
-        let response = self.drive(exchange, file).await?;
+        let mut exchange = Exchange::new(&mut connection, head, body, H::default());
+        let (status, body) = self.drive(&mut exchange, file).await?;
+        let is_sent = exchange.is_sent();
+        let response = CosResponse { status, headers: exchange.into_visitor(), body, is_sent };
         if !response.is_refusal() {
             self.pool.put_back(origin, connection);
         }
         Ok(response)
     }
 
-    /// Runs an exchange until it ends or COS exceeds a time limit.
+    /// Runs an exchange until it ends or COS exceeds a time limit. Returns the response's status and body.
     async fn drive<H: HeaderVisitor>(
         &self,
-        mut exchange: Exchange<'_, RelayBody, H>,
+        exchange: &mut Exchange<'_, RelayBody, H>,
         file: &RefCell<ReplayableFile>,
-    ) -> Result<CosResponse<H>, CosError> {
+    ) -> Result<(u16, Bytes), CosError> {
         let mut timer = pin!(sleep_until(Instant::now() + self.timeouts.write));
         let mut response_since = None;
         let result = poll_fn(|cx| {
@@ -106,7 +108,7 @@ impl Upstream {
             }
             while timer.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
-                let Wait { waited_for, limit, since } = self.current_wait(&exchange, waiting, now);
+                let Wait { waited_for, limit, since } = self.current_wait(exchange, waiting, now);
                 if now >= since + limit {
                     return Poll::Ready(Err(CosError::Timeout { waited_for, limit }));
                 }
@@ -116,29 +118,25 @@ impl Upstream {
         })
         .await;
         let refused = exchange.status().filter(|status| !is_success(*status));
-        let (status, body) = match result {
-            Ok(Ok(response)) => (response.status, response.body),
+        match result {
+            Ok(Ok(response)) => Ok((response.status, response.body)),
             // A refusal counts by its status alone. A success that cannot be read to its end may contain an error
             // document.
-            Err(timeout) => (refused.ok_or(timeout)?, Bytes::new()),
+            Err(timeout) => Ok((refused.ok_or(timeout)?, Bytes::new())),
             Ok(Err(ExchangeError::Failed(ResponseError::BadBody { status, .. })))
                 if !is_success(status) =>
             {
-                (status, Bytes::new())
+                Ok((status, Bytes::new()))
             }
             Ok(Err(ExchangeError::Failed(ResponseError::BadBody { .. }))) => {
-                return Err(CosError::NoVerdict("the body of its response cannot be read"));
+                Err(CosError::NoVerdict("the body of its response cannot be read"))
             }
             Ok(Err(ExchangeError::Failed(ResponseError::NoResponse(cause)))) => {
-                return Err(CosError::Unreachable(cause));
+                Err(CosError::Unreachable(cause))
             }
             // The attempt has the cause; `Relay::attempt` returns it.
-            Ok(Err(ExchangeError::Aborted)) => {
-                return Err(CosError::NoVerdict("the form was aborted"));
-            }
-        };
-        let is_sent = exchange.is_sent();
-        Ok(CosResponse { status, headers: exchange.into_visitor(), body, is_sent })
+            Ok(Err(ExchangeError::Aborted)) => Err(CosError::NoVerdict("the form was aborted")),
+        }
     }
 
     /// What COS is waited for at `now`. A response that has begun must end in time whatever else is waited for: COS

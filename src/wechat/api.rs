@@ -20,7 +20,7 @@ use super::links::{self, DownloadLink, LinkCache, LinkRequest};
 use super::redis_probe::{RedisProbe, RedisUnavailable};
 use super::response::receive;
 use super::shared_links::SharedLinks;
-use super::transport::{Transport, with_query};
+use super::transport::{Transport, target};
 use super::warm_links::WarmLinks;
 use super::wire::{self, UploadLink};
 use crate::metrics::Metrics;
@@ -340,18 +340,18 @@ impl Wechat {
         let cause = || "wechat.base_url is invalid".to_owned();
         let invalid = || WechatError::Unreachable { call, cause: cause() };
         let base_url = base_url.as_ref().ok_or_else(invalid)?;
-        let path = ["/tcb/", call].concat();
         let mut token_refused = false;
         let mut attempt = 1;
         loop {
             let param = auth.param(&self.transport).await?;
-            let path = with_query(&path, param.query_parameter().as_slice());
+            let parameters = param.query_parameter();
+            let target = target(base_url, &["/tcb/", call], parameters.as_slice());
             let (mode, limit) = (auth.mode(), self.shared.timeout);
             let result = if call == UPLOAD_LINK {
-                let response = pin!(self.transport.post_unlimited(base_url, &path, &body));
+                let response = pin!(self.transport.post_unlimited(base_url, &target, &body));
                 receive(call, mode, response, limit).await
             } else {
-                let response = Box::pin(self.transport.post(base_url, &path, &body));
+                let response = Box::pin(self.transport.post(base_url, &target, &body));
                 receive(call, mode, pin!(response), limit).await
             };
             metrics.wechat(call, result.as_ref().map_or_else(WechatError::class, |_| "ok"));

@@ -34,11 +34,13 @@ fn is_plain(value: &str) -> bool {
     })
 }
 
-/// `path` with these parameters as its query.
-pub(super) fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
+/// The target of a request: the base URL's path, these pieces of a path below it, and these parameters as the query.
+pub(super) fn target(base_url: &BaseUrl, path: &[&str], parameters: &[(&str, &str)]) -> String {
+    let path_length: usize = path.iter().map(|piece| piece.len()).sum();
     let query: usize = parameters.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-    let mut target = String::with_capacity(path.len() + query);
-    target.push_str(path);
+    let mut target = String::with_capacity(base_url.path.len() + path_length + query);
+    target.push_str(&base_url.path);
+    target.extend(path.iter().copied());
     for (index, (name, value)) in parameters.iter().enumerate() {
         target.extend([if index == 0 { "?" } else { "&" }, name, "="]);
         if is_plain(value) {
@@ -64,33 +66,32 @@ impl Transport {
         Self { pool, calls: Rc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
     }
 
-    /// Sends JSON by POST to `path` below the base URL, and returns the whole response. The error says what failed
-    /// without the path, which contains the token. There is no time limit except for connecting, and no limit on
-    /// concurrent calls: uploads have limits of their own.
+    /// Sends JSON by POST to a [`target`], and returns the whole response. The error says what failed without the target,
+    /// which contains the token. There is no time limit except for connecting, and no limit on concurrent calls: uploads
+    /// have limits of their own.
     pub async fn post_unlimited(
         &self,
         base_url: &BaseUrl,
-        path: &str,
+        target: &str,
         body: &[u8],
     ) -> Result<Response, String> {
-        self.exchange(base_url, post_request(base_url, path, body), SAFE_IDLE_TIME).await
+        self.exchange(base_url, post_request(base_url, target, body), SAFE_IDLE_TIME).await
     }
 
     /// As [`Self::post_unlimited`], with [`MAX_CONCURRENT_CALLS`] at a time.
     pub async fn post(
         &self,
         base_url: &BaseUrl,
-        path: &str,
+        target: &str,
         body: &[u8],
     ) -> Result<Response, String> {
         let _permit = self.calls.acquire().await;
-        self.exchange(base_url, post_request(base_url, path, body), IDLE_TIMEOUT).await
+        self.exchange(base_url, post_request(base_url, target, body), IDLE_TIMEOUT).await
     }
 
     /// As [`Self::post`], but a GET without a body.
-    pub async fn get(&self, base_url: &BaseUrl, path: &str) -> Result<Response, String> {
-        let path = [&base_url.path, path].concat();
-        let request = head("GET", &path, &base_url.authority, &[], None);
+    pub async fn get(&self, base_url: &BaseUrl, target: &str) -> Result<Response, String> {
+        let request = head("GET", target, &base_url.authority, &[], None);
         let _permit = self.calls.acquire().await;
         self.exchange(base_url, request.into(), IDLE_TIMEOUT).await
     }
@@ -110,22 +111,25 @@ impl Transport {
     }
 }
 
-fn post_request(base_url: &BaseUrl, path: &str, body: &[u8]) -> Bytes {
-    let path = [&base_url.path, path].concat();
+fn post_request(base_url: &BaseUrl, target: &str, body: &[u8]) -> Bytes {
     let fields = [("Content-Type", "application/json")];
-    let head = head("POST", &path, &base_url.authority, &fields, Some(body.len() as u64));
-    Bytes::from([head.as_bytes(), body].concat())
+    let head = head("POST", target, &base_url.authority, &fields, Some(body.len() as u64));
+    let mut request = head.into_bytes();
+    request.extend_from_slice(body);
+    request.into()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::with_query;
+    use super::*;
 
     #[test]
     fn parameters_are_percent_encoded_where_necessary() {
-        let query = |value| with_query("/a", &[("x", value), ("y", "1")]);
-        assert_eq!(query("62_Abc-9.~"), "/a?x=62_Abc-9.~&y=1");
-        assert_eq!(query("a+/=é &"), "/a?x=a%2B%2F%3D%C3%A9%20%26&y=1");
-        assert_eq!(query(""), "/a?x=&y=1");
+        let base_url = BaseUrl::parse("http://localhost/wx/").unwrap();
+        let query = |value| target(&base_url, &["/a", "/b"], &[("x", value), ("y", "1")]);
+        assert_eq!(query("62_Abc-9.~"), "/wx/a/b?x=62_Abc-9.~&y=1");
+        assert_eq!(query("a+/=é &"), "/wx/a/b?x=a%2B%2F%3D%C3%A9%20%26&y=1");
+        assert_eq!(query(""), "/wx/a/b?x=&y=1");
+        assert_eq!(target(&base_url, &["/a"], &[]), "/wx/a");
     }
 }

@@ -125,7 +125,7 @@ impl TargetArguments {
         let authorization = key.as_ref().map(bearer).transpose()?;
         if let Some(prefix) = &self.prefix {
             // As long as the longest of the run's paths.
-            Key::parse(&format!("{prefix}/20260101-000000-00000000/100000"))?;
+            Key::parse(format!("{prefix}/20260101-000000-00000000/100000"))?;
         }
         let check_size = self.size.min(MAX_CHECK);
         let most = ((MAX_BYTES - check_size) / self.size).min(MAX_UPLOADS);

@@ -96,7 +96,8 @@ impl Pool {
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Box<Connection>, ConnectError> {
         let limit = self.connect_timeout;
         let progress = WriteProgress::new();
-        let stream = timeout(limit, self.stream(endpoint, progress.clone()))
+        // Boxed: otherwise the future of every exchange would contain a handshake.
+        let stream = timeout(limit, Box::pin(self.stream(endpoint, progress.clone())))
             .await
             .map_err(|_| ConnectError::Timeout(limit))?
             .map_err(|error| ConnectError::Failed(error.to_string()))?;

@@ -12,7 +12,7 @@ use crate::net::http_client::base_url::BaseUrl;
 use crate::settings::CredentialMode;
 use crate::wechat::error::WechatError;
 use crate::wechat::response::receive;
-use crate::wechat::transport::{Transport, with_query};
+use crate::wechat::transport::{Transport, target};
 use crate::wechat::wire::{
     self, AuthorizerTokenReply, AuthorizerTokenRequest, StableTokenRequest, TokenReply,
 };
@@ -173,16 +173,17 @@ impl TokenFetcher {
     }
 
     async fn plain(&self, http: &Transport, app: &App) -> Result<Fetched, WechatError> {
-        let path = with_query(
-            "/cgi-bin/token",
+        let base_url = self.base_url()?;
+        let target = target(
+            &base_url,
+            &["/cgi-bin/token"],
             &[
                 ("grant_type", "client_credential"),
                 ("appid", app.appid.as_str()),
                 ("secret", app.secret.expose_secret()),
             ],
         );
-        let base_url = self.base_url()?;
-        let response = pin!(http.get(&base_url, &path));
+        let response = pin!(http.get(&base_url, &target));
         let reply: TokenReply =
             receive("token", CredentialMode::Secret, response, self.timeout).await?;
         Ok((reply.access_token, reply.expires_in, None))
@@ -207,7 +208,8 @@ impl TokenFetcher {
             let body =
                 serde_json::to_vec(&body).map_err(|_| unusable("the request is not JSON"))?;
             let base_url = self.base_url()?;
-            let response = pin!(http.post(&base_url, "/cgi-bin/stable_token", &body));
+            let target = target(&base_url, &["/cgi-bin/stable_token"], &[]);
+            let response = pin!(http.post(&base_url, &target, &body));
             let reply: TokenReply =
                 receive("stable_token", CredentialMode::Stable, response, self.timeout).await?;
             let same = refused.is_some_and(|refused| {
@@ -249,12 +251,13 @@ impl TokenFetcher {
             };
             let body =
                 serde_json::to_vec(&body).map_err(|_| unusable("the request is not JSON"))?;
-            let path = with_query(
-                "/cgi-bin/component/api_authorizer_token",
+            let base_url = self.base_url()?;
+            let target = target(
+                &base_url,
+                &["/cgi-bin/component/api_authorizer_token"],
                 &[("component_access_token", component.expose_secret())],
             );
-            let base_url = self.base_url()?;
-            let response = pin!(http.post(&base_url, &path, &body));
+            let response = pin!(http.post(&base_url, &target, &body));
             let reply: Result<AuthorizerTokenReply, _> =
                 receive(CALL, CredentialMode::Authorizer, response, self.timeout).await;
             match reply {

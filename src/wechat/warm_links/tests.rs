@@ -101,7 +101,7 @@ impl World {
     /// An upload to `folder`; gives the key of the link that was ready.
     fn upload_until(&mut self, folder: &str, until: Option<i64>) -> Option<Key> {
         let uuid = Uuid::now_v7();
-        let key = Key::parse(&format!("{folder}/{uuid}.png")).expect("a key");
+        let key = Key::parse(format!("{folder}/{uuid}.png")).expect("a key");
         let shape = KeyShape::of(&key, uuid).expect("a shape");
         let now = self.now();
         let (taken, _) = self.pools.take(shape, until, now);
