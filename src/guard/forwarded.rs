@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{HOST, HeaderMap};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-const FOR: &str = "x-forwarded-for";
-const FORWARDED_HOST: &str = "x-forwarded-host";
-const PROTO: &str = "x-forwarded-proto";
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// `server.trusted_proxies`.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ impl TrustedProxies {
     pub fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut address = peer.to_canonical();
         // Each proxy appends to the header, or adds a line of its own below, so the nearest proxy's value is the last.
-        let lines: Vec<_> = headers.get_all(FOR).filter_map(|line| line.to_str().ok()).collect();
+        let lines: Vec<_> = headers.get_all(&FOR).filter_map(|line| line.to_str().ok()).collect();
         for named in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
             if !self.contains(address) {
                 break;
@@ -49,8 +49,9 @@ impl TrustedProxies {
         headers: &'h HeaderMap,
         authority: Option<&'h str>,
     ) -> Option<&'h str> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        self.last_value(peer, headers, FORWARDED_HOST).or_else(|| text(HOST.as_str())).or(authority)
+        let forwarded = self.last_value(peer, headers, &FORWARDED_HOST);
+        let host = || headers.get(&HOST).and_then(|value| value.to_str().ok());
+        forwarded.or_else(host).or(authority)
     }
 
     /// `https` or `http`: the scheme of the client's own connection. `own` is that of the connection to the gateway.
@@ -60,7 +61,7 @@ impl TrustedProxies {
         headers: &HeaderMap,
         own: &'static str,
     ) -> &'static str {
-        match self.last_value(peer, headers, PROTO) {
+        match self.last_value(peer, headers, &PROTO) {
             Some(proto) if proto.eq_ignore_ascii_case("https") => "https",
             Some(proto) if proto.eq_ignore_ascii_case("http") => "http",
             _ => own,
@@ -72,7 +73,7 @@ impl TrustedProxies {
         &self,
         peer: Option<IpAddr>,
         headers: &'h HeaderMap,
-        name: &str,
+        name: &HeaderName,
     ) -> Option<&'h str> {
         peer.filter(|peer| self.contains(peer.to_canonical()))?;
         let line = headers.get_all(name).last()?.to_str().ok()?;
@@ -91,12 +92,12 @@ fn parse(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::HeaderValue;
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn headers(lines: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(name.clone(), HeaderValue::from_static(value));
         }
         headers
     }
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn host_and_scheme_come_from_a_trusted_proxy_or_the_request_itself() {
         let headers = headers(&[
-            ("host", "inner"),
+            (HOST, "inner"),
             (FORWARDED_HOST, "evil.example.org, files.example.com"),
             (PROTO, "https"),
         ]);

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Form, Setup, World, authorization, noise};
+use crate::harness::{Form, Response, Setup, World, authorization, noise};
+use crate::resumable;
 
 pub fn metrics(world: &World) -> String {
     let response = world.call_with("GET", "/metrics", &[], "");
@@ -176,14 +177,16 @@ fn each_request_has_one_line_of_json_with_its_id() {
     assert!(!log.contains("secret-query") && !log.contains("nobody"), "{log}");
 }
 
+/// The stages in `Server-Timing`, and their milliseconds.
+fn timing(response: &Response) -> Vec<(String, f64)> {
+    let text = response.header("server-timing").unwrap_or_else(|| panic!("none: {response:?}"));
+    let stages = text.split(", ").filter_map(|stage| stage.split_once(";dur="));
+    stages.map(|(name, took)| (name.to_owned(), took.parse().expect("a number"))).collect()
+}
+
 #[test]
 fn server_timing_names_the_slow_stage() {
     let world = Setup::new().start();
-    let timing = |response: &crate::harness::Response| -> Vec<(String, f64)> {
-        let text = response.header("server-timing").unwrap_or_else(|| panic!("none: {response:?}"));
-        let stages = text.split(", ").filter_map(|stage| stage.split_once(";dur="));
-        stages.map(|(name, took)| (name.to_owned(), took.parse().expect("a number"))).collect()
-    };
     let slow = |stages: &[(String, f64)]| {
         let slowest = stages.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("one");
         assert!(slowest.1 >= 395.0, "{stages:?}");
@@ -204,4 +207,28 @@ fn server_timing_names_the_slow_stage() {
     let response = world.post(&file(b"x"));
     assert_eq!(timing(&response).len(), 1);
     response.problem(502, "wechat_refused");
+}
+
+#[test]
+fn server_timing_of_resumable_uploads_is_in_the_responses_that_their_log_lines_are_about() {
+    let names = |response: &Response| -> Vec<String> {
+        timing(response).into_iter().map(|(name, _)| name).collect()
+    };
+    let content = noise(3 * resumable::MIB, 1);
+    let creation = [("upload-length", "3145728")];
+
+    let world = resumable::setup().start();
+    let created = resumable::request(&world, "POST", "/v1/uploads", &creation, b"");
+    assert_eq!(names(&created), ["link"]);
+    let url = resumable::path_of(&created);
+    let sent = resumable::patch(&world, &url, 0, &content);
+    assert!(names(&sent).contains(&"send".to_owned()), "{sent:?}");
+
+    let world = Setup::new().start();
+    let created = resumable::request(&world, "POST", "/v1/uploads", &creation, b"");
+    assert_eq!(created.header("server-timing"), None);
+    let url = resumable::path_of(&created);
+    assert_eq!(resumable::patch(&world, &url, 0, &content[..1]).header("server-timing"), None);
+    let sent = resumable::patch(&world, &url, 1, &content[1..]);
+    assert_eq!(names(&sent), ["link", "send", "verdict"]);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{Client, Response, Setup, World, noise, wait_until};
+use crate::measured;
 use crate::replicas::Redis;
 use crate::resumable::TUS;
 use crate::tickets::{self, ticket};
@@ -110,6 +111,10 @@ fn a_creation_whose_client_is_gone_reserves_nothing() {
         client.send_head("POST", "/v1/uploads", &headers);
         std::thread::sleep(Duration::from_millis(3 * attempt));
         client.reset();
+        // Otherwise it could find Redis's response first, and the upload would be created for its client to find.
+        wait_until("the gateway has noticed", || {
+            measured::value(&measured::metrics(&world), "gateway_connections") == 1.0
+        });
         redis.signal("CONT");
         // The file, and the reservation.
         if ended() == "2" {

@@ -2,10 +2,9 @@
 //! the request against the client's and the address's rate.
 
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::{HttpMessage, HttpRequest};
+use actix_web::HttpRequest;
 
 use super::query::{self, QueryError};
 use crate::guard::auth::{AuthError, Guard, UrlCredential};
@@ -18,11 +17,6 @@ use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
 use crate::http::resumable::protocol;
 use crate::http::state::Worker;
-use crate::server::connection_limit;
-
-/// The request's client, for the access log: in the request's extensions once its credential is known to be valid.
-#[derive(Debug, Clone)]
-pub struct KnownClient(pub Arc<Client>);
 
 /// Why a request is refused before its handler runs.
 pub enum ClientError {
@@ -208,14 +202,15 @@ async fn ask_auth_server(
     let own_scheme = if worker.shared.settings.server.tls.is_some() { "https" } else { "http" };
     let authority = request.uri().authority().map(|host| host.as_str());
     let method = protocol::meant_method(request);
+    let context = RequestContext::of(request);
     let request = ClientRequest {
         method: method.as_str(),
         path: request.path(),
         scheme: proxies.scheme(peer, headers, own_scheme),
         host: proxies.host(peer, headers, authority),
-        address: peer.map(|peer| proxies.client_ip(peer, headers)),
+        address: context.remote,
         headers,
-        trace: RequestContext::of(request).trace,
+        trace: context.trace,
     };
     server.client_of(&request).await.map_err(ClientError::Forward)
 }
@@ -232,23 +227,19 @@ fn admit(
         let id = address.map_or_else(|| "anonymous".to_owned(), |ip| format!("anonymous:{ip}"));
         client = Arc::new(client.with_identity(&client.name, id));
     }
-    request.extensions_mut().insert(KnownClient(client.clone()));
+    let context = RequestContext::of(request);
+    context.set_client(client.clone());
     worker.shared.limits.count(&client)?;
-    if let Some(caller) = request.extensions().get::<Rc<connection_limit::Caller>>() {
-        caller.set_authenticated();
-    }
+    context.set_authenticated();
     Ok(client)
 }
 
 /// Counts the request against its IP address. This comes before authentication, so that guessing keys is slowed down,
 /// too.
 fn count_address(request: &HttpRequest, worker: &Worker) -> Result<Option<IpAddr>, LimitError> {
-    let shared = &worker.shared;
-    let peer = request.peer_addr().map(|peer| peer.ip());
-    let address =
-        peer.map(|peer| rate_limit_key(shared.proxies.client_ip(peer, request.headers())));
+    let address = RequestContext::of(request).remote.map(rate_limit_key);
     if let Some(address) = address {
-        shared.limits.count_address(address)?;
+        worker.shared.limits.count_address(address)?;
     }
     Ok(address)
 }

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: an upload that is repeated under the same key gets the response of the first one.
 
 use actix_web::body::MessageBody;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderName};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -40,13 +40,23 @@ pub async fn check(
     worker: &Worker,
     client: &Client,
 ) -> Result<KeyCheck, Problem> {
-    let Some(value) = request.headers().get(&KEY) else {
-        return Ok(KeyCheck::Proceed(None));
-    };
+    match request.headers().get(&KEY) {
+        None => Ok(KeyCheck::Proceed(None)),
+        // Boxed: otherwise the future of every upload would contain it.
+        Some(key) => Box::pin(claim(request, worker, client, key)).await,
+    }
+}
+
+async fn claim(
+    request: &HttpRequest,
+    worker: &Worker,
+    client: &Client,
+    key: &HeaderValue,
+) -> Result<KeyCheck, Problem> {
     let is_valid = |key: &&str| {
         (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    let key = value.to_str().ok().filter(is_valid).ok_or_else(|| {
+    let key = key.to_str().ok().filter(is_valid).ok_or_else(|| {
         let detail = format!(
             "an Idempotency-Key is 1 to {MAX_KEY} printable ASCII characters without spaces"
         );

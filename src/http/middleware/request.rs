@@ -22,8 +22,7 @@ use super::origin::Refusal;
 use super::request_body::RequestBody;
 use super::request_context::RequestContext;
 use super::request_id::RequestId;
-use super::server_timing::{SERVER_TIMING, ServerTiming};
-use crate::http::extract::client::KnownClient;
+use super::server_timing::{self, SERVER_TIMING};
 use crate::http::problem::{Code, Problem};
 use crate::http::quota::RateLimitHeaders;
 use crate::http::state::Worker;
@@ -45,7 +44,10 @@ pub async fn track(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let started = Instant::now();
-    let context = RequestContext::assign(&request);
+    let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
+    let is_probe = HEALTH.contains(&request.path());
+    let running = handle.map(|handle| handle.begin_request(is_probe));
+    let context = RequestContext::assign(&request, running.as_ref().map(RunningRequest::caller));
     let id = &context.id;
     // The upload's id is known once the URL of a resumable upload was opened.
     // The level is the highest, so that the ids are in warnings and errors also where those alone are logged.
@@ -66,15 +68,8 @@ pub async fn track(
     // A shutdown waits for it.
     let _counted = shared.map(|shared| shared.requests.token());
     let draining = shared.map(|shared| shared.draining.clone());
-    let handle = request.conn_data::<Rc<ConnectionHandle>>().cloned();
-    let is_probe = HEALTH.contains(&request.path());
-    let running = handle.map(|handle| handle.begin_request(is_probe));
     let Received { body, closes, bad_head, in_progress } = receive(&mut request);
-    let admitted = admit(&request, bad_head, running.as_ref());
-    if let Some(running) = &running {
-        request.extensions_mut().insert(running.caller());
-    }
-    if let Err(problem) = admitted {
+    if let Err(problem) = admit(&request, bad_head, running.as_ref()) {
         request.extensions_mut().insert(Refusal(problem));
     }
 
@@ -83,7 +78,7 @@ pub async fn track(
     let (mut response, problem) = with_document(response, id);
     let refused = running.as_ref().is_some_and(RunningRequest::is_refused);
     let is_last = running.as_ref().is_some_and(RunningRequest::is_last);
-    let client = response.request().extensions().get::<KnownClient>().cloned();
+    let client = context.client();
     // Browsers discard a 2xx that arrives before they have sent their request, while they keep an early 4xx. So the
     // rest of such a request must be read. Any caller can choose these profiles in the query, hence only callers with a
     // valid credential get the longer timeout.
@@ -119,7 +114,7 @@ pub async fn track(
         // While the gateway shuts down, a client then opens its next connection elsewhere.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    add_headers(&mut response, id);
+    add_headers(&mut response, &context);
 
     let audit = response.request().app_data::<web::Data<Worker>>();
     let audit = audit.map(|worker| &worker.shared.audit).filter(|audit| audit.is_on()).cloned();
@@ -134,7 +129,7 @@ pub async fn track(
         method,
         path,
         route,
-        client: client.map(|KnownClient(client)| client),
+        client,
         status,
         took,
         problem,
@@ -224,16 +219,15 @@ fn must_linger(
     !body.is_finished() && !lingering_timeout.is_zero() && !is_empty
 }
 
-fn add_headers(response: &mut ServiceResponse<BoxBody>, id: &RequestId) {
-    let timing = response.request().extensions().get::<ServerTiming>().cloned();
-    if let Some(ServerTiming(value)) = timing {
+fn add_headers(response: &mut ServiceResponse<BoxBody>, context: &RequestContext) {
+    if let Some(value) = server_timing::header(|stage| context.upload.stage(stage)) {
         response.headers_mut().insert(SERVER_TIMING, value);
     }
     let quota = response.request().extensions_mut().remove::<RateLimitHeaders>();
     if let Some(quota) = quota {
         quota.add_to(response.headers_mut());
     }
-    id.insert_into(response.headers_mut());
+    context.id.insert_into(response.headers_mut());
     // The CORS middleware adds it for pages of every origin.
     if !response.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);

@@ -4,18 +4,24 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::ServiceRequest;
+use actix_web::http::header::HeaderName;
 use actix_web::{HttpMessage, HttpRequest, web};
 
 use super::request_id::RequestId;
 use super::request_span::RequestSpan;
 use super::server_timing::StageTimes;
+use crate::guard::policy::Client;
 use crate::http::state::Worker;
 use crate::metrics::routes::RouteMetrics;
 use crate::metrics::{Metrics, Stage};
-use crate::net::trace_context::{TRACEPARENT, TraceContext};
+use crate::net::trace_context::{self, TraceContext};
+use crate::server::connection_limit::Caller;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static(trace_context::TRACEPARENT);
 
 /// In the extensions of every request, as an `Rc`.
 #[derive(Default)]
@@ -29,6 +35,9 @@ pub struct RequestContext {
     pub remote: Option<IpAddr>,
     /// The figures for the access log.
     pub upload: UploadFigures,
+    client: RefCell<Option<Arc<Client>>>,
+    /// Where its authentication is reported.
+    caller: Option<Rc<Caller>>,
 }
 
 /// What a request has stored or deleted, and how long that took.
@@ -51,10 +60,10 @@ pub struct Stored {
 }
 
 impl RequestContext {
-    /// The context of a request that has just been received.
-    pub fn assign(request: &ServiceRequest) -> Rc<Self> {
+    /// The context of a request that has just been received from `caller`.
+    pub fn assign(request: &ServiceRequest, caller: Option<Rc<Caller>>) -> Rc<Self> {
         let headers = request.headers();
-        let mut traces = headers.get_all(TRACEPARENT);
+        let mut traces = headers.get_all(&TRACEPARENT);
         // Several lines are not valid.
         let trace = traces.next().filter(|_| traces.next().is_none());
         let peer = request.peer_addr().map(|peer| peer.ip());
@@ -73,7 +82,26 @@ impl RequestContext {
             span,
             remote,
             upload: UploadFigures::default(),
+            client: RefCell::default(),
+            caller,
         })
+    }
+
+    /// The request's client is known, by a valid credential or because none is needed.
+    pub fn set_client(&self, client: Arc<Client>) {
+        self.client.replace(Some(client));
+    }
+
+    /// `None`: the request has no valid credential, or needs no client.
+    pub fn client(&self) -> Option<Arc<Client>> {
+        self.client.borrow().clone()
+    }
+
+    /// The request may be served to its client: its connection is not closed for another one until it is done.
+    pub fn set_authenticated(&self) {
+        if let Some(caller) = &self.caller {
+            caller.set_authenticated();
+        }
     }
 
     /// The request is an upload; [`RequestSpan::set_route`].

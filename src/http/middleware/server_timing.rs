@@ -1,7 +1,6 @@
 //! How long each stage of an upload took: the response header `Server-Timing`, and metrics.
 
 use std::cell::Cell;
-use std::fmt::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,13 +8,14 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 
 use super::request_span::RequestSpan;
 use crate::metrics::{Metrics, Stage};
+use crate::telemetry::access::push_milliseconds;
 
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The time that each stage took, summed over a request's files.
 pub struct StageTimes<'a> {
     metrics: &'a Metrics,
-    sums: [(Stage, Cell<Option<Duration>>); 4],
+    sums: [Cell<Option<Duration>>; Stage::ALL.len()],
     attempts: Cell<u32>,
     /// `None`: the request is not traced.
     span: Option<Rc<RequestSpan>>,
@@ -23,8 +23,7 @@ pub struct StageTimes<'a> {
 
 impl<'a> StageTimes<'a> {
     pub fn new(metrics: &'a Metrics, span: Option<Rc<RequestSpan>>) -> Self {
-        let sums = Stage::ALL.map(|stage| (stage, Cell::new(None)));
-        Self { metrics, sums, attempts: Cell::new(0), span }
+        Self { metrics, sums: Default::default(), attempts: Cell::new(0), span }
     }
 
     /// Adds a stage of one file that has just ended, and began at `began`.
@@ -50,11 +49,8 @@ impl<'a> StageTimes<'a> {
         if stage == Stage::Send {
             self.attempts.set(self.attempts.get().saturating_add(1));
         }
-        for (known, sum) in &self.sums {
-            if *known == stage {
-                sum.set(Some(sum.get().unwrap_or_default() + took));
-            }
-        }
+        let sum = &self.sums[stage as usize];
+        sum.set(Some(sum.get().unwrap_or_default() + took));
     }
 
     /// How often a file was sent, from its first byte; COS's API counts as one attempt, whatever it repeats of a file.
@@ -64,28 +60,23 @@ impl<'a> StageTimes<'a> {
 
     /// The stage's time so far; `None` before it is over for the first time.
     pub fn took(&self, stage: Stage) -> Option<Duration> {
-        self.sums.iter().find(|(known, _)| *known == stage).and_then(|(_, sum)| sum.get())
-    }
-
-    /// The header's value; `None` while no stage is over.
-    pub fn header(&self) -> Option<ServerTiming> {
-        let mut text = String::with_capacity(64);
-        for (stage, sum) in &self.sums {
-            let Some(took) = sum.get() else {
-                continue;
-            };
-            let separator = if text.is_empty() { "" } else { ", " };
-            let (milliseconds, tenth) = (took.as_millis(), took.subsec_micros() / 100 % 10);
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{separator}{};dur={milliseconds}.{tenth}", stage.name());
-        }
-        if text.is_empty() {
-            return None;
-        }
-        HeaderValue::try_from(text).ok().map(ServerTiming)
+        self.sums[stage as usize].get()
     }
 }
 
-/// The value of `Server-Timing`, in the request's extensions until the response is made.
-#[derive(Clone)]
-pub struct ServerTiming(pub HeaderValue);
+/// The value of `Server-Timing`, given how long each stage took; `None` where none is over.
+pub fn header(took: impl Fn(Stage) -> Option<Duration>) -> Option<HeaderValue> {
+    let mut text = Vec::with_capacity(64);
+    for stage in Stage::ALL {
+        let Some(took) = took(stage) else {
+            continue;
+        };
+        if !text.is_empty() {
+            text.extend_from_slice(b", ");
+        }
+        text.extend_from_slice(stage.name().as_bytes());
+        text.extend_from_slice(b";dur=");
+        push_milliseconds(&mut text, took);
+    }
+    HeaderValue::from_bytes(&text).ok().filter(|_| !text.is_empty())
+}

@@ -130,7 +130,7 @@ async fn send(
     let disposition = disposition::header(setting, &upload.sealed.name);
     let headers = ContentHeaders { content_type, disposition: disposition.as_deref() };
     let (file_id, Receipt { size, crc64, verified_by }) =
-        send_kept(worker, &mut path, headers, content, share, times).await?;
+        send_kept(worker, &mut path, &headers, content, share, times).await?;
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 

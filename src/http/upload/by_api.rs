@@ -40,7 +40,7 @@ pub(super) async fn store(
     worker: &Worker,
     api: &ApiRoad,
     path: &mut TargetPath,
-    headers: ContentHeaders<'_>,
+    headers: &ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {

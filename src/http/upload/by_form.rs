@@ -35,17 +35,17 @@ const MAX_ATTEMPTS: u32 = 3;
 const LARGEST_WITH_WARM_LINK: u64 = 64 * 1024 * 1024;
 
 /// A file whose length is known as well as it can be.
-struct FormFile {
+pub(super) struct FormFile {
     relay: Rc<Relay>,
     length: FileLength,
     share: Arc<Share>,
 }
 
 impl FormFile {
-    fn new(file: OutgoingFile, settings: &Settings, has_spool: bool) -> Result<Self, CosError> {
+    pub fn new(file: OutgoingFile, worker: &Worker) -> Result<Self, CosError> {
         let OutgoingFile { buffer, end, source, length, share } = file;
         let length = length.ok_or(CosError::OutOfMemory)?;
-        let (upload, cos) = (&settings.upload, &settings.cos);
+        let Settings { upload, cos, .. } = &worker.shared.settings;
         let window = upload.replay_window;
         let whole = usize::try_from(length.length()).unwrap_or(usize::MAX);
         let window_max = match length {
@@ -66,7 +66,7 @@ impl FormFile {
             window_max: window_max.max(window),
             slow_file: upload.max_buffered_file,
             slow_limit: cos.slow_limit,
-            has_spool,
+            has_spool: worker.shared.uploads.folder().is_some(),
         };
         let verify = cos.verify != Verify::None;
         let relay = Relay::new(buffer, end, source, limits, verify);
@@ -95,13 +95,12 @@ pub(super) struct SlowFile {
 pub(super) async fn store(
     worker: &Worker,
     path: &mut TargetPath,
-    headers: ContentHeaders<'_>,
-    file: OutgoingFile,
+    headers: &ContentHeaders<'_>,
+    file: FormFile,
     times: &StageTimes<'_>,
 ) -> Result<Sent, Problem> {
     let verify = worker.shared.settings.cos.verify;
     let spool = worker.shared.uploads.folder();
-    let file = FormFile::new(file, &worker.shared.settings, spool.is_some())?;
     // The file is read ahead while the link is fetched.
     let may_be_warm = file.length.length() <= LARGEST_WITH_WARM_LINK;
     let mut link = {
@@ -209,7 +208,7 @@ impl From<SendError> for Problem {
 async fn send(
     worker: &Worker,
     key: &Key,
-    headers: ContentHeaders<'_>,
+    headers: &ContentHeaders<'_>,
     file: &FormFile,
     path_link: &mut PathLink,
     times: &StageTimes<'_>,
@@ -234,23 +233,23 @@ async fn send(
             content_disposition: headers.disposition,
             cache_control: shared.settings.upload.cache_control.as_deref(),
         })?;
-        let result = {
+        let error = {
             let mut post = pin!(file.relay.post(&worker.upstream, target, envelope, length));
-            poll_fn(|cx| {
+            let result = poll_fn(|cx| {
                 let result = post.as_mut().poll(cx);
                 slowness = report_slowness(shared, key, slowness, file.relay.slowness());
                 result
             })
-            .await
-        };
-        if let Some(took) = file.relay.attempt_times() {
-            times.add_attempt(took.send, took.verdict, Instant::now());
-        }
-        let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
-        class.into_iter().for_each(|class| shared.metrics.cos(class));
-        let error = match result {
-            Ok(receipt) => return Ok(receipt),
-            Err(error) => error,
+            .await;
+            if let Some(took) = file.relay.attempt_times() {
+                times.add_attempt(took.send, took.verdict, Instant::now());
+            }
+            let class = result.as_ref().map_or_else(CosError::response_class, |_| Some("2xx"));
+            class.into_iter().for_each(|class| shared.metrics.cos(class));
+            match result {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) => error,
+            }
         };
         let is_refused_warm = path_link.is_warm && error.is_forbidden();
         if is_refused_warm {
@@ -283,12 +282,12 @@ async fn send(
                 length = FileLength::Known(content);
             }
             // An own link would have been fetched just now.
-            error if is_refused_warm => {
+            _ if is_refused_warm => {
                 shared.metrics.replay(error.cause());
                 let fresh = Box::pin(upload_link(worker, key, times)).await;
                 *path_link = fresh.map_err(SendError::Problem)?;
             }
-            error if error.is_transient() && attempt < MAX_ATTEMPTS => {
+            _ if error.is_transient() && attempt < MAX_ATTEMPTS => {
                 let pause = Duration::from_millis(50 << attempt).mul_f64(0.5 + fastrand::f64());
                 tracing::info!(%key, %error, ?pause, "COS failed, trying again");
                 shared.metrics.replay(error.cause());
@@ -299,7 +298,7 @@ async fn send(
                     *path_link = fresh.map_err(SendError::Problem)?;
                 }
             }
-            error => return Err(error.into()),
+            _ => return Err(error.into()),
         }
     }
 }

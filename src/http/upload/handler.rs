@@ -8,7 +8,7 @@ use actix_web::http::Version;
 use actix_web::http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
 };
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use utoipa::ToSchema;
 
 use super::metadata::{FileAbout, Metadata};
@@ -17,7 +17,7 @@ use super::partial;
 use super::request::{FileFailure, UploadQuery, UploadRequest, sniffed};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::policy::Client;
-use crate::http::extract::client::{self, KnownClient};
+use crate::http::extract::client;
 use crate::http::extract::file_url::{self, PathParameter};
 use crate::http::extract::preconditions;
 use crate::http::extract::schemas::Folder;
@@ -92,7 +92,7 @@ pub async fn form(
     let query = UploadQuery::of(&request)?;
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
-    let files = form_files(&request, payload, &worker, query, profile, &guard.times).await;
+    let files = form_files(&request, payload, &worker, &query, profile, &guard.times).await;
     guard.finish(profile, files)
 }
 
@@ -132,7 +132,7 @@ pub async fn raw(
     let query = UploadQuery::of(&request)?;
     let profile = query.profile(&worker)?;
     let guard = UploadMetricsGuard::new(&request, &worker);
-    let file = raw_file(&request, payload, &worker, query, profile, &guard.times).await;
+    let file = raw_file(&request, payload, &worker, &query, profile, &guard.times).await;
     guard.finish(profile, file)
 }
 
@@ -145,7 +145,6 @@ enum UploadResult {
 
 /// Counts an upload request from its first stage to its response.
 struct UploadMetricsGuard<'a> {
-    request: &'a HttpRequest,
     context: Rc<RequestContext>,
     metrics: &'a Metrics,
     times: StageTimes<'a>,
@@ -154,13 +153,13 @@ struct UploadMetricsGuard<'a> {
 }
 
 impl<'a> UploadMetricsGuard<'a> {
-    fn new(request: &'a HttpRequest, worker: &'a Worker) -> Self {
+    fn new(request: &HttpRequest, worker: &'a Worker) -> Self {
         let metrics = &*worker.shared.metrics;
         let context = RequestContext::of(request);
         context.is_upload(request);
         let (times, in_flight) = (context.stage_times(metrics), metrics.in_flight());
         context.upload.set_road(if worker.api.is_some() { "api" } else { "form" });
-        Self { request, context, metrics, times, finished: false, _in_flight: in_flight }
+        Self { context, metrics, times, finished: false, _in_flight: in_flight }
     }
 
     /// Makes the response in the profile's format. Stored files are counted already.
@@ -189,9 +188,6 @@ impl<'a> UploadMetricsGuard<'a> {
                 });
             }
         }
-        if let Some(timing) = self.times.header() {
-            self.request.extensions_mut().insert(timing);
-        }
         let id = self.context.id.as_str();
         let response = files.and_then(|outcomes| {
             let response = profile.response(&outcomes, id)?;
@@ -213,9 +209,9 @@ impl Drop for UploadMetricsGuard<'_> {
         // The client disconnected, and the request was cancelled.
         if self.context.upload.stored().is_none() {
             self.metrics.upload(Code::TruncatedBody.name());
-        } else if let Some(KnownClient(client)) = self.request.extensions().get::<KnownClient>() {
+        } else if let Some(client) = self.context.client() {
             self.context.upload.add_times(&self.times);
-            access_log::write_without_response(&self.context, client);
+            access_log::write_without_response(&self.context, &client);
         }
     }
 }
@@ -224,7 +220,7 @@ async fn form_files(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-    query: UploadQuery,
+    query: &UploadQuery,
     profile: ReplyProfile,
     times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
@@ -251,20 +247,23 @@ async fn form_files(
     let form = Rc::new(RefCell::new(Form::new(request.headers(), body)?));
 
     let mut outcomes = Vec::new();
-    let mut next = Form::next_file(&form).await?;
-    while let Some(part) = next.take() {
-        let expects_more = upload.expects_more(&part);
-        let name = part.head.file_name.clone().unwrap_or_default();
+    loop {
+        // In `while let`, the future would contain the part three times.
+        let Some(part) = Form::next_file(&form).await? else {
+            break;
+        };
         let first = outcomes.is_empty();
-        let can_continue = match upload.store_part(&form, part, first, outcomes.len()).await {
+        let can_continue = match upload.store_part(&form, &part, first, outcomes.len()).await {
             Ok(Some(stored)) => {
                 outcomes.push(Outcome::Stored(Box::new(stored)));
                 true
             }
             Ok(None) => true,
             Err(FileFailure { problem, path }) => {
+                let problem = upload.of_quota(problem);
                 upload.audit_refusal(request, path.as_ref(), &problem);
-                let expects_more = expects_more && problem.code != Code::TooManyFiles;
+                let expects_more = upload.expects_more(&part) && problem.code != Code::TooManyFiles;
+                let name = part.head.file_name.unwrap_or_default();
                 outcomes.push(Outcome::Failed { name, path, problem: Box::new(problem) });
                 // The next file can be read only after the rest of this one was skipped.
                 expects_more && Form::skip(&form, max_length).await
@@ -273,10 +272,9 @@ async fn form_files(
         if !can_continue {
             break;
         }
-        next = Form::next_file(&form).await?;
     }
     if let Some(reservation) = upload.quota.take() {
-        Box::pin(quota::conclude(request, reservation)).await;
+        Box::pin(quota::conclude(request, *reservation)).await;
     }
     if outcomes.is_empty() {
         return Err(form.borrow().no_file().into());
@@ -288,7 +286,7 @@ async fn raw_file(
     request: &HttpRequest,
     payload: web::Payload,
     worker: &Worker,
-    query: UploadQuery,
+    query: &UploadQuery,
     profile: ReplyProfile,
     times: &StageTimes<'_>,
 ) -> Result<UploadResult, Problem> {
@@ -335,7 +333,7 @@ async fn raw_file(
         upload.of_quota(problem)
     });
     if let Some(reservation) = upload.quota.take() {
-        Box::pin(quota::conclude(request, reservation)).await;
+        Box::pin(quota::conclude(request, *reservation)).await;
     }
     let stored = stored?;
     Ok(UploadResult::Files(vec![Outcome::Stored(Box::new(stored))], upload.claim))
@@ -384,4 +382,22 @@ fn declared_type(headers: &HeaderMap) -> Option<&str> {
     let mut lines = headers.get_all(CONTENT_TYPE);
     let only = lines.next().filter(|_| lines.next().is_none())?;
     only.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::Handler;
+
+    fn size_of_future<Args, H: Handler<Args>>(_: H) -> usize {
+        size_of::<H::Future>()
+    }
+
+    /// Each upload in flight holds one, and it is copied into its allocation for each request. What is rare and large is
+    /// boxed.
+    #[test]
+    fn the_future_of_an_upload_is_small() {
+        assert!(size_of_future(form) < 4000, "{}", size_of_future(form));
+        assert!(size_of_future(raw) < 4000, "{}", size_of_future(raw));
+    }
 }

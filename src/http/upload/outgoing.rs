@@ -92,7 +92,8 @@ pub(super) async fn path_link(
         times.add_since(Stage::Link, started);
         return Ok(PathLink { link, target, is_warm: true });
     }
-    upload_link(worker, &path.key, times).await
+    // Boxed: otherwise the future of every upload would contain it, also of those that find a link.
+    Box::pin(upload_link(worker, &path.key, times)).await
 }
 
 /// A link that is asked for now.

@@ -15,6 +15,7 @@ use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath};
 use super::transfer::transfer;
 use super::{disposition, metadata};
 use crate::cos::error::CosError;
+use crate::cos::verdict::Receipt;
 use crate::file_stream::{FileLength, Source};
 use crate::guard::idempotency::IdempotencyGuard;
 use crate::guard::limits::Slot;
@@ -81,14 +82,14 @@ pub struct UploadRequest<'a> {
     pub(super) worker: &'a Worker,
     context: Rc<RequestContext>,
     pub client: Arc<Client>,
-    query: UploadQuery,
+    query: &'a UploadQuery,
     profile: ReplyProfile,
     base_url: String,
     pub claim: Option<IdempotencyGuard>,
     times: &'a StageTimes<'a>,
     pub(super) slot: Slot,
     /// What it has reserved of the client's quota, if there is one.
-    pub quota: Option<Reservation>,
+    pub quota: Option<Box<Reservation>>,
 }
 
 /// Why a file was not stored.
@@ -109,7 +110,7 @@ impl<'a> UploadRequest<'a> {
         request: &HttpRequest,
         worker: &'a Worker,
         client: Arc<Client>,
-        query: UploadQuery,
+        query: &'a UploadQuery,
         profile: ReplyProfile,
         claim: Option<IdempotencyGuard>,
         times: &'a StageTimes<'a>,
@@ -128,7 +129,8 @@ impl<'a> UploadRequest<'a> {
     /// Reserves a part of the client's quota.
     pub async fn reserve(&mut self, request: &HttpRequest, wanted: Wanted) -> Result<(), Problem> {
         let (worker, client) = (self.worker, &self.client);
-        self.quota = quota::reserve(request, worker, client, wanted, Lifetime::Running).await?;
+        let quota = quota::reserve(request, worker, client, wanted, Lifetime::Running).await?;
+        self.quota = quota.map(Box::new);
         Ok(())
     }
 
@@ -166,45 +168,45 @@ impl<'a> UploadRequest<'a> {
     pub async fn store_part(
         &self,
         form: &Rc<RefCell<Form>>,
-        part: FilePart,
+        part: &FilePart,
         first: bool,
         seen: usize,
     ) -> Result<Option<Stored>, FileFailure> {
-        let stored = self.store_file_part(form, part, first, seen).await;
-        stored.map_err(|FileFailure { problem, path }| FileFailure {
-            problem: self.of_quota(problem),
-            path,
-        })
+        let Some((path, about, file)) = self.prepare(form, part, first, seen).await? else {
+            return Ok(None);
+        };
+        self.store(path, about, file, seen).await.map(Some)
     }
 
-    async fn store_file_part(
+    /// Decides on a part's path, type and length; `None` for an empty file input.
+    async fn prepare(
         &self,
         form: &Rc<RefCell<Form>>,
-        part: FilePart,
+        part: &FilePart,
         first: bool,
         seen: usize,
-    ) -> Result<Option<Stored>, FileFailure> {
+    ) -> Result<Option<(TargetPath, FileAbout, OutgoingFile)>, FileFailure> {
         if seen >= self.client.max_files {
             return Err(InboundError::TooManyFiles(self.client.max_files).into());
         }
         if let Some(quota) = self.quota.as_ref().filter(|quota| quota.left().files == 0) {
             return Err(quota::exceeded(quota, Amount { bytes: 0, files: 1 }).into());
         }
-        let name = part.head.file_name.clone().unwrap_or_default();
         let nameless = part.head.file_name.as_deref() == Some("");
-        let target = self.resolve_target(&form.borrow(), &part, first, seen);
+        let target = self.resolve_target(&form.borrow(), part, first, seen);
         // Before the file is read: its end may be known only after the fields behind it.
         let metadata = metadata::of_form(&self.worker.shared, form.borrow().other_fields());
         let look = target.as_ref().ok().and_then(|(_, declared)| self.client.types.look(declared));
         let (source, magic) = sniffed(Form::content(form), look).await?;
-        let file = self.resolve_length(source, &part, nameless).await?;
+        let file = self.resolve_length(source, part, nameless).await?;
         if nameless && file.length == Some(FileLength::Known(0)) {
             return Ok(None);
         }
         let (path, declared) = target?;
         let content_type = self.client.types.confirm(&declared, magic)?;
+        let name = part.head.file_name.clone().unwrap_or_default();
         let about = FileAbout { name, content_type, metadata: metadata? };
-        self.store(path, about, file, seen).await.map(Some)
+        Ok(Some((path, about, file)))
     }
 
     /// Where a part's file is stored, and the type that the part declares.
@@ -245,7 +247,7 @@ impl<'a> UploadRequest<'a> {
     /// Sends a file to COS, and tells the back end of it. `index` is the file's among those of the request.
     pub async fn store(
         &self,
-        path: TargetPath,
+        mut path: TargetPath,
         about: FileAbout,
         file: OutgoingFile,
         index: usize,
@@ -254,7 +256,13 @@ impl<'a> UploadRequest<'a> {
             Some(quota) => self.followed(quota, file),
             None => file,
         };
-        let stored = self.transfer(path, about, file, index).await;
+        let disposition = disposition::header(self.settings().content_disposition, &about.name);
+        let (content_type, disposition) = (about.content_type.as_str(), disposition.as_deref());
+        let headers = ContentHeaders { content_type, disposition };
+        let stored = match transfer(self.worker, &mut path, &headers, file, self.times).await {
+            Ok((file_id, receipt)) => self.report(path, about, file_id, receipt, index).await,
+            Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
+        };
         if let Some(quota) = &self.quota {
             quota.sent(stored.as_ref().ok().map(|stored| stored.size));
         }
@@ -268,61 +276,55 @@ impl<'a> UploadRequest<'a> {
         OutgoingFile { buffer, end, source, length, share }
     }
 
-    async fn transfer(
+    /// Counts and records a file that is stored, and tells the back end of it.
+    async fn report(
         &self,
-        mut path: TargetPath,
+        path: TargetPath,
         about: FileAbout,
-        file: OutgoingFile,
+        file_id: String,
+        receipt: Receipt,
         index: usize,
     ) -> Result<Stored, FileFailure> {
         let FileAbout { name, content_type, metadata } = about;
-        let disposition = disposition::header(self.settings().content_disposition, &name);
-        let disposition = disposition.as_deref();
-        let headers = ContentHeaders { content_type: &content_type, disposition };
-        match transfer(self.worker, &mut path, headers, file, self.times).await {
-            Ok((file_id, receipt)) => {
-                // There is no cached download link for a key that is new.
-                let is_replaced = !path.unique;
-                let invalidated =
-                    is_replaced.then(|| self.worker.wechat.invalidate_links(&[file_id.as_str()]));
-                let mut url = file_url::of_file(&self.base_url, &path.key);
-                url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
-                let signer = self.worker.shared.receipts.as_ref();
-                let signed_receipt = signer.and_then(|signer| {
-                    let (path, crc64) = (path.key.as_str(), Some(receipt.crc64));
-                    signer.sign(&self.client, &file_id, path, receipt.size, crc64, &metadata)
-                });
-                let mut stored = Stored {
-                    file_id,
-                    key: path.key,
-                    name,
-                    content_type,
-                    size: receipt.size,
-                    crc64: Some(receipt.crc64),
-                    verified_by: receipt.verified_by,
-                    url,
-                    metadata,
-                    signed_receipt,
-                    hook: None,
-                };
-                self.set_object(&stored.key);
-                let mut counted = Counted { request: self, size: stored.size, is_refused: false };
-                // No await before both have begun: the client may disconnect at any.
-                audit::stored(self.worker, &self.context, &self.client, &stored);
-                let told = match self.worker.hooks.is_some() {
-                    // Boxed: otherwise the future of every upload would contain it.
-                    true => Box::pin(self.notify(&mut stored, index)).await,
-                    false => Ok(()),
-                };
-                if let Some(invalidated) = invalidated {
-                    invalidated.await;
-                }
-                counted.is_refused = told.is_err();
-                drop(counted);
-                told.map(|()| stored)
-            }
-            Err(problem) => Err(FileFailure { problem, path: Some(path.key) }),
+        // There is no cached download link for a key that is new.
+        let is_replaced = !path.unique;
+        let invalidated =
+            is_replaced.then(|| self.worker.wechat.invalidate_links(&[file_id.as_str()]));
+        let mut url = file_url::of_file(&self.base_url, &path.key);
+        url.push_str(&self.worker.shared.links.query(&path.key, Timestamp::now()));
+        let signer = self.worker.shared.receipts.as_ref();
+        let signed_receipt = signer.and_then(|signer| {
+            let (path, crc64) = (path.key.as_str(), Some(receipt.crc64));
+            signer.sign(&self.client, &file_id, path, receipt.size, crc64, &metadata)
+        });
+        let mut stored = Stored {
+            file_id,
+            key: path.key,
+            name,
+            content_type,
+            size: receipt.size,
+            crc64: Some(receipt.crc64),
+            verified_by: receipt.verified_by,
+            url,
+            metadata,
+            signed_receipt,
+            hook: None,
+        };
+        self.set_object(&stored.key);
+        let mut counted = Counted { request: self, size: stored.size, is_refused: false };
+        // No await before both have begun: the client may disconnect at any.
+        audit::stored(self.worker, &self.context, &self.client, &stored);
+        let told = match self.worker.hooks.is_some() {
+            // Boxed: otherwise the future of every upload would contain it.
+            true => Box::pin(self.notify(&mut stored, index)).await,
+            false => Ok(()),
+        };
+        if let Some(invalidated) = invalidated {
+            invalidated.await;
         }
+        counted.is_refused = told.is_err();
+        drop(counted);
+        told.map(|()| stored)
     }
 }
 

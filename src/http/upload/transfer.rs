@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 
-use super::by_form::{Sent, SlowFile};
+use super::by_form::{FormFile, Sent, SlowFile};
 use super::outgoing::{ContentHeaders, OutgoingFile, TargetPath};
 use super::{by_api, by_form, kept};
 use crate::cos::error::CosError;
@@ -28,17 +28,22 @@ const MAX_PAUSE: u64 = 2;
 pub async fn transfer(
     worker: &Worker,
     path: &mut TargetPath,
-    headers: ContentHeaders<'_>,
+    headers: &ContentHeaders<'_>,
     file: OutgoingFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
     match &worker.api {
         // Boxed: otherwise the future of every form would be as large as that of a file in parts.
         Some(api) => Box::pin(by_api::store(worker, api, path, headers, file, times)).await,
-        None => match by_form::store(worker, path, headers, file, times).await? {
-            Sent::Stored(file_id, receipt) => Ok((file_id, receipt)),
-            Sent::Slow(file) => Box::pin(receive_first(worker, path, headers, *file, times)).await,
-        },
+        None => {
+            let file = FormFile::new(file, worker)?;
+            match by_form::store(worker, path, headers, file, times).await? {
+                Sent::Stored(file_id, receipt) => Ok((file_id, receipt)),
+                Sent::Slow(file) => {
+                    Box::pin(receive_first(worker, path, headers, *file, times)).await
+                }
+            }
+        }
     }
 }
 
@@ -46,7 +51,7 @@ pub async fn transfer(
 async fn receive_first(
     worker: &Worker,
     path: &mut TargetPath,
-    headers: ContentHeaders<'_>,
+    headers: &ContentHeaders<'_>,
     file: SlowFile,
     times: &StageTimes<'_>,
 ) -> Result<(String, Receipt), Problem> {
@@ -65,7 +70,7 @@ async fn receive_first(
 pub async fn send_kept(
     worker: &Worker,
     path: &mut TargetPath,
-    headers: ContentHeaders<'_>,
+    headers: &ContentHeaders<'_>,
     content: &mut Content,
     share: &Arc<Share>,
     times: &StageTimes<'_>,
@@ -81,7 +86,7 @@ pub async fn send_kept(
 fn send_repeatedly<'a>(
     worker: &'a Worker,
     path: &'a mut TargetPath,
-    headers: ContentHeaders<'a>,
+    headers: &'a ContentHeaders<'_>,
     content: &'a mut Content,
     share: &'a Arc<Share>,
     times: &'a StageTimes<'_>,
