@@ -238,6 +238,7 @@ impl KeyShape {
     pub fn of(key: &Key, uuid: Uuid) -> Option<Self> {
         let mut buffer = Uuid::encode_buffer();
         let uuid = &*uuid.hyphenated().encode_lower(&mut buffer);
+        // For each upload: `str::replace` enlarges its text several times, and prepares a search for long texts.
         let mut shape = String::with_capacity(key.0.len());
         let mut rest = 0;
         for at in memmem::find_iter(key.0.as_bytes(), uuid) {

@@ -122,6 +122,7 @@ impl Relay {
     }
 
     /// Posts the form to `target` once. A further attempt is allowed only while [`Self::is_replayable`].
+    // Not `async`: the future would contain the envelope once more.
     pub fn post(
         &self,
         upstream: &Upstream,

@@ -11,7 +11,7 @@ use super::event::Message;
 use super::signature::SigningKeys;
 use crate::net::http_client::base_url::BaseUrl;
 use crate::net::http_client::call::{Call, CallError};
-use crate::net::http_client::exchange::head;
+use crate::net::http_client::exchange::request;
 use crate::net::http_client::response::Response;
 use crate::net::http_client::retry_after::RetryAfter;
 use crate::net::http_client::{Pool, SAFE_IDLE_TIME};
@@ -96,9 +96,7 @@ impl HookClient {
         ];
         fields.extend(trace.as_deref().map(|trace| (TRACEPARENT, trace)));
         let path = if self.url.path.is_empty() { "/" } else { &self.url.path };
-        let length = Some(message.body.len() as u64);
-        let head = head("POST", path, &self.url.authority, &fields, length);
-        Bytes::from([head.as_bytes(), &message.body].concat())
+        request("POST", path, &self.url.authority, &fields, &message.body)
     }
 }
 

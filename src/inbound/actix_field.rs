@@ -44,11 +44,8 @@ pub fn parse(name: String, content_type: Option<&[u8]>) -> Option<FieldHead> {
 
 /// Whether a media type has no parameters and is written as [`mime_guess::Mime`] writes it.
 fn is_plain(content_type: &str) -> bool {
-    let is_name = |name: &str| {
-        let mut bytes = name.bytes();
-        bytes.next().is_some_and(|first| first.is_ascii_lowercase())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
-    };
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(is_plain);
     content_type.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
 }
 
@@ -112,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn types_that_are_not_plain_are_parsed() {
+    fn types_are_plain_where_nothing_is_to_be_changed() {
         for plain in ["image/png", "application/vnd.ms-excel", "audio/x-m4a", "video/3gpp"] {
-            assert_eq!(is_plain(plain), plain != "video/3gpp", "{plain}");
+            assert!(is_plain(plain), "{plain}");
             assert_eq!(read("f", Some(plain)).unwrap().content_type.as_deref(), Some(plain));
         }
         for parsed in ["", "image", "image/", "/png", "Image/png", "a/b/c", "a/b;c=d", "a/b c"] {
@@ -127,7 +124,7 @@ mod tests {
         #[test]
         fn a_plain_type_is_what_actix_multipart_returns(
             name in "[ -~\n\u{e9}]{0,12}",
-            content_type in "[a-z][a-z0-9.-]{0,9}/[a-z][a-z0-9.-]{0,9}",
+            content_type in "[a-z0-9.-]{1,10}/[a-z0-9.-]{1,10}",
         ) {
             prop_assert!(is_plain(&content_type));
             prop_assert_eq!(read(&name, Some(&content_type)), parse_typed(&name, &content_type));

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::response::MAX_RESPONSE;
 use crate::net::http_client::base_url::BaseUrl;
 use crate::net::http_client::call::Call;
-use crate::net::http_client::exchange::head;
+use crate::net::http_client::exchange::{head, request};
 use crate::net::http_client::response::Response;
 use crate::net::http_client::{IDLE_TIMEOUT, Pool, SAFE_IDLE_TIME};
 
@@ -75,7 +75,7 @@ impl Transport {
         target: &str,
         body: &[u8],
     ) -> Result<Response, String> {
-        self.exchange(base_url, post_request(base_url, target, body), SAFE_IDLE_TIME).await
+        self.exchange(base_url, json_request(base_url, target, body), SAFE_IDLE_TIME).await
     }
 
     /// As [`Self::post_unlimited`], with [`MAX_CONCURRENT_CALLS`] at a time.
@@ -86,7 +86,7 @@ impl Transport {
         body: &[u8],
     ) -> Result<Response, String> {
         let _permit = self.calls.acquire().await;
-        self.exchange(base_url, post_request(base_url, target, body), IDLE_TIMEOUT).await
+        self.exchange(base_url, json_request(base_url, target, body), IDLE_TIMEOUT).await
     }
 
     /// As [`Self::post`], but a GET without a body.
@@ -111,12 +111,8 @@ impl Transport {
     }
 }
 
-fn post_request(base_url: &BaseUrl, target: &str, body: &[u8]) -> Bytes {
-    let fields = [("Content-Type", "application/json")];
-    let head = head("POST", target, &base_url.authority, &fields, Some(body.len() as u64));
-    let mut request = head.into_bytes();
-    request.extend_from_slice(body);
-    request.into()
+fn json_request(base_url: &BaseUrl, target: &str, body: &[u8]) -> Bytes {
+    request("POST", target, &base_url.authority, &[("Content-Type", "application/json")], body)
 }
 
 #[cfg(test)]

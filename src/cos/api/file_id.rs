@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -10,7 +9,7 @@ use crate::cos::error::CosError;
 use crate::cos::upstream::connect_error;
 use crate::net::http_client::base_url::BaseUrl;
 use crate::net::http_client::call::{Call, CallError};
-use crate::net::http_client::exchange::head;
+use crate::net::http_client::exchange::request;
 use crate::net::http_client::{IDLE_TIMEOUT, Pool};
 
 /// The longest value that is accepted, in bytes: it becomes a header.
@@ -50,10 +49,9 @@ pub async fn fetch(
     let body = MetaIdRequest { openid: "", bucket, paths: [&path] };
     let body = serde_json::to_vec(&body).map_err(|_| UNUSABLE)?;
     let fields = [("Content-Type", "application/json")];
-    let head = head("POST", &url.path, &url.authority, &fields, Some(body.len() as u64));
     let call = Call {
         endpoint: &url.endpoint,
-        request: Bytes::from([head.as_bytes(), &body].concat()),
+        request: request("POST", &url.path, &url.authority, &fields, &body),
         is_head: false,
         max_idle: IDLE_TIMEOUT,
         is_repeatable: true,

@@ -3,8 +3,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::client::{CallOptions, send};
 use super::multipart::upload_id;
 use super::response::{ApiResponse, Stored};
@@ -13,7 +11,7 @@ use crate::cos::form::Fields;
 use crate::cos::target::Target;
 use crate::cos::upstream::Timeouts;
 use crate::net::http_client::Pool;
-use crate::net::http_client::exchange::head;
+use crate::net::http_client::exchange::{head, request};
 
 /// A client for the one object that an upload link is for.
 pub struct LinkClient<'a> {
@@ -76,9 +74,10 @@ impl<'a> LinkClient<'a> {
             ("x-cos-security-token", self.fields.security_token),
             ("x-cos-meta-fileid", self.fields.file_id),
         ];
-        let length = body.map(|body| body.len() as u64);
-        let head = head(method, &path, authority, &fields, length);
-        let request = Bytes::from([head.as_bytes(), body.unwrap_or_default()].concat());
+        let request = match body {
+            Some(body) => request(method, &path, authority, &fields, body),
+            None => head(method, &path, authority, &fields, None).into(),
+        };
         let options = CallOptions { is_repeatable, limit: self.timeouts.response };
         send(&self.pool, origin, request, false, self.timeouts.connect, options).await?.accepted()
     }

@@ -1,5 +1,5 @@
-//! What one request is known by, in its log lines and beyond: its id, its trace, its client's address, and what came of
-//! its upload.
+//! What one request is known by, in its log lines and beyond: its id, its trace, its client and the client's address, and
+//! what came of its upload.
 
 use std::cell::{Cell, Ref, RefCell};
 use std::net::IpAddr;

@@ -16,7 +16,7 @@ use super::response::{HeaderVisitor, Response, ResponseError};
 use super::write_queue::{SEGMENTS, WriteQueue};
 
 /// The head of a request for `target`, a path with its query. `length` is that of the body in bytes; `None` for a method
-/// that has no body. A small body can be appended to the text without moving it. The texts must be parts of a parsed URL, constants, or checked by the caller: a line break in them
+/// that has no body. The texts must be parts of a parsed URL, constants, or checked by the caller: a line break in them
 /// would end the line.
 pub fn head(
     method: &str,
@@ -25,12 +25,37 @@ pub fn head(
     fields: &[(&str, &str)],
     length: Option<u64>,
 ) -> String {
+    head_with_room(method, target, authority, fields, length, 0)
+}
+
+/// A whole request with a body that is in memory; the rest as for [`head`].
+pub fn request(
+    method: &str,
+    target: &str,
+    authority: &str,
+    fields: &[(&str, &str)],
+    body: &[u8],
+) -> Bytes {
+    let length = Some(body.len() as u64);
+    let head = head_with_room(method, target, authority, fields, length, body.len());
+    let mut request = head.into_bytes();
+    request.extend_from_slice(body);
+    request.into()
+}
+
+/// A head with room for so many bytes behind it.
+fn head_with_room(
+    method: &str,
+    target: &str,
+    authority: &str,
+    fields: &[(&str, &str)],
+    length: Option<u64>,
+    room: usize,
+) -> String {
     let fields_length: usize =
         fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     let capacity = HEAD_OVERHEAD + method.len() + target.len() + authority.len() + fields_length;
-    let small_body = length.and_then(|length| usize::try_from(length).ok());
-    let small_body = small_body.filter(|length| *length <= SMALL_BODY).unwrap_or_default();
-    let mut head = String::with_capacity(capacity + small_body);
+    let mut head = String::with_capacity(capacity + room);
     head.extend([method, " ", target, " HTTP/1.1\r\nHost: ", authority, "\r\n"]);
     for (name, value) in fields {
         head.extend([name, ": ", value, "\r\n"]);
@@ -44,8 +69,6 @@ pub fn head(
 
 /// Bytes of a head without its texts: the separators, and a Content-Length of 20 digits.
 const HEAD_OVERHEAD: usize = 64;
-/// Bytes.
-const SMALL_BODY: usize = 1024;
 
 /// Gives the body of a request.
 pub trait BodySource {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::net::http_client::base_url::BaseUrl;
 use crate::net::http_client::call::{Call, CallError};
-use crate::net::http_client::exchange::head;
+use crate::net::http_client::exchange::request;
 use crate::net::http_client::retry_after::RetryAfter;
 use crate::net::http_client::{Pool, SAFE_IDLE_TIME};
 use crate::settings::Otlp;
@@ -82,8 +82,7 @@ impl Collector {
         ];
         let own = self.headers.iter();
         fields.extend(own.map(|(name, value)| (name.as_str(), value.expose_secret())));
-        let head = head("POST", &self.path, &self.url.authority, &fields, Some(body.len() as u64));
-        Bytes::from([head.as_bytes(), body].concat())
+        request("POST", &self.path, &self.url.authority, &fields, body)
     }
 }
 
