@@ -42,7 +42,7 @@ fn a_request_that_fails_after_the_last_byte_can_be_continued() {
             match name {
                 "cut" => client.response().problem(503, "upload_interrupted"),
                 "superseded" => client.response().problem(423, "superseded"),
-                _ => client.response().problem(413, "file_too_large"),
+                _ => client.response().problem(400, "length_mismatch"),
             };
             let at = offset(&world, &url);
             assert!(at < length, "{way}, {name}: {at}");

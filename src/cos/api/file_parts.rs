@@ -144,6 +144,15 @@ impl FileParts {
         }
     }
 
+    /// The `error` of a part. That it has another length than was announced for it says nothing to the client: it is told
+    /// how long the file is.
+    pub fn error_of_file(&self, error: CosError) -> CosError {
+        match error {
+            CosError::LengthMismatch { .. } => self.check_length().err().unwrap_or(error),
+            error => error,
+        }
+    }
+
     /// The length to announce for a part: exact where all of it is buffered, or where enough of the file is left.
     pub fn length_of(&self, part: &FilePart) -> Option<u64> {
         part.relay.known_length().or_else(|| {

@@ -168,7 +168,23 @@ impl ApiUpload<'_> {
         file: IncomingFile,
         pending: &PendingParts,
     ) -> Result<Vec<SentPart>, CosError> {
-        let IncomingFile { parts, first, sizes, mut began } = file;
+        let IncomingFile { parts, first, sizes, began } = file;
+        let sent = self.send_parts_of(&parts, first, sizes, began, pending).await;
+        let mut sent = sent.map_err(|error| parts.error_of_file(error))?;
+        // What was begun as a part, and turned out to be the file's end.
+        sent.retain(|part| part.size > 0);
+        Ok(sent)
+    }
+
+    /// `began`: when the client began to send the `first` part.
+    async fn send_parts_of(
+        &self,
+        parts: &FileParts,
+        first: FilePart,
+        sizes: PartSizes,
+        mut began: Instant,
+        pending: &PendingParts,
+    ) -> Result<Vec<SentPart>, CosError> {
         let (mut sending, mut part) = (SendingParts::default(), Rc::new(first));
         for number in 1.. {
             let length = parts.length_of(&part).ok_or(CosError::OutOfMemory)?;
@@ -185,10 +201,7 @@ impl ApiUpload<'_> {
                 break;
             }
         }
-        let mut sent = sending.finish().await?;
-        // What was begun as a part, and turned out to be the file's end.
-        sent.retain(|part| part.size > 0);
-        Ok(sent)
+        sending.finish().await
     }
 
     pub(super) async fn send_part(

@@ -22,7 +22,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::state::Worker;
 use crate::http::upload::request::sniffed;
 use crate::inbound::error::InboundError;
-use crate::inbound::limit::limited;
+use crate::inbound::limit::limited_by;
 use crate::memory::budget::Share;
 
 /// How long a request that is to end may give what has arrived, and how long it may pause. Up to some megabytes wait in
@@ -78,20 +78,22 @@ impl IncomingBytes {
         if length.is_some() && at.length != length {
             return Err(invalid("`Upload-Length` is not that of the upload"));
         }
-        let most = at.length.unwrap_or(max_length);
+        let declared = at.length;
+        let too_long = move |got| match declared {
+            Some(declared) => InboundError::LengthMismatch { declared, got },
+            None => InboundError::FileTooLarge(max_length),
+        };
+        let most = declared.unwrap_or(max_length);
         let end = announced.map(|announced| offset.saturating_add(announced));
         if let Some(got) = end.filter(|end| *end > most) {
-            return Err(match at.length {
-                Some(declared) => CosError::LengthMismatch { declared, got }.into(),
-                None => InboundError::FileTooLarge(max_length).into(),
-            });
+            return Err(too_long(got).into());
         }
         let source = interrupted(source, running.superseded(), worker.shared.shutdown.clone());
         let source = match checksum {
             Some(checksum) => checksum.verified(source, share).await?,
             None => source,
         };
-        let source = limited(source, most - offset);
+        let source = limited_by(source, most - offset, move |more| too_long(offset + more));
         let is_decidable = end.is_none_or(|end| end >= MAGIC || Some(end) == at.length);
         let source = match offset < MAGIC && is_decidable {
             true => check_type(upload, source, &at.start).await?,
