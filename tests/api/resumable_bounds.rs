@@ -1,12 +1,14 @@
 //! What uploads that never continue cost: they are bounded by the client's rate, and deleted by the sweep. The gateway
 //! retains nothing of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use actix_web::rt::System;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use tcb_upload_gateway::cos::api::client::{Client as CosClient, ObjectFields};
 use tcb_upload_gateway::cos::api::getauth::GetAuth;
 use tcb_upload_gateway::cos::api::keys::Keys;
 use tcb_upload_gateway::cos::api::sweep;
@@ -27,11 +29,17 @@ const SLACK: u64 = 8 << 10;
 
 /// Deletes helper objects that are older than `age`, as the gateway's sweep does; returns how many there were.
 pub fn sweep_helpers(world: &World, age: Duration) -> usize {
+    let swept = async |client: &CosClient| sweep::sweep_helpers(client, age).await;
+    at_cos(world, swept).expect("it is swept")
+}
+
+/// Calls COS as the gateway does.
+fn at_cos<T>(world: &World, call: impl AsyncFnOnce(&CosClient) -> T) -> T {
     let url = BaseUrl::parse(&format!("{}/_/cos/getauth", world.sandbox.wechat_url()));
     let keys = Keys::GetAuth(GetAuth::new(url.expect("a URL"), Duration::from_secs(5)));
     System::new().block_on(async {
         let client = client_at(world.sandbox.cos_addr(), keys, TIMEOUTS);
-        sweep::sweep_helpers(&client, age).await.expect("it is swept")
+        call(&client).await
     })
 }
 
@@ -138,6 +146,34 @@ fn helper_objects_of_uploads_that_were_given_up_are_deleted_once_they_are_old() 
     assert_eq!(sweep_helpers(&world, Duration::ZERO), all);
     let _sweeping = sweep_uploads(&world);
     assert_stored(&world, "stored", &content);
+}
+
+/// A bucket may have had such files before the gateway.
+#[test]
+fn files_of_others_in_the_gateway_s_folder_are_not_swept() {
+    let world = setup().start();
+    let id = "0123456789abcdef0123456789abcdef";
+    let theirs = [
+        ".resumable/notes.txt".to_owned(),
+        ".resumable/lease".to_owned(),
+        format!(".resumable/{id}"),
+        format!(".resumable/{id}/lease.bak"),
+        format!(".resumable/{id}/2026/tail"),
+        format!(".resumable/{}/tail", id.to_uppercase()),
+        format!(".resumable/{}/tail", &id[1..]),
+    ];
+    let ours = ["lease", "tail"].map(|name| format!(".resumable/{id}/{name}"));
+    for key in theirs.iter().chain(&ours) {
+        let put = async |cos: &CosClient| cos.put(key, ObjectFields::default(), b"x").await;
+        at_cos(&world, put).expect("it is stored");
+    }
+    assert_eq!(sweep_helpers(&world, Duration::ZERO), ours.len());
+    let left: BTreeSet<_> = world
+        .objects()
+        .iter()
+        .filter_map(|object| Some(object["key"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(left, BTreeSet::from(theirs));
 }
 
 fn create_with(gateway: std::net::SocketAddr, metadata: &str) -> Response {

@@ -248,6 +248,45 @@ fn requests_of_one_upload() {
     assert_eq!(spooled(&folder).0, [""; 0]);
 }
 
+/// A client that cancels too late is not told that its file is gone: by forms, by COS's API, and while the form is sent.
+#[test]
+fn the_end_of_a_complete_upload_is_refused_and_its_file_stays() {
+    let by_forms = Setup::new().start();
+    for world in [&by_forms, &crate::resumable::setup().start()] {
+        let content = noise(MIB, 3);
+        let url = create(world, content.len(), &[("path", "complete")]);
+        assert_eq!(patch(world, &url, 0, &content).status, 204);
+        for override_method in [false, true] {
+            let refused = match override_method {
+                false => request(world, "DELETE", &url, &[], b""),
+                true => request(world, "POST", &url, &[("x-http-method-override", "DELETE")], b""),
+            };
+            let problem = refused.problem(405, "method_not_allowed");
+            assert!(problem["detail"].as_str().is_some_and(|text| text.contains("/v1/files")));
+            assert_eq!(refused.header("allow"), Some("GET, HEAD, PATCH"));
+            assert_eq!(offset(world, &url), MIB);
+            assert_stored(world, "complete", &content);
+        }
+        let metrics = crate::measured::metrics(world);
+        let terminated = r#"gateway_resumable_total{event="terminated"}"#;
+        assert_eq!(crate::measured::value(&metrics, terminated), 0.0);
+        // Once the file is deleted, its upload may be ended where that can be known.
+        assert_eq!(world.call("DELETE", "/v1/files/complete", &json!(null)).status, 204);
+    }
+    let world = &by_forms;
+    let content = noise(MIB, 4);
+    let url = create(world, content.len(), &[("path", "too late")]);
+    world.faults(&json!([{"stage": "cos", "fault": "delay", "ms": 1000}]));
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| patch(world, &url, 0, &content));
+        wait_until("the form is sent", || !world.objects().is_empty());
+        request(world, "DELETE", &url, &[], b"").problem(405, "method_not_allowed");
+        assert_eq!(sending.join().expect("a response").status, 204);
+    });
+    assert!(world.object("too late") == content);
+    assert_eq!(offset(world, &url), MIB);
+}
+
 /// Upload URLs of one road are unknown to the other; a gateway with another spool knows none of this one's.
 #[test]
 fn a_gateway_without_the_bytes_does_not_know_the_upload() {

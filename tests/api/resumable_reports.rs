@@ -50,10 +50,17 @@ fn a_file_whose_verdict_was_lost_is_reported_by_the_next_request() {
     let other = world.another();
     let content = noise(MIB + 7, 1);
     type Ask<'a> = &'a dyn Fn(&str) -> Response;
-    let asks: [(&str, u16, Ask<'_>); 4] = [
+    // It tells that the upload is complete, and leaves the report to the next one.
+    let ends =
+        |url: &str| request(&world, "DELETE", url, &[], b"").problem(405, "method_not_allowed");
+    let asks: [(&str, u16, Ask<'_>); 5] = [
         ("HEAD", 200, &|url| request(&world, "HEAD", url, &[], b"")),
         ("GET", 302, &|url| request(&world, "GET", url, &[], b"")),
         ("PATCH", 204, &|url| patch(&world, url, content.len(), b"")),
+        ("HEAD after DELETE", 200, &|url| {
+            ends(url);
+            request(&world, "HEAD", url, &[], b"")
+        }),
         ("another gateway", 200, &|url| at(&other, "HEAD", url, &[], b"")),
     ];
     for (count, (name, status, ask)) in (1..).zip(asks) {
@@ -75,9 +82,9 @@ fn a_file_whose_verdict_was_lost_is_reported_by_the_next_request() {
         assert_eq!(receiver.calls(), count, "{name}");
     }
     let ids: BTreeSet<_> = receiver.received().iter().map(|event| event.id().to_owned()).collect();
-    assert_eq!(ids.len(), 4);
+    assert_eq!(ids.len(), 5);
     let stored = |gateway: &Gateway| gateway.log().matches(r#""event":"stored""#).count();
-    wait_until("the audit log has them", || (stored(&world.gateway), stored(&other)) == (3, 1));
+    wait_until("the audit log has them", || (stored(&world.gateway), stored(&other)) == (4, 1));
 }
 
 /// What one gateway has counted another one does not count again.

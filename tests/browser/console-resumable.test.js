@@ -95,7 +95,6 @@ describe("a large file", () => {
     assert.equal((await page.request.get(link)).status(), 200);
     assert.deepEqual(await remembered(page), []);
     await deleteNow(page, "large.png");
-    assert.deepEqual(await open.objects(), []);
   });
 
   consoleTest("lies in the folder that was asked for, under a name in any script", async (page) => {
@@ -207,6 +206,19 @@ describe("paused", () => {
       await assertStored(open, given);
     });
   }
+
+  consoleTest("cancelled too late, it is shown as stored, and can be deleted", async (page) => {
+    const given = await picture("large.png", 12 * MiB);
+    await open.faults([{ stage: "complete", fault: "delay", ms: 2000 }]);
+    await choose(page, "#choose", given.path);
+    await open.hasFile();
+    await press(page, "Cancel large.png");
+    await row(page, "stored").waitFor();
+    await assertStored(open, given);
+    assert.deepEqual(await remembered(page), []);
+    await deleteNow(page, "large.png");
+    assert.deepEqual(await open.objects(), []);
+  });
 });
 
 describe("interrupted", () => {

@@ -97,6 +97,11 @@ class Gateway {
     return this.#until(({ objects }) => objects.length === 0);
   }
 
+  /** Waits until COS has a file. */
+  hasFile() {
+    return this.#until(({ objects }) => objects.some(({ key }) => !key.startsWith(".resumable/")));
+  }
+
   /** Waits until COS has parts of this many bytes. */
   hasParts(bytes) {
     const sizes = (uploads) => uploads.flatMap(({ parts }) => parts.map(({ size }) => size));

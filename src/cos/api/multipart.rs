@@ -102,8 +102,8 @@ impl Client {
         Ok(Stored { etag, crc64: response.headers.crc64 })
     }
 
-    /// Abort Multipart Upload (doc 7740); a success also where there is no such upload.
-    pub async fn abort(&self, key: &str, upload_id: &str) -> Result<(), CosError> {
+    /// Abort Multipart Upload (doc 7740). `false`: there is no such upload.
+    pub async fn abort(&self, key: &str, upload_id: &str) -> Result<bool, CosError> {
         let request = Request {
             method: "DELETE",
             key,
@@ -112,8 +112,8 @@ impl Client {
             length: None,
         };
         match self.call(&request, b"", self.repeatable()).await {
-            Err(CosError::Refused { status: 404, code, .. }) if code == "NoSuchUpload" => Ok(()),
-            other => other.map(drop),
+            Err(CosError::Refused { status: 404, code, .. }) if code == "NoSuchUpload" => Ok(false),
+            other => other.map(|_| true),
         }
     }
 

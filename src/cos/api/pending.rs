@@ -170,7 +170,7 @@ impl Drop for PendingParts {
         rt::spawn(async move {
             for attempt in 1.. {
                 match client.abort(&key, &upload_id).await {
-                    Ok(()) => return,
+                    Ok(_) => return,
                     Err(error) if attempt == MAX_ABORTS => {
                         tracing::error!(
                             key, %error,

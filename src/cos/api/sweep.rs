@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::client::Client;
-use super::resumable::HELPER_PREFIX;
+use super::resumable::{HELPER_PREFIX, is_helper};
 use crate::cos::error::CosError;
 
 /// Time between two sweeps.
@@ -16,13 +16,14 @@ fn is_older(time: Timestamp, age: Duration) -> bool {
     Timestamp::now().duration_since(time).unsigned_abs() >= age
 }
 
-/// Deletes the helper objects that were last written longer ago than `age`; returns how many there were.
+/// Deletes the helper objects that were last written longer ago than `age`; returns how many there were. Files of others
+/// under the same prefix stay.
 pub async fn sweep_helpers(client: &Client, age: Duration) -> Result<usize, CosError> {
     let (mut deleted, mut after) = (0, String::new());
     loop {
         let page = client.list_objects(HELPER_PREFIX, &after).await?;
         for object in page.objects {
-            if object.last_modified.is_some_and(|time| is_older(time, age)) {
+            if is_helper(&object.key) && object.last_modified.is_some_and(|at| is_older(at, age)) {
                 client.delete(&object.key).await?;
                 deleted += 1;
             }

@@ -83,11 +83,14 @@ export class Queue {
     if (item.state === "paused") this.#setState(item, "waiting");
   }
 
-  cancel(item) {
+  async cancel(item) {
     if (FINISHED.includes(item.state)) return;
     item.stop?.();
-    this.#end(item);
+    const ended = this.#end(item);
     this.#setState(item, "cancelled");
+    const stored = await ended;
+    // Too late: all of it was sent, and the gateway had stored it.
+    if (stored && item.state === "cancelled") this.#responded(item, stored);
   }
 
   retry(item) {
@@ -251,13 +254,13 @@ export class Queue {
     this.#setState(item, "failed");
   }
 
-  /** Ends an item's resumable upload, so that the gateway deletes what it has. */
-  #end(item) {
-    if (item.url) {
-      terminate(item.url, this.#request().key);
-      forget(item.url);
-    }
+  /** Ends an item's resumable upload, so that the gateway deletes what it has. Resolves as [terminate] does. */
+  async #end(item) {
+    const { url } = item;
     Object.assign(item, { url: undefined, upload: undefined });
+    if (!url) return;
+    forget(url);
+    return terminate(url, this.#request().key);
   }
 }
 

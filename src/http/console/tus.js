@@ -44,9 +44,15 @@ async function askForOffer(key) {
   }
 }
 
-/** Ends the upload at `url`. If the request fails, the gateway does that when the upload expires. */
-export function terminate(url, key) {
-  exchange("DELETE", url, key, { headers: VERSION }).catch(() => {});
+/** Ends the upload at `url`. If the request fails, the gateway does that when the upload expires. Resolves to the response
+ * about the file if it was already stored, otherwise to nothing. */
+export async function terminate(url, key) {
+  try {
+    await exchange("DELETE", url, key, { headers: VERSION });
+  } catch ({ response }) {
+    // An upload that is complete has no end.
+    if (response?.status === 405) return exchange("GET", url, key, { headers: VERSION }).then(stored, () => {});
+  }
 }
 
 /** The upload of one file. `start` continues it after `stop`. */
@@ -83,8 +89,7 @@ export class Upload {
         await this.#create(request);
         const state = await this.#ask("GET", request, signal);
         const { offset } = JSON.parse(state.text);
-        // It is stored. The timing is that of this request, and not the upload's.
-        if (offset === undefined) return this.#on.response({ ...state, timing: undefined });
+        if (offset === undefined) return this.#on.response(stored(state));
         this.#on.offset(offset);
         if (offset > reached) failures = refusals = 0;
         for (reached = offset; reached < this.#file.size; failures = refusals = 0) {
@@ -151,6 +156,9 @@ export class Upload {
     return exchange(method, this.url, key, { signal, headers: { ...VERSION, ...headers }, ...options });
   }
 }
+
+/** The response to a GET of an upload that is stored: its timing is that of this request, and not the upload's. */
+const stored = (response) => ({ ...response, timing: undefined });
 
 const isFinal = ({ status, retryAfter, text }) =>
   (status < 500 && !TRANSIENT.includes(status)) || retryAfter > MAX_RETRY_AFTER ||

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::body::{IncomingBytes, Position};
 use super::sealed_url::Place;
 use super::sessions::SessionGuard;
-use super::upload::{Appended, OpenUpload, Progress};
+use super::upload::{Appended, Ended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::api::client::ObjectFields;
 use crate::cos::api::resumable::{
@@ -164,10 +164,14 @@ pub async fn close(worker: &Worker, api: &ApiRoad, upload: &OpenUpload) {
 }
 
 /// Ends an upload; its parts are deleted.
-pub async fn terminate(worker: &Worker, api: &ApiRoad, upload: &OpenUpload) -> Result<(), Problem> {
+pub async fn terminate(
+    worker: &Worker,
+    api: &ApiRoad,
+    upload: &OpenUpload,
+) -> Result<Ended, Problem> {
     let at_cos = of(upload)?;
-    let ended = with_resumable(worker, api, async |at| at.terminate(&at_cos).await);
-    Ok(ended.await??)
+    let terminated = with_resumable(worker, api, async |at| at.terminate(&at_cos).await);
+    Ok(if terminated.await?? { Ended::Terminated } else { Ended::Stored })
 }
 
 /// As COS's side knows it.

@@ -9,7 +9,7 @@ use actix_web::rt;
 use super::body::{IncomingBytes, MAGIC, Position};
 use super::sealed_url::Place;
 use super::sessions::SessionGuard;
-use super::upload::{Appended, OpenUpload, Progress};
+use super::upload::{Appended, Ended, OpenUpload, Progress};
 use super::uploaded_file::UploadedFile;
 use crate::cos::verdict::Receipt;
 use crate::http::middleware::server_timing::StageTimes;
@@ -134,10 +134,15 @@ async fn send(
     Ok(UploadedFile { file_id, size, crc64: Some(crc64), verified_by })
 }
 
-/// Ends an upload; what was received is deleted. No request finds it any more, and one that has found it before is ended.
-pub async fn terminate(worker: &Worker, id: [u8; 16]) {
-    let Some(upload) = worker.shared.uploads.end(&id) else {
-        return;
+/// Ends an upload; what was received is deleted. No request finds it any more, and one that has found it before is ended,
+/// or stores the file, where it had all of it.
+pub async fn terminate(worker: &Worker, id: [u8; 16]) -> Ended {
+    let uploads = &worker.shared.uploads;
+    if uploads.stored(&id).is_some() {
+        return Ended::Stored;
+    }
+    let Some(upload) = uploads.end(&id) else {
+        return Ended::Terminated;
     };
     let sessions = worker.shared.upload_sessions.clone();
     // In a task of its own: it is done also where the client does not wait for it.
@@ -147,5 +152,9 @@ pub async fn terminate(worker: &Worker, id: [u8; 16]) {
     }));
     if ended.await.is_err() {
         tracing::error!("the task that ends an upload has failed");
+    }
+    match uploads.stored(&id) {
+        Some(_) => Ended::Stored,
+        None => Ended::Terminated,
     }
 }

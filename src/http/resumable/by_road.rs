@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::body::IncomingBytes;
 use super::sessions::SessionGuard;
-use super::upload::{Appended, OpenUpload, Progress, Road};
+use super::upload::{Appended, Ended, OpenUpload, Progress, Road};
 use super::{at_cos, at_gateway};
 use crate::http::middleware::server_timing::StageTimes;
 use crate::http::problem::Problem;
@@ -54,17 +54,14 @@ pub async fn close(worker: &Worker, upload: &OpenUpload) {
     }
 }
 
-/// Ends an upload, and a request that sends bytes of it; what was received of it is deleted.
-pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<(), Problem> {
+/// Ends an upload, and a request that sends bytes of it; what was received of it is deleted, unless its file is stored.
+pub async fn end(worker: &Worker, upload: &OpenUpload) -> Result<Ended, Problem> {
     match &upload.road {
         Road::Api(api) => {
             worker.shared.upload_sessions.end(upload.sealed.id).await;
             at_cos::terminate(worker, api, upload).await
         }
-        Road::Form => {
-            at_gateway::terminate(worker, upload.sealed.id).await;
-            Ok(())
-        }
+        Road::Form => Ok(at_gateway::terminate(worker, upload.sealed.id).await),
     }
 }
 

@@ -12,9 +12,9 @@ use super::protocol::{
     http_date,
 };
 use super::report::Reporter;
-use super::upload::{OpenUpload, Progress, Road};
+use super::upload::{Ended, OpenUpload, Progress, Road};
 use super::{append, by_road, checksum};
-use crate::http::api::fallback::method_not_allowed;
+use crate::http::api::fallback::{method_not_allowed, refused_method};
 use crate::http::extract::client;
 use crate::http::middleware::request_context::RequestContext;
 use crate::http::problem::Problem;
@@ -121,14 +121,18 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(state))
 }
 
-/// `DELETE /v1/uploads/{id}`: ends an upload; its parts are deleted.
+/// `DELETE /v1/uploads/{id}`: ends an upload; its parts are deleted. The file of one that is complete stays, and that is
+/// told: who ends an upload may not delete files, and another one may have been stored at its path.
 pub async fn terminate(
     request: HttpRequest,
     worker: web::Data<Worker>,
 ) -> Result<HttpResponse, Problem> {
     protocol::check_version(request.headers())?;
     let upload = OpenUpload::of(&request, &worker).await?;
-    by_road::end(&worker, &upload).await?;
+    if let Ended::Stored = by_road::end(&worker, &upload).await? {
+        let detail = "the upload is complete; what deletes its file is DELETE /v1/files";
+        return Ok(refused_method("GET, HEAD, PATCH", detail));
+    }
     quota::conclude_resumable(&worker, &upload.client, &upload.sealed.id, None, false).await;
     worker.shared.metrics.resumable("terminated");
     Ok(HttpResponse::NoContent().finish())

@@ -72,6 +72,14 @@ pub enum Appended {
     StoredBefore(UploadedFile),
 }
 
+/// What a request to end an upload has led to.
+pub enum Ended {
+    /// Nothing is left of it.
+    Terminated,
+    /// Its file was stored before, and stays.
+    Stored,
+}
+
 impl Road {
     /// Fails where there are no resumable uploads.
     pub fn of(worker: &Worker) -> Result<Self, Problem> {

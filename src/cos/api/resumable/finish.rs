@@ -1,8 +1,9 @@
 //! The beginning and the end of an upload: it is created, completed and verified, or terminated.
 
 use futures::future::join;
+use hex::FromHex;
 
-use super::upload::{Resumable, ResumableUpload, StoredFile, UPLOAD};
+use super::upload::{HELPER_PREFIX, Resumable, ResumableUpload, StoredFile, UPLOAD};
 use super::{lease, tail};
 use crate::cos::api::client::{Client, ObjectFields, ObjectInfo};
 use crate::cos::api::pending::{CompleteError, complete};
@@ -35,14 +36,17 @@ impl Resumable<'_> {
         Ok(String::new())
     }
 
-    /// Aborts an upload and deletes its helper objects; a success also if it is gone. An object that it was completed to
-    /// stays.
-    pub async fn terminate(&self, upload: &ResumableUpload) -> Result<(), CosError> {
+    /// Aborts an upload and deletes its helper objects; `true` also if it is gone. `false`: it was completed, and nothing is
+    /// deleted, so that one that was not reported still is.
+    pub async fn terminate(&self, upload: &ResumableUpload) -> Result<bool, CosError> {
         let ResumableUpload { key, upload_id, .. } = upload;
-        if !upload_id.is_empty() {
-            retried(key, self.observe, || self.client.abort(key, upload_id)).await?;
+        let was_open = !upload_id.is_empty()
+            && retried(key, self.observe, || self.client.abort(key, upload_id)).await?;
+        if !was_open && self.object(upload).await?.is_some() {
+            return Ok(false);
         }
-        retried(key, self.observe, || delete_helpers(&self.client, &upload.id)).await
+        retried(key, self.observe, || delete_helpers(&self.client, &upload.id)).await?;
+        Ok(true)
     }
 
     /// The object that an upload was completed to.
@@ -117,6 +121,15 @@ pub async fn delete_helpers(client: &Client, id: &[u8; 16]) -> Result<(), CosErr
     let (lease, tail) = (lease::key(id), tail::key(id));
     let (lease, tail) = join(client.delete(&lease), client.delete(&tail)).await;
     lease.and(tail)
+}
+
+/// Whether `key` is that of a helper object of any upload.
+pub fn is_helper(key: &str) -> bool {
+    let id = key.strip_prefix(HELPER_PREFIX).and_then(|rest| rest.split_once('/'));
+    let Some(Ok(id)) = id.map(|(id, _)| <[u8; 16]>::from_hex(id)) else {
+        return false;
+    };
+    key == lease::key(&id) || key == tail::key(&id)
 }
 
 /// The CRC-64 of parts, of which `crc64` is that of all before.

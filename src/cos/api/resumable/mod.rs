@@ -20,7 +20,7 @@ mod session;
 mod tail;
 mod upload;
 
-pub use finish::delete_helpers;
+pub use finish::{delete_helpers, is_helper};
 pub use session::{Opened, Session};
 pub use upload::{
     AppendError, Appended, Completed, HELPER_PREFIX, Progress, Resumable, ResumableUpload,
