@@ -60,7 +60,8 @@ impl Key {
         if path.len() > 4 * MAX_KEY {
             return Err(KeyError::TooLong);
         }
-        let path = if is_nfc(&path) { path.into_owned() } else { path.nfc().collect() };
+        let is_normal = path.is_ascii() || is_nfc(&path);
+        let path = if is_normal { path.into_owned() } else { path.nfc().collect() };
         if path.is_empty() {
             return Err(KeyError::Empty);
         }
@@ -83,13 +84,12 @@ impl Key {
         if path.starts_with(OWN_PREFIX) {
             return Err(KeyError::Reserved);
         }
-        if path.contains(char::is_control) {
-            return Err(KeyError::Control);
+        let refused = |character: &char| character.is_control() || REFUSED.contains(character);
+        match path.chars().find(refused) {
+            Some(control) if control.is_control() => Err(KeyError::Control),
+            Some(refused) => Err(KeyError::Character(refused)),
+            None => Ok(Self(path)),
         }
-        if let Some(refused) = path.chars().find(|character| REFUSED.contains(character)) {
-            return Err(KeyError::Character(refused));
-        }
-        Ok(Self(path))
     }
 
     /// What [`Key::parse`] accepts, apart from the length and [`OWN_PREFIX`], as a pattern (ECMA 262) for the API's description. It has no

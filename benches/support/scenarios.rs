@@ -62,10 +62,13 @@ impl Scenario {
         closed && self.setup.workers == 1 && self.setup.link_delay == 0
     }
 
-    /// The limit of file descriptors that a gateway needs: it takes half of them for clients.
+    /// The limit of file descriptors that a gateway needs: it keeps two for each upload, at least a quarter of all and at
+    /// most half.
     pub fn descriptors(&self) -> usize {
         let idle = if let Plan::Slow { idle, .. } = self.plan { idle } else { 0 };
-        2 * (self.plan.connections() + idle + 64)
+        let uploads = self.plan.connections();
+        let clients = uploads + idle + 64;
+        (clients + 2 * uploads).max(clients + clients / 3).min(2 * clients)
     }
 
     /// The number of objects that one upload stores.

@@ -71,9 +71,8 @@ pub struct UploadLink {
 impl UploadLink {
     /// From when and until when the signature is valid, in Unix time: `q-sign-time=START;END`.
     pub fn signed_for(&self) -> Option<(i64, i64)> {
-        let pairs =
-            self.authorization.expose_secret().split('&').filter_map(|pair| pair.split_once('='));
-        let (_, times) = pairs.into_iter().find(|(name, _)| *name == "q-sign-time")?;
+        let mut pairs = self.authorization.expose_secret().split('&');
+        let times = pairs.find_map(|pair| pair.strip_prefix("q-sign-time="))?;
         let (start, end) = times.split_once(';')?;
         Some((start.parse().ok()?, end.parse().ok()?))
     }
