@@ -122,7 +122,7 @@ pub async fn get(request: HttpRequest, worker: web::Data<Worker>) -> Result<Http
 }
 
 /// `DELETE /v1/uploads/{id}`: ends an upload; its parts are deleted. The file of one that is complete stays, and that is
-/// told: who ends an upload may not delete files, and another one may have been stored at its path.
+/// told: the client may lack the permission to delete files, and another file may have been stored at the path since.
 pub async fn terminate(
     request: HttpRequest,
     worker: web::Data<Worker>,
