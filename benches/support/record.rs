@@ -206,9 +206,17 @@ fn capacity(results: &Results, language: Language) -> String {
         let memory = number(memory);
         let _ = match language {
             Language::English => {
-                writeln!(text, "\nEach upload in flight adds {memory} MiB of memory.")
+                writeln!(
+                    text,
+                    "\nEach of 200 uploads of 8 MiB in flight adds {memory} MiB of memory, with the default window."
+                )
             }
-            Language::Chinese => writeln!(text, "\n每个进行中的上传占用 {memory} MiB 内存。"),
+            Language::Chinese => {
+                writeln!(
+                    text,
+                    "\n200 个 8 MiB 的上传同时进行且使用默认窗口时，每个占用 {memory} MiB 内存。"
+                )
+            }
         };
     }
     text

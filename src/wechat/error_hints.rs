@@ -1,5 +1,5 @@
-//! What the operator has to change for an error code of WeChat's, and in which console. The codes are from the user's
-//! documents and the vendor's list of return codes. Codes that mean something else in each credential mode have a text
+//! What the operator has to change for an error code of WeChat's, and in which console. The codes are from WeChat's
+//! documents of the calls and its list of return codes. Codes that mean something else in each credential mode have a text
 //! for each.
 
 use std::borrow::Cow;
