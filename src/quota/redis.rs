@@ -77,9 +77,12 @@ const RESERVE: &str = "
     usage(1, bytes, files)
     return found";
 /// `ARGV` besides: id, bytes and files that were stored, whether another gateway may have told this, and how many ended
-/// reservations are kept. They were counted if the id was told before, or perhaps was and the reservation is gone.
+/// reservations are kept. They were counted if the id was told before, or perhaps was and the reservation is gone. That
+/// nothing was stored is told by another id: where the client of a creation is gone, its file may be stored yet.
 const SETTLE: &str = "
-    local is_new = redis.call('ZADD', KEYS[4], 'NX', now, ARGV[4]) == 1
+    local told = ARGV[4]
+    if ARGV[5] == '0' and ARGV[6] == '0' then told = told .. '-nothing' end
+    local is_new = redis.call('ZADD', KEYS[4], 'NX', now, told) == 1
     redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[8]))
     if release(ARGV[4]) or (is_new and ARGV[7] == '0') then
         for _, name in ipairs({'bytes', 'day_bytes'}) do add(name, tonumber(ARGV[5])) end

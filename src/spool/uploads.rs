@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -65,7 +66,12 @@ pub struct Upload {
 impl<T: Send + Sync + 'static> Uploads<T> {
     /// With a `folder`, files are kept there, otherwise in at most `memory` bytes of memory.
     pub fn new(folder: Option<Arc<SpoolFolder>>, memory: u64, expire_after: Duration) -> Self {
-        let stored = Cache::builder().max_capacity(MAX_STORED).time_to_live(expire_after).build();
+        // The default policy would refuse to remember new ones while many others were asked for.
+        let stored = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(MAX_STORED)
+            .time_to_live(expire_after)
+            .build();
         let slots = Budget::new(MAX_UPLOADS);
         let in_folder = folder.as_ref().map(|folder| folder.quota().clone());
         let quota = in_folder.unwrap_or_else(|| Budget::new(memory));
@@ -336,6 +342,24 @@ mod tests {
         assert_eq!(uploads.end_expired().await, 0);
         uploads.set_stored(ID, "stored");
         assert!(uploads.get(&ID).is_none() && uploads.stored(&ID).is_some());
+    }
+
+    /// However many there were before, and however often these were asked for.
+    #[test]
+    fn what_was_stored_last_is_known() {
+        let uploads = uploads(None);
+        let id = |number: u64| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            id
+        };
+        for number in 0..2 * MAX_STORED {
+            uploads.set_stored(id(number), "stored");
+            for before in [0, 1, 100] {
+                let known = number.saturating_sub(before);
+                assert!(uploads.stored(&id(known)).is_some(), "{known} after {number}");
+            }
+        }
     }
 
     /// The offset is less than the length, also of a file that was complete when the process was killed.

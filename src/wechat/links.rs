@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use moka::Expiry;
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 
 use super::error::FileError;
 use super::shared_links::{NewLink, SharedLinks};
@@ -156,7 +157,9 @@ impl LinkCache {
                 .max_capacity(BOOKKEEPING_CAPACITY)
                 .time_to_live(MAX_CALL)
                 .build(),
+            // The default policy would refuse to remember new ones while many others were asked for.
             invalidated: Cache::builder()
+                .eviction_policy(EvictionPolicy::lru())
                 .weigher(|file_id: &String, _: &Instant| weight(file_id.len()))
                 .max_capacity(BOOKKEEPING_CAPACITY)
                 .time_to_live(MAX_CALL)

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Client, Response, Setup, World, noise, wait_until};
 use crate::measured;
 use crate::replicas::Redis;
-use crate::resumable::TUS;
+use crate::resumable::{OCTETS, TUS};
 use crate::tickets::{self, ticket};
 
 fn setup(redis: &Redis, limits: &[(&str, &str)]) -> Setup {
@@ -125,6 +125,31 @@ fn a_creation_whose_client_is_gone_reserves_nothing() {
     wait_until("nothing is reserved", || counted(&world, &redis, "reserved_bytes") == 0);
     put(&world, "b", 90_000).stored();
     assert_counted(&world, &redis, 91_000, 2);
+}
+
+/// The creation has all bytes of its file, and its client goes while COS confirms it.
+#[test]
+fn a_file_whose_client_leaves_its_creation_counts() {
+    for (stage, by_api) in [("cos", false), ("complete", true)] {
+        let redis = Redis::start();
+        let setup = setup(&redis, &[("bytes", "100000")]);
+        let world = match by_api {
+            true => setup.by_api().set("cos.api.abort_after", "0s").start(),
+            false => setup.start(),
+        };
+        world.faults(&json!([{"stage": stage, "fault": "delay", "ms": 1000}]));
+        let mut client = world.client();
+        let length = ["upload-length", "content-length"].map(|name| (name, "60000"));
+        let user = ann();
+        let headers = [&[("authorization", user.as_str()), TUS, OCTETS], &length[..]].concat();
+        client.send_head("POST", "/v1/uploads", &headers);
+        client.send(&noise(60_000, 1));
+        let is_file = |object: &Value| object["size"] == 60_000;
+        wait_until("COS has the file", || world.objects().iter().any(is_file));
+        client.reset();
+        wait_until("it is counted", || counted(&world, &redis, "bytes") > 0);
+        assert_counted(&world, &redis, 60_000, 1);
+    }
 }
 
 #[test]

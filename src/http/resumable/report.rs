@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, rt, web};
 use tracing::Instrument;
 
 use super::by_road;
-use super::upload::{OpenUpload, Progress};
+use super::upload::{OpenUpload, Progress, Road};
 use super::uploaded_file::UploadedFile;
 use crate::http::extract::file_url;
 use crate::http::middleware::request_context::RequestContext;
@@ -92,6 +92,10 @@ impl Reporter {
         let metrics = &worker.shared.metrics;
         context.upload.set_object(upload.key.as_str());
         context.upload.set_road(upload.road.name());
+        if let Road::Api(_) = upload.road {
+            // It may have replaced a file. By a form, that is done where the form is sent.
+            worker.wechat.invalidate_links(&[file.file_id.as_str()]).await;
+        }
         let told = self.tell(file, times).await;
         match &told {
             Ok(()) => {
